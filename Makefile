@@ -1,0 +1,78 @@
+# Everything a reader or a developer runs. Needs Python >= 3.11 and make; each target installs
+# what it uses into .venv, once. The stamps make a second run skip pip.
+#
+#   make demo PYTHON=python3.12          another interpreter (for a new .venv)
+#   make demo TORCH_INDEX=https://…      PyTorch's own index, for a CPU-only or another CUDA build
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PYTEST := $(RUN) -m pytest --timeout 300
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # two pips in one environment would race
+.DELETE_ON_ERROR:
+
+# --- the targets -------------------------------------------------------------------------------
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/demo.stamp  ## predict, then measure, the bundled pair on this machine
+	$(VENV)/bin/specsim demo
+
+.PHONY: test
+test: $(VENV)/test.stamp  ## the tests (those marked gpu only where there is a CUDA device)
+	$(PYTEST) -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(VENV)/test.stamp  ## the tests that take minutes
+	$(PYTEST) -m slow --timeout 1800
+
+.PHONY: lint
+lint: $(VENV)/lint.stamp typecheck  ## style, format and types, changing nothing
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+.PHONY: format
+format: $(VENV)/lint.stamp  ## rewrite the code in the house format
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+.PHONY: typecheck
+typecheck: $(VENV)/lint.stamp  ## types alone
+	$(RUN) -m mypy
+
+.PHONY: bench
+bench: $(VENV)/demo.stamp  ## every script in bench/, in turn
+	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
+
+.PHONY: clean
+clean:  ## remove caches and builds, but not .venv
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what they install -------------------------------------------------------------------------
+# A stamp is touched last, so an install that failed is tried again.
+
+$(VENV)/demo.stamp: INSTALLS := -e '.[reference,figures]'
+$(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub]' --group test
+$(VENV)/lint.stamp: INSTALLS := -e . --group lint
+
+$(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/pip.ready
+	$(INSTALL) --build-constraint constraints.txt $(INSTALLS)
+	@touch $@
+
+# The pip that comes with Python 3.11 does not know --group.
+$(VENV)/pip.ready:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		f"specsim needs Python 3.11 or newer, not {sys.version.split()[0]}: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --upgrade pip
+	@touch $@
