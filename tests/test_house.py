@@ -46,9 +46,8 @@ HEAVY = {"torch", "matplotlib", "tokenizers", "safetensors", "transformers", "hu
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import statement: `importer` (a room of `package`) names `package_named`.`room_named`."""
+    """One name imported: the room `importer` names `package_named`.`room_named`."""
 
-    package: str
     importer: str
     package_named: str
     room_named: str
@@ -65,7 +64,6 @@ def imports_of(root: Path, package: str) -> Iterator[Import]:
         for node, at_once in statements(ast.parse(path.read_text(encoding="utf-8"))):
             for name in names_imported(node, inside):
                 yield Import(
-                    package=package,
                     importer=room,
                     package_named=name[0],
                     room_named=room_of(root, name),
@@ -82,10 +80,8 @@ def statements(node: ast.AST, at_once: bool = True) -> Iterator[tuple[ast.stmt, 
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from statements(child, at_once=False)
         elif isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            for branch in child.body:
-                yield from statements(ast.Module([branch], []), at_once=False)
-            for branch in child.orelse:
-                yield from statements(ast.Module([branch], []), at_once)
+            yield from statements(ast.Module(child.body, []), at_once=False)
+            yield from statements(ast.Module(child.orelse, []), at_once)
         else:
             yield from statements(child, at_once)
 
