@@ -35,7 +35,9 @@ def slug(name: str) -> str:
     `slug("A100-80GB SXM (330W power cap)")` is `"a100-80gb-sxm-330w-power-cap"`. The owner of a
     hub id is dropped: `slug("Qwen/Qwen3-8B")` is `"qwen3-8b"`.
     """
-    return re.sub(r"[^a-z0-9.]+", "-", name.rpartition("/")[2].lower()).strip("-")
+    if hub_id := re.fullmatch(r"[\w.-]+/([\w.-]+)", name):
+        name = hub_id[1]
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
 @cache
