@@ -1,0 +1,46 @@
+"""A small model drafts for a large one (Leviathan et al., arXiv:2211.17192)."""
+
+import torch
+from torch import Tensor
+
+from reference.cache import KVCache
+from reference.drafters import Proposal
+from reference.sampling import Sampling, draw
+from reference.sequences import Sequences
+from reference.transformer import Transformer, prefill
+
+
+class DraftModel:
+    """Drafts `gamma` tokens with `model`, one forward pass each, sampled as the target samples.
+
+    The first pass of a cycle reads two tokens: the pending one and the one before it. After a cycle in which every
+    draft was accepted the draft's cache lacks that earlier token; after any other cycle the pass writes it a second
+    time, with the same result. So catching up costs one row, never a pass, and never a branch.
+    """
+
+    def __init__(self, model: Transformer, gamma: int):
+        self.model = model
+        self.gamma = gamma
+
+    def start(self, sequences: Sequences) -> None:
+        batch, capacity = sequences.tokens.shape
+        self.cache = KVCache(
+            self.model.architecture, batch, capacity, self.model.dtype, self.model.device
+        )
+        prefill(self.model, sequences, self.cache)
+
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+        positions = sequences.positions(2).sub(1).clamp(min=0)  # a prompt of one token has none before
+        tokens = sequences.tokens.gather(1, positions)
+        drafted, laws = [], []
+        for k in range(self.gamma):
+            window = sequences.longest + k + 1
+            logits = self.model(tokens, positions, self.cache, window)[:, -1]
+            if sampling.greedy:
+                token = logits.argmax(-1)
+            else:
+                laws.append(sampling.probabilities(logits))
+                token = draw(laws[-1], uniforms[:, k])
+            drafted.append(token)
+            tokens, positions = token[:, None], positions[:, -1:] + 1
+        return Proposal(torch.stack(drafted, dim=1), torch.stack(laws, dim=1) if laws else None)

@@ -1,0 +1,44 @@
+"""Weights laid out once for the CPU's matrix kernels, instead of at every product.
+
+oneDNN multiplies fastest from a blocked layout. Given an ordinary weight it picks a slower kernel or re-blocks the
+weight on every call; a packed one is read as it lies. On the two-core machine of the README this halves the time of
+the bundled target's products in bf16 and makes them flat in the number of rows. On other devices nothing is done.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight lies in oneDNN's blocked layout; for inference only."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether this torch and this CPU have packed kernels for the weight's dtype."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32
+
+
+@torch.inference_mode()
+def pack(model: nn.Module) -> nn.Module:
+    """Replace the linear layers of `model` by packed ones where that is possible, and return it."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.Linear):
+            if can_pack(child.weight):
+                setattr(model, name, PackedLinear(child))
+        else:
+            pack(child)
+    return model

@@ -1,0 +1,58 @@
+"""The tokens of a batch, and how far each sequence has come.
+
+One invariant carries the whole decoder: the last emitted token of a sequence is *pending*, its keys and values are in
+no cache yet. `lengths[b]` counts the tokens before it, so `tokens[b, lengths[b]]` is pending, and rolling back a
+rejected draft is nothing but a smaller length.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Sequences:
+    """`tokens` (B, capacity) prompt and emitted tokens, `lengths` (B,), and the host's bound on the lengths."""
+
+    tokens: Tensor
+    lengths: Tensor
+    longest: int
+
+    @classmethod
+    def from_prompts(cls, prompts: list[list[int]], room: int, device: torch.device) -> "Sequences":
+        """Right-padded prompts with `room` further places each; the last token of every prompt is pending."""
+        capacity = max(map(len, prompts)) + room
+        tokens = torch.zeros((len(prompts), capacity), dtype=torch.long)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        return cls(tokens.to(device), lengths.to(device), int(lengths.max()))
+
+    @property
+    def pending(self) -> Tensor:
+        """The last emitted token of each sequence, (B, 1)."""
+        return self.tokens.gather(1, self.lengths[:, None])
+
+    def positions(self, count: int) -> Tensor:
+        """The positions (B, count) of the pending token and those after it."""
+        return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+
+    def commit(self, drafted: Tensor, accepted: Tensor, next_token: Tensor, active: Tensor) -> Tensor:
+        """Emit `accepted` (B,) of the `drafted` (B, G) tokens and then `next_token` (B,), which becomes pending.
+
+        Returns what was emitted, (B, G+1): the first `accepted` + 1 columns count, the rest is overwritten later.
+        Sequences that are not `active` (B,) stay where they are.
+        """
+        columns = torch.arange(drafted.shape[1] + 1, device=drafted.device)
+        drafted = torch.cat((drafted, next_token[:, None]), dim=1)
+        emitted = torch.where(columns < accepted[:, None], drafted, next_token[:, None])
+        self.tokens.scatter_(1, self.positions(len(columns)) + 1, emitted)
+        self.lengths += torch.where(active, accepted + 1, 0)
+        return emitted
+
+    def read(self, accepted: Tensor, emitted: Tensor) -> tuple[list[int], list[list[int]]]:
+        """Bring to the host how many drafts each sequence accepted, and the tokens it emitted."""
+        rows = torch.cat((self.lengths[:, None], accepted[:, None], emitted), dim=1).tolist()
+        self.longest = max(row[0] for row in rows)
+        return [row[1] for row in rows], [row[2 : row[1] + 3] for row in rows]

@@ -1,0 +1,175 @@
+"""A Llama-family transformer in one readable forward pass.
+
+The same pass serves training (no cache), prefill, a decode step and verification: only the number of tokens differs.
+It never changes how long a sequence is; it writes keys and values at the positions it is told, and the caller decides
+afterwards which of them count. Letters in the shape comments: B batch, T tokens in this pass, S cached slots attended,
+H query heads, K key-value heads, G = H / K, D head size, C hidden size, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reference.cache import KVCache
+from reference.sequences import Sequences
+from specsim.architecture import Architecture
+
+
+MAX_GAMMA = 64  # drafts may stand this far past the end of the context; what they say there is thrown away
+
+
+class Layer(nn.Module):
+    """Weights of one block. Projections that read the same input are fused, so that each is one matrix product."""
+
+    def __init__(self, shape: Architecture):
+        super().__init__()
+        hidden, heads = shape.hidden_size, shape.query_size
+        self.attention_norm = nn.Parameter(torch.ones(hidden))
+        self.qkv = nn.Linear(hidden, heads + 2 * shape.kv_size, bias=shape.qkv_bias)
+        self.query_norm = nn.Parameter(torch.ones(shape.head_dim)) if shape.qk_norm else None
+        self.key_norm = nn.Parameter(torch.ones(shape.head_dim)) if shape.qk_norm else None
+        self.output = nn.Linear(heads, hidden, bias=False)
+        self.mlp_norm = nn.Parameter(torch.ones(hidden))
+        self.gate_up = nn.Linear(hidden, 2 * shape.intermediate_size, bias=False)
+        self.down = nn.Linear(shape.intermediate_size, hidden, bias=False)
+
+
+class Transformer(nn.Module):
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        self.architecture = architecture
+        self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
+        self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
+        self.layers = nn.ModuleList(Layer(architecture) for _ in range(architecture.num_layers))
+        self.norm = nn.Parameter(torch.ones(architecture.hidden_size))
+        self.head = nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
+        if architecture.tied_head:
+            self.head.weight = self.embedding.weight
+        cos, sin = rotary_tables(architecture)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.norm.dtype
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        window: int | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of `tokens` (B, T).
+
+        With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written there, and it
+        attends to slots 0 … positions[b, t]. `window` bounds those slots for the whole pass (default: the whole
+        buffer; the bytes read are the window's, not the sequence's). Without a cache the rows are whole sequences.
+        """
+        return self.head(self.hidden(tokens, positions, cache, window))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        window: int | None = None,
+    ) -> Tensor:
+        """The normalised hidden states (B, T, C) that the head multiplies."""
+        shape = self.architecture
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # (B, T, 1, D)
+        bias = None
+        if cache is not None:
+            window = cache.capacity if window is None else window
+            bias = attention_bias(positions, window, shape.num_heads // shape.num_kv_heads, self.dtype)
+        x = self.embedding(tokens)  # (B, T, C)
+        for index, layer in enumerate(self.layers):
+            h = F.rms_norm(x, (shape.hidden_size,), layer.attention_norm, shape.norm_eps)
+            qk, values = layer.qkv(h).unflatten(-1, (-1, shape.head_dim)).split(
+                (shape.num_heads + shape.num_kv_heads, shape.num_kv_heads), dim=2
+            )
+            if layer.query_norm is not None:
+                qk = normalise_heads(qk, layer, shape)
+            # rotary embedding of queries and keys at once; the sign of the rotated half is in the sine table
+            qk = qk * cos + qk.roll(shape.head_dim // 2, dims=-1) * sin
+            queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
+            if cache is not None:
+                cache.write(index, positions, keys, values)
+                keys, values = cache.read(index, window)
+            x = x + layer.output(attend(queries, keys, values, bias))
+            h = F.rms_norm(x, (shape.hidden_size,), layer.mlp_norm, shape.norm_eps)
+            gate, up = layer.gate_up(h).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate) * up)
+        return F.rms_norm(x, (shape.hidden_size,), self.norm, shape.norm_eps)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """Grouped-query attention: (B, T, H, D) on (B, S, K, D) gives (B, T, H·D); causal when there is no bias.
+
+    The G queries that share a key-value head become extra rows of one product, so keys and values are read once per
+    sequence and never copied per query head.
+    """
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # (B, K, S, D)
+    if bias is None:
+        mixed = F.scaled_dot_product_attention(
+            queries.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
+        )
+        return mixed.transpose(1, 2).flatten(2)
+    batch, rows, heads, size = queries.shape
+    groups = heads // keys.shape[1]
+    queries = queries.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
+    mixed = F.scaled_dot_product_attention(queries.reshape(batch, -1, groups * rows, size), keys, values, bias)
+    return mixed.unflatten(2, (groups, rows)).permute(0, 3, 1, 2, 4).reshape(batch, rows, heads * size)
+
+
+def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """0 where a query may look and -inf where it may not: (B, 1, G·T, S), built once per pass for all layers."""
+    slots = torch.arange(window, device=positions.device)
+    visible = slots <= positions[:, :, None]  # (B, T, S)
+    bias = torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(~visible, -math.inf)
+    return bias.repeat(1, groups, 1)[:, None]
+
+
+def normalise_heads(qk: Tensor, layer: Layer, shape: Architecture) -> Tensor:
+    """RMSNorm over each head of the queries and of the keys (Qwen3)."""
+    queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
+    queries = F.rms_norm(queries, (shape.head_dim,), layer.query_norm, shape.norm_eps)
+    keys = F.rms_norm(keys, (shape.head_dim,), layer.key_norm, shape.norm_eps)
+    return torch.cat((queries, keys), dim=2)
+
+
+def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine of every position's angles, (max_context + MAX_GAMMA, D) each.
+
+    RoPE (Su et al., arXiv:2104.09864) in the half-split layout of Hugging Face checkpoints. Rotating half a head is
+    [-x2, x1] = roll(x, D/2) with the first half negated; the negation is folded into the sine table.
+    """
+    half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)
+    frequencies = shape.rope_theta ** (-half / shape.head_dim)  # (D/2,)
+    if scaling := shape.rope_scaling:
+        # Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended
+        turns = scaling.original_context * frequencies / (2 * math.pi)
+        blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        blend = blend.clamp(0, 1)
+        frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    positions = torch.arange(shape.max_context + MAX_GAMMA, dtype=torch.float32)
+    angles = torch.outer(positions, frequencies)  # (max_context + MAX_GAMMA, D/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
+
+
+@torch.inference_mode()
+def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> None:
+    """Write the keys and values of every prompt but its last token, which stays pending."""
+    if sequences.longest > 0:
+        tokens = sequences.tokens[:, : sequences.longest]
+        positions = torch.arange(sequences.longest, device=tokens.device).expand(tokens.shape)
+        model.hidden(tokens, positions, cache, sequences.longest)

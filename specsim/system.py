@@ -1,0 +1,164 @@
+"""A machine as software drives it: Accelerator (datasheet) x Engine (efficiencies and overheads) = System.
+
+The datasheet says what the chip could do, the engine which fraction of it arrives and what every layer, pass and cycle
+costs on top. Never one "utilisation" for everything: bandwidth, arithmetic and attention have an efficiency each,
+and the overheads are seconds, not per cent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specsim import catalog
+from specsim.catalog import SpecsimError
+from specsim.work import Precision
+from specsim.work import precision as precision_named
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """Datasheet values: bytes, bytes per second, dense FLOP per second by precision. `None` or absent: unknown."""
+
+    name: str
+    bandwidth_bytes_per_s: float
+    flops_per_s: Mapping[str, float] = field(default_factory=dict)
+    memory_bytes: float | None = None
+    confidence: str = "measured"
+
+    def rate(self, math: str) -> float:
+        """Dense FLOP/s of the arithmetic called `math`; infinite, that is never the bound, where it is unknown."""
+        # where a chip has no unit for a format, the operands are converted to the next wider one it has
+        wider = ("fp4", "fp8", "bf16", "fp16", "fp32")
+        for name in (math, *wider[wider.index(math) + 1 :] if math in wider else ()):
+            if name in self.flops_per_s:
+                return self.flops_per_s[name]
+        return float("inf")
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator called `name` in the catalog; SpecsimError with the nearest names if there is none."""
+    row = catalog.lookup("accelerators", name)
+    return Accelerator(
+        name=catalog.resolve("accelerators", name),
+        bandwidth_bytes_per_s=row["bandwidth_bytes_per_s"],
+        flops_per_s=dict(row.get("flops_per_s", {})),
+        memory_bytes=row.get("memory_bytes"),
+        confidence=row["confidence"],
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EfficiencyTable:
+    """A fraction of the peak that depends on how many bytes a pass streams and on its rows, because kernels switch.
+
+    `values[i, j]` holds at `pass_bytes[i]` and `rows[j]`; between, it is interpolated in log bytes and in rows, and
+    beyond the table its edge holds.
+    """
+
+    pass_bytes: Floats
+    rows: Floats
+    values: Floats
+
+    def at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
+        size, lower_size = _locate(np.log(self.pass_bytes), np.log(np.maximum(pass_bytes, 1.0)))
+        width, lower_width = _locate(self.rows, np.asarray(rows, float))
+        below = _mix(self.values[lower_size, lower_width], self.values[lower_size, lower_width + 1], width)
+        above = _mix(
+            self.values[lower_size + 1, lower_width], self.values[lower_size + 1, lower_width + 1], width
+        )
+        return _mix(below, above, size)
+
+
+def _locate(grid: Floats, value: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """Where `value` lies: the share of the way from one grid point to the next, and the index of the first."""
+    lower = np.clip(np.searchsorted(grid, value, side="right") - 1, 0, len(grid) - 2)
+    share = (value - grid[lower]) / (grid[lower + 1] - grid[lower])
+    return np.clip(share, 0.0, 1.0), lower
+
+
+def _mix(a: Floats, b: Floats, share: Floats) -> Floats:
+    return a + (b - a) * share
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What software makes of a chip. Efficiencies are fractions of the datasheet's peak, overheads are seconds.
+
+    | field | errs when assumed constant |
+    |---|---|
+    | `weight_efficiency` | flatters small matrices and odd widths: a table where it was measured |
+    | `compute_efficiency` | flatters passes between one row and full tiles |
+    | `kv_efficiency`, `attention_compute_efficiency` | flatter short contexts and few KV heads |
+    | `layer_overhead_s`, `pass_overhead_s` | punish where launches hide behind long kernels |
+    | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
+    | `speculation_overhead_s` | what the accept rule and roll-back add to it when something was drafted |
+    | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
+    """
+
+    name: str
+    weight_efficiency: float | EfficiencyTable = 1.0
+    compute_efficiency: float = 1.0
+    kv_efficiency: float = 1.0
+    attention_compute_efficiency: float = 1.0
+    activation_efficiency: float = float("inf")
+    layer_overhead_s: float = 0.0
+    pass_overhead_s: float = 0.0
+    cycle_overhead_s: float = 0.0
+    speculation_overhead_s: float = 0.0
+    sampling_overhead_s: float = 0.0
+    logit_overhead_s: float = 0.0  # per logit, wherever a law is made of logits
+    error: float = 0.0  # relative half-width of the 80 % band on a pass
+    source: str = ""
+    confidence: str = "assumed"
+
+    def weight_efficiency_at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
+        if isinstance(self.weight_efficiency, EfficiencyTable):
+            return self.weight_efficiency.at(pass_bytes, rows)
+        return np.asarray(self.weight_efficiency)
+
+
+def catalog_engine(name: str, precision: str) -> Engine:
+    """The engine called `name`, with the weight efficiency that its kernels reach in `precision`."""
+    row = dict(catalog.lookup("engines", name))
+    by_precision = row.pop("weight_efficiency")
+    return Engine(
+        name=catalog.resolve("engines", name),
+        weight_efficiency=by_precision.get(precision, by_precision["default"]),
+        **{key: value for key, value in row.items() if key not in ("aliases", "notes")},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One device, driven by one engine, holding weights in one precision."""
+
+    accelerator: Accelerator
+    engine: Engine
+    precision: Precision
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        return self.accelerator.bandwidth_bytes_per_s
+
+    def with_precision(self, name: str) -> "System":
+        """The same machine and engine with weights stored in another precision."""
+        if self.engine.confidence == "measured":
+            return replace(self, precision=precision_named(name))
+        return replace(self, precision=precision_named(name), engine=catalog_engine(self.engine.name, name))
+
+
+def system(
+    accelerator_name: str, engine: str = "cuda-graphs", precision: str = "bf16", kv_precision: str | None = None
+) -> System:
+    """The System of a catalog accelerator under a catalog engine.
+
+    Raises SpecsimError for an unknown name, with the nearest known ones.
+    """
+    stored = precision_named(precision)
+    if kv_precision is not None:
+        stored = replace(stored, kv_bytes=precision_named(kv_precision).weight_bytes)
+    return System(accelerator(accelerator_name), catalog_engine(engine, precision), stored)
