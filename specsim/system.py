@@ -33,10 +33,9 @@ class Accelerator:
         """Dense FLOP/s of the arithmetic called `math`; infinite, that is never the bound, where it is unknown."""
         # where a chip has no unit for a format, the operands are converted to the next wider one it has
         wider = ("fp4", "fp8", "bf16", "fp16", "fp32")
-        for name in (math, *wider[wider.index(math) + 1 :] if math in wider else ()):
-            if name in self.flops_per_s:
-                return self.flops_per_s[name]
-        return float("inf")
+        candidates = wider[wider.index(math) :] if math in wider else (math,)
+        known = (self.flops_per_s[name] for name in candidates if name in self.flops_per_s)
+        return next(known, float("inf"))
 
 
 def accelerator(name: str) -> Accelerator:
