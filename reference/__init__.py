@@ -1,0 +1,34 @@
+"""The reference decoder: speculative decoding in PyTorch, small enough to read in an evening, and exact.
+
+    import reference
+    target, draft, tokenizer = reference.load_pair("bundled")
+    prompt = tokenizer.encode("def fibonacci(n):")
+    plain = reference.generate(target, prompt, max_new_tokens=64)
+    result = reference.speculate(target, reference.DraftModel(draft, gamma=4), prompt, max_new_tokens=64)
+    assert result.tokens == plain.tokens
+    result.statistics.tokens_per_cycle
+
+Start reading at `decoding`, the loop, and `verification`, the rule that makes it exact.
+"""
+
+from reference.checkpoints import Tokenizer, load_checkpoint, load_pair, prompts, save_checkpoint
+from reference.decoding import Generation, NoDrafter, generate, speculate
+from reference.drafters import Drafter, Proposal
+from reference.drafters.draft_model import DraftModel
+from reference.statistics import Statistics
+
+__all__ = [
+    "DraftModel",
+    "Drafter",
+    "Generation",
+    "NoDrafter",
+    "Proposal",
+    "Statistics",
+    "Tokenizer",
+    "generate",
+    "load_checkpoint",
+    "load_pair",
+    "prompts",
+    "save_checkpoint",
+    "speculate",
+]
