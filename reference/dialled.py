@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from reference.packing import pack
-from reference.transformer import Transformer
+from reference.transformer import Transformer, rotary_tables
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 
@@ -78,13 +78,12 @@ def random_model(
 ) -> Transformer:
     """Random weights under which signals neither grow nor fade: embeddings of unit size, products of unit gain."""
     torch.manual_seed(seed)
-    with torch.device(device):
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            model = Transformer(architecture)
-        finally:
-            torch.set_default_dtype(default)
+    with torch.device("meta"):  # nothing is allocated or initialised twice
+        model = Transformer(architecture).to(dtype)
+    model.to_empty(device=device)
+    model.cos, model.sin = (table.to(device, dtype) for table in rotary_tables(architecture))
+    if architecture.tied_head:
+        model.head.weight = model.embedding.weight
     for name, parameter in model.named_parameters():
         if name == "embedding.weight":
             parameter.normal_(std=1.0)
@@ -92,4 +91,6 @@ def random_model(
             parameter.normal_(std=ENTROPY_SCALE / math.sqrt(architecture.hidden_size))
         elif parameter.ndim == 2:
             parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
     return model.eval().requires_grad_(False)
