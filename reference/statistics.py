@@ -36,6 +36,13 @@ class Statistics:
         ):
             times.append(lap)
 
+    def extend(self, other: "Statistics") -> None:
+        """Add the cycles of another run with the same gamma."""
+        self.accepted_counts += other.accepted_counts
+        self.draft_times += other.draft_times
+        self.verify_times += other.verify_times
+        self.host_times += other.host_times
+
     @property
     def cycles(self) -> int:
         return len(self.accepted_counts)
@@ -65,6 +72,13 @@ class Statistics:
     @property
     def tokens_per_cycle(self) -> float | None:
         return 1 + self.accepted / self.cycles if self.cycles else None
+
+    @property
+    def tokens_per_cycle_error(self) -> float | None:
+        """Standard error of `tokens_per_cycle`, taking cycles as independent."""
+        if self.cycles < 2:
+            return None
+        return statistics.stdev(self.accepted_counts) / self.cycles**0.5
 
     @property
     def accepted_per_drafted(self) -> float | None:

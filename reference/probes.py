@@ -1,0 +1,224 @@
+"""The micro-measurements that calibrate a System: small kernels and small random transformers, timed here and now.
+
+No probe has the shape of a model that is predicted from them. Repetitions go round all probes of a kind in turn, so that
+a machine that speeds up or slows down meanwhile does so for all of them.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reference.cache import KVCache
+from reference.decoding import NoDrafter, speculate
+from reference.dialled import random_model
+from reference.drafters.draft_model import DraftModel
+from reference.packing import pack
+from reference.transformer import Transformer, attend, attention_bias
+from specsim.architecture import Architecture
+from specsim.calibration import AttentionProbe, CycleProbe, LinearProbe, PassProbe, Probes
+from specsim.measurement import Environment
+from specsim.work import precision
+
+PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
+# (hidden size, layers) of the linear stacks: a few hundred kB to a few hundred MB
+STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (896, 8), (1152, 10))
+
+
+def environment(device: torch.device) -> Environment:
+    on_gpu = device.type == "cuda"
+    return Environment(
+        device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        threads=torch.get_num_threads(),
+        date=date.today().isoformat(),
+        driver=str(torch.version.cuda) if on_gpu else None,
+    )
+
+
+def cpu_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            return next(names, platform.processor() or platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def round_robin(actions: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
+    """The median seconds of each action over `rounds` rounds through all of them, after a warm-up round."""
+    samples: list[list[float]] = [[] for _ in actions]
+    for turn in range(rounds + 1):
+        for action, times in zip(actions, samples, strict=True):
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            action()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times.append(time.perf_counter() - started)
+    return [statistics.median(times) for times in samples]
+
+
+def probe_shape(hidden: int, layers: int, vocab_size: int = 1536) -> Architecture:
+    heads = max(1, hidden // 64)
+    return Architecture(
+        name=f"probe-{hidden}x{layers}", hidden_size=hidden, num_layers=layers, num_heads=heads,
+        num_kv_heads=heads // 2 if heads % 2 == 0 else 1, head_dim=64,
+        intermediate_size=hidden * 11 // 4, vocab_size=vocab_size, max_context=4096,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def run_probes(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> Probes:
+    """Time every probe; about 15 seconds on two cores."""
+    with tqdm(total=4, desc="calibrating", leave=False) as bar:
+        linear, bandwidth, flops = linear_probes(device, dtype, rounds)
+        bar.update()
+        attention = attention_probes(device, dtype, rounds)
+        bar.update()
+        passes = pass_probes(device, dtype, rounds)
+        bar.update()
+        cycles = cycle_probes(device, dtype)
+        bar.update()
+    return Probes(
+        machine=environment(device).device,
+        precision=PRECISION_OF[dtype],
+        bandwidth_bytes_per_s=bandwidth,
+        flops_per_s=flops,
+        linear=linear,
+        attention=attention,
+        passes=passes,
+        cycles=cycles,
+    )
+
+
+def linear_stack(hidden: int, layers: int, device: torch.device, dtype: torch.dtype) -> list[torch.nn.Linear]:
+    """The products of `layers` layers, laid out as the decoder lays them out."""
+    shapes = [(hidden, 2 * hidden), (hidden, hidden), (hidden, 5 * hidden), (5 * hidden // 2, hidden)]
+    stack = torch.nn.ModuleList(
+        torch.nn.Linear(fan_in, fan_out, bias=False, device=device, dtype=dtype)
+        for _ in range(layers)
+        for fan_in, fan_out in shapes
+    )
+    return list(pack(stack))
+
+
+def linear_probes(
+    device: torch.device, dtype: torch.dtype, rounds: int
+) -> tuple[tuple[LinearProbe, ...], float, float]:
+    """Linear stacks of every size at every width; the best bandwidth and arithmetic rate seen."""
+    size_of = precision(PRECISION_OF[dtype]).weight_bytes
+    probes = []
+    for hidden, layers in STACKS:
+        stack = linear_stack(hidden, layers, device, dtype)
+        weight_bytes = size_of * sum(layer.in_features * layer.out_features for layer in stack)
+        inputs = {
+            (rows, layer.in_features): torch.randn(rows, layer.in_features, device=device, dtype=dtype)
+            for rows in ROWS
+            for layer in stack[:4]
+        }
+
+        def run(rows: int, stack=stack, inputs=inputs) -> None:
+            for layer in stack:
+                layer(inputs[rows, layer.in_features])
+
+        turns = rounds * (4 if weight_bytes < 5e7 else 1)
+        seconds = round_robin([lambda r=rows, run=run: run(r) for rows in ROWS], turns, device)
+        probes += [
+            LinearProbe(weight_bytes, len(stack), rows, s) for rows, s in zip(ROWS, seconds, strict=True)
+        ]
+    largest = max(probe.weight_bytes for probe in probes)
+    bandwidth = max(probe.weight_bytes / probe.seconds for probe in probes if probe.weight_bytes == largest)
+    wide = torch.nn.Linear(2048, 2048, bias=False, device=device, dtype=dtype)
+    x = torch.randn(1024, 2048, device=device, dtype=dtype)
+    multiply = pack(torch.nn.ModuleList([wide]))[0]
+    (seconds,) = round_robin([lambda: multiply(x)], rounds, device)
+    return tuple(probes), bandwidth, 2 * 1024 * 2048 * 2048 / seconds
+
+
+def attention_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[AttentionProbe, ...]:
+    """Attention of one layer with 6 heads over 3 key-value heads, at two contexts and two widths."""
+    heads, kv_heads, size = 6, 3, 64
+    element = precision(PRECISION_OF[dtype]).kv_bytes
+    actions, shapes = [], []
+    for context in (256, 2048):
+        for rows in (1, ROWS[-1]):
+            keys = torch.randn(1, context, kv_heads, size, device=device, dtype=dtype)
+            queries = torch.randn(1, rows, heads, size, device=device, dtype=dtype)
+            positions = torch.arange(context - rows, context, device=device)[None]
+            bias = attention_bias(positions, context, heads // kv_heads, dtype)
+            actions.append(lambda q=queries, k=keys, b=bias: attend(q, k, k, b))
+            shapes.append((context, rows))
+    seconds = round_robin(actions, rounds * 10, device)
+    return tuple(
+        AttentionProbe(
+            context=context,
+            rows=rows,
+            kv_bytes=2 * context * kv_heads * size * element,
+            flops=4 * rows * context * heads * size,
+            seconds=s,
+        )
+        for (context, rows), s in zip(shapes, seconds, strict=True)
+    )
+
+
+def forward_pass(model: Transformer, rows: int, context: int) -> Callable[[], Tensor]:
+    """A pass of `rows` tokens that end at position `context` - 1, as the decoder runs it."""
+    cache = KVCache(model.architecture, 1, context, model.dtype, model.device)
+    positions = torch.arange(context - rows, context, device=model.device)[None]
+    tokens = torch.zeros_like(positions)
+    return lambda: model(tokens, positions, cache, context)
+
+
+def pass_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[PassProbe, ...]:
+    """Whole passes of transformers that differ in depth and width, at several widths and contexts."""
+    actions, points = [], []
+    for hidden, layers in ((128, 2), (192, 6), (320, 3), (384, 10), (640, 6)):
+        shape = probe_shape(hidden, layers)
+        model = pack(random_model(shape, dtype, device, seed=0))
+        for rows, context in ((1, 160), (2, 160), (4, 160), (6, 160), (9, 160), (1, 900), (6, 900)):
+            actions.append(forward_pass(model, rows, context))
+            points.append((shape, rows, context))
+    seconds = round_robin(actions, rounds * 2, device)
+    return tuple(PassProbe(*point, s) for point, s in zip(points, seconds, strict=True))
+
+
+def cycle_probes(device: torch.device, dtype: torch.dtype) -> tuple[CycleProbe, ...]:
+    """Decoding cycles of a one-layer model with itself as draft, sampling at temperature 1, over two vocabularies."""
+    probes = []
+    for vocab_size in (1024, 6144):
+        model = pack(random_model(probe_shape(64, 1, vocab_size), dtype, device, seed=0))
+        (pass_s,) = round_robin([forward_pass(model, 1, 64)], 60, device)
+        for gamma in (0, 3, 7):
+            drafter = DraftModel(model, gamma) if gamma else NoDrafter()
+            for _ in range(2):  # the first run warms up
+                run = speculate(model, drafter, [1] * 16, max_new_tokens=24 * (gamma + 1), temperature=1.0)
+            statistics_ = run.statistics
+            sampling = statistics_.draft_s / gamma - pass_s if gamma else 0.0
+            probes.append(CycleProbe(vocab_size, gamma, max(sampling, 1e-6), statistics_.host_s))
+    return tuple(probes)
+
+
+@torch.inference_mode()
+def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """bf16 or fp32, whichever decodes faster here, and the sentence that says so."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        stack = linear_stack(448, 4, device, dtype)
+        inputs = [torch.randn(1, layer.in_features, device=device, dtype=dtype) for layer in stack]
+        run = lambda stack=stack, inputs=inputs: [f(x) for f, x in zip(stack, inputs, strict=True)]  # noqa: E731
+        (seconds[dtype],) = round_robin([run], 15, device)
+    ratio = seconds[torch.float32] / seconds[torch.bfloat16]
+    if ratio > 1.1:
+        return torch.bfloat16, f"bf16, which reads weights {ratio:.1f}x faster than fp32 here"
+    return torch.float32, f"fp32, because bf16 is only {ratio:.1f}x as fast here"

@@ -1,0 +1,121 @@
+"""Scenarios -> measured points: plain and speculative decoding of one pair, interleaved.
+
+Every prompt is decoded with every gamma before the next prompt begins, so a machine that drifts slows the baseline and
+the speculation alike. Times are medians over cycles; prefill and warm-up are not in them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reference.decoding import NoDrafter, generate, speculate
+from reference.drafters.draft_model import DraftModel
+from reference.probes import PRECISION_OF
+from reference.sampling import Sampling
+from reference.statistics import Statistics
+from reference.transformer import Transformer
+from specsim.measurement import Point, Scenario, Timing
+
+
+def measure_pair(
+    target: Transformer,
+    draft: Transformer,
+    prompts: Sequence[Sequence[int]],
+    gammas: Iterable[int],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    label: str = "measuring",
+    on_progress: Callable[[], None] = lambda: None,
+) -> list[Point]:
+    """A point for every gamma, batch 1; gamma 0 is plain decoding and comes with every other point as its `step_s`."""
+    gammas = sorted({0, *gammas})
+    drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
+    totals = {gamma: Statistics(gamma) for gamma in gammas}
+    for gamma in gammas:  # warm up: allocator, kernel selection
+        speculate(target, drafters[gamma], prompts[0], min(16, max_new_tokens), temperature)
+    bar = tqdm(total=len(prompts) * len(gammas), desc=label, leave=False)
+    for index, prompt in enumerate(prompts):
+        for gamma in gammas:
+            run = speculate(
+                target, drafters[gamma], prompt, max_new_tokens, temperature, seed=seed + index
+            )
+            totals[gamma].extend(run.statistics)
+            bar.update()
+            on_progress()
+    bar.close()
+    context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)
+    plain = Timing.of(totals[0].cycle_times)
+    return [
+        Point(
+            scenario=Scenario(
+                target=target.architecture,
+                draft=draft.architecture if gamma else None,
+                precision=PRECISION_OF[target.dtype],
+                method="draft-model" if gamma else "plain",
+                gamma=gamma,
+                rule="greedy" if temperature == 0 else "token",
+                temperature=temperature,
+                batch=1,
+                context=context,
+                allocated_context=context,
+                mode="eager",
+                seed=seed,
+            ),
+            step_s=plain,
+            draft_step_s=Timing.of([s / gamma for s in total.draft_times]) if gamma else None,
+            verify_step_s=Timing.of(total.verify_times),
+            cycle_s=Timing.of(total.cycle_times),
+            host_s=Timing.of(total.host_times),
+            survival=total.survival,
+            accepted_histogram=total.accepted_histogram,
+            tokens_per_cycle=total.tokens_per_cycle,
+            tokens_per_cycle_error=total.tokens_per_cycle_error,
+            tokens_per_s=total.tokens_per_cycle / total.cycle_s,
+        )
+        for gamma, total in totals.items()
+    ]
+
+
+@torch.inference_mode()
+def text_trace(
+    target: Transformer,
+    draft: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> tuple[list[list[float]], list[list[float]]]:
+    """What the draft would have kept of text that the target wrote: the input of `specsim.acceptance.TextTrace`.
+
+    The target continues each prompt by itself; then one pass of each model over the finished text gives p and q at every
+    new token x: the probability min(1, q(x) / p(x)) that x was an accepted draft, and the overlap sum min(p, q) there.
+    No cycle is run, so one trace serves every gamma.
+    """
+    sampling = Sampling(temperature)
+    written = generate(target, prompts, max_new_tokens, temperature, seed=seed).tokens
+    kept, overlaps = [], []
+    for prompt, new in zip(prompts, written, strict=True):
+        text = torch.tensor([*prompt, *new], device=target.device)[None]
+        here = slice(len(prompt) - 1, -1)  # the positions whose laws the new tokens were drawn from
+        p, q = (sampling.probabilities(model(text)[0, here]) for model in (target, draft))
+        chosen = text[0, len(prompt) :, None]
+        kept.append((q.gather(1, chosen) / p.gather(1, chosen)).clamp(max=1).squeeze(1).tolist())
+        overlaps.append(torch.minimum(p, q).sum(-1).clamp(max=1).tolist())
+    return kept, overlaps
+
+
+def first_difference(target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]) -> str | None:
+    """None if two greedy continuations are equal; else where they part, and how close the target's choice was."""
+    if one == other:
+        return None
+    index = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    text = torch.tensor([*prompt, *one[:index]], device=target.device)[None]
+    with torch.inference_mode():
+        logits: Tensor = target(text)[0, -1].float()
+    best, second = logits.topk(2).values.tolist()
+    return f"they part at token {index}, where the two best logits differ by {best - second:.2g}"
