@@ -1,4 +1,4 @@
-"""specsim: how much faster does speculative decoding make this model, on this GPU, for this traffic?
+"""How much faster does speculative decoding make this model, on this GPU, for this traffic?
 
     import specsim
     system = specsim.system("h200-sxm", engine="cuda-graphs", precision="bf16")

@@ -1,7 +1,8 @@
-"""The shape of a model: what a `config.json` says, parsed once for the cost model and for the decoder.
+"""The shape of a model: what a `config.json` says, parsed once for cost model and decoder.
 
-An `Architecture` holds sizes only, no weights. Everything that is counted elsewhere (bytes, FLOPs, kernels) is counted
-from these numbers, and the decoder builds its layers from the same object, so the two cannot disagree.
+An `Architecture` holds sizes only, no weights. Everything that is counted elsewhere (bytes, FLOPs,
+kernels) is counted from these numbers, and the decoder builds its layers from the same object, so
+the two cannot disagree.
 """
 
 import json
@@ -35,10 +36,11 @@ class Llama3RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder-only transformer of the Llama shape: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+    """A decoder of the Llama shape: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
-    All sizes are element counts. `head_dim` is a field of its own because `hidden_size / num_heads` is wrong for
-    Qwen3 and others. `max_context` is the number of positions the model was made for.
+    All sizes are element counts. `head_dim` is a field of its own because
+    `hidden_size / num_heads` is wrong for Qwen3 and others. `max_context` is the number of
+    positions the model was made for.
     """
 
     name: str
@@ -62,13 +64,18 @@ class Architecture:
         for field in (*sizes, "intermediate_size", "vocab_size", "max_context"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SpecsimError(f"{self.name}: {field} must be a positive integer, not {value!r}")
+                raise SpecsimError(
+                    f"{self.name}: {field} must be a positive integer, not {value!r}"
+                )
         if self.num_heads % self.num_kv_heads:
             raise SpecsimError(
-                f"{self.name}: {self.num_heads} query heads cannot share {self.num_kv_heads} KV heads evenly"
+                f"{self.name}: {self.num_heads} query heads cannot share "
+                f"{self.num_kv_heads} KV heads evenly"
             )
         if self.head_dim % 2:
-            raise SpecsimError(f"{self.name}: head_dim {self.head_dim} must be even for rotary embedding")
+            raise SpecsimError(
+                f"{self.name}: head_dim {self.head_dim} must be even for rotary embedding"
+            )
 
     @property
     def query_size(self) -> int:
@@ -81,7 +88,7 @@ class Architecture:
 
     @property
     def kv_elements_per_token(self) -> int:
-        """K and V over all layers; times the bytes per element this is kappa of the long-context formulas."""
+        """K and V over all layers; times the bytes of an element it is kappa of the theory."""
         return 2 * self.num_layers * self.kv_size
 
     @property
@@ -100,39 +107,59 @@ class Architecture:
     def parameters(self) -> int:
         """Every stored parameter; a tied head is counted once."""
         tables = 1 if self.tied_head else 2
-        return tables * self.embedding_parameters + self.num_layers * self.layer_parameters + self.hidden_size
+        layers = self.num_layers * self.layer_parameters
+        return tables * self.embedding_parameters + layers + self.hidden_size
 
     def first_layers(self, num_layers: int) -> "Architecture":
         """The same model cut after its first `num_layers` layers (early exit, dialled drafts)."""
         if not 1 <= num_layers <= self.num_layers:
-            raise SpecsimError(f"{self.name} has {self.num_layers} layers; cannot keep the first {num_layers}")
+            raise SpecsimError(
+                f"{self.name} has {self.num_layers} layers; cannot keep the first {num_layers}"
+            )
         return replace(self, name=f"{self.name}-first-{num_layers}", num_layers=num_layers)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], name: str) -> "Architecture":
-        """Read the fields of a Hugging Face `config.json` (both the spelling of transformers 5 and the older one).
+        """Read a Hugging Face `config.json`, as transformers 5 spells it or as older ones did.
 
-        Raises SpecsimError for an unsupported `model_type` or a missing field, naming it.
+        Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of
+        the wrong kind, naming it.
         """
         model_type = config.get("model_type")
         if model_type not in _LLAMA_FAMILY:
             raise SpecsimError(
-                f"{name}: model_type {model_type!r} is not supported; known: {', '.join(_LLAMA_FAMILY)} "
-                f"({_SUPPORTED_TORCH_NAMES}). For another shape build specsim.Architecture(...) by hand"
+                f"{name}: model_type {model_type!r} is not supported; known: "
+                f"{', '.join(_LLAMA_FAMILY)} ({_SUPPORTED_TORCH_NAMES}). "
+                "For another shape build specsim.Architecture(...) by hand"
             )
         if config.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise SpecsimError(f"{name}: hidden_act {config['hidden_act']!r} is not supported; known: silu")
+            raise SpecsimError(
+                f"{name}: hidden_act {config['hidden_act']!r} is not supported; known: silu"
+            )
         if config.get("use_sliding_window"):
             raise SpecsimError(f"{name}: sliding-window attention is not supported")
         if config.get("mlp_bias"):
             raise SpecsimError(f"{name}: mlp_bias is not supported")
-
-        def field(key: str) -> Any:
-            if config.get(key) is None:
-                raise SpecsimError(f"{name}: config.json lacks the field {key!r}")
-            return config[key]
-
         qkv_bias, qk_norm = _LLAMA_FAMILY[model_type]
+        if config.get("attention_bias") and not qkv_bias:
+            raise SpecsimError(
+                f"{name}: attention_bias puts one on the output projection too: not supported"
+            )
+
+        def field(key: str) -> int:
+            value = config.get(key)
+            if value is None:
+                raise SpecsimError(f"{name}: config.json lacks the field {key!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SpecsimError(f"{name}: {key} must be a positive integer, not {value!r}")
+            return value
+
+        def number(table: Mapping[str, Any], key: str, default: float) -> float:
+            value = default if table.get(key) is None else table[key]
+            if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+                raise SpecsimError(f"{name}: {key} must be a number above 0, not {value!r}")
+            return float(value)
+
         num_heads = field("num_attention_heads")
         hidden_size = field("hidden_size")
         rope = config.get("rope_parameters") or {}
@@ -146,12 +173,12 @@ class Architecture:
             intermediate_size=field("intermediate_size"),
             vocab_size=field("vocab_size"),
             tied_head=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=qkv_bias or bool(config.get("attention_bias", False)),
+            qkv_bias=qkv_bias,
             qk_norm=qk_norm,
             max_context=config.get("max_position_embeddings", 4096),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+            rope_theta=number(rope, "rope_theta", number(config, "rope_theta", 10_000.0)),
             rope_scaling=_rope_scaling(rope or config.get("rope_scaling") or {}, name),
-            norm_eps=float(config.get("rms_norm_eps", 1e-5)),
+            norm_eps=number(config, "rms_norm_eps", 1e-5),
         )
 
     def to_config(self) -> dict[str, Any]:
@@ -194,7 +221,9 @@ def _rope_scaling(rope: Mapping[str, Any], name: str) -> Llama3RopeScaling | Non
     if rope_type == "default":
         return None
     if rope_type != "llama3":
-        raise SpecsimError(f"{name}: rope_type {rope_type!r} is not supported; known: default, llama3")
+        raise SpecsimError(
+            f"{name}: rope_type {rope_type!r} is not supported; known: default, llama3"
+        )
     try:
         return Llama3RopeScaling(
             factor=float(rope["factor"]),
@@ -204,10 +233,12 @@ def _rope_scaling(rope: Mapping[str, Any], name: str) -> Llama3RopeScaling | Non
         )
     except KeyError as missing:
         raise SpecsimError(f"{name}: rope scaling lacks the field {missing}") from None
+    except (TypeError, ValueError) as error:
+        raise SpecsimError(f"{name}: rope scaling holds no number where it must: {error}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A `config.json`, or the folder that holds one, as a dict; SpecsimError if it is absent or not JSON."""
+    """A `config.json`, or that of a folder, as a dict; SpecsimError if it is absent or not JSON."""
     file = path / "config.json" if path.is_dir() else path
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -223,13 +254,24 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def model(name: str | Path) -> Architecture:
-    """The architecture called `name`: a preset of the catalog, a `config.json`, or the folder of a checkpoint.
+    """The architecture called `name`: a preset, a `config.json`, or the folder of a checkpoint.
 
-    Raises SpecsimError with the nearest preset names when there is none such.
+    A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. Raises
+    SpecsimError with the nearest preset names when there is none such.
     """
-    path = Path(name)
-    if path.suffix == ".json" or path.is_dir() or len(path.parts) > 1:
+    path = Path(name).expanduser()
+    if _is_path(path):
         folder = path if path.is_dir() else path.parent
-        return Architecture.from_config(read_config(path), folder.resolve().name)
-    row = catalog.lookup("models", str(name))
-    return Architecture.from_config(row["config"], str(name).lower())
+        named_by_folder = path.is_dir() or path.name == "config.json"
+        stem = folder.resolve().name if named_by_folder else path.stem
+        return Architecture.from_config(read_config(path), stem)
+    row = catalog.resolve("models", str(name))
+    return Architecture.from_config(catalog.lookup("models", row)["config"], row)
+
+
+def _is_path(path: Path) -> bool:
+    """Whether a file is meant: a name without a folder, or with one (a hub id), may be a preset."""
+    if path.suffix == ".json" or path.is_absolute() or (path / "config.json").is_file():
+        return True
+    parts = len(path.parts)
+    return parts > 2 or (parts == 2 and path.is_dir()) or path.parts[:1] == ("..",)

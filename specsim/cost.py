@@ -7,11 +7,12 @@ One pass takes, summed over its operators,
     elementwise activation bytes / (e_x BW)
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels
 
-The sum over operators assumes that kernels do not overlap (punishes); the maximum within one assumes that its loads and
-its arithmetic overlap perfectly (flatters, most around the ridge).
+The sum over operators assumes that kernels do not overlap (punishes); the maximum within one
+assumes that its loads and its arithmetic overlap perfectly (flatters, most around the ridge).
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim.architecture import Architecture
 from specsim.system import System
-from specsim.work import ATTENTION, ELEMENTWISE, LINEAR, ForwardWork, Operator, forward_work
+from specsim.work import ATTENTION, LINEAR, ForwardWork, Operator, forward_work
 
 Floats = NDArray[np.float64]
 
@@ -53,12 +54,13 @@ class ForwardTime:
 
     @property
     def total_s(self) -> Floats:
-        return sum((term.seconds for term in self.terms), np.float64(0))
+        # one after the other, and not np.sum: a scenario then rounds alike alone and in an array
+        return reduce(np.add, (term.seconds for term in self.terms))
 
     def share(self, bound: str) -> Floats:
-        """Seconds spent on operators that `bound` limits: "weights", "kv", "compute" or "overhead"."""
-        zero = np.float64(0)
-        return sum((np.where(term.bound == bound, term.seconds, 0) for term in self.terms), zero)
+        """Seconds of the operators limited by `bound`: weights, kv, compute or overhead."""
+        limited = (np.where(term.bound == bound, term.seconds, 0.0) for term in self.terms)
+        return reduce(np.add, limited)
 
     @property
     def bound(self) -> NDArray[np.str_]:
@@ -82,7 +84,7 @@ def forward_time(work: ForwardWork, system: System) -> ForwardTime:
     engine, precision = system.engine, work.precision
     bandwidth = system.bandwidth_bytes_per_s
     rate = system.accelerator.rate(precision.math)
-    # attention multiplies activations, which stay in 16 or 32 bits whatever the weights are stored in
+    # attention multiplies activations, which stay in 16 or 32 bits whatever the weights are in
     attention_math = precision.math if precision.activation_bytes >= 4 else "bf16"
     attention_rate = system.accelerator.rate(attention_math)
     weight_bandwidth = bandwidth * engine.weight_efficiency_at(work.weight_bytes, work.rows)
@@ -96,15 +98,15 @@ def forward_time(work: ForwardWork, system: System) -> ForwardTime:
             memory_s = operator.kv_bytes / (engine.kv_efficiency * bandwidth)
             compute_s = operator.flops / (engine.attention_compute_efficiency * attention_rate)
             bound = "kv"
-        else:
-            assert operator.kind == ELEMENTWISE
+        else:  # ELEMENTWISE
             memory_s = operator.activation_bytes / (engine.activation_efficiency * bandwidth)
             compute_s = np.zeros_like(memory_s)
             bound = "overhead"
         terms.append(Term(operator.name, operator, memory_s, compute_s, bound))
     overhead_s = work.layers * engine.layer_overhead_s + engine.pass_overhead_s
     overhead = np.zeros_like(work.rows) + overhead_s
-    terms.append(Term("launches and small kernels", None, overhead, np.zeros_like(overhead), "overhead"))
+    nothing = np.zeros_like(overhead)
+    terms.append(Term("launches and small kernels", None, overhead, nothing, "overhead"))
     return ForwardTime(tuple(terms))
 
 

@@ -1,4 +1,4 @@
-"""predict(): what a cycle of speculative decoding takes, what it emits, and what that makes of plain decoding.
+"""predict(): what a cycle of speculation takes, what it emits, and what that gains.
 
     speedup = tokens per cycle x plain step / cycle
     cycle   = draft passes + verification (one pass of gamma + 1 rows) + overhead
@@ -15,7 +15,7 @@ from specsim.acceptance import Law, as_acceptance, whole, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.cost import ForwardTime, step_time
-from specsim.drafting import Drafter
+from specsim.drafting import Drafter, DraftModel
 from specsim.system import System
 
 Floats = NDArray[np.float64]
@@ -27,8 +27,8 @@ INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best a
 class Prediction:
     """Seconds are for one pass, or one cycle, of the whole batch; all arrays broadcast together.
 
-    `tokens_per_cycle` is per sequence and includes the bonus or correction token. `error` is the relative half-width of
-    the 80 % band on a pass, `tokens_error` the same of the tokens per cycle.
+    `tokens_per_cycle` is per sequence and includes the bonus or correction token. `error` is the
+    relative half-width of the 80 % band on a pass, `tokens_error` the same of tokens per cycle.
     """
 
     gamma: NDArray[np.int64]
@@ -67,19 +67,18 @@ class Prediction:
 
     @property
     def band(self) -> dict[str, tuple[Floats, Floats]]:
-        """80 % bands. An error of the machine moves baseline and cycle alike, so the speedup keeps only what does not cancel."""
+        """80 % bands. An error of the machine moves baseline and cycle alike, so the speedup keeps
+        only what does not cancel."""
         wide = 1 + self.error
         # gamma = 0 is the baseline itself, whatever the error
+        many = 1 + np.where(self.gamma > 0, self.tokens_error, 0.0)
         spread = np.where(self.gamma > 0, np.hypot(self.error, self.tokens_error), 0.0)
         return {
             "step_s": (self.step_s / wide, self.step_s * wide),
             "verify_step_s": (self.verify_step_s / wide, self.verify_step_s * wide),
             "draft_step_s": (self.draft_step_s / wide, self.draft_step_s * wide),
             "cycle_s": (self.cycle_s / wide, self.cycle_s * wide),
-            "tokens_per_cycle": (
-                self.tokens_per_cycle / (1 + self.tokens_error),
-                self.tokens_per_cycle * (1 + self.tokens_error),
-            ),
+            "tokens_per_cycle": (self.tokens_per_cycle / many, self.tokens_per_cycle * many),
             "speedup": (self.speedup / (1 + spread), self.speedup * (1 + spread)),
         }
 
@@ -90,13 +89,15 @@ class Prediction:
     def ties(self) -> NDArray[np.int64]:
         """The gammas of a one-dimensional prediction that are within 2 % of the best."""
         speedup = self.speedup
-        return np.broadcast_to(self.gamma, speedup.shape)[speedup >= (1 - INDISTINGUISHABLE) * speedup.max()]
+        tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max()
+        return np.broadcast_to(self.gamma, speedup.shape)[tied]
 
     def waterfall(self) -> dict[str, Floats]:
         """Where the ideal gamma + 1 went: factors whose product is the speedup, exactly.
 
-        "ideal" every draft accepted, drafts free, verification as cheap as a step; then what acceptance, the drafting,
-        the widening of the pass from 1 to gamma + 1 rows, and the remaining overhead leave of it.
+        "ideal" every draft accepted, drafts free, verification as cheap as a step; then what
+        acceptance, the drafting, the widening of the pass from 1 to gamma + 1 rows, and the
+        remaining overhead leave of it.
         """
         ideal = np.asarray(self.gamma + 1.0)
         narrow_cycle = self.step_s  # verification as narrow as a plain step, drafts free
@@ -126,21 +127,31 @@ def predict(
     context: ArrayLike = 1024,
     tokens_error: ArrayLike = 0.0,
 ) -> Prediction:
-    """Predict plain and speculative decoding; every numeric argument may be an array, and they broadcast.
+    """Predict plain and speculative decoding; numeric arguments may be arrays, which broadcast.
 
-    Acceptance is given once, as `alpha`, as a `survival` vector along the last axis, as `tokens_per_cycle` (bonus
-    included), or as a law of `specsim.acceptance`. `context` is the KV length at the step that is priced.
+    Acceptance is given once, as `alpha`, as a `survival` vector along the last axis, as
+    `tokens_per_cycle` (bonus included), or as a law of `specsim.acceptance`. `context` is the KV
+    length at the step that is priced.
 
-    Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or given twice, or a
-    draft whose vocabulary is not the target's.
+    Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or
+    given twice, or a draft whose vocabulary is not the target's.
     """
     gamma = whole("gamma", gamma)
     batch, context = positive("batch", batch), positive("context", context)
     if drafter is None and np.any(gamma > 0):
-        raise SpecsimError("gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0")
+        raise SpecsimError(
+            "gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0"
+        )
+    if isinstance(drafter, DraftModel):
+        drafter.require_vocabulary_of(target)
+    given = [value is not None for value in (alpha, survival, tokens_per_cycle, acceptance)]
     tau: Floats
-    if np.all(gamma == 0):
-        tau = np.ones_like(gamma, float)
+    if sum(given) > 1:
+        raise SpecsimError(
+            "give acceptance once, as one of alpha, survival, tokens_per_cycle, acceptance"
+        )
+    if not any(given) and np.all(gamma == 0):
+        tau = np.ones(gamma.shape)
     elif acceptance is not None:
         tau = acceptance.tokens_per_cycle(gamma)
     elif tokens_per_cycle is not None:
@@ -158,14 +169,19 @@ def predict(
         + np.where(gamma > 0, engine.speculation_overhead_s, 0.0)
         + engine.logit_overhead_s * logits * (gamma + 1)
     )
+    draft_step_s: ArrayLike = np.nan
+    draft_s: ArrayLike = 0.0
+    if drafter is not None:
+        draft_step_s = drafter.step_s(system, batch=batch, context=context)
+        draft_s = drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
     zero = np.zeros(np.broadcast_shapes(tau.shape, verify.total_s.shape))
     return Prediction(
         gamma=gamma,
         batch=batch,
         step=step,
         step_s=step.total_s + plain_overhead,
-        draft_step_s=zero + (drafter.step_s(system, batch=batch, context=context) if drafter else np.nan),
-        draft_s=zero + (drafter.cycle_s(system, gamma=gamma, batch=batch, context=context) if drafter else 0.0),
+        draft_step_s=zero + np.asarray(draft_step_s),
+        draft_s=zero + np.asarray(draft_s),
         verify_step_s=verify.total_s + zero,
         overhead_s=wide_overhead + zero,
         tokens_per_cycle=tau + zero,
@@ -175,9 +191,5 @@ def predict(
 
 
 def positive(name: str, value: ArrayLike) -> Floats:
-    """`value` as an array of numbers >= 1; SpecsimError names it otherwise."""
-    array = np.asarray(value, float)
-    if not np.all(array >= 1) or not np.all(np.isfinite(array)):
-        bad = array[~((array >= 1) & np.isfinite(array))].flat[0] if array.ndim else array
-        raise SpecsimError(f"{name} must be a finite number of at least 1, not {bad:g}")
-    return array
+    """`value` as an array of finite numbers >= 1; SpecsimError names the first that is not."""
+    return within(name, value, low=1.0, high=np.finfo(np.float64).max)

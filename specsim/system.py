@@ -1,8 +1,8 @@
-"""A machine as software drives it: Accelerator (datasheet) x Engine (efficiencies and overheads) = System.
+"""A machine as software drives it: Accelerator (datasheet) x Engine (what arrives of it) = System.
 
-The datasheet says what the chip could do, the engine which fraction of it arrives and what every layer, pass and cycle
-costs on top. Never one "utilisation" for everything: bandwidth, arithmetic and attention have an efficiency each,
-and the overheads are seconds, not per cent.
+The datasheet says what the chip could do, the engine which fraction of it arrives and what every
+layer, pass and cycle costs on top. Never one "utilisation" for everything: bandwidth, arithmetic
+and attention have an efficiency each, and the overheads are seconds, not per cent.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim import catalog
 from specsim.catalog import SpecsimError
-from specsim.work import Precision
+from specsim.work import PRECISIONS, Precision
 from specsim.work import precision as precision_named
 
 Floats = NDArray[np.float64]
@@ -21,25 +21,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """Datasheet values: bytes, bytes per second, dense FLOP per second by precision. `None` or absent: unknown."""
+    """Datasheet values: bytes, bytes per second, dense FLOP per second by the arithmetic's name.
+
+    `None` or absent is unknown. The bandwidth may be an array, as everything that is asked may be.
+    """
 
     name: str
-    bandwidth_bytes_per_s: float
+    bandwidth_bytes_per_s: float | Floats
     flops_per_s: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
     confidence: str = "measured"
 
     def rate(self, math: str) -> float:
-        """Dense FLOP/s of the arithmetic called `math`; infinite, that is never the bound, where it is unknown."""
-        # where a chip has no unit for a format, the operands are converted to the next wider one it has
-        wider = ("fp4", "fp8", "bf16", "fp16", "fp32")
+        """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
+        # a chip without a unit for a format converts the operands to the next wider one it has
+        wider = ("fp4", "fp8", "bf16", "fp16", "bf16", "fp32")
         candidates = wider[wider.index(math) :] if math in wider else (math,)
         known = (self.flops_per_s[name] for name in candidates if name in self.flops_per_s)
         return next(known, float("inf"))
 
 
 def accelerator(name: str) -> Accelerator:
-    """The accelerator called `name` in the catalog; SpecsimError with the nearest names if there is none."""
+    """The accelerator called `name` in the catalog; SpecsimError with the nearest names if none."""
     row = catalog.lookup("accelerators", name)
     return Accelerator(
         name=catalog.resolve("accelerators", name),
@@ -52,31 +55,47 @@ def accelerator(name: str) -> Accelerator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EfficiencyTable:
-    """A fraction of the peak that depends on how many bytes a pass streams and on its rows, because kernels switch.
+    """A fraction of the peak by the bytes that a pass streams and by its rows: kernels switch.
 
-    `values[i, j]` holds at `pass_bytes[i]` and `rows[j]`; between, it is interpolated in log bytes and in rows, and
-    beyond the table its edge holds.
+    `values[i, j]` holds at `pass_bytes[i]` and `rows[j]`, both rising; between, it is interpolated
+    in log bytes and in rows, and beyond the table its edge holds. One size or one row count is
+    enough: then it holds for all.
     """
 
     pass_bytes: Floats
     rows: Floats
     values: Floats
 
+    def __post_init__(self) -> None:
+        for name in ("pass_bytes", "rows", "values"):
+            object.__setattr__(self, name, np.array(getattr(self, name), dtype=float))
+        for name in ("pass_bytes", "rows"):
+            grid = getattr(self, name)
+            if grid.ndim != 1 or not len(grid) or grid[0] <= 0 or np.any(np.diff(grid) <= 0):
+                raise SpecsimError(f"{name} of an efficiency table must rise from above 0: {grid}")
+        expected = (len(self.pass_bytes), len(self.rows))
+        if self.values.shape != expected or not np.all(self.values > 0):
+            raise SpecsimError(
+                f"an efficiency table must hold {expected} values above 0, "
+                f"got shape {self.values.shape} with minimum {self.values.min(initial=1):g}"
+            )
+
     def at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
-        size, lower_size = _locate(np.log(self.pass_bytes), np.log(np.maximum(pass_bytes, 1.0)))
-        width, lower_width = _locate(self.rows, np.asarray(rows, float))
-        below = _mix(self.values[lower_size, lower_width], self.values[lower_size, lower_width + 1], width)
-        above = _mix(
-            self.values[lower_size + 1, lower_width], self.values[lower_size + 1, lower_width + 1], width
-        )
+        size, small, large = _locate(np.log(self.pass_bytes), np.log(np.maximum(pass_bytes, 1.0)))
+        width, few, many = _locate(self.rows, np.asarray(rows, dtype=float))
+        below = _mix(self.values[small, few], self.values[small, many], width)
+        above = _mix(self.values[large, few], self.values[large, many], width)
         return _mix(below, above, size)
 
 
-def _locate(grid: Floats, value: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Where `value` lies: the share of the way from one grid point to the next, and the index of the first."""
-    lower = np.clip(np.searchsorted(grid, value, side="right") - 1, 0, len(grid) - 2)
-    share = (value - grid[lower]) / (grid[lower + 1] - grid[lower])
-    return np.clip(share, 0.0, 1.0), lower
+def _locate(grid: Floats, value: Floats) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
+    """Where `value` lies: its share of the way between two grid points, and their indices."""
+    upper = np.clip(
+        np.searchsorted(grid, value, side="right"), min(1, len(grid) - 1), len(grid) - 1
+    )
+    lower = np.maximum(upper - 1, 0)
+    gap = np.where(upper > lower, grid[upper] - grid[lower], 1.0)
+    return np.clip((value - grid[lower]) / gap, 0.0, 1.0), lower, upper
 
 
 def _mix(a: Floats, b: Floats, share: Floats) -> Floats:
@@ -85,7 +104,7 @@ def _mix(a: Floats, b: Floats, share: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What software makes of a chip. Efficiencies are fractions of the datasheet's peak, overheads are seconds.
+    """What software makes of a chip: efficiencies are fractions of its peak, overheads seconds.
 
     | field | errs when assumed constant |
     |---|---|
@@ -94,7 +113,7 @@ class Engine:
     | `kv_efficiency`, `attention_compute_efficiency` | flatter short contexts and few KV heads |
     | `layer_overhead_s`, `pass_overhead_s` | punish where launches hide behind long kernels |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
-    | `speculation_overhead_s` | what the accept rule and roll-back add to it when something was drafted |
+    | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
     | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
     """
 
@@ -121,7 +140,7 @@ class Engine:
 
 
 def catalog_engine(name: str, precision: str) -> Engine:
-    """The engine called `name`, with the weight efficiency that its kernels reach in `precision`."""
+    """The engine called `name`, with the weight efficiency of its kernels for `precision`."""
     row = dict(catalog.lookup("engines", name))
     by_precision = row.pop("weight_efficiency")
     return Engine(
@@ -140,18 +159,31 @@ class System:
     precision: Precision
 
     @property
-    def bandwidth_bytes_per_s(self) -> float:
+    def bandwidth_bytes_per_s(self) -> float | Floats:
         return self.accelerator.bandwidth_bytes_per_s
 
     def with_precision(self, name: str) -> "System":
-        """The same machine and engine with weights stored in another precision."""
-        if self.engine.confidence == "measured":
-            return replace(self, precision=precision_named(name))
-        return replace(self, precision=precision_named(name), engine=catalog_engine(self.engine.name, name))
+        """The same machine and engine with weights stored in another precision.
+
+        A weight efficiency that is the catalog's becomes the catalog's for the other format; one
+        that was measured or set by hand stays. So does a KV format that was chosen.
+        """
+        precision, engine = precision_named(name), self.engine
+        if self.precision.kv_bytes != PRECISIONS.get(self.precision.name, precision).kv_bytes:
+            precision = replace(precision, kv_bytes=self.precision.kv_bytes)
+        if engine.name in catalog.load("engines"):
+            here = catalog_engine(engine.name, self.precision.name).weight_efficiency
+            if engine.weight_efficiency == here:
+                there = catalog_engine(engine.name, name).weight_efficiency
+                engine = replace(engine, weight_efficiency=there)
+        return replace(self, precision=precision, engine=engine)
 
 
 def system(
-    accelerator_name: str, engine: str = "cuda-graphs", precision: str = "bf16", kv_precision: str | None = None
+    accelerator_name: str,
+    engine: str = "cuda-graphs",
+    precision: str = "bf16",
+    kv_precision: str | None = None,
 ) -> System:
     """The System of a catalog accelerator under a catalog engine.
 

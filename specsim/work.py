@@ -1,12 +1,14 @@
-"""What one forward pass must move and compute, operator by operator. Counts only: no machine, no seconds.
+"""What one forward pass must move and compute, operator by operator: counts, no machine.
 
-Width is the unit. A draft step, a plain decode step and a verification are the same function of (model, batch, rows per
-sequence, context); verifying gamma drafts is a pass of gamma + 1 rows. Weights are read once per pass, keys and values
-once per sequence whatever the rows, FLOPs grow with the rows.
+Width is the unit. A draft step, a plain decode step and a verification are the same function of
+(model, batch, rows per sequence, context); verifying gamma drafts is a pass of gamma + 1 rows.
+Weights are read once per pass, keys and values once per sequence whatever the rows, FLOPs grow with
+the rows.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +25,9 @@ LINEAR, ATTENTION, ELEMENTWISE = "linear", "attention", "elementwise"
 class Precision:
     """Bytes per stored value, and the arithmetic that the products are done in.
 
-    `weight_bytes` counts group scales (int4 with groups of 32 and a 16-bit scale and zero: 0.5 + 4/32); `head_bytes` is
-    the LM head's, which quantised checkpoints usually keep in 16 bits; `math` names the rate of the accelerator used.
+    `weight_bytes` counts group scales (int4 with groups of 32 and a 16-bit scale and zero:
+    0.5 + 4/32); `head_bytes` is the LM head's, where a format leaves it in 16 bits; `math` names
+    the rate of the accelerator that is used.
     """
 
     name: str
@@ -46,8 +49,9 @@ PRECISIONS = {
         Precision("bf16", 2.0, "bf16"),
         Precision("fp16", 2.0, "fp16"),
         Precision("fp8", 1.0, "fp8", head_bytes=2.0),
-        Precision("int8", 1.0, "bf16"),  # weight-only, a scale per output channel: the products are in 16 bits
-        Precision("int4", 0.5 + 4 / 128, "bf16"),  # weight-only, groups of 128
+        # weight-only: the products are in 16 bits; a scale per channel, per 128 and per 32 weights
+        Precision("int8", 1.0, "bf16"),
+        Precision("int4", 0.5 + 4 / 128, "bf16"),
         Precision("int4-g32", 0.5 + 4 / 32, "bf16"),
         Precision("fp4", 0.5 + 1 / 16, "fp4", head_bytes=2.0),  # an 8-bit scale for every 16 values
     )
@@ -63,9 +67,9 @@ def precision(name: str) -> Precision:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One kind of kernel, summed over the layers. Every count is an array over the scenarios asked for.
+    """One kind of kernel, summed over the layers; every count is an array over the scenarios.
 
-    Units: FLOP (a multiply-add is two), bytes, number of kernels.
+    Units: FLOP (a multiply-add is two) and bytes.
     """
 
     name: str
@@ -90,24 +94,27 @@ class ForwardWork:
         return iter(self.operators)
 
     def __getitem__(self, name: str) -> Operator:
-        return next(operator for operator in self.operators if operator.name == name)
+        by_name = {operator.name: operator for operator in self.operators}
+        if name not in by_name:
+            raise SpecsimError(f"no operator is called {name!r}; there are: {', '.join(by_name)}")
+        return by_name[name]
 
     @property
     def flops(self) -> Floats:
-        return sum((o.flops for o in self.operators), np.float64(0))
+        return reduce(np.add, (o.flops for o in self.operators))
 
     @property
     def weight_bytes(self) -> Floats:
-        """Weights streamed by the pass; the embedding is gathered, a few rows of it, and not among them."""
-        return sum((o.weight_bytes for o in self.operators), np.float64(0))
+        """Weights streamed by the pass; of the embedding a few rows are gathered, not counted."""
+        return reduce(np.add, (o.weight_bytes for o in self.operators))
 
     @property
     def kv_bytes(self) -> Floats:
-        return sum((o.kv_bytes for o in self.operators), np.float64(0))
+        return reduce(np.add, (o.kv_bytes for o in self.operators))
 
     @property
     def activation_bytes(self) -> Floats:
-        return sum((o.activation_bytes for o in self.operators), np.float64(0))
+        return reduce(np.add, (o.activation_bytes for o in self.operators))
 
 
 def forward_work(
@@ -119,19 +126,24 @@ def forward_work(
     context: ArrayLike = 1024,
     allocated_context: ArrayLike | None = None,
 ) -> ForwardWork:
-    """Count one pass of `rows` tokens for each of `batch` sequences whose KV cache is `context` tokens long.
+    """Count one pass of `rows` tokens for each of `batch` sequences with `context` tokens cached.
 
-    `allocated_context` is what the attention kernel really reads per sequence, if more than the context: masked kernels
-    read the whole buffer (bytes moved, not bytes needed). All four broadcast together.
+    `allocated_context` is what the attention kernel really reads per sequence, where that is more
+    than the context: masked kernels read the whole buffer (bytes moved, not bytes needed). All four
+    broadcast together.
     """
     batch, rows, context = (np.asarray(value, dtype=float) for value in (batch, rows, context))
-    read_context = context if allocated_context is None else np.asarray(allocated_context, float)
+    read_context = context
+    if allocated_context is not None:
+        read_context = np.maximum(context, np.asarray(allocated_context, dtype=float))
     tokens = batch * rows
     hidden, heads, kv = model.hidden_size, model.query_size, model.kv_size
     layers, mlp, vocab = model.num_layers, model.intermediate_size, model.vocab_size
-    zero = np.zeros(np.broadcast_shapes(tokens.shape, context.shape, read_context.shape))
+    zero = np.zeros(np.broadcast_shapes(tokens.shape, read_context.shape))
 
-    def linear(name: str, fan_in: int, fan_out: int, count: int, bytes_per_weight: float) -> Operator:
+    def linear(
+        name: str, fan_in: int, fan_out: int, count: int, bytes_per_weight: float
+    ) -> Operator:
         activations = (fan_in + fan_out) * precision.activation_bytes
         return Operator(
             name=name,
@@ -143,8 +155,8 @@ def forward_work(
         )
 
     weight, head = precision.weight_bytes, precision.bytes_per_head_weight
-    # each row of queries meets every key once and mixes every value once; keys and values are read once per sequence,
-    # whatever the rows, and written once per row
+    # each row of queries meets every key once and mixes every value once; keys and values are read
+    # once per sequence, whatever the rows, and written once per row
     attention = Operator(
         name="attention",
         kind=ATTENTION,
@@ -153,7 +165,7 @@ def forward_work(
         kv_bytes=2.0 * kv * layers * precision.kv_bytes * (batch * read_context + tokens),
         activation_bytes=2.0 * tokens * heads * precision.activation_bytes * layers + zero,
     )
-    # two norms, rotary embedding, SwiGLU and two residual sums a layer, each reading and writing its rows
+    # two norms, rotary embedding, SwiGLU and two residual sums a layer, reading and writing rows
     touched = layers * (2 * 2 * hidden + 2 * (heads + kv) + 3 * mlp + 2 * 3 * hidden) + 2 * hidden
     elementwise = Operator(
         name="norms and elementwise",
