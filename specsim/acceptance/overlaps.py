@@ -1,0 +1,55 @@
+"""Where one position's acceptance comes from: the overlap of two distributions after sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.acceptance.bounds import Floats, distribution, within
+from specsim.catalog import SpecsimError
+
+
+def overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
+    """beta: the sum over tokens of min(p, q), the chance that a token drawn from q is accepted.
+
+    Distributions over the vocabulary along the last axis. beta = 1 - total variation; no rule that
+    drafts x ~ q and stays lossless accepts more (Leviathan et al., Corollary 3.6).
+    """
+    target = distribution("target_probs", target_probs)
+    shared = np.minimum(target, distribution("draft_probs", draft_probs)).sum(axis=-1)
+    return np.minimum(shared, 1.0)
+
+
+def token_probs(logits: ArrayLike, temperature: ArrayLike = 1.0, top_p: float = 1.0) -> Floats:
+    """The distribution a sampler draws from: softmax(logits / temperature), then the top-p filter.
+
+    `logits` (..., vocabulary); `temperature` (...) broadcasts with the leading axes, and 0 is the
+    argmax (lowest index on ties). `top_p` keeps the fewest likeliest tokens of at least that mass.
+    """
+    scores = np.asarray(logits, dtype=np.float64)
+    peak = scores.max(axis=-1, keepdims=True)
+    if not np.all(np.isfinite(peak)):
+        raise SpecsimError("logits must hold no NaN and a finite maximum along the last axis")
+    heat = within("temperature", temperature, high=1e12)[..., None]
+    with np.errstate(over="ignore"):  # a vanishing temperature sends every other logit to -inf
+        probs = np.exp((scores - peak) / np.where(heat > 0.0, heat, 1.0))
+    greedy = np.arange(scores.shape[-1]) == scores.argmax(axis=-1)[..., None]
+    probs = np.where(heat > 0.0, probs / probs.sum(axis=-1, keepdims=True), greedy)
+    likeliest = np.argsort(-probs, axis=-1, kind="stable")
+    ordered = np.take_along_axis(probs, likeliest, axis=-1)
+    mass_before = np.cumsum(ordered, axis=-1) - ordered
+    kept = np.where(mass_before < within("top_p", top_p, low=1e-9), ordered, 0.0)
+    filtered = np.zeros_like(probs)
+    np.put_along_axis(filtered, likeliest, kept, axis=-1)
+    return filtered / filtered.sum(axis=-1, keepdims=True)
+
+
+def greedy_overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
+    """Acceptance of a greedy draft: p(argmax of q). The draft is a point mass, whatever q was.
+
+    As temperature grows it falls to 1 / vocabulary, while that of a sampled draft tends to 1.
+    """
+    target = distribution("target_probs", target_probs)
+    drafted = distribution("draft_probs", draft_probs).argmax(axis=-1)[..., None]
+    is_drafted = np.arange(target.shape[-1]) == drafted
+    return np.where(is_drafted, target, 0.0).sum(axis=-1)
