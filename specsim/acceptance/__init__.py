@@ -46,7 +46,7 @@ from specsim.acceptance.rates import (
     tokens_per_cycle_from_accepted_per_drafted,
     variance,
 )
-from specsim.acceptance.traces import Estimate, empirical, from_betas, from_counts
+from specsim.acceptance.traces import Estimate, TextTrace, empirical, from_betas, from_counts
 
 __all__ = [
     "IID",
@@ -59,6 +59,7 @@ __all__ = [
     "Law",
     "Markov",
     "PerPosition",
+    "TextTrace",
     "accepted_per_drafted",
     "alpha_from_tokens_per_cycle",
     "as_acceptance",
