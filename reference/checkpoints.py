@@ -130,7 +130,8 @@ def load_checkpoint(
     """
     folder = Path(folder)
     config = read_config(folder)
-    architecture = Architecture.from_config(config, name=config.get("_name") or folder.resolve().name)
+    name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
+    architecture = Architecture.from_config(config, name)
     with torch.device("meta"):
         model = Transformer(architecture)
     weights = dict(our_weights(read_safetensors(folder), model, folder))
@@ -230,10 +231,16 @@ def write_text(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
+def prompt_texts() -> dict[str, list[str]]:
+    """The bundled prompts, "calibration" and "timed": pieces of files that the pair was not trained on."""
+    prompts = json.loads((PAIR / "prompts.json").read_text(encoding="utf-8"))
+    return {which: [prompt["text"] for prompt in prompts[which]] for which in ("calibration", "timed")}
+
+
 def prompts(which: str, length: int = 96) -> list[list[int]]:
-    """Token ids of the bundled prompts: "calibration" or "timed", pieces of held-out files, `length` tokens each."""
-    texts = json.loads((PAIR / "prompts.json").read_text(encoding="utf-8"))
+    """The first `length` token ids of the bundled prompts called `which`."""
+    texts = prompt_texts()
     if which not in texts:
         raise SpecsimError(f"no prompts are called {which!r}; there are: {', '.join(texts)}")
     tokenizer = Tokenizer(PAIR / "target" / "tokenizer.json")
-    return [tokenizer.encode(prompt["text"])[:length] for prompt in texts[which]]
+    return [tokenizer.encode(text)[:length] for text in texts[which]]

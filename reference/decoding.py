@@ -54,12 +54,12 @@ def cycles(
 ) -> Iterator[list[list[int]]]:
     """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has ended."""
     gamma, device = drafter.gamma, target.device
-    sequences = Sequences.from_prompts(prompts, max_new_tokens + gamma + 1, device)
+    context = target.architecture.max_context
+    room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+    sequences = Sequences.from_prompts(prompts, min(room) + gamma + 1, device)  # the longest ends last
     batch, capacity = sequences.tokens.shape
     cache = KVCache(target.architecture, batch, capacity, target.dtype, device)
     generator = torch.Generator(device).manual_seed(seed)
-    context = target.architecture.max_context
-    room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     watch = Stopwatch(device)
     watch.start()
     prefill(target, sequences, cache)

@@ -11,17 +11,16 @@ from collections.abc import Callable, Sequence
 from datetime import date
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from reference.cache import KVCache
 from reference.decoding import NoDrafter, speculate
 from reference.dialled import random_model
 from reference.drafters.draft_model import DraftModel
 from reference.packing import pack
-from reference.transformer import Transformer, attend, attention_bias
+from reference.statistics import Statistics
+from reference.transformer import attend, attention_bias
 from specsim.architecture import Architecture
-from specsim.calibration import AttentionProbe, CycleProbe, LinearProbe, PassProbe, Probes
+from specsim.calibration import AttentionProbe, LapProbe, LinearProbe, Probes
 from specsim.measurement import Environment
 from specsim.work import precision
 
@@ -81,14 +80,12 @@ def probe_shape(hidden: int, layers: int, vocab_size: int = 1536) -> Architectur
 @torch.inference_mode()
 def run_probes(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> Probes:
     """Time every probe; about 15 seconds on two cores."""
-    with tqdm(total=4, desc="calibrating", leave=False) as bar:
+    with tqdm(total=3, desc="calibrating", leave=False) as bar:
         linear, bandwidth, flops = linear_probes(device, dtype, rounds)
         bar.update()
         attention = attention_probes(device, dtype, rounds)
         bar.update()
-        passes = pass_probes(device, dtype, rounds)
-        bar.update()
-        cycles = cycle_probes(device, dtype)
+        laps = lap_probes(device, dtype, rounds)
         bar.update()
     return Probes(
         machine=environment(device).device,
@@ -97,8 +94,7 @@ def run_probes(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> Pro
         flops_per_s=flops,
         linear=linear,
         attention=attention,
-        passes=passes,
-        cycles=cycles,
+        laps=laps,
     )
 
 
@@ -172,40 +168,42 @@ def attention_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> t
     )
 
 
-def forward_pass(model: Transformer, rows: int, context: int) -> Callable[[], Tensor]:
-    """A pass of `rows` tokens that end at position `context` - 1, as the decoder runs it."""
-    cache = KVCache(model.architecture, 1, context, model.dtype, model.device)
-    positions = torch.arange(context - rows, context, device=model.device)[None]
-    tokens = torch.zeros_like(positions)
-    return lambda: model(tokens, positions, cache, context)
+# (hidden size, layers) of target and draft, and the vocabulary, of the pairs whose cycles are timed
+PAIRS = (
+    ((192, 6), (128, 1), 1024),
+    ((384, 10), (192, 2), 2560),
+    ((320, 3), (320, 1), 6144),
+    ((640, 6), (448, 1), 1024),
+    ((896, 9), (896, 1), 6144),
+)
 
 
-def pass_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[PassProbe, ...]:
-    """Whole passes of transformers that differ in depth and width, at several widths and contexts."""
-    actions, points = [], []
-    for hidden, layers in ((128, 2), (192, 6), (320, 3), (384, 10), (640, 6)):
-        shape = probe_shape(hidden, layers)
-        model = pack(random_model(shape, dtype, device, seed=0))
-        for rows, context in ((1, 160), (2, 160), (4, 160), (6, 160), (9, 160), (1, 900), (6, 900)):
-            actions.append(forward_pass(model, rows, context))
-            points.append((shape, rows, context))
-    seconds = round_robin(actions, rounds * 2, device)
-    return tuple(PassProbe(*point, s) for point, s in zip(points, seconds, strict=True))
-
-
-def cycle_probes(device: torch.device, dtype: torch.dtype) -> tuple[CycleProbe, ...]:
-    """Decoding cycles of a one-layer model with itself as draft, sampling at temperature 1, over two vocabularies."""
+def lap_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[LapProbe, ...]:
+    """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma and context."""
+    cases = []
+    for target_size, draft_size, vocab_size in PAIRS:
+        target, draft = (
+            pack(random_model(probe_shape(*size, vocab_size), dtype, device, seed=seed))
+            for seed, size in enumerate((target_size, draft_size))
+        )
+        for prompt_length in (24, 400) if target_size[0] < 600 else (120,):
+            for gamma in (0, 1, 2, 4, 6, 8):
+                drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+                cases.append((target, drafter, prompt_length, Statistics(gamma)))
+    for turn in range(rounds + 1):
+        for target, drafter, prompt_length, laps in cases:
+            # nearly every draft of an unrelated model is rejected, so this is a handful of cycles
+            run = speculate(target, drafter, [1] * prompt_length, 5, temperature=1.0, seed=turn)
+            if turn:  # the first round warms up
+                laps.extend(run.statistics)
     probes = []
-    for vocab_size in (1024, 6144):
-        model = pack(random_model(probe_shape(64, 1, vocab_size), dtype, device, seed=0))
-        (pass_s,) = round_robin([forward_pass(model, 1, 64)], 60, device)
-        for gamma in (0, 3, 7):
-            drafter = DraftModel(model, gamma) if gamma else NoDrafter()
-            for _ in range(2):  # the first run warms up
-                run = speculate(model, drafter, [1] * 16, max_new_tokens=24 * (gamma + 1), temperature=1.0)
-            statistics_ = run.statistics
-            sampling = statistics_.draft_s / gamma - pass_s if gamma else 0.0
-            probes.append(CycleProbe(vocab_size, gamma, max(sampling, 1e-6), statistics_.host_s))
+    for target, drafter, prompt_length, laps in cases:
+        gamma, context = laps.gamma, prompt_length + 3
+        probes.append(LapProbe("verify", target.architecture, gamma, context, laps.verify_s))
+        probes.append(LapProbe("host", target.architecture, gamma, context, laps.host_s))
+        if gamma:
+            draft = drafter.model.architecture
+            probes.append(LapProbe("draft", draft, gamma, context, laps.draft_s))
     return tuple(probes)
 
 

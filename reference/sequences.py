@@ -49,6 +49,8 @@ class Sequences:
         emitted = torch.where(columns < accepted[:, None], drafted, next_token[:, None])
         self.tokens.scatter_(1, self.positions(len(columns)) + 1, emitted)
         self.lengths += torch.where(active, accepted + 1, 0)
+        # a sequence that overshot its limit has ended; it waits for the others where a pass still fits
+        self.lengths.clamp_(max=self.tokens.shape[1] - len(columns) - 1)
         return emitted
 
     def read(self, accepted: Tensor, emitted: Tensor) -> tuple[list[int], list[list[int]]]:

@@ -13,10 +13,10 @@ import hashlib
 import json
 import math
 import os
+import platform
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from reference.checkpoints import save_checkpoint, write_text
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
 
@@ -107,7 +108,7 @@ def standard_library(held_out_share: float = 0.05) -> Corpus:
             held_out.append((path, text))
         else:
             train.append(text)
-    version = ".".join(map(str, __import__("sys").version_info[:3]))
+    version = platform.python_version()
     return Corpus(train, held_out, digest.hexdigest(), version)
 
 
@@ -210,8 +211,8 @@ def train(
             print(f"{recipe.architecture.name} {point} {speed:.0f} tokens/s", flush=True)
         if time.monotonic() - saved_at > 120:
             saved_at = time.monotonic()
-            save_checkpoint(checkpoint, model, optimisers, done, curve, best)
-    save_checkpoint(checkpoint, model, optimisers, recipe.steps, curve, best)
+            save_run(checkpoint, model, optimisers, done, curve, best)
+    save_run(checkpoint, model, optimisers, recipe.steps, curve, best)
     model.load_state_dict(best[1])
     return model.eval(), curve
 
@@ -253,7 +254,7 @@ def evaluate(model: Transformer, tokens: Tensor, sequence: int, rows: int = 64) 
     return total / (rows * sequence)
 
 
-def save_checkpoint(path: Path, model, optimisers, step: int, curve: list, best: tuple) -> None:
+def save_run(path: Path, model, optimisers, step: int, curve: list, best: tuple) -> None:
     """Replace the checkpoint in one move, so that an interrupted run leaves a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -263,3 +264,111 @@ def save_checkpoint(path: Path, model, optimisers, step: int, curve: list, best:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
+
+
+# A pair, from nothing to a folder of checkpoints
+
+
+def make_pair(
+    preset: str, out: Path, device: torch.device | str = "cpu", compiled: bool = True, budget: int | None = None
+) -> dict:
+    """Train the tokenizer, the target and the draft of `preset`, and write them with their card into `out`.
+
+    Checkpoints of the runs lie in `out`/training and an interrupted run goes on from them. `budget` replaces the
+    recipes' tokens (for a trial). Returns what the card says.
+    """
+    corpus = standard_library()
+    runs = out / "training"
+    runs.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(corpus.train)
+    tokens = token_stream(tokenizer, corpus.train)
+    held_out = token_stream(tokenizer, [text for _, text in corpus.held_out])
+    print(f"corpus: {len(corpus.train)} files, {len(tokens) / 1e6:.1f}M tokens, sha256 {corpus.sha256[:16]}", flush=True)
+    write_text(out / "prompts.json", json.dumps(choose_prompts(corpus), indent=1) + "\n")
+    card = {
+        "corpus": {
+            "what": f"the standard library's source, Python {corpus.python} (PSF licence), split by file",
+            "sha256": corpus.sha256,
+            "files": len(corpus.train),
+            "held_out_files": len(corpus.held_out),
+            "tokens": len(tokens),
+            "bytes_per_token": round(sum(len(text.encode()) for text in corpus.train) / len(tokens), 3),
+        },
+        "models": {},
+    }
+    models = {}
+    for role, recipe in RECIPES[preset].items():
+        if budget is not None:
+            recipe = replace(recipe, budget_tokens=budget)
+        started = time.monotonic()
+        model, curve = train(recipe, tokens, held_out, runs / f"{role}.pt", device, compiled)
+        end = tokenizer.token_to_id(END_OF_TEXT)
+        model.stop_ids = frozenset([end])
+        models[role] = model
+        save_checkpoint(model, out / role, tokenizer=tokenizer)
+        card["models"][role] = {
+            "parameters": recipe.architecture.parameters,
+            "recipe": {key: value for key, value in asdict(recipe).items() if key != "architecture"},
+            "held_out_loss": min(point["held_out_loss"] for point in curve),
+            "curve": curve,
+            "minutes": round((time.monotonic() - started) / 60, 1),
+        }
+    card["alpha"] = round(mean_overlap(models["target"], models["draft"], held_out), 4)
+    write_text(out / "card.json", json.dumps(card, indent=1) + "\n")
+    write_text(out / "README.md", model_card(card))
+    return card
+
+
+def choose_prompts(corpus: Corpus, count: int = 25, characters: int = 480) -> dict[str, list[dict[str, str]]]:
+    """Pieces of held-out files, whole lines, for calibration and for timing; no file gives two.
+
+    Tables of data are left out: they look like the tables trained on, and would flatter the acceptance.
+    """
+    pieces = []
+    for path, text in corpus.held_out:
+        if path.startswith(("encodings/", "pydoc_data/")):
+            continue
+        middle = text.find("\n", len(text) // 3) + 1
+        piece = text[middle : middle + characters]
+        if len(piece) == characters and piece.isascii():
+            pieces.append({"file": path, "text": piece[: piece.rfind("\n") + 1]})
+    return {"calibration": pieces[0 : 2 * count : 2], "timed": pieces[1 : 2 * count : 2]}
+
+
+@torch.inference_mode()
+def mean_overlap(target: Transformer, draft: Transformer, tokens: Tensor, rows: int = 32, sequence: int = 256) -> float:
+    """alpha of the pair on held-out text at temperature 1: the mean over positions of sum min(p, q)."""
+    starts = torch.linspace(0, len(tokens) - sequence - 1, rows).long()[:, None]
+    windows = tokens[starts + torch.arange(sequence)].long().to(target.device)
+    p, q = (model(windows).float().softmax(-1) for model in (target, draft))
+    return torch.minimum(p, q).sum(-1).mean().item()
+
+
+def model_card(card: dict) -> str:
+    """The card as Markdown, beside the weights."""
+    corpus = card["corpus"]
+    lines = [
+        "# The bundled pair",
+        "",
+        "Two small Llama checkpoints that write Python, made by `python -m reference train` from nothing but the Python",
+        "on the machine. They exist so that speculative decoding can be measured without a download; they are no use",
+        "as programmers.",
+        "",
+        f"Corpus: {corpus['what']}. {corpus['files']} files trained on, {corpus['held_out_files']} held out,",
+        f"{corpus['tokens'] / 1e6:.2f}M tokens of {corpus['bytes_per_token']} bytes, sha256 `{corpus['sha256']}`.",
+        "The prompts in `prompts.json` are pieces of held-out files, under the same licence.",
+        "",
+        "| model | parameters | tokens trained on | held-out loss (nats per token) |",
+        "|---|---|---|---|",
+    ]
+    for role, model in card["models"].items():
+        budget = model["recipe"]["budget_tokens"]
+        lines.append(f"| {role} | {model['parameters']:,} | {budget / 1e6:.1f}M | {model['held_out_loss']:.3f} |")
+    lines += [
+        "",
+        f"Mean overlap of the two laws on held-out text at temperature 1 (alpha): **{card['alpha']:.3f}**.",
+        "",
+        "Recipes, seeds and loss curves: `card.json`. Another Python has another standard library and gives another",
+        "corpus hash.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,19 +1,20 @@
 """Probe timings -> a System, with its fit error.
 
-Probes are small kernels and small random transformers, timed on this machine; none has the shape of a model that is
-predicted afterwards. Each constant comes from the probe that isolates it, in this order:
+Probes are matrix products, attention products and decoding cycles of small random pairs, timed on this machine; none has
+the shape of a model that is predicted afterwards. The constants are found in this order:
 
 1. linear stacks        what a matrix product costs beyond its bytes, and the bandwidth it reaches by (bytes, rows)
 2. attention            the slope in cached tokens, with one row (bytes) and with many (FLOPs)
-3. whole passes         what is left once 1 and 2 are taken off, as seconds per layer, per pass and per activation byte
-4. decoding cycles      sampling, the accept rule, and the host
+3. laps of cycles       what is left of draft, verify and host time once 1 and 2 are taken off, as seconds per layer, per
+                        pass, per activation byte, per drawn token, per logit and per cycle, in one least squares
 
-Everything is fitted in relative error. The band of the System is what whole passes miss by.
+Laps are timed inside the decoder's own loop, where one model's weights push the other's out of the caches. Everything is
+fitted in relative error. The band of the System is what it misses the laps of passes by.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
+from specsim.cost import forward_time
 from specsim.system import Accelerator, EfficiencyTable, Engine, System
-from specsim.work import ATTENTION, LINEAR, forward_work, precision
+from specsim.work import ELEMENTWISE, forward_work, precision
 
 Floats = NDArray[np.float64]
 
@@ -52,23 +54,25 @@ class AttentionProbe:
 
 
 @dataclass(frozen=True, slots=True)
-class PassProbe:
-    """A forward pass of a whole probe transformer."""
+class LapProbe:
+    """One lap of a decoding cycle of a probe pair with `gamma` drafts, batch 1.
 
+    `lap` is "draft" (gamma passes of the draft, the first of two rows, and as many draws), "verify" (one pass of the
+    target, gamma + 1 rows) or "host" (the rest); `architecture` is the model that the lap runs.
+    """
+
+    lap: str
     architecture: Architecture
-    rows: int
+    gamma: int
     context: int
     seconds: float
 
-
-@dataclass(frozen=True, slots=True)
-class CycleProbe:
-    """What a decoding cycle spends outside its passes: per draft pass, and at its end. Seconds."""
-
-    vocab_size: int
-    gamma: int
-    sampling_s: float
-    host_s: float
+    @property
+    def passes(self) -> list[int]:
+        """The rows of each pass in the lap."""
+        if self.lap == "verify":
+            return [self.gamma + 1]
+        return [2] + [1] * (self.gamma - 1) if self.lap == "draft" else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +85,12 @@ class Probes:
     flops_per_s: float
     linear: tuple[LinearProbe, ...]
     attention: tuple[AttentionProbe, ...]
-    passes: tuple[PassProbe, ...]
-    cycles: tuple[CycleProbe, ...]
+    laps: tuple[LapProbe, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted System and how well it reproduces the passes it was fitted to: relative residuals, one per pass probe."""
+    """A fitted System and how well it reproduces the passes it was fitted to: relative residuals, one per lap of passes."""
 
     system: System
     residuals: tuple[float, ...]
@@ -106,58 +109,67 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
     """The System that explains the probes, by least squares in relative error; no constant is negative."""
     stored = precision(probes.precision)
     bandwidth, rate = probes.bandwidth_bytes_per_s, probes.flops_per_s
-    kernel_s = kernel_overhead(probes.linear)
-    weights = weight_efficiency(probes.linear, kernel_s, bandwidth)
+    weights = weight_efficiency(probes.linear, kernel_overhead(probes.linear), bandwidth)
     kv_bytes_per_s, attention_flops_per_s = attention_rates(probes.attention)
-
-    # what the linear and attention terms leave of a pass, explained by layers, passes and activation bytes
-    left, known, columns = [], [], []
-    for probe in probes.passes:
-        work = forward_work(
-            probe.architecture, stored, rows=probe.rows, context=probe.context
-        )
-        linear_bytes = sum(float(o.weight_bytes) for o in work if o.kind == LINEAR)
-        linear_flops = sum(float(o.flops) for o in work if o.kind == LINEAR)
-        attention = [o for o in work if o.kind == ATTENTION]
-        seconds = max(
-            linear_bytes / (bandwidth * float(weights.at(linear_bytes, probe.rows))),
-            linear_flops / rate,
-        ) + sum(
-            max(float(o.kv_bytes) / kv_bytes_per_s, float(o.flops) / attention_flops_per_s)
-            for o in attention
-        )
-        activations = sum(float(o.activation_bytes) for o in work if o.kind not in (LINEAR, ATTENTION))
-        known.append(seconds)
-        left.append(probe.seconds - seconds)
-        columns.append((probe.architecture.num_layers, 1.0, activations))
-    measured = np.array([probe.seconds for probe in probes.passes])
-    layer_s, pass_s, activation_s_per_byte = non_negative_fit(
-        np.array(columns) / measured[:, None], np.array(left) / measured
-    )
-    fitted = np.array(known) + np.array(columns) @ (layer_s, pass_s, activation_s_per_byte)
-    residuals = fitted / measured - 1
-    cycle_s, speculation_s, sampling_s, logit_s = cycle_overheads(probes.cycles)
-    engine = Engine(
+    products_only = Engine(
         name="calibrated",
         weight_efficiency=weights,
         compute_efficiency=1.0,
         kv_efficiency=kv_bytes_per_s / bandwidth,
         attention_compute_efficiency=attention_flops_per_s / rate,
-        activation_efficiency=1 / max(activation_s_per_byte * bandwidth, 1e-12),
-        layer_overhead_s=layer_s,
-        pass_overhead_s=pass_s,
-        cycle_overhead_s=cycle_s,
-        speculation_overhead_s=speculation_s,
-        sampling_overhead_s=sampling_s,
-        logit_overhead_s=logit_s,
-        error=max(SMALLEST_ERROR, float(np.quantile(np.abs(residuals), 0.8))),
         source="probes on this machine",
         confidence="measured",
     )
-    math = {stored.math: rate}
-    # attention multiplies 16-bit activations in whatever the weights are stored
-    machine = Accelerator(probes.machine, bandwidth, math | {"bf16": rate, "fp32": rate})
+    rates = {stored.math: rate, "bf16": rate, "fp32": rate}  # attention multiplies activations
+    machine = Accelerator(probes.machine, bandwidth, rates)
+    known, columns = [], []
+    for probe in probes.laps:
+        seconds, *counts = explained(probe, System(machine, products_only, stored))
+        known.append(seconds)
+        columns.append(counts)
+    measured = np.array([probe.seconds for probe in probes.laps])
+    constants = non_negative_fit(np.array(columns) / measured[:, None], 1 - np.array(known) / measured)
+    layer_s, pass_s, activation_s, drafting_s, sampling_s, cycle_s, speculation_s, logit_s = constants
+    residuals = (np.array(known) + np.array(columns) @ constants) / measured - 1
+    residuals = residuals[[probe.lap != "host" for probe in probes.laps]]
+    engine = replace(
+        products_only,
+        activation_efficiency=1 / max(activation_s * bandwidth, 1e-12),
+        layer_overhead_s=layer_s,
+        pass_overhead_s=pass_s,
+        drafting_overhead_s=drafting_s,
+        sampling_overhead_s=sampling_s,
+        cycle_overhead_s=cycle_s,
+        speculation_overhead_s=speculation_s,
+        logit_overhead_s=logit_s,
+        error=max(SMALLEST_ERROR, float(np.quantile(np.abs(residuals), 0.8))),
+    )
     return Calibration(System(machine, engine, stored), tuple(residuals.tolist()), environment or {})
+
+
+def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
+    """Seconds of a lap that its products explain, and the counts that the overheads are charged by.
+
+    The counts: layers, passes, activation bytes, times drafting began, draws, cycles, cycles that drafted, and logits made
+    into laws.
+    """
+    seconds, activations = 0.0, 0.0
+    for rows in probe.passes:
+        work = forward_work(probe.architecture, system.precision, rows=rows, context=probe.context)
+        for term in forward_time(work, system).terms:
+            if term.operator is None:
+                continue
+            if term.operator.kind == ELEMENTWISE:
+                activations += float(term.operator.activation_bytes)
+            else:
+                seconds += float(term.seconds)
+    passes, gamma, vocab = len(probe.passes), probe.gamma, probe.architecture.vocab_size
+    layers = passes * probe.architecture.num_layers
+    if probe.lap == "draft":
+        return seconds, layers, passes, activations, 1, gamma, 0, 0, gamma * vocab
+    if probe.lap == "verify":
+        return seconds, layers, passes, activations, 0, 0, 0, 0, 0
+    return seconds, 0, 0, 0, 0, 0, 1, float(gamma > 0), (gamma + 1) * vocab
 
 
 def kernel_overhead(probes: Sequence[LinearProbe]) -> float:
@@ -199,36 +211,28 @@ def attention_rates(probes: Sequence[AttentionProbe]) -> tuple[float, float]:
     return slope(1, "kv_bytes"), slope(widest, "flops")
 
 
-def cycle_overheads(probes: Sequence[CycleProbe]) -> tuple[float, float, float, float]:
-    """Seconds per plain step, more when something was drafted, per draft pass, and per logit turned into a law."""
-    rows, values = [], []
-    for probe in probes:
-        drafting = float(probe.gamma > 0)
-        rows.append((1.0, drafting, 0.0, probe.vocab_size * (probe.gamma + 1)))
-        values.append(probe.host_s)
-        if probe.gamma:
-            rows.append((0.0, 0.0, 1.0, probe.vocab_size))
-            values.append(probe.sampling_s)
-    scale = np.array(values)
-    cycle, speculation, sampling, logit = non_negative_fit(
-        np.array(rows) / scale[:, None], np.ones(len(scale))
-    )
-    return cycle, speculation, sampling, logit
-
-
 def non_negative_fit(columns: Floats, target: Floats) -> list[float]:
-    """Least squares with no negative coefficient: the worst offender is set to zero and the rest fitted again."""
+    """The coefficients >= 0 with the least absolute error: a burst of other work on the machine spoils few probes."""
+    weights = np.ones(len(target))
+    solution = np.zeros(columns.shape[1])
+    for _ in range(30):  # iteratively reweighted least squares
+        solution = non_negative_least_squares(columns * weights[:, None], target * weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(columns @ solution - target), 0.01))
+    return solution.tolist()
+
+
+def non_negative_least_squares(columns: Floats, target: Floats) -> Floats:
+    """Least squares where the most negative coefficient is set to zero and the rest fitted again, until none is."""
     active = list(range(columns.shape[1]))
+    result = np.zeros(columns.shape[1])
+    scale = np.linalg.norm(columns, axis=0)
+    scale[scale == 0] = 1.0
     while active:
-        scale = np.linalg.norm(columns[:, active], axis=0)
-        scale[scale == 0] = 1.0
-        solution = np.linalg.lstsq(columns[:, active] / scale, target, rcond=None)[0] / scale
+        solution = np.linalg.lstsq(columns[:, active] / scale[active], target, rcond=None)[0]
         if np.all(solution >= 0):
+            result[active] = solution / scale[active]
             break
-        active.pop(int(np.argmin(solution * scale)))
-    result = [0.0] * columns.shape[1]
-    for index, value in zip(active, solution if active else (), strict=True):
-        result[index] = float(value)
+        active.pop(int(np.argmin(solution)))
     return result
 
 

@@ -83,7 +83,8 @@ class DraftModel:
             first = self.step_s(system, batch=batch, context=context, rows=2)
         elif self.catch_up == "pass":
             first = step + step
-        return np.where(gamma > 0, first + (gamma - 1) * step, 0.0)
+        begin_s = self._own(system).engine.drafting_overhead_s
+        return np.where(gamma > 0, begin_s + first + (gamma - 1) * step, 0.0)
 
     def _own(self, system: System) -> System:
         return system if self.precision is None else system.with_precision(self.precision)

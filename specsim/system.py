@@ -114,6 +114,7 @@ class Engine:
     | `layer_overhead_s`, `pass_overhead_s` | punish where launches hide behind long kernels |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
+    | `drafting_overhead_s` | what beginning to draft costs, per cycle that drafts |
     | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
     """
 
@@ -127,6 +128,7 @@ class Engine:
     pass_overhead_s: float = 0.0
     cycle_overhead_s: float = 0.0
     speculation_overhead_s: float = 0.0
+    drafting_overhead_s: float = 0.0
     sampling_overhead_s: float = 0.0
     logit_overhead_s: float = 0.0  # per logit, wherever a law is made of logits
     error: float = 0.0  # relative half-width of the 80 % band on a pass

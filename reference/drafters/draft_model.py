@@ -30,6 +30,8 @@ class DraftModel:
         prefill(self.model, sequences, self.cache)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+        if self.gamma == 0:
+            return Proposal(sequences.tokens[:, :0], None)
         positions = sequences.positions(2).sub(1).clamp(min=0)  # a prompt of one token has none before
         tokens = sequences.tokens.gather(1, positions)
         drafted, laws = [], []

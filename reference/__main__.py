@@ -1,0 +1,157 @@
+"""python -m reference generate | calibrate | measure | train"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from specsim.catalog import SpecsimError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except SpecsimError as error:
+        print(f"reference: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m reference", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        return sub
+
+    def pair(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
+        sub.add_argument("--draft", help="a folder or a hub id")
+        sub.add_argument("--dtype", choices=DTYPES, default="fp32")
+        sub.add_argument("--temperature", type=float, default=0.0)
+        sub.add_argument("--max-new-tokens", type=int, default=128)
+
+    generate = command("generate", run_generate, "continue a prompt, plain (gamma 0) or with a draft")
+    pair(generate)
+    generate.add_argument("prompt", help="text; '-' reads standard input")
+    generate.add_argument("--gamma", type=int, default=4)
+    generate.add_argument("--seed", type=int, default=0)
+
+    measure = command("measure", run_measure, "time a pair over gamma, as a measurement file")
+    pair(measure)
+    measure.add_argument("--gamma", type=int, nargs="+", default=list(range(9)))
+    measure.add_argument("--prompts", type=int, default=8, help="how many of the bundled prompts")
+    measure.add_argument("--out", type=Path, required=True, help="the file to write")
+
+    calibrate = command("calibrate", run_calibrate, "time the probes and fit a System to them")
+    calibrate.add_argument("--dtype", choices=DTYPES, help="default: whichever is faster here")
+    calibrate.add_argument("--out", type=Path, required=True, help="the calibration file to write")
+
+    train = command("train", run_train, "make a pair from the standard library's source")
+    train.add_argument("--preset", choices=("bundled", "gpu"), default="bundled")
+    train.add_argument("--out", type=Path, required=True, help="the folder to write")
+    train.add_argument("--tokens", type=int, help="another budget than the recipe's, for a trial")
+    train.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler")
+    return parser
+
+
+def load(options: argparse.Namespace):
+    from reference.checkpoints import load_pair
+
+    return load_pair(options.target, options.draft, dtype=DTYPES[options.dtype], device=options.device)
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    from reference import DraftModel, NoDrafter, speculate
+
+    if options.gamma < 0:
+        raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
+    target, draft, tokenizer = load(options)
+    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    drafter = DraftModel(draft, options.gamma) if options.gamma else NoDrafter()
+    result = speculate(
+        target, drafter, tokenizer.encode(text), options.max_new_tokens, options.temperature, seed=options.seed
+    )
+    statistics = result.statistics
+    report = {
+        "text": tokenizer.decode(result.tokens),
+        "tokens": result.tokens,
+        "gamma": options.gamma,
+        "cycles": statistics.cycles,
+        "tokens_per_cycle": statistics.tokens_per_cycle,
+        "alpha": statistics.alpha,
+        "accepted_per_drafted": statistics.accepted_per_drafted,
+        "cycle_s": statistics.cycle_s,
+        "draft_s": statistics.draft_s,
+        "verify_s": statistics.verify_s,
+        "host_s": statistics.host_s,
+    }
+    print(json.dumps(report) if options.json else text + report["text"])
+    return 0
+
+
+def run_measure(options: argparse.Namespace) -> int:
+    from reference.checkpoints import prompt_texts
+    from reference.probes import environment
+    from reference.suites import measure_pair
+    from specsim.measurement import Measurement
+
+    target, draft, tokenizer = load(options)
+    prompts = [tokenizer.encode(text)[:96] for text in prompt_texts()["timed"][: options.prompts]]
+    points = measure_pair(
+        target, draft, prompts, options.gamma,
+        max_new_tokens=options.max_new_tokens, temperature=options.temperature,
+    )  # fmt: skip
+    measurement = Measurement(environment(torch.device(options.device)), points)
+    measurement.write(options.out)
+    if options.json:
+        print(json.dumps(asdict(measurement)))
+        return 0
+    for point in points:
+        speedup = point.tokens_per_cycle * point.step_s.median / point.cycle_s.median
+        print(f"gamma {point.scenario.gamma}: {point.tokens_per_cycle:.2f} tokens per cycle, {speedup:.2f}x")
+    print(f"wrote {options.out}")
+    return 0
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    from reference.probes import environment, fastest_dtype, run_probes
+    from specsim.calibration import fit, to_json
+    from specsim.measurement import write_json
+
+    device = torch.device(options.device)
+    dtype = DTYPES[options.dtype] if options.dtype else fastest_dtype(device)[0]
+    calibration = fit(run_probes(device, dtype), asdict(environment(device)))
+    write_json(options.out, to_json(calibration))
+    print(
+        json.dumps(to_json(calibration))
+        if options.json
+        else f"median error {calibration.median_error:.1%}, worst {calibration.worst_error:.1%}; wrote {options.out}"
+    )
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from reference.training import make_pair
+
+    card = make_pair(options.preset, options.out, options.device, not options.no_compile, options.tokens)
+    if options.json:
+        print(json.dumps(card))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
