@@ -1,8 +1,13 @@
 """What every test file shares: gpu tests skip where there is no CUDA device, and hypothesis gives
 the same examples on every run and never fails for being on a slow machine."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import settings
+
+from specsim.architecture import Architecture, Llama3RopeScaling
+from specsim.measurement import Point, Scenario, Timing
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
@@ -22,3 +27,44 @@ def cuda_is_available() -> bool:
     except ModuleNotFoundError:
         return False
     return torch.cuda.is_available()
+
+
+def made_point(gamma: int = 2, **changes) -> Point:
+    """A point whose cycle is 3 + 2 x 0.5 + 0.4 ms and whose plain step is 2.4 ms."""
+    target = Architecture("target", 64, 2, 2, 1, 32, 128, 512)
+    draft = Architecture(
+        "draft", 32, 1, 1, 1, 32, 64, 512, rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
+    )
+    scenario = Scenario(
+        target=target,
+        draft=draft if gamma else None,
+        precision="bf16",
+        method="draft-model" if gamma else "plain",
+        gamma=gamma,
+        rule="token",
+        temperature=1.0,
+        batch=1,
+        context=128,
+        allocated_context=128,
+        mode="eager",
+        seed=0,
+    )
+    verify = 3.0e-3 if gamma else 2.0e-3
+    values = {
+        "step_s": Timing(2.4e-3, 2.3e-3, 2.6e-3, 100),
+        "draft_step_s": Timing(0.5e-3, 0.4e-3, 0.6e-3, 50) if gamma else None,
+        "verify_step_s": Timing(verify, 0.9 * verify, 1.1 * verify, 50),
+        "cycle_s": Timing(verify + gamma * 0.5e-3 + 0.4e-3, 4e-3, 5e-3, 50),
+        "host_s": Timing(0.4e-3, 0.3e-3, 0.5e-3, 50),
+        "survival": [0.7, 0.5][:gamma],
+        "accepted_histogram": [15, 10, 25][: gamma + 1],
+        "tokens_per_cycle": 2.2 if gamma else 1.0,
+        "calibration_survival": [0.72, 0.5] if gamma else None,
+    }
+    return Point(scenario, **(values | changes))
+
+
+@pytest.fixture(scope="session")
+def point() -> Callable[..., Point]:
+    """Makes measured points: `point(gamma)`."""
+    return made_point

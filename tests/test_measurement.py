@@ -1,0 +1,86 @@
+"""Measurement files: read back as written, whole or not at all."""
+
+import json
+import os
+
+import pytest
+
+from specsim.catalog import SpecsimError
+from specsim.measurement import Environment, Measurement, Timing, write_json
+
+ENVIRONMENT = Environment(
+    device="a machine", torch="2.13.0", python="3.11.7", threads=2, date="2026-01-01"
+)
+
+
+def test_it_reads_what_it_wrote(tmp_path, point):
+    measurement = Measurement(ENVIRONMENT, [point(0), point(2)], calibration="calibration.json")
+    measurement.write(tmp_path / "run.json")
+    assert Measurement.read(tmp_path / "run.json") == measurement
+
+
+def test_the_file_has_the_keys_of_the_contract(tmp_path, point):
+    Measurement(ENVIRONMENT, [point()]).write(tmp_path / "run.json")
+    data = json.loads((tmp_path / "run.json").read_text())
+    assert {"schema_version", "environment", "calibration", "points"} <= data.keys()
+    assert {"device", "driver", "torch", "python", "threads", "date"} <= data["environment"].keys()
+    (written,) = data["points"]
+    assert set(
+        "scenario step_s draft_step_s verify_step_s cycle_s host_s survival accepted_histogram "
+        "tokens_per_cycle tokens_per_s peak_memory_bytes synthetic_acceptance notes".split()
+    ) <= written.keys()
+    assert set(
+        "target draft precision method gamma rule temperature batch context allocated_context mode "
+        "seed".split()
+    ) <= written["scenario"].keys()
+    assert written["step_s"].keys() == {"median", "p10", "p90", "n"}
+
+
+def test_percentiles_of_samples():
+    timing = Timing.of([float(n) for n in range(101)])
+    assert timing == Timing(50.0, 10.0, 90.0, 101)
+    assert Timing.of([3.0]) == Timing(3.0, 3.0, 3.0, 1)
+    assert Timing.of([]) is None
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, point):
+    file = tmp_path / "run.json"
+    Measurement(ENVIRONMENT, [point(0)]).write(file)
+    before = file.read_text()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Measurement(ENVIRONMENT, [point(0), point(2)]).write(file)
+    assert file.read_text() == before
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(SpecsimError, match="cannot write"):
+        write_json(blocked / "run.json", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not valid JSON"),
+        ("{}", "not a measurement file"),
+        ('{"schema_version": 99}', "schema_version 99"),
+        ('{"schema_version": 1, "points": [{}], "environment": {}, "calibration": null}', "not a meas"),
+    ],
+)
+def test_a_file_that_is_no_measurement_is_refused(tmp_path, text, says):
+    file = tmp_path / "run.json"
+    file.write_text(text)
+    with pytest.raises(SpecsimError, match=says) as caught:
+        Measurement.read(file)
+    assert "run.json" in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(SpecsimError, match="nothing"):
+        Measurement.read(tmp_path / "nothing.json")
