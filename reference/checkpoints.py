@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer as RawTokenizer
 from torch import Tensor
 
-from reference.packing import pack
+from reference.packing import PackedLinear, pack
 from reference.transformer import Transformer, rotary_tables
 from specsim.architecture import Architecture, read_config
 from specsim.catalog import SpecsimError
@@ -147,7 +147,7 @@ def load_checkpoint(
 def read_safetensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, of one file or of the shards that an index lists."""
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = sorted(set(read_config(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     tensors = {}
     for name in names:
         file = folder / name
@@ -163,6 +163,7 @@ def read_safetensors(folder: Path) -> dict[str, Tensor]:
 
 def our_weights(theirs: Mapping[str, Tensor], model: Transformer, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Our parameters made of a Hugging Face checkpoint's, with every shape checked."""
+    unused = {name for name in theirs if not name.endswith("rotary_emb.inv_freq")} - {"lm_head.weight"}
     for name, parameter in model.state_dict().items():
         if name == "head.weight" and model.architecture.tied_head:
             sources = ["model.embed_tokens.weight"]
@@ -180,13 +181,16 @@ def our_weights(theirs: Mapping[str, Tensor], model: Transformer, folder: Path) 
                 f"{folder}: {' + '.join(sources)} has shape {tuple(weight.shape)}; config.json says "
                 f"{tuple(parameter.shape)}"
             )
+        unused.difference_update(sources)
         yield name, weight
+    if unused:
+        raise SpecsimError(f"{folder}: {min(unused)} has no place in this model; its results would be wrong")
 
 
 def stop_ids(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
     """The end-of-text ids: generation_config.json's, or else config.json's."""
     file = folder / "generation_config.json"
-    eos = (json.loads(file.read_text()) if file.exists() else {}).get("eos_token_id", config.get("eos_token_id"))
+    eos = (read_config(file) if file.exists() else {}).get("eos_token_id", config.get("eos_token_id"))
     return frozenset(() if eos is None else eos if isinstance(eos, list) else [eos])
 
 
@@ -194,6 +198,8 @@ def save_checkpoint(
     model: Transformer, folder: str | Path, *, tokenizer: RawTokenizer | None = None, dtype: torch.dtype = torch.bfloat16
 ) -> None:
     """Write `model` as a Hugging Face checkpoint: config.json, generation_config.json, model.safetensors, tokenizer."""
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise SpecsimError(f"{model.architecture.name} is packed; save a model loaded with packed=False")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.architecture
@@ -213,7 +219,7 @@ def save_checkpoint(
         for source, part in zip(FUSED[inner], parts, strict=True):
             tensors[f"model.layers.{layer}.{source}"] = part.contiguous()
     stops = sorted(model.stop_ids)
-    ends = {"bos_token_id": stops[0], "eos_token_id": stops[0]} if stops else {}
+    ends = {"bos_token_id": stops[0], "eos_token_id": stops if stops[1:] else stops[0]} if stops else {}
     config = shape.to_config() | ends | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     write_text(folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")

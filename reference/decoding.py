@@ -56,7 +56,8 @@ def cycles(
     gamma, device = drafter.gamma, target.device
     context = target.architecture.max_context
     room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
-    sequences = Sequences.from_prompts(prompts, min(room) + gamma + 1, device)  # the longest ends last
+    # the longest prompt has the least room, and no sequence ends behind it
+    sequences = Sequences.from_prompts(prompts, min(room) + gamma + 1, device)
     batch, capacity = sequences.tokens.shape
     cache = KVCache(target.architecture, batch, capacity, target.dtype, device)
     generator = torch.Generator(device).manual_seed(seed)
