@@ -192,4 +192,4 @@ def predict(
 
 def positive(name: str, value: ArrayLike) -> Floats:
     """`value` as an array of finite numbers >= 1; SpecsimError names the first that is not."""
-    return within(name, value, low=1.0, high=np.finfo(np.float64).max)
+    return within(name, value, low=1.0, high=1e15)
