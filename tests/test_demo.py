@@ -1,0 +1,161 @@
+"""The main job, run as a person runs it: predicts, measures, compares, and leaves whole files or none."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reference.checkpoints import PAIR
+from specsim import calibration
+from specsim.measurement import Measurement
+
+DEMO = [sys.executable, "-m", "specsim.cli", "demo"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    """One quick run: the folder it wrote, and what it printed."""
+    out = tmp_path_factory.mktemp("demo")
+    run = subprocess.run([*DEMO, "--quick", "--out", str(out)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return out, run.stdout
+
+
+def test_the_last_line_is_one_json_document(demo):
+    document = json.loads(demo[1].splitlines()[-1])
+    assert {"environment", "calibration", "pairs", "greedy_identical", "files"} <= document.keys()
+    assert len(document["pairs"]) == 2
+    for pair in document["pairs"]:
+        assert {row["gamma"] for row in pair["rows"]} == set(range(9))
+        parts = {row["part"] for row in pair["rows"]}
+        assert {"step_s", "draft_step_s", "verify_step_s", "tokens_per_cycle", "speedup"} <= parts
+
+
+def test_greedy_text_is_identical(demo):
+    assert json.loads(demo[1].splitlines()[-1])["greedy_identical"] is True
+    assert "identical, in" in demo[1]
+
+
+def test_it_says_what_it_found_and_what_limits(demo):
+    for words in ("machine", "dtype", "pair", "calibration", "median error", "predicted", "measured"):
+        assert words in demo[1]
+    assert demo[1].count("What limits it most is") == 2
+
+
+def test_the_files_are_whole(demo):
+    out, _ = demo
+    assert sorted(path.name for path in out.iterdir()) == ["calibration.json", "demo.json", "demo.png"]
+    measurement = Measurement.read(out / "demo.json")
+    assert len(measurement.points) == 18
+    assert calibration.load(out / "calibration.json").system.engine.confidence == "measured"
+    assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_reads_what_the_demo_wrote(demo):
+    run = subprocess.run(
+        [sys.executable, "-m", "specsim.cli", "compare", str(demo[0]), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (file,) = json.loads(run.stdout)["files"]
+    assert len(file["rows"]) > 100
+
+
+def refused(*arguments: str) -> str:
+    """The one line of a demo that refuses to start."""
+    run = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 2, run.stderr
+    # what was said of the machine comes first; the mistake itself is one line
+    assert "Traceback" not in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+    return run.stderr
+
+
+def broken_pair(folder: Path, breakage) -> list[str]:
+    shutil.copytree(PAIR / "target", folder / "target")
+    shutil.copytree(PAIR / "draft", folder / "draft")
+    breakage(folder)
+    return ["--target", str(folder / "target"), "--draft", str(folder / "draft"), "--out", str(folder / "out")]
+
+
+def truncate(folder: Path) -> None:
+    weights = folder / "target" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def remove(folder: Path) -> None:
+    (folder / "draft" / "model.safetensors").unlink()
+
+
+def forget_a_field(folder: Path) -> None:
+    config = folder / "target" / "config.json"
+    data = json.loads(config.read_text())
+    del data["num_hidden_layers"]
+    config.write_text(json.dumps(data))
+
+
+def other_architecture(folder: Path) -> None:
+    config = folder / "draft" / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "llama"', '"model_type": "mamba"'))
+
+
+def other_vocabulary(folder: Path) -> None:
+    tokenizer = folder / "draft" / "tokenizer.json"
+    data = json.loads(tokenizer.read_text())
+    token = max(data["model"]["vocab"], key=data["model"]["vocab"].get)
+    data["model"]["vocab"]["<other>"] = data["model"]["vocab"].pop(token)
+    data["model"]["merges"].pop()
+    tokenizer.write_text(json.dumps(data))
+
+
+def other_shape(folder: Path) -> None:
+    config = folder / "target" / "config.json"
+    data = json.loads(config.read_text())
+    config.write_text(json.dumps(data | {"intermediate_size": 700}))
+
+
+@pytest.mark.parametrize(
+    ("breakage", "named"),
+    [
+        (truncate, "truncated"),
+        (remove, "no such file"),
+        (forget_a_field, "num_hidden_layers"),
+        (other_architecture, "mamba"),
+        (other_vocabulary, "vocabular"),
+        (other_shape, "shape"),
+    ],
+)
+def test_a_broken_pair_is_refused_in_one_line(tmp_path, breakage, named):
+    assert named in refused(*broken_pair(tmp_path, breakage))
+    out = tmp_path / "out"
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refused("--out", str(tmp_path / "file" / "out"))
+
+
+def test_a_target_without_a_draft_is_refused():
+    assert "--draft" in refused("--target", "somewhere")
+
+
+def test_interrupting_leaves_no_broken_file(tmp_path):
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [*DEMO, "--quick", "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        for line in run.stdout:
+            if line.startswith("calibration"):
+                time.sleep(1.0)
+                os.kill(run.pid, signal.SIGINT)
+                break
+        run.stdout.read()
+        assert run.wait(timeout=60) == 130
+        assert "Traceback" not in run.stderr.read()
+    assert not out.exists() or not any(out.iterdir())
