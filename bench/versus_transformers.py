@@ -2,8 +2,9 @@
 
     python bench/versus_transformers.py [--json]
 
-Plain decoding against `generate`, speculation against assisted generation (`assistant_model`, at the number of draft
-tokens that is fastest for it), both greedy and in turn; medians of tokens per second over the prompts.
+Plain decoding against `generate`, speculation against assisted generation (`assistant_model`, at
+the number of draft tokens that is fastest for it), both greedy and in turn; medians of tokens per
+second over the prompts.
 """
 
 import argparse
@@ -42,7 +43,11 @@ def main() -> int:
 
     def peer(gamma: int, prompt: list[int]) -> int:
         ids = torch.tensor([prompt])
-        options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+        options = {
+            "max_new_tokens": NEW_TOKENS,
+            "do_sample": False,
+            "attention_mask": torch.ones_like(ids),
+        }
         if gamma:
             assistant.generation_config.num_assistant_tokens = gamma
             assistant.generation_config.num_assistant_tokens_schedule = "constant"
@@ -51,7 +56,9 @@ def main() -> int:
         return theirs.generate(ids, **options).shape[1] - len(prompt)
 
     gammas = (1, 2, 3, 4, 5)
-    runs = {("ours", g): ours for g in (0, *gammas)} | {("transformers", g): peer for g in (0, *gammas)}
+    runs = {("ours", g): ours for g in (0, *gammas)} | {
+        ("transformers", g): peer for g in (0, *gammas)
+    }
     speeds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     for index, prompt in enumerate([prompts[0], *prompts]):
         for (name, gamma), run in runs.items():
@@ -81,7 +88,9 @@ def main() -> int:
     print(f"bundled pair, greedy, batch 1, {why}; prefill included, tokens per second")
     for what, ratio in (("plain", "plain_ratio"), ("speculative", "speculative_ratio")):
         values = report[f"{what}_tokens_per_s"]
-        print(f"{what:12s} ours {values['ours']:7.1f}   transformers {values['transformers']:7.1f}   ratio {report[ratio]:.2f}")
+        print(
+            f"{what:12s} ours {values['ours']:7.1f}   transformers {values['transformers']:7.1f}   ratio {report[ratio]:.2f}"
+        )
     print(f"best gamma: {report['speculative_gamma']}")
     return 0
 

@@ -1,4 +1,5 @@
-"""The reference decoder: speculative decoding in PyTorch, small enough to read in an evening, and exact.
+"""The reference decoder: speculative decoding in PyTorch, small enough to read in an evening, and
+exact.
 
     import reference
     target, draft, tokenizer = reference.load_pair("bundled")

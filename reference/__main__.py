@@ -44,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--temperature", type=float, default=0.0)
         sub.add_argument("--max-new-tokens", type=int, default=128)
 
-    generate = command("generate", run_generate, "continue a prompt, plain (gamma 0) or with a draft")
+    generate = command(
+        "generate", run_generate, "continue a prompt, plain (gamma 0) or with a draft"
+    )
     pair(generate)
     generate.add_argument("prompt", help="text; '-' reads standard input")
     generate.add_argument("--gamma", type=int, default=4)
@@ -71,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
 def load(options: argparse.Namespace):
     from reference.checkpoints import load_pair
 
-    return load_pair(options.target, options.draft, dtype=DTYPES[options.dtype], device=options.device)
+    return load_pair(
+        options.target, options.draft, dtype=DTYPES[options.dtype], device=options.device
+    )
 
 
 def run_generate(options: argparse.Namespace) -> int:
@@ -83,7 +87,12 @@ def run_generate(options: argparse.Namespace) -> int:
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
     drafter = DraftModel(draft, options.gamma) if options.gamma else NoDrafter()
     result = speculate(
-        target, drafter, tokenizer.encode(text), options.max_new_tokens, options.temperature, seed=options.seed
+        target,
+        drafter,
+        tokenizer.encode(text),
+        options.max_new_tokens,
+        options.temperature,
+        seed=options.seed,
     )
     statistics = result.statistics
     report = {
@@ -122,7 +131,9 @@ def run_measure(options: argparse.Namespace) -> int:
         return 0
     for point in points:
         speedup = point.tokens_per_cycle * point.step_s.median / point.cycle_s.median
-        print(f"gamma {point.scenario.gamma}: {point.tokens_per_cycle:.2f} tokens per cycle, {speedup:.2f}x")
+        print(
+            f"gamma {point.scenario.gamma}: {point.tokens_per_cycle:.2f} tokens per cycle, {speedup:.2f}x"
+        )
     print(f"wrote {options.out}")
     return 0
 
@@ -147,7 +158,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
 def run_train(options: argparse.Namespace) -> int:
     from reference.training import make_pair
 
-    card = make_pair(options.preset, options.out, options.device, not options.no_compile, options.tokens)
+    card = make_pair(
+        options.preset, options.out, options.device, not options.no_compile, options.tokens
+    )
     if options.json:
         print(json.dumps(card))
     return 0

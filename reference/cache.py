@@ -1,7 +1,9 @@
-"""A static key-value cache: written at positions, attended up to a window, rolled back by forgetting.
+"""A static key-value cache: written at positions, attended up to a window, rolled back by
+forgetting.
 
-Buffers are allocated once. A rejected token leaves its keys and values where they are: later tokens overwrite the slot,
-and until then the position mask hides it. So a roll-back copies nothing; whoever owns the sequence lowers its length.
+Buffers are allocated once. A rejected token leaves its keys and values where they are: later tokens
+overwrite the slot, and until then the position mask hides it. So a roll-back copies nothing;
+whoever owns the sequence lowers its length.
 """
 
 import torch
@@ -11,7 +13,8 @@ from specsim.architecture import Architecture
 
 
 class KVCache:
-    """Keys and values of every layer, each (B, S, H_kv, D) with S = `capacity` slots per sequence."""
+    """Keys and values of every layer, each (B, S, H_kv, D) with S = `capacity` slots per
+    sequence."""
 
     def __init__(
         self,
@@ -23,9 +26,13 @@ class KVCache:
     ):
         shape = (batch, capacity, architecture.num_kv_heads, architecture.head_dim)
         self.capacity = capacity
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(architecture.num_layers)]
+        self.keys = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(architecture.num_layers)
+        ]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
-        self._rows = torch.arange(batch, device=device)[:, None]  # (B, 1), to address each sequence's own slots
+        self._rows = torch.arange(batch, device=device)[
+            :, None
+        ]  # (B, 1), to address each sequence's own slots
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values (B, T, H_kv, D) of one layer at `positions` (B, T)."""

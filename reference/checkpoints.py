@@ -1,7 +1,8 @@
-"""Hugging Face checkpoints in and out: config.json, model.safetensors, tokenizer.json. No remote code, no pickles.
+"""Hugging Face checkpoints in and out: config.json, model.safetensors, tokenizer.json. No remote
+code, no pickles.
 
-A source is a folder, a hub id (`owner/name`, fetched by huggingface_hub into its own cache), or `bundled`, the pair that
-ships with this package.
+A source is a folder, a hub id (`owner/name`, fetched by huggingface_hub into its own cache), or
+`bundled`, the pair that ships with this package.
 """
 
 import json
@@ -71,8 +72,9 @@ def load_pair(
 ) -> tuple[Transformer, Transformer, Tokenizer]:
     """Target, draft and their common tokenizer.
 
-    `source` is "bundled" or a folder with `target` and `draft` in it; or the target alone, with `draft` beside it.
-    Raises SpecsimError if a part is missing or broken, or if the two do not share a vocabulary.
+    `source` is "bundled" or a folder with `target` and `draft` in it; or the target alone, with
+    `draft` beside it. Raises SpecsimError if a part is missing or broken, or if the two do not
+    share a vocabulary.
     """
     if draft is None:
         root = PAIR if str(source) == "bundled" else Path(source)
@@ -84,34 +86,45 @@ def load_pair(
     folders = resolve(source), resolve(draft)
     target_tokenizer, draft_tokenizer = (Tokenizer(tokenizer_file(folder)) for folder in folders)
     if target_tokenizer.vocabulary != draft_tokenizer.vocabulary:
-        raise SpecsimError(f"{source} and {draft} have different vocabularies: a draft must speak the target's tokens")
+        raise SpecsimError(
+            f"{source} and {draft} have different vocabularies: a draft must speak the target's tokens"
+        )
     target, drafting = (load_checkpoint(folder, dtype=dtype, device=device) for folder in folders)
     sizes = target.architecture.vocab_size, drafting.architecture.vocab_size
     if sizes[0] != sizes[1]:
-        raise SpecsimError(f"{source} has {sizes[0]} tokens and {draft} has {sizes[1]}: the vocabularies differ")
+        raise SpecsimError(
+            f"{source} has {sizes[0]} tokens and {draft} has {sizes[1]}: the vocabularies differ"
+        )
     return target, drafting, target_tokenizer
 
 
 def resolve(source: str | Path) -> Path:
-    """The folder of a checkpoint: itself, `bundled-target` or `bundled-draft`, or what the hub has under this id."""
+    """The folder of a checkpoint: itself, `bundled-target` or `bundled-draft`, or what the hub has
+    under this id."""
     text = str(source)
     if text in ("bundled-target", "bundled-draft"):
         return PAIR / text.removeprefix("bundled-")
     path = Path(source)
     if path.exists():
         if not path.is_dir():
-            raise SpecsimError(f"{path} is a file; give the folder that holds config.json and model.safetensors")
+            raise SpecsimError(
+                f"{path} is a file; give the folder that holds config.json and model.safetensors"
+            )
         return path
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise SpecsimError(f"no such folder: {path} (and a hub id looks like owner/name)")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise SpecsimError(f"{text} is no folder; to fetch it from the hub: pip install 'specsim-llm[hub]'") from None
+        raise SpecsimError(
+            f"{text} is no folder; to fetch it from the hub: pip install 'specsim-llm[hub]'"
+        ) from None
     try:
         return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # network, permission, no such repository: one line each
-        raise SpecsimError(f"cannot fetch {text} from the hub: {str(error).splitlines()[0]}") from None
+        raise SpecsimError(
+            f"cannot fetch {text} from the hub: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -122,11 +135,17 @@ def tokenizer_file(folder: Path) -> Path:
 
 
 def load_checkpoint(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", packed: bool = True
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    packed: bool = True,
 ) -> Transformer:
-    """A model from a folder, ready for inference: evaluation mode, weights packed where the device has kernels for it.
+    """A model from a folder, ready for inference: evaluation mode, weights packed where the device
+    has kernels for it.
 
-    Raises SpecsimError for a missing or truncated file, a missing weight, or one whose shape contradicts config.json.
+    Raises SpecsimError for a missing or truncated file, a missing weight, or one whose shape
+    contradicts config.json.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -135,7 +154,9 @@ def load_checkpoint(
     with torch.device("meta"):
         model = Transformer(architecture)
     weights = dict(our_weights(read_safetensors(folder), model, folder))
-    model.load_state_dict({name: weight.to(device, dtype) for name, weight in weights.items()}, assign=True)
+    model.load_state_dict(
+        {name: weight.to(device, dtype) for name, weight in weights.items()}, assign=True
+    )
     if architecture.tied_head:
         model.head.weight = model.embedding.weight
     model.cos, model.sin = (table.to(device, dtype) for table in rotary_tables(architecture))
@@ -147,7 +168,11 @@ def load_checkpoint(
 def read_safetensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, of one file or of the shards that an index lists."""
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_config(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = (
+        sorted(set(read_config(index)["weight_map"].values()))
+        if index.exists()
+        else ["model.safetensors"]
+    )
     tensors = {}
     for name in names:
         file = folder / name
@@ -161,9 +186,13 @@ def read_safetensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def our_weights(theirs: Mapping[str, Tensor], model: Transformer, folder: Path) -> Iterator[tuple[str, Tensor]]:
+def our_weights(
+    theirs: Mapping[str, Tensor], model: Transformer, folder: Path
+) -> Iterator[tuple[str, Tensor]]:
     """Our parameters made of a Hugging Face checkpoint's, with every shape checked."""
-    unused = {name for name in theirs if not name.endswith("rotary_emb.inv_freq")} - {"lm_head.weight"}
+    unused = {name for name in theirs if not name.endswith("rotary_emb.inv_freq")} - {
+        "lm_head.weight"
+    }
     for name, parameter in model.state_dict().items():
         if name == "head.weight" and model.architecture.tied_head:
             sources = ["model.embed_tokens.weight"]
@@ -184,22 +213,33 @@ def our_weights(theirs: Mapping[str, Tensor], model: Transformer, folder: Path) 
         unused.difference_update(sources)
         yield name, weight
     if unused:
-        raise SpecsimError(f"{folder}: {min(unused)} has no place in this model; its results would be wrong")
+        raise SpecsimError(
+            f"{folder}: {min(unused)} has no place in this model; its results would be wrong"
+        )
 
 
 def stop_ids(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
     """The end-of-text ids: generation_config.json's, or else config.json's."""
     file = folder / "generation_config.json"
-    eos = (read_config(file) if file.exists() else {}).get("eos_token_id", config.get("eos_token_id"))
+    eos = (read_config(file) if file.exists() else {}).get(
+        "eos_token_id", config.get("eos_token_id")
+    )
     return frozenset(() if eos is None else eos if isinstance(eos, list) else [eos])
 
 
 def save_checkpoint(
-    model: Transformer, folder: str | Path, *, tokenizer: RawTokenizer | None = None, dtype: torch.dtype = torch.bfloat16
+    model: Transformer,
+    folder: str | Path,
+    *,
+    tokenizer: RawTokenizer | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write `model` as a Hugging Face checkpoint: config.json, generation_config.json, model.safetensors, tokenizer."""
+    """Write `model` as a Hugging Face checkpoint: config.json, generation_config.json,
+    model.safetensors, tokenizer."""
     if any(isinstance(module, PackedLinear) for module in model.modules()):
-        raise SpecsimError(f"{model.architecture.name} is packed; save a model loaded with packed=False")
+        raise SpecsimError(
+            f"{model.architecture.name} is packed; save a model loaded with packed=False"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.architecture
@@ -219,7 +259,11 @@ def save_checkpoint(
         for source, part in zip(FUSED[inner], parts, strict=True):
             tensors[f"model.layers.{layer}.{source}"] = part.contiguous()
     stops = sorted(model.stop_ids)
-    ends = {"bos_token_id": stops[0], "eos_token_id": stops if stops[1:] else stops[0]} if stops else {}
+    ends = (
+        {"bos_token_id": stops[0], "eos_token_id": stops if stops[1:] else stops[0]}
+        if stops
+        else {}
+    )
     config = shape.to_config() | ends | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     write_text(folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")
@@ -238,9 +282,12 @@ def write_text(file: Path, text: str) -> None:
 
 
 def prompt_texts() -> dict[str, list[str]]:
-    """The bundled prompts, "calibration" and "timed": pieces of files that the pair was not trained on."""
+    """The bundled prompts, "calibration" and "timed": pieces of files that the pair was not trained
+    on."""
     prompts = json.loads((PAIR / "prompts.json").read_text(encoding="utf-8"))
-    return {which: [prompt["text"] for prompt in prompts[which]] for which in ("calibration", "timed")}
+    return {
+        which: [prompt["text"] for prompt in prompts[which]] for which in ("calibration", "timed")
+    }
 
 
 def prompts(which: str, length: int = 96) -> list[list[int]]:

@@ -1,7 +1,9 @@
-"""The loop: draft, verify, accept, commit. Autoregressive decoding is the same loop with nothing drafted.
+"""The loop: draft, verify, accept, commit. Autoregressive decoding is the same loop with nothing
+drafted.
 
-Per cycle the target reads its weights once, for the pending token and gamma drafts together, and emits between 1 and
-gamma + 1 tokens whose law is the target's own (see `verification`). The draft's quality decides how fast, never what.
+Per cycle the target reads its weights once, for the pending token and gamma drafts together, and
+emits between 1 and gamma + 1 tokens whose law is the target's own (see `verification`). The draft's
+quality decides how fast, never what.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +25,8 @@ from specsim.catalog import SpecsimError
 
 @dataclass(slots=True)
 class Generation:
-    """New token ids: a list for one prompt, a list of lists for a batch; and what the cycles did."""
+    """New token ids: a list for one prompt, a list of lists for a batch; and what the cycles
+    did."""
 
     tokens: list
     statistics: Statistics
@@ -52,7 +55,8 @@ def cycles(
     seed: int,
     statistics: Statistics,
 ) -> Iterator[list[list[int]]]:
-    """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has ended."""
+    """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has
+    ended."""
     gamma, device = drafter.gamma, target.device
     context = target.architecture.max_context
     room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
@@ -78,7 +82,9 @@ def cycles(
         watch.lap()
         accepted, next_token = accept(sampling, logits, draft_probs, drafted, uniforms[1])
         emitted = sequences.commit(drafted, accepted, next_token, active)
-        accepted, emitted = sequences.read(accepted, emitted)  # the one transfer to the host per cycle
+        accepted, emitted = sequences.read(
+            accepted, emitted
+        )  # the one transfer to the host per cycle
         watch.lap()
         kept = [cut(row, places, stop_ids) for row, places in zip(emitted, room, strict=True)]
         whole = [n for n, row in zip(accepted, kept, strict=True) if len(row) == n + 1]
@@ -104,7 +110,8 @@ def accept(
 
 
 def cut(emitted: list[int], room: int, stop_ids: frozenset[int]) -> list[int]:
-    """What of one cycle's tokens is kept: up to the first stop token, which is included, and the room that is left."""
+    """What of one cycle's tokens is kept: up to the first stop token, which is included, and the
+    room that is left."""
     for index, token in enumerate(emitted[:room]):
         if token in stop_ids:
             return emitted[: index + 1]
@@ -125,12 +132,12 @@ def speculate(
 ) -> Generation:
     """Continue `prompt` with speculative decoding; the tokens have the law of plain decoding.
 
-    Arguments: `prompt` is token ids, or a list of such prompts for a batch; `stop_ids` end a sequence and are included
-    in it (besides the target's own end-of-text ids); sequences also end after `max_new_tokens` or where the target's
-    context is full. `temperature` 0 is greedy.
+    Arguments: `prompt` is token ids, or a list of such prompts for a batch; `stop_ids` end a
+    sequence and are included in it (besides the target's own end-of-text ids); sequences also end
+    after `max_new_tokens` or where the target's context is full. `temperature` 0 is greedy.
 
-    Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the context, or a draft
-    whose vocabulary is not the target's.
+    Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the
+    context, or a draft whose vocabulary is not the target's.
     """
     prompts, is_batch = checked_prompts(prompt, target.architecture)
     if max_new_tokens < 1:
@@ -147,8 +154,11 @@ def speculate(
     return Generation(new if is_batch else new[0], statistics)
 
 
-def generate(target: Transformer, prompt, max_new_tokens: int = 256, temperature: float = 0.0, **options) -> Generation:
-    """Plain autoregressive decoding: `speculate` with nothing drafted; same arguments, same kernels."""
+def generate(
+    target: Transformer, prompt, max_new_tokens: int = 256, temperature: float = 0.0, **options
+) -> Generation:
+    """Plain autoregressive decoding: `speculate` with nothing drafted; same arguments, same
+    kernels."""
     return speculate(target, NoDrafter(), prompt, max_new_tokens, temperature, **options)
 
 

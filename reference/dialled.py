@@ -1,11 +1,14 @@
-"""Dialled pairs: random weights of any shape, whose draft is the target's first layers, with the acceptance asked for.
+"""Dialled pairs: random weights of any shape, whose draft is the target's first layers, with the
+acceptance asked for.
 
-Where no trained pair of a size is at hand, this one moves the same bytes and accepts drafts for real. Scaling what the
-later layers add to the residual stream (`output` and `down` of layers >= k, by epsilon) dials how far the whole model
-departs from its first k layers: epsilon 0 makes the draft perfect, 1 makes it useless, and alpha falls smoothly between.
+Where no trained pair of a size is at hand, this one moves the same bytes and accepts drafts for
+real. Scaling what the later layers add to the residual stream (`output` and `down` of layers >= k,
+by epsilon) dials how far the whole model departs from its first k layers: epsilon 0 makes the draft
+perfect, 1 makes it useless, and alpha falls smoothly between.
 
-It is not text: acceptance is nearly independent from position to position (per-position spread .03 to .12 and no memory,
-where real text has .2 and .3), so the i.i.d. model fits it better than it fits language.
+It is not text: acceptance is nearly independent from position to position (per-position spread .03
+to .12 and no memory, where real text has .2 and .3), so the i.i.d. model fits it better than it
+fits language.
 """
 
 import math
@@ -30,10 +33,12 @@ def dialled_pair(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> tuple[Transformer, Transformer, float]:
-    """Target, draft (its first `draft_layers` layers, weights shared) and the alpha that was reached at temperature 1.
+    """Target, draft (its first `draft_layers` layers, weights shared) and the alpha that was
+    reached at temperature 1.
 
-    Epsilon is found by bisection on the mean overlap of the two laws over random contexts; the last value of that mean
-    is returned. Raises SpecsimError for an alpha outside (0, 1) or more draft layers than the target has.
+    Epsilon is found by bisection on the mean overlap of the two laws over random contexts; the last
+    value of that mean is returned. Raises SpecsimError for an alpha outside (0, 1) or more draft
+    layers than the target has.
     """
     if not 0 < alpha < 1:
         raise SpecsimError(f"alpha must be inside (0, 1) for a dialled pair, not {alpha}")
@@ -76,7 +81,8 @@ def dialled_pair(
 def random_model(
     architecture: Architecture, dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> Transformer:
-    """Random weights under which signals neither grow nor fade: embeddings of unit size, products of unit gain."""
+    """Random weights under which signals neither grow nor fade: embeddings of unit size, products
+    of unit gain."""
     torch.manual_seed(seed)
     with torch.device("meta"):  # nothing is allocated or initialised twice
         model = Transformer(architecture).to(dtype)

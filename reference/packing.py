@@ -1,8 +1,9 @@
 """Weights laid out once for the CPU's matrix kernels, instead of at every product.
 
-oneDNN multiplies fastest from a blocked layout. Given an ordinary weight it picks a slower kernel or re-blocks the
-weight on every call; a packed one is read as it lies. On the two-core machine of the README this halves the time of
-the bundled target's products in bf16 and makes them flat in the number of rows. On other devices nothing is done.
+oneDNN multiplies fastest from a blocked layout. Given an ordinary weight it picks a slower kernel
+or re-blocks the weight on every call; a packed one is read as it lies. On the two-core machine of
+the README this halves the time of the bundled target's products in bf16 and makes them flat in the
+number of rows. On other devices nothing is done.
 """
 
 import torch

@@ -1,7 +1,8 @@
-"""The micro-measurements that calibrate a System: small kernels and small random transformers, timed here and now.
+"""The micro-measurements that calibrate a System: small kernels and small random transformers,
+timed here and now.
 
-No probe has the shape of a model that is predicted from them. Repetitions go round all probes of a kind in turn, so that
-a machine that speeds up or slows down meanwhile does so for all of them.
+No probe has the shape of a model that is predicted from them. Repetitions go round all probes of a
+kind in turn, so that a machine that speeds up or slows down meanwhile does so for all of them.
 """
 
 import platform
@@ -46,14 +47,19 @@ def cpu_name() -> str:
     """The processor's own name, where the system tells it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            names = (
+                line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+            )
             return next(names, platform.processor() or platform.machine())
     except OSError:
         return platform.processor() or platform.machine()
 
 
-def round_robin(actions: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
-    """The median seconds of each action over `rounds` rounds through all of them, after a warm-up round."""
+def round_robin(
+    actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
+) -> list[float]:
+    """The median seconds of each action over `rounds` rounds through all of them, after a warm-up
+    round."""
     samples: list[list[float]] = [[] for _ in actions]
     for turn in range(rounds + 1):
         for action, times in zip(actions, samples, strict=True):
@@ -98,9 +104,16 @@ def run_probes(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> Pro
     )
 
 
-def linear_stack(hidden: int, layers: int, device: torch.device, dtype: torch.dtype) -> list[torch.nn.Linear]:
+def linear_stack(
+    hidden: int, layers: int, device: torch.device, dtype: torch.dtype
+) -> list[torch.nn.Linear]:
     """The products of `layers` layers, laid out as the decoder lays them out."""
-    shapes = [(hidden, 2 * hidden), (hidden, hidden), (hidden, 5 * hidden), (5 * hidden // 2, hidden)]
+    shapes = [
+        (hidden, 2 * hidden),
+        (hidden, hidden),
+        (hidden, 5 * hidden),
+        (5 * hidden // 2, hidden),
+    ]
     stack = torch.nn.ModuleList(
         torch.nn.Linear(fan_in, fan_out, bias=False, device=device, dtype=dtype)
         for _ in range(layers)
@@ -119,7 +132,9 @@ def linear_probes(
         stack = linear_stack(hidden, layers, device, dtype)
         weight_bytes = size_of * sum(layer.in_features * layer.out_features for layer in stack)
         inputs = {
-            (rows, layer.in_features): torch.randn(rows, layer.in_features, device=device, dtype=dtype)
+            (rows, layer.in_features): torch.randn(
+                rows, layer.in_features, device=device, dtype=dtype
+            )
             for rows in ROWS
             for layer in stack[:4]
         }
@@ -131,10 +146,13 @@ def linear_probes(
         turns = rounds * (4 if weight_bytes < 5e7 else 1)
         seconds = round_robin([lambda r=rows, run=run: run(r) for rows in ROWS], turns, device)
         probes += [
-            LinearProbe(weight_bytes, len(stack), rows, s) for rows, s in zip(ROWS, seconds, strict=True)
+            LinearProbe(weight_bytes, len(stack), rows, s)
+            for rows, s in zip(ROWS, seconds, strict=True)
         ]
     largest = max(probe.weight_bytes for probe in probes)
-    bandwidth = max(probe.weight_bytes / probe.seconds for probe in probes if probe.weight_bytes == largest)
+    bandwidth = max(
+        probe.weight_bytes / probe.seconds for probe in probes if probe.weight_bytes == largest
+    )
     wide = torch.nn.Linear(2048, 2048, bias=False, device=device, dtype=dtype)
     x = torch.randn(1024, 2048, device=device, dtype=dtype)
     multiply = pack(torch.nn.ModuleList([wide]))[0]
@@ -142,8 +160,11 @@ def linear_probes(
     return tuple(probes), bandwidth, 2 * 1024 * 2048 * 2048 / seconds
 
 
-def attention_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[AttentionProbe, ...]:
-    """Attention of one layer with 6 heads over 3 key-value heads, at two contexts and two widths."""
+def attention_probes(
+    device: torch.device, dtype: torch.dtype, rounds: int
+) -> tuple[AttentionProbe, ...]:
+    """Attention of one layer with 6 heads over 3 key-value heads, at two contexts and two
+    widths."""
     heads, kv_heads, size = 6, 3, 64
     element = precision(PRECISION_OF[dtype]).kv_bytes
     actions, shapes = [], []
@@ -179,7 +200,8 @@ PAIRS = (
 
 
 def lap_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[LapProbe, ...]:
-    """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma and context."""
+    """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma
+    and context."""
     cases = []
     for target_size, draft_size, vocab_size in PAIRS:
         target, draft = (

@@ -1,8 +1,8 @@
 """From logits to the law a token is drawn from, and from a law to a token.
 
-The target's p and the draft's q both come out of `Sampling.probabilities`: whatever temperature and filters do, the
-ratio p / q in verification is then between the laws that tokens are really drawn from. Probabilities are float32 for
-16- and 32-bit logits and float64 for float64 ones.
+The target's p and the draft's q both come out of `Sampling.probabilities`: whatever temperature and
+filters do, the ratio p / q in verification is then between the laws that tokens are really drawn
+from. Probabilities are float32 for 16- and 32-bit logits and float64 for float64 ones.
 """
 
 import math
@@ -14,9 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Temperature, then top-k, then top-p; temperature 0 is greedy (ties go to the lowest token id).
+    """Temperature, then top-k, then top-p; temperature 0 is greedy (ties go to the lowest token
+    id).
 
-    Raises ValueError, naming the value, for a negative temperature, top_k < 1 or top_p outside (0, 1].
+    Raises ValueError, naming the value, for a negative temperature, top_k < 1 or top_p outside (0,
+    1].
     """
 
     temperature: float = 0.0
@@ -50,19 +52,28 @@ class Sampling:
 
 
 def keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Mask all but the fewest most likely tokens whose mass reaches `top_p` (Holtzman et al., arXiv:1904.09751)."""
+    """Mask all but the fewest most likely tokens whose mass reaches `top_p` (Holtzman et al.,
+    arXiv:1904.09751)."""
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     mass_before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    dropped = torch.zeros_like(mass_before, dtype=torch.bool).scatter_(-1, order, mass_before >= top_p)
+    dropped = torch.zeros_like(mass_before, dtype=torch.bool).scatter_(
+        -1, order, mass_before >= top_p
+    )
     return logits.masked_fill(dropped, -math.inf)
 
 
 def draw(law: Tensor, uniforms: Tensor) -> Tensor:
-    """The token ids (...) that `uniforms` (...) in [0, 1) pick from `law` (..., V), which need not be normalised.
+    """The token ids (...) that `uniforms` (...) in [0, 1) pick from `law` (..., V), which need not
+    be normalised.
 
-    Inverse transform: the first token whose cumulative mass exceeds u times the total. The comparison is strict and
-    the sum is carried in float64, so a token of probability 0 is never drawn.
+    Inverse transform: the first token whose cumulative mass exceeds u times the total. The
+    comparison is strict and the sum is carried in float64, so a token of probability 0 is never
+    drawn.
     """
     cumulative = law.cumsum(-1, dtype=torch.float64)
     targets = uniforms.to(torch.float64)[..., None] * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp_(max=law.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative, targets, right=True)
+        .squeeze(-1)
+        .clamp_(max=law.shape[-1] - 1)
+    )

@@ -1,8 +1,8 @@
 """The tokens of a batch, and how far each sequence has come.
 
-One invariant carries the whole decoder: the last emitted token of a sequence is *pending*, its keys and values are in
-no cache yet. `lengths[b]` counts the tokens before it, so `tokens[b, lengths[b]]` is pending, and rolling back a
-rejected draft is nothing but a smaller length.
+One invariant carries the whole decoder: the last emitted token of a sequence is *pending*, its keys
+and values are in no cache yet. `lengths[b]` counts the tokens before it, so `tokens[b, lengths[b]]`
+is pending, and rolling back a rejected draft is nothing but a smaller length.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Sequences:
-    """`tokens` (B, capacity) prompt and emitted tokens, `lengths` (B,), and the host's bound on the lengths."""
+    """`tokens` (B, capacity) prompt and emitted tokens, `lengths` (B,), and the host's bound on the
+    lengths."""
 
     tokens: Tensor
     lengths: Tensor
@@ -21,7 +22,8 @@ class Sequences:
 
     @classmethod
     def from_prompts(cls, prompts: list[list[int]], room: int, device: torch.device) -> "Sequences":
-        """Right-padded prompts with `room` further places each; the last token of every prompt is pending."""
+        """Right-padded prompts with `room` further places each; the last token of every prompt is
+        pending."""
         capacity = max(map(len, prompts)) + room
         tokens = torch.zeros((len(prompts), capacity), dtype=torch.long)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -38,18 +40,22 @@ class Sequences:
         """The positions (B, count) of the pending token and those after it."""
         return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
 
-    def commit(self, drafted: Tensor, accepted: Tensor, next_token: Tensor, active: Tensor) -> Tensor:
-        """Emit `accepted` (B,) of the `drafted` (B, G) tokens and then `next_token` (B,), which becomes pending.
+    def commit(
+        self, drafted: Tensor, accepted: Tensor, next_token: Tensor, active: Tensor
+    ) -> Tensor:
+        """Emit `accepted` (B,) of the `drafted` (B, G) tokens and then `next_token` (B,), which
+        becomes pending.
 
-        Returns what was emitted, (B, G+1): the first `accepted` + 1 columns count, the rest is overwritten later.
-        Sequences that are not `active` (B,) stay where they are.
+        Returns what was emitted, (B, G+1): the first `accepted` + 1 columns count, the rest is
+        overwritten later. Sequences that are not `active` (B,) stay where they are.
         """
         columns = torch.arange(drafted.shape[1] + 1, device=drafted.device)
         drafted = torch.cat((drafted, next_token[:, None]), dim=1)
         emitted = torch.where(columns < accepted[:, None], drafted, next_token[:, None])
         self.tokens.scatter_(1, self.positions(len(columns)) + 1, emitted)
         self.lengths += torch.where(active, accepted + 1, 0)
-        # a sequence that overshot its limit has ended; it waits for the others where a pass still fits
+        # a sequence that overshot its limit has ended; it waits for the others where a pass still
+        # fits
         self.lengths.clamp_(max=self.tokens.shape[1] - len(columns) - 1)
         return emitted
 

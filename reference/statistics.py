@@ -1,8 +1,8 @@
 """What the cycles of a run did, and what they took.
 
-Three numbers are called acceptance rate, and they differ by tens of per cent; all three are here by name: `alpha`
-(accepted ÷ tests made, a test that fails ends the cycle), `accepted_per_drafted`, and `tokens_per_cycle` (the bonus or
-correction token included).
+Three numbers are called acceptance rate, and they differ by tens of per cent; all three are here by
+name: `alpha` (accepted ÷ tests made, a test that fails ends the cycle), `accepted_per_drafted`, and
+`tokens_per_cycle` (the bonus or correction token included).
 """
 
 import statistics
@@ -18,8 +18,8 @@ import torch
 class Statistics:
     """Counts over all sequences, times per cycle of the whole batch.
 
-    A cycle cut short by the end of the text or the length limit is left out of every count: how many of its drafts
-    would have been emitted is not known.
+    A cycle cut short by the end of the text or the length limit is left out of every count: how
+    many of its drafts would have been emitted is not known.
     """
 
     gamma: int
@@ -29,7 +29,8 @@ class Statistics:
     host_times: list[float] = field(default_factory=list)
 
     def add_cycle(self, accepted: list[int], laps: list[float]) -> None:
-        """Count a cycle: the drafts accepted by each sequence it was whole for, and its three laps."""
+        """Count a cycle: the drafts accepted by each sequence it was whole for, and its three
+        laps."""
         self.accepted_counts += accepted
         for times, lap in zip(
             (self.draft_times, self.verify_times, self.host_times), laps, strict=True
@@ -63,7 +64,8 @@ class Statistics:
 
     @property
     def survival(self) -> list[float] | None:
-        """The share of cycles that accepted at least k drafts, k = 1 … gamma; None before the first cycle."""
+        """The share of cycles that accepted at least k drafts, k = 1 … gamma; None before the first
+        cycle."""
         if not self.cycles:
             return None
         histogram = self.accepted_histogram
@@ -87,7 +89,9 @@ class Statistics:
     @property
     def alpha(self) -> float | None:
         """Pooled conditional acceptance: accepted ÷ (accepted + rejections)."""
-        rejections = self.cycles - (self.accepted_histogram[self.gamma] if self.gamma else self.cycles)
+        rejections = self.cycles - (
+            self.accepted_histogram[self.gamma] if self.gamma else self.cycles
+        )
         tests = self.accepted + rejections
         return self.accepted / tests if tests else None
 
@@ -112,7 +116,8 @@ class Statistics:
 
     @property
     def host_s(self) -> float | None:
-        """Median seconds of the rest of a cycle: accept rule, roll-back, and the host reading the result."""
+        """Median seconds of the rest of a cycle: accept rule, roll-back, and the host reading the
+        result."""
         return _median(self.host_times)
 
 
@@ -133,7 +138,8 @@ class Stopwatch:
         self.marks.append(self._now())
 
     def seconds(self) -> list[float]:
-        """The laps since `start`. On a GPU the caller must have read a result from it since the last lap."""
+        """The laps since `start`. On a GPU the caller must have read a result from it since the
+        last lap."""
         if self.on_cuda:
             self.marks[-1].synchronize()
             return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self.marks)]

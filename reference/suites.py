@@ -1,7 +1,8 @@
 """Scenarios -> measured points: plain and speculative decoding of one pair, interleaved.
 
-Every prompt is decoded with every gamma before the next prompt begins, so a machine that drifts slows the baseline and
-the speculation alike. Times are medians over cycles; prefill and warm-up are not in them.
+Every prompt is decoded with every gamma before the next prompt begins, so a machine that drifts
+slows the baseline and the speculation alike. Times are medians over cycles; prefill and warm-up are
+not in them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,8 @@ def measure_pair(
     label: str = "measuring",
     on_progress: Callable[[], None] = lambda: None,
 ) -> list[Point]:
-    """A point for every gamma, batch 1; gamma 0 is plain decoding and comes with every other point as its `step_s`."""
+    """A point for every gamma, batch 1; gamma 0 is plain decoding and comes with every other point
+    as its `step_s`."""
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
@@ -90,11 +92,12 @@ def text_trace(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """What the draft would have kept of text that the target wrote: the input of `specsim.acceptance.TextTrace`.
+    """What the draft would have kept of text that the target wrote: the input of
+    `specsim.acceptance.TextTrace`.
 
-    The target continues each prompt by itself; then one pass of each model over the finished text gives p and q at every
-    new token x: the probability min(1, q(x) / p(x)) that x was an accepted draft, and the overlap sum min(p, q) there.
-    No cycle is run, so one trace serves every gamma.
+    The target continues each prompt by itself; then one pass of each model over the finished text
+    gives p and q at every new token x: the probability min(1, q(x) / p(x)) that x was an accepted
+    draft, and the overlap sum min(p, q) there. No cycle is run, so one trace serves every gamma.
     """
     sampling = Sampling(temperature)
     written = generate(target, prompts, max_new_tokens, temperature, seed=seed).tokens
@@ -109,8 +112,11 @@ def text_trace(
     return kept, overlaps
 
 
-def first_difference(target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]) -> str | None:
-    """None if two greedy continuations are equal; else where they part, and how close the target's choice was."""
+def first_difference(
+    target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]
+) -> str | None:
+    """None if two greedy continuations are equal; else where they part, and how close the target's
+    choice was."""
     if one == other:
         return None
     index = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)

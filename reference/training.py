@@ -3,10 +3,11 @@
     python -m reference train                     the tokenizer, the target and the draft, as shipped
     python -m reference train --preset gpu        a larger pair, for a machine with a GPU
 
-The corpus is the source of the standard library of the Python that runs this, so that nothing has to be downloaded;
-another Python has another library and gives another corpus hash, which is reported. Files are split by the hash of
-their path into those trained on and those held out. Budgets are in tokens, not minutes: a slower machine takes longer
-to reach the same weights. A run writes a checkpoint as it goes and resumes from it.
+The corpus is the source of the standard library of the Python that runs this, so that nothing has
+to be downloaded; another Python has another library and gives another corpus hash, which is
+reported. Files are split by the hash of their path into those trained on and those held out.
+Budgets are in tokens, not minutes: a slower machine takes longer to reach the same weights. A run
+writes a checkpoint as it goes and resumes from it.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ VOCAB_SIZE = 2048
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is trained, on how much, and how fast. `budget_tokens` and `batch_tokens` count tokens."""
+    """What is trained, on how much, and how fast. `budget_tokens` and `batch_tokens` count
+    tokens."""
 
     architecture: Architecture
     budget_tokens: int
@@ -52,7 +54,9 @@ class Recipe:
         return max(1, self.budget_tokens // self.batch_tokens)
 
 
-def bundled_shape(name: str, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int) -> Architecture:
+def bundled_shape(
+    name: str, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int
+) -> Architecture:
     return Architecture(
         name=name, hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
         head_dim=hidden // heads, intermediate_size=mlp, vocab_size=VOCAB_SIZE, tied_head=True, max_context=1024,
@@ -61,15 +65,25 @@ def bundled_shape(name: str, hidden: int, layers: int, heads: int, kv_heads: int
 
 RECIPES = {
     "bundled": {
-        "target": Recipe(bundled_shape("bundled-target", 256, 8, 4, 2, 768), budget_tokens=9_000_000),
-        "draft": Recipe(bundled_shape("bundled-draft", 192, 1, 3, 1, 512), budget_tokens=25_000_000),
+        "target": Recipe(
+            bundled_shape("bundled-target", 256, 8, 4, 2, 768), budget_tokens=9_000_000
+        ),
+        "draft": Recipe(
+            bundled_shape("bundled-draft", 192, 1, 3, 1, 512),
+            budget_tokens=5_000_000,
+            batch_tokens=4096,
+        ),
     },
     "gpu": {
         "target": Recipe(
-            bundled_shape("gpu-target", 512, 12, 8, 4, 1536), budget_tokens=200_000_000, batch_tokens=65_536
+            bundled_shape("gpu-target", 512, 12, 8, 4, 1536),
+            budget_tokens=200_000_000,
+            batch_tokens=65_536,
         ),
         "draft": Recipe(
-            bundled_shape("gpu-draft", 384, 1, 6, 2, 1024), budget_tokens=200_000_000, batch_tokens=65_536
+            bundled_shape("gpu-draft", 384, 1, 6, 2, 1024),
+            budget_tokens=200_000_000,
+            batch_tokens=65_536,
         ),
     },
 }
@@ -89,7 +103,8 @@ class Corpus:
 
 
 def standard_library(held_out_share: float = 0.05) -> Corpus:
-    """Every readable `.py` file of the running Python's standard library, without installed packages."""
+    """Every readable `.py` file of the running Python's standard library, without installed
+    packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
     train, held_out, digest = [], [], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
@@ -150,9 +165,10 @@ def train(
 ) -> tuple[Transformer, list[dict[str, float]]]:
     """Train `recipe` on the stream `tokens`; returns the model and its loss curve (nats per token).
 
-    Writes `checkpoint` every few minutes and starts from it if it exists. The weights returned are those with the
-    lowest held-out loss seen (early stopping by selection). `compiled` fuses the element-wise work with torch.compile,
-    which needs a C++ compiler on a CPU and is 1.3 times faster there.
+    Writes `checkpoint` every few minutes and starts from it if it exists. The weights returned are
+    those with the lowest held-out loss seen (early stopping by selection). `compiled` fuses the
+    element-wise work with torch.compile, which needs a C++ compiler on a CPU and is 1.3 times
+    faster there.
     """
     torch.manual_seed(recipe.seed)
     model = initialise(Transformer(recipe.architecture)).to(device)
@@ -200,7 +216,10 @@ def train(
             with precision:
                 held_out_loss = evaluate(model, held_out, recipe.sequence)
             if held_out_loss < best[0]:
-                best = (held_out_loss, {k: v.detach().clone() for k, v in model.state_dict().items()})
+                best = (
+                    held_out_loss,
+                    {k: v.detach().clone() for k, v in model.state_dict().items()},
+                )
             point = {
                 "tokens": done * recipe.batch_tokens,
                 "loss": round(loss.item(), 4),
@@ -218,7 +237,8 @@ def train(
 
 
 def batches(recipe: Recipe, tokens: Tensor, first: int) -> Iterator[Tensor]:
-    """Random windows (B, sequence + 1) of the stream; batch number n is the same in a resumed run."""
+    """Random windows (B, sequence + 1) of the stream; batch number n is the same in a resumed
+    run."""
     rows = recipe.batch_tokens // recipe.sequence
     window = torch.arange(recipe.sequence + 1)
     for step in range(first, recipe.steps):
@@ -233,7 +253,8 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
 
 
 def initialise(model: Transformer) -> Transformer:
-    """Normal weights, the projections that write to the residual stream scaled down by depth (GPT-2's rule)."""
+    """Normal weights, the projections that write to the residual stream scaled down by depth
+    (GPT-2's rule)."""
     depth_scale = 1 / math.sqrt(2 * model.architecture.num_layers)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
@@ -250,7 +271,9 @@ def evaluate(model: Transformer, tokens: Tensor, sequence: int, rows: int = 64) 
     total = 0.0
     for batch in windows.split(16):
         logits = model(batch[:, :-1]).float()
-        total += F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
+        total += F.cross_entropy(
+            logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+        ).item()
     return total / (rows * sequence)
 
 
@@ -270,12 +293,17 @@ def save_run(path: Path, model, optimisers, step: int, curve: list, best: tuple)
 
 
 def make_pair(
-    preset: str, out: Path, device: torch.device | str = "cpu", compiled: bool = True, budget: int | None = None
+    preset: str,
+    out: Path,
+    device: torch.device | str = "cpu",
+    compiled: bool = True,
+    budget: int | None = None,
 ) -> dict:
-    """Train the tokenizer, the target and the draft of `preset`, and write them with their card into `out`.
+    """Train the tokenizer, the target and the draft of `preset`, and write them with their card
+    into `out`.
 
-    Checkpoints of the runs lie in `out`/training and an interrupted run goes on from them. `budget` replaces the
-    recipes' tokens (for a trial). Returns what the card says.
+    Checkpoints of the runs lie in `out`/training and an interrupted run goes on from them. `budget`
+    replaces the recipes' tokens (for a trial). Returns what the card says.
     """
     corpus = standard_library()
     runs = out / "training"
@@ -283,7 +311,10 @@ def make_pair(
     tokenizer = train_tokenizer(corpus.train)
     tokens = token_stream(tokenizer, corpus.train)
     held_out = token_stream(tokenizer, [text for _, text in corpus.held_out])
-    print(f"corpus: {len(corpus.train)} files, {len(tokens) / 1e6:.1f}M tokens, sha256 {corpus.sha256[:16]}", flush=True)
+    print(
+        f"corpus: {len(corpus.train)} files, {len(tokens) / 1e6:.1f}M tokens, sha256 {corpus.sha256[:16]}",
+        flush=True,
+    )
     write_text(out / "prompts.json", json.dumps(choose_prompts(corpus), indent=1) + "\n")
     card = {
         "corpus": {
@@ -292,7 +323,9 @@ def make_pair(
             "files": len(corpus.train),
             "held_out_files": len(corpus.held_out),
             "tokens": len(tokens),
-            "bytes_per_token": round(sum(len(text.encode()) for text in corpus.train) / len(tokens), 3),
+            "bytes_per_token": round(
+                sum(len(text.encode()) for text in corpus.train) / len(tokens), 3
+            ),
         },
         "models": {},
     }
@@ -308,7 +341,9 @@ def make_pair(
         save_checkpoint(model, out / role, tokenizer=tokenizer)
         card["models"][role] = {
             "parameters": recipe.architecture.parameters,
-            "recipe": {key: value for key, value in asdict(recipe).items() if key != "architecture"},
+            "recipe": {
+                key: value for key, value in asdict(recipe).items() if key != "architecture"
+            },
             "held_out_loss": min(point["held_out_loss"] for point in curve),
             "curve": curve,
             "minutes": round((time.monotonic() - started) / 60, 1),
@@ -319,10 +354,13 @@ def make_pair(
     return card
 
 
-def choose_prompts(corpus: Corpus, count: int = 25, characters: int = 480) -> dict[str, list[dict[str, str]]]:
+def choose_prompts(
+    corpus: Corpus, count: int = 25, characters: int = 480
+) -> dict[str, list[dict[str, str]]]:
     """Pieces of held-out files, whole lines, for calibration and for timing; no file gives two.
 
-    Tables of data are left out: they look like the tables trained on, and would flatter the acceptance.
+    Tables of data are left out: they look like the tables trained on, and would flatter the
+    acceptance.
     """
     pieces = []
     for path, text in corpus.held_out:
@@ -336,8 +374,11 @@ def choose_prompts(corpus: Corpus, count: int = 25, characters: int = 480) -> di
 
 
 @torch.inference_mode()
-def mean_overlap(target: Transformer, draft: Transformer, tokens: Tensor, rows: int = 32, sequence: int = 256) -> float:
-    """alpha of the pair on held-out text at temperature 1: the mean over positions of sum min(p, q)."""
+def mean_overlap(
+    target: Transformer, draft: Transformer, tokens: Tensor, rows: int = 32, sequence: int = 256
+) -> float:
+    """alpha of the pair on held-out text at temperature 1: the mean over positions of sum min(p,
+    q)."""
     starts = torch.linspace(0, len(tokens) - sequence - 1, rows).long()[:, None]
     windows = tokens[starts + torch.arange(sequence)].long().to(target.device)
     p, q = (model(windows).float().softmax(-1) for model in (target, draft))
@@ -363,7 +404,9 @@ def model_card(card: dict) -> str:
     ]
     for role, model in card["models"].items():
         budget = model["recipe"]["budget_tokens"]
-        lines.append(f"| {role} | {model['parameters']:,} | {budget / 1e6:.1f}M | {model['held_out_loss']:.3f} |")
+        lines.append(
+            f"| {role} | {model['parameters']:,} | {budget / 1e6:.1f}M | {model['held_out_loss']:.3f} |"
+        )
     lines += [
         "",
         f"Mean overlap of the two laws on held-out text at temperature 1 (alpha): **{card['alpha']:.3f}**.",

@@ -1,9 +1,10 @@
 """A Llama-family transformer in one readable forward pass.
 
-The same pass serves training (no cache), prefill, a decode step and verification: only the number of tokens differs.
-It never changes how long a sequence is; it writes keys and values at the positions it is told, and the caller decides
-afterwards which of them count. Letters in the shape comments: B batch, T tokens in this pass, S cached slots attended,
-H query heads, K key-value heads, G = H / K, D head size, C hidden size, V vocabulary.
+The same pass serves training (no cache), prefill, a decode step and verification: only the number
+of tokens differs. It never changes how long a sequence is; it writes keys and values at the
+positions it is told, and the caller decides afterwards which of them count. Letters in the shape
+comments: B batch, T tokens in this pass, S cached slots attended, H query heads, K key-value heads,
+G = H / K, D head size, C hidden size, V vocabulary.
 """
 
 import math
@@ -16,12 +17,14 @@ from reference.cache import KVCache
 from reference.sequences import Sequences
 from specsim.architecture import Architecture
 
-
-MAX_GAMMA = 64  # drafts may stand this far past the end of the context; what they say there is thrown away
+MAX_GAMMA = (
+    64  # drafts may stand this far past the end of the context; what they say there is thrown away
+)
 
 
 class Layer(nn.Module):
-    """Weights of one block. Projections that read the same input are fused, so that each is one matrix product."""
+    """Weights of one block. Projections that read the same input are fused, so that each is one
+    matrix product."""
 
     def __init__(self, shape: Architecture):
         super().__init__()
@@ -68,9 +71,10 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits (B, T, V) of `tokens` (B, T).
 
-        With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written there, and it
-        attends to slots 0 … positions[b, t]. `window` bounds those slots for the whole pass (default: the whole
-        buffer; the bytes read are the window's, not the sequence's). Without a cache the rows are whole sequences.
+        With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written
+        there, and it attends to slots 0 … positions[b, t]. `window` bounds those slots for the
+        whole pass (default: the whole buffer; the bytes read are the window's, not the sequence's).
+        Without a cache the rows are whole sequences.
         """
         return self.head(self.hidden(tokens, positions, cache, window))
 
@@ -89,16 +93,21 @@ class Transformer(nn.Module):
         bias = None
         if cache is not None:
             window = cache.capacity if window is None else window
-            bias = attention_bias(positions, window, shape.num_heads // shape.num_kv_heads, self.dtype)
+            bias = attention_bias(
+                positions, window, shape.num_heads // shape.num_kv_heads, self.dtype
+            )
+        batch, rows = tokens.shape
         x = self.embedding(tokens)  # (B, T, C)
         for index, layer in enumerate(self.layers):
             h = F.rms_norm(x, (shape.hidden_size,), layer.attention_norm, shape.norm_eps)
-            qk, values = layer.qkv(h).unflatten(-1, (-1, shape.head_dim)).split(
+            heads = layer.qkv(h).view(batch, rows, -1, shape.head_dim)  # (B, T, H + 2K, D)
+            qk, values = heads.split(
                 (shape.num_heads + shape.num_kv_heads, shape.num_kv_heads), dim=2
             )
             if layer.query_norm is not None:
                 qk = normalise_heads(qk, layer, shape)
-            # rotary embedding of queries and keys at once; the sign of the rotated half is in the sine table
+            # rotary embedding of queries and keys at once; the sign of the rotated half is in the
+            # sine table
             qk = qk * cos + qk.roll(shape.head_dim // 2, dims=-1) * sin
             queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
             if cache is not None:
@@ -112,10 +121,11 @@ class Transformer(nn.Module):
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """Grouped-query attention: (B, T, H, D) on (B, S, K, D) gives (B, T, H·D); causal when there is no bias.
+    """Grouped-query attention: (B, T, H, D) on (B, S, K, D) gives (B, T, H·D); causal when there is
+    no bias.
 
-    The G queries that share a key-value head become extra rows of one product, so keys and values are read once per
-    sequence and never copied per query head.
+    The G queries that share a key-value head become extra rows of one product, so keys and values
+    are read once per sequence and never copied per query head.
     """
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # (B, K, S, D)
     if bias is None:
@@ -124,17 +134,23 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -
         )
         return mixed.transpose(1, 2).flatten(2)
     batch, rows, heads, size = queries.shape
-    groups = heads // keys.shape[1]
-    queries = queries.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
-    mixed = F.scaled_dot_product_attention(queries.reshape(batch, -1, groups * rows, size), keys, values, bias)
-    return mixed.unflatten(2, (groups, rows)).permute(0, 3, 1, 2, 4).reshape(batch, rows, heads * size)
+    kv_heads = keys.shape[1]
+    groups = heads // kv_heads
+    queries = queries.view(batch, rows, kv_heads, groups, size).permute(0, 2, 3, 1, 4)
+    queries = queries.reshape(batch, kv_heads, groups * rows, size)  # (B, K, G·T, D)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, bias)
+    mixed = mixed.view(batch, kv_heads, groups, rows, size).permute(0, 3, 1, 2, 4)
+    return mixed.reshape(batch, rows, heads * size)
 
 
 def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """0 where a query may look and -inf where it may not: (B, 1, G·T, S), built once per pass for all layers."""
+    """0 where a query may look and -inf where it may not: (B, 1, G·T, S), built once per pass for
+    all layers."""
     slots = torch.arange(window, device=positions.device)
     visible = slots <= positions[:, :, None]  # (B, T, S)
-    bias = torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(~visible, -math.inf)
+    bias = torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(
+        ~visible, -math.inf
+    )
     return bias.repeat(1, groups, 1)[:, None]
 
 
@@ -149,15 +165,19 @@ def normalise_heads(qk: Tensor, layer: Layer, shape: Architecture) -> Tensor:
 def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine of every position's angles, (max_context + MAX_GAMMA, D) each.
 
-    RoPE (Su et al., arXiv:2104.09864) in the half-split layout of Hugging Face checkpoints. Rotating half a head is
-    [-x2, x1] = roll(x, D/2) with the first half negated; the negation is folded into the sine table.
+    RoPE (Su et al., arXiv:2104.09864) in the half-split layout of Hugging Face checkpoints.
+    Rotating half a head is [-x2, x1] = roll(x, D/2) with the first half negated; the negation is
+    folded into the sine table.
     """
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)
     frequencies = shape.rope_theta ** (-half / shape.head_dim)  # (D/2,)
     if scaling := shape.rope_scaling:
-        # Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended
+        # Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between
+        # blended
         turns = scaling.original_context * frequencies / (2 * math.pi)
-        blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        blend = (turns - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
+        )
         blend = blend.clamp(0, 1)
         frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
     positions = torch.arange(shape.max_context + MAX_GAMMA, dtype=torch.float32)

@@ -1,15 +1,17 @@
 """Probe timings -> a System, with its fit error.
 
-Probes are matrix products, attention products and decoding cycles of small random pairs, timed on this machine; none has
-the shape of a model that is predicted afterwards. The constants are found in this order:
+Probes are matrix products, attention products and decoding cycles of small random pairs, timed on
+this machine; none has the shape of a model that is predicted afterwards. The constants are found in
+this order:
 
 1. linear stacks        what a matrix product costs beyond its bytes, and the bandwidth it reaches by (bytes, rows)
 2. attention            the slope in cached tokens, with one row (bytes) and with many (FLOPs)
 3. laps of cycles       what is left of draft, verify and host time once 1 and 2 are taken off, as seconds per layer, per
                         pass, per activation byte, per drawn token, per logit and per cycle, in one least squares
 
-Laps are timed inside the decoder's own loop, where one model's weights push the other's out of the caches. Everything is
-fitted in relative error. The band of the System is what it misses the laps of passes by.
+Laps are timed inside the decoder's own loop, where one model's weights push the other's out of the
+caches. Everything is fitted in relative error. The band of the System is what it misses the laps of
+passes by.
 """
 
 import json
@@ -34,7 +36,8 @@ SMALLEST_ERROR = 0.05  # no machine repeats itself better than this from one min
 
 @dataclass(frozen=True, slots=True)
 class LinearProbe:
-    """A stack of matrix products: `weight_bytes` in `kernels` products, each with `rows` rows, took `seconds`."""
+    """A stack of matrix products: `weight_bytes` in `kernels` products, each with `rows` rows, took
+    `seconds`."""
 
     weight_bytes: float
     kernels: int
@@ -57,8 +60,9 @@ class AttentionProbe:
 class LapProbe:
     """One lap of a decoding cycle of a probe pair with `gamma` drafts, batch 1.
 
-    `lap` is "draft" (gamma passes of the draft, the first of two rows, and as many draws), "verify" (one pass of the
-    target, gamma + 1 rows) or "host" (the rest); `architecture` is the model that the lap runs.
+    `lap` is "draft" (gamma passes of the draft, the first of two rows, and as many draws), "verify"
+    (one pass of the target, gamma + 1 rows) or "host" (the rest); `architecture` is the model that
+    the lap runs.
     """
 
     lap: str
@@ -77,7 +81,8 @@ class LapProbe:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Everything that was timed, and where. `flops_per_s` and `bandwidth_bytes_per_s` are the best seen."""
+    """Everything that was timed, and where. `flops_per_s` and `bandwidth_bytes_per_s` are the best
+    seen."""
 
     machine: str
     precision: str
@@ -90,7 +95,8 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted System and how well it reproduces the passes it was fitted to: relative residuals, one per lap of passes."""
+    """A fitted System and how well it reproduces the passes it was fitted to: relative residuals,
+    one per lap of passes."""
 
     system: System
     residuals: tuple[float, ...]
@@ -106,7 +112,8 @@ class Calibration:
 
 
 def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibration:
-    """The System that explains the probes, by least squares in relative error; no constant is negative."""
+    """The System that explains the probes, by least squares in relative error; no constant is
+    negative."""
     stored = precision(probes.precision)
     bandwidth, rate = probes.bandwidth_bytes_per_s, probes.flops_per_s
     weights = weight_efficiency(probes.linear, kernel_overhead(probes.linear), bandwidth)
@@ -128,8 +135,12 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
         known.append(seconds)
         columns.append(counts)
     measured = np.array([probe.seconds for probe in probes.laps])
-    constants = non_negative_fit(np.array(columns) / measured[:, None], 1 - np.array(known) / measured)
-    layer_s, pass_s, activation_s, drafting_s, sampling_s, cycle_s, speculation_s, logit_s = constants
+    constants = non_negative_fit(
+        np.array(columns) / measured[:, None], 1 - np.array(known) / measured
+    )
+    layer_s, pass_s, activation_s, drafting_s, sampling_s, cycle_s, speculation_s, logit_s = (
+        constants
+    )
     residuals = (np.array(known) + np.array(columns) @ constants) / measured - 1
     residuals = residuals[[probe.lap != "host" for probe in probes.laps]]
     engine = replace(
@@ -144,14 +155,16 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
         logit_overhead_s=logit_s,
         error=max(SMALLEST_ERROR, float(np.quantile(np.abs(residuals), 0.8))),
     )
-    return Calibration(System(machine, engine, stored), tuple(residuals.tolist()), environment or {})
+    return Calibration(
+        System(machine, engine, stored), tuple(residuals.tolist()), environment or {}
+    )
 
 
 def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
     """Seconds of a lap that its products explain, and the counts that the overheads are charged by.
 
-    The counts: layers, passes, activation bytes, times drafting began, draws, cycles, cycles that drafted, and logits made
-    into laws.
+    The counts: layers, passes, activation bytes, times drafting began, draws, cycles, cycles that
+    drafted, and logits made into laws.
     """
     seconds, activations = 0.0, 0.0
     for rows in probe.passes:
@@ -173,7 +186,8 @@ def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
 
 
 def kernel_overhead(probes: Sequence[LinearProbe]) -> float:
-    """Seconds per matrix product beyond its bytes: where the fewest bytes per product are moved, that is all there is."""
+    """Seconds per matrix product beyond its bytes: where the fewest bytes per product are moved,
+    that is all there is."""
     smallest = min(probes, key=lambda probe: probe.weight_bytes / probe.kernels)
     group = [p for p in probes if p.weight_bytes == smallest.weight_bytes and p.rows == 1]
     return min(probe.seconds / probe.kernels for probe in group)
@@ -182,7 +196,8 @@ def kernel_overhead(probes: Sequence[LinearProbe]) -> float:
 def weight_efficiency(
     probes: Sequence[LinearProbe], kernel_s: float, bandwidth: float
 ) -> EfficiencyTable:
-    """Achieved over peak bandwidth by bytes of the pass and rows, once the overhead per product is taken off."""
+    """Achieved over peak bandwidth by bytes of the pass and rows, once the overhead per product is
+    taken off."""
     smallest = min(probe.weight_bytes / probe.kernels for probe in probes)
     kept = [probe for probe in probes if probe.weight_bytes / probe.kernels > smallest]
     sizes = sorted({probe.weight_bytes for probe in kept})
@@ -199,7 +214,8 @@ def weight_efficiency(
 
 
 def attention_rates(probes: Sequence[AttentionProbe]) -> tuple[float, float]:
-    """KV bytes per second with one row, and attention FLOPs per second with the most rows: slopes in the context."""
+    """KV bytes per second with one row, and attention FLOPs per second with the most rows: slopes
+    in the context."""
 
     def slope(rows: int, quantity: str) -> float:
         chosen = sorted((p for p in probes if p.rows == rows), key=lambda probe: probe.context)
@@ -212,7 +228,8 @@ def attention_rates(probes: Sequence[AttentionProbe]) -> tuple[float, float]:
 
 
 def non_negative_fit(columns: Floats, target: Floats) -> list[float]:
-    """The coefficients >= 0 with the least absolute error: a burst of other work on the machine spoils few probes."""
+    """The coefficients >= 0 with the least absolute error: a burst of other work on the machine
+    spoils few probes."""
     weights = np.ones(len(target))
     solution = np.zeros(columns.shape[1])
     for _ in range(30):  # iteratively reweighted least squares
@@ -222,7 +239,8 @@ def non_negative_fit(columns: Floats, target: Floats) -> list[float]:
 
 
 def non_negative_least_squares(columns: Floats, target: Floats) -> Floats:
-    """Least squares where the most negative coefficient is set to zero and the rest fitted again, until none is."""
+    """Least squares where the most negative coefficient is set to zero and the rest fitted again,
+    until none is."""
     active = list(range(columns.shape[1]))
     result = np.zeros(columns.shape[1])
     scale = np.linalg.norm(columns, axis=0)

@@ -1,6 +1,7 @@
 """The command line: specsim predict | compare | demo.
 
-A user's mistake is one line on standard error and exit status 2; `--json` prints one object and nothing else.
+A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
+nothing else.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"specsim {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
-    predicting = commands.add_parser("predict", help="predict plain and speculative decoding of one scenario")
+    predicting = commands.add_parser(
+        "predict", help="predict plain and speculative decoding of one scenario"
+    )
     predicting.set_defaults(run=run_predict)
     add_scenario(predicting)
     predicting.add_argument("--json", action="store_true", help="print one JSON object")
@@ -60,36 +63,60 @@ def build_parser() -> argparse.ArgumentParser:
 
     comparing = commands.add_parser("compare", help="measured files beside their predictions")
     comparing.set_defaults(run=run_compare)
-    comparing.add_argument("paths", type=Path, nargs="+", help="measurement files, or folders of them")
-    comparing.add_argument("--engine", help="a calibration file; default: the one beside the measurements")
+    comparing.add_argument(
+        "paths", type=Path, nargs="+", help="measurement files, or folders of them"
+    )
+    comparing.add_argument(
+        "--engine", help="a calibration file; default: the one beside the measurements"
+    )
     comparing.add_argument("--json", action="store_true", help="print one JSON object")
 
-    demo = commands.add_parser("demo", help="predict, then measure, a pair of models on this machine")
+    demo = commands.add_parser(
+        "demo", help="predict, then measure, a pair of models on this machine"
+    )
     demo.set_defaults(run=run_demo)
     demo.add_argument("--target", help="a folder or a hub id; default: the bundled pair")
     demo.add_argument("--draft", help="a folder or a hub id")
     demo.add_argument("--device", help="cpu, cuda, mps")
     demo.add_argument("--dtype", help="fp32, bf16 or fp16; default: whichever is faster here")
-    demo.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.png and demo.json")
-    demo.add_argument("--quick", action="store_true", help="fewer prompts and repetitions, wider error bars")
+    demo.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for demo.png and demo.json"
+    )
+    demo.add_argument(
+        "--quick", action="store_true", help="fewer prompts and repetitions, wider error bars"
+    )
     return parser
 
 
 def add_scenario(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", required=True, help="a model of the catalog, or a config.json")
     parser.add_argument("--accelerator", help="an accelerator of the catalog")
-    parser.add_argument("--engine", default="cuda-graphs", help="an engine of the catalog, or a calibration file")
-    parser.add_argument("--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)")
-    parser.add_argument("--kv-precision", help="of the KV cache (default: as the weights' activations)")
+    parser.add_argument(
+        "--engine", default="cuda-graphs", help="an engine of the catalog, or a calibration file"
+    )
+    parser.add_argument(
+        "--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)"
+    )
+    parser.add_argument(
+        "--kv-precision", help="of the KV cache (default: as the weights' activations)"
+    )
     parser.add_argument("--batch", type=int, default=1, help="sequences decoded together")
-    parser.add_argument("--context", type=int, default=1024, help="KV length at the step that is priced")
+    parser.add_argument(
+        "--context", type=int, default=1024, help="KV length at the step that is priced"
+    )
     parser.add_argument("--draft", help="a model of the catalog, or a config.json")
     parser.add_argument("--draft-precision", help="of the draft's weights (default: the target's)")
     parser.add_argument("--gamma", default="best", help="drafted tokens per cycle, or 'best'")
     acceptance = parser.add_mutually_exclusive_group()
-    acceptance.add_argument("--alpha", type=float, help="probability that a drafted token is accepted")
-    acceptance.add_argument("--survival", help="P(at least k accepted) for k = 1, 2, …, comma-separated")
-    acceptance.add_argument("--tokens-per-cycle", type=float, help="bonus included; needs a whole --gamma")
+    acceptance.add_argument(
+        "--alpha", type=float, help="probability that a drafted token is accepted"
+    )
+    acceptance.add_argument(
+        "--survival", help="P(at least k accepted) for k = 1, 2, …, comma-separated"
+    )
+    acceptance.add_argument(
+        "--tokens-per-cycle", type=float, help="bonus included; needs a whole --gamma"
+    )
 
 
 def run_predict(options: argparse.Namespace) -> int:
@@ -105,7 +132,8 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def scenario(options: argparse.Namespace) -> tuple[Prediction, Prediction | None]:
-    """The prediction that was asked for, and where a draft is given the one over all gammas that were looked at."""
+    """The prediction that was asked for, and where a draft is given the one over all gammas that
+    were looked at."""
     target = model(options.target)
     machine = machine_of(options)
     place: dict[str, Any] = {"batch": options.batch, "context": options.context}
@@ -117,7 +145,9 @@ def scenario(options: argparse.Namespace) -> tuple[Prediction, Prediction | None
     given = {name: value for name, value in given.items() if value is not None}
     if options.draft is None:
         if given or options.gamma not in ("best", "0"):
-            raise SpecsimError("an acceptance or a gamma needs a draft: give --draft NAME|config.json")
+            raise SpecsimError(
+                "an acceptance or a gamma needs a draft: give --draft NAME|config.json"
+            )
         return predict(target, None, machine, gamma=0, **place), None
     draft = model(options.draft)
     drafter = DraftModel(draft, precision=options.draft_precision)
@@ -136,15 +166,22 @@ def scenario(options: argparse.Namespace) -> tuple[Prediction, Prediction | None
 
 
 def machine_of(options: argparse.Namespace) -> System:
-    """The System of --engine, --accelerator and --precision; a calibration file names its own accelerator."""
+    """The System of --engine, --accelerator and --precision; a calibration file names its own
+    accelerator."""
     if options.engine.endswith(".json"):
         calibrated = calibration.load(options.engine).system
         if options.accelerator:
-            raise SpecsimError(f"{options.engine} was measured on {calibrated.accelerator.name}; leave out --accelerator")
+            raise SpecsimError(
+                f"{options.engine} was measured on {calibrated.accelerator.name}; leave out --accelerator"
+            )
         return calibrated.with_precision(options.precision) if options.precision else calibrated
     if options.accelerator is None:
-        raise SpecsimError("give --accelerator NAME (or --engine calibration.json, which names its own)")
-    return system(options.accelerator, options.engine, options.precision or "bf16", options.kv_precision)
+        raise SpecsimError(
+            "give --accelerator NAME (or --engine calibration.json, which names its own)"
+        )
+    return system(
+        options.accelerator, options.engine, options.precision or "bf16", options.kv_precision
+    )
 
 
 def number(name: str, text: str) -> float:
@@ -158,7 +195,9 @@ def numbers(name: str, text: str) -> list[float]:
     return [number(name, part) for part in text.split(",")]
 
 
-def to_json(prediction: Prediction, over: Prediction | None, options: argparse.Namespace) -> dict[str, Any]:
+def to_json(
+    prediction: Prediction, over: Prediction | None, options: argparse.Namespace
+) -> dict[str, Any]:
     """The keys of the public contract; speculative ones are null without a draft."""
     speculative = options.draft is not None
     scan = over if over is not None else prediction
@@ -182,7 +221,9 @@ def to_json(prediction: Prediction, over: Prediction | None, options: argparse.N
         "tied_gammas": over.ties().tolist() if over is not None else None,
         "bound": str(prediction.bound),
         "band": {"step_s": band["step_s"], "speedup": band["speedup"] if speculative else None},
-        "waterfall": {name: float(f) for name, f in prediction.waterfall().items()} if speculative else None,
+        "waterfall": {name: float(f) for name, f in prediction.waterfall().items()}
+        if speculative
+        else None,
         "breakdown": [
             {key: value if isinstance(value, str) else plain(value) for key, value in row.items()}
             for row in prediction.step.breakdown()
@@ -208,7 +249,9 @@ def assumptions(options: argparse.Namespace) -> list[str]:
             "The draft keeps its own KV cache, and its first pass of a cycle reads two tokens.",
         ]
     if not options.engine.endswith(".json"):
-        sentences.append(f"Constants of the engine {options.engine} come from the catalog, not from this machine.")
+        sentences.append(
+            f"Constants of the engine {options.engine} come from the catalog, not from this machine."
+        )
     return sentences
 
 
@@ -222,13 +265,21 @@ def show(document: dict[str, Any], options: argparse.Namespace) -> None:
     total = sum(row["seconds"] for row in document["breakdown"])
     for row in document["breakdown"]:
         if row["seconds"] > 0:
-            print(f"  {row['name']:28s} {row['seconds'] * 1e3:8.3f} ms  {row['seconds'] / total:5.1%}  {row['bound']}")
+            print(
+                f"  {row['name']:28s} {row['seconds'] * 1e3:8.3f} ms  {row['seconds'] / total:5.1%}  {row['bound']}"
+            )
     if document["speedup"] is not None:
         low, high = document["band"]["speedup"]
         print(f"draft step    {document['draft_step_s'] * 1e3:8.3f} ms")
-        print(f"verification  {document['verify_step_s'] * 1e3:8.3f} ms for {document['gamma'] + 1} rows per sequence")
-        print(f"cycle         {document['cycle_s'] * 1e3:8.3f} ms, {document['tokens_per_cycle']:.3f} tokens per cycle")
-        print(f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) at gamma = {document['gamma']}")
+        print(
+            f"verification  {document['verify_step_s'] * 1e3:8.3f} ms for {document['gamma'] + 1} rows per sequence"
+        )
+        print(
+            f"cycle         {document['cycle_s'] * 1e3:8.3f} ms, {document['tokens_per_cycle']:.3f} tokens per cycle"
+        )
+        print(
+            f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) at gamma = {document['gamma']}"
+        )
         ties = document["tied_gammas"]
         if ties and len(ties) > 1:
             print(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")
@@ -255,7 +306,10 @@ def run_compare(options: argparse.Namespace) -> int:
                     f"  {row['target']:18s} gamma {row['gamma']}  {row['part']:17s} predicted "
                     f"{row['predicted'] * scale:8.3f} {unit:2s} measured {row['measured'] * scale:8.3f} {unit:2s} {row['error']:+6.1%}"
                 )
-            print("  median |error|: " + ", ".join(f"{name} {error:.1%}" for name, error in errors.items()))
+            print(
+                "  median |error|: "
+                + ", ".join(f"{name} {error:.1%}" for name, error in errors.items())
+            )
     if options.json:
         print(json.dumps(document, allow_nan=False))
     return 0
@@ -266,7 +320,9 @@ def measurement_files(paths: Sequence[Path]) -> list[Path]:
     files = []
     for path in paths:
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        files += [file for file in found if path.is_file() or not file.name.startswith("calibration")]
+        files += [
+            file for file in found if path.is_file() or not file.name.startswith("calibration")
+        ]
     if not files:
         raise SpecsimError(f"no measurement files in {', '.join(map(str, paths))}")
     return files
@@ -284,7 +340,9 @@ def run_demo(options: argparse.Namespace) -> int:
     try:
         from specsim import demo
     except ImportError as missing:
-        raise SpecsimError(f"the demo needs {missing.name}: pip install 'specsim-llm[reference,figures]'") from None
+        raise SpecsimError(
+            f"the demo needs {missing.name}: pip install 'specsim-llm[reference,figures]'"
+        ) from None
     if (options.target is None) != (options.draft is None):
         raise SpecsimError("give --target and --draft together, or neither")
     return demo.main(

@@ -1,7 +1,8 @@
 """Measured points beside their predictions, until every factor of the difference has a name.
 
-The ratio measured ÷ predicted speedup is taken apart by replacing predicted parts by measured ones in a fixed order:
-tokens per cycle, draft, verification, overhead, baseline. Each replacement gives a factor and the factors multiply out.
+The ratio measured ÷ predicted speedup is taken apart by replacing predicted parts by measured ones
+in a fixed order: tokens per cycle, draft, verification, overhead, baseline. Each replacement gives
+a factor and the factors multiply out.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything about one measured point: its parts by name, and the factors of measured ÷ predicted speedup."""
+    """Everything about one measured point: its parts by name, and the factors of measured ÷
+    predicted speedup."""
 
     point: Point
     parts: dict[str, Part]
@@ -56,7 +58,8 @@ class Comparison:
 
 
 def predict_point(point: Point, system: System) -> Prediction:
-    """The prediction of a point's scenario on `system`, from the survival that was estimated on other prompts."""
+    """The prediction of a point's scenario on `system`, from the survival that was estimated on
+    other prompts."""
     scenario = point.scenario
     if scenario.gamma and point.calibration_survival is None:
         raise SpecsimError(
@@ -77,7 +80,12 @@ def predict_point(point: Point, system: System) -> Prediction:
 def compare(point: Point, system: System) -> Comparison:
     """One point beside its prediction."""
     prediction = predict_point(point, system)
-    if point.step_s is None or point.verify_step_s is None or point.cycle_s is None or point.host_s is None:
+    if (
+        point.step_s is None
+        or point.verify_step_s is None
+        or point.cycle_s is None
+        or point.host_s is None
+    ):
         raise SpecsimError(f"the point gamma={point.scenario.gamma} was not timed")
     gamma = point.scenario.gamma
     tokens = point.tokens_per_cycle if gamma else 1.0
@@ -91,14 +99,17 @@ def compare(point: Point, system: System) -> Comparison:
         "speedup": tokens * point.step_s.median / point.cycle_s.median,
     }
     if point.draft_step_s is not None:
-        # the first pass of a cycle reads two rows; what is measured is the mean over the cycle's passes
+        # the first pass of a cycle reads two rows; what is measured is the mean over the cycle's
+        # passes
         measured["draft_step_s"] = point.draft_step_s.median
     band = prediction.band
     parts = {}
     for name in PARTS:
         if name not in measured:
             continue
-        predicted = prediction.draft_s / gamma if name == "draft_step_s" else getattr(prediction, name)
+        predicted = (
+            prediction.draft_s / gamma if name == "draft_step_s" else getattr(prediction, name)
+        )
         low, high = band.get(name, (None, None))
         parts[name] = Part(
             name,
@@ -111,7 +122,8 @@ def compare(point: Point, system: System) -> Comparison:
 
 
 def factors(parts: dict[str, Part], gamma: int) -> dict[str, float]:
-    """Measured ÷ predicted speedup as a product: what each part's error does to it, replaced in this order."""
+    """Measured ÷ predicted speedup as a product: what each part's error does to it, replaced in
+    this order."""
     tokens, step = parts["tokens_per_cycle"], parts["step_s"]
     predicted = {name: part.predicted for name, part in parts.items()}
     measured = {name: part.measured for name, part in parts.items()}
@@ -124,7 +136,10 @@ def factors(parts: dict[str, Part], gamma: int) -> dict[str, float]:
         "draft": gamma * measured.get("draft_step_s", 0.0),
         "verification": measured["verify_step_s"],
     }
-    for laps, cycle in ((laps_predicted, predicted["cycle_s"]), (laps_measured, measured["cycle_s"])):
+    for laps, cycle in (
+        (laps_predicted, predicted["cycle_s"]),
+        (laps_measured, measured["cycle_s"]),
+    ):
         laps["overhead"] = cycle - sum(laps.values())
     result = {"tokens per cycle": tokens.measured / tokens.predicted}
     laps = dict(laps_predicted)

@@ -1,10 +1,11 @@
-"""The main job in one command: predict, then measure, a pair of real models on this machine, and compare.
+"""The main job in one command: predict, then measure, a pair of real models on this machine, and
+compare.
 
     specsim demo                                  the bundled pair, and a dialled pair that is memory-bound on a CPU
     specsim demo --target FOLDER --draft FOLDER   any pair of a supported architecture
 
-The order is honest: calibration on probe shapes, acceptance from calibration prompts, prediction, and only then the
-decoder on other prompts.
+The order is honest: calibration on probe shapes, acceptance from calibration prompts, prediction,
+and only then the decoder on other prompts.
 """
 
 import json
@@ -44,9 +45,11 @@ def run(
     dtype: str | None = None,
     quick: bool = False,
 ) -> dict[str, Any]:
-    """Run the demo, printing as it goes; writes demo.png and demo.json into `out` and returns what it measured.
+    """Run the demo, printing as it goes; writes demo.png and demo.json into `out` and returns what
+    it measured.
 
-    Raises SpecsimError for a pair that cannot be loaded or a place that cannot be written, before anything is timed.
+    Raises SpecsimError for a pair that cannot be loaded or a place that cannot be written, before
+    anything is timed.
     """
     import torch
 
@@ -67,18 +70,29 @@ def run(
     source = (target, draft) if target else ("bundled", None)
     models = checkpoints.load_pair(*source, dtype=chosen, device=where)
     described = " and ".join(
-        f"{m.architecture.name} ({m.architecture.parameters / 1e6:.1f}M parameters)" for m in models[:2]
+        f"{m.architecture.name} ({m.architecture.parameters / 1e6:.1f}M parameters)"
+        for m in models[:2]
     )
     say(f"pair         {described}")
 
-    calibration = fit(probes.run_probes(where, chosen, rounds=3 if quick else 7), asdict(environment))
+    calibration = fit(
+        probes.run_probes(where, chosen, rounds=3 if quick else 7), asdict(environment)
+    )
     show_calibration(calibration)
     measurement = Measurement(environment, calibration="calibration.json")
     results = [run_pair("the trained pair", models, calibration.system, measurement, quick)]
     if target is None:
-        say("\nA tiny model on a CPU is not what memory-bound decoding is about, so here is a second pair: random")
-        say("weights, the draft being the target's first layer, dialled to an acceptance (see reference/dialled.py).")
-        results.append(run_pair("a dialled pair", dialled(where, chosen), calibration.system, measurement, quick))
+        say(
+            "\nA tiny model on a CPU is not what memory-bound decoding is about, so here is a second pair: random"
+        )
+        say(
+            "weights, the draft being the target's first layer, dialled to an acceptance (see reference/dialled.py)."
+        )
+        results.append(
+            run_pair(
+                "a dialled pair", dialled(where, chosen), calibration.system, measurement, quick
+            )
+        )
     identical = show_sample(source, where)
 
     figure_file, json_file = out / "demo.png", out / "demo.json"
@@ -137,11 +151,15 @@ def dialled(device: Any, dtype: Any) -> tuple[Any, Any, None]:
         intermediate_size=3072, vocab_size=8192, max_context=1024,
     )  # fmt: skip
     target, draft, alpha = dialled_pair(shape, 1, 0.85, dtype=dtype, device=device)
-    say(f"pair         {shape.name} ({shape.parameters / 1e6:.0f}M parameters) and its first layer; alpha dialled to {alpha:.2f}")
+    say(
+        f"pair         {shape.name} ({shape.parameters / 1e6:.0f}M parameters) and its first layer; alpha dialled to {alpha:.2f}"
+    )
     return target, draft, None
 
 
-def run_pair(title: str, models: Sequence[Any], system: System, measurement: Measurement, quick: bool) -> PairResult:
+def run_pair(
+    title: str, models: Sequence[Any], system: System, measurement: Measurement, quick: bool
+) -> PairResult:
     """Acceptance from calibration prompts, prediction, measurement on other prompts, comparison."""
     from reference import checkpoints, suites
 
@@ -152,13 +170,17 @@ def run_pair(title: str, models: Sequence[Any], system: System, measurement: Mea
         calibration_prompts, timed_prompts, length = ids[0], ids[1][:5], 48
     else:
         texts = checkpoints.prompt_texts()
-        calibration_prompts, timed_prompts = ([tokenizer.encode(t)[:96] for t in texts[which]] for which in texts)
+        calibration_prompts, timed_prompts = (
+            [tokenizer.encode(t)[:96] for t in texts[which]] for which in texts
+        )
         timed_prompts, length = timed_prompts[:12], 80
     if quick:
         timed_prompts, length = timed_prompts[:2], 24
     context = round(sum(map(len, timed_prompts)) / len(timed_prompts) + length / 2)
 
-    say(f"\n{title}: acceptance at temperature 1, from {len(calibration_prompts)} calibration prompts")
+    say(
+        f"\n{title}: acceptance at temperature 1, from {len(calibration_prompts)} calibration prompts"
+    )
     trace = TextTrace(*suites.text_trace(target, draft, calibration_prompts, max_new_tokens=96))
     gammas = np.array(GAMMAS)
     prediction = predict(
@@ -200,12 +222,23 @@ def show_calibration(calibration: Calibration) -> None:
     assert isinstance(table, EfficiencyTable)
     achieved = table.values[:, 0] * system.bandwidth_bytes_per_s / 1e9
     say("\ncalibration on probe shapes (none of them a shape that is predicted below)")
-    speeds = ", ".join(f"{size / 1e6:.3g} MB {speed:.0f}" for size, speed in zip(table.pass_bytes, achieved, strict=True))
+    speeds = ", ".join(
+        f"{size / 1e6:.3g} MB {speed:.0f}"
+        for size, speed in zip(table.pass_bytes, achieved, strict=True)
+    )
     say(f"  weights, one row       GB/s by size of the pass: {speeds}")
-    say(f"  KV cache               {engine.kv_efficiency * system.bandwidth_bytes_per_s / 1e9:.1f} GB/s")
-    say(f"  arithmetic             {system.accelerator.rate(system.precision.math) / 1e9:.0f} GFLOP/s")
-    say(f"  overhead               {engine.layer_overhead_s * 1e6:.0f} us a layer, {engine.pass_overhead_s * 1e6:.0f} us a pass")
-    say(f"  drafting               {engine.drafting_overhead_s * 1e6:.0f} us a cycle, {engine.sampling_overhead_s * 1e6:.0f} us a draw")
+    say(
+        f"  KV cache               {engine.kv_efficiency * system.bandwidth_bytes_per_s / 1e9:.1f} GB/s"
+    )
+    say(
+        f"  arithmetic             {system.accelerator.rate(system.precision.math) / 1e9:.0f} GFLOP/s"
+    )
+    say(
+        f"  overhead               {engine.layer_overhead_s * 1e6:.0f} us a layer, {engine.pass_overhead_s * 1e6:.0f} us a pass"
+    )
+    say(
+        f"  drafting               {engine.drafting_overhead_s * 1e6:.0f} us a cycle, {engine.sampling_overhead_s * 1e6:.0f} us a draw"
+    )
     say(
         f"  sampling and host      {engine.cycle_overhead_s * 1e6:.0f} us a step, {engine.speculation_overhead_s * 1e6:.0f} us more to "
         f"accept, {engine.logit_overhead_s * 1e9:.1f} ns a logit"
@@ -226,7 +259,9 @@ def show_prediction(p: Prediction) -> None:
         )
     ties = p.ties()
     tie = f"; γ = {ties[0]} … {ties[-1]} are within 2 % of it" if len(ties) > 1 else ""
-    say(f"plain step {p.step_s.flat[0] * 1e3:.2f} ms; best γ = {p.gamma[p.best()]}{tie}   (times in ms)")
+    say(
+        f"plain step {p.step_s.flat[0] * 1e3:.2f} ms; best γ = {p.gamma[p.best()]}{tie}   (times in ms)"
+    )
 
 
 COLUMNS = {
@@ -246,7 +281,8 @@ REASONS = {
 
 
 def show_comparison(prediction: Prediction, comparisons: Sequence[Comparison]) -> None:
-    """Predicted beside measured beside error for every part, the waterfall, and what limits the speedup."""
+    """Predicted beside measured beside error for every part, the waterfall, and what limits the
+    speedup."""
     say("\nmeasured, as predicted / measured / error")
     say(" γ " + "".join(f"{title:^22s}" for title in COLUMNS.values()))
     for comparison in comparisons:
@@ -256,13 +292,18 @@ def show_comparison(prediction: Prediction, comparisons: Sequence[Comparison]) -
     tokens = [c.point.tokens_per_cycle_error or 0.0 for c in comparisons if c.gamma]
     say(f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}")
     named = {"step_s": "plain step"} | COLUMNS
-    say("median |error|: " + ", ".join(f"{named[n].split(' (')[0]} {e:.1%}" for n, e in errors.items()))
+    say(
+        "median |error|: "
+        + ", ".join(f"{named[n].split(' (')[0]} {e:.1%}" for n, e in errors.items())
+    )
 
     drafting = [comparison for comparison in comparisons if comparison.gamma]
     best = max(drafting, key=lambda comparison: comparison.parts["speedup"].measured)
     at = int(np.flatnonzero(prediction.gamma == best.gamma)[0])
     shape = prediction.speedup.shape
-    falls = {name: float(np.broadcast_to(f, shape)[at]) for name, f in prediction.waterfall().items()}
+    falls = {
+        name: float(np.broadcast_to(f, shape)[at]) for name, f in prediction.waterfall().items()
+    }
     say(f"\nwhere the ideal {falls['ideal']:.0f}x of γ = {best.gamma} goes, as predicted:")
     left = 1.0
     for name, factor in falls.items():
@@ -270,7 +311,9 @@ def show_comparison(prediction: Prediction, comparisons: Sequence[Comparison]) -
         say(f"  {name:20s} x {factor:4.2f}  ->  {left:4.2f}x")
     parts = " ".join(f"x {factor:.3f} ({name})" for name, factor in best.factors.items())
     speedup = best.parts["speedup"]
-    say(f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts.removeprefix('x ')}")
+    say(
+        f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts.removeprefix('x ')}"
+    )
     limit = min((name for name in falls if name != "ideal"), key=lambda name: falls[name])
     say(
         f"Measured best: {speedup.measured:.2f}x at γ = {best.gamma}, {speedup.predicted:.2f}x predicted. "
@@ -298,9 +341,13 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
     text = checkpoints.prompt_texts()["timed"][0]
     prompt = tokenizer.encode(text)[:64]
     plain = reference.generate(target, prompt, max_new_tokens=64)
-    speculative = reference.speculate(target, reference.DraftModel(draft, gamma=4), prompt, max_new_tokens=64)
+    speculative = reference.speculate(
+        target, reference.DraftModel(draft, gamma=4), prompt, max_new_tokens=64
+    )
     difference = suites.first_difference(target, prompt, plain.tokens, speculative.tokens)
-    say("\na sample, greedy, fp32: the prompt's last line, then the continuation by plain and by speculative decoding")
+    say(
+        "\na sample, greedy, fp32: the prompt's last line, then the continuation by plain and by speculative decoding"
+    )
     say("  | " + tokenizer.decode(prompt).splitlines()[-1] + " [...]")
     for name, run in (("plain", plain), ("speculative", speculative)):
         say(f"  {name}:")

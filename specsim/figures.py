@@ -1,4 +1,5 @@
-"""One function a figure, one style, one colour per concept: predicted is a line, measured is a marker with its spread.
+"""One function a figure, one style, one colour per concept: predicted is a line, measured is a
+marker with its spread.
 
 Figures are drawn without pyplot, so that nothing global is touched and none has to be closed.
 """
@@ -39,7 +40,8 @@ STYLE: Mapping[str, Any] = {
 
 
 def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]]) -> Figure:
-    """A row of three panels for each pair of models: speedup, tokens per cycle and times, against gamma.
+    """A row of three panels for each pair of models: speedup, tokens per cycle and times, against
+    gamma.
 
     `rows` holds a title, the prediction over gamma, and the compared points of each pair.
     """
@@ -56,15 +58,22 @@ def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Compar
 
 
 def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]) -> None:
-    """Speedup over plain decoding: the predicted curve in its 80 % band, the measured points on it."""
+    """Speedup over plain decoding: the predicted curve in its 80 % band, the measured points on
+    it."""
     low, high = prediction.band["speedup"]
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.8)
-    axes.fill_between(prediction.gamma, low, high, color=COLOURS["speedup"], alpha=0.18, linewidth=0)
-    axes.plot(prediction.gamma, prediction.speedup, color=COLOURS["speedup"], label="predicted, 80 % band")
+    axes.fill_between(
+        prediction.gamma, low, high, color=COLOURS["speedup"], alpha=0.18, linewidth=0
+    )
+    axes.plot(
+        prediction.gamma, prediction.speedup, color=COLOURS["speedup"], label="predicted, 80 % band"
+    )
     timed = [p for p in points if p.tokens_per_cycle and p.step_s and p.cycle_s]
     middle, below, above = [], [], []
     for p in timed:
-        gain = p.tokens_per_cycle * p.step_s.median  # what varies from cycle to cycle is the cycle's time
+        gain = (
+            p.tokens_per_cycle * p.step_s.median
+        )  # what varies from cycle to cycle is the cycle's time
         middle.append(gain / p.cycle_s.median)
         below.append(middle[-1] - gain / p.cycle_s.p90)
         above.append(gain / p.cycle_s.p10 - middle[-1])
@@ -88,8 +97,13 @@ def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point])
         prediction.gamma, prediction.gamma + 1, ":", color=COLOURS["plain"], label="ceiling γ + 1"
     )
     axes.fill_between(prediction.gamma, low, high, color=COLOURS["tokens"], alpha=0.18, linewidth=0)
-    axes.plot(prediction.gamma, prediction.tokens_per_cycle, color=COLOURS["tokens"], label="predicted")
-    measured = [(p.scenario.gamma, p.tokens_per_cycle, 1.28 * (p.tokens_per_cycle_error or 0)) for p in points]
+    axes.plot(
+        prediction.gamma, prediction.tokens_per_cycle, color=COLOURS["tokens"], label="predicted"
+    )
+    measured = [
+        (p.scenario.gamma, p.tokens_per_cycle, 1.28 * (p.tokens_per_cycle_error or 0))
+        for p in points
+    ]
     gammas, tokens, errors = zip(*measured, strict=True)
     axes.errorbar(
         gammas, tokens, yerr=errors, fmt="o", color=COLOURS["tokens"], capsize=2, label="measured"
@@ -109,7 +123,9 @@ def times_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]) 
     for concept, (label, seconds, key) in lines.items():
         colour = COLOURS[concept]
         low, high = prediction.band[bands[concept]]
-        axes.fill_between(prediction.gamma, 1e3 * low, 1e3 * high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            prediction.gamma, 1e3 * low, 1e3 * high, color=colour, alpha=0.15, linewidth=0
+        )
         axes.plot(prediction.gamma, 1e3 * seconds, color=colour, label=label)
         timed = [(p.scenario.gamma, t) for p in points if (t := getattr(p, key)) is not None]
         _timings(axes, timed, colour)
@@ -125,7 +141,9 @@ def _timings(axes: Axes, timed: Sequence[tuple[int, Timing]], colour: str) -> No
     medians = [1e3 * t.median for _, t in timed]
     below = [1e3 * (t.median - t.p10) for _, t in timed]
     above = [1e3 * (t.p90 - t.median) for _, t in timed]
-    axes.errorbar(gammas, medians, yerr=(below, above), fmt="o", color=colour, capsize=2, markersize=4)
+    axes.errorbar(
+        gammas, medians, yerr=(below, above), fmt="o", color=colour, capsize=2, markersize=4
+    )
 
 
 def _against_gamma(axes: Axes, label: str) -> None:

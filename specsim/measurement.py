@@ -1,7 +1,9 @@
-"""The schema of measured results, and nothing else: what ran where, and what it took. No prediction inside.
+"""The schema of measured results, and nothing else: what ran where, and what it took. No prediction
+inside.
 
-A file is one JSON object: `schema_version`, `environment`, `calibration` (a path or null) and `points`. It is written
-whole or not at all, after every point, so an interrupted run keeps what it has.
+A file is one JSON object: `schema_version`, `environment`, `calibration` (a path or null) and
+`points`. It is written whole or not at all, after every point, so an interrupted run keeps what it
+has.
 """
 
 import json
@@ -52,7 +54,8 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What was run. `mode` is eager, cuda-graphs or compiled; `context` the mean KV length of the timed cycles."""
+    """What was run. `mode` is eager, cuda-graphs or compiled; `context` the mean KV length of the
+    timed cycles."""
 
     target: Architecture
     draft: Architecture | None
@@ -72,9 +75,10 @@ class Scenario:
 class Point:
     """One scenario, measured. Times are per pass or per cycle of the whole batch.
 
-    `step_s` is a plain decode step including its sampling; `draft_step_s` one draft pass; `verify_step_s` the target's
-    pass of gamma + 1 rows; `host_s` the rest of a cycle. `calibration_survival` is the survival vector estimated on
-    other prompts: an input of predictions, not one of them; `tokens_error` the relative half-width of its 80 % band.
+    `step_s` is a plain decode step including its sampling; `draft_step_s` one draft pass;
+    `verify_step_s` the target's pass of gamma + 1 rows; `host_s` the rest of a cycle.
+    `calibration_survival` is the survival vector estimated on other prompts: an input of
+    predictions, not one of them; `tokens_error` the relative half-width of its 80 % band.
     """
 
     scenario: Scenario

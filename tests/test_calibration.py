@@ -100,7 +100,9 @@ def true_probes() -> Probes:
         for gamma in (0, 1, 2, 4, 8):
             for lap in ("verify", "host", "draft") if gamma else ("verify", "host"):
                 laps.append(LapProbe(lap, model, gamma, 120, lap_seconds(lap, model, gamma, 120)))
-    return Probes("a machine", "bf16", BANDWIDTH, RATE, tuple(linear), tuple(attention), tuple(laps))
+    return Probes(
+        "a machine", "bf16", BANDWIDTH, RATE, tuple(linear), tuple(attention), tuple(laps)
+    )
 
 
 CONSTANTS = (
@@ -125,7 +127,9 @@ def test_a_model_that_no_probe_has_the_shape_of_is_predicted():
     model, calibrated = shape(256, 8, 2048), fit(true_probes()).system
     for rows in (1, 3, 9):
         true = step_time(model, true_system(), rows=rows, context=150).total_s
-        assert step_time(model, calibrated, rows=rows, context=150).total_s == pytest.approx(true, rel=0.02)
+        assert step_time(model, calibrated, rows=rows, context=150).total_s == pytest.approx(
+            true, rel=0.02
+        )
 
 
 def test_a_burst_of_other_work_spoils_few_probes():

@@ -12,10 +12,17 @@ from specsim import cli
 SCENARIO = ["--target", "llama-3.1-8b", "--accelerator", "h200-sxm"]
 DRAFT = ["--draft", "llama-3.2-1b", "--alpha", "0.8"]
 KEYS = set(
-    "step_s tokens_per_s draft_step_s verify_step_s overhead_s cycle_s tokens_per_cycle gamma "
-    "speculative_tokens_per_s speedup best_gamma bound band breakdown assumptions version".split()
+    ["step_s", "tokens_per_s", "draft_step_s", "verify_step_s", "overhead_s", "cycle_s", "tokens_per_cycle", "gamma", "speculative_tokens_per_s", "speedup", "best_gamma", "bound", "band", "breakdown", "assumptions", "version"]
 )
-SPECULATIVE = KEYS - {"step_s", "tokens_per_s", "bound", "band", "breakdown", "assumptions", "version"}
+SPECULATIVE = KEYS - {
+    "step_s",
+    "tokens_per_s",
+    "bound",
+    "band",
+    "breakdown",
+    "assumptions",
+    "version",
+}
 
 
 def predict_json(capsys, *arguments: str) -> dict:
@@ -42,22 +49,35 @@ def test_the_best_gamma_is_chosen_and_said(capsys):
 
 
 def test_the_keys_agree_with_each_other_and_with_python(capsys):
-    document = predict_json(capsys, *SCENARIO, *DRAFT, "--gamma", "4", "--batch", "8", "--context", "2048")
+    document = predict_json(
+        capsys, *SCENARIO, *DRAFT, "--gamma", "4", "--batch", "8", "--context", "2048"
+    )
     prediction = specsim.predict(
         specsim.model("llama-3.1-8b"),
         specsim.DraftModel(specsim.model("llama-3.2-1b")),
         specsim.system("h200-sxm"),
         gamma=4, alpha=0.8, batch=8, context=2048,
     )  # fmt: skip
-    for key in ("step_s", "verify_step_s", "cycle_s", "tokens_per_cycle", "speedup", "tokens_per_s"):
+    for key in (
+        "step_s",
+        "verify_step_s",
+        "cycle_s",
+        "tokens_per_cycle",
+        "speedup",
+        "tokens_per_s",
+    ):
         assert document[key] == float(getattr(prediction, key)), key
-    assert document["speedup"] == pytest.approx(document["speculative_tokens_per_s"] / document["tokens_per_s"])
+    assert document["speedup"] == pytest.approx(
+        document["speculative_tokens_per_s"] / document["tokens_per_s"]
+    )
     assert document["speculative_tokens_per_s"] == pytest.approx(
         8 * document["tokens_per_cycle"] / document["cycle_s"]
     )
     operators = sum(row["seconds"] for row in document["breakdown"])
     assert operators == pytest.approx(float(prediction.step.total_s))
-    assert {"name", "flops", "weight_bytes", "kv_bytes", "seconds", "bound"} == document["breakdown"][0].keys()
+    assert {"name", "flops", "weight_bytes", "kv_bytes", "seconds", "bound"} == document[
+        "breakdown"
+    ][0].keys()
 
 
 def test_survival_and_tokens_per_cycle_say_the_same(capsys):
@@ -110,7 +130,10 @@ MISTAKES = {
     "no acceptance": ([*SCENARIO, "--draft", "llama-3.2-1b"], "--alpha"),
     "two acceptances": ([*SCENARIO, *DRAFT, "--survival", "0.5"], "not allowed"),
     "rising survival": ([*SCENARIO, "--draft", "llama-3.2-1b", "--survival", "0.5,0.6"], "0.6"),
-    "tokens without gamma": ([*SCENARIO, "--draft", "llama-3.2-1b", "--tokens-per-cycle", "2"], "--gamma"),
+    "tokens without gamma": (
+        [*SCENARIO, "--draft", "llama-3.2-1b", "--tokens-per-cycle", "2"],
+        "--gamma",
+    ),
     "too many tokens": (
         [*SCENARIO, "--draft", "llama-3.2-1b", "--tokens-per-cycle", "9", "--gamma", "3"],
         "[1, 4]",
@@ -177,7 +200,9 @@ def test_out_to_a_path_that_cannot_be_written(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["predikt"], ["compare", "nowhere.json"], ["compare", "."]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["predikt"], ["compare", "nowhere.json"], ["compare", "."]]
+)
 def test_other_mistakes(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert status_of(arguments) == 2
@@ -192,4 +217,7 @@ def test_predicting_needs_no_torch():
         f"cli.main(['predict', *{SCENARIO!r}, '--json']); "
         "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        == 0
+    )

@@ -71,8 +71,16 @@ def test_the_factors_multiply_out(point, draft, verify, host, step, tokens):
     )
     comparison = compare(measured, SYSTEM)
     speedup = comparison.parts["speedup"]
-    assert math.prod(comparison.factors.values()) == pytest.approx(speedup.measured / speedup.predicted)
-    assert list(comparison.factors) == ["tokens per cycle", "draft", "verification", "overhead", "baseline"]
+    assert math.prod(comparison.factors.values()) == pytest.approx(
+        speedup.measured / speedup.predicted
+    )
+    assert list(comparison.factors) == [
+        "tokens per cycle",
+        "draft",
+        "verification",
+        "overhead",
+        "baseline",
+    ]
 
 
 def test_one_wrong_part_is_blamed_alone(point):
@@ -101,7 +109,15 @@ def test_no_acceptance_is_assumed(point):
 def test_medians_and_rows_name_every_part(point):
     comparisons = [compare(exact(point(gamma)), SYSTEM) for gamma in (0, 2)]
     errors = median_errors(comparisons)
-    assert {"step_s", "draft_step_s", "verify_step_s", "tokens_per_cycle", "speedup"} <= errors.keys()
+    assert {
+        "step_s",
+        "draft_step_s",
+        "verify_step_s",
+        "tokens_per_cycle",
+        "speedup",
+    } <= errors.keys()
     assert max(errors.values()) < 1e-12
-    assert {"target", "gamma", "part", "predicted", "measured", "error"} == to_rows(comparisons)[0].keys()
+    assert {"target", "gamma", "part", "predicted", "measured", "error"} == to_rows(comparisons)[
+        0
+    ].keys()
     assert factors(comparisons[1].parts, 2) == comparisons[1].factors

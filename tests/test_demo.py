@@ -1,4 +1,5 @@
-"""The main job, run as a person runs it: predicts, measures, compares, and leaves whole files or none."""
+"""The main job, run as a person runs it: predicts, measures, compares, and leaves whole files or
+none."""
 
 import json
 import os
@@ -22,7 +23,9 @@ DEMO = [sys.executable, "-m", "specsim.cli", "demo"]
 def demo(tmp_path_factory) -> tuple[Path, str]:
     """One quick run: the folder it wrote, and what it printed."""
     out = tmp_path_factory.mktemp("demo")
-    run = subprocess.run([*DEMO, "--quick", "--out", str(out)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*DEMO, "--quick", "--out", str(out)], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return out, run.stdout
 
@@ -43,14 +46,26 @@ def test_greedy_text_is_identical(demo):
 
 
 def test_it_says_what_it_found_and_what_limits(demo):
-    for words in ("machine", "dtype", "pair", "calibration", "median error", "predicted", "measured"):
+    for words in (
+        "machine",
+        "dtype",
+        "pair",
+        "calibration",
+        "median error",
+        "predicted",
+        "measured",
+    ):
         assert words in demo[1]
     assert demo[1].count("What limits it most is") == 2
 
 
 def test_the_files_are_whole(demo):
     out, _ = demo
-    assert sorted(path.name for path in out.iterdir()) == ["calibration.json", "demo.json", "demo.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "calibration.json",
+        "demo.json",
+        "demo.png",
+    ]
     measurement = Measurement.read(out / "demo.json")
     assert len(measurement.points) == 18
     assert calibration.load(out / "calibration.json").system.engine.confidence == "measured"
@@ -80,7 +95,14 @@ def broken_pair(folder: Path, breakage) -> list[str]:
     shutil.copytree(PAIR / "target", folder / "target")
     shutil.copytree(PAIR / "draft", folder / "draft")
     breakage(folder)
-    return ["--target", str(folder / "target"), "--draft", str(folder / "draft"), "--out", str(folder / "out")]
+    return [
+        "--target",
+        str(folder / "target"),
+        "--draft",
+        str(folder / "draft"),
+        "--out",
+        str(folder / "out"),
+    ]
 
 
 def truncate(folder: Path) -> None:
@@ -148,7 +170,10 @@ def test_a_target_without_a_draft_is_refused():
 def test_interrupting_leaves_no_broken_file(tmp_path):
     out = tmp_path / "out"
     with subprocess.Popen(
-        [*DEMO, "--quick", "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*DEMO, "--quick", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as run:
         for line in run.stdout:
             if line.startswith("calibration"):

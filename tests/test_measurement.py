@@ -25,14 +25,18 @@ def test_the_file_has_the_keys_of_the_contract(tmp_path, point):
     assert {"schema_version", "environment", "calibration", "points"} <= data.keys()
     assert {"device", "driver", "torch", "python", "threads", "date"} <= data["environment"].keys()
     (written,) = data["points"]
-    assert set(
-        "scenario step_s draft_step_s verify_step_s cycle_s host_s survival accepted_histogram "
-        "tokens_per_cycle tokens_per_s peak_memory_bytes synthetic_acceptance notes".split()
-    ) <= written.keys()
-    assert set(
-        "target draft precision method gamma rule temperature batch context allocated_context mode "
-        "seed".split()
-    ) <= written["scenario"].keys()
+    assert (
+        set(
+            ["scenario", "step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s", "survival", "accepted_histogram", "tokens_per_cycle", "tokens_per_s", "peak_memory_bytes", "synthetic_acceptance", "notes"]
+        )
+        <= written.keys()
+    )
+    assert (
+        set(
+            ["target", "draft", "precision", "method", "gamma", "rule", "temperature", "batch", "context", "allocated_context", "mode", "seed"]
+        )
+        <= written["scenario"].keys()
+    )
     assert written["step_s"].keys() == {"median", "p10", "p90", "n"}
 
 
@@ -70,7 +74,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         ("{", "not valid JSON"),
         ("{}", "not a measurement file"),
         ('{"schema_version": 99}', "schema_version 99"),
-        ('{"schema_version": 1, "points": [{}], "environment": {}, "calibration": null}', "not a meas"),
+        (
+            '{"schema_version": 1, "points": [{}], "environment": {}, "calibration": null}',
+            "not a meas",
+        ),
     ],
 )
 def test_a_file_that_is_no_measurement_is_refused(tmp_path, text, says):

@@ -9,17 +9,19 @@ from reference.sequences import Sequences
 
 
 class Proposal(NamedTuple):
-    """`tokens` (B, G), and the laws (B, G, V) they were drawn from, or None if chosen without chance."""
+    """`tokens` (B, G), and the laws (B, G, V) they were drawn from, or None if chosen without
+    chance."""
 
     tokens: Tensor
     probabilities: Tensor | None
 
 
 class Drafter(Protocol):
-    """`gamma` tokens are proposed per cycle. The decoder calls `start` once and `propose` every cycle.
+    """`gamma` tokens are proposed per cycle. The decoder calls `start` once and `propose` every
+    cycle.
 
-    After a cycle the sequences may be shorter than what was drafted: a drafter reads `sequences.lengths` afresh each
-    time and forgets whatever lies beyond.
+    After a cycle the sequences may be shorter than what was drafted: a drafter reads
+    `sequences.lengths` afresh each time and forgets whatever lies beyond.
     """
 
     gamma: int

@@ -13,9 +13,10 @@ from reference.transformer import Transformer, prefill
 class DraftModel:
     """Drafts `gamma` tokens with `model`, one forward pass each, sampled as the target samples.
 
-    The first pass of a cycle reads two tokens: the pending one and the one before it. After a cycle in which every
-    draft was accepted the draft's cache lacks that earlier token; after any other cycle the pass writes it a second
-    time, with the same result. So catching up costs one row, never a pass, and never a branch.
+    The first pass of a cycle reads two tokens: the pending one and the one before it. After a cycle
+    in which every draft was accepted the draft's cache lacks that earlier token; after any other
+    cycle the pass writes it a second time, with the same result. So catching up costs one row,
+    never a pass, and never a branch.
     """
 
     def __init__(self, model: Transformer, gamma: int):
@@ -32,7 +33,9 @@ class DraftModel:
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         if self.gamma == 0:
             return Proposal(sequences.tokens[:, :0], None)
-        positions = sequences.positions(2).sub(1).clamp(min=0)  # a prompt of one token has none before
+        positions = (
+            sequences.positions(2).sub(1).clamp(min=0)
+        )  # a prompt of one token has none before
         tokens = sequences.tokens.gather(1, positions)
         drafted, laws = [], []
         for k in range(self.gamma):
