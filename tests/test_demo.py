@@ -42,7 +42,7 @@ def test_the_last_line_is_one_json_document(demo):
 
 def test_greedy_text_is_identical(demo):
     assert json.loads(demo[1].splitlines()[-1])["greedy_identical"] is True
-    assert "identical, in" in demo[1]
+    assert "identical:" in demo[1]
 
 
 def test_it_says_what_it_found_and_what_limits(demo):

@@ -28,7 +28,7 @@ FLOORS = (
     ("speculation",),
     ("sweep", "planning", "economics", "diagnosis", "validation", "comparison"),
     ("specsim",),
-    ("explorer", "figures", "quiz"),
+    ("explorer", "figures", "quiz", "tables"),
     ("cli", "demo", "__main__"),
 )
 FLOOR_OF = {module: height for height, floor in enumerate(FLOORS) for module in floor}
