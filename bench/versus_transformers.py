@@ -89,7 +89,8 @@ def main() -> int:
     for what, ratio in (("plain", "plain_ratio"), ("speculative", "speculative_ratio")):
         values = report[f"{what}_tokens_per_s"]
         print(
-            f"{what:12s} ours {values['ours']:7.1f}   transformers {values['transformers']:7.1f}   ratio {report[ratio]:.2f}"
+            f"{what:12s} ours {values['ours']:7.1f}   "
+            f"transformers {values['transformers']:7.1f}   ratio {report[ratio]:.2f}"
         )
     print(f"best gamma: {report['speculative_gamma']}")
     return 0

@@ -5,7 +5,8 @@ exact.
     target, draft, tokenizer = reference.load_pair("bundled")
     prompt = tokenizer.encode("def fibonacci(n):")
     plain = reference.generate(target, prompt, max_new_tokens=64)
-    result = reference.speculate(target, reference.DraftModel(draft, gamma=4), prompt, max_new_tokens=64)
+    drafter = reference.DraftModel(draft, gamma=4)
+    result = reference.speculate(target, drafter, prompt, max_new_tokens=64)
     assert result.tokens == plain.tokens
     result.statistics.tokens_per_cycle
 

@@ -132,7 +132,8 @@ def run_measure(options: argparse.Namespace) -> int:
     for point in points:
         speedup = point.tokens_per_cycle * point.step_s.median / point.cycle_s.median
         print(
-            f"gamma {point.scenario.gamma}: {point.tokens_per_cycle:.2f} tokens per cycle, {speedup:.2f}x"
+            f"gamma {point.scenario.gamma}: {point.tokens_per_cycle:.2f} tokens per cycle, "
+            f"{speedup:.2f}x"
         )
     print(f"wrote {options.out}")
     return 0
@@ -150,7 +151,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     print(
         json.dumps(to_json(calibration))
         if options.json
-        else f"median error {calibration.median_error:.1%}, worst {calibration.worst_error:.1%}; wrote {options.out}"
+        else f"median error {calibration.median_error:.1%}, worst {calibration.worst_error:.1%}; "
+        f"wrote {options.out}"
     )
     return 0
 

@@ -80,14 +80,16 @@ def load_pair(
         root = PAIR if str(source) == "bundled" else Path(source)
         if not (root / "target").is_dir() or not (root / "draft").is_dir():
             raise SpecsimError(
-                f"{source}: not a pair; give 'bundled', a folder holding target/ and draft/, or a target and a draft"
+                f"{source}: not a pair; give 'bundled', a folder holding target/ and draft/, or a "
+                "target and a draft"
             )
         source, draft = root / "target", root / "draft"
     folders = resolve(source), resolve(draft)
     target_tokenizer, draft_tokenizer = (Tokenizer(tokenizer_file(folder)) for folder in folders)
     if target_tokenizer.vocabulary != draft_tokenizer.vocabulary:
         raise SpecsimError(
-            f"{source} and {draft} have different vocabularies: a draft must speak the target's tokens"
+            f"{source} and {draft} have different vocabularies: a draft must speak the "
+            "target's tokens"
         )
     target, drafting = (load_checkpoint(folder, dtype=dtype, device=device) for folder in folders)
     sizes = target.architecture.vocab_size, drafting.architecture.vocab_size
@@ -207,8 +209,8 @@ def our_weights(
         weight = torch.cat([theirs[source] for source in sources])
         if weight.shape != parameter.shape:
             raise SpecsimError(
-                f"{folder}: {' + '.join(sources)} has shape {tuple(weight.shape)}; config.json says "
-                f"{tuple(parameter.shape)}"
+                f"{folder}: {' + '.join(sources)} has shape {tuple(weight.shape)}; config.json "
+                f"says {tuple(parameter.shape)}"
             )
         unused.difference_update(sources)
         yield name, weight

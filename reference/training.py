@@ -1,7 +1,7 @@
 """How the bundled pair was made: the Python standard library in, two small Llama checkpoints out.
 
-    python -m reference train                     the tokenizer, the target and the draft, as shipped
-    python -m reference train --preset gpu        a larger pair, for a machine with a GPU
+    python -m reference train                the tokenizer, the target and the draft, as shipped
+    python -m reference train --preset gpu   a larger pair, for a machine with a GPU
 
 The corpus is the source of the standard library of the Python that runs this, so that nothing has
 to be downloaded; another Python has another library and gives another corpus hash, which is
@@ -59,7 +59,8 @@ def bundled_shape(
 ) -> Architecture:
     return Architecture(
         name=name, hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
-        head_dim=hidden // heads, intermediate_size=mlp, vocab_size=VOCAB_SIZE, tied_head=True, max_context=1024,
+        head_dim=hidden // heads, intermediate_size=mlp, vocab_size=VOCAB_SIZE, tied_head=True,
+        max_context=512,
     )  # fmt: skip
 
 
@@ -175,10 +176,11 @@ def train(
     optimisers = [
         torch.optim.Muon(
             [p for p in model.layers.parameters() if p.ndim == 2],
-            lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw",
+            lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
         ),
         torch.optim.AdamW(
-            [p for name, p in model.named_parameters() if p.ndim == 1 or not name.startswith("layers")],
+            [p for n, p in model.named_parameters() if p.ndim == 1 or not n.startswith("layers")],
             lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
         ),
     ]  # fmt: skip
@@ -312,13 +314,14 @@ def make_pair(
     tokens = token_stream(tokenizer, corpus.train)
     held_out = token_stream(tokenizer, [text for _, text in corpus.held_out])
     print(
-        f"corpus: {len(corpus.train)} files, {len(tokens) / 1e6:.1f}M tokens, sha256 {corpus.sha256[:16]}",
+        f"corpus: {len(corpus.train)} files, {len(tokens) / 1e6:.1f}M tokens, "
+        f"sha256 {corpus.sha256[:16]}",
         flush=True,
     )
     write_text(out / "prompts.json", json.dumps(choose_prompts(corpus), indent=1) + "\n")
     card = {
         "corpus": {
-            "what": f"the standard library's source, Python {corpus.python} (PSF licence), split by file",
+            "what": f"the source of Python {corpus.python}'s standard library (PSF licence)",
             "sha256": corpus.sha256,
             "files": len(corpus.train),
             "held_out_files": len(corpus.held_out),
@@ -391,12 +394,14 @@ def model_card(card: dict) -> str:
     lines = [
         "# The bundled pair",
         "",
-        "Two small Llama checkpoints that write Python, made by `python -m reference train` from nothing but the Python",
-        "on the machine. They exist so that speculative decoding can be measured without a download; they are no use",
-        "as programmers.",
+        "Two small Llama checkpoints that write Python, made by `python -m reference train` from",
+        "nothing but the Python on the machine. They exist so that speculative decoding can be measured",
+        "without a download; they are no use as programmers.",
         "",
-        f"Corpus: {corpus['what']}. {corpus['files']} files trained on, {corpus['held_out_files']} held out,",
-        f"{corpus['tokens'] / 1e6:.2f}M tokens of {corpus['bytes_per_token']} bytes, sha256 `{corpus['sha256']}`.",
+        f"Corpus: {corpus['what']}, split by file:",
+        f"{corpus['files']} files trained on and {corpus['held_out_files']} held out,",
+        f"{corpus['tokens'] / 1e6:.2f}M tokens of {corpus['bytes_per_token']} bytes,",
+        f"sha256 `{corpus['sha256']}`.",
         "The prompts in `prompts.json` are pieces of held-out files, under the same licence.",
         "",
         "| model | parameters | tokens trained on | held-out loss (nats per token) |",
@@ -405,13 +410,15 @@ def model_card(card: dict) -> str:
     for role, model in card["models"].items():
         budget = model["recipe"]["budget_tokens"]
         lines.append(
-            f"| {role} | {model['parameters']:,} | {budget / 1e6:.1f}M | {model['held_out_loss']:.3f} |"
+            f"| {role} | {model['parameters']:,} | {budget / 1e6:.1f}M "
+            f"| {model['held_out_loss']:.3f} |"
         )
     lines += [
         "",
-        f"Mean overlap of the two laws on held-out text at temperature 1 (alpha): **{card['alpha']:.3f}**.",
+        "Mean overlap of the two laws on held-out text at temperature 1 (alpha): "
+        f"**{card['alpha']:.3f}**.",
         "",
-        "Recipes, seeds and loss curves: `card.json`. Another Python has another standard library and gives another",
-        "corpus hash.",
+        "Recipes, seeds and loss curves: `card.json`. Another Python has another standard library and",
+        "gives another corpus hash.",
     ]
     return "\n".join(lines) + "\n"

@@ -172,7 +172,8 @@ def machine_of(options: argparse.Namespace) -> System:
         calibrated = calibration.load(options.engine).system
         if options.accelerator:
             raise SpecsimError(
-                f"{options.engine} was measured on {calibrated.accelerator.name}; leave out --accelerator"
+                f"{options.engine} was measured on {calibrated.accelerator.name}: "
+                "leave out --accelerator"
             )
         return calibrated.with_precision(options.precision) if options.precision else calibrated
     if options.accelerator is None:
@@ -241,16 +242,18 @@ def assumptions(options: argparse.Namespace) -> list[str]:
     """What the numbers rest on, in sentences."""
     sentences = [
         f"{options.batch} sequence(s) with {options.context} tokens of KV cache each; one device.",
-        "Weights are read once per pass, the KV cache once per sequence; the embedding is gathered, not streamed.",
+        "Weights are read once per pass, the KV cache once per sequence; the embedding is "
+        "gathered, not streamed.",
     ]
     if options.draft:
         sentences += [
-            "Every sequence advances by its own number of tokens; the bonus or correction token is counted.",
+            "Every sequence advances by its own number of tokens; the bonus or correction token is "
+            "counted.",
             "The draft keeps its own KV cache, and its first pass of a cycle reads two tokens.",
         ]
     if not options.engine.endswith(".json"):
         sentences.append(
-            f"Constants of the engine {options.engine} come from the catalog, not from this machine."
+            f"Constants of the engine {options.engine} come from the catalog, not this machine."
         )
     return sentences
 

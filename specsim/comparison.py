@@ -60,17 +60,20 @@ class Comparison:
 def predict_point(point: Point, system: System) -> Prediction:
     """The prediction of a point's scenario on `system`, from the survival that was estimated on
     other prompts."""
-    scenario = point.scenario
-    if scenario.gamma and point.calibration_survival is None:
-        raise SpecsimError(
-            f"the point gamma={scenario.gamma} has no calibration_survival: nothing to predict its acceptance from"
-        )
+    scenario, law = point.scenario, None
+    if scenario.gamma:
+        if point.calibration_survival is None:
+            raise SpecsimError(
+                f"the point gamma={scenario.gamma} has no calibration_survival: there is nothing "
+                "to predict its acceptance from"
+            )
+        law = PerPosition(point.calibration_survival)
     return predict(
         scenario.target,
         DraftModel(scenario.draft) if scenario.draft else None,
         system.with_precision(scenario.precision),
         gamma=scenario.gamma,
-        acceptance=PerPosition(point.calibration_survival) if scenario.gamma else None,
+        acceptance=law,
         batch=scenario.batch,
         context=scenario.context,
         tokens_error=point.tokens_error,

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from specsim.comparison import Comparison
 from specsim.measurement import Point, Timing
@@ -68,25 +69,35 @@ def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]
     axes.plot(
         prediction.gamma, prediction.speedup, color=COLOURS["speedup"], label="predicted, 80 % band"
     )
-    timed = [p for p in points if p.tokens_per_cycle and p.step_s and p.cycle_s]
-    middle, below, above = [], [], []
-    for p in timed:
-        gain = (
-            p.tokens_per_cycle * p.step_s.median
-        )  # what varies from cycle to cycle is the cycle's time
-        middle.append(gain / p.cycle_s.median)
-        below.append(middle[-1] - gain / p.cycle_s.p90)
-        above.append(gain / p.cycle_s.p10 - middle[-1])
+    gammas, middle, below, above = [], [], [], []
+    for point in points:
+        if point.tokens_per_cycle is None or point.step_s is None or point.cycle_s is None:
+            continue
+        gain = point.tokens_per_cycle * point.step_s.median  # what varies is the cycle's time
+        gammas.append(point.scenario.gamma)
+        middle.append(gain / point.cycle_s.median)
+        below.append(middle[-1] - gain / point.cycle_s.p90)
+        above.append(gain / point.cycle_s.p10 - middle[-1])
     axes.errorbar(
-        [p.scenario.gamma for p in timed], middle, yerr=(below, above),
-        fmt="o", color=COLOURS["speedup"], capsize=2, label="measured",
-    )  # fmt: skip
+        gammas,
+        middle,
+        yerr=(below, above),
+        fmt="o",
+        color=COLOURS["speedup"],
+        capsize=2,
+        label="measured",
+    )
     best = int(prediction.best())
-    axes.annotate(
-        f"best predicted: γ = {prediction.gamma[best]}",
-        (prediction.gamma[best], prediction.speedup[best]),
-        xytext=(0, 12), textcoords="offset points", ha="center", fontsize=8,
-    )  # fmt: skip
+    axes.plot(
+        prediction.gamma[best],
+        prediction.speedup[best],
+        "s",
+        markersize=11,
+        fillstyle="none",
+        color=COLOURS["speedup"],
+        label=f"best predicted: γ = {prediction.gamma[best]}",
+    )
+    axes.set_ylim(bottom=0)
     _against_gamma(axes, "speedup over plain decoding (×)")
 
 
@@ -149,5 +160,5 @@ def _timings(axes: Axes, timed: Sequence[tuple[int, Timing]], colour: str) -> No
 def _against_gamma(axes: Axes, label: str) -> None:
     axes.set_xlabel("γ, tokens drafted per cycle")
     axes.set_ylabel(label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="best")

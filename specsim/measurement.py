@@ -115,7 +115,8 @@ class Measurement:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data["schema_version"] != SCHEMA_VERSION:
                 raise SpecsimError(
-                    f"{path} has schema_version {data['schema_version']}; this specsim reads {SCHEMA_VERSION}"
+                    f"{path} has schema_version {data['schema_version']}; this specsim reads "
+                    f"{SCHEMA_VERSION}"
                 )
             points = [_point(point) for point in data["points"]]
             return cls(Environment(**data["environment"]), points, data["calibration"])

@@ -11,9 +11,24 @@ from specsim import cli
 
 SCENARIO = ["--target", "llama-3.1-8b", "--accelerator", "h200-sxm"]
 DRAFT = ["--draft", "llama-3.2-1b", "--alpha", "0.8"]
-KEYS = set(
-    ["step_s", "tokens_per_s", "draft_step_s", "verify_step_s", "overhead_s", "cycle_s", "tokens_per_cycle", "gamma", "speculative_tokens_per_s", "speedup", "best_gamma", "bound", "band", "breakdown", "assumptions", "version"]
-)
+KEYS = {
+    "step_s",
+    "tokens_per_s",
+    "draft_step_s",
+    "verify_step_s",
+    "overhead_s",
+    "cycle_s",
+    "tokens_per_cycle",
+    "gamma",
+    "speculative_tokens_per_s",
+    "speedup",
+    "best_gamma",
+    "bound",
+    "band",
+    "breakdown",
+    "assumptions",
+    "version",
+}
 SPECULATIVE = KEYS - {
     "step_s",
     "tokens_per_s",

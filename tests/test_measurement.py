@@ -25,18 +25,35 @@ def test_the_file_has_the_keys_of_the_contract(tmp_path, point):
     assert {"schema_version", "environment", "calibration", "points"} <= data.keys()
     assert {"device", "driver", "torch", "python", "threads", "date"} <= data["environment"].keys()
     (written,) = data["points"]
-    assert (
-        set(
-            ["scenario", "step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s", "survival", "accepted_histogram", "tokens_per_cycle", "tokens_per_s", "peak_memory_bytes", "synthetic_acceptance", "notes"]
-        )
-        <= written.keys()
-    )
-    assert (
-        set(
-            ["target", "draft", "precision", "method", "gamma", "rule", "temperature", "batch", "context", "allocated_context", "mode", "seed"]
-        )
-        <= written["scenario"].keys()
-    )
+    assert {
+        "scenario",
+        "step_s",
+        "draft_step_s",
+        "verify_step_s",
+        "cycle_s",
+        "host_s",
+        "survival",
+        "accepted_histogram",
+        "tokens_per_cycle",
+        "tokens_per_s",
+        "peak_memory_bytes",
+        "synthetic_acceptance",
+        "notes",
+    } <= written.keys()
+    assert {
+        "target",
+        "draft",
+        "precision",
+        "method",
+        "gamma",
+        "rule",
+        "temperature",
+        "batch",
+        "context",
+        "allocated_context",
+        "mode",
+        "seed",
+    } <= written["scenario"].keys()
     assert written["step_s"].keys() == {"median", "p10", "p90", "n"}
 
 
