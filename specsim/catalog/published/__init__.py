@@ -1,0 +1,42 @@
+"""Published measurements as data: a CSV file a table, every row with its source and confidence.
+
+| table | rows of it say |
+|---|---|
+| `decode_speed` | tokens per second of plain decoding, most of them one sequence at a time |
+| `vllm_dynamic_sd` | ms of a cycle by batch and drafted tokens (vLLM PR #32374) |
+| `vllm_mt_bench` | tokens per second, plain and with EAGLE, of two earlier versions of vLLM |
+| `verify_cost` | ms of a pass by its rows (llama.cpp PR #17891) |
+| `spec_decoding_speedups` | what papers and leaderboards gained by speculation |
+| `acceptance_rates` | alpha, tau or survival: `metric` says which; an input of the model, not a speed |
+| `serving_throughput` | tokens per second at the largest batch that fits |
+| `achieved_bandwidth` | bytes per second that rows of `decode_speed` imply |
+| `accelerators` | datasheets; the catalog's own accelerators are checked against them |
+
+Cells are text as published; an empty one means "not stated". `usability` A: model, format, batch
+and context are stated; B: partly; C: not to be fitted.
+"""
+
+import csv
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+TABLES = (
+    "decode_speed",
+    "vllm_dynamic_sd",
+    "vllm_mt_bench",
+    "verify_cost",
+    "spec_decoding_speedups",
+    "acceptance_rates",
+    "serving_throughput",
+    "achieved_bandwidth",
+    "accelerators",
+)
+
+
+@cache
+def rows(table: str) -> tuple[Mapping[str, str], ...]:
+    """The rows of one of `TABLES`, in the file's order, read once and read-only."""
+    text = resources.files(__name__).joinpath(f"{table}.csv").read_text(encoding="utf-8")
+    return tuple(MappingProxyType(row) for row in csv.DictReader(text.splitlines()))
