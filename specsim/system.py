@@ -7,6 +7,7 @@ and attention have an efficiency each, and the overheads are seconds, not per ce
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,8 @@ class Accelerator:
     flops_per_s: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
     confidence: str = "measured"
+    family: str | None = None  # "hopper", "apple": what an engine's constants may depend on
+    kind: str | None = None  # "datacentre-gpu", "edge"
 
     def rate(self, math: str) -> float:
         """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
@@ -50,6 +53,8 @@ def accelerator(name: str) -> Accelerator:
         flops_per_s=dict(row.get("flops_per_s", {})),
         memory_bytes=row.get("memory_bytes"),
         confidence=row["confidence"],
+        family=row.get("family"),
+        kind=row.get("kind"),
     )
 
 
@@ -116,6 +121,7 @@ class Engine:
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
     | `drafting_overhead_s` | what beginning to draft costs, per cycle that drafts |
     | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
+    | `stage_overhead_s` | handing a row to the next device of a layer split, per further device |
     """
 
     name: str
@@ -130,6 +136,7 @@ class Engine:
     speculation_overhead_s: float = 0.0
     drafting_overhead_s: float = 0.0
     sampling_overhead_s: float = 0.0
+    stage_overhead_s: float = 0.0
     logit_overhead_s: float = 0.0  # per logit, wherever a law is made of logits
     error: float = 0.0  # relative half-width of the 80 % band on a pass
     source: str = ""
@@ -141,15 +148,58 @@ class Engine:
         return np.asarray(self.weight_efficiency)
 
 
-def catalog_engine(name: str, precision: str) -> Engine:
-    """The engine called `name`, with the weight efficiency of its kernels for `precision`."""
-    row = dict(catalog.lookup("engines", name))
-    by_precision = row.pop("weight_efficiency")
-    return Engine(
-        name=catalog.resolve("engines", name),
-        weight_efficiency=by_precision.get(precision, by_precision["default"]),
-        **{key: value for key, value in row.items() if key not in ("aliases", "notes")},
-    )
+# What a row of engines.toml says about itself, and is no constant of an Engine.
+_ABOUT = ("aliases", "notes", "like", "points", "fit_error")
+_CEILINGS = {  # bytes per second a kernel never exceeds -> the efficiency that it caps
+    "weight_ceiling_bytes_per_s": "weight_efficiency",
+    "kv_ceiling_bytes_per_s": "kv_efficiency",
+}
+
+
+def entry(constant: Mapping[str, float], chip: Accelerator | None, precision: str) -> str:
+    """The key of a tabled constant that holds for this chip and format; the most special first.
+
+    `"hopper q8_0"`, then `"hopper"`, then `"q8_0"`, then `"default"`; a chip's kind ("edge") goes
+    before its family.
+    """
+    places = [] if chip is None else [place for place in (chip.kind, chip.family) if place]
+    special = [key for place in places for key in (f"{place} {precision}", place)]
+    return next(key for key in (*special, precision, "default") if key in constant)
+
+
+def engine_row(name: str, rows: catalog.Table | None = None) -> dict[str, Any]:
+    """The constants of an engine, those of the relative it is `like` where it has none of its own.
+
+    Arguments: `rows`, the table of engines (the catalog's).
+    """
+    row = dict((catalog.load("engines") if rows is None else rows)[name])
+    if "like" in row:
+        about = (*_ABOUT, "source", "confidence", "error")
+        relative = engine_row(row["like"], rows)
+        row = {key: value for key, value in relative.items() if key not in about} | row
+    return row
+
+
+def catalog_engine(
+    name: str, precision: str, chip: Accelerator | None = None, rows: catalog.Table | None = None
+) -> Engine:
+    """The engine called `name`, with the constants of its kernels for `precision` on `chip`.
+
+    A ceiling in bytes per second becomes the fraction of the chip's bandwidth that it is. Without
+    a chip, or on one of a family that no row names, an engine's defaults hold.
+    """
+    key = catalog.resolve("engines", name) if rows is None else name
+    row = {
+        field: value[entry(value, chip, precision)] if isinstance(value, Mapping) else value
+        for field, value in engine_row(key, rows).items()
+        if field not in _ABOUT
+    }
+    for ceiling, efficiency in _CEILINGS.items():
+        limit = row.pop(ceiling, None)
+        if limit is not None and chip is not None:
+            fraction = np.minimum(row.get(efficiency, 1.0), limit / chip.bandwidth_bytes_per_s)
+            row[efficiency] = float(fraction) if np.ndim(fraction) == 0 else fraction
+    return Engine(name=key, **row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +224,10 @@ class System:
         if self.precision.kv_bytes != PRECISIONS.get(self.precision.name, precision).kv_bytes:
             precision = replace(precision, kv_bytes=self.precision.kv_bytes)
         if engine.name in catalog.load("engines"):
-            here = catalog_engine(engine.name, self.precision.name).weight_efficiency
+            stored, chip = self.precision.name, self.accelerator
+            here = catalog_engine(engine.name, stored, chip).weight_efficiency
             if engine.weight_efficiency == here:
-                there = catalog_engine(engine.name, name).weight_efficiency
+                there = catalog_engine(engine.name, name, chip).weight_efficiency
                 engine = replace(engine, weight_efficiency=there)
         return replace(self, precision=precision, engine=engine)
 
@@ -194,4 +245,5 @@ def system(
     stored = precision_named(precision)
     if kv_precision is not None:
         stored = replace(stored, kv_bytes=precision_named(kv_precision).weight_bytes)
-    return System(accelerator(accelerator_name), catalog_engine(engine, precision), stored)
+    chip = accelerator(accelerator_name)
+    return System(chip, catalog_engine(engine, precision, chip), stored)
