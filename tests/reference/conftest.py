@@ -1,0 +1,114 @@
+"""What the decoder's tests share: tiny random models and the text they must write."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from reference.transformer import Transformer
+from specsim.architecture import Architecture
+
+NEAR_TIE = 1e-4  # logits closer than this may change places when a pass has more rows
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The models are too small to share, and threads on a busy machine wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Builds a random transformer: `tiny(seed, dtype=torch.float64, **architecture_fields)`."""
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def perturbed():
+    """A copy of a model with noise in its weights: a draft that is right sometimes."""
+    return perturbed_model
+
+
+@pytest.fixture(scope="session")
+def argmax_loop():
+    """The oracle of greedy decoding: for every token the whole text is read, without a cache."""
+    return recomputed_argmax
+
+
+@pytest.fixture(scope="session")
+def first_difference():
+    return first_difference_beyond_a_near_tie
+
+
+def tiny_model(seed: int = 0, *, dtype: torch.dtype = torch.float64, **fields) -> Transformer:
+    shape = {
+        "name": "tiny",
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "vocab_size": 61,
+        "max_context": 96,
+    }
+    model = Transformer(Architecture(**(shape | fields)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name == "embedding.weight":
+                parameter.copy_(noise)
+            elif name == "head.weight":  # logits of deviation 3: decided, but not foregone
+                parameter.copy_(3 * noise / parameter.shape[1] ** 0.5)
+            elif parameter.ndim == 2:
+                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            elif name.endswith("bias"):
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(1 + 0.2 * noise)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def perturbed_model(model: Transformer, noise: float, seed: int = 1) -> Transformer:
+    copy = Transformer(model.architecture).to(model.dtype)
+    copy.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            scale = noise * parameter.std() if parameter.ndim == 2 else 0.0
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return copy.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def last_logits(model: Transformer, text: list[int]) -> Tensor:
+    return model(torch.tensor([text], device=model.device))[0, -1]
+
+
+def recomputed_argmax(model: Transformer, prompt: list[int], count: int) -> list[int]:
+    text = list(prompt)
+    for _ in range(count):
+        text.append(last_logits(model, text).argmax().item())
+    return text[len(prompt) :]
+
+
+def first_difference_beyond_a_near_tie(
+    model: Transformer, prompt: list[int], one: list[int], other: list[int]
+) -> str | None:
+    """None if two greedy texts agree up to a near-tie of the model's own logits, else what differs.
+
+    After a near-tie the two are different texts, and nothing about them can be compared.
+    """
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            top = last_logits(model, prompt + one[:index]).double().topk(2)
+            gap = (top.values[0] - top.values[1]).item()
+            if gap < NEAR_TIE and {a, b} == set(top.indices.tolist()):
+                return None
+            return f"token {index}: {a} and {b}, although the logits are {gap:.2e} apart"
+    return None if len(one) == len(other) else f"{len(one)} tokens and {len(other)}"

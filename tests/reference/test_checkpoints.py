@@ -1,0 +1,311 @@
+"""Checkpoints in and out, with transformers at the other end; and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from reference.checkpoints import load_checkpoint, load_pair, resolve, save_checkpoint
+from reference.packing import PackedLinear, can_pack
+from specsim.catalog import SpecsimError
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+THEIRS = {
+    "llama": ("Llama", {}),
+    "llama, tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama-3.1": ("Llama", {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("Mistral", {"sliding_window": None, "head_dim": 12}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+}
+TOKENS = torch.randint(97, (2, 150), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def their_checkpoint(transformers, tmp_path_factory):
+    """Saves one of transformers' models, random all over, and returns the folder and its logits."""
+
+    def build(name: str) -> tuple[Path, torch.Tensor]:
+        family, changes = THEIRS[name]
+        config = getattr(transformers, f"{family}Config")(
+            **{
+                "vocab_size": 97,
+                "hidden_size": 32,
+                "intermediate_size": 56,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 256,
+                "eos_token_id": 7,
+            }
+            | changes
+        )
+        model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.ndim == 2:
+                    parameter.copy_(noise / parameter.shape[1] ** 0.5)
+                else:
+                    parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
+            logits = model(TOKENS).logits
+        folder = tmp_path_factory.mktemp("theirs")
+        model.save_pretrained(folder)
+        return folder, logits
+
+    return build
+
+
+def edit_config(folder: Path, **changes) -> None:
+    """Change the fields of a config.json; None takes a field away."""
+    config = json.loads((folder / "config.json").read_text()) | changes
+    config = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_their_checkpoint_gives_their_logits(their_checkpoint, name: str) -> None:
+    folder, expected = their_checkpoint(name)
+    config = json.loads((folder / "config.json").read_text())
+    assert "rope_parameters" in config
+    assert "dtype" in config
+    model = load_checkpoint(folder)
+    assert model.stop_ids == {7}
+    with torch.inference_mode():
+        assert_close(model(TOKENS), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-3.1", "qwen3"])
+def test_a_config_in_the_older_spelling_gives_the_same_logits(their_checkpoint, name: str) -> None:
+    folder, expected = their_checkpoint(name)
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    edit_config(
+        folder,
+        rope_parameters=None,
+        dtype=None,
+        torch_dtype="float32",
+        rope_theta=rope["rope_theta"],
+        rope_scaling=scaling if rope["rope_type"] == "llama3" else None,
+    )
+    with torch.inference_mode():
+        assert_close(load_checkpoint(folder)(TOKENS), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tied_head": True},
+        {"qkv_bias": True},
+        {"qk_norm": True, "head_dim": 12},
+    ],
+    ids=["llama", "tied", "qwen2", "qwen3"],
+)
+def test_what_we_save_transformers_reads(tiny, transformers, tmp_path: Path, fields) -> None:
+    model = tiny(dtype=torch.float32, max_context=256, vocab_size=97, **fields)
+    save_checkpoint(model, tmp_path, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.inference_mode():
+        assert_close(theirs(TOKENS).logits, model(TOKENS), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_we_save_we_read_bit_for_bit(tiny, tmp_path: Path, dtype: torch.dtype) -> None:
+    model = tiny(dtype=dtype, qkv_bias=True)
+    model.stop_ids = frozenset({3})
+    save_checkpoint(model, tmp_path, dtype=dtype)
+    loaded = load_checkpoint(tmp_path, dtype=dtype, packed=False)
+    assert loaded.stop_ids == {3}
+    assert loaded.dtype == dtype
+    saved = model.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, saved[name]), name
+    assert torch.equal(loaded.cos, model.cos)
+    assert torch.equal(loaded.sin, model.sin)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_every_stop_token_survives_a_round_trip(tiny, tmp_path: Path) -> None:
+    model = tiny()
+    model.stop_ids = frozenset({3, 5, 60})
+    save_checkpoint(model, tmp_path)
+    assert load_checkpoint(tmp_path).stop_ids == {3, 5, 60}
+
+
+def test_a_tied_head_stays_one_tensor(tiny, tmp_path: Path) -> None:
+    save_checkpoint(tiny(tied_head=True), tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    loaded = load_checkpoint(tmp_path, packed=False)
+    assert loaded.head.weight is loaded.embedding.weight
+
+
+def test_a_checkpoint_is_loaded_packed_where_that_is_possible(tiny, tmp_path: Path) -> None:
+    model = tiny(dtype=torch.float32)
+    save_checkpoint(model, tmp_path, dtype=torch.float32)
+    loaded = load_checkpoint(tmp_path)
+    assert isinstance(loaded.head, PackedLinear) == can_pack(model.norm)
+    tokens = TOKENS % 61
+    with torch.inference_mode():
+        assert_close(loaded(tokens[:, :90]), model(tokens[:, :90]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_packed_model_is_saved_whole_or_refused(tiny, tmp_path: Path) -> None:
+    save_checkpoint(tiny(dtype=torch.float32), tmp_path / "one", dtype=torch.float32)
+    packed = load_checkpoint(tmp_path / "one")
+    if not isinstance(packed.head, PackedLinear):
+        pytest.skip("this CPU has no packed kernels")
+    try:
+        save_checkpoint(packed, tmp_path / "two", dtype=torch.float32)
+    except SpecsimError:
+        return
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+
+
+def test_the_stop_ids_of_the_generation_config_come_first(tiny, tmp_path: Path) -> None:
+    save_checkpoint(tiny(), tmp_path)
+    edit_config(tmp_path, eos_token_id=1)
+    generation = tmp_path / "generation_config.json"
+    generation.write_text(json.dumps({"eos_token_id": [2, 9]}))
+    assert load_checkpoint(tmp_path).stop_ids == {2, 9}
+    generation.unlink()
+    assert load_checkpoint(tmp_path).stop_ids == {1}
+    edit_config(tmp_path, eos_token_id=None)
+    assert load_checkpoint(tmp_path).stop_ids == frozenset()
+
+
+def test_shards_are_put_together(tiny, tmp_path: Path) -> None:
+    model = tiny()
+    save_checkpoint(model, tmp_path, dtype=torch.float64)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: weights[name] for name in held}, tmp_path / file)
+    index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = load_checkpoint(tmp_path, dtype=torch.float64)
+    assert torch.equal(loaded(TOKENS % 61), model(TOKENS % 61))
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(SpecsimError, match=r"no such file: .*b\.safetensors"):
+        load_checkpoint(tmp_path)
+
+
+# What is refused
+
+
+@pytest.fixture
+def saved(tiny, tmp_path: Path) -> Path:
+    save_checkpoint(tiny(), tmp_path)
+    return tmp_path
+
+
+def test_a_missing_file_is_named(saved: Path, tmp_path: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(SpecsimError, match=r"no such file: .*model\.safetensors"):
+        load_checkpoint(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(SpecsimError, match=r"no such file: .*config\.json"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(saved: Path, kept: int) -> None:
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(SpecsimError, match=r"model\.safetensors is truncated"):
+        load_checkpoint(saved)
+
+
+def test_a_missing_weight_is_named(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    del weights["model.layers.1.self_attn.k_proj.weight"]
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(SpecsimError, match=r"lacks model\.layers\.1\.self_attn\.k_proj\.weight"):
+        load_checkpoint(saved)
+
+
+def test_a_weight_of_another_shape_is_named(saved: Path) -> None:
+    edit_config(saved, intermediate_size=50)
+    with pytest.raises(SpecsimError, match=r"gate_proj.* has shape .*config\.json says"):
+        load_checkpoint(saved)
+
+
+def test_a_weight_that_we_would_ignore_is_refused(saved: Path) -> None:
+    """`attention_bias` of Llama and Qwen3 puts a bias on the output projection too."""
+    weights = load_file(saved / "model.safetensors")
+    weights["model.layers.0.self_attn.o_proj.bias"] = torch.ones(32)
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(SpecsimError, match=r"o_proj\.bias"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "generation_config.json"])
+def test_json_beside_the_weights_that_is_broken_is_refused(saved: Path, name: str) -> None:
+    (saved / name).write_text("{")
+    with pytest.raises(SpecsimError, match=name):
+        load_checkpoint(saved)
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path: Path) -> None:
+    with pytest.raises(SpecsimError, match="no such folder"):
+        resolve(tmp_path / "absent")
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SpecsimError, match="is a file"):
+        resolve(file)
+
+
+# Pairs
+
+
+def save_pair(tiny, folder: Path, vocabularies: tuple[int, int], words: tuple[int, int]) -> None:
+    from tokenizers import Tokenizer, models
+
+    sides = zip(("target", "draft"), vocabularies, words, strict=True)
+    for seed, (side, size, word_count) in enumerate(sides):
+        vocabulary = {f"w{index}": index for index in range(word_count)}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+        save_checkpoint(tiny(seed, vocab_size=size), folder / side, tokenizer=tokenizer)
+
+
+def test_a_pair_is_loaded_from_one_folder_or_two(tiny, tmp_path: Path) -> None:
+    save_pair(tiny, tmp_path, (61, 61), (61, 61))
+    for arguments in ((tmp_path,), (tmp_path / "target", tmp_path / "draft")):
+        target, draft, tokenizer = load_pair(*arguments, dtype=torch.float64)
+        assert target.dtype == draft.dtype == torch.float64
+        assert target.architecture.name == "target"
+        assert draft.architecture.name == "draft"
+        assert tokenizer.encode("w3") == [3]
+
+
+@pytest.mark.parametrize(("vocabularies", "words"), [((61, 60), (61, 61)), ((61, 61), (61, 60))])
+def test_a_pair_of_two_vocabularies_is_refused(tiny, tmp_path: Path, vocabularies, words) -> None:
+    save_pair(tiny, tmp_path, vocabularies, words)
+    with pytest.raises(SpecsimError, match="vocabular"):
+        load_pair(tmp_path)
+
+
+def test_half_a_pair_is_refused(tiny, tmp_path: Path) -> None:
+    save_checkpoint(tiny(), tmp_path / "target")
+    with pytest.raises(SpecsimError, match="not a pair"):
+        load_pair(tmp_path)

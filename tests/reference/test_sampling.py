@@ -1,0 +1,266 @@
+"""The laws that tokens are drawn from, against loops over one token at a time; and the drawing.
+
+Worked vectors of the theory carry their id (Q1, Q2, Q3) in the test's name.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from reference.sampling import Sampling, draw, keep_nucleus
+
+ALMOST_ONE = 1 - 2**-24  # the largest float32 uniform
+PRINTED = 6e-6
+
+TARGET_LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
+DRAFT_LOGITS = torch.tensor([2.5, 0.5, 0.0, -1.0], dtype=torch.float64)
+
+
+def law_by_hand(
+    logits: list[float], temperature: float, top_k: int | None, top_p: float | None
+) -> list[float]:
+    """Temperature, top-k, renormalise, top-p, renormalise: token by token, in Python's floats."""
+    weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
+    if top_k is not None:
+        lowest = sorted(logits, reverse=True)[min(top_k, len(logits)) - 1]
+        weights = [w if x >= lowest else 0.0 for w, x in zip(weights, logits, strict=True)]
+    law = [w / sum(weights) for w in weights]
+    if top_p is not None:
+        mass = 0.0
+        kept = [0.0] * len(law)
+        for token in sorted(range(len(law)), key=lambda token: -law[token]):
+            if mass < top_p:
+                kept[token] = law[token]
+            mass += law[token]
+        law = [p / sum(kept) for p in kept]
+    return law
+
+
+def drawn_by_hand(law: list[float], uniform: float) -> int:
+    cumulative = 0.0
+    for token, p in enumerate(law):
+        cumulative += p
+        if cumulative > uniform * math.fsum(law):
+            return token
+    raise AssertionError("no token: the law is empty")
+
+
+def random_logits(seed: int, size: int, rows: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn((rows, size), generator=generator, dtype=torch.float64)
+
+
+def chi_square_tail(counts: Tensor, law: Tensor) -> float:
+    """P(a sample of the law fits it worse); cells that cannot occur must be empty."""
+    assert counts[law == 0].sum() == 0
+    counts, law = counts[law > 0].double(), law[law > 0].double()
+    expected = counts.sum() * law / law.sum()
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return torch.special.gammaincc(torch.tensor((len(law) - 1) / 2).double(), statistic / 2).item()
+
+
+# Laws
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(1, 12),
+    temperature=st.floats(0.1, 5.0),
+    top_k=st.none() | st.integers(1, 14),
+    top_p=st.none() | st.floats(0.01, 1.0),
+)
+def test_the_law_is_that_of_a_loop_over_tokens(seed, size, temperature, top_k, top_p) -> None:
+    logits = random_logits(seed, size, rows=3)
+    law = Sampling(temperature, top_k, top_p).probabilities(logits)
+    expected = [law_by_hand(row, temperature, top_k, top_p) for row in logits.tolist()]
+    assert_close(law, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
+
+
+def test_leading_dimensions_are_rows() -> None:
+    logits = random_logits(0, 7, rows=6).view(2, 3, 7)
+    sampling = Sampling(0.7, top_k=5, top_p=0.8)
+    rows = [sampling.probabilities(row) for row in logits.view(6, 7)]
+    assert_close(sampling.probabilities(logits), torch.stack(rows).view(2, 3, 7))
+
+
+def test_temperature_alone_is_the_softmax() -> None:
+    logits = random_logits(1, 9)
+    assert_close(Sampling(1.0).probabilities(logits), logits.softmax(-1))
+    assert_close(Sampling(2.0).probabilities(logits), (logits / 2).softmax(-1))
+
+
+def test_top_k_keeps_what_ties_with_the_last_kept() -> None:
+    law = Sampling(1.0, top_k=2).probabilities(torch.tensor([1.0, 3.0, 1.0, 0.0]))
+    assert (law > 0).tolist() == [True, True, True, False]
+
+
+def test_top_k_of_the_whole_vocabulary_or_more_filters_nothing() -> None:
+    logits = random_logits(2, 5)
+    for top_k in (5, 6, 1000):
+        assert_close(Sampling(1.0, top_k=top_k).probabilities(logits), logits.softmax(-1))
+
+
+def test_the_nucleus_is_never_empty_and_ties_go_to_the_lowest_token() -> None:
+    logits = torch.zeros(4)
+    assert Sampling(1.0, top_p=1e-9).probabilities(logits).tolist() == [1, 0, 0, 0]
+    assert Sampling(1.0, top_p=0.4).probabilities(logits).tolist() == [0.5, 0.5, 0, 0]
+    assert Sampling(1.0, top_p=1.0).probabilities(logits).tolist() == [0.25] * 4
+    law = Sampling(1.0, top_p=0.2995).probabilities(torch.zeros(1000, dtype=torch.float64))
+    assert law.nonzero().flatten().tolist() == list(range(300))
+
+
+def test_the_nucleus_ends_with_the_token_that_reaches_top_p() -> None:
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64).log()
+    for top_p, kept in [(0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (0.86, 3), (0.88, 4)]:
+        assert keep_nucleus(logits, top_p).isfinite().sum() == kept
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_greedy_is_one_hot_and_ties_go_to_the_lowest_token(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[0.0, 5.0, 1.0, 5.0], [7.0, 7.0, 7.0, 7.0]], dtype=dtype)
+    sampling = Sampling(temperature=0.0)
+    assert sampling.greedy
+    assert sampling.probabilities(logits).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+
+
+def test_greedy_ignores_the_filters() -> None:
+    logits = random_logits(3, 8)
+    assert_close(Sampling(0.0, 2, 0.5).probabilities(logits), Sampling().probabilities(logits))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_sixteen_bits_become_float32_and_float64_stays(temperature: float) -> None:
+    sampling = Sampling(temperature, top_k=4, top_p=0.9)
+    for given_dtype, expected in [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ]:
+        law = sampling.probabilities(random_logits(4, 6).to(given_dtype))
+        assert law.dtype == expected
+        assert_close(law.sum(-1), torch.ones(1, dtype=expected))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "of_sampled", "of_greedy"),
+    [
+        (0.25, 0.98207, 0.98168),
+        (0.5, 0.89026, 0.86495),
+        (1.0, 0.84239, 0.64391),
+        (2.0, 0.90806, 0.45505),
+        (5.0, 0.96862, 0.32918),
+    ],
+)
+def test_q1_alpha_under_temperature(temperature, of_sampled, of_greedy) -> None:
+    sampling = Sampling(temperature)
+    p, q = sampling.probabilities(TARGET_LOGITS), sampling.probabilities(DRAFT_LOGITS)
+    assert torch.minimum(p, q).sum().item() == pytest.approx(of_sampled, abs=PRINTED)
+    assert p[q.argmax()].item() == pytest.approx(of_greedy, abs=PRINTED)
+
+
+def test_q2_alpha_under_top_p() -> None:
+    nucleus, whole = Sampling(1.0, top_p=0.8), Sampling(1.0)
+    p = nucleus.probabilities(TARGET_LOGITS)
+    for draft, expected in [(whole, 0.83953), (nucleus, 0.73106)]:
+        q = draft.probabilities(DRAFT_LOGITS)
+        assert torch.minimum(p, q).sum().item() == pytest.approx(expected, abs=PRINTED)
+
+
+def test_q3_alpha_of_a_colder_draft() -> None:
+    p = Sampling(1.0).probabilities(TARGET_LOGITS)
+    q = Sampling(0.5).probabilities(DRAFT_LOGITS)
+    assert torch.minimum(p, q).sum().item() == pytest.approx(0.66922, abs=PRINTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"temperature": -0.1}, "temperature must be a finite number >= 0, not -0.1"),
+        ({"temperature": math.nan}, "temperature .* not nan"),
+        ({"temperature": math.inf}, "temperature .* not inf"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k must be at least 1, not 0"),
+        ({"temperature": 1.0, "top_k": -3}, "top_k .* not -3"),
+        ({"temperature": 1.0, "top_p": 0.0}, r"top_p must be in \(0, 1\], not 0.0"),
+        ({"temperature": 1.0, "top_p": 1.1}, "top_p .* not 1.1"),
+        ({"temperature": 1.0, "top_p": math.nan}, "top_p .* not nan"),
+    ],
+)
+def test_an_impossible_setting_is_named(options, named) -> None:
+    with pytest.raises(ValueError, match=named):
+        Sampling(**options)
+
+
+# Drawing
+
+
+@given(
+    weights=st.lists(st.integers(0, 8), min_size=1, max_size=8).filter(any),
+    scale=st.sampled_from([2.0**-40, 0.25, 1.0, 1024.0]),
+    uniform=st.integers(0, 2**24 - 1),
+)
+def test_draw_inverts_the_cumulative_law(weights: list[int], scale: float, uniform: int) -> None:
+    law = [scale * w for w in weights]  # sums of small integers times a power of two are exact
+    u = uniform * 2.0**-24
+    token = draw(torch.tensor(law), torch.tensor(u)).item()
+    assert token == drawn_by_hand(law, u)
+    assert law[token] > 0
+
+
+def test_the_extreme_uniforms_pick_the_first_and_the_last_possible_token() -> None:
+    law = torch.tensor([0.0, 0.2, 0.0, 0.3, 0.5, 0.0])
+    tokens = draw(law.expand(2, -1), torch.tensor([0.0, ALMOST_ONE]))
+    assert tokens.tolist() == [1, 4]
+    double = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    for total in (1.0, 0.5 + 2**-53, 1.5, 3.0, 0.1 + 0.2):
+        assert draw((total * law.double()).expand(2, -1), double).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_float32_laws_over_a_large_vocabulary_are_not_overrun(seed: int) -> None:
+    """The float32 sum is not 1 and the tail is forbidden: the last uniform stays inside."""
+    law = (4 * random_logits(seed, 32_000).float()).softmax(-1).squeeze(0)
+    law[-100:] = 0
+    assert draw(law, torch.tensor(ALMOST_ONE)).item() < 31_900
+    assert law[draw(law, torch.tensor(0.0))] > 0
+
+
+def test_a_token_too_rare_for_a_float32_sum_keeps_its_chance() -> None:
+    law = torch.tensor([1.0, 1e-9, 0.0])
+    for u, token in [(1 - 2e-9, 0), (1 - 0.5e-9, 1)]:
+        assert draw(law, torch.tensor(u, dtype=torch.float64)).item() == token
+
+
+def test_an_unnormalised_law_is_drawn_like_its_normalised_one() -> None:
+    law = random_logits(5, 9).softmax(-1).squeeze(0)
+    uniforms = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = draw(law.expand(1000, -1), uniforms)
+    for scale in (1e-12, 0.125, 7.0, 1e12):
+        assert torch.equal(draw((scale * law).expand(1000, -1), uniforms), expected)
+
+
+def test_one_uniform_decides_one_row() -> None:
+    laws = random_logits(6, 5, rows=12).softmax(-1).view(3, 4, 5)
+    uniforms = torch.rand((3, 4), generator=torch.Generator().manual_seed(1))
+    tokens = draw(laws, uniforms)
+    assert tokens.shape == (3, 4)
+    for i in range(3):
+        for j in range(4):
+            assert tokens[i, j] == draw(laws[i, j], uniforms[i, j])
+
+
+def test_draws_follow_the_law() -> None:
+    law = Sampling(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
+    uniforms = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(draw(law.expand(len(uniforms), -1), uniforms), minlength=10)
+    assert chi_square_tail(counts, law) > 1e-3
+    shifted = law.clone()
+    first, second = law.topk(2).indices.tolist()
+    shifted[first] -= 0.005
+    shifted[second] += 0.005
+    assert chi_square_tail(counts, shifted) < 1e-3, "the test would not see half a per cent"

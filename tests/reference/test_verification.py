@@ -1,0 +1,564 @@
+"""Exactness by enumeration: what (draft, verify, residual, bonus) emits has the target's law.
+
+The checker knows nothing of how a rule works. It drives `verify(target_probs, draft_probs, drafted,
+uniforms)` with uniforms, finds by bisection where its decisions change, and so integrates over
+chance exactly; then it adds up every path over a vocabulary of at most five tokens. The same
+checker rejects the defects that other decoders have shipped.
+Worked vectors of the theory carry their id (B1, B4, M1, …) in the test's id.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from reference.sampling import draw
+from reference.verification import (
+    Verdict,
+    following_law,
+    keeps,
+    leading_run,
+    verify,
+    verify_greedy,
+)
+
+Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Verdict]
+
+EXACT = 1e-9
+START = 0  # the token that every text follows
+BISECTIONS = 52
+
+# the running example of the theory
+B_TARGET = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+B_DRAFT = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+M_TARGET = torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)
+M_DRAFT = torch.tensor([2 / 3, 1 / 3], dtype=torch.float64)
+
+
+# Bigram worlds: row c of a table is the law of the token after c
+
+
+def same_everywhere(law: Tensor) -> Tensor:
+    return law.expand(len(law), -1)
+
+
+def random_tables(seed: int, size: int, zeros: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Target and draft tables (V, V), with about a share `zeros` of forbidden tokens in each."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand((2, size, size), generator=generator, dtype=torch.float64).log().neg()
+    forbidden = torch.rand((2, size, size), generator=generator) < zeros
+    forbidden.scatter_(2, torch.randint(size, (2, size, 1), generator=generator), False)
+    weights = weights.masked_fill(forbidden, 0.0)
+    target, draft = weights / weights.sum(-1, keepdim=True)
+    return target, draft
+
+
+def laws_along(table: Tensor, strings: Tensor) -> Tensor:
+    """The laws (N, T+1, V) before and after each token of `strings` (N, T)."""
+    starts = torch.full((len(strings), 1), START)
+    return table[torch.cat((starts, strings), dim=1)]
+
+
+def probability(table: Tensor, strings: Tensor) -> Tensor:
+    laws = laws_along(table, strings)[:, :-1]
+    return laws.gather(-1, strings[..., None]).squeeze(-1).prod(1)
+
+
+def all_strings(size: int, length: int) -> Tensor:
+    strings = list(itertools.product(range(size), repeat=length))
+    return torch.tensor(strings, dtype=torch.long).view(size**length, length)
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """Strings (N, G) that may be drafted, their chances (N,), and the laws (N, G, V) reported."""
+
+    strings: Tensor
+    weights: Tensor
+    reported: Tensor | None
+
+
+def sampled(table: Tensor, gamma: int) -> Drafting:
+    strings = all_strings(len(table), gamma)
+    return Drafting(strings, probability(table, strings), laws_along(table, strings)[:, :-1])
+
+
+def fixed(string: list[int]) -> Drafting:
+    return Drafting(
+        torch.tensor([string], dtype=torch.long), torch.ones(1, dtype=torch.float64), None
+    )
+
+
+def greedy(table: Tensor, gamma: int) -> Drafting:
+    string = [START]
+    for _ in range(gamma):
+        string.append(table[string[-1]].argmax().item())
+    return fixed(string[1:])
+
+
+# The checker
+
+
+def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
+    """Where in [0, 1] each of `rows` tests stops holding; a test holds up to some u, not after."""
+    low, high = (
+        torch.zeros(rows, dtype=torch.float64),
+        torch.ones(rows, dtype=torch.float64),
+    )
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        held = holds(middle)
+        low, high = torch.where(held, middle, low), torch.where(held, high, middle)
+    return (low + high) / 2
+
+
+def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
+    """P(n accepted) of every string, (N, G+1), and the law of what follows, (N, G+1, V)."""
+    count, gamma = drafting.strings.shape
+    size = target_probs.shape[-1]
+
+    def decide(rows: Tensor, uniforms: Tensor) -> Verdict:
+        reported = None if drafting.reported is None else drafting.reported[rows]
+        return rule(target_probs[rows], reported, drafting.strings[rows], uniforms)
+
+    # draft i is kept up to thresholds[:, i]; half of that keeps it for sure
+    rows = torch.arange(count)
+    thresholds = torch.ones((count, gamma), dtype=torch.float64)
+    for i in range(gamma):
+
+        def accepts_more_than_i(u: Tensor, i: int = i) -> Tensor:
+            uniforms = torch.cat((thresholds / 2, torch.zeros(count, 1)), dim=1)
+            uniforms[:, i] = u
+            return decide(rows, uniforms).accepted > i
+
+        thresholds[:, i] = last_u_where(accepts_more_than_i, count)
+    kept_so_far = torch.cat((torch.ones(count, 1), thresholds.cumprod(1)), dim=1)
+    counts = kept_so_far.clone()
+    counts[:, :-1] *= 1 - thresholds
+
+    # the next token is at most t up to a boundary, for every string, n and t < V - 1 at once
+    grid = torch.cartesian_prod(rows, torch.arange(gamma + 1), torch.arange(size - 1))
+    string, n, t = grid.unbind(1)
+    uniforms = torch.cat((thresholds / 2, torch.zeros(count, 1)), dim=1)[string]
+    rejecting = n < gamma
+    failing = (1 + thresholds[string[rejecting], n[rejecting]]) / 2
+    uniforms[rejecting, n[rejecting]] = failing
+
+    def next_is_at_most_t(u: Tensor) -> Tensor:
+        verdict = decide(string, torch.cat((uniforms[:, :-1], u[:, None]), dim=1))
+        possible = counts[string, n] > 1e-12
+        assert (verdict.accepted == n)[possible].all()
+        return verdict.next_token <= t
+
+    boundaries = last_u_where(next_is_at_most_t, len(grid)).view(count, gamma + 1, size - 1)
+    edges = torch.zeros((count, gamma + 1, 1), dtype=torch.float64)
+    cumulative = torch.cat((edges, boundaries, edges + 1), dim=2)
+    return counts, cumulative.diff(dim=2)
+
+
+def emitted_law(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
+    """The joint law of the first G+1 tokens: drafts, the next token, then plain decoding."""
+    gamma, size = drafting.strings.shape[1], len(target)
+    counts, following = decisions(rule, laws_along(target, drafting.strings), drafting)
+    joint = torch.zeros(size ** (gamma + 1), dtype=torch.float64)
+    for n in range(gamma + 1):
+        for y in range(size):
+            ended = torch.full((len(drafting.strings), 1), y)
+            begun = torch.cat((drafting.strings[:, :n], ended), dim=1)  # (N, n+1)
+            rest = all_strings(size, gamma - n)
+            texts = torch.cat(
+                (
+                    begun.repeat_interleave(len(rest), 0),
+                    rest.repeat(len(begun), 1),
+                ),
+                dim=1,
+            )
+            after = laws_along(target, texts)[:, n + 1 : gamma + 1]
+            completion = after.gather(-1, texts[:, n + 1 :, None]).squeeze(-1).prod(1)
+            weight = drafting.weights * counts[:, n] * following[:, n, y]
+            place = (texts * size ** torch.arange(gamma, -1, -1)).sum(1)
+            joint.index_add_(0, place, weight.repeat_interleave(len(rest)) * completion)
+    return joint
+
+
+def emits_a_forbidden_token(rule: Rule, target: Tensor, drafting: Drafting) -> bool:
+    """Whether a token of probability 0 comes out when every uniform is exactly 0."""
+    laws = laws_along(target, drafting.strings)
+    zeros = torch.zeros((len(drafting.strings), drafting.strings.shape[1] + 1))
+    accepted, following = rule(laws, drafting.reported, drafting.strings, zeros)
+    emitted = torch.cat((drafting.strings, following[:, None]), dim=1).scatter(
+        1, accepted[:, None], following[:, None]
+    )
+    chances = laws.gather(-1, emitted[..., None]).squeeze(-1)
+    counted = torch.arange(emitted.shape[1]) <= accepted[:, None]
+    drawable = drafting.weights > 0
+    return bool(((chances == 0) & counted)[drawable].any())
+
+
+def law_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
+    """How far the emitted law is from the target's, at worst; infinite for a forbidden token."""
+    if emits_a_forbidden_token(rule, target, drafting):
+        return float("inf")
+    strings = all_strings(len(target), drafting.strings.shape[1] + 1)
+    wanted = probability(target, strings)
+    return (emitted_law(rule, target, drafting) - wanted).abs().max().item()
+
+
+def mean_accepted(rule: Rule, target: Tensor, drafting: Drafting) -> float:
+    counts, _ = decisions(rule, laws_along(target, drafting.strings), drafting)
+    return (drafting.weights @ counts @ torch.arange(counts.shape[1]).double()).item()
+
+
+# Exactness
+
+
+SIZES = [(size, gamma) for size in (2, 3, 4, 5) for gamma in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.4], ids=["full support", "forbidden tokens"])
+@pytest.mark.parametrize(("size", "gamma"), SIZES)
+def test_sampled_drafts_leave_the_law_exact(size: int, gamma: int, zeros: float) -> None:
+    for seed in range(4):
+        target, draft = random_tables(seed, size, zeros)
+        assert law_error(verify, target, sampled(draft, gamma)) < EXACT
+
+
+@pytest.mark.parametrize(("size", "gamma"), SIZES)
+def test_greedy_drafts_leave_the_law_exact(size: int, gamma: int) -> None:
+    for seed in range(6):
+        target, draft = random_tables(seed, size, zeros=0.2)
+        assert law_error(verify, target, greedy(draft, gamma)) < EXACT
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_draft_chosen_without_chance_leaves_the_law_exact(data: st.DataObject) -> None:
+    size = data.draw(st.integers(2, 5))
+    string = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3))
+    target, _ = random_tables(data.draw(st.integers(0, 99)), size, zeros=0.2)
+    assert law_error(verify, target, fixed(string)) < EXACT
+
+
+def test_a_reported_point_mass_is_the_same_as_none() -> None:
+    for string in all_strings(3, 2):
+        target, _ = random_tables(5, 3)
+        bare = fixed(string.tolist())
+        one_hot = torch.nn.functional.one_hot(bare.strings, 3).double()
+        told = Drafting(bare.strings, bare.weights, one_hot)
+        assert_close(emitted_law(verify, target, told), emitted_law(verify, target, bare))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_without_drafts_the_next_token_is_the_targets(size: int) -> None:
+    for seed in range(4):
+        target, _ = random_tables(seed, size, zeros=0.3)
+        assert law_error(verify, target, fixed([])) < EXACT
+
+
+def test_a_draft_that_is_the_target_is_always_accepted() -> None:
+    target, _ = random_tables(3, 4)
+    assert law_error(verify, target, sampled(target, 3)) < EXACT
+    assert mean_accepted(verify, target, sampled(target, 3)) == pytest.approx(3, abs=EXACT)
+
+
+def test_a_draft_that_the_target_forbids_is_never_accepted() -> None:
+    target = same_everywhere(torch.tensor([0.0, 0.4, 0.6], dtype=torch.float64))
+    draft = same_everywhere(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    assert law_error(verify, target, sampled(draft, 3)) < EXACT
+    assert mean_accepted(verify, target, sampled(draft, 3)) == pytest.approx(0, abs=EXACT)
+
+
+@pytest.mark.parametrize(("size", "gamma"), SIZES)
+def test_the_mean_number_accepted_is_the_summed_product_of_ratios(size: int, gamma: int) -> None:
+    target, draft = random_tables(11, size)
+    drafting = sampled(draft, gamma)
+    expected = 0.0
+    for string, weight in zip(drafting.strings.tolist(), drafting.weights.tolist(), strict=True):
+        kept, before = 1.0, START
+        for token in string:
+            kept *= min(1.0, (target[before, token] / draft[before, token]).item())
+            expected += weight * kept
+            before = token
+    assert mean_accepted(verify, target, drafting) == pytest.approx(expected, abs=EXACT)
+
+
+# The checker can fail
+
+
+def verify_with(keeps: Callable = keeps, following_law: Callable = following_law) -> Rule:
+    """`verify` with one of its parts replaced."""
+
+    def rule(target_probs, draft_probs, drafted, uniforms):
+        accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
+        law = following_law(target_probs, draft_probs, drafted, accepted)
+        return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+    return rule
+
+
+def target_law_after_a_rejection(target_probs, draft_probs, drafted, accepted):
+    return target_probs[torch.arange(len(accepted)), accepted]
+
+
+def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
+    law = following_law(target_probs, draft_probs, drafted, accepted)
+    likeliest = torch.nn.functional.one_hot(law.argmax(-1), law.shape[-1]).to(law.dtype)
+    return torch.where((accepted == drafted.shape[1])[:, None], likeliest, law)
+
+
+def bonus_one_position_early(target_probs, draft_probs, drafted, accepted):
+    early = torch.cat((target_probs[:, :-1], target_probs[:, -2:-1]), dim=1)
+    return following_law(early, draft_probs, drafted, accepted)
+
+
+def residual_against_the_first_draft(target_probs, draft_probs, drafted, accepted):
+    if draft_probs is None:
+        drafted = drafted[:, :1].expand_as(drafted)
+    else:
+        draft_probs = draft_probs[:, :1].expand_as(draft_probs)
+    return following_law(target_probs, draft_probs, drafted, accepted)
+
+
+def keeps_unless_above(target_probs, draft_probs, drafted, uniforms):
+    p = target_probs[:, :-1].gather(-1, drafted[..., None]).squeeze(-1)
+    q = 1.0 if draft_probs is None else draft_probs.gather(-1, drafted[..., None]).squeeze(-1)
+    return uniforms * q <= p
+
+
+def every_kept_draft_counts(target_probs, draft_probs, drafted, uniforms):
+    accepted = keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]).sum(1)
+    law = following_law(target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
+DEFECTS = {
+    "resamples from p": verify_with(following_law=target_law_after_a_rejection),
+    "takes the likeliest bonus": verify_with(following_law=likeliest_bonus),
+    "draws the bonus one position early": verify_with(following_law=bonus_one_position_early),
+    "subtracts the first q everywhere": verify_with(following_law=residual_against_the_first_draft),
+    "keeps a draft of p = 0 at u = 0": verify_with(keeps=keeps_unless_above),
+}
+
+
+def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
+    target, draft = random_tables(2, 4, zeros=0.4)
+    assert law_error(verify_with(), target, sampled(draft, 2)) < EXACT
+
+
+@pytest.mark.parametrize("chosen", [sampled, greedy], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_the_checker_rejects_a_rule_that(defect: str, chosen: Callable) -> None:
+    worlds = [random_tables(seed, 3, zeros=0.4) for seed in range(8)]
+    drafted = [(target, chosen(draft, 2)) for target, draft in worlds]
+    assert max(law_error(verify, *world) for world in drafted) < EXACT
+    assert max(law_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
+
+
+def test_the_checker_rejects_counting_drafts_after_a_rejection() -> None:
+    target, draft = random_tables(2, 3)
+    with pytest.raises(AssertionError):
+        law_error(every_kept_draft_counts, target, sampled(draft, 2))
+
+
+def test_the_checker_rejects_the_softmax_reported_for_a_greedy_draft() -> None:
+    target, draft = random_tables(2, 4)
+    honest = greedy(draft, 2)
+    softmax = laws_along(draft, honest.strings)[:, :-1]
+    assert law_error(verify, target, honest) < EXACT
+    told = Drafting(honest.strings, honest.weights, softmax)
+    assert law_error(verify, target, told) > 1e-3
+
+
+# Worked vectors
+
+
+def test_b1_overlap_and_residual() -> None:
+    target, drafting = same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1)
+    assert mean_accepted(verify, target, drafting) == pytest.approx(0.7, abs=EXACT)
+    laws = laws_along(target, drafting.strings)
+    residual = following_law(laws, drafting.reported, drafting.strings, torch.zeros(3).long())
+    assert_close(residual, same_everywhere(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)))
+
+
+def test_b2_resampling_from_p_gives_the_wrong_law_of_the_theory() -> None:
+    rule = DEFECTS["resamples from p"]
+    law = emitted_law(rule, same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1))
+    first = law.view(3, 3).sum(1)
+    assert_close(first, torch.tensor([0.35, 0.39, 0.26], dtype=torch.float64))
+
+
+def test_b4_a_greedy_draft_is_accepted_with_p_of_it() -> None:
+    target, drafting = same_everywhere(B_TARGET), greedy(same_everywhere(B_DRAFT), 1)
+    assert drafting.strings.tolist() == [[1]]
+    assert mean_accepted(verify, target, drafting) == pytest.approx(0.3, abs=EXACT)
+    laws = laws_along(target, drafting.strings)
+    residual = following_law(laws, None, drafting.strings, torch.zeros(1).long())
+    expected = torch.tensor([[0.71429, 0.0, 0.28571]], dtype=torch.float64)
+    assert_close(residual, expected, atol=6e-6, rtol=0)
+
+
+def test_b5_softmax_for_a_greedy_draft_gives_the_wrong_law_of_the_theory() -> None:
+    strings = torch.tensor([[1]])
+    told = Drafting(strings, torch.ones(1, dtype=torch.float64), B_DRAFT.view(1, 1, 3))
+    first = emitted_law(verify, same_everywhere(B_TARGET), told).view(3, 3).sum(1)
+    assert_close(first, torch.tensor([0.4, 0.6, 0.0], dtype=torch.float64))
+
+
+def test_m1_the_token_rule_accepts_ten_ninths() -> None:
+    drafting = sampled(same_everywhere(M_DRAFT), 2)
+    accepted = mean_accepted(verify, same_everywhere(M_TARGET), drafting)
+    assert accepted == pytest.approx(10 / 9, abs=EXACT)
+
+
+def test_m3_the_token_rule_on_random_bigrams() -> None:
+    random = np.random.default_rng(1)
+    target = torch.from_numpy(random.dirichlet(np.ones(3), 3))
+    draft = torch.from_numpy(random.dirichlet(np.ones(3), 3))
+    assert mean_accepted(verify, target, sampled(draft, 3)) == pytest.approx(0.53081, abs=6e-6)
+
+
+# The parts
+
+
+@given(
+    p=st.floats(1e-6, 1.0),
+    q=st.floats(1e-6, 1.0),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_draft_is_kept_below_the_ratio_and_not_above(p: float, q: float, dtype) -> None:
+    target_probs = torch.tensor([[[p, 1 - p], [0.5, 0.5]]], dtype=dtype)
+    draft_probs = torch.tensor([[[q, 1 - q]]], dtype=dtype)
+    ratio = target_probs[0, 0, 0].item() / draft_probs[0, 0, 0].item()
+    near = 1e-6 if dtype == torch.float32 else 1e-12
+
+    def kept(u: float, draft_probs: Tensor | None) -> bool:
+        uniforms = torch.tensor([[u]], dtype=dtype)
+        return keeps(target_probs, draft_probs, torch.tensor([[0]]), uniforms).item()
+
+    assert kept(0.0, draft_probs)
+    assert kept(min(ratio * (1 - near), 1 - 2**-24), draft_probs)
+    if ratio * (1 + near) < 1:
+        assert not kept(ratio * (1 + near), draft_probs)
+    assert kept(p * (1 - near), None)
+    assert not kept(min(p * (1 + near), 1.0), None)
+
+
+def test_the_comparison_is_strict() -> None:
+    target_probs = torch.tensor([[[0.25, 0.75], [0.5, 0.5]]])
+    draft_probs, drafted = torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0]])
+    for u, expected in [(0.5, False), (0.5 - 2**-24, True)]:
+        assert keeps(target_probs, draft_probs, drafted, torch.tensor([[u]])).item() is expected
+    for u, expected in [(0.25, False), (0.25 - 2**-24, True)]:
+        assert keeps(target_probs, None, drafted, torch.tensor([[u]])).item() is expected
+
+
+def test_a_draft_as_likely_under_the_target_is_kept_at_the_largest_uniform() -> None:
+    law = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
+    almost_one = torch.tensor([[1 - 2**-24]])
+    assert keeps(law, law[:, :1], torch.tensor([[0]]), almost_one).item()
+    assert keeps(law, None, torch.tensor([[0]]), almost_one).item()
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2, 3, 4])
+def test_leading_run_counts_up_to_the_first_failure(gamma: int) -> None:
+    patterns = all_strings(2, gamma).bool()
+    expected = [len(list(itertools.takewhile(bool, row))) for row in patterns.tolist()]
+    assert leading_run(patterns).tolist() == expected
+
+
+def test_where_rounding_leaves_no_residual_the_target_law_is_used() -> None:
+    law = torch.tensor([[[0.3, 0.7], [0.6, 0.4]]])
+    following = following_law(law, law[:, :1], torch.tensor([[1]]), torch.tensor([0]))
+    assert following.tolist() == law[:, 0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_laws_keep_their_dtype_and_sum_to_one(dtype: torch.dtype) -> None:
+    target, draft = random_tables(4, 5)
+    drafting = sampled(draft, 2)
+    laws = laws_along(target, drafting.strings).to(dtype)
+    for accepted in range(3):
+        counts = torch.full((len(drafting.strings),), accepted)
+        law = following_law(laws, drafting.reported.to(dtype), drafting.strings, counts)
+        assert law.dtype == dtype
+        assert_close(law.sum(-1), torch.ones(len(law), dtype=dtype))
+
+
+def test_every_row_of_a_batch_is_decided_by_itself() -> None:
+    target, draft = random_tables(6, 4, zeros=0.2)
+    drafting = sampled(draft, 3)
+    laws = laws_along(target, drafting.strings)
+    generator = torch.Generator().manual_seed(0)
+    uniforms = torch.rand((len(laws), 4), generator=generator, dtype=torch.float64)
+    together = verify(laws, drafting.reported, drafting.strings, uniforms)
+    assert len(set(together.accepted.tolist())) == 4, "the batch should hold every case"
+    for row in range(len(laws)):
+        one = slice(row, row + 1)
+        alone = verify(laws[one], drafting.reported[one], drafting.strings[one], uniforms[one])
+        assert alone.accepted.item() == together.accepted[row].item()
+        assert alone.next_token.item() == together.next_token[row].item()
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2, 3])
+def test_verify_greedy_is_verify_with_one_hot_laws(gamma: int) -> None:
+    size = 3
+    pairs = all_strings(size, 2 * gamma + 1)
+    choices, drafted = pairs[:, : gamma + 1], pairs[:, gamma + 1 :]
+    laws = torch.nn.functional.one_hot(choices, size).float()
+    uniforms = torch.rand((len(pairs), gamma + 1), generator=torch.Generator().manual_seed(0))
+    reported = torch.nn.functional.one_hot(drafted, size).float().view(len(pairs), gamma, size)
+    expected = verify_greedy(choices, drafted)
+    for draft_probs in (None, reported):
+        verdict = verify(laws, draft_probs, drafted, uniforms)
+        assert torch.equal(verdict.accepted, expected.accepted)
+        assert torch.equal(verdict.next_token, expected.next_token)
+
+
+# Ten million draws
+
+DRAWS, CHUNK = 10_000_000, 1_000_000
+
+
+def chunks_of_uniforms(columns: int) -> Iterator[Tensor]:
+    """Float32 uniforms as the decoder draws them; each chunk begins with the extremes."""
+    generator = torch.Generator().manual_seed(0)
+    extremes = all_strings(2, columns) * (1 - 2**-24)
+    for _ in range(DRAWS // CHUNK):
+        uniforms = torch.rand((CHUNK, columns), generator=generator)
+        uniforms[: len(extremes)] = extremes
+        yield uniforms
+
+
+def test_ten_million_draws_never_pick_a_token_of_probability_zero() -> None:
+    law = torch.tensor([0.0, 0.3, 0.0, 1e-8, 0.7 - 1e-8, 0.0])
+    drawn = torch.zeros(len(law), dtype=torch.long)
+    for uniforms in chunks_of_uniforms(1):
+        tokens = draw(law.expand(CHUNK, -1), uniforms.squeeze(1))
+        drawn += torch.bincount(tokens, minlength=len(law))
+    assert drawn[law == 0].sum() == 0
+    assert drawn[1] + drawn[3] + drawn[4] == DRAWS
+
+
+@pytest.mark.parametrize("chance", [True, False], ids=["sampled draft", "point-mass draft"])
+def test_ten_million_verdicts_never_emit_a_token_of_probability_zero(chance: bool) -> None:
+    target = torch.tensor([0.0, 0.5, 0.0, 0.5])
+    draft = torch.tensor([0.4, 0.3, 0.3, 0.0]) if chance else torch.full((4,), 0.25)
+    target_probs = target.expand(CHUNK, 2, -1)
+    draft_probs = draft.expand(CHUNK, 1, -1)
+    emitted = torch.zeros(4, dtype=torch.long)
+    for uniforms in chunks_of_uniforms(3):
+        drafted = draw(draft_probs, uniforms[:, :1])
+        accepted, token = verify(
+            target_probs, draft_probs if chance else None, drafted, uniforms[:, 1:]
+        )
+        kept = drafted.squeeze(1)[accepted == 1]
+        emitted += torch.bincount(kept, minlength=4) + torch.bincount(token, minlength=4)
+    assert emitted[target == 0].sum() == 0
+    assert emitted.sum() > DRAWS
