@@ -8,6 +8,7 @@ quality decides how fast, never what.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class NoDrafter:
 
     gamma = 0
 
-    def start(self, sequences: Sequences) -> None:
+    def start(self, sequences: Sequences, target: Transformer) -> None:
         pass
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
@@ -68,11 +69,13 @@ def cycles(
     watch = Stopwatch(device)
     watch.start()
     prefill(target, sequences, cache)
-    drafter.start(sequences)
+    drafter.start(sequences, target)
     watch.lap()
     while any(room):
         active = torch.tensor([places > 0 for places in room], device=device)
-        uniforms = torch.rand((2, batch, gamma + 1), generator=generator, device=device)
+        uniforms = torch.rand(
+            (2, batch, gamma + 1), generator=generator, device=device, dtype=torch.float64
+        )
         watch.start()
         drafted, draft_probs = drafter.propose(sequences, sampling, uniforms[0])
         watch.lap()
@@ -82,9 +85,7 @@ def cycles(
         watch.lap()
         accepted, next_token = accept(sampling, logits, draft_probs, drafted, uniforms[1])
         emitted = sequences.commit(drafted, accepted, next_token, active)
-        accepted, emitted = sequences.read(
-            accepted, emitted
-        )  # the one transfer to the host per cycle
+        accepted, emitted = sequences.read(accepted, emitted)  # the cycle's one read by the host
         watch.lap()
         kept = [cut(row, places, stop_ids) for row, places in zip(emitted, room, strict=True)]
         whole = [n for n, row in zip(accepted, kept, strict=True) if len(row) == n + 1]
@@ -164,8 +165,11 @@ def generate(
 
 def checked_prompts(prompt, architecture: Architecture) -> tuple[list[list[int]], bool]:
     """The prompts as lists of ids, and whether there was a batch of them."""
-    is_batch = len(prompt) > 0 and not isinstance(prompt[0], int)
-    prompts = [list(map(int, row)) for row in (prompt if is_batch else [prompt])]
+    if isinstance(prompt, str):
+        raise SpecsimError("the prompt must be token ids; encode the text with the tokenizer first")
+    prompt = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
+    is_batch = len(prompt) > 0 and not isinstance(prompt[0], Integral)
+    prompts = [[int(token) for token in row] for row in (prompt if is_batch else [prompt])]
     for row in prompts:
         if not row:
             raise SpecsimError("the prompt is empty: give at least one token")

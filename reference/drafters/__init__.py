@@ -6,6 +6,7 @@ from torch import Tensor
 
 from reference.sampling import Sampling
 from reference.sequences import Sequences
+from reference.transformer import Transformer
 
 
 class Proposal(NamedTuple):
@@ -26,8 +27,8 @@ class Drafter(Protocol):
 
     gamma: int
 
-    def start(self, sequences: Sequences) -> None:
-        """Prepare for these sequences: allocate caches, read the prompts."""
+    def start(self, sequences: Sequences, target: Transformer) -> None:
+        """Prepare to draft these sequences for `target`: allocate caches, read the prompts."""
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         """Draft from the pending token on; `uniforms` (B, G) in [0, 1) is the chance to use."""

@@ -7,7 +7,8 @@ from reference.cache import KVCache
 from reference.drafters import Proposal
 from reference.sampling import Sampling, draw
 from reference.sequences import Sequences
-from reference.transformer import Transformer, prefill
+from reference.transformer import MAX_GAMMA, Transformer, prefill
+from specsim.catalog import SpecsimError
 
 
 class DraftModel:
@@ -23,19 +24,27 @@ class DraftModel:
         self.model = model
         self.gamma = gamma
 
-    def start(self, sequences: Sequences) -> None:
+    def start(self, sequences: Sequences, target: Transformer) -> None:
         batch, capacity = sequences.tokens.shape
-        self.cache = KVCache(
-            self.model.architecture, batch, capacity, self.model.dtype, self.model.device
-        )
+        shape, wanted = self.model.architecture, target.architecture
+        if shape.vocab_size != wanted.vocab_size:
+            raise SpecsimError(
+                f"the vocabularies differ: {shape.vocab_size} tokens in the draft {shape.name}, "
+                f"{wanted.vocab_size} in the target {wanted.name}"
+            )
+        if capacity > shape.max_context + MAX_GAMMA + 1:
+            raise SpecsimError(
+                f"the text may reach {capacity} tokens, beyond the context of {shape.max_context} "
+                f"of the draft {shape.name}"
+            )
+        self.cache = KVCache(shape, batch, capacity, self.model.dtype, self.model.device)
         prefill(self.model, sequences, self.cache)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         if self.gamma == 0:
             return Proposal(sequences.tokens[:, :0], None)
-        positions = (
-            sequences.positions(2).sub(1).clamp(min=0)
-        )  # a prompt of one token has none before
+        # a prompt of one token has none before it, and reads that one twice
+        positions = sequences.positions(2).sub(1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
         drafted, laws = [], []
         for k in range(self.gamma):
