@@ -15,26 +15,34 @@ from specsim.acceptance import Law, as_acceptance, whole, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.cost import ForwardTime, step_time
-from specsim.drafting import Drafter, DraftModel
+from specsim.drafting import Drafter, Method, as_method
+from specsim.passes import pass_s
 from specsim.system import System
 
 Floats = NDArray[np.float64]
 
 INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
+SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Seconds are for one pass, or one cycle, of the whole batch; all arrays broadcast together.
 
-    `tokens_per_cycle` is per sequence and includes the bonus or correction token. `error` is the
-    relative half-width of the 80 % band on a pass, `tokens_error` the same of tokens per cycle.
+    `tokens_per_cycle` is per sequence and includes the bonus or correction token. `draft_s` is what
+    a cycle waits for drafting; `overlapped_s` is drafting that hides behind the verification.
+    `error` is the relative half-width of the 80 % band on a pass, `tokens_error` the same of tokens
+    per cycle. `extra_devices` are the drafter's own, beside the target's `devices`; the output law
+    stays the target's if `lossless`.
     """
 
+    target: Architecture
+    system: System
     gamma: NDArray[np.int64]
     batch: Floats
-    step: ForwardTime
+    context: Floats
     step_s: Floats
+    plain_overhead_s: Floats
     draft_step_s: Floats
     draft_s: Floats
     verify_step_s: Floats
@@ -42,6 +50,14 @@ class Prediction:
     tokens_per_cycle: Floats
     error: float
     tokens_error: Floats
+    overlapped_s: Floats
+    extra_devices: int = 0
+    lossless: bool = True
+
+    @property
+    def step(self) -> ForwardTime:
+        """The plain pass, operator by operator."""
+        return step_time(self.target, self.system, batch=self.batch, context=self.context)
 
     @property
     def cycle_s(self) -> Floats:
@@ -50,6 +66,12 @@ class Prediction:
     @property
     def speedup(self) -> Floats:
         return self.tokens_per_cycle * (self.step_s / self.cycle_s)
+
+    @property
+    def speedup_per_device(self) -> Floats:
+        """The same per accelerator: plain decoding needs none of the drafter's own."""
+        devices = getattr(self.system, "tensor_parallel", 1)
+        return self.speedup * (devices / (devices + self.extra_devices))
 
     @property
     def tokens_per_s(self) -> Floats:
@@ -67,12 +89,19 @@ class Prediction:
 
     @property
     def band(self) -> dict[str, tuple[Floats, Floats]]:
-        """80 % bands. An error of the machine moves baseline and cycle alike, so the speedup keeps
-        only what does not cancel."""
+        """80 % bands.
+
+        The speedup is a quotient of two times on one machine, whose errors are correlated by
+        `SHARED` = 1/2 (assumed): sqrt(2 (1 - 1/2)) = 1 of a pass's error is left in it. Were they
+        one and the same error it would cancel (flatters: drafts are smaller, verifications wider
+        than a step); were they independent, 1.41 of it would stay. Tokens per cycle are independent
+        of both.
+        """
         wide = 1 + self.error
         # gamma = 0 is the baseline itself, whatever the error
         many = 1 + np.where(self.gamma > 0, self.tokens_error, 0.0)
-        spread = np.where(self.gamma > 0, np.hypot(self.error, self.tokens_error), 0.0)
+        quotient = self.error * np.sqrt(2 * (1 - SHARED))
+        spread = np.where(self.gamma > 0, np.hypot(quotient, self.tokens_error), 0.0)
         return {
             "step_s": (self.step_s / wide, self.step_s * wide),
             "verify_step_s": (self.verify_step_s / wide, self.verify_step_s * wide),
@@ -102,8 +131,7 @@ class Prediction:
         ideal = np.asarray(self.gamma + 1.0)
         narrow_cycle = self.step_s  # verification as narrow as a plain step, drafts free
         drafted = narrow_cycle + self.draft_s
-        plain_overhead = self.step_s - self.step.total_s
-        widened = self.draft_s + self.verify_step_s + plain_overhead
+        widened = self.draft_s + self.verify_step_s + self.plain_overhead_s
         return {
             "ideal": ideal,
             "acceptance": self.tokens_per_cycle / ideal,
@@ -135,6 +163,10 @@ def predict(
 
     Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or
     given twice, or a draft whose vocabulary is not the target's.
+
+    What an alpha or a law says is a chain of drafts where there are any: the method makes of it the
+    survival of its cycles (a lookup that finds nothing, a tree, heads whose drafts decay). Tokens
+    per cycle are taken as they are.
     """
     gamma = whole("gamma", gamma)
     batch, context = positive("batch", batch), positive("context", context)
@@ -142,52 +174,89 @@ def predict(
         raise SpecsimError(
             "gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0"
         )
-    if isinstance(drafter, DraftModel):
-        drafter.require_vocabulary_of(target)
+    method = None if drafter is None else as_method(drafter)
+    if method is not None:
+        method.require_vocabulary_of(target)
+        if method.max_gamma is not None and np.any(gamma > method.max_gamma):
+            raise SpecsimError(
+                f"gamma = {gamma.max()}: this drafter can draft at most {method.max_gamma} tokens"
+            )
+    tau = _tokens(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
+
+    engine = system.engine
+    plain_s = pass_s(target, system, batch=batch, rows=1, context=context)
+    rows, share = gamma + 1.0, np.asarray(1.0)
+    if method is not None:
+        rows = method.verify_rows(gamma, batch)
+        share = np.asarray(method.drafting_share(batch))
+    wide_s = pass_s(target, system, batch=batch, rows=rows, context=context)
+    if np.any(share != 1.0):  # some passes carry no drafts
+        wide_s = plain_s + share * (wide_s - plain_s)
+    verify_s = np.where(gamma > 0, wide_s, plain_s)
+    logits = batch * target.vocab_size
+    plain_overhead = engine.cycle_overhead_s + engine.logit_overhead_s * logits
+    wide_overhead = (
+        engine.cycle_overhead_s
+        + np.where(gamma > 0, engine.speculation_overhead_s * share, 0.0)
+        + engine.logit_overhead_s * logits * (1 + share * (rows - 1))
+    )
+    draft_step_s, draft_s, overlapped_s = np.asarray(np.nan), np.zeros(()), np.zeros(())
+    if method is not None:
+        place = {"batch": batch, "context": context}
+        draft_step_s = method.step_s(system, **place)
+        hidden_s = method.overlapped_s(system, gamma=gamma, verify_s=verify_s, **place)
+        overlapped_s = np.asarray(hidden_s)
+        draft_s = method.cycle_s(system, gamma=gamma, **place) - overlapped_s
+    shape = np.broadcast_shapes(np.shape(tau), np.shape(verify_s), np.shape(draft_s))
+
+    def full(value: ArrayLike) -> Floats:
+        return np.broadcast_to(np.asarray(value, float), shape)
+
+    return Prediction(
+        target=target,
+        system=system,
+        gamma=gamma,
+        batch=batch,
+        context=context,
+        step_s=plain_s + plain_overhead,
+        plain_overhead_s=np.asarray(plain_overhead),
+        draft_step_s=full(draft_step_s),
+        draft_s=full(draft_s),
+        verify_step_s=full(verify_s),
+        overhead_s=full(wide_overhead),
+        tokens_per_cycle=full(tau),
+        error=engine.error,
+        tokens_error=np.asarray(tokens_error, float),
+        overlapped_s=full(overlapped_s),
+        extra_devices=0 if method is None else method.extra_devices,
+        lossless=method is None or method.lossless,
+    )
+
+
+def _tokens(
+    gamma: NDArray[np.int64],
+    method: Method | None,
+    alpha: ArrayLike | None,
+    survival: ArrayLike | None,
+    tokens_per_cycle: ArrayLike | None,
+    acceptance: Law | None,
+) -> Floats:
+    """Tokens per cycle, from whichever of the four was given."""
     given = [value is not None for value in (alpha, survival, tokens_per_cycle, acceptance)]
-    tau: Floats
     if sum(given) > 1:
         raise SpecsimError(
             "give acceptance once, as one of alpha, survival, tokens_per_cycle, acceptance"
         )
     if not any(given) and np.all(gamma == 0):
-        tau = np.ones(gamma.shape)
-    elif acceptance is not None:
-        tau = acceptance.tokens_per_cycle(gamma)
-    elif tokens_per_cycle is not None:
-        tau = within("tokens_per_cycle", tokens_per_cycle, low=1.0, high=gamma + 1)
-    else:
-        tau = as_acceptance(alpha=alpha, survival=survival).tokens_per_cycle(gamma)
-
-    engine = system.engine
-    step = step_time(target, system, batch=batch, rows=1, context=context)
-    verify = step_time(target, system, batch=batch, rows=gamma + 1, context=context)
-    logits = batch * target.vocab_size
-    plain_overhead = engine.cycle_overhead_s + engine.logit_overhead_s * logits
-    wide_overhead = (
-        engine.cycle_overhead_s
-        + np.where(gamma > 0, engine.speculation_overhead_s, 0.0)
-        + engine.logit_overhead_s * logits * (gamma + 1)
-    )
-    draft_step_s: ArrayLike = np.nan
-    draft_s: ArrayLike = 0.0
-    if drafter is not None:
-        draft_step_s = drafter.step_s(system, batch=batch, context=context)
-        draft_s = drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
-    zero = np.zeros(np.broadcast_shapes(tau.shape, verify.total_s.shape))
-    return Prediction(
-        gamma=gamma,
-        batch=batch,
-        step=step,
-        step_s=step.total_s + plain_overhead,
-        draft_step_s=zero + np.asarray(draft_step_s),
-        draft_s=zero + np.asarray(draft_s),
-        verify_step_s=verify.total_s + zero,
-        overhead_s=wide_overhead + zero,
-        tokens_per_cycle=tau + zero,
-        error=engine.error,
-        tokens_error=np.asarray(tokens_error, float),
-    )
+        return np.ones(gamma.shape)
+    if tokens_per_cycle is not None:
+        return within("tokens_per_cycle", tokens_per_cycle, low=1.0, high=gamma + 1)
+    law = acceptance
+    if law is None:
+        law = as_acceptance(alpha=alpha, survival=survival)
+    if method is not None:
+        law = method.law(law)
+    return np.asarray(law.tokens_per_cycle(gamma))
 
 
 def positive(name: str, value: ArrayLike) -> Floats:

@@ -24,7 +24,7 @@ FLOORS = (
     ("architecture",),
     ("system", "work"),
     ("cost", "calibration", "measurement"),
-    ("acceptance", "trees", "drafting", "latency", "leviathan"),
+    ("acceptance", "passes", "trees", "drafting", "latency", "leviathan"),
     ("speculation",),
     ("sweep", "planning", "economics", "diagnosis", "validation", "comparison"),
     ("specsim",),

@@ -1,0 +1,85 @@
+"""Several drafters together: a cascade, where one drafts for the next, and an ensemble."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.acceptance import IID
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.drafting.protocol import Drafter, Floats, Method, as_method, count, share
+from specsim.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade(Method):
+    """The middle model's drafts are themselves made speculatively, by a still cheaper drafter.
+
+    A drafted token costs (g2 drafts + one middle pass of g2 + 1 rows) / E(alpha12, g2): the price
+    of the middle model, sped up. Survival is the middle model's, since its output law is exact.
+    `inner_alpha` is the acceptance between the two drafters. The last inner cycle of a draft is
+    not rounded up (flatters). Source: Cascade Speculative Drafting (arXiv:2312.11462).
+    """
+
+    middle: Method
+    inner: Drafter
+    inner_gamma: int = 3
+    inner_alpha: float = 0.6
+
+    def __post_init__(self) -> None:
+        count("inner_gamma", self.inner_gamma)
+        share("inner_alpha", self.inner_alpha)
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        for drafter in (self.middle, self.inner):
+            as_method(drafter).require_vocabulary_of(target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        gamma = self.inner_gamma
+        drafting = self.inner.cycle_s(system, gamma=gamma, batch=batch, context=context)
+        verifying = self.middle.step_s(system, batch=batch, context=context, rows=gamma + 1)
+        law = as_method(self.inner).law(IID(self.inner_alpha))
+        return (drafting + verifying) / law.tokens_per_cycle(gamma)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            f"The draft model's own tokens are drafted {self.inner_gamma} at a time, accepted with "
+            f"probability {self.inner_alpha:g}.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble(Method):
+    """Several drafters propose, and one draw from the mean of their laws is the draft.
+
+    It costs all of them, one after the other (punishes where they share a device well); acceptance
+    is the mixture's and has to be measured: overlap with a mean is at least the mean overlap.
+    """
+
+    drafters: tuple[Drafter, ...]
+
+    def __post_init__(self) -> None:
+        if not self.drafters:
+            raise SpecsimError("an ensemble needs at least one drafter")
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        for drafter in self.drafters:
+            as_method(drafter).require_vocabulary_of(target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        steps = [one.step_s(system, batch=batch, context=context) for one in self.drafters]
+        return np.sum(np.broadcast_arrays(*steps), axis=0)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        cycles = [
+            one.cycle_s(system, gamma=gamma, batch=batch, context=context) for one in self.drafters
+        ]
+        return np.sum(np.broadcast_arrays(*cycles), axis=0)

@@ -1,0 +1,176 @@
+"""A small head on the target's own features drafts: Medusa, EAGLE, MTP, and blocks in one pass.
+
+What they cost is mostly the LM head: on an 8B model a layer is 218 M parameters, the projection of
+the features 34 M, the LM head 525 M. A reduced draft vocabulary cuts that term alone.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.acceptance import Law
+from specsim.acceptance.bounds import distribution
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.drafting.protocol import Floats, Method, count, decayed, require_vocabulary, share
+from specsim.passes import pass_s
+from specsim.system import System
+
+
+def linear_s(system: System, weights: ArrayLike, tokens: ArrayLike) -> Floats:
+    """Seconds of a linear layer of `weights` parameters on `tokens` rows: the larger of reading
+    the weights and doing the arithmetic, as `cost` prices every other."""
+    weights, tokens = np.asarray(weights, float), np.asarray(tokens, float)
+    engine, devices = system.engine, getattr(system, "tensor_parallel", 1)
+    weight_bytes = weights * system.precision.weight_bytes / devices
+    efficiency = engine.weight_efficiency_at(np.maximum(weight_bytes, 1.0), tokens)
+    rate = system.accelerator.rate(system.precision.math)
+    compute_s = 2.0 * weights / devices * tokens / (engine.compute_efficiency * rate)
+    return np.maximum(weight_bytes / (efficiency * system.bandwidth_bytes_per_s), compute_s)
+
+
+def typical_threshold(target_probs: ArrayLike, epsilon: float = 0.09, delta: float = 0.3) -> Floats:
+    """What Medusa's typical acceptance asks of a token's probability: min(epsilon, delta exp(-H)).
+
+    `target_probs` (..., V); H is its entropy in nats. It accepts whatever is probable enough, so
+    the output law is no longer the target's. Source: Medusa (arXiv:2401.10774), section 3.3.1.
+    """
+    probs = distribution("target_probs", target_probs)
+    entropy = -np.sum(probs * np.log(np.where(probs > 0, probs, 1.0)), axis=-1)
+    return np.minimum(epsilon, delta * np.exp(-entropy))
+
+
+@dataclass(frozen=True, slots=True)
+class Eagle(Method):
+    """One decoder layer on the target's features drafts autoregressively (EAGLE, arXiv:2401.15077;
+    EAGLE-3, arXiv:2503.01840; MTP modules, arXiv:2412.19437, are the same shape).
+
+    `features`: how many hidden vectors the projection fuses into one (2: embedding and feature; 3
+    and the embedding for EAGLE-3). `draft_vocab`: tokens of a reduced LM head; None, the target's.
+    The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (punishes a
+    little). Its layer is dense and in the target's precision. `decay`: the acceptance kept per
+    depth, since deeper drafts stand on drafted features.
+    """
+
+    target: Architecture
+    features: int = 2
+    draft_vocab: int | None = None
+    decay: float = 1.0
+    layers: int = 1
+
+    def __post_init__(self) -> None:
+        share("decay", self.decay)
+        count("features", self.features)
+        count("layers", self.layers)
+        if self.draft_vocab is not None:
+            count("draft_vocab", self.draft_vocab)
+            if self.draft_vocab > self.target.vocab_size:
+                raise SpecsimError(
+                    f"draft_vocab must be a part of the {self.target.vocab_size} tokens of "
+                    f"{self.target.name}, got {self.draft_vocab}"
+                )
+
+    @property
+    def architecture(self) -> Architecture:
+        vocab = self.target.vocab_size if self.draft_vocab is None else self.draft_vocab
+        body = self.target.first_layers(min(self.layers, self.target.num_layers))
+        return replace(body, name=f"head of {self.target.name}", vocab_size=vocab)
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        require_vocabulary(f"the head of {self.target.name}", self.target.vocab_size, target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        head, tokens = self.architecture, np.asarray(batch, float) * np.asarray(rows, float)
+        projection = linear_s(system, self.features * self.target.hidden_size**2, tokens)
+        logits = np.asarray(batch, float) * head.vocab_size
+        sampling = system.engine.sampling_overhead_s + system.engine.logit_overhead_s * logits
+        passing = pass_s(head, system, batch=batch, rows=rows, context=context)
+        return passing + projection + sampling
+
+    def first_step_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        rows = np.asarray(gamma) + 1
+        begin_s = system.engine.drafting_overhead_s
+        return begin_s + self.step_s(system, batch=batch, context=context, rows=rows)
+
+    def law(self, law: Law) -> Law:
+        return decayed(law, self.decay)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.decay == 1.0:
+            return ()
+        return (f"alpha is the first draft's; each deeper one keeps {self.decay:g} of it.",)
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelBlock(Eagle):
+    """All drafts of a cycle in one pass of gamma rows: flat in gamma until arithmetic binds
+    (P-EAGLE, arXiv:2602.01469; DFlash, arXiv:2602.06036; PARD).
+
+    No draft sees the one before it, so acceptance decays along the block: `decay`.
+    """
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        gamma = np.asarray(gamma)
+        rows = np.maximum(gamma, 1)
+        block = self.step_s(system, batch=batch, context=context, rows=rows)
+        return np.where(gamma > 0, system.engine.drafting_overhead_s + block, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Medusa(Method):
+    """One head per position, all on the last hidden vector (Medusa, arXiv:2401.10774).
+
+    A head is a residual h x h layer and an LM head of its own, read once per cycle. Heads do not
+    see each other's tokens: `decay` per position. `acceptance` is "typical", Medusa's own, which is
+    lossy, or "exact". `heads` is the most tokens that can be drafted.
+    """
+
+    target: Architecture
+    heads: int = 4
+    decay: float = 0.8
+    acceptance: str = "typical"
+
+    def __post_init__(self) -> None:
+        share("decay", self.decay)
+        count("heads", self.heads)
+        if self.acceptance not in ("typical", "exact"):
+            raise SpecsimError(f"acceptance must be typical or exact, not {self.acceptance!r}")
+
+    @property
+    def lossless(self) -> bool:
+        return self.acceptance == "exact"
+
+    @property
+    def max_gamma(self) -> int | None:
+        return self.heads
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        require_vocabulary(f"the heads of {self.target.name}", self.target.vocab_size, target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        hidden, vocab = self.target.hidden_size, self.target.vocab_size
+        batch = np.asarray(batch, float)
+        sampling = system.engine.sampling_overhead_s + system.engine.logit_overhead_s * (
+            batch * vocab
+        )
+        head = linear_s(system, hidden * (hidden + vocab), batch)
+        return head + sampling + np.zeros(np.shape(context))
+
+    def law(self, law: Law) -> Law:
+        return decayed(law, self.decay)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        decay = f"alpha is the first head's; each further one keeps {self.decay:g} of it."
+        lossy = "Typical acceptance is lossy: the output law is not the target's."
+        return (decay,) if self.lossless else (decay, lossy)

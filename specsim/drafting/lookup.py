@@ -1,0 +1,64 @@
+"""Nothing is computed: the draft is copied from what stands in the prompt or was said before."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.acceptance import IID, Law
+from specsim.catalog import SpecsimError
+from specsim.drafting.protocol import Floats, Method, Mixed, share
+from specsim.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup(Method):
+    """N-gram, prompt-lookup and suffix drafting: a match is found in a share `hit` of the cycles.
+
+    An alpha or a survival vector is that of cycles with a hit; tokens per cycle = 1 + hit * (sum of
+    the survivals). `host_s` is the search, on the host, once per cycle for the whole batch.
+
+    Without `pad`, a sequence that found nothing sends one row, so at batch 1 a miss is a plain
+    step. In a batch, a pass is plain only if nobody found anything; else it is priced at its mean
+    width (flatters a little: the price is convex in the width). With `pad` every sequence sends
+    gamma + 1 rows, as static shapes do.
+    """
+
+    hit: float = 0.4
+    host_s: float = 50e-6
+    pad: bool = False
+
+    def __post_init__(self) -> None:
+        share("hit", self.hit)
+        if not 0.0 <= self.host_s < float("inf"):
+            raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        return np.where(np.asarray(gamma) > 0, self.host_s, 0.0)
+
+    def law(self, law: Law) -> Law:
+        return Mixed(law, IID(0.0), self.hit)
+
+    def verify_rows(self, gamma: ArrayLike, batch: ArrayLike) -> Floats:
+        gamma = np.asarray(gamma)
+        if self.pad:
+            return gamma + 1.0
+        anyone = np.asarray(self.drafting_share(batch))
+        return 1.0 + gamma * self.hit / np.where(anyone > 0, anyone, 1.0)
+
+    def drafting_share(self, batch: ArrayLike) -> ArrayLike:
+        return 1.0 if self.pad else 1.0 - (1.0 - self.hit) ** np.asarray(batch, float)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            f"A match is found in {self.hit:.0%} of the cycles, and the acceptance is that of "
+            f"cycles with a match; the search takes {self.host_s * 1e6:g} us of host time.",
+        )

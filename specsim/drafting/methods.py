@@ -1,0 +1,82 @@
+"""A drafting method by its name, with the catalog's parameters."""
+
+from typing import Any
+
+from specsim import catalog
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.drafting.combined import Cascade
+from specsim.drafting.heads import Eagle, Medusa, ParallelBlock
+from specsim.drafting.lookup import Lookup
+from specsim.drafting.models import DraftModel, EarlyExit, QuantisedSelf
+from specsim.drafting.overlapped import SSD, Pearl
+from specsim.drafting.protocol import Method
+from specsim.drafting.trees import DynamicTree, StaticTree
+
+NEED_A_DRAFT = ("draft-model", "pearl", "ssd", "cascade")
+TAKE_A_DRAFT = (*NEED_A_DRAFT, "tree")
+OF_THE_TREE = ("child_probs", "depth", "children")
+
+
+def method(
+    name: str,
+    target: Architecture,
+    draft: Architecture | None = None,
+    *,
+    draft_precision: str | None = None,
+    **changes: Any,
+) -> Method:
+    """The method called `name` for `target`, as `catalog/methods.toml` has it.
+
+    `draft` is the draft model of methods that have one (`draft-model`, `pearl`, `ssd`, `cascade`;
+    a `tree` grows from it, or else from an EAGLE-3 head). `changes` replace the catalog's
+    parameters. Raises SpecsimError for an unknown name or parameter, a draft that is missing, and
+    one that is not wanted.
+    """
+    name = catalog.resolve("methods", name)
+    parameters = dict(catalog.lookup("methods", name).get("parameters", {}))
+    unknown = sorted(changes.keys() - parameters.keys())
+    if unknown:
+        raise SpecsimError(
+            f"{name} has no parameter {unknown[0]!r}; it has: {', '.join(parameters) or 'none'}"
+        )
+    parameters |= changes
+    if draft is None and name in NEED_A_DRAFT:
+        raise SpecsimError(f"the method {name} needs a draft model: give --draft NAME|config.json")
+    if draft is not None and name not in TAKE_A_DRAFT:
+        raise SpecsimError(f"the method {name} has no draft model: leave out the draft")
+    if draft is None and draft_precision is not None:
+        raise SpecsimError(f"the method {name} has no draft model whose precision could differ")
+    model = DraftModel(draft, precision=draft_precision) if draft else None
+    if name in ("n-gram", "suffix"):
+        return Lookup(**parameters)
+    if name == "early-exit":
+        return EarlyExit(target, **parameters)
+    if name == "quantised-self":
+        return QuantisedSelf(target, **parameters)
+    if name == "medusa":
+        return Medusa(target, **parameters)
+    if name in ("eagle", "eagle-3", "mtp"):
+        return Eagle(target, **_fitting(parameters, target))
+    if name in ("p-eagle", "dflash"):
+        return ParallelBlock(target, **_fitting(parameters, target))
+    if name == "eagle-2":
+        tree = {key: parameters.pop(key) for key in OF_THE_TREE if key in parameters}
+        return DynamicTree(Eagle(target, **_fitting(parameters, target)), **tree)
+    if name == "tree":
+        return StaticTree(model or method("eagle-3", target), **parameters)
+    assert model is not None
+    if name == "draft-model":
+        return model
+    if name == "pearl":
+        return Pearl(model)
+    if name == "ssd":
+        return SSD(model, **parameters)
+    return Cascade(model, Lookup(hit=parameters.pop("inner_hit")), **parameters)
+
+
+def _fitting(parameters: dict[str, Any], target: Architecture) -> dict[str, Any]:
+    """The catalog's reduced draft vocabulary is meant for large ones: never above the target's."""
+    if parameters.get("draft_vocab") is None:
+        return parameters
+    return parameters | {"draft_vocab": min(parameters["draft_vocab"], target.vocab_size)}

@@ -1,0 +1,141 @@
+"""A whole model drafts, one pass per token: a smaller one, or the target itself made cheaper."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.drafting.protocol import Floats, Method, count, require_vocabulary, share
+from specsim.passes import pass_s
+from specsim.system import System
+from specsim.work import precision as precision_named
+
+CATCH_UPS = ("row", "pass", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModel(Method):
+    """A smaller model drafts, one pass per token (Leviathan et al., arXiv:2211.17192).
+
+    `catch_up` is how the draft's cache gets the last drafted token after a cycle in which all were
+    accepted: "row", the first pass of a cycle reads two tokens, as `reference` does; "pass", an
+    extra pass per cycle; "none", left out. The first two charge it to every cycle (punishes).
+    `precision` names the format of its weights, and `tensor_parallel` the devices it is split over,
+    where they differ from the target's system. `window` is how many tokens of context it keeps, if
+    not all (StreamingLLM-style drafts of long contexts).
+    """
+
+    architecture: Architecture
+    precision: str | None = None
+    catch_up: str = "row"
+    tensor_parallel: int | None = None
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.catch_up not in CATCH_UPS:
+            raise SpecsimError(
+                f"catch_up must be one of {', '.join(CATCH_UPS)}, not {self.catch_up!r}"
+            )
+        if self.precision is not None:
+            precision_named(self.precision)
+        for name in ("tensor_parallel", "window"):
+            if getattr(self, name) is not None:
+                count(name, getattr(self, name))
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        require_vocabulary(self.architecture.name, self.architecture.vocab_size, target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        system = self._own(system)
+        if self.window is not None:
+            context = np.minimum(context, self.window)
+        forward_s = pass_s(self.architecture, system, batch=batch, rows=rows, context=context)
+        logits = np.asarray(batch, float) * self.architecture.vocab_size
+        sampling = system.engine.sampling_overhead_s + system.engine.logit_overhead_s * logits
+        return forward_s + sampling
+
+    def first_step_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        rows = 2 if self.catch_up == "row" else 1
+        first = self.step_s(system, batch=batch, context=context, rows=rows)
+        if self.catch_up == "pass":
+            first = first + first
+        return self._own(system).engine.drafting_overhead_s + first
+
+    def _own(self, system: System) -> System:
+        if self.precision is not None:
+            system = system.with_precision(self.precision)
+        return split_over(system, self.tensor_parallel)
+
+
+def split_over(system: System, devices: int | None) -> System:
+    """The system with its models split over `devices`; None leaves it as it is."""
+    if devices is None or devices == getattr(system, "tensor_parallel", 1):
+        return system
+    if "tensor_parallel" not in {field.name for field in fields(system)}:
+        raise SpecsimError(f"tensor_parallel = {devices}: this System has one device")
+    changes: dict[str, Any] = {"tensor_parallel": devices}
+    return replace(system, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyExit(Method):
+    """The target's own first layers draft, through its LM head (LayerSkip, arXiv:2404.16710).
+
+    `kept` is the fraction of the layers: an early exit keeps the first, layer skipping (Draft &
+    Verify, arXiv:2309.08168) any. The cache is the target's, so there is nothing to catch up with.
+    A verification that resumes from the exit layer would save that fraction of its first row: not
+    counted (punishes).
+    """
+
+    target: Architecture
+    kept: float = 0.5
+
+    def __post_init__(self) -> None:
+        share("kept", self.kept)
+        if self.kept == 0.0:
+            raise SpecsimError("kept must be above 0: a draft needs a layer")
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.target.first_layers(max(1, round(self.kept * self.target.num_layers)))
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        require_vocabulary(self.target.name, self.target.vocab_size, target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return DraftModel(self.architecture).step_s(system, batch=batch, context=context, rows=rows)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedSelf(Method):
+    """The target drafts for itself with its weights in a smaller format (QuantSpec,
+    arXiv:2502.10424). It shares the target's cache: nothing to catch up with.
+
+    Both copies of the weights must fit. Acceptance is very high; the cost is a whole model's
+    overheads and cache, whatever the format, so gains stay below 1 / (relative cost).
+    """
+
+    target: Architecture
+    precision: str = "int4"
+
+    def __post_init__(self) -> None:
+        precision_named(self.precision)
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        require_vocabulary(self.target.name, self.target.vocab_size, target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return DraftModel(self.target, precision=self.precision).step_s(
+            system, batch=batch, context=context, rows=rows
+        )

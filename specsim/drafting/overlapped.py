@@ -1,0 +1,151 @@
+"""Drafting while the target verifies, on a device of its own: PEARL and SSD.
+
+What they gain is latency bought with hardware, so compare `Prediction.speedup_per_device`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.acceptance import Law
+from specsim.architecture import Architecture
+from specsim.drafting.protocol import Drafter, Floats, Method, Mixed, as_method, share
+from specsim.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Pearl(Method):
+    """The next drafts are made during the verification: a cycle takes the longer of the two
+    (PEARL, arXiv:2408.11850).
+
+    An upper bound (flatters): after a rejection the drafts in flight are void, and the two devices
+    are taken never to slow each other down.
+    """
+
+    drafter: Drafter
+
+    @property
+    def lossless(self) -> bool:
+        return as_method(self.drafter).lossless
+
+    @property
+    def extra_devices(self) -> int:
+        return 1
+
+    @property
+    def max_gamma(self) -> int | None:
+        return as_method(self.drafter).max_gamma
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        as_method(self.drafter).require_vocabulary_of(target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return self.drafter.step_s(system, batch=batch, context=context)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        return self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
+
+    def law(self, law: Law) -> Law:
+        return as_method(self.drafter).law(law)
+
+    def overlapped_s(
+        self,
+        system: System,
+        *,
+        gamma: ArrayLike,
+        batch: ArrayLike,
+        context: ArrayLike,
+        verify_s: Floats,
+    ) -> ArrayLike:
+        drafting = self.cycle_s(system, gamma=gamma, batch=batch, context=context)
+        return np.minimum(drafting, verify_s)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            "Drafting and verification overlap perfectly, on two devices: an upper bound, to be "
+            "compared per device.",
+            *as_method(self.drafter).notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SSD(Method):
+    """Drafts for the likely outcomes are prepared during the verification (Speculative Speculative
+    Decoding, arXiv:2603.03251): with probability `hit` the next cycle's drafts are ready.
+
+    speedup = [h E + (1-h) E'] / [h max(1, T) + (1-h)(1 + T')], in units of a verification: T, E are
+    the drafter's time and tokens, T', E' those of `backup`, which drafts when nothing is ready
+    (None: the drafter itself) under `backup_law` (None: the same law).
+    """
+
+    drafter: Drafter
+    hit: float = 0.8
+    backup: Drafter | None = None
+    backup_law: Law | None = None
+
+    def __post_init__(self) -> None:
+        share("hit", self.hit)
+
+    @property
+    def lossless(self) -> bool:
+        both = (self.drafter, self.backup or self.drafter)
+        return all(as_method(one).lossless for one in both)
+
+    @property
+    def extra_devices(self) -> int:
+        return 1
+
+    @property
+    def max_gamma(self) -> int | None:
+        return as_method(self.drafter).max_gamma
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        for one in (self.drafter, self.backup or self.drafter):
+            as_method(one).require_vocabulary_of(target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return self.drafter.step_s(system, batch=batch, context=context)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        ready = self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
+        late = (self.backup or self.drafter).cycle_s(
+            system, gamma=gamma, batch=batch, context=context
+        )
+        return self.hit * ready + (1.0 - self.hit) * late
+
+    def law(self, law: Law) -> Law:
+        own = as_method(self.drafter).law(law)
+        other = self.backup_law
+        if other is None:
+            other = as_method(self.backup or self.drafter).law(law)
+        return Mixed(own, other, self.hit)
+
+    def overlapped_s(
+        self,
+        system: System,
+        *,
+        gamma: ArrayLike,
+        batch: ArrayLike,
+        context: ArrayLike,
+        verify_s: Floats,
+    ) -> ArrayLike:
+        ready = self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
+        return self.hit * np.minimum(ready, verify_s)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            f"The next drafts are ready in {self.hit:.0%} of the cycles, made on a second device: "
+            "compare per device.",
+            *as_method(self.drafter).notes,
+        )

@@ -1,0 +1,176 @@
+"""What a drafting method is to the cost model: two prices, and what differs from the plain chain.
+
+    cycle_s          all drafting of one cycle, seconds for the whole batch; 0 where gamma is 0
+    step_s           one draft pass (or head), where the method has such a thing
+    law              the acceptance of a chain -> the acceptance of this method's cycles
+    verify_rows      how wide the target's pass becomes, and `drafting_share` how many passes do
+    overlapped_s     how much of the drafting hides behind the verification
+    extra_devices    accelerators it occupies beyond the target's own
+    lossless         whether the output law stays the target's
+
+Only the prices are required of a `Drafter`; the rest has defaults, in `Method`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specsim.acceptance import IID, Decaying, Law
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.system import System
+
+Floats = NDArray[np.float64]
+
+
+class Drafter(Protocol):
+    """A drafting method, as the cost model sees it. Times are seconds for the whole batch."""
+
+    def step_s(self, system: System, *, batch: ArrayLike, context: ArrayLike) -> Floats:
+        """One draft step, where the method has such a thing."""
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        """All drafting of one cycle of `gamma` tokens; 0 where gamma is 0."""
+
+
+class Method:
+    """The plain chain: gamma drafts one after the other, then a pass of gamma + 1 rows."""
+
+    __slots__ = ()
+
+    @property
+    def lossless(self) -> bool:
+        return True
+
+    @property
+    def extra_devices(self) -> int:
+        return 0
+
+    @property
+    def max_gamma(self) -> int | None:
+        """The most tokens it can draft per cycle, where there is a limit."""
+        return None
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        """SpecsimError unless this method can draft for `target`."""
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        raise NotImplementedError
+
+    def first_step_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        """The first pass of a cycle, with whatever begins a cycle."""
+        begin_s = system.engine.drafting_overhead_s
+        return begin_s + self.step_s(system, batch=batch, context=context)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        gamma = np.asarray(gamma)
+        first = self.first_step_s(system, gamma=gamma, batch=batch, context=context)
+        step = self.step_s(system, batch=batch, context=context)
+        return np.where(gamma > 0, first + (gamma - 1) * step, 0.0)
+
+    def law(self, law: Law) -> Law:
+        return law
+
+    def verify_rows(self, gamma: ArrayLike, batch: ArrayLike) -> Floats:
+        """Rows per sequence, on average over the batch, of a pass that verifies drafts."""
+        return np.asarray(gamma) + 1.0
+
+    def drafting_share(self, batch: ArrayLike) -> ArrayLike:
+        """The share of the target's passes that verify drafts; the others are plain."""
+        return 1.0
+
+    def overlapped_s(
+        self,
+        system: System,
+        *,
+        gamma: ArrayLike,
+        batch: ArrayLike,
+        context: ArrayLike,
+        verify_s: Floats,
+    ) -> ArrayLike:
+        return 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its numbers assume, in sentences."""
+        return ()
+
+
+class Foreign(Method):
+    """A drafter from outside that has the prices, and of the rest only what differs."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+
+    def __getattribute__(self, name: str) -> Any:
+        drafter = object.__getattribute__(self, "_drafter")
+        if name != "_drafter" and hasattr(drafter, name):
+            return getattr(drafter, name)
+        return object.__getattribute__(self, name)
+
+
+def as_method(drafter: Drafter) -> Method:
+    """The drafter with a default for every question it does not answer itself."""
+    return drafter if isinstance(drafter, Method) else Foreign(drafter)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A share of the cycles follows one law, the rest another, independently: s = h s1 + (1-h) s2.
+
+    `Mixed(law, IID(0.0), hit)` is a lookup that finds something in a share `hit` of the cycles.
+    """
+
+    first: Law
+    second: Law
+    share: ArrayLike
+
+    def survival(self, k: ArrayLike) -> Floats:
+        share = np.asarray(self.share)
+        return share * self.first.survival(k) + (1.0 - share) * self.second.survival(k)
+
+    def tokens_per_cycle(self, gamma: ArrayLike) -> Floats:
+        # as 1 + ..., so that gamma = 0 gives exactly 1
+        share, gamma = np.asarray(self.share), np.asarray(gamma)
+        first = share * (self.first.tokens_per_cycle(gamma) - 1.0)
+        return 1.0 + first + (1.0 - share) * (self.second.tokens_per_cycle(gamma) - 1.0)
+
+
+def decayed(law: Law, decay: float) -> Law:
+    """A bare alpha is the acceptance of the first draft; deeper ones keep `decay` of it each. A law
+    that says more (a survival vector, a trace) is left as it is."""
+    return Decaying(law.alpha, decay) if isinstance(law, IID) and decay != 1.0 else law
+
+
+def require_vocabulary(name: str, vocab_size: int, target: Architecture) -> None:
+    """SpecsimError unless a drafter of `vocab_size` tokens can share the target's tokenizer.
+
+    Some families pad the table of one vocabulary to different sizes (Qwen2.5: 151936 and 152064),
+    so up to 1 % apart passes.
+    """
+    if abs(vocab_size - target.vocab_size) > 0.01 * target.vocab_size:
+        raise SpecsimError(
+            f"{name} has {vocab_size} tokens and {target.name} {target.vocab_size}: "
+            "a draft must share the target's vocabulary"
+        )
+
+
+def share(name: str, value: float, low: float = 0.0) -> None:
+    """SpecsimError unless `value` is a number within [low, 1]."""
+    if not low <= value <= 1.0:
+        raise SpecsimError(f"{name} must be within [{low:g}, 1], got {value!r}")
+
+
+def count(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise SpecsimError(f"{name} must be a whole number >= 1, got {value!r}")

@@ -1,0 +1,219 @@
+"""Trees of drafts: gamma counts the drafted nodes, so a verification has gamma + 1 rows as ever.
+
+A parent's first child is accepted with the chain's probability a_k at its depth; every further
+sibling catches a share of what its elders left: p_2 = r_2 (1 - p_1), p_3 = r_3 (1 - p_1 - p_2), …
+The shares are read from a vector of child probabilities (the catalog's is illustrative, assumed).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.acceptance import Law, PerPosition, whole
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.drafting.protocol import Floats, Method, as_method, count
+from specsim.system import System
+from specsim.trees import Tree, best_tree
+
+SIBLINGS = (0.60, 0.15, 0.08, 0.05, 0.03)  # children of one node; theory's own example, assumed
+
+
+@dataclass(frozen=True, slots=True)
+class StaticTree(Method):
+    """One fixed shape: for every gamma the greedy-optimal tree of gamma nodes and a root, built for
+    `child_probs` (Sequoia, arXiv:2402.12374). Any acceptance is then evaluated on that shape.
+
+    A draft pass per depth, as wide as the nodes there that have children.
+    """
+
+    drafter: Method
+    child_probs: Sequence[float] = SIBLINGS
+    depth: int = 6
+
+    def __post_init__(self) -> None:
+        count("depth", self.depth)
+        best_tree(self.child_probs, 1)  # refuses what is not a vector of child probabilities
+
+    @property
+    def lossless(self) -> bool:
+        return as_method(self.drafter).lossless
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        as_method(self.drafter).require_vocabulary_of(target)
+
+    def shape(self, gamma: int) -> Tree:
+        """The tree of `gamma` drafted nodes; smaller where no child is left to add."""
+        return best_tree(self.child_probs, gamma + 1, self.depth)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return self.drafter.step_s(system, batch=batch, context=context, rows=rows)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        gamma = whole("gamma", gamma)
+        largest = self.shape(int(gamma.max(initial=0)))
+        pass_of_rows: dict[int, Floats] = {}
+        first = self.drafter.first_step_s(system, gamma=gamma, batch=batch, context=context)
+        total = np.zeros(np.broadcast_shapes(gamma.shape, first.shape))
+        for nodes in np.unique(gamma[gamma > 0]):
+            cycle = np.zeros(())
+            for rows in _draft_rows(largest, int(nodes))[1:]:
+                if rows not in pass_of_rows:
+                    pass_of_rows[rows] = self.step_s(
+                        system, batch=batch, context=context, rows=rows
+                    )
+                cycle = cycle + pass_of_rows[rows]
+            total = np.where(gamma == nodes, first + cycle, total)
+        return total
+
+    def law(self, law: Law) -> Law:
+        return _ShapeLaw(self, as_method(self.drafter).law(law))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            "gamma counts the nodes of a tree; a node's further children catch the shares of what "
+            "the first leaves that the catalog assumes.",
+            *as_method(self.drafter).notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicTree(StaticTree):
+    """Expanded to a fixed depth and width, then cut to the gamma likeliest nodes, every cycle anew
+    (EAGLE-2, arXiv:2406.16858): the best tree for the acceptance at hand.
+
+    The draft passes are the same whatever is kept: one row, then `children` rows per depth. What
+    adapting to each context gains beyond the mean acceptance is not counted (punishes).
+    """
+
+    children: int = 10
+
+    def __post_init__(self) -> None:
+        StaticTree.__post_init__(self)
+        count("children", self.children)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        gamma = np.asarray(gamma)
+        first = self.drafter.first_step_s(system, gamma=gamma, batch=batch, context=context)
+        wide = self.step_s(system, batch=batch, context=context, rows=self.children)
+        further = np.minimum(gamma, self.depth) - 1
+        return np.where(gamma > 0, first + further * wide, 0.0)
+
+    def law(self, law: Law) -> Law:
+        return _BestLaw(self, as_method(self.drafter).law(law))
+
+
+@dataclass(frozen=True, slots=True)
+class _ShapeLaw:
+    """Tokens per cycle of one fixed shape under a chain's acceptance."""
+
+    tree: StaticTree
+    chain: Law
+
+    def survival(self, k: ArrayLike) -> Floats:
+        raise SpecsimError("a tree's survival depends on its nodes: use at(gamma).survival(k)")
+
+    def at(self, gamma: int) -> PerPosition:
+        shape = self.tree.shape(gamma)
+        paths = self._paths(shape)
+        depths = range(1, max(gamma, 1) + 1)
+        by_depth = [sum(paths[i] for i in np.flatnonzero(shape.depths == d)) for d in depths]
+        zero = np.zeros_like(paths[0])
+        vector = np.stack([zero + s for s in by_depth], axis=-1)
+        return PerPosition(np.minimum(vector, 1.0))
+
+    def tokens_per_cycle(self, gamma: ArrayLike) -> Floats:
+        gamma = whole("gamma", gamma)
+        paths = self._paths(self.tree.shape(int(gamma.max(initial=0))))
+        return _pick(np.cumsum(np.stack(paths, axis=-1), axis=-1), gamma)
+
+    def _paths(self, shape: Tree) -> list[Floats]:
+        """P(accepted) of every node, each shaped as the chain's parameters."""
+        chances = _children(self.chain, self.tree.child_probs, int(shape.depths.max()))
+        paths = [np.ones(chances.shape[2:])]
+        nodes = zip(shape.parents, shape.ranks, shape.depths, strict=True)
+        for parent, rank, depth in list(nodes)[1:]:
+            paths.append(paths[parent] * chances[depth - 1, rank])
+        return paths
+
+
+@dataclass(frozen=True, slots=True)
+class _BestLaw:
+    """Tokens per cycle of the best tree for each acceptance."""
+
+    tree: DynamicTree
+    chain: Law
+
+    def survival(self, k: ArrayLike) -> Floats:
+        raise SpecsimError("a tree's survival depends on its nodes: use at(gamma).survival(k)")
+
+    def at(self, gamma: int) -> PerPosition:
+        survival = self._best(gamma).survival
+        return PerPosition(np.minimum(np.pad(survival, (0, max(0, gamma - len(survival)))), 1.0))
+
+    def tokens_per_cycle(self, gamma: ArrayLike) -> Floats:
+        gamma = whole("gamma", gamma)
+        nodes = int(gamma.max(initial=0))
+        deepest = min(self.tree.depth, max(nodes, 1))
+        chances = _children(self.chain, self.tree.child_probs, deepest)
+        shape = chances.shape[2:]
+        flat = chances.reshape(*chances.shape[:2], -1)
+        tokens = [
+            np.cumsum(self._tree(flat[:, :, i], nodes).path_probs) for i in range(flat.shape[2])
+        ]
+        longest = max(len(each) for each in tokens)
+        padded = [np.pad(each, (0, longest - len(each)), mode="edge") for each in tokens]
+        return _pick(np.array(padded).reshape(*shape, longest), gamma)
+
+    def _best(self, gamma: int) -> Tree:
+        chances = _children(self.chain, self.tree.child_probs, min(self.tree.depth, max(gamma, 1)))
+        if chances.ndim > 2:
+            raise SpecsimError("a dynamic tree's survival is known for one acceptance at a time")
+        return self._tree(chances, gamma)
+
+    def _tree(self, chances: Floats, nodes: int) -> Tree:
+        # siblings may not rise: where alpha is small a second child would catch more than the first
+        falling = np.minimum.accumulate(chances, axis=1)
+        return best_tree(falling, nodes + 1, self.tree.depth)
+
+
+def _children(chain: Law, child_probs: Sequence[float], depth: int) -> Floats:
+    """P(child accepted | parent accepted), (depth, children, parameters of the chain...)."""
+    designed = np.asarray(child_probs, float)
+    left = 1.0 - np.cumsum(designed) + designed  # what the elders leave each child
+    shares = np.divide(designed, left, out=np.zeros_like(designed), where=left > 1e-12)
+    survival = [np.asarray(chain.survival(k), float) for k in range(depth + 1)]
+    rows = []
+    for above, here in pairwise(survival):
+        first = np.divide(here, above, out=np.zeros(np.shape(here + above)), where=above > 0)
+        row, rest = [first], 1.0 - first
+        for part in shares[1:]:
+            row.append(part * rest)
+            rest = rest - row[-1]
+        rows.append(np.stack(row))
+    return np.stack(np.broadcast_arrays(*rows))
+
+
+def _draft_rows(tree: Tree, nodes: int) -> list[int]:
+    """Rows of each draft pass of the prefix with `nodes` drafted nodes: `Tree.draft_rows` of it."""
+    with_children = np.unique(tree.parents[1 : nodes + 1])
+    return np.bincount(tree.depths[with_children]).tolist()
+
+
+def _pick(table: Floats, gamma: ArrayLike) -> Floats:
+    """table[..., gamma], gamma broadcasting with the leading axes, capped at the last column."""
+    index = np.minimum(np.asarray(gamma), table.shape[-1] - 1)
+    shape = np.broadcast_shapes(table.shape[:-1], index.shape)
+    table = np.broadcast_to(table, (*shape, table.shape[-1]))
+    index = np.broadcast_to(index, shape)[..., None]
+    return np.take_along_axis(table, index, axis=-1)[..., 0]
