@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specsim.architecture import Architecture, Llama3RopeScaling
+from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 
 SCHEMA_VERSION = 1
@@ -144,9 +144,7 @@ def _point(data: Mapping[str, Any]) -> Point:
     scenario = dict(data["scenario"])
     for role in ("target", "draft"):
         if (shape := scenario[role]) is not None:
-            if shape.get("rope_scaling"):
-                shape = dict(shape) | {"rope_scaling": Llama3RopeScaling(**shape["rope_scaling"])}
-            scenario[role] = Architecture(**shape)
+            scenario[role] = Architecture.from_fields(shape)
     timings = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
     values = dict(data) | {"scenario": Scenario(**scenario)}
     values |= {key: None if data[key] is None else Timing(**data[key]) for key in timings}

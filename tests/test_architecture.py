@@ -2,17 +2,23 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from specsim import catalog
-from specsim.architecture import Architecture, Llama3RopeScaling, model
+from specsim.architecture import (
+    Architecture,
+    Experts,
+    LatentAttention,
+    Llama3RopeScaling,
+    model,
+)
 from specsim.catalog import SpecsimError
 
-LLAMA_FAMILY = {"llama", "mistral", "qwen2", "qwen3"}
 PRESETS = catalog.load("models")
-SUPPORTED = [name for name, row in PRESETS.items() if row["config"]["model_type"] in LLAMA_FAMILY]
+LLAMA_SHAPED = [name for name in PRESETS if model(name).is_llama_shaped]
 
 TINY = {
     "model_type": "llama",
@@ -50,17 +56,37 @@ def test_llama_31_8b_counted_by_hand():
     assert (llama.layer_parameters, llama.parameters) == (layer, everything)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", PRESETS)
 def test_parameters_are_the_published_count(name):
-    published = PRESETS[name].get("parameters")
-    if published is None:
-        pytest.skip("no published count")
-    assert model(name).parameters == published
+    row, shape = PRESETS[name], model(name)
+    assert shape.parameters == row["parameters"]
+    assert shape.active_parameters == row.get("active_parameters", row["parameters"])
+
+
+def test_deepseek_v3_with_its_mtp_module_is_the_whole_checkpoint():
+    """The safetensors total of the bf16 checkpoint, which stores both tables a second time."""
+    v3 = model("deepseek-v3")
+    assert v3.mtp_layers == 1
+    assert v3.parameters + v3.mtp_parameters + 2 * v3.embedding_parameters == 684_489_845_504
+    assert model("llama-3.1-8b").mtp_parameters == 0
+
+
+def test_the_bundled_pair_is_the_pair_in_its_folder():
+    for name, parameters in [("bundled-target", 6_820_096), ("bundled-draft", 787_008)]:
+        assert model(name).parameters == parameters
+        folder = Path(__file__).parent.parent / "reference" / "pair" / name.split("-")[1]
+        if (folder / "config.json").is_file():
+            assert model(folder).parameters == parameters
 
 
 @pytest.mark.parametrize(
     ("name", "elements"),
-    [("llama-3.1-8b", 65_536), ("llama-3.1-70b", 163_840), ("llama-2-7b", 262_144)],
+    [
+        ("llama-3.1-8b", 65_536),
+        ("llama-3.1-70b", 163_840),
+        ("llama-2-7b", 262_144),
+        ("deepseek-v3", 61 * 576),  # one latent for 128 heads, and not 128 heads of 128 + 192
+    ],
 )
 def test_J1_kv_elements_per_token(name, elements):
     assert model(name).kv_elements_per_token == elements  # kappa 131072, 327680, 524288 bytes
@@ -101,7 +127,7 @@ def test_rope_in_the_spellings_of_transformers_4_and_5():
     assert scaled == tiny(rope_theta=5e5, rope_scaling=older)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", LLAMA_SHAPED)
 def test_to_config_reads_back_as_the_same_shape(name):
     shape = model(name)
     through_json = json.loads(json.dumps(shape.to_config()))
@@ -154,13 +180,10 @@ def test_a_missing_field_is_named(field):
         ({"max_position_embeddings": -1}, "max_context must be a positive integer, not -1"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number above 0, not 'small'"),
         ({"rope_theta": 0}, "rope_theta must be a number above 0, not 0"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type 'yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "rope_type 'spiral' is not supported"),
         ({"rope_scaling": {"type": "llama3", "factor": 8}}, "lacks the field 'low_freq_factor'"),
         ({"rope_scaling": LLAMA3_ROPE | {"factor": "x"}}, "rope scaling holds no number"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"use_sliding_window": True}, "sliding-window attention is not supported"),
-        ({"mlp_bias": True}, "mlp_bias is not supported"),
-        ({"attention_bias": True}, "attention_bias puts one on the output projection too"),
+        ({"hidden_act": "snake"}, "hidden_act 'snake' is not supported; known: silu"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes, message):
@@ -199,6 +222,177 @@ def test_an_unknown_name_lists_the_nearest(name):
         model(name)
 
 
-def test_an_unsupported_preset_says_so():
-    with pytest.raises(SpecsimError, match="gpt-oss-20b: model_type 'gpt_oss' is not supported"):
-        model("gpt-oss-20b")
+def test_an_unknown_architecture_says_what_to_pass_by_hand():
+    with pytest.raises(SpecsimError) as refused:
+        tiny(model_type="mamba")
+    said = str(refused.value)
+    for family in ("gemma2", "deepseek_v3", "gpt_oss", "mixtral", "opt", "gpt2"):
+        assert family in said
+    by_hand = said.split("specsim.Architecture(")[1].split(")")[0]
+    fields = [field.split("=")[0] for field in by_hand.split(", ")]
+    assert set(fields) <= set(Architecture.__dataclass_fields__)
+    assert fields[:8] == list(Architecture.__dataclass_fields__)[:8]
+
+
+# --------------------------------------------------------------------------- more than the Llamas
+
+
+def hub_config(name):
+    """The catalog's config as the hub's file has it: without what is left to defaults."""
+    row = PRESETS[name]
+    left_out = row.get("defaults", ())
+    return {key: value for key, value in row["config"].items() if key not in left_out}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_hubs_file_is_enough_where_it_leaves_fields_to_defaults(name):
+    assert Architecture.from_config(hub_config(name), name) == model(name)
+
+
+def test_a_multimodal_config_is_its_language_model():
+    whole = {"model_type": "gemma3", "vision_config": {}, "text_config": hub_config("gemma-3-4b")}
+    assert Architecture.from_config(whole, "gemma-3-4b") == model("gemma-3-4b")
+    with pytest.raises(SpecsimError, match="model_type 'llama4_text' is not supported"):
+        Architecture.from_config({"text_config": {"model_type": "llama4_text"}}, "llama-4")
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "first", "count"),
+    [
+        ("gemma-2-9b", 4096, (0, 2, 4), 21),
+        ("gemma-3-27b", 1024, (0, 1, 2, 3, 4, 6), 52),
+        ("gemma-3-1b", 512, (0, 1, 2, 3, 4, 6), 22),
+        ("gpt-oss-20b", 128, (0, 2, 4), 12),
+        ("mistral-7b", 4096, (0, 1, 2), 32),
+        ("phi-3-mini", 2047, (0, 1, 2), 32),
+        ("qwen3-8b", None, (), 0),
+    ],
+)
+def test_which_layers_slide(name, window, first, count):
+    shape = model(name)
+    assert shape.sliding_window == window
+    assert shape.sliding_layers[: len(first)] == first
+    assert len(shape.sliding_layers) == count
+
+
+def test_windows_of_qwen_count_from_the_layer_they_begin_at():
+    fields = {"model_type": "qwen2", "sliding_window": 128, "max_window_layers": 1}
+    assert tiny(**fields).sliding_layers == ()
+    assert tiny(**fields, use_sliding_window=True).sliding_layers == (1,)
+
+
+def test_a_window_as_long_as_the_context_is_none():
+    assert tiny(model_type="mistral", sliding_window=512).is_llama_shaped
+    assert tiny(model_type="mistral", sliding_window=511).sliding_layers == (0, 1)
+
+
+def test_layer_types_must_fit_the_layers():
+    with pytest.raises(SpecsimError, match="layer_types must name one of full_attention, sliding"):
+        tiny(model_type="gpt_oss", num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
+             layer_types=["full_attention"])  # fmt: skip
+
+
+def test_which_layers_keep_a_dense_mlp():
+    assert model("deepseek-v3").experts.dense_layers == (0, 1, 2)
+    assert model("deepseek-v3").expert_layers == 58
+    moe = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
+    moe |= {"moe_intermediate_size": 16, "num_hidden_layers": 6}
+    assert tiny(**moe, decoder_sparse_step=2).experts.dense_layers == (0, 2, 4)
+    assert tiny(**moe, mlp_only_layers=[5]).experts.dense_layers == (5,)
+    cut = model("deepseek-v3").first_layers(2)
+    assert (cut.experts.dense_layers, cut.expert_layers, cut.mtp_layers) == ((0, 1), 0, 0)
+    assert model("gemma-2-9b").first_layers(3).sliding_layers == (0, 2)
+
+
+def test_latent_attention_of_deepseek():
+    v3, lite = model("deepseek-v3"), model("deepseek-v2-lite")
+    assert v3.latent == LatentAttention(512, 64, 128, 128, 1536)
+    assert (v3.head_dim, v3.value_size, v3.kv_elements_per_layer) == (192, 128 * 128, 576)
+    assert lite.latent.query_rank is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_a_measurement_file(name):
+    shape = model(name)
+    assert Architecture.from_fields(json.loads(json.dumps(asdict(shape)))) == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "departure"),
+    [
+        ("mixtral-8x7b", "a mixture of experts"),
+        ("deepseek-v3", "latent attention"),
+        ("mistral-7b", "a window of 4096 tokens"),
+        ("phi-2", "LayerNorm"),
+        ("gemma-2-2b", "4 norms a layer"),
+        ("gemma-3-1b", "gelu as activation"),
+        ("opt-125m", "learned positions"),
+        ("gpt2", "an MLP of two matrices"),
+        ("gpt-oss-20b", "rope_type 'yarn'"),
+    ],
+)
+def test_what_the_decoder_cannot_run_is_said(name, departure):
+    shape = model(name)
+    assert not shape.is_llama_shaped
+    for refusal in (shape.require_llama_shape, shape.to_config):
+        with pytest.raises(SpecsimError, match=f"{name} has .*{departure}"):
+            refusal()
+
+
+def test_each_departure_is_one():
+    plain = tiny()
+    assert plain.require_llama_shape() is plain
+    departing = {
+        "norm": "layer", "norms_per_layer": 4, "gated_mlp": False, "activation": "relu",
+        "output_bias": True, "mlp_bias": True, "head_bias": True, "learned_positions": 9,
+        "attention_sinks": True, "attention_softcap": 50.0, "logit_softcap": 30.0,
+        "rope_scaling": "yarn", "experts": Experts(4, 2, 16),
+        "latent": LatentAttention(8, 4, 8, 8),
+    }  # fmt: skip
+    for field, value in departing.items():
+        assert len(replace(plain, **{field: value}).departures) == 1
+    assert len(replace(plain, sliding_window=8, sliding_layers=(1,)).departures) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm": "batch"}, "tiny: norm must be one of rms, layer, not 'batch'"),
+        ({"activation": "tanh"}, "tiny: activation must be one of silu"),
+        ({"norms_per_layer": 3}, "tiny: norms_per_layer must be 1, 2 or 4, not 3"),
+        ({"sliding_layers": (0,)}, "tiny: sliding_layers need a sliding_window"),
+        ({"sliding_layers": (2,), "sliding_window": 4}, "tiny has no layer 2: they are 0 to 1"),
+        ({"sliding_window": 0}, "tiny: sliding_window must be a positive integer, not 0"),
+    ],
+)
+def test_shapes_that_cannot_be(changes, message):
+    with pytest.raises(SpecsimError, match=message):
+        replace(tiny(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("noun", "message"),
+    [
+        (lambda: Experts(4, 5, 16), "a token cannot visit 5 of 4 experts"),
+        (lambda: Experts(4, 2, 0), "intermediate_size must be a positive integer, not 0"),
+        (lambda: Experts(4, 2, 8, routing_correlation=1.5), r"must be in \[0, 1\], not 1.5"),
+        (lambda: LatentAttention(0, 4, 8, 8), "kv_rank must be a positive integer, not 0"),
+    ],
+)
+def test_parts_that_cannot_be(noun, message):
+    with pytest.raises(SpecsimError, match=message):
+        noun()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("opt-125m", {"do_layer_norm_before": False}, "do_layer_norm_before False"),
+        ("opt-125m", {"word_embed_proj_dim": 512}, "word_embed_proj_dim 512"),
+        ("phi-2", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
+        ("deepseek-v3", {"attention_bias": True}, "attention_bias True is not supported"),
+    ],
+)
+def test_variants_that_would_be_counted_wrong_are_refused(name, changes, message):
+    with pytest.raises(SpecsimError, match=message):
+        Architecture.from_config(PRESETS[name]["config"] | changes, name)

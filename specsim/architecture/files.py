@@ -1,0 +1,49 @@
+"""Which file or preset a name means."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from specsim import catalog
+from specsim.architecture.shape import Architecture
+from specsim.catalog import SpecsimError
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A `config.json`, or that of a folder, as a dict; SpecsimError if it is absent or not JSON."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecsimError(f"no such file: {file}") from None
+    except OSError as error:
+        raise SpecsimError(f"cannot read {file}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SpecsimError(f"{file} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise SpecsimError(f"{file} must hold a JSON object, not a {type(config).__name__}")
+    return config
+
+
+def model(name: str | Path) -> Architecture:
+    """The architecture called `name`: a preset, a `config.json`, or the folder of a checkpoint.
+
+    A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. Raises
+    SpecsimError with the nearest preset names when there is none such.
+    """
+    path = Path(name).expanduser()
+    if _is_path(path):
+        folder = path if path.is_dir() else path.parent
+        named_by_folder = path.is_dir() or path.name == "config.json"
+        stem = folder.resolve().name if named_by_folder else path.stem
+        return Architecture.from_config(read_config(path), stem)
+    row = catalog.resolve("models", str(name))
+    return Architecture.from_config(catalog.lookup("models", row)["config"], row)
+
+
+def _is_path(path: Path) -> bool:
+    """Whether a file is meant: a name without a folder, or with one (a hub id), may be a preset."""
+    if path.suffix == ".json" or path.is_absolute() or (path / "config.json").is_file():
+        return True
+    parts = len(path.parts)
+    return parts > 2 or (parts == 2 and path.is_dir()) or path.parts[:1] == ("..",)

@@ -1,0 +1,385 @@
+"""The shape of a model: sizes and no weights; what is stored, counted to the last parameter.
+
+`Architecture` says what every layer has in common. A mixture of experts and a latent attention are
+nouns of their own beside it, and what differs from layer to layer is a tuple of layer indices.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from specsim.catalog import SpecsimError
+
+ACTIVATIONS = ("silu", "gelu", "relu")
+NORMS = ("rms", "layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3RopeScaling:
+    """Frequency-dependent stretching of the rotary angles (Llama 3.1, `rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts in place of the MLP (Shazeer et al., arXiv:1701.06538).
+
+    `count` routed experts in a layer, of which a token visits `per_token`; `intermediate_size` is
+    the width of one, `shared_size` that of all experts together that every token visits. The layers
+    in `dense_layers` keep an ordinary MLP of the model's own `intermediate_size`.
+
+    `routing_correlation` is how alike the choices of consecutive tokens are: 0, independent, reads
+    the most experts (punishes verification); 1 reads no more than one token does (flatters). Cohere
+    (blog, April 2026) saw 31 % fewer experts than independent ones at four tokens: about 0.45.
+    """
+
+    count: int
+    per_token: int
+    intermediate_size: int
+    shared_size: int = 0
+    shared_gate: bool = False  # a learned weight of the shared expert (Qwen2-MoE)
+    router_bias: bool = False  # or DeepSeek-V3's correction of the scores, as many numbers
+    biases: bool = False  # in every matrix of an expert (gpt-oss)
+    dense_layers: tuple[int, ...] = ()
+    routing_correlation: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
+        for field in ("count", "per_token", "intermediate_size"):
+            require_size(f"experts: {field}", getattr(self, field))
+        if self.per_token > self.count:
+            raise SpecsimError(
+                f"experts: a token cannot visit {self.per_token} of {self.count} experts"
+            )
+        if not 0 <= self.routing_correlation <= 1:
+            raise SpecsimError(
+                f"experts: routing_correlation must be in [0, 1], not {self.routing_correlation}"
+            )
+
+    def router_parameters(self, hidden_size: int) -> int:
+        gate = hidden_size if self.shared_gate else 0
+        return hidden_size * self.count + (self.count if self.router_bias else 0) + gate
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one latent for all heads.
+
+    A layer caches `kv_rank + rope_size` numbers per token, whatever the number of heads. A query
+    head has `nope_size + rope_size` dimensions, a value head `value_size`; queries come from a
+    latent of `query_rank`, or straight from the hidden state where that is None.
+    """
+
+    kv_rank: int
+    rope_size: int
+    nope_size: int
+    value_size: int
+    query_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("kv_rank", "nope_size", "value_size"):
+            require_size(f"latent attention: {field}", getattr(self, field))
+
+    @property
+    def cached(self) -> int:
+        """Elements that one layer caches per token."""
+        return self.kv_rank + self.rope_size
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A decoder-only transformer. Without the fields from `norm` on it is of the Llama shape:
+    RMSNorm, RoPE, grouped-query attention, SwiGLU.
+
+    All sizes are element counts. `head_dim` is a field of its own because
+    `hidden_size / num_heads` is wrong for Qwen3 and others. `max_context` is the number of
+    positions the model was made for.
+
+    | field | meaning |
+    |---|---|
+    | `rope_scaling` | Llama 3.1's in full; of others the name alone, which no cost depends on |
+    | `norm` | "rms", or "layer" with a bias beside each weight |
+    | `norms_per_layer` | 2; 4 with one behind each block (Gemma); 1 feeds both at once (Phi-2) |
+    | `gated_mlp` | three matrices (gate, up, down), or two |
+    | `learned_positions` | rows of a table of positions (OPT, GPT-2), where there is no RoPE |
+    | `attention_sinks` | a learned logit per head beside those of the keys (gpt-oss) |
+    | `attention_softcap`, `logit_softcap` | limits of a tanh over scores and logits (Gemma 2) |
+    | `sliding_window`, `sliding_layers` | layers, by index, that attend to the last tokens only |
+    | `experts`, `latent` | a mixture of experts, a latent attention |
+    | `mtp_layers` | modules that predict a token further (DeepSeek-V3); not in `parameters` |
+    """
+
+    name: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tied_head: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    max_context: int = 4096
+    rope_theta: float = 10_000.0
+    rope_scaling: Llama3RopeScaling | str | None = None
+    norm_eps: float = 1e-5
+    norm: str = "rms"
+    norms_per_layer: int = 2
+    gated_mlp: bool = True
+    activation: str = "silu"
+    output_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    learned_positions: int = 0
+    attention_sinks: bool = False
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[int, ...] = ()
+    experts: Experts | None = None
+    latent: LatentAttention | None = None
+    mtp_layers: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sliding_layers", tuple(self.sliding_layers))
+        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+        for field in (*sizes, "intermediate_size", "vocab_size", "max_context"):
+            require_size(f"{self.name}: {field}", getattr(self, field))
+        if self.num_heads % self.num_kv_heads:
+            raise SpecsimError(
+                f"{self.name}: {self.num_heads} query heads cannot share "
+                f"{self.num_kv_heads} KV heads evenly"
+            )
+        if self.head_dim % 2 and not self.learned_positions:
+            raise SpecsimError(
+                f"{self.name}: head_dim {self.head_dim} must be even for rotary embedding"
+            )
+        for field, known in (("activation", ACTIVATIONS), ("norm", NORMS)):
+            if getattr(self, field) not in known:
+                raise SpecsimError(
+                    f"{self.name}: {field} must be one of {', '.join(known)}, "
+                    f"not {getattr(self, field)!r}"
+                )
+        if self.norms_per_layer not in (1, 2, 4):
+            raise SpecsimError(
+                f"{self.name}: norms_per_layer must be 1, 2 or 4, not {self.norms_per_layer!r}"
+            )
+        if self.sliding_layers and self.sliding_window is None:
+            raise SpecsimError(f"{self.name}: sliding_layers need a sliding_window")
+        if self.sliding_window is not None:
+            require_size(f"{self.name}: sliding_window", self.sliding_window)
+        dense = self.experts.dense_layers if self.experts else ()
+        for index in (*self.sliding_layers, *dense):
+            if not 0 <= index < self.num_layers:
+                raise SpecsimError(
+                    f"{self.name} has no layer {index}: they are 0 to {self.num_layers - 1}"
+                )
+
+    # ------------------------------------------------------------------------- sizes of a layer
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Elements of K (and as many of V) that one layer caches per token, uncompressed."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def value_size(self) -> int:
+        """Elements of what the heads put out together, before the output projection."""
+        return self.num_heads * (self.latent.value_size if self.latent else self.head_dim)
+
+    @property
+    def kv_elements_per_layer(self) -> int:
+        """Elements that one layer caches per token: K and V, or the latent of MLA."""
+        return self.latent.cached if self.latent else 2 * self.kv_size
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Over all layers; times the bytes of an element it is kappa of the theory (J1)."""
+        return self.num_layers * self.kv_elements_per_layer
+
+    @property
+    def expert_layers(self) -> int:
+        """Layers with a mixture of experts."""
+        return self.num_layers - len(self.experts.dense_layers) if self.experts else 0
+
+    # ----------------------------------------------------------------------------- parameters
+
+    @property
+    def norm_parameters(self) -> int:
+        return self.hidden_size * (2 if self.norm == "layer" else 1)
+
+    @property
+    def attention_parameters(self) -> int:
+        """All of one layer's attention but the norm in front of it."""
+        hidden, queries, sinks = self.hidden_size, self.query_size, self.num_heads
+        output = self.value_size * hidden + (hidden if self.output_bias else 0)
+        if (latent := self.latent) is not None:
+            rank = latent.query_rank
+            down_and_norm = (hidden + 1) * rank if rank else 0
+            query = down_and_norm + (rank or hidden) * queries
+            cached = hidden * latent.cached + latent.kv_rank  # down, and the norm of the latent
+            up = latent.kv_rank * self.num_heads * (latent.nope_size + latent.value_size)
+            return query + cached + up + output
+        qkv_out = queries + 2 * self.kv_size
+        weights = hidden * qkv_out + (qkv_out if self.qkv_bias else 0)
+        head_norms = 2 * self.head_dim if self.qk_norm else 0
+        return weights + head_norms + output + (sinks if self.attention_sinks else 0)
+
+    def mlp_parameters(self, width: int, biases: bool) -> int:
+        """Of one MLP, or one expert, `width` elements wide."""
+        into = 2 * width if self.gated_mlp else width
+        matrices = self.hidden_size * into + width * self.hidden_size
+        return matrices + (into + self.hidden_size if biases else 0)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one layer with an ordinary MLP."""
+        mlp = self.mlp_parameters(self.intermediate_size, self.mlp_bias)
+        return self.attention_parameters + mlp + self.norms_per_layer * self.norm_parameters
+
+    def expert_layer_parameters(self, experts_held: int) -> int:
+        """Of one layer with a mixture of experts, counting `experts_held` of the routed ones."""
+        assert self.experts is not None
+        experts = self.experts
+        routed = experts_held * self.mlp_parameters(experts.intermediate_size, experts.biases)
+        shared = self.mlp_parameters(experts.shared_size, False) if experts.shared_size else 0
+        mixture = experts.router_parameters(self.hidden_size) + routed + shared
+        return self.attention_parameters + mixture + self.norms_per_layer * self.norm_parameters
+
+    @property
+    def embedding_parameters(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """Every stored parameter; a tied head is counted once, MTP modules not at all."""
+        return self._parameters(self.experts.count if self.experts else 0)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those less the experts that a token does not visit; the embedding is counted."""
+        return self._parameters(self.experts.per_token if self.experts else 0)
+
+    def _parameters(self, experts_held: int) -> int:
+        tables = self.embedding_parameters * (1 if self.tied_head else 2)
+        tables += self.vocab_size if self.head_bias else 0
+        positions = self.learned_positions * self.hidden_size
+        layers = (self.num_layers - self.expert_layers) * self.layer_parameters
+        if self.experts:
+            layers += self.expert_layers * self.expert_layer_parameters(experts_held)
+        return tables + positions + layers + self.norm_parameters
+
+    @property
+    def mtp_parameters(self) -> int:
+        """Of the modules for multi-token prediction, without the tables that they share.
+
+        Each is one more layer, the norms of a hidden state and of an embedding, the projection of
+        both onto one, and a last norm (DeepSeek-V3, arXiv:2412.19437, section 2.2).
+        """
+        hidden = self.hidden_size
+        held = self.experts.count if self.experts else 0
+        layer = self.expert_layer_parameters(held) if self.experts else self.layer_parameters
+        return self.mtp_layers * (layer + 2 * hidden * hidden + 3 * self.norm_parameters)
+
+    # ---------------------------------------------------------------------------- other shapes
+
+    def first_layers(self, num_layers: int) -> "Architecture":
+        """The same model cut after its first `num_layers` layers (early exit, dialled drafts)."""
+        if not 1 <= num_layers <= self.num_layers:
+            raise SpecsimError(
+                f"{self.name} has {self.num_layers} layers; cannot keep the first {num_layers}"
+            )
+        experts = self.experts
+        if experts:
+            kept = tuple(index for index in experts.dense_layers if index < num_layers)
+            experts = replace(experts, dense_layers=kept)
+        return replace(
+            self,
+            name=f"{self.name}-first-{num_layers}",
+            num_layers=num_layers,
+            sliding_layers=tuple(index for index in self.sliding_layers if index < num_layers),
+            experts=experts,
+            mtp_layers=0,
+        )
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What sets it apart from the Llama shape, in words; empty for those the decoder runs."""
+        found = {
+            "a mixture of experts": self.experts is not None,
+            "latent attention": self.latent is not None,
+            f"a window of {self.sliding_window} tokens": bool(self.sliding_layers),
+            "LayerNorm": self.norm != "rms",
+            f"{self.norms_per_layer} norms a layer": self.norms_per_layer != 2,
+            "an MLP of two matrices": not self.gated_mlp,
+            f"{self.activation} as activation": self.activation != "silu",
+            "a bias on the output projection": self.output_bias,
+            "biases in the MLP": self.mlp_bias,
+            "a bias on the LM head": self.head_bias,
+            "learned positions": self.learned_positions > 0,
+            "attention sinks": self.attention_sinks,
+            "a soft-cap": bool(self.attention_softcap or self.logit_softcap),
+            f"rope_type {self.rope_scaling!r}": isinstance(self.rope_scaling, str),
+        }
+        return tuple(words for words, departs in found.items() if departs)
+
+    @property
+    def is_llama_shaped(self) -> bool:
+        """Whether the decoder `reference` can run it."""
+        return not self.departures
+
+    def require_llama_shape(self) -> "Architecture":
+        """Itself; SpecsimError, naming every departure, for a shape that can only be priced."""
+        if self.departures:
+            raise SpecsimError(
+                f"{self.name} has {', '.join(self.departures)}: the decoder runs the Llama shape "
+                "alone (RMSNorm, RoPE, full attention, SwiGLU); its cost can be predicted"
+            )
+        return self
+
+    # -------------------------------------------------------------------------- in and out
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], name: str) -> "Architecture":
+        """Read a Hugging Face `config.json`, as transformers 5 spells it or as older ones did.
+
+        Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of
+        the wrong kind, naming it.
+        """
+        from specsim.architecture.config import read
+
+        return read(config, name)
+
+    def to_config(self) -> dict[str, Any]:
+        """The `config.json` fields that `from_config` reads back (Llama and Qwen spellings).
+
+        Raises SpecsimError for another shape.
+        """
+        from specsim.architecture.config import written
+
+        return written(self.require_llama_shape())
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "Architecture":
+        """The inverse of `dataclasses.asdict`, also after a journey through JSON."""
+        fields = dict(fields)
+        nested = {"rope_scaling": Llama3RopeScaling, "experts": Experts, "latent": LatentAttention}
+        for field, noun in nested.items():
+            if isinstance(fields.get(field), Mapping):
+                fields[field] = noun(**fields[field])
+        return cls(**fields)
+
+
+def require_size(label: str, value: object) -> None:
+    """SpecsimError unless `value` is an integer above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SpecsimError(f"{label} must be a positive integer, not {value!r}")
