@@ -6,17 +6,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
+from reference.machine import DTYPES, device_named, environment
 from specsim.catalog import SpecsimError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
+        options.device = device_named(options.device)
         return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
@@ -33,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(run=run)
-        sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        sub.add_argument("--device", help="cpu, cuda, mps; default: a GPU where there is one")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
 
@@ -114,7 +112,6 @@ def run_generate(options: argparse.Namespace) -> int:
 
 def run_measure(options: argparse.Namespace) -> int:
     from reference.checkpoints import prompt_texts
-    from reference.probes import environment
     from reference.suites import measure_pair
     from specsim.measurement import Measurement
 
@@ -124,7 +121,7 @@ def run_measure(options: argparse.Namespace) -> int:
         target, draft, prompts, options.gamma,
         max_new_tokens=options.max_new_tokens, temperature=options.temperature,
     )  # fmt: skip
-    measurement = Measurement(environment(torch.device(options.device)), points)
+    measurement = Measurement(environment(options.device), points)
     measurement.write(options.out)
     if options.json:
         print(json.dumps(asdict(measurement)))
@@ -140,11 +137,11 @@ def run_measure(options: argparse.Namespace) -> int:
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
-    from reference.probes import environment, fastest_dtype, run_probes
+    from reference.probes import fastest_dtype, run_probes
     from specsim.calibration import fit, to_json
     from specsim.measurement import write_json
 
-    device = torch.device(options.device)
+    device = options.device
     dtype = DTYPES[options.dtype] if options.dtype else fastest_dtype(device)[0]
     calibration = fit(run_probes(device, dtype), asdict(environment(device)))
     write_json(options.out, to_json(calibration))

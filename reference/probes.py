@@ -5,11 +5,9 @@ No probe has the shape of a model that is predicted from them. Repetitions go ro
 kind in turn, so that a machine that speeds up or slows down meanwhile does so for all of them.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 
 import torch
 from tqdm import tqdm
@@ -17,42 +15,17 @@ from tqdm import tqdm
 from reference.decoding import NoDrafter, speculate
 from reference.dialled import random_model
 from reference.drafters.draft_model import DraftModel
+from reference.machine import PRECISION_OF, environment
 from reference.packing import pack
 from reference.statistics import Statistics
 from reference.transformer import attend, attention_bias
 from specsim.architecture import Architecture
 from specsim.calibration import AttentionProbe, LapProbe, LinearProbe, Probes
-from specsim.measurement import Environment
 from specsim.work import precision
 
-PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 # (hidden size, layers) of the linear stacks: a few hundred kB to a few hundred MB
 STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (896, 8), (1152, 10))
-
-
-def environment(device: torch.device) -> Environment:
-    on_gpu = device.type == "cuda"
-    return Environment(
-        device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        threads=torch.get_num_threads(),
-        date=date.today().isoformat(),
-        driver=str(torch.version.cuda) if on_gpu else None,
-    )
-
-
-def cpu_name() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = (
-                line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-            )
-            return next(names, platform.processor() or platform.machine())
-    except OSError:
-        return platform.processor() or platform.machine()
 
 
 def round_robin(

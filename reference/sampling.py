@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specsim.catalog import SpecsimError
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Temperature, then top-k, then top-p; temperature 0 is greedy (ties go to the lowest token
-    id).
+    """Temperature, then top-k, then top-p; temperature 0 is greedy (ties go to the lowest id).
 
-    Raises ValueError, naming the value, for a negative temperature, top_k < 1 or top_p outside (0,
-    1].
+    Raises SpecsimError, naming the value, for a negative temperature, top_k below 1, or top_p
+    outside (0, 1].
     """
 
     temperature: float = 0.0
@@ -27,11 +28,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be a finite number >= 0, not {self.temperature}")
+            raise SpecsimError(f"temperature must be a finite number >= 0, not {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+            raise SpecsimError(f"top_k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+            raise SpecsimError(f"top_p must be in (0, 1], not {self.top_p}")
 
     @property
     def greedy(self) -> bool:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from reference.decoding import NoDrafter, generate, speculate
 from reference.drafters.draft_model import DraftModel
-from reference.probes import PRECISION_OF
+from reference.machine import PRECISION_OF
 from reference.sampling import Sampling
 from reference.statistics import Statistics
 from reference.transformer import Transformer

@@ -395,8 +395,8 @@ def model_card(card: dict) -> str:
         "# The bundled pair",
         "",
         "Two small Llama checkpoints that write Python, made by `python -m reference train` from",
-        "nothing but the Python on the machine. They exist so that speculative decoding can be measured",
-        "without a download; they are no use as programmers.",
+        "nothing but the Python on the machine. They exist so that speculative decoding can be",
+        "measured without a download; they are no use as programmers.",
         "",
         f"Corpus: {corpus['what']}, split by file:",
         f"{corpus['files']} files trained on and {corpus['held_out_files']} held out,",
@@ -418,7 +418,7 @@ def model_card(card: dict) -> str:
         "Mean overlap of the two laws on held-out text at temperature 1 (alpha): "
         f"**{card['alpha']:.3f}**.",
         "",
-        "Recipes, seeds and loss curves: `card.json`. Another Python has another standard library and",
-        "gives another corpus hash.",
+        "Recipes, seeds and loss curves: `card.json`. Another Python has another standard library",
+        "and gives another corpus hash.",
     ]
     return "\n".join(lines) + "\n"

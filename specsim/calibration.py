@@ -4,10 +4,11 @@ Probes are matrix products, attention products and decoding cycles of small rand
 this machine; none has the shape of a model that is predicted afterwards. The constants are found in
 this order:
 
-1. linear stacks        what a matrix product costs beyond its bytes, and the bandwidth it reaches by (bytes, rows)
-2. attention            the slope in cached tokens, with one row (bytes) and with many (FLOPs)
-3. laps of cycles       what is left of draft, verify and host time once 1 and 2 are taken off, as seconds per layer, per
-                        pass, per activation byte, per drawn token, per logit and per cycle, in one least squares
+1. linear stacks    what a matrix product costs beyond its bytes, and the bandwidth it reaches by
+                    bytes and rows
+2. attention        the slope in cached tokens, with one row (bytes) and with many (FLOPs)
+3. laps of cycles   what is left of draft, verify and host time once 1 and 2 are taken off, as
+                    seconds per layer, pass, activation byte, drawn token, logit and cycle, in one fit
 
 Laps are timed inside the decoder's own loop, where one model's weights push the other's out of the
 caches. Everything is fitted in relative error. The band of the System is what it misses the laps of

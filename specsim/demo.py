@@ -86,16 +86,19 @@ def main(
     """
     import torch
 
-    from reference import probes
+    from reference import machine, probes
 
     out, effort = Path(out), QUICK if quick else FULL
     check_writable(out)
     torch.manual_seed(0)
-    where = device_named(device)
-    environment = probes.environment(where)
+    where = machine.device_named(device)
+    environment = machine.environment(where)
     say(f"machine      {environment.device}, {where.type}, {environment.threads} threads")
     say(f"software     torch {environment.torch}, Python {environment.python}")
-    chosen, reason = dtype_named(dtype) if dtype else probes.fastest_dtype(where)
+    if dtype is None:
+        chosen, reason = probes.fastest_dtype(where)
+    else:
+        chosen, reason = machine.dtype_named(dtype), f"{dtype}, as asked"
     say(f"dtype        {reason}")
     source = (target, draft) if target else ("bundled", None)
     trained = trained_pair(source, chosen, where, effort)
@@ -224,7 +227,7 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
     )
 
 
-# The edges: devices, files, text
+# The edges: files and text
 
 
 def say(*lines: str) -> None:
@@ -240,29 +243,6 @@ def check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise SpecsimError(f"cannot write to {out}: {error.strerror}") from None
-
-
-def device_named(name: str | None) -> Any:
-    """The torch device called `name`, or the GPU where there is one."""
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SpecsimError(f"device {name!r} cannot be used here: {reason}") from None
-    return torch.device(name)
-
-
-def dtype_named(name: str) -> tuple[Any, str]:
-    import torch
-
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name not in known:
-        raise SpecsimError(f"unknown dtype {name!r}; known: {', '.join(known)}")
-    return known[name], f"{name}, as asked"
 
 
 def show_sample(source: tuple[str, str | None], device: Any) -> bool:

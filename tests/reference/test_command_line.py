@@ -1,0 +1,96 @@
+"""python -m reference: what it prints, and one clear line for every mistake."""
+
+import json
+
+import pytest
+
+from reference.__main__ import main
+from reference.checkpoints import PAIR
+from specsim import calibration
+from specsim.calibration import Calibration
+from specsim.measurement import Measurement
+
+
+def test_generate_prints_the_prompt_and_its_continuation(capsys):
+    assert main(["generate", "def add(a, b):\n", "--max-new-tokens", "8"]) == 0
+    assert capsys.readouterr().out.startswith("def add(a, b):\n")
+
+
+def test_gamma_changes_the_cycles_and_not_the_text(capsys):
+    reports = []
+    for gamma in ("0", "3"):
+        arguments = [
+            "generate",
+            "import os\n",
+            "--gamma",
+            gamma,
+            "--max-new-tokens",
+            "24",
+            "--json",
+        ]
+        assert main(arguments) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    plain, speculative = reports
+    assert plain["tokens"] == speculative["tokens"]
+    assert plain["tokens_per_cycle"] == 1.0
+    assert speculative["cycles"] <= plain["cycles"]
+    for key in (
+        "alpha",
+        "accepted_per_drafted",
+        "tokens_per_cycle",
+        "draft_s",
+        "verify_s",
+        "host_s",
+    ):
+        assert speculative[key] is not None, key
+
+
+def test_measure_writes_a_measurement_file(tmp_path, capsys):
+    file = tmp_path / "run.json"
+    arguments = ["--gamma", "2", "--prompts", "1", "--max-new-tokens", "12", "--out", str(file)]
+    assert main(["measure", *arguments]) == 0
+    assert [point.scenario.gamma for point in Measurement.read(file).points] == [0, 2]
+    assert "gamma 2" in capsys.readouterr().out
+
+
+def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
+    from reference import probes
+
+    monkeypatch.setattr(probes, "STACKS", ((64, 2), (128, 1), (192, 2)))
+    monkeypatch.setattr(probes, "PAIRS", (((128, 2), (64, 1), 512), ((192, 2), (128, 1), 1024)))
+    file = tmp_path / "calibration.json"
+    assert main(["calibrate", "--out", str(file), "--dtype", "fp32"]) == 0
+    loaded = calibration.load(file)
+    assert isinstance(loaded, Calibration)
+    assert loaded.system.engine.layer_overhead_s > 0
+    assert "median error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["generate", ""], "empty"),
+        (["generate", "x = 1\n" * 400], "context"),
+        (["generate", "x", "--gamma", "-1"], "-1"),
+        (["generate", "x", "--gamma", "99"], "99"),
+        (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["generate", "x", "--temperature", "-1"], "temperature"),
+        (["generate", "x", "--target", "nowhere"], "nowhere"),
+        (["generate", "x", "--target", str(PAIR / "target" / "config.json")], "not a pair"),
+        (["generate", "x", "--device", "abacus"], "abacus"),
+        (["measure", "--gamma", "-2", "--out", "x.json"], "-2"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert named in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file" / "run.json")
+    assert main(["measure", "--gamma", "1", "--prompts", "1", "--out", place]) == 2
+    assert "cannot write" in capsys.readouterr().err
