@@ -50,7 +50,7 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 	$(RUN) -m mypy
 
 .PHONY: bench
-bench: $(VENV)/demo.stamp  ## every script in bench/, in turn
+bench: $(VENV)/test.stamp  ## every script in bench/, in turn
 	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
 
 .PHONY: clean

@@ -8,7 +8,7 @@ this order:
                     bytes and rows
 2. attention        the slope in cached tokens, with one row (bytes) and with many (FLOPs)
 3. laps of cycles   what is left of draft, verify and host time once 1 and 2 are taken off, as
-                    seconds per layer, pass, activation byte, drawn token, logit and cycle, in one fit
+                    seconds per layer, pass, activation byte, draw, logit and cycle, in one fit
 
 Laps are timed inside the decoder's own loop, where one model's weights push the other's out of the
 caches. Everything is fitted in relative error. The band of the System is what it misses the laps of

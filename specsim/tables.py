@@ -122,7 +122,7 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
     limit = min((name for name in falls if name != "ideal"), key=lambda name: falls[name])
     lines += [
         f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
-        f"Measured best: {speedup.measured:.2f}x at γ = {best.gamma}, where {speedup.predicted:.2f}x "
-        f"was predicted. What limits it most is {limit}: {REASONS[limit]}.",
+        f"Measured best: {speedup.measured:.2f}x at γ = {best.gamma}; {speedup.predicted:.2f}x was "
+        f"predicted there. What limits it most is {limit}: {REASONS[limit]}.",
     ]
     return lines

@@ -1,0 +1,67 @@
+"""Measured points, and the trace that predicts them without running a cycle."""
+
+import numpy as np
+import pytest
+import torch
+
+from reference.decoding import speculate
+from reference.dialled import dialled_pair
+from reference.drafters.draft_model import DraftModel
+from reference.suites import first_difference, measure_pair, text_trace
+from specsim.acceptance import TextTrace
+from specsim.architecture import Architecture
+
+SHAPE = Architecture(
+    name="small", hidden_size=64, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=16,
+    intermediate_size=128, vocab_size=64, max_context=256,
+)  # fmt: skip
+PROMPTS = [[seed, 7, seed + 1] for seed in range(40)]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return dialled_pair(SHAPE, 2, 0.7, dtype=torch.float32)[:2]
+
+
+def test_a_trace_predicts_the_cycles_that_are_run_on_other_prompts(pair):
+    target, draft = pair
+    trace = TextTrace(*text_trace(target, draft, PROMPTS[:20], max_new_tokens=100))
+    for gamma in (1, 3, 6):
+        run = speculate(target, DraftModel(draft, gamma), PROMPTS[20:], 100, temperature=1.0)
+        measured, error = run.statistics.tokens_per_cycle, run.statistics.tokens_per_cycle_error
+        spread = 3 * np.hypot(error, trace.standard_error(gamma))
+        assert abs(trace.tokens_per_cycle(gamma) - measured) < spread, gamma
+
+
+def test_a_perfect_draft_keeps_everything(pair):
+    target, _ = pair
+    kept, overlap = text_trace(target, target, PROMPTS[:2], max_new_tokens=12)
+    np.testing.assert_allclose(kept, 1.0, atol=1e-5)
+    np.testing.assert_allclose(overlap, 1.0, atol=1e-5)
+
+
+def test_greedy_keeps_or_does_not(pair):
+    kept, overlap = text_trace(*pair, PROMPTS[:4], max_new_tokens=24, temperature=0.0)
+    assert set(np.ravel(kept)) == {0.0, 1.0}
+    np.testing.assert_array_equal(kept, overlap)
+
+
+def test_every_gamma_is_a_point_beside_the_same_baseline(pair):
+    points = measure_pair(*pair, PROMPTS[:2], [2, 4], max_new_tokens=20)
+    assert [point.scenario.gamma for point in points] == [0, 2, 4]
+    assert len({point.step_s for point in points}) == 1
+    plain, two, _ = points
+    assert plain.tokens_per_cycle == 1.0
+    assert plain.scenario.draft is None
+    assert plain.draft_step_s is None
+    assert two.scenario.target == SHAPE
+    assert sum(two.accepted_histogram) > 0
+    assert 1.0 <= two.tokens_per_cycle <= 3.0
+    laps = 2 * two.draft_step_s.median + two.verify_step_s.median + two.host_s.median
+    assert laps == pytest.approx(two.cycle_s.median, rel=0.3)
+
+
+def test_where_two_texts_part_is_said(pair):
+    target, _ = pair
+    assert first_difference(target, [1, 2], [3, 4], [3, 4]) is None
+    assert "token 1" in first_difference(target, [1, 2], [3, 4], [3, 5])
