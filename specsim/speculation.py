@@ -194,9 +194,10 @@ def predict(
         wide_s = plain_s + share * (wide_s - plain_s)
     verify_s = np.where(gamma > 0, wide_s, plain_s)
     logits = batch * target.vocab_size
-    plain_overhead = engine.cycle_overhead_s + engine.logit_overhead_s * logits
+    host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
+    plain_overhead = host_s + engine.logit_overhead_s * logits
     wide_overhead = (
-        engine.cycle_overhead_s
+        host_s
         + np.where(gamma > 0, engine.speculation_overhead_s * share, 0.0)
         + engine.logit_overhead_s * logits * (1 + share * (rows - 1))
     )

@@ -118,6 +118,7 @@ class Engine:
     | `kv_efficiency`, `attention_compute_efficiency` | flatter short contexts and few KV heads |
     | `layer_overhead_s`, `pass_overhead_s` | punish where launches hide behind long kernels |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
+    | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
     | `drafting_overhead_s` | what beginning to draft costs, per cycle that drafts |
     | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
@@ -133,6 +134,7 @@ class Engine:
     layer_overhead_s: float = 0.0
     pass_overhead_s: float = 0.0
     cycle_overhead_s: float = 0.0
+    sequence_overhead_s: float = 0.0
     speculation_overhead_s: float = 0.0
     drafting_overhead_s: float = 0.0
     sampling_overhead_s: float = 0.0
@@ -150,7 +152,7 @@ class Engine:
 
 # What a row of engines.toml says about itself, and is no constant of an Engine.
 _ABOUT = ("aliases", "notes", "like", "points", "fit_error")
-_CEILINGS = {  # bytes per second a kernel never exceeds -> the efficiency that it caps
+CEILINGS = {  # bytes per second a kernel never exceeds -> the efficiency that it caps
     "weight_ceiling_bytes_per_s": "weight_efficiency",
     "kv_ceiling_bytes_per_s": "kv_efficiency",
 }
@@ -194,7 +196,7 @@ def catalog_engine(
         for field, value in engine_row(key, rows).items()
         if field not in _ABOUT
     }
-    for ceiling, efficiency in _CEILINGS.items():
+    for ceiling, efficiency in CEILINGS.items():
         limit = row.pop(ceiling, None)
         if limit is not None and chip is not None:
             fraction = np.minimum(row.get(efficiency, 1.0), limit / chip.bandwidth_bytes_per_s)

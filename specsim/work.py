@@ -54,7 +54,7 @@ PRECISIONS = {
         Precision("int4", 0.5 + 4 / 128, "bf16"),
         Precision("int4-g32", 0.5 + 4 / 32, "bf16"),
         Precision("fp4", 0.5 + 1 / 16, "fp4", head_bytes=2.0),  # an 8-bit scale for every 16 values
-        # GGUF: a 16-bit scale per 32 weights; the 4-bit files keep the LM head in Q6_K (6.5625 bits)
+        # GGUF: a 16-bit scale per 32 weights; 4-bit files keep the LM head in Q6_K, 6.5625 bits
         Precision("q8_0", 8.5 / 8, "bf16"),
         Precision("q4_0", 4.5 / 8, "bf16", head_bytes=6.5625 / 8),
         # 4.5 bits, some matrices in 6.5625: 4.58 and 39.59 GiB for Llama-3-8B and 70B

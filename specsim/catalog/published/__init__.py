@@ -7,7 +7,7 @@
 | `vllm_mt_bench` | tokens per second, plain and with EAGLE, of two earlier versions of vLLM |
 | `verify_cost` | ms of a pass by its rows (llama.cpp PR #17891) |
 | `spec_decoding_speedups` | what papers and leaderboards gained by speculation |
-| `acceptance_rates` | alpha, tau or survival: `metric` says which; an input of the model, not a speed |
+| `acceptance_rates` | alpha, tau or survival, as `metric` says: inputs, not speeds |
 | `serving_throughput` | tokens per second at the largest batch that fits |
 | `achieved_bandwidth` | bytes per second that rows of `decode_speed` imply |
 | `accelerators` | datasheets; the catalog's own accelerators are checked against them |

@@ -1,0 +1,77 @@
+"""Fit the engines' constants to the published rows, and print what engines.toml should hold.
+
+    python bench/fit_engines.py
+
+Below the constants: the median |error| of each engine's plain steps by these constants, by
+constants fitted without the row's chip, and without its source. Takes some seconds; needs NumPy.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from specsim import catalog
+from specsim.validation.cases import passes
+from specsim.validation.fitting import FITTED, fitted
+from specsim.validation.scores import Scored, bands, scored
+from specsim.validation.speculative import speculation_overhead
+
+
+def main() -> None:
+    cases, _ = passes()
+    engines = rounded(fitted(cases, catalog.load("engines")))
+    engines["vllm"]["speculation_overhead_s"] = significant(speculation_overhead(engines))
+    rows = [row for row in scored(cases, engines) if row.scores]
+    for engine, band in bands(rows).items():
+        mine = [row for row in rows if row.case.engine == engine]
+        fields = dict.fromkeys(FITTED.get(engine, ()))
+        if engine == "vllm":
+            fields["speculation_overhead_s"] = None
+        print(f"[{quoted(engine)}]")
+        for field in fields:
+            print(f"{field} = {toml(engines[engine][field])}")
+        print(f"error = {significant(band, 2):g}")
+        print(f"points = {sum(row.case.fitted for row in mine) if engine in FITTED else 0}")
+        print(f"fit_error = {significant(median(mine, 'predicted'), 2):g}")
+        print(
+            f"# {len(mine)} rows: {median(mine, 'predicted'):.1%} by these constants, "
+            f"{median(mine, 'without_chip'):.1%} without the chip, "
+            f"{median(mine, 'without_source'):.1%} without the source, "
+            f"{median(mine, 'ideal'):.1%} ideal\n"
+        )
+
+
+def median(rows: Sequence[Scored], of: str) -> float:
+    return float(np.median([abs(row.error(of)) for row in rows]))
+
+
+def rounded(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Fitted constants to three digits: more would pretend."""
+    found: dict[str, dict[str, Any]] = {name: dict(row) for name, row in engines.items()}
+    for engine, fields in FITTED.items():
+        for field in fields:
+            value = found[engine][field]
+            if isinstance(value, Mapping):
+                found[engine][field] = {key: significant(v) for key, v in value.items()}
+            else:
+                found[engine][field] = significant(value)
+    return found
+
+
+def significant(value: float, digits: int = 3) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{quoted(k)} = {v:g}" for k, v in value.items()) + " }"
+    return f"{value:g}"
+
+
+def quoted(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() else f'"{key}"'
+
+
+if __name__ == "__main__":
+    main()
