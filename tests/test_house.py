@@ -26,7 +26,7 @@ FLOORS = (
     ("cost", "calibration", "measurement"),
     ("acceptance", "passes", "trees", "drafting", "latency", "leviathan"),
     ("speculation",),
-    ("sweep", "planning", "economics", "diagnosis", "validation", "comparison"),
+    ("sweep", "planning", "economics", "counters", "diagnosis", "validation", "comparison"),
     ("specsim",),
     ("explorer", "figures", "quiz", "tables"),
     ("cli", "demo", "__main__"),

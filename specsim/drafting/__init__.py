@@ -11,7 +11,7 @@
 | `p-eagle` `dflash` | one pass of gamma rows | decays along the block | `heads` |
 | `tree` `eagle-2` | a pass per depth, wider and wider | the most from gamma nodes | `trees` |
 | `pearl` `ssd` | behind the verification, on another device | as drafted | `overlapped` |
-| `cascade`, ensembles | a drafter with a drafter; several | the middle's; the mixture's | `combined` |
+| `cascade`, ensembles | drafters that have drafters | the middle's; the mixture's | `combined` |
 
 `method(name, target, draft)` builds one with the catalog's parameters (`catalog/methods.toml`).
 gamma is the number of drafted tokens per cycle in every method: in a tree it counts nodes.

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import IID, Decaying, Law
+from specsim.acceptance import IID, Decaying, Integers, Law
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.system import System
@@ -54,6 +54,11 @@ class Method:
     def max_gamma(self) -> int | None:
         """The most tokens it can draft per cycle, where there is a limit."""
         return None
+
+    @property
+    def gammas(self) -> Integers:
+        """The gammas worth looking at when the best one is asked for, 0 first."""
+        return np.arange((16 if self.max_gamma is None else self.max_gamma) + 1)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         """SpecsimError unless this method can draft for `target`."""

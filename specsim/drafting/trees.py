@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance import Law, PerPosition, whole
+from specsim.acceptance import Integers, Law, PerPosition, whole
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Floats, Method, as_method, count
@@ -41,6 +41,10 @@ class StaticTree(Method):
     @property
     def lossless(self) -> bool:
         return as_method(self.drafter).lossless
+
+    @property
+    def gammas(self) -> Integers:
+        return np.arange(64)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         as_method(self.drafter).require_vocabulary_of(target)

@@ -1,0 +1,166 @@
+"""The best gamma, found by looking at all of them: real passes have steps (tiles, captured graph
+sizes, expert loads) that a rule can stumble over. The marginal rule and the closed form stand
+beside it as checks: where they disagree by more than the top is flat, something is worth a look.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specsim.acceptance import IID, Integers, whole
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.drafting import Drafter, as_method
+from specsim.leviathan import best_gamma_closed_form
+from specsim.speculation import INDISTINGUISHABLE, Prediction, predict
+from specsim.system import System
+
+Floats = NDArray[np.float64]
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class BestGamma:
+    """One scenario's best gamma three ways. `ties` are those within 2 % of the best speedup."""
+
+    scan: int
+    marginal_rule: int
+    closed_form: float | None  # real-valued; None unless acceptance is a bare alpha
+    ties: tuple[int, ...]
+    speedup: float
+
+
+def best_gamma(
+    target: Architecture,
+    drafter: Drafter,
+    system: System,
+    *,
+    gammas: ArrayLike | None = None,
+    **scenario: Any,
+) -> BestGamma:
+    """The best gamma of one scenario; `scenario` is what `predict` takes, single numbers."""
+    gammas = as_method(drafter).gammas if gammas is None else whole("gammas", gammas)
+    over = predict(target, drafter, system, gamma=gammas, **scenario)
+    if over.speedup.ndim != 1:
+        raise SpecsimError("best_gamma answers for one scenario: give single numbers, or use plan")
+    best = int(over.best())
+    return BestGamma(
+        scan=int(gammas[best]),
+        marginal_rule=marginal_rule(over),
+        closed_form=closed_form(over, scenario.get("alpha")),
+        ties=tuple(int(gamma) for gamma in over.ties()),
+        speedup=float(over.speedup[best]),
+    )
+
+
+def marginal_rule(over: Prediction) -> int:
+    """Add a draft while its survival exceeds speedup x its marginal cost in plain steps.
+
+    `over` is a prediction over gamma = 0, 1, 2, …. The fixed costs of speculating at all fall on
+    the first draft, so the rule begins at gamma = 1 and is void if nothing is gained where it ends.
+    """
+    if not np.array_equal(over.gamma, np.arange(len(over.gamma))):
+        raise SpecsimError("the marginal rule needs a prediction over gamma = 0, 1, 2, …")
+    survival = np.diff(over.tokens_per_cycle)
+    cost = np.diff(over.cycle_s) / over.step_s
+    gamma = min(1, len(survival))
+    while gamma < len(survival) and survival[gamma] > over.speedup[gamma] * cost[gamma]:
+        gamma += 1
+    return gamma if over.speedup[gamma] > 1.0 else 0
+
+
+def closed_form(over: Prediction, alpha: float | None) -> float | None:
+    """The Lambert-W optimum with the scenario's own costs: c of a draft, and m, what a further row
+    of verification costs, in plain steps. It knows of no fixed costs (flatters short drafts)."""
+    if alpha is None or len(over.gamma) < 3 or np.ndim(alpha):
+        return None
+    rise = float(over.verify_step_s[2] - over.verify_step_s[1]) / float(over.step_s)
+    draft = float(over.draft_s[2] - over.draft_s[1]) / float(over.step_s)
+    return float(best_gamma_closed_form(IID(alpha).alpha, max(draft, 0.0), max(rise, 0.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The best gamma for each batch size; arrays of (batches,)."""
+
+    batch: Integers
+    gamma: Integers
+    speedup: Floats
+    least_tied: Integers  # the smallest and the largest gamma within 2 % of the best
+    most_tied: Integers
+    tokens_per_s: Floats  # all sequences together, at the best gamma
+    plain_tokens_per_s: Floats
+    token_s: Floats  # seconds per emitted token of one sequence (TPOT)
+
+    def rows(self) -> list[dict[str, float | int]]:
+        """Plain data, a row per batch."""
+        names = [field.name for field in fields(self)]
+        columns = [getattr(self, name).tolist() for name in names]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def plan(
+    target: Architecture,
+    drafter: Drafter,
+    system: System,
+    *,
+    batches: Sequence[int] = BATCHES,
+    gammas: ArrayLike | None = None,
+    **scenario: Any,
+) -> Plan:
+    """The best gamma for each of `batches` (rising); `scenario` is what `predict` takes besides."""
+    batch = whole("batches", batches, low=1)
+    if batch.ndim != 1 or not len(batch) or np.any(np.diff(batch) <= 0):
+        raise SpecsimError(f"batches must rise, got {batch.tolist()}")
+    gammas = as_method(drafter).gammas if gammas is None else whole("gammas", gammas)
+    over = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
+    speedup = np.broadcast_to(over.speedup, (len(batch), len(gammas)))
+    at = speedup.argmax(axis=1)
+    each = np.arange(len(batch))
+    tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max(axis=1, keepdims=True)
+    cycle_s, tokens = (
+        np.broadcast_to(a, speedup.shape) for a in (over.cycle_s, over.tokens_per_cycle)
+    )
+    return Plan(
+        batch=batch,
+        gamma=gammas[at],
+        speedup=speedup[each, at],
+        least_tied=gammas[tied.argmax(axis=1)],
+        most_tied=gammas[len(gammas) - 1 - tied[:, ::-1].argmax(axis=1)],
+        tokens_per_s=batch * tokens[each, at] / cycle_s[each, at],
+        plain_tokens_per_s=over.tokens_per_s[:, 0],
+        token_s=cycle_s[each, at] / tokens[each, at],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Crossover:
+    """`batch`: the largest that still gains more than `margin`, 0 if none does; `beyond`: whether
+    it is the largest that was looked at, so that the truth may lie further out."""
+
+    batch: int
+    beyond: bool
+
+
+def crossover(
+    target: Architecture,
+    drafter: Drafter,
+    system: System,
+    *,
+    gamma: int | None = None,
+    most: int = 4096,
+    margin: float = 0.0,
+    **scenario: Any,
+) -> Crossover:
+    """The largest batch up to `most` whose speedup exceeds 1 + margin, with a fixed gamma or (None)
+    the best one for each batch. Every batch is looked at: mixtures of experts are not monotone."""
+    batch = np.arange(1, most + 1)
+    gammas = as_method(drafter).gammas if gamma is None else np.array([gamma])
+    best = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
+    pays = best.speedup.max(axis=-1) > 1.0 + margin
+    last = int(batch[pays][-1]) if np.any(pays) else 0
+    return Crossover(last, last == most)
