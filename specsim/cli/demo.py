@@ -1,0 +1,43 @@
+"""specsim demo: predict, then measure, a pair of models on this machine."""
+
+import argparse
+from pathlib import Path
+
+from specsim.catalog import SpecsimError
+from specsim.cli.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "demo", help="predict, then measure, a pair of models on this machine"
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--target", help="a folder or a hub id; default: the bundled pair")
+    parser.add_argument("--draft", help="a folder or a hub id")
+    parser.add_argument("--device", help="cpu, cuda, mps")
+    parser.add_argument("--dtype", help="fp32, bf16 or fp16; default: whichever is faster here")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for demo.png and demo.json"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer prompts and repetitions, wider error bars"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from specsim import demo
+    except ImportError as missing:
+        raise SpecsimError(
+            f"the demo needs {missing.name}: pip install 'specsim-llm[reference,figures]'"
+        ) from None
+    if (options.target is None) != (options.draft is None):
+        raise SpecsimError("give --target and --draft together, or neither")
+    return demo.main(
+        out=options.out,
+        target=options.target,
+        draft=options.draft,
+        device=options.device,
+        dtype=options.dtype,
+        quick=options.quick,
+    )

@@ -1,0 +1,145 @@
+"""specsim diagnose: what an engine's counters mean."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from specsim import __version__
+from specsim.acceptance import within
+from specsim.architecture import model
+from specsim.catalog import SpecsimError
+from specsim.cli.parser import Commands, numbers
+from specsim.cli.scenario import add_scenario, drafter_of, machine_of
+from specsim.counters import Counters, read_log
+from specsim.diagnosis import Diagnosis, bottleneck, diagnose
+from specsim.speculation import predict
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "diagnose", help="what an engine's counters mean: alpha, tokens per cycle, the best gamma"
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--log", help="a log of vLLM, SGLang or llama.cpp; '-' reads standard input"
+    )
+    parser.add_argument("--accepted", type=float, help="drafted tokens that were accepted")
+    parser.add_argument("--drafted", type=float, help="drafted tokens")
+    parser.add_argument("--cycles", type=float, help="verification passes, per sequence")
+    parser.add_argument("--gamma", type=float, help="drafted tokens per cycle, as configured")
+    parser.add_argument("--tokens-per-cycle", type=float, help="mean length, bonus included")
+    parser.add_argument("--survival", help="acceptance rate per position, comma-separated")
+    scenario = parser.add_argument_group("the scenario, for a prediction with these rates")
+    add_scenario(scenario, required=False)
+    scenario.add_argument("--batch", type=int, default=1, help="sequences decoded together")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.gamma is not None:
+        within("gamma", options.gamma, low=1.0, high=1e6)
+    found = diagnose(counters_of(options), options.gamma)
+    document: dict[str, Any] = found.to_json()
+    document |= predicted(options, found) if options.target else {"prediction": None}
+    document["version"] = __version__
+    if options.json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        show(document)
+    return 0
+
+
+def counters_of(options: argparse.Namespace) -> Counters:
+    given = {
+        "accepted": options.accepted,
+        "drafted": options.drafted,
+        "cycles": options.cycles,
+        "tokens_per_cycle": options.tokens_per_cycle,
+        "survival": tuple(numbers("--survival", options.survival)) if options.survival else None,
+    }
+    known = any(value is not None for value in given.values())
+    if options.log is not None:
+        if known:
+            raise SpecsimError("give --log or counters, not both")
+        return read_log(text_of(options.log))
+    if not known:
+        raise SpecsimError(
+            "give --log FILE, or --accepted N --drafted N --gamma N, or --tokens-per-cycle X "
+            "--gamma N, or --survival X,X,…"
+        )
+    if (options.accepted is None) != (options.drafted is None and options.cycles is None):
+        raise SpecsimError("--accepted goes with --drafted (or --cycles)")
+    return Counters(**given)
+
+
+def text_of(place: str) -> str:
+    if place == "-":
+        return sys.stdin.read()
+    try:
+        return Path(place).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SpecsimError(f"cannot read {place}: {error.strerror}") from None
+
+
+def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
+    """The same scenario predicted at these rates, and over gamma where they allow it."""
+    target, machine = model(options.target), machine_of(options)
+    drafter = drafter_of(options, target)
+    if drafter is None:
+        raise SpecsimError("a prediction needs a draft: give --draft NAME|config.json or --method")
+    if found.alpha is None or found.gamma is None:
+        raise SpecsimError("a prediction needs alpha: say --gamma, the drafted tokens per cycle")
+    place: dict[str, Any] = {"batch": options.batch, "context": options.context}
+    gamma = max(1, round(found.gamma))
+    now = predict(
+        target, drafter, machine, gamma=gamma,
+        tokens_per_cycle=min(found.tokens_per_cycle or 1.0, gamma + 1.0), **place,
+    )  # fmt: skip
+    # the counted alpha is that of whole cycles, so the method's own decay must not come on top
+    over = predict(
+        target, drafter, machine, gamma=drafter.gammas,
+        tokens_per_cycle=_tokens(found.alpha, drafter.gammas), **place,
+    )  # fmt: skip
+    best = int(over.gamma[over.best()])
+    return {
+        "prediction": {
+            "speedup": float(now.speedup),
+            "best_gamma": best,
+            "best_speedup": float(over.speedup.max()),
+            "tied_gammas": over.ties().tolist(),
+            "bottleneck": bottleneck(now),
+        }
+    }
+
+
+def _tokens(alpha: float, gammas: Any) -> Any:
+    from specsim.acceptance import IID
+
+    return IID(alpha).tokens_per_cycle(gammas)
+
+
+def show(document: dict[str, Any]) -> None:
+    names = {
+        "gamma": "gamma (drafted per cycle)",
+        "accepted_per_drafted": "accepted / drafted",
+        "tokens_per_cycle": "tokens per cycle, with bonus",
+        "alpha": "alpha (i.i.d., same tokens)",
+        "pooled_alpha": "alpha (pooled over positions)",
+    }
+    if document["engine"]:
+        print(f"counters of {document['engine']}")
+    for name, title in names.items():
+        if document[name] is not None:
+            print(f"{title:30s} {document[name]:8.4f}")
+    for sentence in document["findings"]:
+        print(f"- {sentence}")
+    if document["prediction"]:
+        told = document["prediction"]
+        print(
+            f"predicted speedup {told['speedup']:.2f}x; best gamma {told['best_gamma']} with "
+            f"{told['best_speedup']:.2f}x (within 2 %: {told['tied_gammas'][0]} … "
+            f"{told['tied_gammas'][-1]})"
+        )
+        print(told["bottleneck"])

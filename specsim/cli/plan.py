@@ -1,0 +1,106 @@
+"""specsim plan: the best gamma for each batch, as a table and as an engine's own setting."""
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+
+from specsim import __version__
+from specsim.catalog import SpecsimError
+from specsim.cli.parser import Commands, whole_numbers
+from specsim.cli.scenario import add_acceptance, add_scenario, assumptions, scenario_of
+from specsim.planning import (
+    BATCHES,
+    ENGINES_WITH_SETTINGS,
+    Plan,
+    crossover,
+    engine_settings,
+    plan,
+    sensitivity,
+)
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "plan", help="the best gamma for each batch, and as an engine's own setting"
+    )
+    parser.set_defaults(run=run)
+    add_scenario(parser)
+    parser.add_argument(
+        "--batches", "--batch", dest="batches", default=",".join(map(str, BATCHES)),
+        help="batch sizes, comma-separated and rising",
+    )  # fmt: skip
+    add_acceptance(parser, tokens_per_cycle=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    batches = whole_numbers("--batches", options.batches)
+    scenario = scenario_of(options)
+    drafter = scenario.drafter
+    if drafter is None:
+        raise SpecsimError("a plan needs a draft: give --draft NAME|config.json or --method NAME")
+    known = drafter.gammas
+    if "survival" in scenario.acceptance:
+        known = known[known <= len(scenario.acceptance["survival"])]
+    given: dict[str, Any] = scenario.acceptance | {"context": options.context}
+    asked = (scenario.target, drafter, scenario.machine)
+    planned = plan(*asked, batches=batches, gammas=known, **given)
+    most = max(4096, batches[-1])
+    last = _crossover(asked, known, most, given)
+    first = int(planned.gamma[0])
+    moves = None
+    if first > 0:
+        moves = sensitivity(*asked, gamma=first, batch=batches[0], **given)
+    document = {
+        "batches": planned.rows(),
+        "crossover_batch": last.batch,
+        "crossover_beyond": last.beyond,
+        "engine_settings": {name: engine_settings(planned, name) for name in ENGINES_WITH_SETTINGS},
+        "sensitivity": moves,
+        "assumptions": assumptions(options, drafter),
+        "version": __version__,
+    }
+    if options.json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        show(planned, document)
+    return 0
+
+
+def _crossover(asked: tuple[Any, ...], gammas: Any, most: int, given: dict[str, Any]) -> Any:
+    from specsim.planning import Crossover
+    from specsim.speculation import predict
+
+    if np.array_equal(gammas, asked[1].gammas):
+        return crossover(*asked, most=most, **given)
+    batch = np.arange(1, most + 1)
+    best = predict(*asked, gamma=gammas, batch=batch[:, None], **given).speedup.max(axis=-1)
+    pays = best > 1.0
+    last = int(batch[pays][-1]) if np.any(pays) else 0
+    return Crossover(last, last == most)
+
+
+def show(planned: Plan, document: dict[str, Any]) -> None:
+    print("batch   gamma  within 2 %   speedup    tokens/s       plain    ms/token")
+    for row in planned.rows():
+        ties = f"{row['least_tied']}…{row['most_tied']}"
+        print(
+            f"{row['batch']:5d} {row['gamma']:7d} {ties:>11s} {row['speedup']:8.2f}x "
+            f"{row['tokens_per_s']:11.0f} {row['plain_tokens_per_s']:11.0f} "
+            f"{row['token_s'] * 1e3:11.3f}"
+        )
+    last = document["crossover_batch"]
+    if document["crossover_beyond"]:
+        print(f"it still pays at a batch of {last}, the largest looked at (memory not considered)")
+    else:
+        print(f"it pays up to a batch of {last}")
+    for engine, setting in document["engine_settings"].items():
+        print(f"{engine:13s} {json.dumps(setting)}")
+    if document["sensitivity"]:
+        moves = list(document["sensitivity"].items())[:4]
+        told = ", ".join(f"{name} {elasticity:+.2f} %" for name, elasticity in moves)
+        print(f"a per cent more of these moves the speedup by: {told}")
+    for sentence in document["assumptions"]:
+        print(f"- {sentence}")

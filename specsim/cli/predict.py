@@ -1,0 +1,161 @@
+"""specsim predict: plain and speculative decoding of one scenario."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specsim import __version__
+from specsim.acceptance import whole
+from specsim.catalog import SpecsimError
+from specsim.cli.parser import Commands, number
+from specsim.cli.scenario import (
+    Scenario,
+    add_acceptance,
+    add_scenario,
+    assumptions,
+    scenario_of,
+)
+from specsim.measurement import write_json
+from specsim.speculation import Prediction, predict
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "predict", help="predict plain and speculative decoding of one scenario"
+    )
+    parser.set_defaults(run=run)
+    add_scenario(parser)
+    parser.add_argument("--batch", type=int, default=1, help="sequences decoded together")
+    parser.add_argument("--gamma", default="best", help="drafted tokens per cycle, or 'best'")
+    add_acceptance(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="write the JSON object to this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    scenario = scenario_of(options)
+    prediction, over = predictions(scenario, options)
+    document = to_json(prediction, over, scenario, options)
+    if options.out:
+        write_json(options.out, document)
+    if options.json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        show(document)
+    return 0
+
+
+def predictions(
+    scenario: Scenario, options: argparse.Namespace
+) -> tuple[Prediction, Prediction | None]:
+    """The prediction that was asked for, and with --gamma best the one over all gammas that were
+    looked at."""
+    target, machine, drafter = scenario.target, scenario.machine, scenario.drafter
+    given = scenario.acceptance
+    place: dict[str, Any] = {"batch": options.batch, "context": options.context}
+    if drafter is None:
+        if options.gamma not in ("best", "0"):
+            raise SpecsimError(
+                "an acceptance or a gamma needs a draft: give --draft NAME|config.json or "
+                "--method NAME"
+            )
+        return predict(target, None, machine, gamma=0, **place), None
+    if options.gamma == "best":
+        if "tokens_per_cycle" in given:
+            raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
+        gammas = drafter.gammas
+        if "survival" in given:
+            gammas = gammas[gammas <= len(given["survival"])]
+            if drafter.max_gamma is None:
+                gammas = np.arange(len(given["survival"]) + 1)
+        over = predict(target, drafter, machine, gamma=gammas, **given, **place)
+        best = int(over.gamma[over.best()])
+        return predict(target, drafter, machine, gamma=best, **given, **place), over
+    gamma = int(whole("gamma", number("--gamma", options.gamma)))
+    return predict(target, drafter, machine, gamma=gamma, **given, **place), None
+
+
+def to_json(
+    prediction: Prediction, over: Prediction | None, scenario: Scenario, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The keys of the public contract; speculative ones are null without a draft."""
+    speculative = scenario.drafter is not None
+    scan = over if over is not None else prediction
+    band = {name: [float(low), float(high)] for name, (low, high) in prediction.band.items()}
+
+    def drafted(value: Any) -> float | None:
+        return float(value) if speculative else None
+
+    return {
+        "step_s": float(prediction.step_s),
+        "tokens_per_s": float(prediction.tokens_per_s),
+        "draft_step_s": drafted(prediction.draft_step_s),
+        "verify_step_s": drafted(prediction.verify_step_s),
+        "overhead_s": drafted(prediction.overhead_s),
+        "cycle_s": drafted(prediction.cycle_s),
+        "tokens_per_cycle": drafted(prediction.tokens_per_cycle),
+        "gamma": int(prediction.gamma) if speculative else None,
+        "speculative_tokens_per_s": drafted(prediction.speculative_tokens_per_s),
+        "speedup": drafted(prediction.speedup),
+        "speedup_per_device": drafted(prediction.speedup_per_device),
+        "best_gamma": int(scan.gamma.flat[int(scan.best())]) if over is not None else None,
+        "tied_gammas": over.ties().tolist() if over is not None else None,
+        "lossless": prediction.lossless if speculative else None,
+        "bound": str(prediction.bound),
+        "band": {"step_s": band["step_s"], "speedup": band["speedup"] if speculative else None},
+        "waterfall": {name: float(f) for name, f in prediction.waterfall().items()}
+        if speculative
+        else None,
+        "breakdown": [
+            {key: value if isinstance(value, str) else plain(value) for key, value in row.items()}
+            for row in prediction.step.breakdown()
+        ],
+        "assumptions": assumptions(options, scenario.drafter),
+        "version": __version__,
+    }
+
+
+def plain(value: Any) -> float | str:
+    return str(value) if np.asarray(value).dtype.kind == "U" else float(value)
+
+
+def show(document: dict[str, Any]) -> None:
+    """The same, for a person."""
+
+    def ms(name: str) -> str:
+        return f"{document[name] * 1e3:8.3f} ms"
+
+    low, high = document["band"]["step_s"]
+    print(
+        f"plain step    {ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), "
+        f"{document['tokens_per_s']:.1f} tokens/s, bound by {document['bound']}"
+    )
+    total = sum(row["seconds"] for row in document["breakdown"])
+    for row in document["breakdown"]:
+        if row["seconds"] > 0:
+            share = row["seconds"] / total
+            print(
+                f"  {row['name']:28s} {row['seconds'] * 1e3:8.3f} ms  {share:5.1%}  {row['bound']}"
+            )
+    if document["speedup"] is not None:
+        low, high = document["band"]["speedup"]
+        gamma, tokens = document["gamma"], document["tokens_per_cycle"]
+        print(f"draft step    {ms('draft_step_s')}")
+        print(f"verification  {ms('verify_step_s')} for {gamma + 1} rows per sequence")
+        print(f"cycle         {ms('cycle_s')}, {tokens:.3f} tokens per cycle")
+        print(
+            f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "
+            f"at gamma = {gamma}"
+        )
+        ties = document["tied_gammas"]
+        if ties and len(ties) > 1:
+            print(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")
+        if document["speedup_per_device"] != document["speedup"]:
+            print(f"per device    {document['speedup_per_device']:8.3f} x")
+        if not document["lossless"]:
+            print("not lossless: the output law is not the target's")
+    for sentence in document["assumptions"]:
+        print(f"- {sentence}")

@@ -1,0 +1,165 @@
+"""The options of a scenario, and the models, machine, drafter and acceptance that they name."""
+
+import argparse
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from specsim import calibration, catalog
+from specsim.architecture import Architecture, model
+from specsim.catalog import SpecsimError
+from specsim.cli.parser import numbers
+from specsim.drafting import DraftModel, Method, method
+from specsim.system import System, system
+from specsim.work import PRECISIONS
+
+
+def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:
+    parser.add_argument(
+        "--target", required=required, help="a model of the catalog, or a config.json"
+    )
+    parser.add_argument("--accelerator", help="an accelerator of the catalog")
+    parser.add_argument(
+        "--engine", default="cuda-graphs", help="an engine of the catalog, or a calibration file"
+    )
+    parser.add_argument(
+        "--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)"
+    )
+    parser.add_argument(
+        "--kv-precision", help="of the KV cache (default: as the weights' activations)"
+    )
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, help="devices the target is split over"
+    )
+    parser.add_argument(
+        "--context", type=int, default=1024, help="KV length at the step that is priced"
+    )
+    parser.add_argument("--draft", help="a model of the catalog, or a config.json")
+    parser.add_argument("--draft-precision", help="of the draft's weights (default: the target's)")
+    parser.add_argument(
+        "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"
+    )
+
+
+def add_acceptance(parser: argparse.ArgumentParser, tokens_per_cycle: bool = True) -> None:
+    acceptance = parser.add_mutually_exclusive_group()
+    acceptance.add_argument(
+        "--alpha", type=float, help="probability that a drafted token is accepted"
+    )
+    acceptance.add_argument(
+        "--survival", help="P(at least k accepted) for k = 1, 2, …, comma-separated"
+    )
+    if tokens_per_cycle:
+        acceptance.add_argument(
+            "--tokens-per-cycle", type=float, help="bonus included; needs a whole --gamma"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What the options name; `drafter` is None for plain decoding."""
+
+    target: Architecture
+    machine: System
+    drafter: Method | None
+    acceptance: dict[str, Any]  # what predict takes: alpha, survival or tokens_per_cycle
+
+
+def scenario_of(options: argparse.Namespace) -> Scenario:
+    """The nouns behind the options. Raises SpecsimError for what does not go together."""
+    target, machine = model(options.target), machine_of(options)
+    drafter, acceptance = drafter_of(options, target), acceptance_of(options)
+    if drafter is None and acceptance:
+        raise SpecsimError(
+            "an acceptance or a gamma needs a draft: give --draft NAME|config.json or --method NAME"
+        )
+    if drafter is not None and not acceptance:
+        raise SpecsimError("no built-in acceptance: give --alpha, --survival or --tokens-per-cycle")
+    return Scenario(target, machine, drafter, acceptance)
+
+
+def acceptance_of(options: argparse.Namespace) -> dict[str, Any]:
+    survival = options.survival
+    given = {
+        "alpha": options.alpha,
+        "survival": None if survival is None else numbers("--survival", survival),
+        "tokens_per_cycle": getattr(options, "tokens_per_cycle", None),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def drafter_of(options: argparse.Namespace, target: Architecture) -> Method | None:
+    draft = None if options.draft is None else model(options.draft)
+    if options.method is not None:
+        return method(options.method, target, draft, draft_precision=options.draft_precision)
+    if draft is None:
+        if options.draft_precision is not None:
+            raise SpecsimError("--draft-precision needs a draft: give --draft NAME|config.json")
+        return None
+    return DraftModel(draft, precision=options.draft_precision)
+
+
+def machine_of(options: argparse.Namespace) -> System:
+    """The System of --engine, --accelerator and --precision; a calibration file names its own
+    accelerator."""
+    if options.tensor_parallel < 1:
+        raise SpecsimError(f"--tensor-parallel must be at least 1, got {options.tensor_parallel}")
+    if options.engine.endswith(".json"):
+        calibrated = calibration.load(options.engine).system
+        if options.accelerator:
+            raise SpecsimError(
+                f"{options.engine} was measured on {calibrated.accelerator.name}: "
+                "leave out --accelerator"
+            )
+        if options.tensor_parallel > 1:
+            raise SpecsimError(
+                f"{options.engine} was measured on one device: leave out --tensor-parallel"
+            )
+        return calibrated.with_precision(options.precision) if options.precision else calibrated
+    if options.accelerator is None:
+        raise SpecsimError(
+            "give --accelerator NAME (or --engine calibration.json, which names its own)"
+        )
+    split: dict[str, Any] = {}
+    if options.tensor_parallel > 1:
+        if "tensor_parallel" not in inspect.signature(system).parameters:
+            raise SpecsimError("--tensor-parallel above 1 is not modelled yet")
+        split["tensor_parallel"] = options.tensor_parallel
+    return system(
+        options.accelerator,
+        options.engine,
+        options.precision or "bf16",
+        options.kv_precision,
+        **split,
+    )
+
+
+def assumptions(options: argparse.Namespace, drafter: Method | None) -> list[str]:
+    """What the numbers rest on, in sentences."""
+    devices = options.tensor_parallel
+    batch = f"{options.batch} sequence(s) with" if hasattr(options, "batch") else "Sequences of"
+    sentences = [
+        f"{batch} {options.context} tokens of KV cache each; "
+        f"{'one device' if devices == 1 else f'{devices} devices'}.",
+        "Weights are read once per pass, the KV cache once per sequence; the embedding is "
+        "gathered, not streamed.",
+    ]
+    if drafter is not None:
+        sentences.append(
+            "Every sequence advances by its own number of tokens; the bonus or correction token is "
+            "counted."
+        )
+        if isinstance(drafter, DraftModel):
+            sentences.append(
+                "The draft keeps its own KV cache, and its first pass of a cycle reads two tokens."
+            )
+        sentences += drafter.notes
+        if options.method is not None:
+            name = catalog.resolve("methods", options.method)
+            trust = catalog.lookup("methods", name)["confidence"]
+            sentences.append(f"Parameters of the method {name} come from the catalog ({trust}).")
+    if not options.engine.endswith(".json"):
+        sentences.append(
+            f"Constants of the engine {options.engine} come from the catalog, not this machine."
+        )
+    return sentences

@@ -1,0 +1,28 @@
+"""specsim validate: predictions beside published measurements, by engine."""
+
+import argparse
+import json
+
+from specsim.cli.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "validate", help="predictions beside published measurements, by engine"
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--worst", type=int, default=12, metavar="N", help="how many of the worst passes to name"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    from specsim import validation
+
+    report = validation.report()
+    if options.json:
+        print(json.dumps(report, allow_nan=False))
+    else:
+        print(validation.render(report, worst=max(options.worst, 0)))
+    return 0
