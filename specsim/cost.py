@@ -5,13 +5,16 @@ One pass takes, summed over its operators,
     linear      max(weight bytes / (e_w BW),  FLOPs / (e_f F))     weights once per pass
     attention   max(KV bytes / (e_k BW),      FLOPs / (e_a F))     KV once per sequence
     elementwise activation bytes / (e_x BW)
+    all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels
 
 The sum over operators assumes that kernels do not overlap (punishes); the maximum within one
-assumes that its loads and its arithmetic overlap perfectly (flatters, most around the ridge).
+assumes that its loads and its arithmetic overlap perfectly (flatters, most around the ridge). The
+other end is their sum, `serial_s`; a p-norm lies between (`norm`; 2 fits public vLLM rows a little
+better than the maximum). No kernel takes less than the engine's floor for it, where it has one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -19,8 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
 from specsim.system import System
-from specsim.work import ATTENTION, LINEAR, ForwardWork, Operator, forward_work
+from specsim.work import ATTENTION, COLLECTIVE, LINEAR, ForwardWork, Operator, forward_work
 
 Floats = NDArray[np.float64]
 
@@ -36,14 +40,31 @@ class Term:
     memory_s: Floats
     compute_s: Floats
     memory_bound: str  # what its bytes are: "weights", "kv" or, for elementwise work, "overhead"
+    floor_s: float | Floats = 0.0  # its kernels take no less, whatever they move
+    norm: float = np.inf  # how the two resources overlap: inf perfectly, 1 not at all
 
     @property
     def seconds(self) -> Floats:
-        return np.maximum(self.memory_s, self.compute_s)
+        if np.isinf(self.norm):
+            busy = np.maximum(self.memory_s, self.compute_s)
+        else:
+            powers = self.memory_s**self.norm + self.compute_s**self.norm
+            busy = powers ** (1.0 / self.norm)
+        return np.maximum(busy, self.floor_s)
+
+    def limited_by(self, bound: str) -> NDArray[np.bool_]:
+        """Where `bound` is what it waits for."""
+        computing = self.compute_s > self.memory_s
+        floored = self.floor_s > np.maximum(self.memory_s, self.compute_s)
+        if bound == "compute":
+            return computing & ~floored
+        by_memory = ~computing & ~floored if bound == self.memory_bound else np.False_
+        return by_memory | floored if bound == "overhead" else np.asarray(by_memory)
 
     @property
     def bound(self) -> NDArray[np.str_]:
-        return np.where(self.compute_s > self.memory_s, "compute", self.memory_bound)
+        named = np.where(self.limited_by("compute"), "compute", self.memory_bound)
+        return np.where(self.limited_by("overhead"), "overhead", named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +78,14 @@ class ForwardTime:
         # one after the other, and not np.sum: a scenario then rounds alike alone and in an array
         return reduce(np.add, (term.seconds for term in self.terms))
 
+    @property
+    def serial_s(self) -> Floats:
+        """The upper end of the roofline: no load overlaps with any arithmetic."""
+        return reduce(np.add, (replace(term, norm=1.0).seconds for term in self.terms))
+
     def share(self, bound: str) -> Floats:
         """Seconds of the operators limited by `bound`: weights, kv, compute or overhead."""
-        limited = (np.where(term.bound == bound, term.seconds, 0.0) for term in self.terms)
+        limited = (np.where(term.limited_by(bound), term.seconds, 0.0) for term in self.terms)
         return reduce(np.add, limited)
 
     @property
@@ -79,30 +105,39 @@ class ForwardTime:
         return rows
 
 
-def forward_time(work: ForwardWork, system: System) -> ForwardTime:
-    """Price one pass on one system."""
-    engine, precision = system.engine, work.precision
+def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> ForwardTime:
+    """Price one pass on one system; `norm` says how loads and arithmetic overlap (see above)."""
+    engine, precision, chip = system.engine, work.precision, system.accelerator
     bandwidth = system.bandwidth_bytes_per_s
-    rate = system.accelerator.rate(precision.math)
+    rate = chip.rate(precision.math)
     # attention multiplies activations, which stay in 16 or 32 bits whatever the weights are in
     attention_math = precision.math if precision.activation_bytes >= 4 else "bf16"
-    attention_rate = system.accelerator.rate(attention_math)
+    attention_rate = chip.rate(attention_math)
     weight_bandwidth = bandwidth * engine.weight_efficiency_at(work.weight_bytes, work.rows)
     terms = []
     for operator in work:
+        memory_s: Floats
+        floor_s: Floats | float = 0.0
         if operator.kind == LINEAR:
             memory_s = operator.weight_bytes / weight_bandwidth
             compute_s = operator.flops / (engine.compute_efficiency * rate)
+            floor_s = operator.kernels * engine.kernel_floor_s
             bound = "weights"
         elif operator.kind == ATTENTION:
             memory_s = operator.kv_bytes / (engine.kv_efficiency * bandwidth)
             compute_s = operator.flops / (engine.attention_compute_efficiency * attention_rate)
+            floor_s = operator.kernels * engine.attention_floor_s
             bound = "kv"
+        elif operator.kind == COLLECTIVE:
+            sending_s = np.asarray(operator.link_bytes) / (0.5 * (chip.link_bytes_per_s or np.inf))
+            memory_s = operator.kernels * chip.link_latency_s + sending_s
+            compute_s = np.zeros_like(memory_s)
+            bound = "overhead"
         else:  # ELEMENTWISE
             memory_s = operator.activation_bytes / (engine.activation_efficiency * bandwidth)
             compute_s = np.zeros_like(memory_s)
             bound = "overhead"
-        terms.append(Term(operator.name, operator, memory_s, compute_s, bound))
+        terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, norm))
     overhead_s = work.layers * engine.layer_overhead_s + engine.pass_overhead_s
     overhead = np.zeros_like(work.rows) + overhead_s
     nothing = np.zeros_like(overhead)
@@ -118,14 +153,46 @@ def step_time(
     rows: ArrayLike = 1,
     context: ArrayLike = 1024,
     allocated_context: ArrayLike | None = None,
+    logit_rows: ArrayLike | None = None,
+    routing_correlation: ArrayLike | None = None,
+    norm: float = np.inf,
 ) -> ForwardTime:
-    """The time of one pass of `rows` tokens per sequence: count the work, then price it."""
+    """The time of one pass of `rows` tokens per sequence: count the work, then price it.
+
+    Raises SpecsimError where the system's devices cannot share the model's heads evenly.
+    """
     work = forward_work(
         model,
         system.precision,
+        system.sharding,
         batch=batch,
         rows=rows,
         context=context,
         allocated_context=allocated_context,
+        logit_rows=logit_rows,
+        routing_correlation=routing_correlation,
     )
-    return forward_time(work, system)
+    return forward_time(work, system, norm)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What splitting a model by layers over several devices makes of a step. Seconds."""
+
+    latency_s: Floats
+    interval_s: Floats
+
+
+def pipeline(step: ForwardTime, system: System, stages: int) -> Pipeline:
+    """Pipeline parallelism: more memory and more throughput, and no token any sooner.
+
+    The layers still run one after the other, each on one device's bandwidth, so a token takes the
+    whole step and a hand-over per further stage: `latency_s = step + (stages - 1) x hop`. What
+    shrinks is `interval_s = latency / stages`, the time between micro-batches that leave a full
+    pipeline; one batch alone leaves all stages but one idle. (Assumes equal stages: flatters, the
+    LM head sits on the last.) Speculation divides the hand-overs too: they are per pass.
+    """
+    if stages < 1:
+        raise SpecsimError(f"stages must be a whole number >= 1, not {stages!r}")
+    latency_s = step.total_s + (stages - 1) * system.engine.stage_overhead_s
+    return Pipeline(latency_s, latency_s / stages)

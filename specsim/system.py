@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim import catalog
 from specsim.catalog import SpecsimError
-from specsim.work import PRECISIONS, Precision
+from specsim.work import PRECISIONS, Precision, Sharding
 from specsim.work import precision as precision_named
 
 Floats = NDArray[np.float64]
@@ -34,6 +34,8 @@ class Accelerator:
     confidence: str = "measured"
     family: str | None = None  # "hopper", "apple": what an engine's constants may depend on
     kind: str | None = None  # "datacentre-gpu", "edge"
+    link_bytes_per_s: float | None = None  # to its peers, both directions together
+    link_latency_s: float = 5e-6  # of an all-reduce of a few bytes
 
     def rate(self, math: str) -> float:
         """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
@@ -55,7 +57,16 @@ def accelerator(name: str) -> Accelerator:
         confidence=row["confidence"],
         family=row.get("family"),
         kind=row.get("kind"),
+        link_bytes_per_s=row.get("link_bytes_per_s"),
+        link_latency_s=_link_latency_s(row.get("link_bytes_per_s")),
     )
+
+
+def _link_latency_s(link_bytes_per_s: float | None) -> float:
+    """An all-reduce of a few bytes: 3 to 4 us inside compiled decoding on NVLink (derived from
+    gpt-fast's A100 rows), 5 to 12 in engines, 15 to 30 over PCIe with NCCL (unverified)."""
+    by_nvlink = link_bytes_per_s is not None and link_bytes_per_s > 150e9  # PCIe 5.0 x16: 128e9
+    return 5e-6 if by_nvlink else 20e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +134,8 @@ class Engine:
     | `drafting_overhead_s` | what beginning to draft costs, per cycle that drafts |
     | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
     | `stage_overhead_s` | handing a row to the next device of a layer split, per further device |
+    | `kernel_floor_s`, `attention_floor_s` | no product, no attention of a layer takes less |
+    | `head_sharded` | whether tensor parallelism splits the LM head too |
     """
 
     name: str
@@ -139,6 +152,9 @@ class Engine:
     drafting_overhead_s: float = 0.0
     sampling_overhead_s: float = 0.0
     stage_overhead_s: float = 0.0
+    kernel_floor_s: float = 0.0
+    attention_floor_s: float = 0.0
+    head_sharded: bool = True
     logit_overhead_s: float = 0.0  # per logit, wherever a law is made of logits
     error: float = 0.0  # relative half-width of the 80 % band on a pass
     source: str = ""
@@ -206,15 +222,21 @@ def catalog_engine(
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One device, driven by one engine, holding weights in one precision."""
+    """One device, or `tensor_parallel` of them, driven by one engine, holding weights in one
+    precision."""
 
     accelerator: Accelerator
     engine: Engine
     precision: Precision
+    tensor_parallel: int = 1
 
     @property
     def bandwidth_bytes_per_s(self) -> float | Floats:
         return self.accelerator.bandwidth_bytes_per_s
+
+    @property
+    def sharding(self) -> Sharding:
+        return Sharding(self.tensor_parallel, self.engine.head_sharded)
 
     def with_precision(self, name: str) -> "System":
         """The same machine and engine with weights stored in another precision.
@@ -239,8 +261,9 @@ def system(
     engine: str = "cuda-graphs",
     precision: str = "bf16",
     kv_precision: str | None = None,
+    tensor_parallel: int = 1,
 ) -> System:
-    """The System of a catalog accelerator under a catalog engine.
+    """The System of a catalog accelerator, or of several, under a catalog engine.
 
     Raises SpecsimError for an unknown name, with the nearest known ones.
     """
@@ -248,4 +271,4 @@ def system(
     if kv_precision is not None:
         stored = replace(stored, kv_bytes=precision_named(kv_precision).weight_bytes)
     chip = accelerator(accelerator_name)
-    return System(chip, catalog_engine(engine, precision, chip), stored)
+    return System(chip, catalog_engine(engine, precision, chip), stored, tensor_parallel)

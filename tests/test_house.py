@@ -24,7 +24,7 @@ FLOORS = (
     ("architecture",),
     ("system", "work"),
     ("cost", "calibration", "measurement"),
-    ("acceptance", "passes", "trees", "drafting", "latency", "leviathan"),
+    ("acceptance", "memory", "passes", "prefill", "trees", "drafting", "latency", "leviathan"),
     ("speculation",),
     ("sweep", "planning", "economics", "counters", "diagnosis", "validation", "comparison"),
     ("specsim",),

@@ -1,0 +1,209 @@
+"""Does it fit? What one device must hold of weights, caches and logits, and what would make it fit.
+
+    stored weights + KV of every token + the draft's weights and KV + logits  <=  memory
+
+Unlike a pass, memory holds the embedding and every expert. All bytes are of the fullest device. Not
+counted: activations of a long prefill, the allocator's slack, the CUDA context (all flatter, by a
+gigabyte or two; `usable` below 1 leaves room for them, engines take 0.9).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.system import System
+from specsim.work import PRECISIONS, Precision, forward_work, precision, require_even_split
+from specsim.work.sharding import WHOLE, Sharding, kv_heads_held, splits_evenly
+
+Floats = NDArray[np.float64]
+
+ONE_BYTE_EACH = Precision("count", 1.0, "none", kv_bytes=1.0, activation_bytes=1.0)
+EVERY_EXPERT = 1e12  # tokens in a pass after which no expert is unread
+NARROWER = ("fp8", "int8", "int4")
+MOST_DEVICES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on the fullest device, by what they hold; `capacity_bytes` is None where unknown."""
+
+    weight_bytes: Floats
+    kv_bytes: Floats
+    draft_weight_bytes: Floats
+    draft_kv_bytes: Floats
+    logit_bytes: Floats
+    capacity_bytes: float | None
+
+    @property
+    def total_bytes(self) -> Floats:
+        target = self.weight_bytes + self.kv_bytes + self.logit_bytes
+        return target + self.draft_weight_bytes + self.draft_kv_bytes
+
+    @property
+    def spare_bytes(self) -> Floats:
+        """What is left; negative where it does not fit, infinite where nobody knows."""
+        capacity = np.inf if self.capacity_bytes is None else self.capacity_bytes
+        return capacity - self.total_bytes
+
+    @property
+    def fits(self) -> NDArray[np.bool_]:
+        return np.asarray(self.spare_bytes >= 0)
+
+
+def stored_weight_bytes(
+    model: Architecture, stored: Precision, sharding: Sharding = WHOLE
+) -> float:
+    """Bytes of all weights on one device: matrices in their format, with every expert; an untied
+    embedding, norms, biases and positions in the format of activations, these three in full on
+    every device."""
+
+    def matrices(stored: Precision, sharding: Sharding) -> float:
+        work = forward_work(
+            model, stored, sharding, batch=EVERY_EXPERT, context=0, routing_correlation=0
+        )
+        return float(work.weight_bytes)
+
+    table = 0 if model.tied_head else model.embedding_parameters
+    small = model.parameters - matrices(ONE_BYTE_EACH, WHOLE) - table
+    held = table / sharding.devices if sharding.head_sharded else table
+    return matrices(stored, sharding) + stored.activation_bytes * (held + small)
+
+
+def cache_bytes(
+    model: Architecture,
+    stored: Precision,
+    *,
+    batch: ArrayLike,
+    slots: ArrayLike,
+    tensor_parallel: int = 1,
+) -> Floats:
+    """Bytes of KV on one device for `slots` tokens of each of `batch` sequences; sliding layers
+    keep their window alone. A latent, and KV heads fewer than the devices, are held by each."""
+    require_even_split(model, tensor_parallel)
+    length = np.asarray(slots, dtype=float)
+    windowed = np.minimum(length, model.sliding_window or np.inf)
+    sliding = len(model.sliding_layers)
+    token_layers = (model.num_layers - sliding) * length + sliding * windowed
+    held = kv_heads_held(model, tensor_parallel) / model.num_kv_heads
+    per_token_layer = model.kv_elements_per_layer * (1.0 if model.latent else held)
+    return np.asarray(batch) * token_layers * per_token_layer * stored.kv_bytes
+
+
+def footprint(
+    target: Architecture,
+    system: System,
+    *,
+    batch: ArrayLike = 1,
+    context: ArrayLike = 1024,
+    gamma: ArrayLike = 0,
+    draft: Architecture | None = None,
+    draft_precision: str | None = None,
+    draft_tensor_parallel: int | None = None,
+    usable: float = 1.0,
+) -> Footprint:
+    """What the fullest device of `system` must hold to decode `batch` sequences of `context` tokens
+    with `gamma` drafts in flight.
+
+    The numeric arguments broadcast. A draft is split as the target is, and in its format, unless
+    said otherwise; split over fewer devices it lies whole on those. `usable` is the share of the
+    memory that may be filled.
+    """
+    stored, devices = system.precision, system.tensor_parallel
+    capacity = system.accelerator.memory_bytes
+    slots = np.asarray(context, float) + np.asarray(gamma, float)
+    rows = np.asarray(batch, float) * (np.asarray(gamma, float) + 1.0)
+    draft_weights, draft_kv = 0.0, np.asarray(0.0)
+    if draft is not None:
+        draft_stored = stored if draft_precision is None else precision(draft_precision)
+        split = draft_tensor_parallel or devices
+        draft_sharding = replace(system.sharding, devices=split)
+        draft_weights = stored_weight_bytes(draft, draft_stored, draft_sharding)
+        draft_kv = cache_bytes(draft, draft_stored, batch=batch, slots=slots, tensor_parallel=split)
+    weights = stored_weight_bytes(target, stored, system.sharding)
+    return Footprint(
+        weight_bytes=np.asarray(weights),
+        kv_bytes=cache_bytes(target, stored, batch=batch, slots=slots, tensor_parallel=devices),
+        draft_weight_bytes=np.asarray(draft_weights),
+        draft_kv_bytes=draft_kv,
+        logit_bytes=4.0 * rows * target.vocab_size,
+        capacity_bytes=None if capacity is None else capacity * usable,
+    )
+
+
+def remedies(target: Architecture, system: System, **scenario: object) -> tuple[str, ...]:
+    """What, each alone, would make a scenario fit that does not; empty where it does.
+
+    Arguments: those of `footprint`, each a single number. The answers are an equal system with more
+    devices, a narrower format, a smaller batch or context, or no draft.
+    """
+
+    def spare(machine: System = system, /, **changes: object) -> float:
+        found = footprint(target, machine, **(scenario | changes))  # type: ignore[arg-type]
+        if np.ndim(found.spare_bytes):
+            raise SpecsimError("remedies are for one scenario at a time, not for an array")
+        return float(found.spare_bytes)
+
+    if spare() >= 0:
+        return ()
+    found = []
+    draft = scenario.get("draft")
+    draft_is_split = isinstance(draft, Architecture) and not scenario.get("draft_tensor_parallel")
+    split = [target, draft] if draft_is_split else [target]
+    for devices in range(system.tensor_parallel + 1, MOST_DEVICES + 1):
+        even = all(splits_evenly(model, devices) for model in split)  # type: ignore[arg-type]
+        if even and spare(replace(system, tensor_parallel=devices)) >= 0:
+            found.append(f"tensor_parallel = {devices}")
+            break
+    for name in NARROWER:
+        narrow = replace(PRECISIONS[name], kv_bytes=system.precision.kv_bytes)
+        narrower = narrow.weight_bytes < system.precision.weight_bytes
+        if narrower and spare(replace(system, precision=narrow)) >= 0:
+            found.append(f"weights in {name}")
+            break
+    for name in ("batch", "context"):
+        if most := _largest(name, lambda change: spare(**change) >= 0):
+            found.append(f"{name} of at most {most}")
+    if draft is not None and spare(draft=None) >= 0:
+        found.append("no draft model")
+    return tuple(found)
+
+
+def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:
+    """The largest whole number that fits, where some large one does not; 0 if none does."""
+    low, high = 0, 1
+    while fits({name: high}):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits({name: middle}) else (low, middle)
+    return low
+
+
+def shortage(target: Architecture, system: System, **scenario: object) -> str | None:
+    """A sentence on what does not fit, by how much, and what would help; None where it fits.
+
+    Arguments: those of `footprint`, each a single number.
+    """
+    found = footprint(target, system, **scenario)  # type: ignore[arg-type]
+    ways = remedies(target, system, **scenario)
+    if found.fits:
+        return None
+    assert found.capacity_bytes is not None
+    held = {
+        "weights": found.weight_bytes,
+        "KV cache": found.kv_bytes,
+        "the draft": found.draft_weight_bytes + found.draft_kv_bytes,
+        "logits": found.logit_bytes,
+    }
+    parts = ", ".join(f"{name} {float(size) / 1e9:.1f}" for name, size in held.items() if size)
+    chip, devices = system.accelerator.name, system.tensor_parallel
+    several = f" (each of {devices})" if devices > 1 else ""
+    return (
+        f"{target.name} needs {float(found.total_bytes) / 1e9:.1f} GB ({parts}) on a {chip}"
+        f"{several} with {found.capacity_bytes / 1e9:.1f} GB; "
+        f"what would make it fit: {'; or '.join(ways) or 'nothing alone'}"
+    )
