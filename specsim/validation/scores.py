@@ -88,6 +88,8 @@ def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats
     groups_of = np.array([case.chip.name if kind == "chip" else case.source for case in cases])
     for group in GROUPS:
         mine = np.array([i for i, case in enumerate(cases) if case.engine in group])
+        if not len(mine):
+            continue
         fit = Fit([cases[int(i)] for i in mine], group, engines)
         for name in np.unique(groups_of[mine]):
             out = groups_of[mine] == name
