@@ -1,5 +1,6 @@
 """The command line: the keys of the contract, and one clear line for every mistake."""
 
+import io
 import json
 import subprocess
 import sys
@@ -236,3 +237,194 @@ def test_predicting_needs_no_torch():
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
         == 0
     )
+
+
+# ------------------------------------------------------------------------------ methods
+
+
+@pytest.mark.parametrize(
+    ("method", "draft"),
+    [
+        ("n-gram", False), ("suffix", False), ("early-exit", False), ("quantised-self", False),
+        ("medusa", False), ("eagle", False), ("eagle-2", False), ("eagle-3", False),
+        ("mtp", False), ("tree", False), ("tree", True), ("p-eagle", False), ("dflash", False),
+        ("draft-model", True), ("pearl", True), ("ssd", True), ("cascade", True),
+    ],
+)  # fmt: skip
+def test_every_method_predicts(method, draft, capsys):
+    options = ["--method", method, "--alpha", "0.8"]
+    if draft:
+        options += ["--draft", "llama-3.2-1b"]
+    document = predict_json(capsys, *SCENARIO, *options)
+    assert document.keys() >= KEYS
+    assert document["speedup"] > 1
+    assert document["lossless"] == (method != "medusa")
+    assert (document["speedup_per_device"] < document["speedup"]) == (method in ("pearl", "ssd"))
+    assert any(f"method {method} come from the catalog" in s for s in document["assumptions"])
+
+
+def test_the_method_draft_model_is_the_default(capsys):
+    named = predict_json(capsys, *SCENARIO, *DRAFT, "--method", "draft-model")
+    plain = predict_json(capsys, *SCENARIO, *DRAFT)
+    for key in SPECULATIVE:
+        assert named[key] == plain[key]
+
+
+def test_a_lossy_method_says_so(capsys):
+    assert cli.main(["predict", *SCENARIO, "--method", "medusa", "--alpha", "0.8"]) == 0
+    assert "not lossless" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ plan
+
+
+def plan_json(capsys, *arguments: str) -> dict:
+    assert cli.main(["plan", *arguments, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def test_a_plan_is_what_predict_says_for_each_batch(capsys):
+    planned = plan_json(capsys, *SCENARIO, *DRAFT, "--batches", "1,64", "--context", "2048")
+    assert [row["batch"] for row in planned["batches"]] == [1, 64]
+    for row in planned["batches"]:
+        alone = predict_json(
+            capsys, *SCENARIO, *DRAFT, "--batch", str(row["batch"]), "--context", "2048"
+        )
+        assert row["gamma"] == alone["best_gamma"]
+        assert row["speedup"] == pytest.approx(alone["speedup"], rel=1e-9)
+        assert row["tokens_per_s"] == pytest.approx(alone["speculative_tokens_per_s"], rel=1e-9)
+    vllm = planned["engine_settings"]["vllm"]["num_speculative_tokens_per_batch_size"]
+    assert vllm[0][0] == 1
+    assert vllm[-1][1] == 64
+    assert planned["crossover_batch"] >= 64
+    assert next(iter(planned["sensitivity"])) == "alpha"
+
+
+def test_a_plan_from_a_survival_stays_within_it(capsys):
+    planned = plan_json(
+        capsys, *SCENARIO, "--draft", "llama-3.2-1b", "--survival", "0.9,0.8", "--batches", "1,8"
+    )
+    assert all(row["gamma"] <= 2 for row in planned["batches"])
+
+
+def test_a_plan_for_a_person(capsys):
+    assert cli.main(["plan", *SCENARIO, "--method", "eagle-3", "--alpha", "0.7"]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "batch",
+        "speedup",
+        "num_speculative_tokens_per_batch_size",
+        "draft_len_schedule",
+    ):
+        assert words in text
+
+
+# ------------------------------------------------------------------------------ diagnose
+
+LOG = (
+    "INFO SpecDecoding metrics: Mean acceptance length: 2.92, Accepted: 167 tokens, Drafted: 259 "
+    "tokens, Per-position acceptance rate: 0.805, 0.632, 0.483, Avg Draft acceptance rate: 64.5%\n"
+)
+
+
+def diagnose_json(capsys, *arguments: str) -> dict:
+    assert cli.main(["diagnose", *arguments, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def test_diagnose_a_log_and_predict_from_it(tmp_path, capsys):
+    file = tmp_path / "server.log"
+    file.write_text(LOG)
+    found = diagnose_json(capsys, "--log", str(file))
+    assert found["tokens_per_cycle"] == 2.92
+    assert found["prediction"] is None
+    with_scenario = diagnose_json(capsys, "--log", str(file), *SCENARIO, "--method", "eagle-3")
+    assert with_scenario["prediction"]["speedup"] > 1
+    assert with_scenario["prediction"]["best_speedup"] >= with_scenario["prediction"]["speedup"]
+    assert "limits" in with_scenario["prediction"]["bottleneck"]
+
+
+def test_diagnose_counters(capsys, monkeypatch):
+    found = diagnose_json(capsys, "--accepted", "54", "--drafted", "100", "--gamma", "5")
+    assert found["alpha"] == pytest.approx(0.80124, abs=1e-5)
+    assert diagnose_json(capsys, "--survival", "0.68,0.39,0.2")["tokens_per_cycle"] == 2.27
+    by_length = diagnose_json(capsys, "--tokens-per-cycle", "3.7", "--gamma", "5")
+    assert by_length["alpha"] == pytest.approx(found["alpha"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(LOG))
+    assert diagnose_json(capsys, "--log", "-")["engine"] == "vllm"
+
+
+def test_diagnose_for_a_person(capsys):
+    arguments = ["--accepted", "54", "--drafted", "100", "--gamma", "5", *SCENARIO]
+    assert cli.main(["diagnose", *arguments, "--draft", "llama-3.2-1b"]) == 0
+    text = capsys.readouterr().out
+    assert "alpha" in text
+    assert "best gamma" in text
+
+
+MORE_MISTAKES = {
+    "unknown method": (["predict", *SCENARIO, "--method", "eagel", "--alpha", "0.5"], "eagle"),
+    "method without draft": (
+        ["predict", *SCENARIO, "--method", "ssd", "--alpha", "0.5"],
+        "--draft",
+    ),
+    "method with a draft": (
+        ["predict", *SCENARIO, *DRAFT, "--method", "medusa"],
+        "leave out the draft",
+    ),
+    "method without acceptance": (["predict", *SCENARIO, "--method", "eagle"], "--alpha"),
+    "too long for medusa": (
+        ["predict", *SCENARIO, "--method", "medusa", "--alpha", "0.5", "--gamma", "9"],
+        "at most 4",
+    ),
+    "precision without draft": (["predict", *SCENARIO, "--draft-precision", "int8"], "--draft"),
+    "no device": (["predict", *SCENARIO, "--tensor-parallel", "0"], "--tensor-parallel"),
+    "plan without draft": (["plan", *SCENARIO], "--draft"),
+    "plan of nothing": (["plan", *SCENARIO, *DRAFT, "--batches", "0,4"], "--batches"),
+    "plan of falling batches": (["plan", *SCENARIO, *DRAFT, "--batches", "4,1"], "rise"),
+    "plan of words": (["plan", *SCENARIO, *DRAFT, "--batches", "few"], "few"),
+    "diagnose nothing": (["diagnose"], "--log"),
+    "diagnose twice": (["diagnose", "--log", "x", "--accepted", "3"], "not both"),
+    "diagnose a missing log": (["diagnose", "--log", "nowhere.log"], "nowhere.log"),
+    "diagnose too many": (
+        ["diagnose", "--accepted", "9", "--drafted", "3", "--gamma", "2"],
+        "more",
+    ),
+    "diagnose a half": (["diagnose", "--accepted", "9", "--gamma", "2"], "--drafted"),
+    "diagnose gamma 0": (["diagnose", "--tokens-per-cycle", "2", "--gamma", "0"], "gamma"),
+    "diagnose nan": (["diagnose", "--tokens-per-cycle", "nan", "--gamma", "2"], "nan"),
+    "diagnose without alpha": (
+        ["diagnose", "--accepted", "3", "--drafted", "9", *SCENARIO, "--draft", "llama-3.2-1b"],
+        "--gamma",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MORE_MISTAKES)
+def test_more_mistakes_are_one_line_and_exit_code_2(mistake, capsys):
+    arguments, named = MORE_MISTAKES[mistake]
+    assert status_of(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert named in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_an_unreadable_log_is_one_line(tmp_path, capsys):
+    file = tmp_path / "binary.log"
+    file.write_bytes(bytes(range(256)) * 10)
+    assert cli.main(["diagnose", "--log", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no speculation counters" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_it_runs_as_a_module():
+    run = subprocess.run(
+        [sys.executable, "-m", "specsim.cli", "--version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == f"specsim {specsim.__version__}"

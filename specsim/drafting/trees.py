@@ -143,7 +143,7 @@ class _ShapeLaw:
 
     def _paths(self, shape: Tree) -> list[Floats]:
         """P(accepted) of every node, each shaped as the chain's parameters."""
-        chances = _children(self.chain, self.tree.child_probs, int(shape.depths.max()))
+        chances = _children(self.chain, self.tree.child_probs, max(1, int(shape.depths.max())))
         paths = [np.ones(chances.shape[2:])]
         nodes = zip(shape.parents, shape.ranks, shape.depths, strict=True)
         for parent, rank, depth in list(nodes)[1:]:

@@ -1,0 +1,209 @@
+"""Counters of every engine, as they print them, become the same three rates."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specsim.acceptance import IID
+from specsim.architecture import model
+from specsim.catalog import SpecsimError
+from specsim.counters import Counters, read_log
+from specsim.diagnosis import LIMITS, bottleneck, diagnose
+from specsim.drafting import DraftModel
+from specsim.speculation import predict
+from specsim.system import system
+
+# vLLM PR #24127, an n-gram run, and the same with the words in later versions' order
+VLLM_OLD = (
+    "(APIServer pid=2236552) INFO 09-09 11:51:35 [metrics.py:96] SpecDecoding metrics: Draft "
+    "acceptance rate: 88.8%, Mean acceptance length: 5.44, Accepted throughput: 4.37 tokens/s, "
+    "Drafted throughput: 4.92 tokens/s, Accepted: 262 tokens, Drafted: 295 tokens, Per-position "
+    "acceptance rate: 0.983, 0.949, 0.915, 0.881, 0.712"
+)
+VLLM = (
+    "INFO [metrics.py] SpecDecoding metrics: Mean acceptance length: 2.92, Accepted throughput: "
+    "11.2 tokens/s, Drafted throughput: 17.4 tokens/s, Accepted: 167 tokens, Drafted: 259 tokens, "
+    "Per-position acceptance rate: 0.805, 0.632, 0.483, Avg Draft acceptance rate: 64.5%"
+)
+# vLLM issue #7301
+VLLM_0 = (
+    "Speculative metrics: Draft acceptance rate: 0.607, System efficiency: 0.510, Number of "
+    "speculative tokens: 4, Number of accepted tokens: 32594, Number of draft tokens: 53716, "
+    "Number of emitted tokens: 34244."
+)
+PROMETHEUS = """
+# HELP vllm:spec_decode_num_drafts_total Number of spec decoding drafts.
+vllm:spec_decode_num_drafts_total{engine="0",model_name="m"} 87.0
+vllm:spec_decode_num_draft_tokens_total{engine="0",model_name="m"} 259.0
+vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="m"} 167.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="m",position="0"} 70.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="m",position="1"} 55.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="m",position="2"} 42.0
+"""
+# llama.cpp PR #24536, and the older line of the server
+LLAMA = (
+    "0.06.896.015 I slot print_timing: id  1 | task 0 | draft acceptance = 0.64479 (  167 accepted "
+    "/   259 generated), mean acceptance length =  2.92, acceptance rate per position = (0.805, "
+    "0.632, 0.483)"
+)
+LLAMA_OLD = "slot print_timing: draft acceptance rate = 0.64479 (  167 accepted /   259 generated)"
+# llama.cpp PR #3006
+LLAMA_EXAMPLE = (
+    "n_draft   = 16\nn_predict = 266\nn_drafted = 254\nn_accept  = 223\naccept    = 87.795%\n"
+)
+# llama.cpp PR #12603
+LLAMA_JSON = '{"predicted_n": 200, "draft_n": 347, "draft_n_accepted": 65}'
+# SGLang issue #4759, and with a rate
+SGLANG = (
+    "[2025-03-24 02:56:41 TP0] Decode batch. #running-req: 32, #token: 7352, token usage: 0.01, "
+    "accept len: 2.54, gen throughput (token/s): 39.33, largest-len: 0, #queue-req: 68, "
+)
+SGLANG_RATE = "Decode batch, #running-req: 1, accept len: {}, accept rate: {}, cuda graph: True"
+
+
+@pytest.mark.parametrize("log", [VLLM, LLAMA, PROMETHEUS, LLAMA + "\n" + LLAMA])
+def test_one_run_told_by_three_engines(log):
+    found = diagnose(read_log(log))
+    assert found.gamma == 3 or found.gamma == pytest.approx(259 / 87)
+    assert found.accepted_per_drafted == pytest.approx(0.6448, abs=5e-4)  # theory A
+    assert found.tokens_per_cycle == pytest.approx(2.92, abs=2e-3)
+    assert found.survival == pytest.approx((0.805, 0.632, 0.483), abs=5e-4)
+    assert IID(found.alpha).tokens_per_cycle(3) == pytest.approx(found.tokens_per_cycle)
+    assert found.pooled_alpha == pytest.approx(1.92 / (1.92 + 1 - 0.483), abs=1e-3)
+
+
+def test_vllm_of_another_age():
+    found = diagnose(read_log(VLLM_OLD))
+    assert found.engine == "vllm"
+    assert found.gamma == 5
+    assert found.accepted_per_drafted == pytest.approx(262 / 295)
+    assert found.tokens_per_cycle == pytest.approx(
+        1 + 0.983 + 0.949 + 0.915 + 0.881 + 0.712, abs=0.01
+    )
+
+
+def test_vllm_0_counts_matches_behind_a_rejection():
+    found = diagnose(read_log(VLLM_0))
+    assert found.tokens_per_cycle == pytest.approx(5 * 0.510, abs=1e-3)  # its system efficiency
+    assert found.accepted_per_drafted == pytest.approx((found.tokens_per_cycle - 1) / 4)
+    assert found.accepted_per_drafted < 0.607 < found.alpha + 0.1
+    assert "not accepted / drafted" in found.findings[0]
+
+
+def test_several_intervals_are_added_up():
+    other = VLLM.replace("167 tokens", "100 tokens").replace("259 tokens", "300 tokens")
+    other = other.replace("0.805, 0.632, 0.483", "0.5, 0.3, 0.2").replace("2.92", "2.00")
+    found = diagnose(read_log(f"noise\n{VLLM}\nmore noise\n{other}\n"))
+    assert found.accepted_per_drafted == pytest.approx(267 / 559)
+    weight = 259 / 559
+    assert found.tokens_per_cycle == pytest.approx(2.92 * weight + 2.0 * (1 - weight))
+    assert found.survival[0] == pytest.approx(0.805 * weight + 0.5 * (1 - weight))
+
+
+@pytest.mark.parametrize("log", [LLAMA_OLD, LLAMA_EXAMPLE, LLAMA_JSON])
+def test_llama_cpp_without_a_length_needs_gamma(log):
+    counters = read_log(log)
+    assert counters.engine == "llama.cpp"
+    blind = diagnose(counters)
+    assert blind.alpha is blind.tokens_per_cycle is None
+    assert any("say gamma" in sentence for sentence in blind.findings)
+    told = diagnose(counters, gamma=4)
+    rate = counters.accepted / counters.drafted
+    assert told.tokens_per_cycle == pytest.approx(1 + 4 * rate)
+    assert told.alpha > rate
+
+
+def test_sglang_without_a_rate():
+    found = diagnose(read_log(SGLANG))
+    assert found.tokens_per_cycle == 2.54
+    assert found.alpha is found.accepted_per_drafted is None
+    assert diagnose(read_log(SGLANG), gamma=3).accepted_per_drafted == pytest.approx(1.54 / 3)
+
+
+@pytest.mark.parametrize(("length", "rate"), [(2.9, 0.725), (2.9, 0.6333)])
+@pytest.mark.parametrize("gamma", [None, 3])
+def test_sglangs_rate_is_over_rows_or_over_drafts(length, rate, gamma):
+    found = diagnose(read_log(SGLANG_RATE.format(length, rate)), gamma)
+    assert found.gamma == pytest.approx(3, abs=1e-3)
+    assert found.accepted_per_drafted == pytest.approx(1.9 / 3, abs=1e-3)
+    assert found.tokens_per_cycle == 2.9
+    over_rows = any("rows verified" in sentence for sentence in found.findings)
+    assert over_rows == (rate == 0.725)
+
+
+def test_sglangs_request_record():
+    record = "'meta_info': {'spec_accept_rate': 0.725, 'spec_accept_length': 2.9}"
+    assert diagnose(read_log(record)).gamma == 3
+
+
+def test_counts_by_hand():
+    # theory D3: "54 % of K = 5 drafts accepted"
+    found = diagnose(Counters(accepted=54, drafted=100), gamma=5)
+    assert found.tokens_per_cycle == pytest.approx(3.70)
+    assert found.alpha == pytest.approx(0.80124, abs=1e-5)
+    by_cycles = diagnose(Counters(accepted=54, drafted=100, cycles=20))
+    assert by_cycles == diagnose(Counters(accepted=54, drafted=100, cycles=20), gamma=5)
+    # theory A1, D4
+    by_survival = diagnose(Counters(survival=(0.68, 0.39, 0.20)))
+    assert by_survival.tokens_per_cycle == pytest.approx(2.27)
+    assert by_survival.pooled_alpha == pytest.approx(0.61353, abs=1e-5)
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 12))
+def test_the_three_rates_come_back_whichever_is_told(alpha, gamma):
+    tokens = float(IID(alpha).tokens_per_cycle(gamma))
+    survival = tuple(alpha**k for k in range(1, gamma + 1))
+    for told in (
+        Counters(accepted=1e6 * (tokens - 1), drafted=1e6 * gamma),
+        Counters(tokens_per_cycle=tokens),
+        Counters(survival=survival),
+    ):
+        found = diagnose(told, gamma)
+        assert found.alpha == pytest.approx(alpha, abs=1e-6)
+        assert found.tokens_per_cycle == pytest.approx(tokens)
+        assert found.accepted_per_drafted == pytest.approx((tokens - 1) / gamma)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nothing here", "accept", "SpecDecoding metrics:", "\x00\xff", '{"accepted": 3}']
+)
+def test_a_log_without_counters_is_one_clear_error(text):
+    with pytest.raises(SpecsimError) as refused:
+        read_log(text)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("counters", "gamma", "message"),
+    [
+        (Counters(accepted=5, drafted=3), 2, "more than there were"),
+        (Counters(accepted=0, drafted=0), 2, "nothing was drafted"),
+        (Counters(accepted=-1, drafted=3), 2, "accepted must be a count"),
+        (Counters(tokens_per_cycle=4.5), 3, "at most 4, bonus included; is gamma right"),
+        (Counters(tokens_per_cycle=0.5), 3, "must be within"),
+        (Counters(survival=(0.5, 0.6)), None, "must not rise"),
+    ],
+)
+def test_counters_that_cannot_be(counters, gamma, message):
+    with pytest.raises(SpecsimError, match=message):
+        diagnose(counters, gamma)
+
+
+def test_the_bottleneck_is_the_smallest_factor():
+    target, drafter = model("llama-3.1-8b"), DraftModel(model("llama-3.2-1b"))
+    machine = system("h100", engine="ideal")
+
+    def told(drafter=drafter, **scenario):
+        return bottleneck(predict(target, drafter, machine, gamma=4, **scenario))
+
+    assert LIMITS["acceptance"] in told(alpha=0.1)
+    assert LIMITS["wider verification"] in told(alpha=1.0, batch=512, context=1)
+    assert LIMITS["drafting"] in told(drafter=DraftModel(target), alpha=1.0)
+    plain = predict(target, drafter, machine, gamma=0, alpha=0.5)
+    assert bottleneck(plain) == "Plain decoding, bound by weights."
+
+
+def test_json_is_plain_data():
+    document = diagnose(read_log(VLLM)).to_json()
+    assert document["survival"] == [0.805, 0.632, 0.483]
+    assert all(isinstance(sentence, str) for sentence in document["findings"])

@@ -1,0 +1,177 @@
+"""Joules, dollars, slots and loads: the worked examples, and limits."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from specsim.architecture import model
+from specsim.catalog import SpecsimError
+from specsim.drafting import DraftModel, Medusa, method
+from specsim.economics import (
+    admit,
+    dollars_per_million_tokens,
+    end_to_end_speedup,
+    energy_per_token_j,
+    open_loop,
+    operating_point,
+    token_cost,
+    token_s,
+)
+from specsim.leviathan import leviathan_speedup
+from specsim.speculation import predict
+from specsim.system import system
+
+EIGHT = model("llama-3.1-8b")
+PAIR = (EIGHT, DraftModel(model("llama-3.2-1b"), catch_up="none"), system("h100"))
+
+
+def test_O1_O2_communication_is_divided_by_tokens_per_cycle():
+    weights_ms, all_reduces_ms = 139.01e9 / 8 / 3.35e12 * 1e3, 160 * 0.009
+    assert_allclose([weights_ms, all_reduces_ms], [5.18682, 1.44], rtol=1e-3)
+    assert_allclose(all_reduces_ms / (weights_ms + all_reduces_ms), 0.21730, rtol=1e-3)
+    each = token_s([weights_ms + all_reduces_ms, all_reduces_ms], 3.3616)
+    assert_allclose(each, [1.97133, 0.42837], rtol=1e-3)
+
+
+def test_O3_a_quantised_target_makes_its_draft_dear():
+    gamma = np.arange(20)
+    for target_gb, cost, best in (
+        (15.01, 0.16456, 1.83978),
+        (15.01 * 0.5625 / 2, 0.58509, 1.10404),
+    ):
+        assert_allclose(2.47 / target_gb, cost, rtol=1e-4)
+        assert_allclose(leviathan_speedup(0.75, gamma, 2.47 / target_gb).max(), best, rtol=1e-5)
+
+
+def test_O4_dollars():
+    assert_allclose(dollars_per_million_tokens(10, [72.1, 3530]), [38.527, 0.787], rtol=1e-3)
+
+
+def test_O5_joules():
+    plain = energy_per_token_j(5.6e-3, 15.01e9, 0.016e12)
+    drafted = energy_per_token_j(6.8e-3, 24.89e9, (5 * 16.06 + 4 * 2.47) * 1e9, 3.3616)
+    assert_allclose([plain, drafted], [1.45160, 0.61837], rtol=1e-5)
+
+
+def test_a_predicted_token_costs_what_its_passes_move():
+    place = {"batch": 2, "context": 1000}
+    prediction = predict(*PAIR, gamma=4, alpha=0.8, **place)
+    cost = token_cost(prediction, PAIR[1], price_per_hour=3.0)
+    tokens = 2 * 3.3616
+    weights = 2 * (8_030_261_248 - 128_256 * 4096) + 4 * 2 * 1_235_814_400
+    assert_allclose(cost.bytes_moved * tokens, weights, rtol=0.05)  # and the caches
+    assert cost.bytes_moved * tokens > weights
+    flops = 2 * (5 * 7.5e9 * 2 + 4 * 1.236e9 * 2)
+    assert_allclose(cost.flops * tokens, flops, rtol=0.05)
+    rate = prediction.speculative_tokens_per_s
+    assert_allclose(cost.dollars_per_million, 3 / 3600 / rate * 1e6)
+    by_hand = energy_per_token_j(
+        prediction.cycle_s, cost.bytes_moved * tokens, cost.flops * tokens, tokens
+    )
+    assert_allclose(cost.joules, by_hand)
+
+
+def test_speculation_saves_bytes_and_joules_but_not_arithmetic():
+    over = predict(*PAIR, gamma=range(6), alpha=0.8)
+    cost = token_cost(over, PAIR[1])
+    assert cost.dollars_per_million is None
+    assert cost.bytes_moved[3] < cost.bytes_moved[0]
+    assert cost.joules[3] < cost.joules[0]
+    assert np.all(np.diff(cost.flops) > 0)
+    plain = token_cost(predict(EIGHT, None, PAIR[2]), None)
+    for name in ("bytes_moved", "flops", "joules"):
+        assert_allclose(getattr(plain, name), getattr(cost, name)[0])
+
+
+@pytest.mark.parametrize("name", ["n-gram", "early-exit", "quantised-self", "eagle-3", "p-eagle"])
+def test_other_drafters_are_counted_too(name):
+    drafter = method(name, EIGHT)
+    cost = token_cost(predict(EIGHT, drafter, PAIR[2], gamma=[0, 3], alpha=0.9), drafter)
+    assert np.all(cost.joules > 0)
+    assert cost.flops[1] > cost.flops[0]
+
+
+# ------------------------------------------------------------------------------ goodput
+
+
+def test_O6_slots_go_to_whoever_survives():
+    admitted = admit([(0.9, 0.8, 0.7), (0.5, 0.25, 0.1)], lambda rows: 10 + 0.4 * rows)
+    assert admitted.slots == 5
+    assert admitted.per_request == (3, 2)
+    assert_allclose([admitted.goodput, admitted.plain_goodput], [0.40234, 0.18519], rtol=1e-4)
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=3), min_size=1, max_size=3),
+    st.floats(0.0, 5.0),
+)
+def test_no_other_sharing_is_better(rates, slope):
+    survivals = [np.cumprod(rate) for rate in rates]
+    admitted = admit(survivals, lambda rows: 10 + slope * rows)
+    for lengths in np.ndindex(*(len(each) + 1 for each in survivals)):
+        tokens = sum(1 + each[:n].sum() for each, n in zip(survivals, lengths, strict=True))
+        time = 10 + slope * (len(rates) + sum(lengths))
+        assert tokens / time <= admitted.goodput * (1 + 1e-12)
+    assert sum(admitted.per_request) == admitted.slots
+
+
+# ------------------------------------------------------------------------------ serving
+
+
+def test_P1_open_loop():
+    plain, drafted = open_loop(2, 10, 0.05), open_loop(2, 12, 0.25, 3)
+    assert_allclose([plain.batch, plain.token_s], [22.2222, 11.1111], rtol=1e-5)
+    assert_allclose([drafted.batch, drafted.token_s], [9.6, 4.8])
+    assert_allclose(plain.token_s / drafted.token_s, 2.31481, rtol=1e-5)
+
+
+def test_P2_closed_loop_and_capacity():
+    batch = open_loop(2, 10, 0.05).batch
+    gain = token_s(10 + 0.05 * batch, 1) / token_s(12 + 0.25 * batch, 3)
+    assert_allclose(gain, 1.89873, rtol=1e-5)
+    plain, drafted = open_loop(2, 10, 0.05), open_loop(2, 12, 0.25, 3)
+    assert_allclose([plain.capacity_tokens_per_s, drafted.capacity_tokens_per_s], [20, 12])
+    with pytest.raises(SpecsimError, match=r"a token rate of 12\.5 cannot be carried"):
+        open_loop(12.5, 12, 0.25, 3)
+    assert open_loop(12.5, 10, 0.05).batch > 0
+
+
+def test_P3_P4():
+    assert_allclose(end_to_end_speedup(0.6, 2.5), 1.56250)
+    assert_allclose(token_s(20, 3.68928), 5.42111, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0, 3])
+def test_a_predicted_server_settles_where_littles_law_holds(gamma):
+    given_ = {"gamma": gamma, "alpha": 0.8, "context": 1000}
+    for rate in (20.0, 500.0, 3000.0):
+        load = operating_point(*PAIR, token_rate=rate, most=512, **given_)
+        assert_allclose(load.batch, rate * load.token_s)  # Little's law
+        if load.batch > 1:
+            near = predict(*PAIR, batch=[np.floor(load.batch), np.ceil(load.batch)], **given_)
+            below, above = near.speculative_tokens_per_s
+            assert below <= rate * (1 + 1e-9)
+            assert above >= rate * (1 - 1e-9)
+    with pytest.raises(SpecsimError, match="cannot be carried: the capacity is"):
+        operating_point(*PAIR, token_rate=1e7, most=64, **given_)
+
+
+def test_a_straight_line_is_the_closed_form():
+    plain = operating_point(EIGHT, None, PAIR[2], token_rate=400.0, most=64)
+    one, two = predict(EIGHT, None, PAIR[2], batch=[4, 5]).step_s
+    per_sequence = two - one
+    line = open_loop(400.0, one - 4 * per_sequence, per_sequence)
+    assert_allclose(plain.batch, line.batch, rtol=1e-2)
+
+
+def test_refusals():
+    heads = Medusa(EIGHT)
+    prediction = predict(EIGHT, heads, PAIR[2], gamma=2, alpha=0.5)
+    with pytest.raises(SpecsimError, match="the bytes of Medusa are not counted"):
+        token_cost(prediction, heads)
+    with pytest.raises(SpecsimError, match="survivals must hold a vector"):
+        admit([], lambda rows: 1.0)
+    with pytest.raises(SpecsimError, match="price_per_hour must be within"):
+        dollars_per_million_tokens(-1, 10)

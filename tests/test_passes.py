@@ -1,0 +1,77 @@
+"""Passes priced factor by factor are the passes priced in full."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from specsim import passes
+from specsim.architecture import model
+from specsim.cost import step_time
+from specsim.passes import pass_s
+from specsim.system import EfficiencyTable, system
+
+EIGHT = model("llama-3.1-8b")
+TABLE = EfficiencyTable([1e6, 1e9, 1e11], [1, 8, 64], [[0.1, 0.2, 0.2], [0.7, 0.6, 0.5], [0.9] * 3])
+
+
+def machine(engine):
+    if engine != "table":
+        return system("h100", engine=engine)
+    loaded = system("h100")
+    return replace(loaded, engine=replace(loaded.engine, weight_efficiency=TABLE))
+
+
+def both(scenario, engine="cuda-graphs"):
+    fast = pass_s(EIGHT, machine(engine), **scenario)
+    return fast, step_time(EIGHT, machine(engine), **scenario).total_s
+
+
+@pytest.mark.parametrize("engine", ["ideal", "vllm", "table"])
+def test_a_grid(engine):
+    scenario = {
+        "batch": np.arange(1, 400, 9)[:, None, None],
+        "rows": np.arange(1, 10),
+        "context": np.linspace(1, 200_000, 31)[:, None],
+    }
+    fast, full = both(scenario, engine)
+    assert fast.shape == (45, 31, 9)
+    assert_allclose(fast, full, rtol=1e-11)
+
+
+@pytest.mark.parametrize("engine", ["ideal", "vllm", "table"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_list(engine, whole):
+    rng = np.random.default_rng(0)
+    batch, context = rng.integers(1, 20, 30_000), rng.integers(1, 100_000, 30_000)
+    rows = rng.integers(1, 9, 30_000) if whole else rng.integers(1, 9, 30_000) / 3
+    fast, full = both({"batch": batch, "rows": rows, "context": context}, engine)
+    assert_allclose(fast, full, rtol=1e-11)
+
+
+def test_one_context_and_few_scenarios():
+    for scenario in (
+        {"batch": np.arange(1, 5000), "rows": 1, "context": 777},
+        {"batch": np.ones(5000), "rows": 3, "context": np.full(5000, 777)},
+        {"batch": [1, 2], "rows": [[1], [5]], "context": 9},
+    ):
+        fast, full = both(scenario)
+        assert_allclose(fast, full, rtol=1e-11)
+
+
+def test_what_is_no_straight_line_is_priced_in_full(monkeypatch):
+    def bent(*args, context, **rest):
+        return step_time(*args, context=np.minimum(context, 500), **rest)
+
+    monkeypatch.setattr(passes, "step_time", bent)
+    context = np.arange(1.0, 4001.0)
+    fast = pass_s(EIGHT, system("h100"), context=context)
+    full = step_time(EIGHT, system("h100"), context=np.minimum(context, 500)).total_s
+    assert_allclose(fast, full, rtol=1e-15)
+
+
+def test_a_machine_that_is_an_array_is_priced_in_full():
+    chip = replace(system("h100").accelerator, bandwidth_bytes_per_s=np.linspace(1e12, 5e12, 3000))
+    several = replace(system("h100"), accelerator=chip)
+    assert_allclose(pass_s(EIGHT, several), step_time(EIGHT, several).total_s, rtol=1e-15)
