@@ -50,7 +50,8 @@ class Case:
     batch: float = 1.0
     rows: float = 1.0
     allocated_context: float | None = None
-    devices: int = 1  # a layer split over so many, one after the other
+    tensor_parallel: int = 1
+    stages: int = 1  # a layer split over so many devices, one after the other
     fitted: bool = True  # may be used to fit constants
     verified: bool = True  # against the source; what is not is predicted, and not scored
 
@@ -61,8 +62,10 @@ class Case:
 
     @property
     def label(self) -> str:
-        split = f" x{self.devices}" if self.devices > 1 else ""
-        where = f"{self.chip.name}{split}, batch {self.batch:g}, context {self.context:g}"
+        devices = self.tensor_parallel * self.stages
+        split = "TP" if self.tensor_parallel > 1 else "split over "
+        many = f" {split}{devices}" if devices > 1 else ""
+        where = f"{self.chip.name}{many}, batch {self.batch:g}, context {self.context:g}"
         wide = "" if self.plain else f", {self.rows:g} rows"
         return f"{self.architecture.name} {self.precision} on {where}{wide}"
 
@@ -111,9 +114,7 @@ def decode_speed(line: int, row: Mapping[str, str]) -> Case:
     if row["weight_format"] not in FORMATS:
         raise Unstated("weight format not modelled")
     stored = FORMATS[row["weight_format"]]
-    devices = int(row["n_accel"])
-    if row["parallelism"].startswith("TP") and devices > 1:
-        raise Unstated("tensor parallel: not yet modelled")
+    devices, sharded = int(row["n_accel"]), row["parallelism"].startswith("TP")
     context = context_of(row)
     if context is None:
         shares = forward_work(shape, precision(stored), context=2048)
@@ -135,8 +136,10 @@ def decode_speed(line: int, row: Mapping[str, str]) -> Case:
         seconds=batch / float(row["value"]),
         batch=batch,
         allocated_context=float(row["alloc_context"]) if masked else None,
-        devices=devices,
-        fitted=verified,
+        tensor_parallel=devices if sharded else 1,
+        stages=1 if sharded else devices,
+        # what experts and all-reduces cost is predicted from dense models on one device
+        fitted=verified and shape.experts is None and (devices == 1 or not sharded),
         verified=verified,
     )
 
@@ -204,7 +207,4 @@ def named(table: str, name: str, otherwise: str) -> str:
 
 
 def architecture(name: str) -> Architecture:
-    shape = model(named("models", name.removesuffix(" (MoE)"), "model not in the catalog"))
-    if shape.experts is not None:
-        raise Unstated("mixture of experts: not yet modelled")
-    return shape
+    return model(named("models", name.removesuffix(" (MoE)"), "model not in the catalog"))

@@ -7,21 +7,23 @@ scenarios are the cases, the constants that hold for each become one `Engine` of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specsim import catalog
 from specsim.cost import forward_time
-from specsim.system import CEILINGS, Accelerator, Engine, System, entry
+from specsim.system import CEILINGS, Accelerator, Engine, System, catalog_engine, entry
 from specsim.validation.cases import Case
-from specsim.work import ForwardWork, Operator, Precision, forward_work, precision
+from specsim.work import ForwardWork, Operator, Precision, Sharding, forward_work, precision
 
 Floats = NDArray[np.float64]
 Place = tuple[str, str, str | None]  # engine, field, and the key where the field is a table
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
-ABOUT = ("name", "source", "confidence", "error")
+ABOUT = ("name", "source", "confidence", "error", "head_sharded")
+COUNTS = tuple(field.name for field in fields(Operator) if field.name not in ("name", "kind"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +50,23 @@ class Side:
         engine = Engine("side by side", **constants)  # type: ignore[arg-type]
         machine = System(self.chips, engine, self.arithmetic)
         pass_s = forward_time(self.work, machine).total_s
-        devices = np.array([case.devices for case in self.cases])
+        stages = np.array([case.stages for case in self.cases])
         batch = np.array([case.batch for case in self.cases])
-        return pass_s + beyond_the_pass(engine, devices, batch, self.work.logits)
+        return pass_s + beyond_the_pass(engine, stages, batch, self.work.logits)
 
 
 def beyond_the_pass(
-    engine: Engine, devices: Floats | int, batch: Floats | float, logits: Floats | float
+    engine: Engine, stages: Floats | int, batch: Floats | float, logits: Floats | float
 ) -> Floats:
     """Seconds of a plain step beside its pass: the host, and handing rows from device to device."""
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
-    handing_s = (devices - 1) * engine.stage_overhead_s
+    handing_s = (stages - 1) * engine.stage_overhead_s
     return np.asarray(host_s + engine.logit_overhead_s * logits + handing_s)
 
 
 def side_by_side(cases: Sequence[Case], engines: catalog.Table) -> Side:
     """The cases with the constants of `engines` that hold for each."""
-    work, chips, arithmetic = stack(cases)
+    work, chips, arithmetic = stack(cases, engines)
     places, values = {}, {}
     for field in CONSTANTS:
         if field not in ABOUT:
@@ -86,48 +88,59 @@ def _find(case: Case, field: str, engines: catalog.Table) -> tuple[Place, float]
     return (owner, field, key), value[key]
 
 
-def stack(cases: Sequence[Case]) -> tuple[ForwardWork, Accelerator, Precision]:
+def stack(
+    cases: Sequence[Case], engines: catalog.Table
+) -> tuple[ForwardWork, Accelerator, Precision]:
     """One work whose scenarios are the cases, the chips they ran on, and their arithmetic."""
-    works = [
-        forward_work(
-            case.architecture,
-            precision(case.precision),
-            batch=case.batch,
-            rows=case.rows,
-            context=case.context,
-            allocated_context=case.allocated_context,
-        )
-        for case in cases
-    ]
+    works = [work_of(case, engines) for case in cases]
     arithmetic = Precision("each its own", np.nan, "linear")
+    chips: dict[str, Any] = {
+        "bandwidth_bytes_per_s": [case.chip.bandwidth_bytes_per_s for case in cases],
+        "link_bytes_per_s": [case.chip.link_bytes_per_s or np.inf for case in cases],
+        "link_latency_s": [case.chip.link_latency_s for case in cases],
+    }
     rates = {
         "linear": np.array([case.chip.rate(precision(case.precision).math) for case in cases]),
         "bf16": np.array([case.chip.rate("bf16") for case in cases]),  # attention's
     }
-    bandwidth = np.array([case.chip.bandwidth_bytes_per_s for case in cases], float)
-    work = ForwardWork(
-        operators=_merged([{operator.name: operator for operator in work} for work in works]),
-        layers=np.array([work.layers for work in works], float),  # type: ignore[arg-type]
-        rows=np.array([float(work.rows) for work in works]),
-        logits=np.array([float(work.logits) for work in works]),
-        precision=arithmetic,
+    columns: dict[str, Any] = {
+        "layers": [work.layers for work in works],
+        "rows": [float(work.rows) for work in works],
+        "logits": [float(work.logits) for work in works],
+    }
+    operators = _stacked([{operator.name: operator for operator in work} for work in works])
+    return (
+        ForwardWork(operators, precision=arithmetic, **_arrays(columns)),
+        Accelerator("each its own", flops_per_s=rates, **_arrays(chips)),  # type: ignore[arg-type]
+        arithmetic,
     )
-    return work, Accelerator("each its own", bandwidth, rates), arithmetic  # type: ignore[arg-type]
 
 
-def _merged(works: Sequence[Mapping[str, Operator]]) -> tuple[Operator, ...]:
-    """The operators over all cases; those with the same intensity in each are bound alike: one."""
-    merged: dict[tuple[str, bytes], Operator] = {}
-    for name, kind in {name: o.kind for work in works for name, o in work.items()}.items():
-        counts = {
-            count: np.array([float(getattr(work[name], count)) if name in work else 0.0
-                             for work in works])
-            for count in ("flops", "weight_bytes", "kv_bytes", "activation_bytes")
-        }  # fmt: skip
-        stream = counts["weight_bytes"] + counts["kv_bytes"]
-        intensity = np.round(stream / np.maximum(counts["flops"], 1.0), 12).tobytes()
-        if same := merged.get((kind, intensity)):
-            counts = {count: value + getattr(same, count) for count, value in counts.items()}
-            name = f"{same.name}, {name}"
-        merged[kind, intensity] = Operator(name, kind, **counts)
-    return tuple(merged.values())
+def work_of(case: Case, engines: catalog.Table) -> ForwardWork:
+    driver = catalog_engine(case.engine, case.precision, case.chip, engines)
+    return forward_work(
+        case.architecture,
+        precision(case.precision),
+        Sharding(case.tensor_parallel, driver.head_sharded),
+        batch=case.batch,
+        rows=case.rows,
+        context=case.context,
+        allocated_context=case.allocated_context,
+    )
+
+
+def _arrays(columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    return {name: np.array(values, float) for name, values in columns.items()}
+
+
+def _stacked(works: Sequence[Mapping[str, Operator]]) -> tuple[Operator, ...]:
+    """The operators over all cases, with nothing to do in those that lack them."""
+    kinds = {name: operator.kind for work in works for name, operator in work.items()}
+    operators = []
+    for name, kind in kinds.items():
+        columns = {
+            count: [float(getattr(work[name], count)) if name in work else 0.0 for work in works]
+            for count in COUNTS
+        }
+        operators.append(Operator(name, kind, **_arrays(columns)))
+    return tuple(operators)

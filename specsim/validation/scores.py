@@ -69,14 +69,14 @@ def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
     driver = catalog_engine(engine, case.precision, case.chip, engines)
     forward = step_time(
         case.architecture,
-        System(case.chip, driver, precision(case.precision)),
+        System(case.chip, driver, precision(case.precision), case.tensor_parallel),
         batch=case.batch,
         rows=case.rows,
         context=case.context,
         allocated_context=case.allocated_context,
     )
     logits = case.batch * case.rows * case.architecture.vocab_size
-    return float(forward.total_s + beyond_the_pass(driver, case.devices, case.batch, logits))
+    return float(forward.total_s + beyond_the_pass(driver, case.stages, case.batch, logits))
 
 
 def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats:
