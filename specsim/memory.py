@@ -57,9 +57,9 @@ class Footprint:
 def stored_weight_bytes(
     model: Architecture, stored: Precision, sharding: Sharding = WHOLE
 ) -> float:
-    """Bytes of all weights on one device: matrices in their format, with every expert; an untied
-    embedding, norms, biases and positions in the format of activations, these three in full on
-    every device."""
+    """Bytes of all weights on one device: matrices in their format, with every expert, an untied
+    embedding in its own; norms, biases and positions in that of activations, in full on every
+    device."""
 
     def matrices(stored: Precision, sharding: Sharding) -> float:
         work = forward_work(
@@ -70,7 +70,8 @@ def stored_weight_bytes(
     table = 0 if model.tied_head else model.embedding_parameters
     small = model.parameters - matrices(ONE_BYTE_EACH, WHOLE) - table
     held = table / sharding.devices if sharding.head_sharded else table
-    return matrices(stored, sharding) + stored.activation_bytes * (held + small)
+    embedding = stored.bytes_per_table_entry * held
+    return matrices(stored, sharding) + embedding + stored.activation_bytes * small
 
 
 def cache_bytes(

@@ -21,10 +21,15 @@ class Precision:
     activation_bytes: float = 2.0
     head_bytes: float | None = None
     expert_bytes: float | None = None
+    table_bytes: float | None = None
 
     @property
     def bytes_per_head_weight(self) -> float:
         return self.weight_bytes if self.head_bytes is None else self.head_bytes
+
+    @property
+    def bytes_per_table_entry(self) -> float:
+        return self.activation_bytes if self.table_bytes is None else self.table_bytes
 
     @property
     def bytes_per_expert_weight(self) -> float:
@@ -46,10 +51,10 @@ PRECISIONS = {
         # gpt-oss as published: experts in MXFP4 (an 8-bit scale for every 32), the rest in 16 bits
         Precision("mxfp4-moe", 2.0, "bf16", expert_bytes=0.5 + 1 / 32),
         # GGUF: a 16-bit scale per 32 weights; the 4-bit files keep the LM head in Q6_K, 6.5625 bits
-        Precision("q8_0", 8.5 / 8, "bf16"),
-        Precision("q4_0", 4.5 / 8, "bf16", head_bytes=6.5625 / 8),
+        Precision("q8_0", 8.5 / 8, "bf16", table_bytes=8.5 / 8),
+        Precision("q4_0", 4.5 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
         # 4.5 bits, some matrices in 6.5625: 4.58 and 39.59 GiB for Llama-3-8B and 70B
-        Precision("q4_k_m", 4.80 / 8, "bf16", head_bytes=6.5625 / 8),
+        Precision("q4_k_m", 4.80 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
     )
 }
 

@@ -1,0 +1,149 @@
+"""What a device must hold: published weights, caches by hand, and remedies that are true."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from specsim import SpecsimError, catalog
+from specsim.architecture import model
+from specsim.memory import cache_bytes, footprint, remedies, shortage, stored_weight_bytes
+from specsim.system import Accelerator, system
+from specsim.work import PRECISIONS, Sharding
+
+SEVENTY, EIGHT, ONE = model("llama-3.1-70b"), model("llama-3.1-8b"), model("llama-3.2-1b")
+H200 = system("h200-sxm")
+
+
+@pytest.mark.parametrize("name", catalog.load("models"))
+def test_sixteen_bit_weights_are_two_bytes_for_every_parameter(name):
+    shape = model(name)
+    assert stored_weight_bytes(shape, PRECISIONS["bf16"]) == 2 * shape.parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "gigabytes"),
+    [
+        ("llama-3.1-70b", "bf16", 141.1),
+        ("gpt-oss-20b", "mxfp4-moe", 13.76),  # the checkpoint's 13.8 GB
+        ("gpt-oss-120b", "mxfp4-moe", 65.2),  # 65.2 GB
+        ("llama-3-8b", "q4_0", 4.34 * 1.073741824),  # llama.cpp prints GiB
+        ("llama-3-8b", "q4_k_m", 4.58 * 1.073741824),
+        ("llama-3-8b", "q8_0", 7.95 * 1.073741824),
+        ("llama-3-70b", "q4_k_m", 39.59 * 1.073741824),
+    ],
+)
+def test_sizes_of_published_checkpoints(name, stored, gigabytes):
+    found = stored_weight_bytes(model(name), PRECISIONS[stored])
+    assert_allclose(found, gigabytes * 1e9, rtol=0.005)
+
+
+def test_devices_share_the_matrices_and_each_holds_the_norms():
+    whole = stored_weight_bytes(EIGHT, PRECISIONS["bf16"])
+    norms = 2 * 65 * 4096
+    eighth = stored_weight_bytes(EIGHT, PRECISIONS["bf16"], Sharding(8))
+    assert eighth == (whole - norms) / 8 + norms
+    tables = 2 * 2 * EIGHT.embedding_parameters
+    unshared = stored_weight_bytes(EIGHT, PRECISIONS["bf16"], Sharding(8, head_sharded=False))
+    assert unshared == pytest.approx(eighth + tables * 7 / 8)
+
+
+def test_interview_8_size_of_a_cache():
+    sizes = cache_bytes(SEVENTY, PRECISIONS["bf16"], batch=[1, 32], slots=[8192, 4096])
+    assert_allclose(sizes, [2.684e9, 42.95e9], rtol=2e-4)
+
+
+def test_windows_and_latents_keep_caches_small():
+    bf16 = PRECISIONS["bf16"]
+    gemma = model("gemma-3-27b")
+    long = cache_bytes(gemma, bf16, batch=1, slots=100_000)
+    by_hand = 2 * 16 * 128 * 2 * (10 * 100_000 + 52 * 1024)
+    assert long == by_hand
+    latent = [
+        cache_bytes(model("deepseek-v3"), bf16, batch=1, slots=1, tensor_parallel=n) for n in (1, 8)
+    ]
+    assert latent == [70_272, 70_272]  # every device holds it
+    heads = [cache_bytes(SEVENTY, bf16, batch=1, slots=1, tensor_parallel=n) for n in (1, 8, 16)]
+    assert heads == [327_680, 40_960, 40_960]
+
+
+def test_seventy_billion_in_bf16_do_not_fit_one_h200():
+    found = footprint(SEVENTY, H200, context=1)
+    assert_allclose(found.weight_bytes, 141.1e9, rtol=1e-3)
+    assert not found.fits
+    sentence = shortage(SEVENTY, H200, context=2048)
+    assert re.search(r"llama-3.1-70b needs 141\.8 GB .* on a h200-sxm with 141\.0 GB", sentence)
+    assert "tensor_parallel = 2; or weights in fp8" in sentence
+    assert shortage(SEVENTY, system("h200-sxm", tensor_parallel=2)) is None
+    assert shortage(SEVENTY, system("h200-sxm", precision="fp8")) is None
+
+
+def test_everything_counts_and_broadcasts():
+    batch, context = np.array([[1], [64]]), np.array([1000, 100_000])
+    found = footprint(EIGHT, H200, batch=batch, context=context, gamma=4, draft=ONE)
+    assert found.fits.tolist() == [[True, True], [True, False]]
+    by_hand = 2 * EIGHT.parameters + 131_072 * batch * (context + 4)
+    by_hand = by_hand + 2 * ONE.parameters + 32_768 * batch * (context + 4)
+    by_hand = by_hand + 4 * batch * 5 * 128_256
+    assert_allclose(found.total_bytes, by_hand, rtol=1e-14)
+    assert_allclose(found.spare_bytes, 141e9 - by_hand, rtol=1e-12)
+    alone = footprint(EIGHT, H200, batch=64, context=100_000, gamma=4, draft=ONE)
+    assert alone.total_bytes == found.total_bytes[1, 1]
+
+
+def test_a_draft_of_its_own_format_and_devices():
+    four = system("h200-sxm", tensor_parallel=4)
+    found = footprint(SEVENTY, four, draft=ONE, draft_precision="int4", draft_tensor_parallel=1)
+    assert found.draft_weight_bytes == stored_weight_bytes(ONE, PRECISIONS["int4"])
+    split = footprint(SEVENTY, four, draft=ONE)
+    assert split.draft_weight_bytes < 0.26 * 2 * ONE.parameters
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        {"batch": 64, "context": 131_072},
+        {"batch": 1, "context": 10_000_000, "draft": ONE, "gamma": 3},
+        {"batch": 300_000, "context": 8},
+    ],
+)
+def test_every_remedy_is_true_and_tight(scenario):
+    found = remedies(EIGHT, H200, **scenario)
+    assert found
+    for sentence in found:
+        name, least = re.match(r"(\w+).*?(\d+|$)$", sentence).groups()
+        if name == "tensor_parallel":
+            more = replace(H200, tensor_parallel=int(least))
+            assert footprint(EIGHT, more, **scenario).fits
+            assert not footprint(EIGHT, replace(more, tensor_parallel=1), **scenario).fits
+        elif name in scenario:
+            assert footprint(EIGHT, H200, **(scenario | {name: int(least)})).fits
+            assert not footprint(EIGHT, H200, **(scenario | {name: int(least) + 1})).fits
+
+
+def test_a_draft_too_many_is_left_out():
+    tight = replace(H200, accelerator=Accelerator("chip", 1e12, memory_bytes=17e9))
+    assert "no draft model" in remedies(EIGHT, tight, draft=ONE)
+    assert remedies(EIGHT, tight) == ()
+
+
+def test_remedies_where_nothing_helps_and_where_nothing_is_needed():
+    assert remedies(EIGHT, H200) == ()
+    thimble = replace(H200, accelerator=Accelerator("thimble", 1e12, memory_bytes=1e6))
+    assert "nothing alone" in shortage(EIGHT, thimble)
+    unknown = replace(H200, accelerator=Accelerator("chip", 1e12))
+    assert footprint(SEVENTY, unknown, batch=10**6).fits
+    assert shortage(SEVENTY, unknown) is None
+
+
+def test_room_for_the_engine_itself():
+    ninety = footprint(model("llama-2-70b"), H200, usable=0.9)
+    assert ninety.capacity_bytes == 0.9 * 141e9
+    assert not ninety.fits
+
+
+def test_remedies_are_for_one_scenario():
+    with pytest.raises(SpecsimError, match="one scenario at a time"):
+        remedies(EIGHT, H200, batch=[1, 2])
