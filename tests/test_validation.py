@@ -63,13 +63,7 @@ def test_what_is_skipped_is_what_cannot_be_predicted(document):
     assert reasons["decode_speed", "engine not in the catalog"] == 22  # exllamav2
     assert reasons["decode_speed", "context not stated"] == 4  # the ladder of gpt-fast's blog
     assert reasons["decode_speed", "marked odd as published"] == 2
-    assert sum(table["predicted"] for table in document["tables"].values()) >= 499
-
-
-def test_a_line_is_the_line_of_the_file():
-    case = next(case for case in CASES if case.table == "decode_speed")
-    row = published.rows("decode_speed")[case.line - 2]
-    assert case.seconds == float(row["batch"]) / float(row["value"])
+    assert sum(table["predicted"] for table in document["tables"].values()) >= 595
 
 
 def test_masked_attention_is_charged_the_allocated_context_and_flex_what_is_there():
@@ -211,9 +205,17 @@ def test_E2_speedups_that_the_published_times_and_survival_make(speculation):
 
 def test_E8_vllm_at_stated_tau(speculation):
     """cycle / base = 1.38492, 1.61429 at K = 2, 4, so the speedups are tau over that."""
-    made = [r for r in speculation if "stated tau" in r.set]
+    made = [r for r in speculation if "PR #16035" in r.set]
     assert_allclose([r.published for r in made], [1.89 / 1.38492, 2.08 / 1.61429], rtol=1e-3)
     assert all(abs(r.error) < 0.15 for r in made)  # of a version a year older: not fitted
+
+
+def test_dflash_table_at_stated_tau(speculation):
+    """Constants of an engine that no row was fitted to: honest, and not close for EAGLE-3."""
+    for name, rows, bar in (("DFlash", 32, 0.15), ("EAGLE-3", 64, 0.30)):
+        made = [abs(r.error) for r in speculation if f"Table 1, {name} at" in r.set]
+        assert len(made) == rows
+        assert np.median(made) <= bar
 
 
 def test_the_assumed_context_of_vllms_table_matters_little(speculation):

@@ -1,6 +1,7 @@
-"""Published results of speculation beside their predictions: the paper's formula, vLLM's cycles.
+"""Published results of speculation beside their predictions.
 
-Nothing here is fitted but vLLM's `speculation_overhead_s`, one number for ten cycles.
+The first paper's formula, vLLM's cycles and speedups, DFlash's table. Nothing here is fitted but
+vLLM's `speculation_overhead_s`, one number for ten cycles.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,18 @@ import numpy as np
 from specsim import catalog
 from specsim.architecture import model
 from specsim.catalog import published
-from specsim.drafting import Eagle
+from specsim.drafting import DynamicTree, Eagle, Method, method
 from specsim.leviathan import best_gamma, leviathan_speedup
 from specsim.speculation import Prediction, predict
-from specsim.system import System, accelerator, catalog_engine
+from specsim.system import System, accelerator, catalog_engine, system
 from specsim.validation.cases import DYNAMIC_SD, Skip
 from specsim.work import precision
 
 LEVIATHAN_1, LEVIATHAN_4, LEVIATHAN_5 = (
     f"Leviathan et al. 2023 (arXiv:2211.17192) Table {table}" for table in ("1", "4", "5 / A.5")
 )
+DFLASH = "DFlash Table 1 (arXiv:2602.06036)"
+CHILD_PROBS = (0.6, 0.15, 0.08, 0.05, 0.03)  # do not enter where tau is stated
 DRAFTERS = ("EAGLE", "EAGLE-3")  # whose survival vectors vLLM PR #32374 prints
 
 
@@ -51,7 +54,7 @@ def results(engines: catalog.Table | None = None) -> tuple[list[Result], list[Sk
     bench = published.rows("vllm_mt_bench")
     readers += [("vllm_mt_bench", n, r) for n, r in enumerate(bench, start=2) if int(r["K"]) > 0]
     for table, line, row in readers:
-        result = (formula if table == "spec_decoding_speedups" else mt_bench)(line, row)
+        result = (speedup if table == "spec_decoding_speedups" else mt_bench)(line, row)
         if isinstance(result, str):
             skips.append(Skip(table, line, result))
         else:
@@ -59,11 +62,18 @@ def results(engines: catalog.Table | None = None) -> tuple[list[Result], list[Sk
     return found, skips
 
 
-def formula(line: int, row: Mapping[str, str]) -> Result | str:
-    """A row of Leviathan et al., from its alpha, gamma and c alone; or why a row is skipped."""
+def speedup(line: int, row: Mapping[str, str]) -> Result | str:
+    """A row of `spec_decoding_speedups`, predicted; or why it is skipped."""
+    if row["source"] == DFLASH:
+        return dflash(line, row)
+    if row["source"] in (LEVIATHAN_1, LEVIATHAN_4, LEVIATHAN_5):
+        return formula(line, row)
+    return unpredicted(row)
+
+
+def formula(line: int, row: Mapping[str, str]) -> Result:
+    """A row of Leviathan et al., from its alpha, gamma and c alone."""
     source = row["source"]
-    if source not in (LEVIATHAN_1, LEVIATHAN_4, LEVIATHAN_5):
-        return unpredicted(row)
     alpha, cost = float(row["alpha"]), float(row["c_draft_over_target"])
     gamma = int(row["gamma"]) if row["gamma"] else int(best_gamma(alpha, cost))
     printed = row["speedup_expected_by_paper"]
@@ -160,6 +170,33 @@ def survival_of(drafter: str) -> list[float]:
         for row in published.rows("acceptance_rates")
         if row["paper"] == "vLLM dynamic SD" and row["draft_or_method"].split(" (")[0] == drafter
     ]
+
+
+def dflash(line: int, row: Mapping[str, str]) -> Result:
+    """A speedup of DFlash's Table 1 at its stated tau, one sequence, under transformers.
+
+    Stated: chip, format, batch, tokens verified (in the method's name), EAGLE-3's depth and width
+    (in the notes). The context is not; 1024 to 2048 tokens move the quotient by less than 1 %.
+    Assumed, as everywhere: the constants of `transformers`, and the shape of DFlash's drafter.
+    """
+    target = model(row["target"])
+    name, verified = row["method"].removesuffix(")").split(" (")
+    drafter: Method = method("dflash", target)
+    gamma = int(verified) - 1  # a block holds the last accepted token too
+    if name == "EAGLE-3":
+        head, gamma = method("eagle-3", target), int(verified)
+        drafter = DynamicTree(head, CHILD_PROBS, depth=7, children=10)
+    machine = system(row["accelerator"], "transformers", row["dtype"])
+    tau = float(row["tau"])
+    prediction = predict(target, drafter, machine, gamma=gamma, tokens_per_cycle=tau)
+    return Result(
+        table="spec_decoding_speedups",
+        line=line,
+        set=f"DFlash Table 1, {name} at stated tau, transformers on an H200",
+        label=f"{row['target']}, {row['method']}, {row['task']} T={row['temperature']}",
+        predicted=float(prediction.speedup),
+        published=float(row["speedup"]),
+    )
 
 
 def mt_bench(line: int, row: Mapping[str, str]) -> Result | str:
