@@ -10,7 +10,7 @@ Needs NumPy alone. The decoder that measures what is predicted here is the packa
 
 from specsim.architecture import Architecture, model
 from specsim.catalog import SpecsimError
-from specsim.drafting import DraftModel
+from specsim.drafting import DraftModel, method
 from specsim.speculation import Prediction, predict
 from specsim.system import System, system
 
@@ -21,6 +21,7 @@ __all__ = [
     "Prediction",
     "SpecsimError",
     "System",
+    "method",
     "model",
     "predict",
     "system",

@@ -10,7 +10,7 @@ its capacity may still be lower than plain decoding's.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,22 +53,34 @@ def token_cost(
 ) -> TokenCost:
     """What a token of `prediction` costs; with gamma = 0 that of plain decoding.
 
-    Counts the verification's and the draft passes' bytes and FLOPs. The price is for all the
-    devices together, the drafter's own included. Raises SpecsimError for a drafter whose passes are
-    not known.
+    Counts the verification's and the draft passes' bytes and FLOPs, over all the devices; the power
+    is that of each, the price that of all together, the drafter's own included. Raises SpecsimError
+    for a drafter whose passes are not known.
     """
     place = {"batch": prediction.batch, "context": prediction.context}
     verify = forward_work(
-        prediction.target, prediction.system.precision, rows=prediction.gamma + 1, **place
+        prediction.target,
+        prediction.system.precision,
+        prediction.system.sharding,
+        rows=prediction.gamma + 1,
+        **place,
     )
     moved, flops = _moved(verify), verify.flops
     if drafter is not None and np.any(prediction.gamma > 0):
         passes, work = _drafting(drafter, prediction)
         moved, flops = moved + passes * _moved(work), flops + passes * work.flops
     tokens = prediction.batch * prediction.tokens_per_cycle
-    joules = (
-        idle_power_w * prediction.cycle_s + moved * joules_per_byte + flops * joules_per_flop
-    ) / tokens
+    devices = prediction.system.tensor_parallel
+    moved, flops = devices * moved, devices * flops
+    joules = energy_per_token_j(
+        prediction.cycle_s,
+        moved,
+        flops,
+        tokens,
+        idle_power_w=idle_power_w * (devices + prediction.extra_devices),
+        joules_per_byte=joules_per_byte,
+        joules_per_flop=joules_per_flop,
+    )
     rate = tokens / prediction.cycle_s
     dollars = None if price_per_hour is None else dollars_per_million_tokens(price_per_hour, rate)
     return TokenCost(moved / tokens, flops / tokens, joules, dollars)
@@ -86,7 +98,7 @@ def _drafting(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWor
     if isinstance(drafter, QuantisedSelf):
         shape = drafter.target
     if isinstance(drafter, Lookup):
-        return 0, forward_work(prediction.target, system.precision, **place)
+        return 0, forward_work(prediction.target, system.precision, system.sharding, **place)
     if shape is None:
         raise SpecsimError(
             f"the bytes of {type(drafter).__name__} are not counted: known are draft models, the "
@@ -94,10 +106,13 @@ def _drafting(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWor
         )
     precision = getattr(drafter, "precision", None)
     own = system if precision is None else system.with_precision(precision)
+    if (split := getattr(drafter, "tensor_parallel", None)) is not None:
+        own = replace(own, tensor_parallel=split)
     if isinstance(drafter, ParallelBlock):
         rows = np.maximum(gamma, 1)
-        return np.minimum(gamma, 1), forward_work(shape, own.precision, rows=rows, **place)
-    return gamma, forward_work(shape, own.precision, **place)
+        work = forward_work(shape, own.precision, own.sharding, rows=rows, **place)
+        return np.minimum(gamma, 1), work
+    return gamma, forward_work(shape, own.precision, own.sharding, **place)
 
 
 def dollars_per_million_tokens(price_per_hour: ArrayLike, tokens_per_s: ArrayLike) -> Floats:

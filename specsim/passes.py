@@ -4,12 +4,12 @@ A pass depends on its scenario in two ways only: through (batch, rows), which de
 layers and the small kernels take, and through the context, which attention reads. So
 
     seconds = what does not see the context (batch, rows)
-            + max(memory, arithmetic) of attention, each a straight line in the context
+            + max(memory, arithmetic, floor) of attention, straight lines in the context
 
 `pass_s` prices every distinct (batch, rows) once, at a few contexts, draws the lines, and combines
 them over all scenarios: six operations a scenario instead of a hundred. Before it trusts the lines
-it compares them with the full sum between their ends; where they miss it (sliding windows, a
-machine that is an array) it prices every scenario in full. A convenience of arithmetic: the numbers
+it compares them with the full sum between their ends; where they miss it (sliding windows) or the
+machine is an array, it prices every scenario in full. A convenience of arithmetic: the numbers
 are those of `cost.step_time` to 1e-9.
 """
 
@@ -89,14 +89,15 @@ class _Lines:
     least: float
     most: float
     fixed: Floats  # (pairs,)
-    operators: tuple[tuple[Floats, Floats, Floats, Floats], ...]  # memory at, slope; arithmetic too
+    operators: tuple[tuple[Floats, ...], ...]  # memory at least, its rise; arithmetic too; floor
 
     def at(self, index: NDArray[np.int64], context: Floats) -> Floats:
         along = (context - self.least) / max(self.most - self.least, 1.0)
         total = self.fixed[index]
-        for memory, memory_rise, compute, compute_rise in self.operators:
-            reading = memory[index] + memory_rise[index] * along
-            total = total + np.maximum(reading, compute[index] + compute_rise[index] * along)
+        for memory, memory_rise, compute, compute_rise, floor in self.operators:
+            seconds = memory[index] + memory_rise[index] * along
+            seconds = np.maximum(seconds, compute[index] + compute_rise[index] * along)
+            total = total + (np.maximum(seconds, floor[index]) if floor.any() else seconds)
         return total
 
 
@@ -117,8 +118,9 @@ def _lines(model: Architecture, system: System, pairs: _Pairs, context: Floats) 
         if np.all(memory[:, 0] == memory[:, 1]) and np.all(compute[:, 0] == compute[:, 1]):
             fixed = fixed + np.broadcast_to(term.seconds, shape)[:, 0]
         else:
-            ends = memory[:, 0], memory[:, 1] - memory[:, 0]
-            operators.append((*ends, compute[:, 0], compute[:, 1] - compute[:, 0]))
+            floor = np.broadcast_to(np.asarray(term.floor_s, float), shape)[:, 0]
+            rises = (memory[:, 1] - memory[:, 0], compute[:, 1] - compute[:, 0])
+            operators.append((memory[:, 0], rises[0], compute[:, 0], rises[1], floor))
     lines = _Lines(least, most, fixed, tuple(operators))
     drawn = lines.at(np.arange(shape[0])[:, None], contexts)
     in_full = np.broadcast_to(forward.total_s, shape)

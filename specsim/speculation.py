@@ -70,7 +70,7 @@ class Prediction:
     @property
     def speedup_per_device(self) -> Floats:
         """The same per accelerator: plain decoding needs none of the drafter's own."""
-        devices = getattr(self.system, "tensor_parallel", 1)
+        devices = self.system.tensor_parallel
         return self.speedup * (devices / (devices + self.extra_devices))
 
     @property

@@ -428,3 +428,28 @@ def test_it_runs_as_a_module():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert run.stdout.strip() == f"specsim {specsim.__version__}"
+
+
+# ------------------------------------------------------------------------------ several devices
+
+
+def test_tensor_parallel_divides_the_weights_and_says_so(capsys):
+    one = predict_json(capsys, *SCENARIO, *DRAFT, "--engine", "ideal")
+    two = predict_json(capsys, *SCENARIO, *DRAFT, "--engine", "ideal", "--tensor-parallel", "2")
+    assert 0.5 * one["step_s"] < two["step_s"] < 0.7 * one["step_s"]
+    assert "2 devices" in two["assumptions"][0]
+    assert any(row["name"] == "all-reduce" for row in two["breakdown"])
+
+
+def test_what_does_not_fit_is_said(capsys):
+    big = ["--target", "llama-3.1-70b", "--accelerator", "h100-sxm"]
+    document = predict_json(capsys, *big)
+    assert document["fits"] is False
+    assert "does not fit" in document["assumptions"][0]
+    assert predict_json(capsys, *big, "--tensor-parallel", "4")["fits"] is True
+    assert predict_json(capsys, *SCENARIO)["memory_bytes"] == pytest.approx(16.1e9, rel=0.02)
+    planned = plan_json(
+        capsys, *big, "--draft", "llama-3.2-1b", "--alpha", "0.8", "--tensor-parallel", "4",
+        "--batches", "1,256", "--context", "8192",
+    )  # fmt: skip
+    assert [row["fits"] for row in planned["batches"]] == [True, False]

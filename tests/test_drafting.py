@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
@@ -234,6 +234,7 @@ def test_an_array_is_its_scalars_side_by_side(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=30)
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_more_acceptance_never_hurts_and_more_drafts_never_emit_less(name, one, other):
     drafter = named(name)
@@ -395,6 +396,31 @@ def test_the_catalogs_decay_is_that_of_the_published_survival(name, survival, sl
     law = method(name, EIGHT).law(IID(survival[0]))
     assert abs(law.tokens_per_cycle(7) - 1 - sum(survival)) < slack
     assert np.all(np.abs(law.survival(np.arange(1, 8)) - survival) < slack)
+
+
+def test_a_draft_on_one_device_beside_a_split_target():
+    split, alone = system("h100", tensor_parallel=4), system("h100")
+    drafter = DraftModel(ONE, tensor_parallel=1)
+    assert drafter.step_s(split, **PLACE) == DraftModel(ONE).step_s(alone, **PLACE)
+    assert DraftModel(ONE).step_s(split, **PLACE) != drafter.step_s(split, **PLACE)
+    pearl = predict(EIGHT, Pearl(drafter), split, gamma=3, alpha=0.8)
+    assert_allclose(pearl.speedup_per_device, pearl.speedup * 4 / 5)
+
+
+@pytest.mark.parametrize("target", ["deepseek-r1", "qwen3-30b-a3b", "gpt-oss-20b", "gemma-2-9b"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITH_DRAFT])
+def test_methods_draft_for_experts_latents_and_windows(target, name):
+    shape = model(target)
+    machine = system("h200", engine="vllm", tensor_parallel=8 if target == "deepseek-r1" else 1)
+    predicted = predict(shape, method(name, shape), machine, gamma=range(4), alpha=0.8)
+    assert predicted.speedup[0] == 1.0
+    assert np.all(np.isfinite(predicted.speedup))
+
+
+def test_an_mtp_module_has_the_targets_experts_and_an_eagle_head_none():
+    shape = model("deepseek-r1")
+    assert method("mtp", shape).architecture.expert_layers == 1
+    assert method("eagle-3", shape).architecture.expert_layers == 0
 
 
 # ------------------------------------------------------------------------------ refusals

@@ -93,6 +93,20 @@ def test_other_drafters_are_counted_too(name):
     assert cost.flops[1] > cost.flops[0]
 
 
+def test_two_devices_move_what_one_does_and_draw_twice_the_power():
+    one, two = system("h100"), system("h100", tensor_parallel=2)
+    costs = []
+    for machine in (one, two):
+        prediction = predict(EIGHT, PAIR[1], machine, gamma=3, alpha=0.8)
+        costs.append((token_cost(prediction, PAIR[1]), prediction))
+    assert_allclose(costs[1][0].bytes_moved, costs[0][0].bytes_moved, rtol=0.02)
+    assert_allclose(costs[1][0].flops, costs[0][0].flops, rtol=0.02)
+    for (cost, prediction), power in zip(costs, (150, 300), strict=True):
+        idle = power * prediction.cycle_s / prediction.tokens_per_cycle
+        rest = cost.bytes_moved * 40e-12 + cost.flops * 0.7e-12
+        assert_allclose(cost.joules, idle + rest)
+
+
 # ------------------------------------------------------------------------------ goodput
 
 

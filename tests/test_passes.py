@@ -50,6 +50,30 @@ def test_a_list(engine, whole):
     assert_allclose(fast, full, rtol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "name", ["qwen3-30b-a3b", "deepseek-r1", "gpt-oss-20b", "gemma-2-9b", "llama-2-7b"]
+)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_experts_latents_and_windows(name, devices):
+    shape, split = model(name), system("h200", engine="vllm", tensor_parallel=devices)
+    scenario = {
+        "batch": np.array([1, 3, 77])[:, None, None],
+        "rows": np.arange(1, 7),
+        "context": np.linspace(1, 20_000, 300)[:, None],
+    }
+    fast = pass_s(shape, split, **scenario)
+    assert_allclose(fast, step_time(shape, split, **scenario).total_s, rtol=1e-11)
+
+
+def test_a_floor_under_attention():
+    engine = replace(system("h100").engine, attention_floor_s=8e-6)
+    floored = replace(system("h100"), engine=engine)
+    context = np.arange(1.0, 40_000.0, 7.0)
+    full = step_time(EIGHT, floored, context=context).total_s
+    assert full[0] == full[1] < full[-1]
+    assert_allclose(pass_s(EIGHT, floored, context=context), full, rtol=1e-11)
+
+
 def test_one_context_and_few_scenarios():
     for scenario in (
         {"batch": np.arange(1, 5000), "rows": 1, "context": 777},

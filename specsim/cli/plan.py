@@ -9,11 +9,17 @@ import numpy as np
 from specsim import __version__
 from specsim.catalog import SpecsimError
 from specsim.cli.parser import Commands, whole_numbers
-from specsim.cli.scenario import add_acceptance, add_scenario, assumptions, scenario_of
+from specsim.cli.scenario import (
+    add_acceptance,
+    add_scenario,
+    assumptions,
+    in_memory,
+    scenario_of,
+)
+from specsim.memory import footprint
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
-    Plan,
     crossover,
     engine_settings,
     plan,
@@ -53,8 +59,13 @@ def run(options: argparse.Namespace) -> int:
     moves = None
     if first > 0:
         moves = sensitivity(*asked, gamma=first, batch=batches[0], **given)
+    held = footprint(
+        scenario.target, scenario.machine,
+        **in_memory(scenario, batch=planned.batch, context=options.context, gamma=planned.gamma),
+    )  # fmt: skip
+    fits = np.broadcast_to(held.fits, planned.batch.shape).tolist()
     document = {
-        "batches": planned.rows(),
+        "batches": [row | {"fits": fit} for row, fit in zip(planned.rows(), fits, strict=True)],
         "crossover_batch": last.batch,
         "crossover_beyond": last.beyond,
         "engine_settings": {name: engine_settings(planned, name) for name in ENGINES_WITH_SETTINGS},
@@ -65,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        show(planned, document)
+        show(document)
     return 0
 
 
@@ -82,20 +93,20 @@ def _crossover(asked: tuple[Any, ...], gammas: Any, most: int, given: dict[str, 
     return Crossover(last, last == most)
 
 
-def show(planned: Plan, document: dict[str, Any]) -> None:
+def show(document: dict[str, Any]) -> None:
     print("batch   gamma  within 2 %   speedup    tokens/s       plain    ms/token")
-    for row in planned.rows():
+    for row in document["batches"]:
         ties = f"{row['least_tied']}…{row['most_tied']}"
         print(
             f"{row['batch']:5d} {row['gamma']:7d} {ties:>11s} {row['speedup']:8.2f}x "
             f"{row['tokens_per_s']:11.0f} {row['plain_tokens_per_s']:11.0f} "
-            f"{row['token_s'] * 1e3:11.3f}"
+            f"{row['token_s'] * 1e3:11.3f}{'' if row['fits'] else '   does not fit'}"
         )
     last = document["crossover_batch"]
     if document["crossover_beyond"]:
-        print(f"it still pays at a batch of {last}, the largest looked at (memory not considered)")
+        print(f"it still pays at a batch of {last}, the largest looked at, memory aside")
     else:
-        print(f"it pays up to a batch of {last}")
+        print(f"it pays up to a batch of {last}, memory aside")
     for engine, setting in document["engine_settings"].items():
         print(f"{engine:13s} {json.dumps(setting)}")
     if document["sensitivity"]:

@@ -16,9 +16,11 @@ from specsim.cli.scenario import (
     add_acceptance,
     add_scenario,
     assumptions,
+    in_memory,
     scenario_of,
 )
 from specsim.measurement import write_json
+from specsim.memory import footprint, shortage
 from specsim.speculation import Prediction, predict
 
 
@@ -89,6 +91,11 @@ def to_json(
     def drafted(value: Any) -> float | None:
         return float(value) if speculative else None
 
+    asked = in_memory(scenario, batch=options.batch, context=options.context)
+    asked["gamma"] = int(prediction.gamma)
+    held = footprint(scenario.target, scenario.machine, **asked)
+    missing = shortage(scenario.target, scenario.machine, **asked)
+    memory = [] if missing is None else [f"It does not fit: {missing}."]
     return {
         "step_s": float(prediction.step_s),
         "tokens_per_s": float(prediction.tokens_per_s),
@@ -113,7 +120,9 @@ def to_json(
             {key: value if isinstance(value, str) else plain(value) for key, value in row.items()}
             for row in prediction.step.breakdown()
         ],
-        "assumptions": assumptions(options, scenario.drafter),
+        "memory_bytes": float(held.total_bytes),
+        "fits": missing is None if held.capacity_bytes is not None else None,
+        "assumptions": memory + assumptions(options, scenario.drafter),
         "version": __version__,
     }
 

@@ -1,7 +1,6 @@
 """The options of a scenario, and the models, machine, drafter and acceptance that they name."""
 
 import argparse
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ from specsim import calibration, catalog
 from specsim.architecture import Architecture, model
 from specsim.catalog import SpecsimError
 from specsim.cli.parser import numbers
-from specsim.drafting import DraftModel, Method, method
+from specsim.drafting import Cascade, DraftModel, Method, method
 from specsim.system import System, system
 from specsim.work import PRECISIONS
 
@@ -120,18 +119,28 @@ def machine_of(options: argparse.Namespace) -> System:
         raise SpecsimError(
             "give --accelerator NAME (or --engine calibration.json, which names its own)"
         )
-    split: dict[str, Any] = {}
-    if options.tensor_parallel > 1:
-        if "tensor_parallel" not in inspect.signature(system).parameters:
-            raise SpecsimError("--tensor-parallel above 1 is not modelled yet")
-        split["tensor_parallel"] = options.tensor_parallel
     return system(
         options.accelerator,
         options.engine,
         options.precision or "bf16",
         options.kv_precision,
-        **split,
+        options.tensor_parallel,
     )
+
+
+def in_memory(scenario: Scenario, **asked: Any) -> dict[str, Any]:
+    """What `memory.footprint` takes. A draft on a device of its own is not on the target's; heads
+    are left out (flatters a little)."""
+    draft = scenario.drafter
+    if isinstance(draft, Cascade):
+        draft = draft.middle
+    if isinstance(draft, DraftModel):
+        asked |= {
+            "draft": draft.architecture,
+            "draft_precision": draft.precision,
+            "draft_tensor_parallel": draft.tensor_parallel,
+        }
+    return asked
 
 
 def assumptions(options: argparse.Namespace, drafter: Method | None) -> list[str]:

@@ -22,7 +22,7 @@ def linear_s(system: System, weights: ArrayLike, tokens: ArrayLike) -> Floats:
     """Seconds of a linear layer of `weights` parameters on `tokens` rows: the larger of reading
     the weights and doing the arithmetic, as `cost` prices every other."""
     weights, tokens = np.asarray(weights, float), np.asarray(tokens, float)
-    engine, devices = system.engine, getattr(system, "tensor_parallel", 1)
+    engine, devices = system.engine, system.tensor_parallel
     weight_bytes = weights * system.precision.weight_bytes / devices
     efficiency = engine.weight_efficiency_at(np.maximum(weight_bytes, 1.0), tokens)
     rate = system.accelerator.rate(system.precision.math)
@@ -49,8 +49,9 @@ class Eagle(Method):
     `features`: how many hidden vectors the projection fuses into one (2: embedding and feature; 3
     and the embedding for EAGLE-3). `draft_vocab`: tokens of a reduced LM head; None, the target's.
     The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (punishes a
-    little). Its layer is dense and in the target's precision. `decay`: the acceptance kept per
-    depth, since deeper drafts stand on drafted features.
+    little). Its layer is in the target's precision, and dense unless `own_layer` makes it one of
+    the target's (the mixture of experts of an MTP module). `decay`: the acceptance kept per depth,
+    since deeper drafts stand on drafted features.
     """
 
     target: Architecture
@@ -58,6 +59,7 @@ class Eagle(Method):
     draft_vocab: int | None = None
     decay: float = 1.0
     layers: int = 1
+    own_layer: bool = False
 
     def __post_init__(self) -> None:
         share("decay", self.decay)
@@ -75,6 +77,9 @@ class Eagle(Method):
     def architecture(self) -> Architecture:
         vocab = self.target.vocab_size if self.draft_vocab is None else self.draft_vocab
         body = self.target.first_layers(min(self.layers, self.target.num_layers))
+        if body.experts is not None:
+            experts = replace(body.experts, dense_layers=()) if self.own_layer else None
+            body = replace(body, experts=experts)
         return replace(body, name=f"head of {self.target.name}", vocab_size=vocab)
 
     def require_vocabulary_of(self, target: Architecture) -> None:

@@ -1,7 +1,6 @@
 """A whole model drafts, one pass per token: a smaller one, or the target itself made cheaper."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,12 +75,7 @@ class DraftModel(Method):
 
 def split_over(system: System, devices: int | None) -> System:
     """The system with its models split over `devices`; None leaves it as it is."""
-    if devices is None or devices == getattr(system, "tensor_parallel", 1):
-        return system
-    if "tensor_parallel" not in {field.name for field in fields(system)}:
-        raise SpecsimError(f"tensor_parallel = {devices}: this System has one device")
-    changes: dict[str, Any] = {"tensor_parallel": devices}
-    return replace(system, **changes)
+    return system if devices is None else replace(system, tensor_parallel=devices)
 
 
 @dataclass(frozen=True, slots=True)
