@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim import catalog
-from specsim.acceptance import IID, PerPosition
+from specsim.acceptance import IID, Markov, PerPosition
 from specsim.architecture import model
 from specsim.catalog import SpecsimError
 from specsim.cost import step_time
@@ -367,6 +367,20 @@ def test_a_tree_that_is_a_chain_is_the_chain():
     tree = predict(EIGHT, chain, machine, gamma=gamma, alpha=0.7)
     plain = predict(EIGHT, DraftModel(ONE), machine, gamma=gamma, alpha=0.7)
     assert_allclose(tree.speedup, plain.speedup, rtol=1e-12)
+
+
+def test_a_tree_ends_where_the_survival_vector_does():
+    machine, gamma = system("h100"), np.arange(12)
+    for kind in (StaticTree, DynamicTree):
+        tree = kind(DraftModel(ONE), CHILDREN, depth=6)
+        short = predict(EIGHT, tree, machine, gamma=gamma, survival=[0.8, 0.5])
+        shallow = kind(DraftModel(ONE), CHILDREN, depth=2)
+        capped = predict(EIGHT, shallow, machine, gamma=gamma, survival=[0.8, 0.5])
+        assert np.all(short.tokens_per_cycle <= capped.tokens_per_cycle + 1e-12)
+        assert short.tokens_per_cycle[1] == pytest.approx(1.8)
+        with_markov = predict(EIGHT, tree, machine, gamma=3, acceptance=Markov(0.9, 0.9, 0.5, 0.5))
+        same = predict(EIGHT, tree, machine, gamma=3, alpha=0.9)
+        assert_allclose(with_markov.speedup, same.speedup)
 
 
 def test_ensembles_cost_the_sum_and_cascades_less_than_their_middle():

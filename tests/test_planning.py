@@ -61,9 +61,9 @@ def test_I4_its_crossover():
     best = predict(*TOY, gamma=range(17), alpha=0.75, context=1, batch=batch[:, None]).speedup
     assert last.batch == batch[best.max(axis=1) > 1][-1]
     assert 128 < last.batch < 256
-    with_four = crossover(*TOY, gamma=4, alpha=0.75, context=1, most=512)
+    with_four = crossover(*TOY, gammas=4, alpha=0.75, context=1, most=512)
     assert 128 < with_four.batch < last.batch
-    assert crossover(*TOY, gamma=4, alpha=0.0, context=1, most=64).batch == 0
+    assert crossover(*TOY, gammas=4, alpha=0.0, context=1, most=64).batch == 0
     assert crossover(*PAIR, alpha=0.9, most=8).beyond
 
 

@@ -13,6 +13,7 @@ from specsim.cli.scenario import (
     add_acceptance,
     add_scenario,
     assumptions,
+    gammas_of,
     in_memory,
     scenario_of,
 )
@@ -47,14 +48,12 @@ def run(options: argparse.Namespace) -> int:
     drafter = scenario.drafter
     if drafter is None:
         raise SpecsimError("a plan needs a draft: give --draft NAME|config.json or --method NAME")
-    known = drafter.gammas
-    if "survival" in scenario.acceptance:
-        known = known[known <= len(scenario.acceptance["survival"])]
+    known = gammas_of(scenario)
     given: dict[str, Any] = scenario.acceptance | {"context": options.context}
     asked = (scenario.target, drafter, scenario.machine)
     planned = plan(*asked, batches=batches, gammas=known, **given)
     most = max(4096, batches[-1])
-    last = _crossover(asked, known, most, given)
+    last = crossover(*asked, gammas=known, most=most, **given)
     first = int(planned.gamma[0])
     moves = None
     if first > 0:
@@ -78,19 +77,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(document)
     return 0
-
-
-def _crossover(asked: tuple[Any, ...], gammas: Any, most: int, given: dict[str, Any]) -> Any:
-    from specsim.planning import Crossover
-    from specsim.speculation import predict
-
-    if np.array_equal(gammas, asked[1].gammas):
-        return crossover(*asked, most=most, **given)
-    batch = np.arange(1, most + 1)
-    best = predict(*asked, gamma=gammas, batch=batch[:, None], **given).speedup.max(axis=-1)
-    pays = best > 1.0
-    last = int(batch[pays][-1]) if np.any(pays) else 0
-    return Crossover(last, last == most)
 
 
 def show(document: dict[str, Any]) -> None:

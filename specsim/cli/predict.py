@@ -16,6 +16,7 @@ from specsim.cli.scenario import (
     add_acceptance,
     add_scenario,
     assumptions,
+    gammas_of,
     in_memory,
     scenario_of,
 )
@@ -68,11 +69,7 @@ def predictions(
     if options.gamma == "best":
         if "tokens_per_cycle" in given:
             raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
-        gammas = drafter.gammas
-        if "survival" in given:
-            gammas = gammas[gammas <= len(given["survival"])]
-            if drafter.max_gamma is None:
-                gammas = np.arange(len(given["survival"]) + 1)
+        gammas = gammas_of(scenario)
         over = predict(target, drafter, machine, gamma=gammas, **given, **place)
         best = int(over.gamma[over.best()])
         return predict(target, drafter, machine, gamma=best, **given, **place), over

@@ -4,7 +4,10 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from specsim import calibration, catalog
+from specsim.acceptance import Integers
 from specsim.architecture import Architecture, model
 from specsim.catalog import SpecsimError
 from specsim.cli.parser import numbers
@@ -126,6 +129,15 @@ def machine_of(options: argparse.Namespace) -> System:
         options.kv_precision,
         options.tensor_parallel,
     )
+
+
+def gammas_of(scenario: Scenario) -> Integers:
+    """The gammas to look at for the best one: a survival vector is never extrapolated."""
+    if scenario.drafter is None:
+        return np.zeros(1, dtype=np.int64)
+    if "survival" in scenario.acceptance:
+        return scenario.drafter.gammas_within(len(scenario.acceptance["survival"]))
+    return scenario.drafter.gammas
 
 
 def in_memory(scenario: Scenario, **asked: Any) -> dict[str, Any]:

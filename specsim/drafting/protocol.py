@@ -60,6 +60,11 @@ class Method:
         """The gammas worth looking at when the best one is asked for, 0 first."""
         return np.arange((16 if self.max_gamma is None else self.max_gamma) + 1)
 
+    def gammas_within(self, positions: int) -> Integers:
+        """The same where acceptance is known for so many positions."""
+        most = positions if self.max_gamma is None else min(positions, self.max_gamma)
+        return np.arange(most + 1)
+
     def require_vocabulary_of(self, target: Architecture) -> None:
         """SpecsimError unless this method can draft for `target`."""
 

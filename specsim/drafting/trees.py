@@ -1,7 +1,8 @@
 """Trees of drafts: gamma counts the drafted nodes, so a verification has gamma + 1 rows as ever.
 
 A parent's first child is accepted with the chain's probability a_k at its depth; every further
-sibling catches a share of what its elders left: p_2 = r_2 (1 - p_1), p_3 = r_3 (1 - p_1 - p_2), …
+sibling catches a share of what its elders left: p_2 = r_2 (1 - p_1), p_3 = r_3 (1 - p_1 - p_2), …,
+and never more than the sibling before it.
 The shares are read from a vector of child probabilities (the catalog's is illustrative, assumed).
 """
 
@@ -12,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance import Integers, Law, PerPosition, whole
+from specsim.acceptance import GammaDependent, Integers, Law, PerPosition, whole
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Floats, Method, as_method, count
@@ -45,6 +46,9 @@ class StaticTree(Method):
     @property
     def gammas(self) -> Integers:
         return np.arange(64)
+
+    def gammas_within(self, positions: int) -> Integers:
+        return self.gammas  # positions are depths here, gamma counts nodes
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         as_method(self.drafter).require_vocabulary_of(target)
@@ -186,13 +190,19 @@ class _BestLaw:
         return self._tree(chances, gamma)
 
     def _tree(self, chances: Floats, nodes: int) -> Tree:
-        # siblings may not rise: where alpha is small a second child would catch more than the first
-        falling = np.minimum.accumulate(chances, axis=1)
-        return best_tree(falling, nodes + 1, self.tree.depth)
+        return best_tree(chances, nodes + 1, self.tree.depth)
 
 
 def _children(chain: Law, child_probs: Sequence[float], depth: int) -> Floats:
-    """P(child accepted | parent accepted), (depth, children, parameters of the chain...)."""
+    """P(child accepted | parent accepted), (depth, children, parameters of the chain...).
+
+    A survival vector that ends above `depth` ends the tree there (punishes)."""
+    if isinstance(chain, GammaDependent):
+        chain = chain.at(depth)
+    if isinstance(chain, PerPosition):  # what lies deeper than is known is never accepted
+        known = np.asarray(chain.vector)
+        missing = max(0, depth - known.shape[-1])
+        chain = PerPosition(np.pad(known, [(0, 0)] * (known.ndim - 1) + [(0, missing)]))
     designed = np.asarray(child_probs, float)
     left = 1.0 - np.cumsum(designed) + designed  # what the elders leave each child
     shares = np.divide(designed, left, out=np.zeros_like(designed), where=left > 1e-12)
@@ -202,7 +212,8 @@ def _children(chain: Law, child_probs: Sequence[float], depth: int) -> Floats:
         first = np.divide(here, above, out=np.zeros(np.shape(here + above)), where=above > 0)
         row, rest = [first], 1.0 - first
         for part in shares[1:]:
-            row.append(part * rest)
+            # a drafter ranks its choices: none is likelier than the one before it
+            row.append(np.minimum(part * rest, row[-1]))
             rest = rest - row[-1]
         rows.append(np.stack(row))
     return np.stack(np.broadcast_arrays(*rows))

@@ -75,8 +75,11 @@ def marginal_rule(over: Prediction) -> int:
 
 def closed_form(over: Prediction, alpha: float | None) -> float | None:
     """The Lambert-W optimum with the scenario's own costs: c of a draft, and m, what a further row
-    of verification costs, in plain steps. It knows of no fixed costs (flatters short drafts)."""
+    of verification costs, in plain steps. It knows of no fixed costs (flatters short drafts), and
+    of no methods that make another law of alpha: None for those."""
     if alpha is None or len(over.gamma) < 3 or np.ndim(alpha):
+        return None
+    if not np.allclose(over.tokens_per_cycle, IID(alpha).tokens_per_cycle(over.gamma)):
         return None
     rise = float(over.verify_step_s[2] - over.verify_step_s[1]) / float(over.step_s)
     draft = float(over.draft_s[2] - over.draft_s[1]) / float(over.step_s)
@@ -151,15 +154,18 @@ def crossover(
     drafter: Drafter,
     system: System,
     *,
-    gamma: int | None = None,
+    gammas: ArrayLike | None = None,
     most: int = 4096,
     margin: float = 0.0,
     **scenario: Any,
 ) -> Crossover:
-    """The largest batch up to `most` whose speedup exceeds 1 + margin, with a fixed gamma or (None)
-    the best one for each batch. Every batch is looked at: mixtures of experts are not monotone."""
+    """The largest batch up to `most` whose speedup exceeds 1 + margin, each at its best gamma.
+
+    `gammas` are those to choose from: one number fixes gamma, None is all of the method's.
+
+    Every batch is looked at: mixtures of experts are not monotone."""
     batch = np.arange(1, most + 1)
-    gammas = as_method(drafter).gammas if gamma is None else np.array([gamma])
+    gammas = as_method(drafter).gammas if gammas is None else np.atleast_1d(gammas)
     best = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
     pays = best.speedup.max(axis=-1) > 1.0 + margin
     last = int(batch[pays][-1]) if np.any(pays) else 0
