@@ -183,6 +183,10 @@ def test_a_missing_field_is_named(field):
         ({"rope_scaling": {"rope_type": "spiral"}}, "rope_type 'spiral' is not supported"),
         ({"rope_scaling": {"type": "llama3", "factor": 8}}, "lacks the field 'low_freq_factor'"),
         ({"rope_scaling": LLAMA3_ROPE | {"factor": "x"}}, "rope scaling holds no number"),
+        ({"rope_scaling": "llama3"}, "rope_scaling must be a table, not 'llama3'"),
+        ({"rope_parameters": [1]}, r"rope_parameters must be a table, not \[1\]"),
+        ({"hidden_act": ["silu"]}, r"hidden_act \['silu'\] is not supported"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
         ({"hidden_act": "snake"}, "hidden_act 'snake' is not supported; known: silu"),
     ],
 )
@@ -302,6 +306,25 @@ def test_which_layers_keep_a_dense_mlp():
     cut = model("deepseek-v3").first_layers(2)
     assert (cut.experts.dense_layers, cut.expert_layers, cut.mtp_layers) == ((0, 1), 0, 0)
     assert model("gemma-2-9b").first_layers(3).sliding_layers == (0, 2)
+
+
+def test_an_mtp_module_is_one_layer_like_the_last():
+    v3 = model("deepseek-v3")
+    module = v3.mtp_module
+    assert (module.num_layers, module.expert_layers, module.mtp_layers) == (1, 1, 0)
+    tables, projection = 2 * v3.embedding_parameters, 2 * v3.hidden_size**2
+    two_norms = 2 * v3.hidden_size  # and the projection; the head's norm is the module's own
+    assert module.parameters - tables + projection + two_norms == v3.mtp_parameters
+    assert model("gemma-2-9b").mtp_module.sliding_layers == ()
+    assert model("gpt-oss-20b").first_layers(1).sliding_layers == (0,)
+
+
+def test_correlated_routing_is_said_of_a_mixture():
+    qwen = model("qwen3-30b-a3b").with_routing_correlation(0.45)
+    assert qwen.experts.routing_correlation == 0.45
+    assert qwen.parameters == model("qwen3-30b-a3b").parameters
+    with pytest.raises(SpecsimError, match="has no experts whose routing"):
+        model("llama-3.1-8b").with_routing_correlation(0.45)
 
 
 def test_latent_attention_of_deepseek():

@@ -6,12 +6,8 @@ the two cannot disagree.
 """
 
 from specsim.architecture.files import model, read_config
-from specsim.architecture.shape import (
-    Architecture,
-    Experts,
-    LatentAttention,
-    Llama3RopeScaling,
-)
+from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
+from specsim.architecture.shape import Architecture
 
 __all__ = [
     "Architecture",

@@ -1,4 +1,4 @@
-"""The shape of a model: sizes and no weights; what is stored, counted to the last parameter.
+"""The shape of a model: sizes and no weights.
 
 `Architecture` says what every layer has in common. A mixture of experts and a latent attention are
 nouns of their own beside it, and what differs from layer to layer is a tuple of layer indices.
@@ -8,86 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from specsim.architecture import parameters
+from specsim.architecture.parts import (
+    Experts,
+    LatentAttention,
+    Llama3RopeScaling,
+    require_size,
+)
 from specsim.catalog import SpecsimError
 
 ACTIVATIONS = ("silu", "gelu", "relu")
 NORMS = ("rms", "layer")
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3RopeScaling:
-    """Frequency-dependent stretching of the rotary angles (Llama 3.1, `rope_type: llama3`)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
-
-
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """A mixture of experts in place of the MLP (Shazeer et al., arXiv:1701.06538).
-
-    `count` routed experts in a layer, of which a token visits `per_token`; `intermediate_size` is
-    the width of one, `shared_size` that of all experts together that every token visits. The layers
-    in `dense_layers` keep an ordinary MLP of the model's own `intermediate_size`.
-
-    `routing_correlation` is how alike the choices of consecutive tokens are: 0, independent, reads
-    the most experts (punishes verification); 1 reads no more than one token does (flatters). Cohere
-    (blog, April 2026) saw 31 % fewer experts than independent ones at four tokens: about 0.45.
-    """
-
-    count: int
-    per_token: int
-    intermediate_size: int
-    shared_size: int = 0
-    shared_gate: bool = False  # a learned weight of the shared expert (Qwen2-MoE)
-    router_bias: bool = False  # or DeepSeek-V3's correction of the scores, as many numbers
-    biases: bool = False  # in every matrix of an expert (gpt-oss)
-    dense_layers: tuple[int, ...] = ()
-    routing_correlation: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
-        for field in ("count", "per_token", "intermediate_size"):
-            require_size(f"experts: {field}", getattr(self, field))
-        if self.per_token > self.count:
-            raise SpecsimError(
-                f"experts: a token cannot visit {self.per_token} of {self.count} experts"
-            )
-        if not 0 <= self.routing_correlation <= 1:
-            raise SpecsimError(
-                f"experts: routing_correlation must be in [0, 1], not {self.routing_correlation}"
-            )
-
-    def router_parameters(self, hidden_size: int) -> int:
-        gate = hidden_size if self.shared_gate else 0
-        return hidden_size * self.count + (self.count if self.router_bias else 0) + gate
-
-
-@dataclass(frozen=True, slots=True)
-class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one latent for all heads.
-
-    A layer caches `kv_rank + rope_size` numbers per token, whatever the number of heads. A query
-    head has `nope_size + rope_size` dimensions, a value head `value_size`; queries come from a
-    latent of `query_rank`, or straight from the hidden state where that is None.
-    """
-
-    kv_rank: int
-    rope_size: int
-    nope_size: int
-    value_size: int
-    query_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        for field in ("kv_rank", "nope_size", "value_size"):
-            require_size(f"latent attention: {field}", getattr(self, field))
-
-    @property
-    def cached(self) -> int:
-        """Elements that one layer caches per token."""
-        return self.kv_rank + self.rope_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,49 +142,12 @@ class Architecture:
         """Layers with a mixture of experts."""
         return self.num_layers - len(self.experts.dense_layers) if self.experts else 0
 
-    # ----------------------------------------------------------------------------- parameters
-
-    @property
-    def norm_parameters(self) -> int:
-        return self.hidden_size * (2 if self.norm == "layer" else 1)
-
-    @property
-    def attention_parameters(self) -> int:
-        """All of one layer's attention but the norm in front of it."""
-        hidden, queries, sinks = self.hidden_size, self.query_size, self.num_heads
-        output = self.value_size * hidden + (hidden if self.output_bias else 0)
-        if (latent := self.latent) is not None:
-            rank = latent.query_rank
-            down_and_norm = (hidden + 1) * rank if rank else 0
-            query = down_and_norm + (rank or hidden) * queries
-            cached = hidden * latent.cached + latent.kv_rank  # down, and the norm of the latent
-            up = latent.kv_rank * self.num_heads * (latent.nope_size + latent.value_size)
-            return query + cached + up + output
-        qkv_out = queries + 2 * self.kv_size
-        weights = hidden * qkv_out + (qkv_out if self.qkv_bias else 0)
-        head_norms = 2 * self.head_dim if self.qk_norm else 0
-        return weights + head_norms + output + (sinks if self.attention_sinks else 0)
-
-    def mlp_parameters(self, width: int, biases: bool) -> int:
-        """Of one MLP, or one expert, `width` elements wide."""
-        into = 2 * width if self.gated_mlp else width
-        matrices = self.hidden_size * into + width * self.hidden_size
-        return matrices + (into + self.hidden_size if biases else 0)
+    # ------------------------------------------------------------- parameters (counted elsewhere)
 
     @property
     def layer_parameters(self) -> int:
         """Of one layer with an ordinary MLP."""
-        mlp = self.mlp_parameters(self.intermediate_size, self.mlp_bias)
-        return self.attention_parameters + mlp + self.norms_per_layer * self.norm_parameters
-
-    def expert_layer_parameters(self, experts_held: int) -> int:
-        """Of one layer with a mixture of experts, counting `experts_held` of the routed ones."""
-        assert self.experts is not None
-        experts = self.experts
-        routed = experts_held * self.mlp_parameters(experts.intermediate_size, experts.biases)
-        shared = self.mlp_parameters(experts.shared_size, False) if experts.shared_size else 0
-        mixture = experts.router_parameters(self.hidden_size) + routed + shared
-        return self.attention_parameters + mixture + self.norms_per_layer * self.norm_parameters
+        return parameters.dense_layer(self)
 
     @property
     def embedding_parameters(self) -> int:
@@ -262,33 +156,17 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Every stored parameter; a tied head is counted once, MTP modules not at all."""
-        return self._parameters(self.experts.count if self.experts else 0)
+        return parameters.total(self, self.experts.count if self.experts else 0)
 
     @property
     def active_parameters(self) -> int:
         """Those less the experts that a token does not visit; the embedding is counted."""
-        return self._parameters(self.experts.per_token if self.experts else 0)
-
-    def _parameters(self, experts_held: int) -> int:
-        tables = self.embedding_parameters * (1 if self.tied_head else 2)
-        tables += self.vocab_size if self.head_bias else 0
-        positions = self.learned_positions * self.hidden_size
-        layers = (self.num_layers - self.expert_layers) * self.layer_parameters
-        if self.experts:
-            layers += self.expert_layers * self.expert_layer_parameters(experts_held)
-        return tables + positions + layers + self.norm_parameters
+        return parameters.total(self, self.experts.per_token if self.experts else 0)
 
     @property
     def mtp_parameters(self) -> int:
-        """Of the modules for multi-token prediction, without the tables that they share.
-
-        Each is one more layer, the norms of a hidden state and of an embedding, the projection of
-        both onto one, and a last norm (DeepSeek-V3, arXiv:2412.19437, section 2.2).
-        """
-        hidden = self.hidden_size
-        held = self.experts.count if self.experts else 0
-        layer = self.expert_layer_parameters(held) if self.experts else self.layer_parameters
-        return self.mtp_layers * (layer + 2 * hidden * hidden + 3 * self.norm_parameters)
+        """Of the modules for multi-token prediction, without the tables that they share."""
+        return self.mtp_layers * parameters.mtp_module(self)
 
     # ---------------------------------------------------------------------------- other shapes
 
@@ -298,18 +176,38 @@ class Architecture:
             raise SpecsimError(
                 f"{self.name} has {self.num_layers} layers; cannot keep the first {num_layers}"
             )
+        return self._layers(range(num_layers), f"{self.name}-first-{num_layers}")
+
+    @property
+    def mtp_module(self) -> "Architecture":
+        """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), behind the
+        tables of this one. The projection in front of it is the drafting method's to count."""
+        return self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
+
+    def _layers(self, kept: range, name: str) -> "Architecture":
+        """The same model with the layers in `kept` alone, counted from 0 again."""
+
+        def renumbered(layers: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(index - kept.start for index in layers if index in kept)
+
         experts = self.experts
         if experts:
-            kept = tuple(index for index in experts.dense_layers if index < num_layers)
-            experts = replace(experts, dense_layers=kept)
+            experts = replace(experts, dense_layers=renumbered(experts.dense_layers))
+        sliding = renumbered(self.sliding_layers)
         return replace(
             self,
-            name=f"{self.name}-first-{num_layers}",
-            num_layers=num_layers,
-            sliding_layers=tuple(index for index in self.sliding_layers if index < num_layers),
+            name=name,
+            num_layers=len(kept),
+            sliding_layers=sliding,
             experts=experts,
             mtp_layers=0,
         )
+
+    def with_routing_correlation(self, correlation: float) -> "Architecture":
+        """The same mixture of experts on text whose tokens choose alike (see `Experts`)."""
+        if self.experts is None:
+            raise SpecsimError(f"{self.name} has no experts whose routing could be correlated")
+        return replace(self, experts=replace(self.experts, routing_correlation=correlation))
 
     @property
     def departures(self) -> tuple[str, ...]:
@@ -377,9 +275,3 @@ class Architecture:
             if isinstance(fields.get(field), Mapping):
                 fields[field] = noun(**fields[field])
         return cls(**fields)
-
-
-def require_size(label: str, value: object) -> None:
-    """SpecsimError unless `value` is an integer above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SpecsimError(f"{label} must be a positive integer, not {value!r}")
