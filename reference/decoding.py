@@ -15,11 +15,12 @@ from torch import Tensor
 
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
+from reference.noise import FreshNoise, SharedNoise
 from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.statistics import Statistics, Stopwatch
 from reference.transformer import MAX_GAMMA, Transformer, prefill
-from reference.verification import Verdict, verify, verify_greedy
+from reference.verification import RULES, Verdict, verify_greedy
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 
@@ -55,6 +56,7 @@ def cycles(
     stop_ids: frozenset[int],
     seed: int,
     statistics: Statistics,
+    rule: str = "token",
 ) -> Iterator[list[list[int]]]:
     """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has
     ended."""
@@ -65,7 +67,9 @@ def cycles(
     sequences = Sequences.from_prompts(prompts, min(room) + gamma + 1, device)
     batch, capacity = sequences.tokens.shape
     cache = KVCache(target.architecture, batch, capacity, target.dtype, device)
-    generator = torch.Generator(device).manual_seed(seed)
+    is_match = rule == "match" and not sampling.greedy
+    vocab_size = target.architecture.vocab_size
+    noise = SharedNoise(seed, vocab_size) if is_match else FreshNoise(seed, device)
     watch = Stopwatch(device)
     watch.start()
     prefill(target, sequences, cache)
@@ -73,17 +77,16 @@ def cycles(
     watch.lap()
     while any(room):
         active = torch.tensor([places > 0 for places in room], device=device)
-        uniforms = torch.rand(
-            (2, batch, gamma + 1), generator=generator, device=device, dtype=torch.float64
-        )
+        to_draft, to_decide = noise.uniforms(sequences.positions(gamma + 1) + 1)
         watch.start()
-        drafted, draft_probs = drafter.propose(sequences, sampling, uniforms[0])
+        drafted, draft_probs = drafter.propose(sequences, sampling, to_draft)
         watch.lap()
         tokens = torch.cat((sequences.pending, drafted), dim=1)  # (B, G+1)
         window = sequences.longest + gamma + 1
         logits = target(tokens, sequences.positions(gamma + 1), cache, window)
+        logits = sampling.penalise(logits, sequences, drafted)
         watch.lap()
-        accepted, next_token = accept(sampling, logits, draft_probs, drafted, uniforms[1])
+        accepted, next_token = accept(sampling, logits, draft_probs, drafted, to_decide, rule)
         emitted = sequences.commit(drafted, accepted, next_token, active)
         accepted, emitted = sequences.read(accepted, emitted)  # the cycle's one read by the host
         watch.lap()
@@ -103,11 +106,12 @@ def accept(
     draft_probs: Tensor | None,
     drafted: Tensor,
     uniforms: Tensor,
+    rule: str = "token",
 ) -> Verdict:
-    """Apply the accept rule that fits the sampling to the target's logits (B, G+1, V)."""
+    """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has but one."""
     if sampling.greedy:
         return verify_greedy(logits.argmax(-1), drafted)
-    return verify(sampling.probabilities(logits), draft_probs, drafted, uniforms)
+    return RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms)
 
 
 def cut(emitted: list[int], room: int, stop_ids: frozenset[int]) -> list[int]:
@@ -128,6 +132,9 @@ def speculate(
     *,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    rule: str = "token",
     stop_ids: Iterable[int] = (),
     seed: int = 0,
 ) -> Generation:
@@ -135,21 +142,26 @@ def speculate(
 
     Arguments: `prompt` is token ids, or a list of such prompts for a batch; `stop_ids` end a
     sequence and are included in it (besides the target's own end-of-text ids); sequences also end
-    after `max_new_tokens` or where the target's context is full. `temperature` 0 is greedy.
+    after `max_new_tokens` or where the target's context is full. `temperature` 0 is greedy. `rule`
+    is token, block, match or typical, the last of which is lossy (see `verification`).
 
     Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the
-    context, or a draft whose vocabulary is not the target's.
+    context, a draft whose vocabulary is not the target's, or an unknown rule.
     """
     prompts, is_batch = checked_prompts(prompt, target.architecture)
     if max_new_tokens < 1:
         raise SpecsimError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     if not 0 <= drafter.gamma <= MAX_GAMMA:
         raise SpecsimError(f"gamma must be between 0 and {MAX_GAMMA}, not {drafter.gamma}")
-    statistics = Statistics(drafter.gamma)
-    sampling = Sampling(temperature, top_k, top_p)
+    if rule not in RULES:
+        raise SpecsimError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     stops = frozenset(stop_ids) | target.stop_ids
+    statistics = Statistics(drafter.gamma)
     new: list[list[int]] = [[] for _ in prompts]
-    for step in cycles(target, drafter, prompts, max_new_tokens, sampling, stops, seed, statistics):
+    for step in cycles(
+        target, drafter, prompts, max_new_tokens, sampling, stops, seed, statistics, rule
+    ):
         for tokens, fresh in zip(new, step, strict=True):
             tokens.extend(fresh)
     return Generation(new if is_batch else new[0], statistics)

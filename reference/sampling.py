@@ -11,20 +11,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reference.sequences import Sequences
 from specsim.catalog import SpecsimError
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Temperature, then top-k, then top-p; temperature 0 is greedy (ties go to the lowest id).
+    """Repetition penalty, temperature, top-k, top-p, min-p, in this order; temperature 0 is greedy
+    (ties go to the lowest id).
 
-    Raises SpecsimError, naming the value, for a negative temperature, top_k below 1, or top_p
-    outside (0, 1].
+    `min_p` drops what is less likely than min_p times the likeliest token (Nguyen et al.,
+    arXiv:2407.01082). `repetition_penalty` divides the positive logits of tokens the text already
+    holds and multiplies their negative ones (Keskar et al., arXiv:1909.05858); 1 is none.
+
+    Raises SpecsimError, naming the value, for a negative temperature, top_k below 1, top_p outside
+    (0, 1], min_p outside [0, 1], or a penalty that is not above 0.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -33,10 +41,31 @@ class Sampling:
             raise SpecsimError(f"top_k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SpecsimError(f"top_p must be in (0, 1], not {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise SpecsimError(f"min_p must be in [0, 1], not {self.min_p}")
+        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
+            raise SpecsimError(
+                f"repetition_penalty must be a finite number > 0, not {self.repetition_penalty}"
+            )
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def penalise(self, logits: Tensor, sequences: Sequences, drafted: Tensor) -> Tensor:
+        """Penalise repetitions in `logits` (B, T, V), those of the last T places of each text with
+        its drafts (B, G).
+
+        A place counts the prompt, what was emitted, and the drafts before it. The target and every
+        drafter's model pass through here, so both sides of p / q know the same history.
+        """
+        if self.repetition_penalty == 1:
+            return logits
+        seen = sequences.seen(drafted, logits.shape[-1])[:, -logits.shape[1] :]
+        penalised = torch.where(
+            logits < 0, logits * self.repetition_penalty, logits / self.repetition_penalty
+        )
+        return torch.where(seen, penalised, logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The law (..., V) that a token is drawn from; exactly one-hot when greedy."""
@@ -49,6 +78,9 @@ class Sampling:
             logits = logits.masked_fill(logits < lowest_kept, -math.inf)
         if self.top_p is not None and self.top_p < 1:
             logits = keep_nucleus(logits, self.top_p)
+        if self.min_p:
+            lowest_kept = logits.amax(-1, keepdim=True) + math.log(self.min_p)
+            logits = logits.masked_fill(logits < lowest_kept, -math.inf)
         return logits.softmax(-1)
 
 
@@ -69,8 +101,12 @@ def draw(law: Tensor, uniforms: Tensor) -> Tensor:
 
     Inverse transform: the first token whose cumulative mass exceeds u times the total. The
     comparison is strict and the sum is carried in float64, so a token of probability 0 is never
-    drawn.
+    drawn. Given a uniform in (0, 1) for every token, (..., V), the tokens race instead: the first
+    of -log(u) / p wins, the Gumbel-max trick. Two laws that share such noise pick the same token
+    nearly as often as they can.
     """
+    if uniforms.ndim == law.ndim:
+        return (law / -uniforms.log()).argmax(-1)
     cumulative = law.cumsum(-1, dtype=torch.float64)
     targets = uniforms.to(torch.float64)[..., None] * cumulative[..., -1:]
     return (

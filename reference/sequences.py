@@ -8,6 +8,7 @@ is pending, and rolling back a rejected draft is nothing but a smaller length.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -39,6 +40,17 @@ class Sequences:
     def positions(self, count: int) -> Tensor:
         """The positions (B, count) of the pending token and those after it."""
         return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+
+    def seen(self, drafted: Tensor, vocab_size: int) -> Tensor:
+        """Which tokens, (B, G+1, V), a text holds before each of the next G+1 places if `drafted`
+        (B, G) continue it."""
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        # what lies beyond the pending token is no text; its first token stands in for it
+        text = self.tokens.where(places <= self.lengths[:, None], self.tokens[:, :1])
+        held = torch.zeros((len(text), vocab_size), dtype=torch.bool, device=text.device)
+        held.scatter_(1, text, True)
+        drafts = F.one_hot(drafted, vocab_size).bool()  # (B, G, V)
+        return torch.cat((held[:, None], drafts), dim=1).byte().cummax(1).values.bool()
 
     def commit(
         self, drafted: Tensor, accepted: Tensor, next_token: Tensor, active: Tensor

@@ -5,11 +5,19 @@ token x ~ q is kept with probability min(1, p(x) / q(x)); at the first one that 
 drawn from the residual max(p - q, 0), normalised; if all are kept, a bonus token is drawn from the
 target's next law. What is emitted then has exactly the target's law. Letters: B batch, G drafted
 tokens (gamma), V vocabulary. Every function keeps the dtype it is given.
+
+The rules, all called alike (`RULES` has them by name):
+
+    token     the above, one draft at a time
+    block     the drafts judged as a whole: never fewer accepted, the law as exact
+    match     the target draws its own tokens, drafts are kept while they are the same: exact too
+    typical   whatever is not improbable is kept: LOSSY, the law is no longer the target's
 """
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reference.sampling import draw
@@ -78,8 +86,86 @@ def following_law(
     return torch.where(use_residual, remaining / mass.clamp(min=torch.finfo(p.dtype).tiny), p)
 
 
+def verify_block(
+    target_probs: Tensor, draft_probs: Tensor | None, drafted: Tensor, uniforms: Tensor
+) -> Verdict:
+    """Block verification (Sun et al., arXiv:2403.10444): a draft that fails its own test may be
+    carried by better ones behind it.
+
+    A prefix of i drafts is worth P_i = min(1, P_{i-1} p / q). The longest one kept is the largest i
+    with u_i < h_i: every draft is tested, none ends the block. After it a token is drawn from
+    max(P_i p - q, 0), normalised. Point masses gain nothing over the token rule, and get it.
+    """
+    if draft_probs is None:
+        return verify(target_probs, None, drafted, uniforms)
+    gamma = drafted.shape[1]
+    p = target_probs[:, :-1].gather(-1, drafted[..., None]).squeeze(-1)
+    q = draft_probs.gather(-1, drafted[..., None]).squeeze(-1)
+    ratios = p / q.clamp(min=torch.finfo(q.dtype).tiny)  # (B, G)
+    worth = [torch.ones_like(p[:, :1])]  # P_0 … P_G, (B, 1) each
+    for i in range(gamma):
+        worth.append((worth[-1] * ratios[:, i : i + 1]).clamp(max=1))
+    worth = torch.cat(worth, dim=1)
+    weighted = worth[..., None] * target_probs  # P_i p, (B, G+1, V)
+    excess = (weighted[:, 1:-1] - draft_probs[:, 1:]).clamp(min=0).sum(-1)  # R_1 … R_{G-1}
+    left = excess + 1 - worth[:, 1:-1]
+    # 0 / 0: the prefix is certain and p = q behind it, so nothing can be gained by stopping here
+    chances = torch.where(left > 0, excess / left, 1.0)
+    chances = torch.cat((chances, worth[:, 1:][:, -1:]), dim=1)  # h_1 … h_G
+    places = torch.arange(gamma + 1, device=drafted.device)
+    passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # nothing drafted always passes
+    accepted = (places * passed).amax(1)
+    law = following_law(weighted, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
+def verify_match(
+    target_probs: Tensor, draft_probs: Tensor | None, drafted: Tensor, uniforms: Tensor
+) -> Verdict:
+    """Sample and match: the target draws a token at every place, and drafts are kept while they are
+    those tokens.
+
+    Only the target's draws are emitted, so the law is exact for any drafter, and q is not needed.
+    `uniforms` (B, G+1), or (B, G+1, V) for a race (see `draw`), may be the drafter's own: the more
+    alike the two draw, the more is accepted. If they belong to places in the text
+    (`noise.SharedNoise`), the text does not depend on the drafter.
+    """
+    return verify_greedy(draw(target_probs, uniforms), drafted)
+
+
+def verify_typical(
+    target_probs: Tensor,
+    draft_probs: Tensor | None,
+    drafted: Tensor,
+    uniforms: Tensor,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+) -> Verdict:
+    """Typical acceptance (Medusa, arXiv:2401.10774), LOSSY: keep a draft if p(x) exceeds
+    min(epsilon, delta exp(-entropy of p)), whatever q was.
+
+    The token that follows is drawn from p. Likely tokens come out too often and rare ones too
+    seldom: more is accepted, and it is not the target's text.
+    """
+    laws = target_probs[:, :-1]
+    p = laws.gather(-1, drafted[..., None]).squeeze(-1)
+    thresholds = (delta * torch.special.entr(laws).sum(-1).neg().exp()).clamp(max=epsilon)
+    accepted = leading_run(p > thresholds)
+    law = following_law(target_probs, torch.zeros_like(laws), drafted, accepted)
+    return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
 def verify_greedy(target_choices: Tensor, drafted: Tensor) -> Verdict:
     """Temperature 0: keep drafts while they equal the target's own choices (B, G+1), then take the
     target's."""
     accepted = leading_run(drafted == target_choices[:, :-1])
     return Verdict(accepted, target_choices.gather(1, accepted[:, None]).squeeze(1))
+
+
+RULES = {
+    "token": verify,
+    "block": verify_block,
+    "match": verify_match,
+    "typical": verify_typical,
+}
+LOSSLESS = frozenset(RULES) - {"typical"}

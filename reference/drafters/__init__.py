@@ -31,4 +31,5 @@ class Drafter(Protocol):
         """Prepare to draft these sequences for `target`: allocate caches, read the prompts."""
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        """Draft from the pending token on; `uniforms` (B, G) in [0, 1) is the chance to use."""
+        """Draft from the pending token on; `uniforms` is the chance to use, [:, k] to `draw` the
+        k-th token."""

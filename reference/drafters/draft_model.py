@@ -46,15 +46,15 @@ class DraftModel:
         # a prompt of one token has none before it, and reads that one twice
         positions = sequences.positions(2).sub(1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
-        drafted, laws = [], []
+        drafted, laws = sequences.tokens[:, :0], []
         for k in range(self.gamma):
-            window = sequences.longest + k + 1
-            logits = self.model(tokens, positions, self.cache, window)[:, -1]
+            logits = self.model(tokens, positions, self.cache, sequences.longest + k + 1)[:, -1:]
+            logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
                 token = logits.argmax(-1)
             else:
                 laws.append(sampling.probabilities(logits))
                 token = draw(laws[-1], uniforms[:, k])
-            drafted.append(token)
+            drafted = torch.cat((drafted, token[:, None]), dim=1)
             tokens, positions = token[:, None], positions[:, -1:] + 1
-        return Proposal(torch.stack(drafted, dim=1), torch.stack(laws, dim=1) if laws else None)
+        return Proposal(drafted, torch.stack(laws, dim=1) if laws else None)

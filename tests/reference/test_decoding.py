@@ -18,7 +18,7 @@ from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.statistics import Statistics
 from reference.transformer import MAX_GAMMA, Transformer
-from reference.verification import Verdict, verify
+from reference.verification import RULES, Verdict, verify
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 
@@ -459,7 +459,7 @@ def likeliest_next(target_probs, draft_probs, drafted, uniforms) -> Verdict:
 @pytest.mark.parametrize("defect", [keeps_every_draft, likeliest_next])
 def test_a_wrong_rule_would_be_seen(small_pair, monkeypatch, defect) -> None:
     target, draft = small_pair
-    monkeypatch.setattr(decoding, "verify", defect)
+    monkeypatch.setitem(RULES, "token", defect)
     counts = sampled_counts(target, DraftModel(draft, 2), temperature=1.0)
     assert chi_square_tail(counts, enumerated_law(target, Sampling(1.0))) < 1e-3
 

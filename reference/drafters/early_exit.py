@@ -1,0 +1,41 @@
+"""The target's own first layers draft for it (LayerSkip, arXiv:2404.16710).
+
+No second model is loaded. How often such drafts are accepted is a matter of training: a model that
+was never taught to exit early says little after half its layers.
+"""
+
+import torch
+from torch import nn
+
+from reference.drafters.draft_model import DraftModel
+from reference.sequences import Sequences
+from reference.transformer import Transformer
+
+
+class EarlyExit(DraftModel):
+    """Drafts `gamma` tokens with the target's first `layers` layers and the target's own norm and
+    head.
+
+    The weights are shared, the keys and values are not: this drafter keeps a cache of its own,
+    which costs memory and a prefill of the first layers. Raises SpecsimError at the start if the
+    target has fewer layers.
+    """
+
+    def __init__(self, layers: int, gamma: int):
+        self.layers = layers
+        self.gamma = gamma
+
+    def start(self, sequences: Sequences, target: Transformer) -> None:
+        self.model = first_layers(target, self.layers)
+        super().start(sequences, target)
+
+
+def first_layers(model: Transformer, layers: int) -> Transformer:
+    """`model` cut after its first `layers` layers; every weight is shared."""
+    shape = model.architecture.first_layers(layers)
+    with torch.device("meta"):  # nothing is allocated, everything is replaced
+        cut = Transformer(shape)
+    cut.embedding, cut.norm, cut.head = model.embedding, model.norm, model.head
+    cut.layers = nn.ModuleList(model.layers[:layers])
+    cut.cos, cut.sin = model.cos, model.sin
+    return cut.eval()

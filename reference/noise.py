@@ -1,0 +1,52 @@
+"""The chance of a cycle: drawn afresh, or belonging to places in the text.
+
+Fresh noise is what the accept rules need that judge p against q. Shared noise is keyed by (seed,
+row, place, token) and the same whenever, and by whomever, it is asked for: then a draft and the
+target that look at one place see the same noise, and what is written there is a function of the
+seed alone.
+"""
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed 64-bit integer
+
+
+class FreshNoise:
+    """One uniform in [0, 1) per place for the drafter, and an independent one for the rule."""
+
+    def __init__(self, seed: int, device: torch.device):
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def uniforms(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) each, for `places` (B, T)."""
+        fresh = torch.rand(
+            (2, *places.shape), generator=self.generator, device=places.device, dtype=torch.float64
+        )
+        return fresh[0], fresh[1]
+
+
+class SharedNoise:
+    """A uniform in (0, 1) for every token of the vocabulary at every place, the same for both."""
+
+    def __init__(self, seed: int, vocab_size: int):
+        self.seed = (seed + 2**63) % 2**64 - 2**63  # any integer, wrapped into 64 signed bits
+        self.vocab_size = vocab_size
+
+    def uniforms(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, V), twice the same, for `places` (B, T): positions in the text from its start."""
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        tokens = torch.arange(self.vocab_size, device=places.device)
+        key = scramble(scramble(torch.full_like(rows, self.seed)) + rows * GOLDEN)  # (B, 1)
+        key = scramble(key + places * GOLDEN)[..., None]  # (B, T, 1)
+        bits = scramble(key + tokens * GOLDEN) >> 12 & (1 << 52) - 1
+        shared = (bits.double() + 0.5) * 2.0**-52
+        return shared, shared
+
+
+def scramble(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring integers become unrelated
+    ones. Integers wrap around; `>>` copies the sign, which the masks take off again."""
+    x = (x ^ (x >> 30 & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ (x >> 27 & (1 << 37) - 1)) * (0x94D049BB133111EB - 2**64)
+    return x ^ (x >> 31 & (1 << 33) - 1)
