@@ -152,7 +152,7 @@ def load_checkpoint(
     folder = Path(folder)
     config = read_config(folder)
     name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
-    architecture = Architecture.from_config(config, name).require_llama_shape()
+    architecture = Architecture.from_config(config, name)
     with torch.device("meta"):
         model = Transformer(architecture)
     weights = dict(our_weights(read_safetensors(folder), model, folder))

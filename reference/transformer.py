@@ -42,7 +42,7 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
-        self.architecture = architecture
+        self.architecture = architecture.require_llama_shape()
         self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
         self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
         self.layers = nn.ModuleList(Layer(architecture) for _ in range(architecture.num_layers))
