@@ -174,9 +174,21 @@ def test_each_engine_gets_its_own_words():
 
 def test_settings_where_nothing_pays():
     never = planned_as([1, 8], [0, 0])
-    assert engine_settings(never, "vllm")["num_speculative_tokens"] == 0
-    assert engine_settings(never, "tensorrt-llm")["draft_len_schedule"] == {}
-    assert all(engine_settings(never, name) for name in ENGINES_WITH_SETTINGS)
+    assert [engine_settings(never, name) for name in ENGINES_WITH_SETTINGS] == [{}, {}, {}]
+
+
+def test_trees_and_lookups_are_said_otherwise():
+    planned = planned_as([8], [59])
+    tree = method("eagle-2", EIGHT)
+    assert engine_settings(planned, "vllm", tree) is None
+    (row,) = engine_settings(planned, "sglang", tree)["by_batch"]
+    assert row["arguments"] == {
+        "speculative_num_steps": 6,
+        "speculative_eagle_topk": 10,
+        "speculative_num_draft_tokens": 60,
+    }
+    (row,) = engine_settings(planned, "sglang", method("n-gram", EIGHT))["by_batch"]
+    assert row["arguments"] == {"speculative_num_draft_tokens": 60}
 
 
 # ------------------------------------------------------------------------------ sensitivity

@@ -67,7 +67,9 @@ def run(options: argparse.Namespace) -> int:
         "batches": [row | {"fits": fit} for row, fit in zip(planned.rows(), fits, strict=True)],
         "crossover_batch": last.batch,
         "crossover_beyond": last.beyond,
-        "engine_settings": {name: engine_settings(planned, name) for name in ENGINES_WITH_SETTINGS},
+        "engine_settings": {
+            name: engine_settings(planned, name, drafter) for name in ENGINES_WITH_SETTINGS
+        },
         "sensitivity": moves,
         "assumptions": assumptions(options, drafter),
         "version": __version__,
@@ -94,7 +96,8 @@ def show(document: dict[str, Any]) -> None:
     else:
         print(f"it pays up to a batch of {last}, memory aside")
     for engine, setting in document["engine_settings"].items():
-        print(f"{engine:13s} {json.dumps(setting)}")
+        if setting:
+            print(f"{engine:13s} {json.dumps(setting)}")
     if document["sensitivity"]:
         moves = list(document["sensitivity"].items())[:4]
         told = ", ".join(f"{name} {elasticity:+.2f} %" for name, elasticity in moves)
