@@ -14,15 +14,22 @@ Start reading at `decoding`, the loop, and `verification`, the rule that makes i
 """
 
 from reference.checkpoints import Tokenizer, load_checkpoint, load_pair, prompts, save_checkpoint
-from reference.decoding import Generation, NoDrafter, generate, speculate
+from reference.decoding import Generation, NoDrafter, generate, speculate, stream
 from reference.drafters import Drafter, Proposal
 from reference.drafters.draft_model import DraftModel
+from reference.drafters.early_exit import EarlyExit
+from reference.drafters.ensemble import Ensemble
+from reference.drafters.n_gram import NGram
 from reference.statistics import Statistics
+from reference.streaming import stream_text
 
 __all__ = [
     "DraftModel",
     "Drafter",
+    "EarlyExit",
+    "Ensemble",
     "Generation",
+    "NGram",
     "NoDrafter",
     "Proposal",
     "Statistics",
@@ -33,4 +40,6 @@ __all__ = [
     "prompts",
     "save_checkpoint",
     "speculate",
+    "stream",
+    "stream_text",
 ]

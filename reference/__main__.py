@@ -9,6 +9,8 @@ from pathlib import Path
 from reference.machine import DTYPES, device_named, environment
 from specsim.catalog import SpecsimError
 
+METHODS = ("draft-model", "n-gram", "early-exit", "ensemble")
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
@@ -48,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     pair(generate)
     generate.add_argument("prompt", help="text; '-' reads standard input")
     generate.add_argument("--gamma", type=int, default=4)
+    generate.add_argument("--method", choices=METHODS, default="draft-model")
+    generate.add_argument("--layers", type=int, help="early-exit: how many draft; default: half")
+    generate.add_argument(
+        "--rule", choices=("token", "block", "match", "typical"), default="token",
+        help="the accept rule, above temperature 0; typical is lossy",
+    )  # fmt: skip
     generate.add_argument("--seed", type=int, default=0)
 
     measure = command("measure", run_measure, "time a pair over gamma, as a measurement file")
@@ -77,19 +85,20 @@ def load(options: argparse.Namespace):
 
 
 def run_generate(options: argparse.Namespace) -> int:
-    from reference import DraftModel, NoDrafter, speculate
+    from reference import speculate
+    from reference.verification import LOSSLESS
 
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
     target, draft, tokenizer = load(options)
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
-    drafter = DraftModel(draft, options.gamma) if options.gamma else NoDrafter()
     result = speculate(
         target,
-        drafter,
+        drafter_named(options, target, draft),
         tokenizer.encode(text),
         options.max_new_tokens,
         options.temperature,
+        rule=options.rule,
         seed=options.seed,
     )
     statistics = result.statistics
@@ -97,6 +106,9 @@ def run_generate(options: argparse.Namespace) -> int:
         "text": tokenizer.decode(result.tokens),
         "tokens": result.tokens,
         "gamma": options.gamma,
+        "method": options.method if options.gamma else "plain",
+        "rule": options.rule if options.temperature else "greedy",
+        "lossless": options.rule in LOSSLESS or options.temperature == 0,
         "cycles": statistics.cycles,
         "tokens_per_cycle": statistics.tokens_per_cycle,
         "alpha": statistics.alpha,
@@ -108,6 +120,21 @@ def run_generate(options: argparse.Namespace) -> int:
     }
     print(json.dumps(report) if options.json else text + report["text"])
     return 0
+
+
+def drafter_named(options: argparse.Namespace, target, draft):
+    from reference import DraftModel, EarlyExit, Ensemble, NGram, NoDrafter
+
+    gamma = options.gamma
+    if gamma == 0:
+        return NoDrafter()
+    if options.method == "n-gram":
+        return NGram(gamma)
+    if options.method == "early-exit":
+        half = max(1, target.architecture.num_layers // 2)
+        return EarlyExit(half if options.layers is None else options.layers, gamma)
+    model = DraftModel(draft, gamma)
+    return Ensemble(model) if options.method == "ensemble" else model
 
 
 def run_measure(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ quality decides how fast, never what.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral
 
 import torch
@@ -123,7 +124,7 @@ def cut(emitted: list[int], room: int, stop_ids: frozenset[int]) -> list[int]:
     return emitted[:room]
 
 
-def speculate(
+def stream(
     target: Transformer,
     drafter: Drafter,
     prompt: Sequence[int] | Sequence[Sequence[int]],
@@ -137,13 +138,17 @@ def speculate(
     rule: str = "token",
     stop_ids: Iterable[int] = (),
     seed: int = 0,
-) -> Generation:
-    """Continue `prompt` with speculative decoding; the tokens have the law of plain decoding.
+    statistics: Statistics | None = None,
+) -> Iterator[list]:
+    """Continue `prompt` with speculative decoding, yielding each cycle's new tokens as they are
+    decoded.
 
-    Arguments: `prompt` is token ids, or a list of such prompts for a batch; `stop_ids` end a
-    sequence and are included in it (besides the target's own end-of-text ids); sequences also end
-    after `max_new_tokens` or where the target's context is full. `temperature` 0 is greedy. `rule`
-    is token, block, match or typical, the last of which is lossy (see `verification`).
+    Arguments: `prompt` is token ids, or a list of such prompts for a batch, where every cycle gives
+    a list per sequence, empty once it has ended. `stop_ids` end a sequence and are included in it
+    (besides the target's own end-of-text ids); sequences also end after `max_new_tokens` or where
+    the target's context is full. `temperature` 0 is greedy; for the filters see `Sampling`. `rule`
+    is token, block, match or typical, the last of which is lossy (see `verification`). A
+    `statistics` that is given is filled.
 
     Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the
     context, a draft whose vocabulary is not the target's, or an unknown rule.
@@ -157,14 +162,36 @@ def speculate(
         raise SpecsimError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     stops = frozenset(stop_ids) | target.stop_ids
-    statistics = Statistics(drafter.gamma)
-    new: list[list[int]] = [[] for _ in prompts]
-    for step in cycles(
+    statistics = Statistics(drafter.gamma) if statistics is None else statistics
+    steps = cycles(
         target, drafter, prompts, max_new_tokens, sampling, stops, seed, statistics, rule
-    ):
-        for tokens, fresh in zip(new, step, strict=True):
-            tokens.extend(fresh)
-    return Generation(new if is_batch else new[0], statistics)
+    )
+    return steps if is_batch else (step[0] for step in steps)
+
+
+def speculate(
+    target: Transformer,
+    drafter: Drafter,
+    prompt: Sequence[int] | Sequence[Sequence[int]],
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    **options,
+) -> Generation:
+    """Continue `prompt` with speculative decoding; the tokens have the law of plain decoding, but
+    for rule="typical".
+
+    Arguments, options and what is raised are those of `stream`: top_k, top_p, min_p,
+    repetition_penalty, rule, stop_ids, seed.
+    """
+    statistics = Statistics(drafter.gamma)
+    steps = list(
+        stream(
+            target, drafter, prompt, max_new_tokens, temperature, statistics=statistics, **options
+        )
+    )
+    if isinstance(steps[0][0], list):
+        return Generation([list(chain(*row)) for row in zip(*steps, strict=True)], statistics)
+    return Generation(list(chain(*steps)), statistics)
 
 
 def generate(

@@ -92,31 +92,42 @@ def verify_block(
     """Block verification (Sun et al., arXiv:2403.10444): a draft that fails its own test may be
     carried by better ones behind it.
 
-    A prefix of i drafts is worth P_i = min(1, P_{i-1} p / q). The longest one kept is the largest i
-    with u_i < h_i: every draft is tested, none ends the block. After it a token is drawn from
+    What is kept is the longest prefix whose test u_i < h_i passes (`block_chances`): every prefix
+    is tested, none that fails ends the block. After i drafts a token is drawn from
     max(P_i p - q, 0), normalised. Point masses gain nothing over the token rule, and get it.
     """
     if draft_probs is None:
         return verify(target_probs, None, drafted, uniforms)
-    gamma = drafted.shape[1]
-    p = target_probs[:, :-1].gather(-1, drafted[..., None]).squeeze(-1)
-    q = draft_probs.gather(-1, drafted[..., None]).squeeze(-1)
-    ratios = p / q.clamp(min=torch.finfo(q.dtype).tiny)  # (B, G)
-    worth = [torch.ones_like(p[:, :1])]  # P_0 … P_G, (B, 1) each
-    for i in range(gamma):
-        worth.append((worth[-1] * ratios[:, i : i + 1]).clamp(max=1))
-    worth = torch.cat(worth, dim=1)
-    weighted = worth[..., None] * target_probs  # P_i p, (B, G+1, V)
-    excess = (weighted[:, 1:-1] - draft_probs[:, 1:]).clamp(min=0).sum(-1)  # R_1 … R_{G-1}
-    left = excess + 1 - worth[:, 1:-1]
-    # 0 / 0: the prefix is certain and p = q behind it, so nothing can be gained by stopping here
-    chances = torch.where(left > 0, excess / left, 1.0)
-    chances = torch.cat((chances, worth[:, 1:][:, -1:]), dim=1)  # h_1 … h_G
-    places = torch.arange(gamma + 1, device=drafted.device)
-    passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # nothing drafted always passes
-    accepted = (places * passed).amax(1)
-    law = following_law(weighted, draft_probs, drafted, accepted)
+    worth, chances = block_chances(target_probs, draft_probs, drafted)
+    lengths = torch.arange(worth.shape[1], device=drafted.device)
+    passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # no draft at all always passes
+    accepted = (lengths * passed).amax(1)
+    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
+def block_chances(
+    target_probs: Tensor, draft_probs: Tensor, drafted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What each prefix is worth, P_0 … P_G (B, G+1), and the chances h_1 … h_G (B, G) of their
+    tests.
+
+    P_0 = 1 and P_i = min(1, P_{i-1} p / q). With R_i, the mass of max(P_i p - q, 0) at the next
+    place, h_i = R_i / (R_i + 1 - P_i); at the end h_G = P_G.
+    """
+    p = target_probs[:, :-1].gather(-1, drafted[..., None])
+    q = draft_probs.gather(-1, drafted[..., None])
+    ratios = (p / q.clamp(min=torch.finfo(q.dtype).tiny)).squeeze(-1)  # (B, G)
+    worth = [torch.ones_like(target_probs[:, 0, 0])]
+    for ratio in ratios.unbind(1):
+        worth.append((worth[-1] * ratio).clamp(max=1))
+    worth = torch.stack(worth, dim=1)
+    inner = worth[:, 1:-1]  # P_1 … P_{G-1}
+    excess = (inner[..., None] * target_probs[:, 1:-1] - draft_probs[:, 1:]).clamp(min=0).sum(-1)
+    left = excess + 1 - inner
+    # 0 / 0: the prefix is certain and p = q behind it, so stopping there could gain nothing
+    chances = torch.where(left > 0, excess / left, 1.0)
+    return worth, torch.cat((chances, worth[:, 1:][:, -1:]), dim=1)
 
 
 def verify_match(

@@ -1,11 +1,14 @@
 """What the decoder's tests share: tiny random models and the text they must write."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
+from reference.decoding import speculate
+from reference.sampling import Sampling
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
 
@@ -42,6 +45,51 @@ def argmax_loop():
 @pytest.fixture(scope="session")
 def first_difference():
     return first_difference_beyond_a_near_tie
+
+
+@pytest.fixture(scope="session")
+def sampled_texts():
+    """Many sampled texts of three tokens beside the law that a model gives them."""
+    return SampledTexts
+
+
+class SampledTexts:
+    WORD, SIZE, SAMPLES, AT_ONCE = 3, 5, 20_000, 2_000
+    PROMPT = (0, 3, 1)
+
+    @classmethod
+    def law(cls, target: Transformer, sampling: Sampling) -> Tensor:
+        """P of every continuation of WORD tokens, (V ** WORD,), from passes over the whole text."""
+        words = torch.tensor(list(itertools.product(range(cls.SIZE), repeat=cls.WORD)))
+        texts = torch.cat((torch.tensor([cls.PROMPT]).expand(len(words), -1), words), dim=1)
+        laws = sampling.probabilities(target(texts))[:, len(cls.PROMPT) - 1 : -1]
+        return laws.gather(-1, words[..., None]).squeeze(-1).prod(1)
+
+    @classmethod
+    def counts(cls, target: Transformer, drafter, **options) -> Tensor:
+        """How often each continuation comes out, (V ** WORD,)."""
+        counts = torch.zeros(cls.SIZE**cls.WORD, dtype=torch.long)
+        prompts = [list(cls.PROMPT)] * cls.AT_ONCE
+        for seed in range(cls.SAMPLES // cls.AT_ONCE):
+            tokens = speculate(target, drafter, prompts, cls.WORD, seed=seed, **options).tokens
+            places = torch.tensor(tokens) * cls.SIZE ** torch.arange(cls.WORD - 1, -1, -1)
+            counts += torch.bincount(places.sum(1), minlength=len(counts))
+        return counts
+
+    @staticmethod
+    def tail(counts: Tensor, law: Tensor) -> float:
+        """P(a sample of the law fits it worse); cells expected less than five times are one."""
+        if counts[law == 0].sum() > 0:
+            return 0.0
+        expected = counts.sum() * law
+        rare = expected < 5
+        observed = torch.cat((counts[~rare].double(), counts[rare].sum()[None]))
+        expected = torch.cat((expected[~rare], expected[rare].sum()[None]))
+        observed, expected = observed[expected > 0], expected[expected > 0]
+        statistic = ((observed - expected) ** 2 / expected).sum()
+        return torch.special.gammaincc(
+            torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2
+        ).item()
 
 
 def tiny_model(seed: int = 0, *, dtype: torch.dtype = torch.float64, **fields) -> Transformer:

@@ -45,6 +45,29 @@ def test_gamma_changes_the_cycles_and_not_the_text(capsys):
         assert speculative[key] is not None, key
 
 
+@pytest.mark.parametrize("method", ["draft-model", "n-gram", "early-exit", "ensemble"])
+def test_the_method_changes_the_cycles_and_not_the_text(capsys, method):
+    texts = []
+    for gamma in ("0", "3"):
+        arguments = ["--method", method, "--gamma", gamma, "--max-new-tokens", "16", "--json"]
+        assert main(["generate", "import os\n", *arguments]) == 0
+        report = json.loads(capsys.readouterr().out)
+        texts.append(report["text"])
+        assert report["method"] == (method if gamma == "3" else "plain")
+        assert report["lossless"] is True
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("rule", ["token", "block", "match", "typical"])
+def test_the_rule_is_told_and_so_is_a_lossy_one(capsys, rule):
+    for temperature, lossless in [("0", True), ("1", rule != "typical")]:
+        arguments = ["--rule", rule, "--temperature", temperature, "--max-new-tokens", "8"]
+        assert main(["generate", "import os\n", *arguments, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["rule"] == (rule if temperature == "1" else "greedy")
+        assert report["lossless"] is lossless
+
+
 def test_measure_writes_a_measurement_file(tmp_path, capsys):
     file = tmp_path / "run.json"
     arguments = ["--gamma", "2", "--prompts", "1", "--max-new-tokens", "12", "--out", str(file)]
@@ -74,6 +97,7 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
         (["generate", "x", "--gamma", "-1"], "-1"),
         (["generate", "x", "--gamma", "99"], "99"),
         (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["generate", "x", "--method", "early-exit", "--layers", "99"], "99"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "x", "--target", "nowhere"], "nowhere"),
         (["generate", "x", "--target", str(PAIR / "target" / "config.json")], "not a pair"),

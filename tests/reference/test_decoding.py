@@ -345,47 +345,11 @@ def test_a_draft_that_does_not_catch_up_is_caught(pair) -> None:
 
 # Sampled speculation has the law of plain decoding
 
-WORD, SIZE, SAMPLES, AT_ONCE = 3, 5, 20_000, 2_000
-SAMPLED_PROMPT = [0, 3, 1]
-
 
 @pytest.fixture(scope="module")
-def small_pair(tiny):
-    return tiny(11, vocab_size=SIZE), tiny(12, vocab_size=SIZE, num_layers=1)
-
-
-def enumerated_law(target, sampling: Sampling) -> Tensor:
-    """P of every continuation of WORD tokens, (V ** WORD,), from passes over the whole text."""
-    words = torch.tensor(list(itertools.product(range(SIZE), repeat=WORD)))
-    texts = torch.cat((torch.tensor([SAMPLED_PROMPT]).expand(len(words), -1), words), dim=1)
-    laws = sampling.probabilities(target(texts))[:, len(SAMPLED_PROMPT) - 1 : -1]
-    return laws.gather(-1, words[..., None]).squeeze(-1).prod(1)
-
-
-def sampled_counts(target, drafter, **options) -> Tensor:
-    """How often each continuation comes out, (V ** WORD,)."""
-    counts = torch.zeros(SIZE**WORD, dtype=torch.long)
-    for seed in range(SAMPLES // AT_ONCE):
-        prompts = [SAMPLED_PROMPT] * AT_ONCE
-        words = torch.tensor(speculate(target, drafter, prompts, WORD, seed=seed, **options).tokens)
-        places = (words * SIZE ** torch.arange(WORD - 1, -1, -1)).sum(1)
-        counts += torch.bincount(places, minlength=len(counts))
-    return counts
-
-
-def chi_square_tail(counts: Tensor, law: Tensor) -> float:
-    """P(a sample of the law fits it worse); cells expected less than five times are one cell."""
-    if counts[law == 0].sum() > 0:
-        return 0.0
-    expected = counts.sum() * law
-    rare = expected < 5
-    observed = torch.cat((counts[~rare].double(), counts[rare].sum()[None]))
-    expected = torch.cat((expected[~rare], expected[rare].sum()[None]))
-    observed, expected = observed[expected > 0], expected[expected > 0]
-    statistic = ((observed - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(
-        torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2
-    ).item()
+def small_pair(tiny, sampled_texts):
+    size = sampled_texts.SIZE
+    return tiny(11, vocab_size=size), tiny(12, vocab_size=size, num_layers=1)
 
 
 SETTINGS = [
@@ -400,11 +364,11 @@ SETTINGS = [
     [*((gamma, SETTINGS[0]) for gamma in (0, 1, 4)), *((2, options) for options in SETTINGS)],
     ids=str,
 )
-def test_sampled_texts_have_the_targets_law(small_pair, gamma: int, options) -> None:
+def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, gamma: int, options) -> None:
     target, draft = small_pair
     drafter = DraftModel(draft, gamma) if gamma else decoding.NoDrafter()
-    law = enumerated_law(target, Sampling(**options))
-    assert chi_square_tail(sampled_counts(target, drafter, **options), law) > 1e-3
+    law = sampled_texts.law(target, Sampling(**options))
+    assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), law) > 1e-3
 
 
 class GreedyDraft(DraftModel):
@@ -422,26 +386,26 @@ class GreedyDraft(DraftModel):
         return Proposal(tokens, laws.gather(1, places))
 
 
-def test_a_greedy_draft_leaves_the_sampled_law_alone(small_pair) -> None:
+def test_a_greedy_draft_leaves_the_sampled_law_alone(small_pair, sampled_texts) -> None:
     target, draft = small_pair
-    counts = sampled_counts(target, GreedyDraft(draft, 2), temperature=1.0)
-    assert chi_square_tail(counts, enumerated_law(target, Sampling(1.0))) > 1e-3
+    counts = sampled_texts.counts(target, GreedyDraft(draft, 2), temperature=1.0)
+    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) > 1e-3
 
 
-def test_two_percentage_points_would_be_seen(small_pair) -> None:
+def test_two_percentage_points_would_be_seen(small_pair, sampled_texts) -> None:
     """The same samples against a law in which .02 of the first token's mass has moved elsewhere."""
     target, draft = small_pair
-    law = enumerated_law(target, Sampling(1.0))
-    counts = sampled_counts(target, DraftModel(draft, 2), temperature=1.0)
-    first = law.view(SIZE, -1).sum(1)
+    law = sampled_texts.law(target, Sampling(1.0))
+    counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
+    first = law.view(sampled_texts.SIZE, -1).sum(1)
     one, other = first.topk(2).indices.tolist()
-    factors = torch.ones(SIZE, dtype=torch.float64)
+    factors = torch.ones(sampled_texts.SIZE, dtype=torch.float64)
     factors[one] -= 0.02 / first[one]
     factors[other] += 0.02 / first[other]
-    shifted = (law.view(SIZE, -1) * factors[:, None]).flatten()
+    shifted = (law.view(sampled_texts.SIZE, -1) * factors[:, None]).flatten()
     assert shifted.sum() == pytest.approx(1)
-    assert chi_square_tail(counts, law) > 1e-3
-    assert chi_square_tail(counts, shifted) < 1e-3
+    assert sampled_texts.tail(counts, law) > 1e-3
+    assert sampled_texts.tail(counts, shifted) < 1e-3
 
 
 def keeps_every_draft(target_probs, draft_probs, drafted, uniforms) -> Verdict:
@@ -457,19 +421,19 @@ def likeliest_next(target_probs, draft_probs, drafted, uniforms) -> Verdict:
 
 
 @pytest.mark.parametrize("defect", [keeps_every_draft, likeliest_next])
-def test_a_wrong_rule_would_be_seen(small_pair, monkeypatch, defect) -> None:
+def test_a_wrong_rule_would_be_seen(small_pair, sampled_texts, monkeypatch, defect) -> None:
     target, draft = small_pair
     monkeypatch.setitem(RULES, "token", defect)
-    counts = sampled_counts(target, DraftModel(draft, 2), temperature=1.0)
-    assert chi_square_tail(counts, enumerated_law(target, Sampling(1.0))) < 1e-3
+    counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
+    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
 
 
-def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair) -> None:
+def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     drafter = GreedyDraft(draft, 2)
     drafter.honest = False
-    counts = sampled_counts(target, drafter, temperature=1.0)
-    assert chi_square_tail(counts, enumerated_law(target, Sampling(1.0))) < 1e-3
+    counts = sampled_texts.counts(target, drafter, temperature=1.0)
+    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(pair) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reference.sampling import Sampling, draw, keep_nucleus
+from reference.sequences import Sequences
 
 ALMOST_ONE = 1 - 2**-24  # the largest float32 uniform
 PRINTED = 6e-6
@@ -189,11 +190,79 @@ def test_q3_alpha_of_a_colder_draft() -> None:
         ({"temperature": 1.0, "top_p": 0.0}, r"top_p must be in \(0, 1\], not 0.0"),
         ({"temperature": 1.0, "top_p": 1.1}, "top_p .* not 1.1"),
         ({"temperature": 1.0, "top_p": math.nan}, "top_p .* not nan"),
+        ({"temperature": 1.0, "min_p": -0.1}, r"min_p must be in \[0, 1\], not -0.1"),
+        ({"temperature": 1.0, "min_p": 1.5}, "min_p .* not 1.5"),
+        ({"temperature": 1.0, "min_p": math.nan}, "min_p .* not nan"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be a finite number > 0, not 0.0"),
+        ({"repetition_penalty": -1.2}, "repetition_penalty .* not -1.2"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty .* not inf"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty .* not nan"),
     ],
 )
 def test_an_impossible_setting_is_named(options, named) -> None:
     with pytest.raises(ValueError, match=named):
         Sampling(**options)
+
+
+# Min-p and the repetition penalty
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.floats(0.2, 3.0),
+    top_p=st.none() | st.floats(0.1, 1.0),
+    min_p=st.floats(0.0, 1.0),
+)
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, temperature, top_p, min_p) -> None:
+    logits = random_logits(seed, 9, rows=2)
+    law = Sampling(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
+    for row, found in zip(logits.tolist(), law.tolist(), strict=True):
+        whole = law_by_hand(row, temperature, None, top_p)
+        kept = [p if p >= min_p * max(whole) * (1 - 1e-12) else 0.0 for p in whole]
+        assert found == pytest.approx([p / sum(kept) for p in kept], abs=1e-12)
+
+
+def test_min_p_of_one_keeps_the_likeliest_and_of_zero_everything() -> None:
+    logits = random_logits(8, 6)
+    assert (Sampling(1.0, min_p=1.0).probabilities(logits) > 0).sum() == 1
+    assert torch.equal(
+        Sampling(1.0, min_p=0.0).probabilities(logits), Sampling(1.0).probabilities(logits)
+    )
+
+
+def texts_of(prompts: list[list[int]], room: int = 4) -> Sequences:
+    return Sequences.from_prompts(prompts, room, torch.device("cpu"))
+
+
+def test_a_place_has_seen_the_prompt_and_the_drafts_before_it() -> None:
+    sequences = texts_of([[1, 4, 1], [2]])
+    sequences.tokens[1, 1:] = 5  # stale: a rejected draft beyond the pending token
+    seen = sequences.seen(torch.tensor([[3, 0], [2, 4]]), 6)
+    held = [[set(place.nonzero().flatten().tolist()) for place in row] for row in seen]
+    assert held == [[{1, 4}, {1, 3, 4}, {0, 1, 3, 4}], [{2}, {2}, {2, 4}]]
+    assert torch.equal(sequences.seen(torch.zeros(2, 0).long(), 6), seen[:, :1])
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.0, 1.3])
+def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    oracle = RepetitionPenaltyLogitsProcessor(penalty)
+    prompts, drafted = [[1, 4, 1], [2]], torch.tensor([[3, 0], [2, 4]])
+    logits = random_logits(9, 6, rows=6).view(2, 3, 6)
+    found = Sampling(repetition_penalty=penalty).penalise(logits, texts_of(prompts), drafted)
+    for row, prompt in enumerate(prompts):
+        for place in range(3):
+            text = torch.tensor([prompt + drafted[row, :place].tolist()])
+            expected = oracle(text, logits[row, place][None].clone())
+            assert_close(found[row, place][None], expected)
+
+
+def test_the_penalty_of_fewer_places_is_that_of_the_last_ones() -> None:
+    sampling, sequences = Sampling(repetition_penalty=1.5), texts_of([[1, 4, 1], [2]])
+    logits, drafted = random_logits(9, 6, rows=6).view(2, 3, 6), torch.tensor([[3, 0], [2, 4]])
+    whole = sampling.penalise(logits, sequences, drafted)
+    assert torch.equal(sampling.penalise(logits[:, 2:], sequences, drafted), whole[:, 2:])
 
 
 # Drawing

@@ -1,9 +1,9 @@
 """Exactness by enumeration: what (draft, verify, residual, bonus) emits has the target's law.
 
-The checker knows nothing of how a rule works. It drives `verify(target_probs, draft_probs, drafted,
+The checker knows nothing of how a rule works. It drives `rule(target_probs, draft_probs, drafted,
 uniforms)` with uniforms, finds by bisection where its decisions change, and so integrates over
 chance exactly; then it adds up every path over a vocabulary of at most five tokens. The same
-checker rejects the defects that other decoders have shipped.
+checker rejects the defects that other decoders have shipped, and the rule that is lossy by design.
 Worked vectors of the theory carry their id (B1, B4, M1, …) in the test's id.
 """
 
@@ -19,14 +19,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from reference.sampling import draw
+from reference.drafters.n_gram import NGram
+from reference.noise import SharedNoise
+from reference.sampling import Sampling, draw, keep_nucleus
+from reference.sequences import Sequences
 from reference.verification import (
+    LOSSLESS,
+    RULES,
     Verdict,
+    block_chances,
     following_law,
     keeps,
     leading_run,
     verify,
+    verify_block,
     verify_greedy,
+    verify_match,
+    verify_typical,
 )
 
 Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Verdict]
@@ -103,6 +112,21 @@ def greedy(table: Tensor, gamma: int) -> Drafting:
     return fixed(string[1:])
 
 
+def n_gram(table: Tensor, gamma: int) -> Drafting:
+    """What the shipped drafter finds after a text that ends where every text begins."""
+    prompt = [START, len(table) - 1, START]
+    sequences = Sequences.from_prompts([prompt], gamma, torch.device("cpu"))
+    proposal = NGram(gamma).propose(sequences, Sampling(1.0), torch.zeros(1, gamma))
+    assert proposal.probabilities is None
+    return fixed(proposal.tokens[0].tolist())
+
+
+def told(drafting: Drafting, size: int) -> Drafting:
+    """The same point masses, with their one-hot laws reported."""
+    one_hot = torch.nn.functional.one_hot(drafting.strings, size).double()
+    return Drafting(drafting.strings, drafting.weights, one_hot)
+
+
 # The checker
 
 
@@ -120,7 +144,13 @@ def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
 
 
 def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
-    """P(n accepted) of every string, (N, G+1), and the law of what follows, (N, G+1, V)."""
+    """P(n accepted) of every string, (N, G+1), and the law of what follows, (N, G+1, V).
+
+    Every uniform but the last has one threshold, at most, where verdicts change: the thresholds cut
+    chance into 2^G boxes. Each box is tried near three of its corners; all must agree on n.
+    """
+    if rule is verify_match:
+        return decisions_by_cells(rule, target_probs, drafting)
     count, gamma = drafting.strings.shape
     size = target_probs.shape[-1]
 
@@ -128,39 +158,75 @@ def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Ten
         reported = None if drafting.reported is None else drafting.reported[rows]
         return rule(target_probs[rows], reported, drafting.strings[rows], uniforms)
 
-    # draft i is kept up to thresholds[:, i]; half of that keeps it for sure
-    rows = torch.arange(count)
-    thresholds = torch.ones((count, gamma), dtype=torch.float64)
+    sides = all_strings(2, gamma).double()  # below or above each threshold, (C, G)
+    rows = torch.arange(count).repeat_interleave(len(sides))
+    thresholds = torch.empty((count, gamma), dtype=torch.float64)
     for i in range(gamma):
+        extremes = torch.cat((sides * (1 - 2**-53), torch.zeros(len(sides), 1)), dim=1)
 
-        def accepts_more_than_i(u: Tensor, i: int = i) -> Tensor:
-            uniforms = torch.cat((thresholds / 2, torch.zeros(count, 1)), dim=1)
-            uniforms[:, i] = u
-            return decide(rows, uniforms).accepted > i
+        def accepted_at(u: Tensor, i: int = i, extremes: Tensor = extremes) -> Tensor:
+            uniforms = extremes.repeat(count, 1)
+            uniforms[:, i] = u.repeat_interleave(len(extremes))
+            return decide(rows, uniforms).accepted.view(count, -1)
 
-        thresholds[:, i] = last_u_where(accepts_more_than_i, count)
-    kept_so_far = torch.cat((torch.ones(count, 1), thresholds.cumprod(1)), dim=1)
-    counts = kept_so_far.clone()
-    counts[:, :-1] *= 1 - thresholds
+        at_zero = accepted_at(torch.zeros(count, dtype=torch.float64))
+        thresholds[:, i] = last_u_where(
+            lambda u, f=accepted_at, at_zero=at_zero: (f(u) == at_zero).all(1), count
+        )
+    low = sides * thresholds[:, None]  # the corners of every box, (N, C, G)
+    high = torch.where(sides == 1, 1.0, thresholds[:, None])
+    chances = (high - low).prod(-1)  # (N, C)
+    string, box = (chances > 1e-12).nonzero(as_tuple=True)
+    n = None
+    for place in (1e-3, 0.5, 1 - 1e-3):
+        uniforms = low + place * (high - low)
+        uniforms = torch.cat((uniforms, uniforms.new_zeros(count, len(sides), 1)), dim=2)
+        verdict = decide(string, uniforms[string, box])
+        assert n is None or torch.equal(verdict.accepted, n), "one threshold is not enough"
+        n = verdict.accepted
+    # the next token is at most t up to a boundary, for every box and t < V - 1 at once
+    inside = (low + high)[string, box] / 2
+    inside, t = inside.repeat_interleave(size - 1, 0), torch.arange(size - 1).repeat(len(string))
+    boundaries = last_u_where(
+        lambda u: (
+            decide(
+                string.repeat_interleave(size - 1), torch.cat((inside, u[:, None]), dim=1)
+            ).next_token
+            <= t
+        ),
+        len(t),
+    ).view(-1, size - 1)
+    edges = torch.zeros((len(string), 1), dtype=torch.float64)
+    laws = torch.cat((edges, boundaries, edges + 1), dim=1).diff(dim=1)  # of every box
+    weights = chances[string, box]
+    counts = torch.zeros((count, gamma + 1), dtype=torch.float64)
+    counts.index_put_((string, n), weights, accumulate=True)
+    following = torch.zeros((count, gamma + 1, size), dtype=torch.float64)
+    following.index_put_((string, n), weights[:, None] * laws, accumulate=True)
+    return counts, following / counts.clamp(min=1e-300)[..., None]
 
-    # the next token is at most t up to a boundary, for every string, n and t < V - 1 at once
-    grid = torch.cartesian_prod(rows, torch.arange(gamma + 1), torch.arange(size - 1))
-    string, n, t = grid.unbind(1)
-    uniforms = torch.cat((thresholds / 2, torch.zeros(count, 1)), dim=1)[string]
-    rejecting = n < gamma
-    failing = (1 + thresholds[string[rejecting], n[rejecting]]) / 2
-    uniforms[rejecting, n[rejecting]] = failing
 
-    def next_is_at_most_t(u: Tensor) -> Tensor:
-        verdict = decide(string, torch.cat((uniforms[:, :-1], u[:, None]), dim=1))
-        possible = counts[string, n] > 1e-12
-        assert (verdict.accepted == n)[possible].all()
-        return verdict.next_token <= t
-
-    boundaries = last_u_where(next_is_at_most_t, len(grid)).view(count, gamma + 1, size - 1)
-    edges = torch.zeros((count, gamma + 1, 1), dtype=torch.float64)
-    cumulative = torch.cat((edges, boundaries, edges + 1), dim=2)
-    return counts, cumulative.diff(dim=2)
+def decisions_by_cells(
+    rule: Rule, target_probs: Tensor, drafting: Drafting
+) -> tuple[Tensor, Tensor]:
+    """The same for a rule that may change its mind wherever a cumulative sum of p ends."""
+    (count, gamma), size = drafting.strings.shape, target_probs.shape[-1]
+    cells = all_strings(size, gamma + 1)  # (C, G+1)
+    columns = torch.arange(gamma + 1)
+    widths = target_probs[:, columns, cells]  # (N, C, G+1)
+    starts = (target_probs.cumsum(-1) - target_probs)[:, columns, cells]
+    string, cell = (widths.prod(-1) > 1e-12).nonzero(as_tuple=True)
+    reported = None if drafting.reported is None else drafting.reported[string]
+    verdict = None
+    for place in (1e-3, 0.5, 1 - 1e-3):
+        uniforms = (starts + place * widths)[string, cell]
+        again = rule(target_probs[string], reported, drafting.strings[string], uniforms)
+        assert verdict is None or all(map(torch.equal, verdict, again)), "the cells are too large"
+        verdict = again
+    following = torch.zeros((count, gamma + 1, size), dtype=torch.float64)
+    following.index_put_((string, *verdict), widths.prod(-1)[string, cell], accumulate=True)
+    counts = following.sum(-1)
+    return counts, following / counts.clamp(min=1e-300)[..., None]
 
 
 def emitted_law(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
@@ -172,20 +238,21 @@ def emitted_law(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
         for y in range(size):
             ended = torch.full((len(drafting.strings), 1), y)
             begun = torch.cat((drafting.strings[:, :n], ended), dim=1)  # (N, n+1)
-            rest = all_strings(size, gamma - n)
-            texts = torch.cat(
-                (
-                    begun.repeat_interleave(len(rest), 0),
-                    rest.repeat(len(begun), 1),
-                ),
-                dim=1,
-            )
-            after = laws_along(target, texts)[:, n + 1 : gamma + 1]
-            completion = after.gather(-1, texts[:, n + 1 :, None]).squeeze(-1).prod(1)
-            weight = drafting.weights * counts[:, n] * following[:, n, y]
-            place = (texts * size ** torch.arange(gamma, -1, -1)).sum(1)
-            joint.index_add_(0, place, weight.repeat_interleave(len(rest)) * completion)
+            weights = drafting.weights * counts[:, n] * following[:, n, y]
+            joint += completed(target, begun, weights, gamma + 1)
     return joint
+
+
+def completed(target: Tensor, begun: Tensor, weights: Tensor, length: int) -> Tensor:
+    """The joint law (V ** length,) if the target continues the texts `begun` (N, n)."""
+    size, done = len(target), begun.shape[1]
+    rest = all_strings(size, length - done)
+    texts = torch.cat((begun.repeat_interleave(len(rest), 0), rest.repeat(len(begun), 1)), dim=1)
+    after = laws_along(target, texts)[:, done:length]
+    completion = after.gather(-1, texts[:, done:, None]).squeeze(-1).prod(1)
+    place = (texts * size ** torch.arange(length - 1, -1, -1)).sum(1)
+    joint = torch.zeros(size**length, dtype=torch.float64)
+    return joint.index_add_(0, place, weights.repeat_interleave(len(rest)) * completion)
 
 
 def emits_a_forbidden_token(rule: Rule, target: Tensor, drafting: Drafting) -> bool:
@@ -220,21 +287,35 @@ def mean_accepted(rule: Rule, target: Tensor, drafting: Drafting) -> float:
 
 
 SIZES = [(size, gamma) for size in (2, 3, 4, 5) for gamma in (1, 2, 3)]
+lossless = pytest.mark.parametrize("rule", [RULES[name] for name in sorted(LOSSLESS)])
 
 
+def test_every_rule_but_the_typical_one_is_held_to_the_law() -> None:
+    assert {"token", "block", "match"} == LOSSLESS == set(RULES) - {"typical"}
+
+
+@lossless
 @pytest.mark.parametrize("zeros", [0.0, 0.4], ids=["full support", "forbidden tokens"])
 @pytest.mark.parametrize(("size", "gamma"), SIZES)
-def test_sampled_drafts_leave_the_law_exact(size: int, gamma: int, zeros: float) -> None:
-    for seed in range(4):
+def test_sampled_drafts_leave_the_law_exact(
+    rule: Rule, size: int, gamma: int, zeros: float
+) -> None:
+    for seed in range(3):
         target, draft = random_tables(seed, size, zeros)
-        assert law_error(verify, target, sampled(draft, gamma)) < EXACT
+        assert law_error(rule, target, sampled(draft, gamma)) < EXACT
 
 
+@lossless
+@pytest.mark.parametrize("chosen", [greedy, n_gram])
 @pytest.mark.parametrize(("size", "gamma"), SIZES)
-def test_greedy_drafts_leave_the_law_exact(size: int, gamma: int) -> None:
-    for seed in range(6):
+def test_point_masses_leave_the_law_exact(
+    rule: Rule, chosen: Callable, size: int, gamma: int
+) -> None:
+    for seed in range(3):
         target, draft = random_tables(seed, size, zeros=0.2)
-        assert law_error(verify, target, greedy(draft, gamma)) < EXACT
+        drafting = chosen(draft, gamma)
+        assert law_error(rule, target, drafting) < EXACT
+        assert law_error(rule, target, told(drafting, size)) < EXACT
 
 
 @settings(max_examples=40)
@@ -250,9 +331,8 @@ def test_a_reported_point_mass_is_the_same_as_none() -> None:
     for string in all_strings(3, 2):
         target, _ = random_tables(5, 3)
         bare = fixed(string.tolist())
-        one_hot = torch.nn.functional.one_hot(bare.strings, 3).double()
-        told = Drafting(bare.strings, bare.weights, one_hot)
-        assert_close(emitted_law(verify, target, told), emitted_law(verify, target, bare))
+        laws = emitted_law(verify, target, told(bare, 3)), emitted_law(verify, target, bare)
+        assert_close(*laws)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
@@ -363,8 +443,78 @@ def test_the_checker_rejects_a_rule_that(defect: str, chosen: Callable) -> None:
 
 def test_the_checker_rejects_counting_drafts_after_a_rejection() -> None:
     target, draft = random_tables(2, 3)
-    with pytest.raises(AssertionError):
-        law_error(every_kept_draft_counts, target, sampled(draft, 2))
+    assert law_error(every_kept_draft_counts, target, sampled(draft, 2)) > 1e-3
+
+
+def test_the_checker_notices_a_rule_with_more_than_one_threshold() -> None:
+    target, draft = random_tables(2, 3)
+    with pytest.raises(AssertionError, match="one threshold is not enough"):
+        law_error(lambda *given: verify_match(*given), target, sampled(draft, 2))
+
+
+def block_that_stops_early(target_probs, draft_probs, drafted, uniforms):
+    worth, chances = block_chances(target_probs, draft_probs, drafted)
+    accepted = leading_run(uniforms[:, :-1] < chances)
+    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
+def block_with_the_residual_of_the_token_rule(target_probs, draft_probs, drafted, uniforms):
+    accepted = verify_block(target_probs, draft_probs, drafted, uniforms).accepted
+    law = following_law(target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
+def block_with_the_tests_of_the_token_rule(target_probs, draft_probs, drafted, uniforms):
+    worth, _ = block_chances(target_probs, draft_probs, drafted)
+    accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
+    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(law, uniforms[:, -1]))
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        block_that_stops_early,
+        block_with_the_residual_of_the_token_rule,
+        block_with_the_tests_of_the_token_rule,
+        verify_typical,
+    ],
+)
+def test_the_checker_rejects(defect: Rule) -> None:
+    worlds = [random_tables(seed, 3) for seed in range(8)]
+    drafted = [(target, sampled(draft, 2)) for target, draft in worlds]
+    assert max(law_error(verify_block, *world) for world in drafted) < EXACT
+    assert max(law_error(defect, *world) for world in drafted) > 1e-3
+
+
+def test_typical_acceptance_is_lossy_for_point_masses_too() -> None:
+    worlds = [random_tables(seed, 3) for seed in range(8)]
+    assert max(law_error(verify_typical, p, greedy(q, 2)) for p, q in worlds) > 0.05
+
+
+@pytest.mark.parametrize("rule", [verify, verify_block])
+def test_the_checker_rejects_a_q_from_before_the_filters(rule: Rule) -> None:
+    target, draft = random_tables(7, 4)
+    target, filtered = (keep_nucleus(table.log(), 0.8).softmax(-1) for table in (target, draft))
+    honest = sampled(filtered, 2)
+    assert law_error(rule, target, honest) < EXACT
+    raw = laws_along(draft, honest.strings)[:, :-1]
+    assert law_error(rule, target, Drafting(honest.strings, honest.weights, raw)) > 1e-3
+
+
+def test_the_checker_rejects_a_residual_that_is_filtered_again() -> None:
+    def filtered_again(*given):
+        return keep_nucleus(following_law(*given).log(), 0.8).softmax(-1)
+
+    rule = verify_with(following_law=filtered_again)
+    worlds = []
+    for seed in range(8):
+        tables = random_tables(seed, 4)
+        target, draft = (keep_nucleus(table.log(), 0.8).softmax(-1) for table in tables)
+        worlds.append((target, sampled(draft, 2)))
+    assert max(law_error(verify, *world) for world in worlds) < EXACT
+    assert max(law_error(rule, *world) for world in worlds) > 1e-3
 
 
 def test_the_checker_rejects_the_softmax_reported_for_a_greedy_draft() -> None:
@@ -372,8 +522,72 @@ def test_the_checker_rejects_the_softmax_reported_for_a_greedy_draft() -> None:
     honest = greedy(draft, 2)
     softmax = laws_along(draft, honest.strings)[:, :-1]
     assert law_error(verify, target, honest) < EXACT
-    told = Drafting(honest.strings, honest.weights, softmax)
-    assert law_error(verify, target, told) > 1e-3
+    dishonest = Drafting(honest.strings, honest.weights, softmax)
+    assert law_error(verify, target, dishonest) > 1e-3
+
+
+# More is accepted by the block, and exactly what it should be by the other rules
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(2, 4),
+    gamma=st.integers(1, 3),
+    zeros=st.sampled_from([0.0, 0.3]),
+)
+def test_the_block_accepts_at_least_as_much(seed, size, gamma, zeros) -> None:
+    target, draft = random_tables(seed, size, zeros)
+    drafting = sampled(draft, gamma)
+    gain = mean_accepted(verify_block, target, drafting) - mean_accepted(verify, target, drafting)
+    assert gain > -EXACT
+    if gamma == 1:
+        assert abs(gain) < EXACT
+
+
+def test_the_block_accepts_more_of_most_random_pairs() -> None:
+    gains = []
+    for seed in range(20):
+        target, draft = random_tables(seed, 4)
+        drafting = sampled((target + draft) / 2, 3)
+        token, block = (mean_accepted(rule, target, drafting) for rule in (verify, verify_block))
+        gains.append(block / token - 1)
+    assert np.mean(gains) == pytest.approx(0.059, abs=0.03)  # 5.9 % over 200 such pairs
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), gamma=st.integers(1, 3))
+def test_the_block_accepts_as_much_of_point_masses(seed: int, gamma: int) -> None:
+    target, draft = random_tables(seed, 3)
+    bare = greedy(draft, gamma)
+    token = mean_accepted(verify, target, bare)
+    assert mean_accepted(verify_block, target, bare) == pytest.approx(token, abs=EXACT)
+    assert mean_accepted(verify_block, target, told(bare, 3)) == pytest.approx(token, abs=EXACT)
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3])
+def test_noise_shared_with_the_drafter_leaves_the_law_exact(gamma: int) -> None:
+    """Draft and target draw with the same uniforms, integrated over every cell of both."""
+    for seed in range(2):
+        target, draft = random_tables(seed, 2 if gamma == 3 else 3)
+        size = len(target)
+        edges = torch.cat((target.cumsum(-1), draft.cumsum(-1))).flatten().clamp(0, 1)
+        edges = torch.cat((torch.zeros(1).double(), edges, torch.ones(1).double())).unique()
+        cells = all_strings(len(edges) - 1, gamma + 1)
+        uniforms, weights = ((edges[1:] + edges[:-1]) / 2)[cells], edges.diff()[cells].prod(1)
+        drafted = torch.zeros((len(cells), 1), dtype=torch.long)  # START
+        for k in range(gamma):
+            token = draw(draft[drafted[:, -1]], uniforms[:, k])
+            drafted = torch.cat((drafted, token[:, None]), dim=1)
+        drafted = drafted[:, 1:]
+        accepted, token = verify_match(laws_along(target, drafted), None, drafted, uniforms)
+        joint = torch.zeros(size ** (gamma + 1), dtype=torch.float64)
+        for n in range(gamma + 1):
+            ended = accepted == n
+            begun = torch.cat((drafted[ended, :n], token[ended, None]), dim=1)
+            joint += completed(target, begun, weights[ended], gamma + 1)
+        wanted = probability(target, all_strings(size, gamma + 1))
+        assert_close(joint, wanted, atol=EXACT, rtol=0)
 
 
 # Worked vectors
@@ -406,8 +620,8 @@ def test_b4_a_greedy_draft_is_accepted_with_p_of_it() -> None:
 
 def test_b5_softmax_for_a_greedy_draft_gives_the_wrong_law_of_the_theory() -> None:
     strings = torch.tensor([[1]])
-    told = Drafting(strings, torch.ones(1, dtype=torch.float64), B_DRAFT.view(1, 1, 3))
-    first = emitted_law(verify, same_everywhere(B_TARGET), told).view(3, 3).sum(1)
+    dishonest = Drafting(strings, torch.ones(1, dtype=torch.float64), B_DRAFT.view(1, 1, 3))
+    first = emitted_law(verify, same_everywhere(B_TARGET), dishonest).view(3, 3).sum(1)
     assert_close(first, torch.tensor([0.4, 0.6, 0.0], dtype=torch.float64))
 
 
@@ -417,11 +631,64 @@ def test_m1_the_token_rule_accepts_ten_ninths() -> None:
     assert accepted == pytest.approx(10 / 9, abs=EXACT)
 
 
-def test_m3_the_token_rule_on_random_bigrams() -> None:
+def test_m1_the_block_accepts_eleven_ninths_and_no_rule_twelve() -> None:
+    target, draft = same_everywhere(M_TARGET), same_everywhere(M_DRAFT)
+    accepted = mean_accepted(verify_block, target, sampled(draft, 2))
+    assert accepted == pytest.approx(11 / 9, abs=EXACT)
+    ceiling = 0.0
+    for length in (1, 2):
+        strings = all_strings(2, length)
+        ceiling += torch.minimum(probability(target, strings), probability(draft, strings)).sum()
+    assert ceiling.item() == pytest.approx(12 / 9, abs=EXACT)
+
+
+def test_m2_worth_and_chances_of_every_prefix() -> None:
+    strings = all_strings(2, 2)
+    laws = [table[None, None].expand(4, 3, -1) for table in (M_TARGET, M_DRAFT)]
+    worth, chances = block_chances(laws[0], laws[1][:, :2], strings)
+    expected = torch.tensor([[0.5, 0, 0.25], [0.5, 0, 1], [1, 1, 0.5], [1, 1, 1]]).double()
+    assert_close(torch.stack((worth[:, 1], chances[:, 0], worth[:, 2]), dim=1), expected)
+    assert torch.equal(chances[:, 1], worth[:, 2])
+
+
+@pytest.mark.parametrize(("rule", "accepted"), [(verify, 0.53081), (verify_block, 0.64428)])
+def test_m3_random_bigrams(rule: Rule, accepted: float) -> None:
     random = np.random.default_rng(1)
     target = torch.from_numpy(random.dirichlet(np.ones(3), 3))
     draft = torch.from_numpy(random.dirichlet(np.ones(3), 3))
-    assert mean_accepted(verify, target, sampled(draft, 3)) == pytest.approx(0.53081, abs=6e-6)
+    assert mean_accepted(rule, target, sampled(draft, 3)) == pytest.approx(accepted, abs=6e-6)
+    assert law_error(rule, target, sampled(draft, 3)) < 1e-12
+
+
+def test_b6_matching_independent_draws() -> None:
+    target, drafting = same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1)
+    assert mean_accepted(verify_match, target, drafting) == pytest.approx(0.31, abs=EXACT)
+
+
+def test_b7_matching_draws_that_share_their_noise() -> None:
+    places = torch.arange(400_000)[None]
+    noise, same = SharedNoise(0, 3).uniforms(places)
+    drafted = draw(B_DRAFT.expand(1, len(places[0]), 3), noise).T
+    target_probs = B_TARGET.expand(len(drafted), 2, 3)
+    uniforms = torch.stack((same[0], same[0]), dim=1)
+    accepted = verify_match(target_probs, None, drafted, uniforms).accepted
+    ratios = torch.maximum(B_TARGET / B_TARGET[:, None], B_DRAFT / B_DRAFT[:, None])
+    assert (1 / ratios.sum(1)).sum().item() == pytest.approx(0.69355, abs=6e-6)
+    assert accepted.double().mean().item() == pytest.approx(0.69355, abs=3e-3)
+
+
+def test_n2_the_threshold_of_typical_acceptance() -> None:
+    entropy = -(B_TARGET * B_TARGET.log()).sum().item()
+    assert entropy == pytest.approx(1.02965, abs=6e-6)
+    assert 0.3 * np.exp(-entropy) == pytest.approx(0.10714, abs=6e-6)
+    for p, kept in [(0.0899, 0), (0.0901, 1)]:
+        law = torch.tensor([0.5, 0.5 - p, p]).double()  # flat enough for epsilon, .09, to decide
+        target_probs = torch.stack((law, law))[None]
+        accepted = verify_typical(target_probs, None, torch.tensor([[2]]), torch.zeros(1, 2))
+        assert accepted.accepted.item() == kept
+    # a flatter law lowers the bar: exp(-entropy) is about one over the number of live choices
+    flat = torch.full((1, 2, 20), 1 / 20).double()
+    assert verify_typical(flat, None, torch.tensor([[7]]), torch.zeros(1, 2)).accepted.item() == 1
 
 
 # The parts
