@@ -181,8 +181,8 @@ def lap_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[L
             pack(random_model(probe_shape(*size, vocab_size), dtype, device, seed=seed))
             for seed, size in enumerate((target_size, draft_size))
         )
-        for prompt_length in (24, 400) if target_size[0] < 600 else (120,):
-            for gamma in (0, 1, 2, 4, 6, 8):
+        for prompt_length in (24, 400) if target_size == (384, 10) else (120,):
+            for gamma in (0, 1, 3, 8):
                 drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
                 cases.append((target, drafter, prompt_length, Statistics(gamma)))
     for turn in range(rounds + 1):

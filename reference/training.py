@@ -71,7 +71,7 @@ RECIPES = {
         ),
         "draft": Recipe(
             bundled_shape("bundled-draft", 192, 1, 3, 1, 512),
-            budget_tokens=5_000_000,
+            budget_tokens=8_000_000,
             batch_tokens=4096,
         ),
     },

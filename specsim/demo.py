@@ -45,7 +45,7 @@ class Effort:
     dialled_tokens: int
 
 
-FULL = Effort(probe_rounds=5, prompts=12, new_tokens=80, dialled_prompts=4, dialled_tokens=56)
+FULL = Effort(probe_rounds=6, prompts=10, new_tokens=64, dialled_prompts=3, dialled_tokens=56)
 QUICK = Effort(probe_rounds=2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24)
 
 
