@@ -107,7 +107,10 @@ def text_trace(
         here = slice(len(prompt) - 1, -1)  # the positions whose laws the new tokens were drawn from
         p, q = (sampling.probabilities(model(text)[0, here]) for model in (target, draft))
         chosen = text[0, len(prompt) :, None]
-        kept.append((q.gather(1, chosen) / p.gather(1, chosen)).clamp(max=1).squeeze(1).tolist())
+        # where rounding hides from p the token that the target chose, q alone decides
+        p_chosen, q_chosen = (law.gather(1, chosen).squeeze(1) for law in (p, q))
+        ratio = q_chosen / torch.where(p_chosen > 0, p_chosen, 1.0)
+        kept.append(ratio.clamp(max=1).tolist())
         overlaps.append(torch.minimum(p, q).sum(-1).clamp(max=1).tolist())
     return kept, overlaps
 

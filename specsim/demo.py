@@ -59,6 +59,7 @@ class Pair:
     calibration_prompts: list[list[int]]
     timed_prompts: list[list[int]]
     new_tokens: int
+    temperature: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +145,15 @@ def predict_then_measure(pair: Pair, system: System) -> Result:
 
     target, draft = pair.target, pair.draft
     count = len(pair.calibration_prompts)
-    say("", f"{pair.title}: acceptance at temperature 1 from {count} calibration prompts")
+    say("", f"{pair.title}, sampling at temperature {pair.temperature}")
+    say(f"acceptance from {count} calibration prompts")
     trace = TextTrace(
         *suites.text_trace(
-            target, draft, pair.calibration_prompts, max_new_tokens=pair.new_tokens + len(GAMMAS)
+            target,
+            draft,
+            pair.calibration_prompts,
+            max_new_tokens=pair.new_tokens + len(GAMMAS),
+            temperature=pair.temperature,
         )
     )
     lengths = [len(prompt) for prompt in pair.timed_prompts]
@@ -162,7 +168,12 @@ def predict_then_measure(pair: Pair, system: System) -> Result:
     )
     say("", *tables.prediction_table(prediction))
     measured = suites.measure_pair(
-        target, draft, pair.timed_prompts, GAMMAS, max_new_tokens=pair.new_tokens
+        target,
+        draft,
+        pair.timed_prompts,
+        GAMMAS,
+        max_new_tokens=pair.new_tokens,
+        temperature=pair.temperature,
     )
     points = [with_calibration(point, trace) for point in measured]
     comparisons = [compare(point, system) for point in points]
@@ -204,6 +215,7 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
         prompts["calibration"],
         prompts["timed"][: effort.prompts],
         effort.new_tokens,
+        temperature=0.8,
     )
 
 
@@ -224,6 +236,7 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
         ids[:12],
         ids[12 : 12 + effort.dialled_prompts],
         effort.dialled_tokens,
+        temperature=1.0,  # where alpha was dialled
     )
 
 
