@@ -72,9 +72,7 @@ def following_law(
     gamma = drafted.shape[1]
     if gamma == 0:
         return p
-    rejected = accepted.clamp(max=gamma - 1)[
-        :, None
-    ]  # index of the draft that failed, where there is one
+    rejected = accepted.clamp(max=gamma - 1)[:, None]  # the draft that failed, where there is one
     if draft_probs is None:
         q = torch.zeros_like(p).scatter_(1, drafted.gather(1, rejected), 1.0)
     else:

@@ -235,7 +235,7 @@ def texts_of(prompts: list[list[int]], room: int = 4) -> Sequences:
 
 
 def test_a_place_has_seen_the_prompt_and_the_drafts_before_it() -> None:
-    sequences = texts_of([[1, 4, 1], [2]])
+    sequences = texts_of([[1, 1, 4], [2]])
     sequences.tokens[1, 1:] = 5  # stale: a rejected draft beyond the pending token
     seen = sequences.seen(torch.tensor([[3, 0], [2, 4]]), 6)
     held = [[set(place.nonzero().flatten().tolist()) for place in row] for row in seen]
@@ -248,7 +248,7 @@ def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
     oracle = RepetitionPenaltyLogitsProcessor(penalty)
-    prompts, drafted = [[1, 4, 1], [2]], torch.tensor([[3, 0], [2, 4]])
+    prompts, drafted = [[1, 1, 4], [2]], torch.tensor([[3, 0], [2, 4]])
     logits = random_logits(9, 6, rows=6).view(2, 3, 6)
     found = Sampling(repetition_penalty=penalty).penalise(logits, texts_of(prompts), drafted)
     for row, prompt in enumerate(prompts):
@@ -259,7 +259,7 @@ def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
 
 
 def test_the_penalty_of_fewer_places_is_that_of_the_last_ones() -> None:
-    sampling, sequences = Sampling(repetition_penalty=1.5), texts_of([[1, 4, 1], [2]])
+    sampling, sequences = Sampling(repetition_penalty=1.5), texts_of([[1, 1, 4], [2]])
     logits, drafted = random_logits(9, 6, rows=6).view(2, 3, 6), torch.tensor([[3, 0], [2, 4]])
     whole = sampling.penalise(logits, sequences, drafted)
     assert torch.equal(sampling.penalise(logits[:, 2:], sequences, drafted), whole[:, 2:])
