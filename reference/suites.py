@@ -5,7 +5,7 @@ slows the baseline and the speculation alike. Times are medians over cycles; pre
 not in them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,17 +29,21 @@ def measure_pair(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
-    label: str = "measuring",
-    on_progress: Callable[[], None] = lambda: None,
+    counted_prompts: Sequence[Sequence[int]] = (),
+    counted_runs: int = 0,
 ) -> list[Point]:
-    """A point for every gamma, batch 1; gamma 0 is plain decoding and comes with every other point
-    as its `step_s`."""
+    """A point for every gamma, batch 1; gamma 0 is plain decoding and every other's `step_s`.
+
+    A median of times needs few cycles, an acceptance many: `counted_prompts` are decoded besides,
+    as one batch, `counted_runs` times with other seeds, for their counts alone.
+    """
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
     for gamma in gammas:  # warm up: allocator, kernel selection
         speculate(target, drafters[gamma], prompts[0], min(16, max_new_tokens), temperature)
-    bar = tqdm(total=len(prompts) * len(gammas), desc=label, leave=False)
+    rounds = len(prompts) * len(gammas) + counted_runs * (len(gammas) - 1)
+    bar = tqdm(total=rounds, desc="measuring", leave=False)
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
             run = speculate(
@@ -47,7 +51,18 @@ def measure_pair(
             )
             totals[gamma].extend(run.statistics)
             bar.update()
-            on_progress()
+    for turn in range(counted_runs):
+        for gamma in gammas[1:]:
+            run = speculate(
+                target,
+                drafters[gamma],
+                counted_prompts,
+                max_new_tokens,
+                temperature,
+                seed=seed + 1000 + turn,
+            )
+            totals[gamma].accepted_counts += run.statistics.accepted_counts
+            bar.update()
     bar.close()
     context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)
     plain = Timing.of(totals[0].cycle_times)
@@ -76,7 +91,7 @@ def measure_pair(
             accepted_histogram=total.accepted_histogram,
             tokens_per_cycle=total.tokens_per_cycle,
             tokens_per_cycle_error=total.tokens_per_cycle_error,
-            tokens_per_s=total.tokens_per_cycle / total.cycle_s,
+            tokens_per_s=total.tokens_per_cycle / total.cycle_s if total.cycle_s else None,
         )
         for gamma, total in totals.items()
     ]

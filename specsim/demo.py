@@ -36,17 +36,19 @@ DIALLED_ALPHA = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is timed: rounds of probes, prompts of each pair, and new tokens for each prompt."""
+    """How much is timed: rounds of probes, prompts of each pair, new tokens for each prompt; and
+    how many times all prompts are decoded as a batch to count what is accepted."""
 
     probe_rounds: int
     prompts: int
     new_tokens: int
     dialled_prompts: int
     dialled_tokens: int
+    counted_runs: int
 
 
-FULL = Effort(probe_rounds=6, prompts=10, new_tokens=64, dialled_prompts=3, dialled_tokens=56)
-QUICK = Effort(probe_rounds=2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24)
+FULL = Effort(6, prompts=8, new_tokens=48, dialled_prompts=3, dialled_tokens=40, counted_runs=1)
+QUICK = Effort(2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24, counted_runs=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,9 @@ class Pair:
     draft: Any
     calibration_prompts: list[list[int]]
     timed_prompts: list[list[int]]
+    timed: int
     new_tokens: int
-    temperature: float
+    counted_runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +148,13 @@ def predict_then_measure(pair: Pair, system: System) -> Result:
 
     target, draft = pair.target, pair.draft
     count = len(pair.calibration_prompts)
-    say("", f"{pair.title}, sampling at temperature {pair.temperature}")
-    say(f"acceptance from {count} calibration prompts")
+    say("", f"{pair.title}: acceptance at temperature 1 from {count} calibration prompts")
     trace = TextTrace(
         *suites.text_trace(
             target,
             draft,
             pair.calibration_prompts,
             max_new_tokens=pair.new_tokens + len(GAMMAS),
-            temperature=pair.temperature,
         )
     )
     lengths = [len(prompt) for prompt in pair.timed_prompts]
@@ -170,10 +171,11 @@ def predict_then_measure(pair: Pair, system: System) -> Result:
     measured = suites.measure_pair(
         target,
         draft,
-        pair.timed_prompts,
+        pair.timed_prompts[: pair.timed],
         GAMMAS,
         max_new_tokens=pair.new_tokens,
-        temperature=pair.temperature,
+        counted_prompts=pair.timed_prompts,
+        counted_runs=pair.counted_runs,
     )
     points = [with_calibration(point, trace) for point in measured]
     comparisons = [compare(point, system) for point in points]
@@ -213,9 +215,10 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
         target,
         draft,
         prompts["calibration"],
-        prompts["timed"][: effort.prompts],
+        prompts["timed"],
+        effort.prompts,
         effort.new_tokens,
-        temperature=0.8,
+        effort.counted_runs,
     )
 
 
@@ -234,9 +237,10 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
         target,
         draft,
         ids[:12],
-        ids[12 : 12 + effort.dialled_prompts],
+        ids[12:],
+        effort.dialled_prompts,
         effort.dialled_tokens,
-        temperature=1.0,  # where alpha was dialled
+        effort.counted_runs,
     )
 
 
