@@ -53,6 +53,10 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 bench: $(VENV)/test.stamp  ## every script in bench/, in turn
 	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
 
+.PHONY: validate
+validate: $(VENV)/demo.stamp  ## predictions beside published measurements, by engine
+	$(VENV)/bin/specsim validate
+
 .PHONY: clean
 clean:  ## remove caches and builds, but not .venv
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -47,7 +47,7 @@ class Effort:
     counted_runs: int
 
 
-FULL = Effort(6, prompts=8, new_tokens=48, dialled_prompts=3, dialled_tokens=40, counted_runs=1)
+FULL = Effort(5, prompts=7, new_tokens=44, dialled_prompts=3, dialled_tokens=32, counted_runs=1)
 QUICK = Effort(2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24, counted_runs=1)
 
 
