@@ -43,6 +43,15 @@ class KVCache:
         """The first `window` slots of one layer, as views (B, window, H_kv, D)."""
         return self.keys[layer][:, :window], self.values[layer][:, :window]
 
+    def fill_with_noise(self, slots: int, seed: int = 0) -> None:
+        """Random keys and values in the first `slots` slots: a context to time steps at, which
+        nobody wrote. Equal layers get equal noise, whatever model they belong to."""
+        device = self.keys[0].device
+        for layer, pair in enumerate(zip(self.keys, self.values, strict=True)):
+            generator = torch.Generator(device).manual_seed(seed + layer)
+            for tensor in pair:
+                tensor[:, :slots].normal_(generator=generator)
+
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))

@@ -44,6 +44,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.architecture = architecture.require_llama_shape()
         self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
+        self.reads_prompts = True  # False: prefill leaves noise, for timing steps at long contexts
         self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
         self.layers = nn.ModuleList(Layer(architecture) for _ in range(architecture.num_layers))
         self.norm = nn.Parameter(torch.ones(architecture.hidden_size))
@@ -189,7 +190,9 @@ def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> None:
     """Write the keys and values of every prompt but its last token, which stays pending."""
-    if sequences.longest > 0:
+    if not model.reads_prompts:
+        cache.fill_with_noise(sequences.longest)
+    elif sequences.longest > 0:
         tokens = sequences.tokens[:, : sequences.longest]
         positions = torch.arange(sequences.longest, device=tokens.device).expand(tokens.shape)
         model.hidden(tokens, positions, cache, sequences.longest)

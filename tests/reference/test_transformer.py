@@ -148,6 +148,20 @@ def test_prefill_of_one_token_prompts_reads_nothing(tiny) -> None:
     assert all(tensor.count_nonzero() == 0 for tensor in (*cache.keys, *cache.values))
 
 
+def test_a_model_that_reads_no_prompts_finds_noise_where_they_would_stand(tiny) -> None:
+    model, deeper = tiny(), tiny(num_layers=3)
+    model.reads_prompts = deeper.reads_prompts = False
+    caches = new_cache(model, 2, 8), new_cache(deeper, 2, 8)
+    for each, cache in zip((model, deeper), caches, strict=True):
+        prefill(each, Sequences.from_prompts([[3] * 6, [4] * 2], 2, each.device), cache)
+    for tensor in (*caches[1].keys, *caches[1].values):
+        assert tensor[:, :5].count_nonzero() == tensor[:, :5].numel()
+        assert tensor[:, 5:].count_nonzero() == 0
+    assert not torch.equal(caches[0].keys[0], caches[0].keys[1])
+    for one, other in zip(caches[0].keys, caches[1].keys, strict=False):
+        assert torch.equal(one, other)  # a draft of the first layers finds what its target does
+
+
 def test_what_lies_beyond_a_sequence_in_the_cache_does_not_matter(tiny) -> None:
     model = tiny()
     tokens = random_tokens(model, 2, 12)

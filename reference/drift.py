@@ -1,0 +1,52 @@
+"""How fast the machine is at this moment: a fixed small read, timed between other measurements.
+
+A shared or throttled machine changes its speed between calibration and measurement. The lap of one
+and the same matrix-vector product, taken beside each measurement, says by how much, so that the
+difference can be named instead of being blamed on the model.
+"""
+
+import statistics
+import time
+
+import torch
+
+SIDE = {"cuda": 16384}  # of the square matrix: 0.5 GB in bf16, ten times a GPU's L2
+SIDE_ELSEWHERE = 3072  # 38 MB in fp32, more than a share of a CPU's last cache
+REPEATS = 9
+
+
+class DriftProbe:
+    """A matrix-vector product whose lap is the machine's speed; allocates its matrix once."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        side = SIDE.get(self.device.type, SIDE_ELSEWHERE)
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.matrix = torch.randn(side, side, device=self.device, dtype=dtype)
+        self.vector = torch.randn(side, device=self.device, dtype=dtype)
+        self.result = torch.empty_like(self.vector)
+        self._once()  # warm up
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one product reads."""
+        return self.matrix.nbytes
+
+    @torch.inference_mode()
+    def lap(self) -> float:
+        """Seconds of one product now: the median of a few."""
+        return statistics.median(self._once() for _ in range(REPEATS))
+
+    def _once(self) -> float:
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            torch.mv(self.matrix, self.vector, out=self.result)
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
+        started = time.perf_counter()
+        torch.mv(self.matrix, self.vector, out=self.result)
+        if self.device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter() - started
