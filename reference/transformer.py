@@ -87,18 +87,29 @@ class Transformer(nn.Module):
         window: int | None = None,
     ) -> Tensor:
         """The normalised hidden states (B, T, C) that the head multiplies."""
-        shape = self.architecture
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        return self.through_layers(self.embedding(tokens), positions, cache, window)
+
+    def through_layers(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: KVCache | None = None,
+        window: int | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """The layers and the last norm on `x` (B, T, C), whatever it was made of; rest as in
+        `forward`. With a cache, `bias` may say who looks where (see `attention_bias`)."""
+        shape = self.architecture
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # (B, T, 1, D)
-        bias = None
         if cache is not None:
             window = cache.capacity if window is None else window
-            bias = attention_bias(
-                positions, window, shape.num_heads // shape.num_kv_heads, self.dtype
-            )
-        batch, rows = tokens.shape
-        x = self.embedding(tokens)  # (B, T, C)
+            if bias is None:
+                bias = attention_bias(
+                    positions, window, shape.num_heads // shape.num_kv_heads, self.dtype
+                )
+        batch, rows, _ = x.shape
         for index, layer in enumerate(self.layers):
             h = F.rms_norm(x, (shape.hidden_size,), layer.attention_norm, shape.norm_eps)
             heads = layer.qkv(h).view(batch, rows, -1, shape.head_dim)  # (B, T, H + 2K, D)
