@@ -9,6 +9,7 @@ gigabyte or two; `usable` below 1 leaves room for them, engines take 0.9).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.system import System
-from specsim.work import PRECISIONS, Precision, forward_work, precision, require_even_split
-from specsim.work.sharding import WHOLE, Sharding, kv_heads_held, splits_evenly
+from specsim.work import PRECISIONS, Precision, forward_work, require_even_split
+from specsim.work.sharding import WHOLE, Sharding, kv_heads_held
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +26,17 @@ ONE_BYTE_EACH = Precision("count", 1.0, "none", kv_bytes=1.0, activation_bytes=1
 EVERY_EXPERT = 1e12  # tokens in a pass after which no expert is unread
 NARROWER = ("fp8", "int8", "int4")
 MOST_DEVICES = 128
+MOST_SEQUENCES = 1e9
+
+
+class Holder(Protocol):
+    """What takes memory beside the target: a drafting method."""
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """Weight bytes and KV bytes on the fullest device, `slots` tokens of each sequence
+        cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,35 +113,30 @@ def footprint(
     batch: ArrayLike = 1,
     context: ArrayLike = 1024,
     gamma: ArrayLike = 0,
-    draft: Architecture | None = None,
-    draft_precision: str | None = None,
-    draft_tensor_parallel: int | None = None,
+    drafter: Holder | None = None,
     usable: float = 1.0,
 ) -> Footprint:
     """What the fullest device of `system` must hold to decode `batch` sequences of `context` tokens
     with `gamma` drafts in flight.
 
-    The numeric arguments broadcast. A draft is split as the target is, and in its format, unless
-    said otherwise; split over fewer devices it lies whole on those. `usable` is the share of the
-    memory that may be filled.
+    The numeric arguments broadcast. `drafter` is a drafting method: its weights and caches lie
+    beside the target's, but for one with a device of its own. `usable` is the share of the memory
+    that may be filled.
     """
     stored, devices = system.precision, system.tensor_parallel
     capacity = system.accelerator.memory_bytes
     slots = np.asarray(context, float) + np.asarray(gamma, float)
     rows = np.asarray(batch, float) * (np.asarray(gamma, float) + 1.0)
-    draft_weights, draft_kv = 0.0, np.asarray(0.0)
-    if draft is not None:
-        draft_stored = stored if draft_precision is None else precision(draft_precision)
-        split = draft_tensor_parallel or devices
-        draft_sharding = replace(system.sharding, devices=split)
-        draft_weights = stored_weight_bytes(draft, draft_stored, draft_sharding)
-        draft_kv = cache_bytes(draft, draft_stored, batch=batch, slots=slots, tensor_parallel=split)
+    draft_weights: ArrayLike = 0.0
+    draft_kv: ArrayLike = 0.0
+    if drafter is not None:
+        draft_weights, draft_kv = drafter.held_bytes(system, batch=batch, slots=slots)
     weights = stored_weight_bytes(target, stored, system.sharding)
     return Footprint(
         weight_bytes=np.asarray(weights),
         kv_bytes=cache_bytes(target, stored, batch=batch, slots=slots, tensor_parallel=devices),
         draft_weight_bytes=np.asarray(draft_weights),
-        draft_kv_bytes=draft_kv,
+        draft_kv_bytes=np.asarray(draft_kv),
         logit_bytes=4.0 * rows * target.vocab_size,
         capacity_bytes=None if capacity is None else capacity * usable,
     )
@@ -151,12 +158,12 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     if spare() >= 0:
         return ()
     found = []
-    draft = scenario.get("draft")
-    draft_is_split = isinstance(draft, Architecture) and not scenario.get("draft_tensor_parallel")
-    split = [target, draft] if draft_is_split else [target]
     for devices in range(system.tensor_parallel + 1, MOST_DEVICES + 1):
-        even = all(splits_evenly(model, devices) for model in split)  # type: ignore[arg-type]
-        if even and spare(replace(system, tensor_parallel=devices)) >= 0:
+        try:
+            fits = spare(replace(system, tensor_parallel=devices)) >= 0
+        except SpecsimError:  # the heads of the target, or of its draft, do not divide
+            continue
+        if fits:
             found.append(f"tensor_parallel = {devices}")
             break
     for name in NARROWER:
@@ -168,9 +175,24 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     for name in ("batch", "context"):
         if most := _largest(name, lambda change: spare(**change) >= 0):
             found.append(f"{name} of at most {most}")
-    if draft is not None and spare(draft=None) >= 0:
-        found.append("no draft model")
+    if scenario.get("drafter") is not None and spare(drafter=None) >= 0:
+        found.append("no drafter")
     return tuple(found)
+
+
+def largest_batch(target: Architecture, system: System, **scenario: object) -> int | None:
+    """The most sequences that fit, 0 if not even one; None where no number is too many or the
+    memory is unknown.
+
+    Arguments: those of `footprint` but `batch`, each a single number.
+    """
+    if system.accelerator.memory_bytes is None:
+        return None
+
+    def fits(change: dict[str, object]) -> bool:
+        return bool(footprint(target, system, **(scenario | change)).fits)  # type: ignore[arg-type]
+
+    return None if fits({"batch": MOST_SEQUENCES}) else _largest("batch", fits)
 
 
 def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:

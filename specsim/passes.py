@@ -36,8 +36,18 @@ def pass_s(
     batch: ArrayLike = 1,
     rows: ArrayLike = 1,
     context: ArrayLike = 1024,
+    routing_correlation: ArrayLike | None = None,
 ) -> Floats:
-    """Seconds of one pass of `rows` tokens for each of `batch` sequences; all three broadcast."""
+    """Seconds of one pass of `rows` tokens for each of `batch` sequences; all of them broadcast.
+
+    `routing_correlation` overrides the model's own (`work.experts`).
+    """
+    if routing_correlation is not None:
+        step = step_time(
+            model, system, batch=batch, rows=rows, context=context,
+            routing_correlation=routing_correlation,
+        )  # fmt: skip
+        return step.total_s
     batch, rows, context = (np.asarray(value, dtype=float) for value in (batch, rows, context))
     shape = np.broadcast_shapes(batch.shape, rows.shape, context.shape)
     if np.prod(shape) >= FEW and np.ndim(system.bandwidth_bytes_per_s) == 0:

@@ -154,12 +154,14 @@ def predict(
     batch: ArrayLike = 1,
     context: ArrayLike = 1024,
     tokens_error: ArrayLike = 0.0,
+    routing_correlation: ArrayLike | None = None,
 ) -> Prediction:
     """Predict plain and speculative decoding; numeric arguments may be arrays, which broadcast.
 
     Acceptance is given once, as `alpha`, as a `survival` vector along the last axis, as
     `tokens_per_cycle` (bonus included), or as a law of `specsim.acceptance`. `context` is the KV
-    length at the step that is priced.
+    length at the step that is priced. `routing_correlation`, of a mixture of experts alone, says
+    how alike consecutive tokens choose: 0 independently (the default, which punishes), 1 the same.
 
     Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or
     given twice, or a draft whose vocabulary is not the target's.
@@ -183,13 +185,21 @@ def predict(
             )
     tau = _tokens(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
 
+    if routing_correlation is not None:
+        if target.experts is None:
+            raise SpecsimError(f"{target.name} has no experts whose routing could be correlated")
+        routing_correlation = within("routing_correlation", routing_correlation, low=0.0, high=1.0)
+
     engine = system.engine
     plain_s = pass_s(target, system, batch=batch, rows=1, context=context)
     rows, share = gamma + 1.0, np.asarray(1.0)
     if method is not None:
         rows = method.verify_rows(gamma, batch)
         share = np.asarray(method.drafting_share(batch))
-    wide_s = pass_s(target, system, batch=batch, rows=rows, context=context)
+    wide_s = pass_s(
+        target, system, batch=batch, rows=rows, context=context,
+        routing_correlation=routing_correlation,
+    )  # fmt: skip
     if np.any(share != 1.0):  # some passes carry no drafts
         wide_s = plain_s + share * (wide_s - plain_s)
     verify_s = np.where(gamma > 0, wide_s, plain_s)

@@ -20,6 +20,16 @@ from specsim.work import precision as precision_named
 Floats = NDArray[np.float64]
 
 
+PCIE_LATENCY_S = 20e-6  # of an all-reduce, where the catalog knows no link
+
+# A model whose weights fill no more than this share of the last cache is read from there when a
+# pass follows its own. Both numbers are assumed: the cache is shared with activations and KV, and
+# published microbenchmarks of A100 and H100 put its read bandwidth at two to three times the
+# memory's.
+CACHED_SHARE = 0.5
+CACHE_SPEEDUP = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Accelerator:
     """Datasheet values: bytes, bytes per second, dense FLOP per second by the arithmetic's name.
@@ -36,6 +46,7 @@ class Accelerator:
     kind: str | None = None  # "datacentre-gpu", "edge"
     link_bytes_per_s: float | None = None  # to its peers, both directions together
     link_latency_s: float = 5e-6  # of an all-reduce of a few bytes
+    l2_bytes: float | None = None  # the last cache before the memory
 
     def rate(self, math: str) -> float:
         """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
@@ -58,15 +69,9 @@ def accelerator(name: str) -> Accelerator:
         family=row.get("family"),
         kind=row.get("kind"),
         link_bytes_per_s=row.get("link_bytes_per_s"),
-        link_latency_s=_link_latency_s(row.get("link_bytes_per_s")),
+        link_latency_s=row.get("link_latency_s", PCIE_LATENCY_S),
+        l2_bytes=row.get("l2_bytes"),
     )
-
-
-def _link_latency_s(link_bytes_per_s: float | None) -> float:
-    """An all-reduce of a few bytes: 3 to 4 us inside compiled decoding on NVLink (derived from
-    gpt-fast's A100 rows), 5 to 12 in engines, 15 to 30 over PCIe with NCCL (unverified)."""
-    by_nvlink = link_bytes_per_s is not None and link_bytes_per_s > 150e9  # PCIe 5.0 x16: 128e9
-    return 5e-6 if by_nvlink else 20e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,6 +242,22 @@ class System:
     @property
     def sharding(self) -> Sharding:
         return Sharding(self.tensor_parallel, self.engine.head_sharded)
+
+    def after_own_pass(self, weight_bytes: float) -> "System":
+        """The System that a pass sees which follows a pass of the same model: weights that fit in
+        the last cache are still there.
+
+        `weight_bytes` are what one device streams. A measured efficiency, a table, has the cache in
+        it already and stays; so does everything where the cache's size is unknown.
+        """
+        cache, efficiency = self.accelerator.l2_bytes, self.engine.weight_efficiency
+        if isinstance(efficiency, EfficiencyTable):
+            return self
+        if cache is None or weight_bytes > CACHED_SHARE * cache:
+            return self
+        return replace(
+            self, engine=replace(self.engine, weight_efficiency=CACHE_SPEEDUP * efficiency)
+        )
 
     def with_precision(self, name: str) -> "System":
         """The same machine and engine with weights stored in another precision.

@@ -117,7 +117,8 @@ KINDS = {
 }  # fmt: skip
 COLUMNS = {
     "name", "family", "kind", "memory_bytes", "bandwidth_bytes_per_s", "l2_bytes",
-    "link_bytes_per_s", "tdp_w", "source", "confidence", "datasheet", "aliases", "notes",
+    "link_bytes_per_s", "link_latency_s", "tdp_w",
+    "source", "confidence", "datasheet", "aliases", "notes",
     "flops_per_s",
 }  # fmt: skip
 PRECISIONS = {"fp32", "bf16", "fp16", "fp8", "int8", "fp4"}
@@ -144,6 +145,7 @@ def test_an_accelerators_columns_are_known_and_in_range(name: str) -> None:
     assert 10e9 <= row["bandwidth_bytes_per_s"] <= 20e12
     assert 1e6 <= row.get("l2_bytes", 1e6) <= 1e9
     assert 10e9 <= row.get("link_bytes_per_s", 10e9) <= 2e12
+    assert 1e-6 <= row.get("link_latency_s", 1e-6) <= 1e-4
     assert 5 <= row.get("tdp_w", 5) <= 2000
     # decimal: 80e9, not 80 * 2**30
     assert row.get("memory_bytes", 1e9) % 1e9 == 0

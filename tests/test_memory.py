@@ -9,7 +9,15 @@ from numpy.testing import assert_allclose
 
 from specsim import SpecsimError, catalog
 from specsim.architecture import model
-from specsim.memory import cache_bytes, footprint, remedies, shortage, stored_weight_bytes
+from specsim.drafting import DraftModel, Medusa, QuantisedSelf, method
+from specsim.memory import (
+    cache_bytes,
+    footprint,
+    largest_batch,
+    remedies,
+    shortage,
+    stored_weight_bytes,
+)
 from specsim.system import Accelerator, system
 from specsim.work import PRECISIONS, Sharding
 
@@ -82,22 +90,22 @@ def test_seventy_billion_in_bf16_do_not_fit_one_h200():
 
 def test_everything_counts_and_broadcasts():
     batch, context = np.array([[1], [64]]), np.array([1000, 100_000])
-    found = footprint(EIGHT, H200, batch=batch, context=context, gamma=4, draft=ONE)
+    found = footprint(EIGHT, H200, batch=batch, context=context, gamma=4, drafter=DraftModel(ONE))
     assert found.fits.tolist() == [[True, True], [True, False]]
     by_hand = 2 * EIGHT.parameters + 131_072 * batch * (context + 4)
     by_hand = by_hand + 2 * ONE.parameters + 32_768 * batch * (context + 4)
     by_hand = by_hand + 4 * batch * 5 * 128_256
     assert_allclose(found.total_bytes, by_hand, rtol=1e-14)
     assert_allclose(found.spare_bytes, 141e9 - by_hand, rtol=1e-12)
-    alone = footprint(EIGHT, H200, batch=64, context=100_000, gamma=4, draft=ONE)
+    alone = footprint(EIGHT, H200, batch=64, context=100_000, gamma=4, drafter=DraftModel(ONE))
     assert alone.total_bytes == found.total_bytes[1, 1]
 
 
 def test_a_draft_of_its_own_format_and_devices():
     four = system("h200-sxm", tensor_parallel=4)
-    found = footprint(SEVENTY, four, draft=ONE, draft_precision="int4", draft_tensor_parallel=1)
+    found = footprint(SEVENTY, four, drafter=DraftModel(ONE, precision="int4", tensor_parallel=1))
     assert found.draft_weight_bytes == stored_weight_bytes(ONE, PRECISIONS["int4"])
-    split = footprint(SEVENTY, four, draft=ONE)
+    split = footprint(SEVENTY, four, drafter=DraftModel(ONE))
     assert split.draft_weight_bytes < 0.26 * 2 * ONE.parameters
 
 
@@ -105,7 +113,7 @@ def test_a_draft_of_its_own_format_and_devices():
     "scenario",
     [
         {"batch": 64, "context": 131_072},
-        {"batch": 1, "context": 10_000_000, "draft": ONE, "gamma": 3},
+        {"batch": 1, "context": 10_000_000, "drafter": DraftModel(ONE), "gamma": 3},
         {"batch": 300_000, "context": 8},
     ],
 )
@@ -125,7 +133,7 @@ def test_every_remedy_is_true_and_tight(scenario):
 
 def test_a_draft_too_many_is_left_out():
     tight = replace(H200, accelerator=Accelerator("chip", 1e12, memory_bytes=17e9))
-    assert "no draft model" in remedies(EIGHT, tight, draft=ONE)
+    assert "no drafter" in remedies(EIGHT, tight, drafter=DraftModel(ONE))
     assert remedies(EIGHT, tight) == ()
 
 
@@ -147,3 +155,54 @@ def test_room_for_the_engine_itself():
 def test_remedies_are_for_one_scenario():
     with pytest.raises(SpecsimError, match="one scenario at a time"):
         remedies(EIGHT, H200, batch=[1, 2])
+
+
+def test_what_each_method_holds_beside_the_target():
+    """By hand, for an 8B: what is shared with the target takes no memory twice."""
+    asked = {"batch": 4, "context": 1000, "gamma": 0}
+    hidden, vocab = EIGHT.hidden_size, EIGHT.vocab_size
+    layer = (
+        218_112_000  # of one layer: 2.5 x 4096^2 of attention, 3 x 4096 x 14336 of MLP, two norms
+    )
+
+    def held(name, **changes):
+        drafter = method(name, EIGHT, **changes)
+        found = footprint(EIGHT, H200, drafter=drafter, **asked)
+        return float(found.draft_weight_bytes), float(found.draft_kv_bytes)
+
+    assert held("n-gram") == (0.0, 0.0)
+    assert held("early-exit") == (0.0, 0.0)
+    weights, caches = held("eagle")
+    assert_allclose(weights, 2 * (layer + 2 * hidden**2), rtol=1e-4)
+    assert caches == 4 * 1000 * EIGHT.kv_elements_per_layer * 2
+    medusa = Medusa(EIGHT, heads=3)
+    found = footprint(EIGHT, H200, drafter=medusa, **asked)
+    assert found.draft_weight_bytes == 2 * 3 * hidden * (hidden + vocab)
+    quantised = footprint(EIGHT, H200, drafter=QuantisedSelf(EIGHT), **asked)
+    assert_allclose(
+        quantised.draft_weight_bytes, stored_weight_bytes(EIGHT, PRECISIONS["int4"]), rtol=1e-12
+    )
+    assert quantised.draft_kv_bytes == 0
+    alone = method("pearl", EIGHT, ONE)
+    assert footprint(EIGHT, H200, drafter=alone, **asked).draft_weight_bytes == 0
+    cascade = footprint(EIGHT, H200, drafter=method("cascade", EIGHT, ONE), **asked)
+    chain = footprint(EIGHT, H200, drafter=DraftModel(ONE), **asked)
+    assert cascade.total_bytes == chain.total_bytes
+
+
+def test_a_window_bounds_what_a_draft_caches():
+    wide, narrow = (
+        footprint(EIGHT, H200, drafter=DraftModel(ONE, window=window), context=100_000)
+        for window in (None, 512)
+    )
+    assert_allclose(narrow.draft_kv_bytes / wide.draft_kv_bytes, 512 / 100_000)
+
+
+def test_the_largest_batch_is_the_last_that_fits():
+    asked = {"context": 8192, "gamma": 3, "drafter": DraftModel(ONE)}
+    most = largest_batch(EIGHT, H200, **asked)
+    assert footprint(EIGHT, H200, batch=most, **asked).fits
+    assert not footprint(EIGHT, H200, batch=most + 1, **asked).fits
+    assert largest_batch(model("llama-3.1-70b"), H200, context=1) == 0
+    unknown = replace(H200, accelerator=Accelerator("unknown", 1e12))
+    assert largest_batch(EIGHT, unknown) is None

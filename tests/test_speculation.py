@@ -441,3 +441,36 @@ def test_a_draft_model_refuses_what_it_does_not_know():
         DraftModel(ONE, catch_up="rows")
     with pytest.raises(SpecsimError, match="unknown precision 'int3'"):
         DraftModel(ONE, precision="int3")
+
+
+def test_the_first_pass_of_a_tiny_draft_reads_memory_and_the_others_the_cache():
+    machine = system("h100-sxm", "ideal")
+    target, draft = model("bundled-target"), model("bundled-draft")
+    over = predict(target, DraftModel(draft), machine, gamma=[1, 2, 3], alpha=0.7, context=1)
+    cold, warm = over.draft_s[0], np.diff(over.draft_s)
+    assert_allclose(warm[0], warm[1])
+    assert 1.9 < cold / warm[0] < 2.1  # weights are nearly all that is read
+    large = predict(
+        model("llama-3.1-8b"), DraftModel(model("llama-3.2-1b")), machine, gamma=[1, 2], alpha=0.7
+    )
+    assert_allclose(large.draft_s[1], 2 * large.draft_s[0], rtol=1e-3)
+
+
+def test_routing_correlation_is_asked_for_in_one_argument():
+    """The same as the model with that correlation; an array over it broadcasts; 1 reads one
+    token's experts."""
+    target, machine = model("qwen3-30b-a3b"), system("h200-sxm")
+    draft = DraftModel(model("qwen3-0.6b"))
+    asked = {"gamma": 4, "alpha": 0.8}
+    shares = np.array([0.0, 0.5, 1.0])
+    over = predict(target, draft, machine, routing_correlation=shares, **asked)
+    assert over.speedup.shape == (3,)
+    assert np.all(np.diff(over.speedup) > 0)
+    for share, speedup in zip(shares, over.speedup, strict=True):
+        own = predict(target.with_routing_correlation(share), draft, machine, **asked)
+        assert_allclose(own.speedup, speedup)
+    for wrong in (-0.1, 1.5, np.nan):
+        with pytest.raises(SpecsimError, match="routing_correlation must be within"):
+            predict(target, draft, machine, routing_correlation=wrong, **asked)
+    with pytest.raises(SpecsimError, match=r"llama-3\.1-8b has no experts"):
+        predict(model("llama-3.1-8b"), None, machine, routing_correlation=0.5)

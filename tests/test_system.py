@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from specsim import catalog
 from specsim.catalog import SpecsimError
 from specsim.system import (
+    CACHE_SPEEDUP,
     Accelerator,
     EfficiencyTable,
     Engine,
@@ -171,3 +172,21 @@ def test_table_stays_within_its_values(size, rows):
 def test_a_table_that_is_none_is_refused(arguments, message):
     with pytest.raises(SpecsimError, match=message):
         EfficiencyTable(*arguments)
+
+
+def test_a_tiny_model_stays_in_the_last_cache_between_its_own_passes():
+    """H100: 50 MB of cache. Half of it holds 25 MB of weights, an 8B's 15 GB it does not."""
+    machine = system("h100-sxm")
+    plain = machine.engine.weight_efficiency
+    assert machine.after_own_pass(25e6).engine.weight_efficiency == CACHE_SPEEDUP * plain
+    assert machine.after_own_pass(25.1e6) is machine
+    nothing_known = replace(machine, accelerator=replace(machine.accelerator, l2_bytes=None))
+    assert nothing_known.after_own_pass(1e3) is nothing_known
+    table = EfficiencyTable([1e6], [1.0], [[0.5]])
+    measured = replace(machine, engine=replace(machine.engine, weight_efficiency=table))
+    assert measured.after_own_pass(1e3) is measured
+
+
+def test_every_accelerator_with_a_link_says_what_an_all_reduce_takes():
+    for name, row in catalog.load("accelerators").items():
+        assert ("link_bytes_per_s" in row) == ("link_latency_s" in row), name

@@ -14,10 +14,9 @@ from specsim.cli.scenario import (
     add_scenario,
     assumptions,
     gammas_of,
-    in_memory,
     scenario_of,
 )
-from specsim.memory import footprint
+from specsim.memory import footprint, largest_batch
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
@@ -49,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
     if drafter is None:
         raise SpecsimError("a plan needs a draft: give --draft NAME|config.json or --method NAME")
     known = gammas_of(scenario)
-    given: dict[str, Any] = scenario.acceptance | {"context": options.context}
+    given: dict[str, Any] = scenario.acceptance | {
+        "context": options.context, "routing_correlation": options.routing_correlation
+    }  # fmt: skip
     asked = (scenario.target, drafter, scenario.machine)
     planned = plan(*asked, batches=batches, gammas=known, **given)
     most = max(4096, batches[-1])
@@ -59,14 +60,18 @@ def run(options: argparse.Namespace) -> int:
     if first > 0:
         moves = sensitivity(*asked, gamma=first, batch=batches[0], **given)
     held = footprint(
-        scenario.target, scenario.machine,
-        **in_memory(scenario, batch=planned.batch, context=options.context, gamma=planned.gamma),
+        scenario.target, scenario.machine, drafter=drafter,
+        batch=planned.batch, context=options.context, gamma=planned.gamma,
     )  # fmt: skip
+    roomy = largest_batch(
+        scenario.target, scenario.machine, drafter=drafter, context=options.context, gamma=first
+    )
     fits = np.broadcast_to(held.fits, planned.batch.shape).tolist()
     document = {
         "batches": [row | {"fits": fit} for row, fit in zip(planned.rows(), fits, strict=True)],
         "crossover_batch": last.batch,
         "crossover_beyond": last.beyond,
+        "largest_batch_in_memory": roomy,
         "engine_settings": {
             name: engine_settings(planned, name, drafter) for name in ENGINES_WITH_SETTINGS
         },
@@ -95,6 +100,8 @@ def show(document: dict[str, Any]) -> None:
         print(f"it still pays at a batch of {last}, the largest looked at, memory aside")
     else:
         print(f"it pays up to a batch of {last}, memory aside")
+    if document["largest_batch_in_memory"] is not None:
+        print(f"memory holds a batch of {document['largest_batch_in_memory']}")
     for engine, setting in document["engine_settings"].items():
         if setting:
             print(f"{engine:13s} {json.dumps(setting)}")

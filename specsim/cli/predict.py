@@ -17,7 +17,6 @@ from specsim.cli.scenario import (
     add_scenario,
     assumptions,
     gammas_of,
-    in_memory,
     scenario_of,
 )
 from specsim.measurement import write_json
@@ -59,6 +58,7 @@ def predictions(
     target, machine, drafter = scenario.target, scenario.machine, scenario.drafter
     given = scenario.acceptance
     place: dict[str, Any] = {"batch": options.batch, "context": options.context}
+    place["routing_correlation"] = options.routing_correlation
     if drafter is None:
         if options.gamma not in ("best", "0"):
             raise SpecsimError(
@@ -88,8 +88,10 @@ def to_json(
     def drafted(value: Any) -> float | None:
         return float(value) if speculative else None
 
-    asked = in_memory(scenario, batch=options.batch, context=options.context)
-    asked["gamma"] = int(prediction.gamma)
+    asked: dict[str, Any] = {
+        "batch": options.batch, "context": options.context,
+        "gamma": int(prediction.gamma), "drafter": scenario.drafter,
+    }  # fmt: skip
     held = footprint(scenario.target, scenario.machine, **asked)
     missing = shortage(scenario.target, scenario.machine, **asked)
     memory = [] if missing is None else [f"It does not fit: {missing}."]

@@ -11,7 +11,7 @@ from specsim.acceptance import Integers
 from specsim.architecture import Architecture, model
 from specsim.catalog import SpecsimError
 from specsim.cli.parser import numbers
-from specsim.drafting import Cascade, DraftModel, Method, method
+from specsim.drafting import DraftModel, Method, method
 from specsim.system import System, system
 from specsim.work import PRECISIONS
 
@@ -36,6 +36,10 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
     parser.add_argument(
         "--context", type=int, default=1024, help="KV length at the step that is priced"
     )
+    parser.add_argument(
+        "--routing-correlation", type=float, metavar="X",
+        help="of a mixture of experts: how alike consecutive tokens choose, 0 (default) to 1",
+    )  # fmt: skip
     parser.add_argument("--draft", help="a model of the catalog, or a config.json")
     parser.add_argument("--draft-precision", help="of the draft's weights (default: the target's)")
     parser.add_argument(
@@ -138,21 +142,6 @@ def gammas_of(scenario: Scenario) -> Integers:
     if "survival" in scenario.acceptance:
         return scenario.drafter.gammas_within(len(scenario.acceptance["survival"]))
     return scenario.drafter.gammas
-
-
-def in_memory(scenario: Scenario, **asked: Any) -> dict[str, Any]:
-    """What `memory.footprint` takes. A draft on a device of its own is not on the target's; heads
-    are left out (flatters a little)."""
-    draft = scenario.drafter
-    if isinstance(draft, Cascade):
-        draft = draft.middle
-    if isinstance(draft, DraftModel):
-        asked |= {
-            "draft": draft.architecture,
-            "draft_precision": draft.precision,
-            "draft_tensor_parallel": draft.tensor_parallel,
-        }
-    return asked
 
 
 def assumptions(options: argparse.Namespace, drafter: Method | None) -> list[str]:

@@ -1,6 +1,8 @@
 """Several drafters together: a cascade, where one drafts for the next, and an ensemble."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,6 +12,15 @@ from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Drafter, Floats, Method, as_method, count, share
 from specsim.system import System
+
+
+def held_together(
+    drafters: Sequence[Drafter], system: System, *, batch: ArrayLike, slots: ArrayLike
+) -> tuple[ArrayLike, ArrayLike]:
+    """Weight and KV bytes of several drafters on one device."""
+    held = [as_method(one).held_bytes(system, batch=batch, slots=slots) for one in drafters]
+    weights, caches = zip(*held, strict=True)
+    return np.sum(weights, axis=0), reduce(np.add, caches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,11 @@ class Cascade(Method):
         verifying = self.middle.step_s(system, batch=batch, context=context, rows=gamma + 1)
         law = as_method(self.inner).law(IID(self.inner_alpha))
         return (drafting + verifying) / law.tokens_per_cycle(gamma)
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        return held_together((self.middle, self.inner), system, batch=batch, slots=slots)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -83,3 +99,8 @@ class Ensemble(Method):
             one.cycle_s(system, gamma=gamma, batch=batch, context=context) for one in self.drafters
         ]
         return np.sum(np.broadcast_arrays(*cycles), axis=0)
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        return held_together(self.drafters, system, batch=batch, slots=slots)

@@ -14,6 +14,7 @@ from specsim.acceptance.bounds import distribution
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Floats, Method, count, decayed, require_vocabulary, share
+from specsim.memory import cache_bytes
 from specsim.passes import pass_s
 from specsim.system import System
 
@@ -102,6 +103,21 @@ class Eagle(Method):
         begin_s = system.engine.drafting_overhead_s
         return begin_s + self.step_s(system, batch=batch, context=context, rows=rows)
 
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """The layers, the projection and a reduced LM head; embedding and full LM head are the
+        target's own."""
+        head, hidden, devices = self.architecture, self.target.hidden_size, system.tensor_parallel
+        tables = head.embedding_parameters * (1 if head.tied_head else 2)
+        weights = head.parameters - tables + self.features * hidden**2
+        if self.draft_vocab is not None:
+            weights += self.draft_vocab * hidden
+        caches = cache_bytes(
+            head, system.precision, batch=batch, slots=slots, tensor_parallel=devices
+        )
+        return weights * system.precision.weight_bytes / devices, caches
+
     def law(self, law: Law) -> Law:
         return decayed(law, self.decay)
 
@@ -170,6 +186,13 @@ class Medusa(Method):
         )
         head = linear_s(system, hidden * (hidden + vocab), batch)
         return head + sampling + np.zeros(np.shape(context))
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        hidden = self.target.hidden_size
+        weights = self.heads * hidden * (hidden + self.target.vocab_size)
+        return weights * system.precision.weight_bytes / system.tensor_parallel, 0.0
 
     def law(self, law: Law) -> Law:
         return decayed(law, self.decay)

@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Floats, Method, count, require_vocabulary, share
+from specsim.memory import cache_bytes, stored_weight_bytes
 from specsim.passes import pass_s
 from specsim.system import System
+from specsim.work import forward_work
 from specsim.work import precision as precision_named
 
 CATCH_UPS = ("row", "pass", "none")
@@ -24,7 +26,9 @@ class DraftModel(Method):
     extra pass per cycle; "none", left out. The first two charge it to every cycle (punishes).
     `precision` names the format of its weights, and `tensor_parallel` the devices it is split over,
     where they differ from the target's system. `window` is how many tokens of context it keeps, if
-    not all (StreamingLLM-style drafts of long contexts).
+    not all (StreamingLLM-style drafts of long contexts). A draft small enough stays in the last
+    cache from one pass of a cycle to the next (`System.after_own_pass`); the first pass of a cycle
+    finds it pushed out by the target.
     """
 
     architecture: Architecture
@@ -50,7 +54,11 @@ class DraftModel(Method):
     def step_s(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
     ) -> Floats:
-        system = self._own(system)
+        return self._pass_s(self._own(system), batch=batch, context=context, rows=rows)
+
+    def _pass_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike
+    ) -> Floats:
         if self.window is not None:
             context = np.minimum(context, self.window)
         forward_s = pass_s(self.architecture, system, batch=batch, rows=rows, context=context)
@@ -66,6 +74,30 @@ class DraftModel(Method):
         if self.catch_up == "pass":
             first = first + first
         return self._own(system).engine.drafting_overhead_s + first
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        gamma = np.asarray(gamma)
+        own = self._own(system)
+        work = forward_work(self.architecture, own.precision, own.sharding)
+        again = own.after_own_pass(float(work.weight_bytes))
+        first = self.first_step_s(system, gamma=gamma, batch=batch, context=context)
+        step = self._pass_s(again, batch=batch, context=context, rows=1)
+        return np.where(gamma > 0, first + (gamma - 1) * step, 0.0)
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        own, kept = self._own(system), np.asarray(slots, float)
+        if self.window is not None:
+            kept = np.minimum(kept, self.window)
+        weights = stored_weight_bytes(self.architecture, own.precision, own.sharding)
+        caches = cache_bytes(
+            self.architecture, own.precision,
+            batch=batch, slots=kept, tensor_parallel=own.tensor_parallel,
+        )  # fmt: skip
+        return weights, caches
 
     def _own(self, system: System) -> System:
         if self.precision is not None:
@@ -133,3 +165,9 @@ class QuantisedSelf(Method):
         return DraftModel(self.target, precision=self.precision).step_s(
             system, batch=batch, context=context, rows=rows
         )
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        own = system.with_precision(self.precision)
+        return stored_weight_bytes(self.target, own.precision, own.sharding), 0.0

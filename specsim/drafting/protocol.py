@@ -6,6 +6,7 @@
     verify_rows      how wide the target's pass becomes, and `drafting_share` how many passes do
     overlapped_s     how much of the drafting hides behind the verification
     extra_devices    accelerators it occupies beyond the target's own
+    held_bytes       the memory it takes on the target's
     lossless         whether the output law stays the target's
 
 Only the prices are required of a `Drafter`; the rest has defaults, in `Method`.
@@ -109,6 +110,13 @@ class Method:
         verify_s: Floats,
     ) -> ArrayLike:
         return 0.0
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """Weight bytes and KV bytes on the fullest of the target's devices, beside the target's
+        own, with `slots` tokens of each sequence cached."""
+        return 0.0, 0.0
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -81,6 +81,11 @@ class StaticTree(Method):
             total = np.where(gamma == nodes, first + cycle, total)
         return total
 
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        return as_method(self.drafter).held_bytes(system, batch=batch, slots=slots)
+
     def law(self, law: Law) -> Law:
         return _ShapeLaw(self, as_method(self.drafter).law(law))
 
