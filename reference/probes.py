@@ -26,6 +26,8 @@ from specsim.work import precision
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 # (hidden size, layers) of the linear stacks: a few hundred kB to a few hundred MB
 STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (896, 8), (1152, 10))
+MOST_VISITS = 4  # to a stack, which is left alone once two of them agree
+AGREEMENT = 1.12  # the slower over the faster of two times that agree
 
 
 def round_robin(
@@ -100,28 +102,32 @@ def linear_probes(
 ) -> tuple[tuple[LinearProbe, ...], float, float]:
     """Linear stacks of every size at every width; the best bandwidth and arithmetic rate seen."""
     size_of = precision(PRECISION_OF[dtype]).weight_bytes
-    probes = []
-    for hidden, layers in STACKS:
-        stack = linear_stack(hidden, layers, device, dtype)
-        weight_bytes = size_of * sum(layer.in_features * layer.out_features for layer in stack)
-        inputs = {
-            (rows, layer.in_features): torch.randn(
-                rows, layer.in_features, device=device, dtype=dtype
-            )
-            for rows in ROWS
-            for layer in stack[:4]
-        }
+    stacks = [linear_stack(hidden, layers, device, dtype) for hidden, layers in STACKS]
+    weight_bytes = [
+        size_of * sum(layer.in_features * layer.out_features for layer in stack) for stack in stacks
+    ]
+    widths = {layer.in_features for stack in stacks for layer in stack}
+    inputs = {
+        (rows, width): torch.randn(rows, width, device=device, dtype=dtype)
+        for rows in ROWS
+        for width in widths
+    }
 
-        def run(rows: int, stack=stack, inputs=inputs) -> None:
-            for layer in stack:
-                layer(inputs[rows, layer.in_features])
+    def run(stack: list[torch.nn.Linear], rows: int) -> None:
+        for layer in stack:
+            layer(inputs[rows, layer.in_features])
 
-        turns = rounds * (4 if weight_bytes < 5e7 else 1)
-        seconds = round_robin([lambda r=rows, run=run: run(r) for rows in ROWS], turns, device)
-        probes += [
-            LinearProbe(weight_bytes, len(stack), rows, s)
-            for rows, s in zip(ROWS, seconds, strict=True)
-        ]
+    visits: list[list[list[float]]] = [[] for _ in stacks]
+    while pending := [i for i, seen in enumerate(visits) if not settled(seen)]:
+        for i in pending:
+            turns = rounds * (2 if weight_bytes[i] < 5e7 else 1)
+            actions = [lambda s=stacks[i], r=rows: run(s, r) for rows in ROWS]
+            visits[i].append(round_robin(actions, turns, device))
+    probes = [
+        LinearProbe(weight_bytes[i], len(stack), rows, statistics.mean(sorted(times)[:2]))
+        for i, stack in enumerate(stacks)
+        for rows, times in zip(ROWS, zip(*visits[i], strict=True), strict=True)
+    ]
     largest = max(probe.weight_bytes for probe in probes)
     bandwidth = max(
         probe.weight_bytes / probe.seconds for probe in probes if probe.weight_bytes == largest
@@ -131,6 +137,19 @@ def linear_probes(
     multiply = pack(torch.nn.ModuleList([wide]))[0]
     (seconds,) = round_robin([lambda: multiply(x)], rounds, device)
     return tuple(probes), bandwidth, 2 * 1024 * 2048 * 2048 / seconds
+
+
+def settled(visits: Sequence[Sequence[float]]) -> bool:
+    """Whether a stack has been visited enough; each visit is a time for every width.
+
+    A burst of other work spoils whole visits, against which the median within a visit does not
+    help, and one spoilt width would pass for a kernel that is slow at that width. So the two
+    fastest visits have to agree at every width.
+    """
+    if len(visits) < 2:
+        return False
+    fastest = [sorted(times)[:2] for times in zip(*visits, strict=True)]
+    return len(visits) == MOST_VISITS or all(b < AGREEMENT * a for a, b in fastest)
 
 
 def attention_probes(
