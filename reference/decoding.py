@@ -35,13 +35,10 @@ class Generation:
     statistics: Statistics
 
 
-class NoDrafter:
+class NoDrafter(Drafter):
     """Drafts nothing: plain autoregressive decoding as the gamma = 0 case of speculation."""
 
     gamma = 0
-
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        pass
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         return Proposal(sequences.tokens[:, :0], None)
@@ -73,19 +70,23 @@ def cycles(
     noise = SharedNoise(seed, vocab_size) if is_match else FreshNoise(seed, device)
     watch = Stopwatch(device)
     watch.start()
-    prefill(target, sequences, cache)
-    drafter.start(sequences, target)
+    hidden, positions = prefill(target, sequences, cache)
+    drafter.start(sequences, target, cache)
+    if positions.numel():
+        drafter.observe(hidden, positions)
     watch.lap()
     while any(room):
         active = torch.tensor([places > 0 for places in room], device=device)
-        to_draft, to_decide = noise.uniforms(sequences.positions(gamma + 1) + 1)
+        positions = sequences.positions(gamma + 1)
+        sequences.window = sequences.longest + gamma + 1
+        to_draft, to_decide = noise.uniforms(positions + 1)
         watch.start()
         drafted, draft_probs = drafter.propose(sequences, sampling, to_draft)
         watch.lap()
         tokens = torch.cat((sequences.pending, drafted), dim=1)  # (B, G+1)
-        window = sequences.longest + gamma + 1
-        logits = target(tokens, sequences.positions(gamma + 1), cache, window)
-        logits = sampling.penalise(logits, sequences, drafted)
+        hidden = target.hidden(tokens, positions, cache, sequences.window)
+        logits = sampling.penalise(target.head(hidden), sequences, drafted)
+        drafter.observe(hidden, positions)
         watch.lap()
         accepted, next_token = accept(sampling, logits, draft_probs, drafted, to_decide, rule)
         emitted = sequences.commit(drafted, accepted, next_token, active)

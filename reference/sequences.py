@@ -14,12 +14,13 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Sequences:
-    """`tokens` (B, capacity) prompt and emitted tokens, `lengths` (B,), and the host's bound on the
-    lengths."""
+    """`tokens` (B, capacity) prompt and emitted tokens, `lengths` (B,), and what the host knows: a
+    bound on the lengths, and the slots that a pass over the next tokens must read of a cache."""
 
     tokens: Tensor
     lengths: Tensor
     longest: int
+    window: int
 
     @classmethod
     def from_prompts(cls, prompts: list[list[int]], room: int, device: torch.device) -> "Sequences":
@@ -30,7 +31,8 @@ class Sequences:
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
         lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        return cls(tokens.to(device), lengths.to(device), int(lengths.max()))
+        longest = int(lengths.max())
+        return cls(tokens.to(device), lengths.to(device), longest, longest + 1)
 
     @property
     def pending(self) -> Tensor:

@@ -199,11 +199,18 @@ def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> None:
-    """Write the keys and values of every prompt but its last token, which stays pending."""
+def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> tuple[Tensor, Tensor]:
+    """Write the keys and values of every prompt but its last token, which stays pending.
+
+    Returns the hidden states (B, T, C) and their positions (B, T), T those of the longest prompt,
+    or 0 if nothing was read.
+    """
+    read = sequences.longest if model.reads_prompts else 0
     if not model.reads_prompts:
         cache.fill_with_noise(sequences.longest)
-    elif sequences.longest > 0:
-        tokens = sequences.tokens[:, : sequences.longest]
-        positions = torch.arange(sequences.longest, device=tokens.device).expand(tokens.shape)
-        model.hidden(tokens, positions, cache, sequences.longest)
+    tokens = sequences.tokens[:, :read]
+    positions = torch.arange(read, device=tokens.device).expand(tokens.shape)
+    if read == 0:
+        size = model.architecture.hidden_size
+        return tokens.new_empty((*tokens.shape, size), dtype=model.dtype), positions
+    return model.hidden(tokens, positions, cache, read), positions

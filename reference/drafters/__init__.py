@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from reference.cache import KVCache
 from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.transformer import Transformer
@@ -18,18 +19,36 @@ class Proposal(NamedTuple):
 
 
 class Drafter(Protocol):
-    """`gamma` tokens are proposed per cycle. The decoder calls `start` once and `propose` every
-    cycle.
+    """`gamma` tokens are proposed per cycle: a drafter is a subclass with `gamma` and `propose`.
 
-    After a cycle the sequences may be shorter than what was drafted: a drafter reads
-    `sequences.lengths` afresh each time and forgets whatever lies beyond.
+    The decoder calls `start` once, and every cycle `propose` and then `observe`. After a cycle the
+    sequences may be shorter than what was drafted: a drafter reads `sequences.lengths` afresh each
+    time and forgets whatever lies beyond. On a GPU a cycle is recorded once and replayed: shapes
+    are fixed, and nothing in `propose` and `observe` may wait for the device (`.item()`, `if` on a
+    tensor).
     """
 
     gamma: int
 
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        """Prepare to draft these sequences for `target`: allocate caches, read the prompts."""
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        """Prepare to draft these sequences for `target`: allocate, read the prompts, refuse.
+
+        `cache` is the target's own and holds every prompt but its pending token. The verify pass
+        writes the slots from `lengths` to `lengths` + G of all its layers, whatever stood there.
+        """
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         """Draft from the pending token on; `uniforms` is the chance to use, [:, k] to `draw` the
-        k-th token."""
+        k-th token. A pass of a model reads `sequences.window` slots of its cache."""
+
+    def observe(self, hidden: Tensor, positions: Tensor) -> None:
+        """See what the target has just read, before it is known how much of it counts.
+
+        `hidden[b, t]`, of (B, T, C), is the normalised last state in which the target left the
+        token at `positions[b, t]`: the one whose logits are for the place after it. The first call
+        follows `start`, with the prompts up to their pending tokens, T of the longest (row b counts
+        up to its `lengths[b]`; there is no call if every prompt is one token). Then each cycle: the
+        pending token and its G drafts, at `lengths` … `lengths` + G, rejected ones included. After
+        it row b will hold the states of all places before its new pending token; later calls
+        overwrite the rest, so what is kept by position needs no roll-back.
+        """

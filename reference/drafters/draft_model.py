@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from reference.cache import KVCache
-from reference.drafters import Proposal
+from reference.drafters import Drafter, Proposal
 from reference.sampling import Sampling, draw
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill
 from specsim.catalog import SpecsimError
 
 
-class DraftModel:
+class DraftModel(Drafter):
     """Drafts `gamma` tokens with `model`, one forward pass each, sampled as the target samples.
 
     The first pass of a cycle reads two tokens: the pending one and the one before it. After a cycle
@@ -20,11 +20,13 @@ class DraftModel:
     never a pass, and never a branch.
     """
 
+    rows = 2  # of the first pass
+
     def __init__(self, model: Transformer, gamma: int):
         self.model = model
         self.gamma = gamma
 
-    def start(self, sequences: Sequences, target: Transformer) -> None:
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         batch, capacity = sequences.tokens.shape
         shape, wanted = self.model.architecture, target.architecture
         if shape.vocab_size != wanted.vocab_size:
@@ -44,11 +46,11 @@ class DraftModel:
         if self.gamma == 0:
             return Proposal(sequences.tokens[:, :0], None)
         # a prompt of one token has none before it, and reads that one twice
-        positions = sequences.positions(2).sub(1).clamp(min=0)
+        positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
         drafted, laws = sequences.tokens[:, :0], []
         for k in range(self.gamma):
-            logits = self.model(tokens, positions, self.cache, sequences.longest + k + 1)[:, -1:]
+            logits = self.model(tokens, positions, self.cache, sequences.window)[:, -1:]
             logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
                 token = logits.argmax(-1)

@@ -7,6 +7,7 @@ was never taught to exit early says little after half its layers.
 import torch
 from torch import nn
 
+from reference.cache import KVCache
 from reference.drafters.draft_model import DraftModel
 from reference.sequences import Sequences
 from reference.transformer import Transformer
@@ -16,18 +17,19 @@ class EarlyExit(DraftModel):
     """Drafts `gamma` tokens with the target's first `layers` layers and the target's own norm and
     head.
 
-    The weights are shared, the keys and values are not: this drafter keeps a cache of its own,
-    which costs memory and a prefill of the first layers. Raises SpecsimError at the start if the
-    target has fewer layers.
+    Weights, keys and values are the target's: what the verify pass wrote of the first layers is
+    read when drafting goes on, so there is no second cache, no prefill, and nothing to catch up.
+    Raises SpecsimError at the start if the target has fewer layers.
     """
+
+    rows = 1
 
     def __init__(self, layers: int, gamma: int):
         self.layers = layers
         self.gamma = gamma
 
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        self.model = first_layers(target, self.layers)
-        super().start(sequences, target)
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        self.model, self.cache = first_layers(target, self.layers), cache
 
 
 def first_layers(model: Transformer, layers: int) -> Transformer:

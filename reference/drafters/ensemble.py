@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.drafters.n_gram import look_up
 from reference.sampling import Sampling
@@ -11,7 +12,7 @@ from reference.sequences import Sequences
 from reference.transformer import Transformer
 
 
-class Ensemble:
+class Ensemble(Drafter):
     """Row by row, drafts the n-gram's tokens where the text repeats itself, else those of `second`.
 
     `second` (a DraftModel, say) drafts in every cycle, also where its tokens are then not used: its
@@ -24,8 +25,11 @@ class Ensemble:
         self.gamma = second.gamma
         self.longest = longest
 
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        self.second.start(sequences, target)
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        self.second.start(sequences, target, cache)
+
+    def observe(self, hidden: Tensor, positions: Tensor) -> None:
+        self.second.observe(hidden, positions)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         matched, found = look_up(sequences, self.gamma, self.longest)

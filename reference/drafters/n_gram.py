@@ -7,13 +7,12 @@ and strong where the answer repeats the question, as in editing and summarising.
 import torch
 from torch import Tensor
 
-from reference.drafters import Proposal
+from reference.drafters import Drafter, Proposal
 from reference.sampling import Sampling
 from reference.sequences import Sequences
-from reference.transformer import Transformer
 
 
-class NGram:
+class NGram(Drafter):
     """Drafts what followed the most recent match of the longest suffix, of `longest` down to 1
     tokens.
 
@@ -24,9 +23,6 @@ class NGram:
     def __init__(self, gamma: int, longest: int = 3):
         self.gamma = gamma
         self.longest = longest
-
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        pass
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         return Proposal(look_up(sequences, self.gamma, self.longest)[0], None)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from reference import decoding
+from reference.cache import KVCache
 from reference.decoding import accept, cut, generate, speculate
-from reference.drafters import Proposal
+from reference.drafters import Drafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.sampling import Sampling
 from reference.sequences import Sequences
@@ -31,6 +32,7 @@ class ScriptedTarget:
     """Is certain that row b continues as texts[b], whatever it has been told so far."""
 
     device, dtype, stop_ids = torch.device("cpu"), torch.float32, frozenset()
+    reads_prompts = True
 
     def __init__(self, texts: list[list[int]], vocab_size: int = 50, max_context: int = 1000):
         self.texts = torch.tensor(texts)
@@ -39,18 +41,16 @@ class ScriptedTarget:
             intermediate_size=2, vocab_size=vocab_size, max_context=max_context,
         )  # fmt: skip
 
-    def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int) -> None:
-        """Prefill, which leaves nothing behind here."""
-
-    def __call__(self, tokens: Tensor, positions: Tensor, cache, window: int) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int) -> Tensor:
         assert positions.max() < window <= cache.capacity
         after = (positions + 1).clamp(max=self.texts.shape[1] - 1)
-        return torch.nn.functional.one_hot(
-            self.texts.gather(1, after), self.architecture.vocab_size
-        ).float()
+        return self.texts.gather(1, after)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(hidden, self.architecture.vocab_size).float()
 
 
-class ScriptedDrafter:
+class ScriptedDrafter(Drafter):
     """Proposes texts[b], but for the places (b, position) of `wrong`, where it is off by one."""
 
     def __init__(self, texts: list[list[int]], gamma: int, wrong=(), vocab_size: int = 50):
@@ -60,9 +60,6 @@ class ScriptedDrafter:
             if position < width:
                 self.texts[row, position] = (self.texts[row, position] + 1) % vocab_size
         self.gamma = gamma
-
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        pass
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         places = (sequences.positions(self.gamma) + 1).clamp(max=self.texts.shape[1] - 1)
@@ -284,14 +281,14 @@ def test_cut_keeps_up_to_the_first_stop_and_the_room(room: int) -> None:
 # Catching up
 
 
-class Recorder:
+class Recorder(Drafter):
     """A drafter that passes on what another proposes, and keeps it beside the text so far."""
 
     def __init__(self, drafter: DraftModel):
         self.drafter, self.gamma, self.cycles = drafter, drafter.gamma, []
 
-    def start(self, sequences: Sequences, target: Transformer) -> None:
-        self.drafter.start(sequences, target)
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        self.drafter.start(sequences, target, cache)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         proposal = self.drafter.propose(sequences, sampling, uniforms)
@@ -306,7 +303,7 @@ class Forgetful(DraftModel):
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         class OnlyPending:
-            tokens, longest = sequences.tokens, sequences.longest
+            tokens, window = sequences.tokens, sequences.window
 
             @staticmethod
             def positions(count: int) -> Tensor:

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reference import DraftModel, EarlyExit, Ensemble, NGram, Proposal, generate, speculate
+from reference import (
+    Drafter,
+    DraftModel,
+    EarlyExit,
+    Ensemble,
+    NGram,
+    Proposal,
+    generate,
+    speculate,
+)
+from reference.cache import KVCache
 from reference.drafters.early_exit import first_layers
 from reference.drafters.n_gram import look_up
 from reference.sampling import Sampling, draw
@@ -159,6 +169,27 @@ def test_the_first_layers_are_the_target_with_the_rest_silenced(tiny, fields) ->
     assert {p.data_ptr() for p in cut.parameters()} <= {p.data_ptr() for p in target.parameters()}
 
 
+def test_an_early_exit_keeps_no_cache_of_its_own_and_leaves_the_targets_whole(pair) -> None:
+    """What it wrote, the verify pass wrote again: the cache is that of a pass over the text."""
+    target, _ = pair
+    caches = []
+
+    class Kept(EarlyExit):
+        def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+            super().start(sequences, target, cache)
+            assert self.cache is cache
+            caches.append(cache)
+
+    prompt = PROMPTS[3]
+    text = prompt + speculate(target, Kept(1, 3), prompt, NEW).tokens
+    whole = KVCache(target.architecture, 1, len(text), target.dtype)
+    target.hidden(torch.tensor([text]), torch.arange(len(text))[None], whole)
+    for layer in range(2):
+        ours, theirs = caches[0].read(layer, len(text) - 1), whole.read(layer, len(text) - 1)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def test_all_layers_are_the_target(pair, expected) -> None:
     result = speculate(pair[0], EarlyExit(2, 3), PROMPTS, NEW)
     assert (result.tokens, result.statistics.alpha) == (expected, 1)
@@ -181,7 +212,8 @@ def test_an_ensemble_takes_matches_first_and_row_by_row(pair, temperature: float
     alone, both = DraftModel(draft, 2), Ensemble(DraftModel(draft, 2))
     proposals = []
     for drafter in (alone, both):
-        drafter.start(sequences, target)
+        drafter.start(sequences, target, KVCache(target.architecture, 2, 16, target.dtype))
+        sequences.window = sequences.longest + 3
         with torch.inference_mode():
             proposals.append(drafter.propose(sequences, sampling, uniforms))
     (tokens, laws), (mixed, mixed_laws) = proposals
@@ -194,16 +226,57 @@ def test_an_ensemble_takes_matches_first_and_row_by_row(pair, temperature: float
         assert mixed_laws[0].sum(-1).tolist() == mixed_laws[0].amax(-1).tolist() == [1, 1]
 
 
+# What the target shows a drafter
+
+
+class Watcher(DraftModel):
+    """Keeps the target's hidden states by position, as a drafter that reads them would."""
+
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        super().start(sequences, target, cache)
+        size = target.architecture.hidden_size
+        self.states = torch.full((*sequences.tokens.shape, size), torch.nan, dtype=target.dtype)
+        self.texts: dict[tuple[int, ...], Tensor] = {}
+
+    def observe(self, hidden: Tensor, positions: Tensor) -> None:
+        rows = torch.arange(len(positions))[:, None]
+        self.states.index_put_((rows, positions), hidden)
+
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+        for row, length in enumerate(sequences.lengths.tolist()):
+            text = (*sequences.tokens[row, : length + 1].tolist(),)
+            self.texts[text] = self.states[row, :length].clone()
+        return super().propose(sequences, sampling, uniforms)
+
+
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_a_drafter_has_seen_the_state_of_every_place_before_the_pending_one(pair, gamma) -> None:
+    target, draft = pair
+    watcher = Watcher(draft, gamma)
+    run = speculate(target, watcher, PROMPTS, NEW, temperature=0.8)
+    assert 0 < run.statistics.accepted < run.statistics.drafted, "nothing is put to the test"
+    assert len(watcher.texts) > 2 * len(PROMPTS)
+    for text, states in watcher.texts.items():
+        expected = target.hidden(torch.tensor([text]))[0, :-1]
+        torch.testing.assert_close(states, expected)
+
+
+def test_one_token_prompts_have_nothing_to_show_before_the_first_cycle(pair) -> None:
+    watcher = Watcher(pair[1], 2)
+    speculate(pair[0], watcher, [[5], [6]], 1)
+    assert [len(states) for states in watcher.texts.values()] == [0, 0]
+
+
 # A drafter of one's own, written after the section "Adding a drafter" of ARCHITECTURE.md
 
 
-class Bigram:
+class Bigram(Drafter):
     """Drafts by counts: after each token, whatever has followed it in the texts so far."""
 
     def __init__(self, gamma: int):
         self.gamma = gamma
 
-    def start(self, sequences: Sequences, target: Transformer) -> None:
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         size = target.architecture.vocab_size
         self.counts = torch.full((size, size), 0.05, device=target.device)
 
