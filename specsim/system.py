@@ -259,6 +259,23 @@ class System:
             self, engine=replace(self.engine, weight_efficiency=CACHE_SPEEDUP * efficiency)
         )
 
+    @property
+    def ridge(self) -> float | Floats:
+        """FLOP per byte of weights at which loads and arithmetic take as long as each other.
+
+        Of what arrives: the engine's efficiencies count, those of a large pass of one row.
+        """
+        streaming = self.engine.weight_efficiency_at(1e12, 1.0) * self.bandwidth_bytes_per_s
+        computing = self.engine.compute_efficiency * self.accelerator.rate(self.precision.math)
+        return computing / streaming
+
+    @property
+    def ridge_rows(self) -> float | Floats:
+        """Query rows of a pass, over all sequences, beyond which linear layers compute: F b / (2
+        BW), two FLOPs and b bytes per weight. A batch of B that verifies gamma drafts has
+        B (gamma + 1) rows."""
+        return self.ridge * self.precision.weight_bytes / 2.0
+
     def with_precision(self, name: str) -> "System":
         """The same machine and engine with weights stored in another precision.
 

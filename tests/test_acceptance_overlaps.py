@@ -8,17 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from specsim.acceptance import from_betas, greedy_overlap, overlap, token_probs
+from specsim.acceptance import from_betas, greedy_overlap, overlap, residual, token_probs
 from specsim.catalog import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 TARGET, DRAFT = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
 TARGET_LOGITS, DRAFT_LOGITS = np.array([2.0, 1.0, 0.0, -1.0]), np.array([2.5, 0.5, 0.0, -1.0])
-
-
-def residual(target, draft):
-    left = np.maximum(target - draft, 0.0)
-    return left / left.sum()
 
 
 def total_variation(one, other):
@@ -32,6 +27,13 @@ def test_B1_overlap_and_residual_restore_the_target():
     assert_allclose(residual(TARGET, DRAFT), [1, 0, 0], atol=1e-12)
     output = np.minimum(TARGET, DRAFT) + (1 - beta) * residual(TARGET, DRAFT)
     assert_allclose(output, TARGET)
+
+
+def test_the_residual_has_leading_axes_and_equals_the_target_where_nothing_is_missing():
+    laws = residual(np.stack([TARGET, TARGET]), np.stack([DRAFT, TARGET]))
+    assert_allclose(laws, [[1, 0, 0], TARGET], atol=1e-12)
+    with pytest.raises(SpecsimError, match="draft_probs must sum to 1"):
+        residual(TARGET, 2 * DRAFT / 3)
 
 
 def test_B2_resampling_from_the_target_is_wrong():

@@ -9,19 +9,56 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim import catalog
+from specsim.architecture import model
 from specsim.catalog import SpecsimError
+from specsim.cost import forward_time
 from specsim.system import (
     CACHE_SPEEDUP,
     Accelerator,
     EfficiencyTable,
     Engine,
+    System,
     accelerator,
     catalog_engine,
     system,
 )
-from specsim.work import PRECISIONS
+from specsim.work import PRECISIONS, forward_work
 
 TABLE = EfficiencyTable([1e6, 1e8, 1e9], [1, 4], [[0.2, 0.1], [0.6, 0.4], [0.8, 0.8]])
+
+
+# -------------------------------------------------------------------------------------- the ridge
+
+
+@pytest.mark.parametrize(
+    ("chip", "precision", "rows"),
+    [
+        ("a100-sxm-80gb", "bf16", 153.02),
+        ("h100-sxm", "bf16", 295.22),
+        ("h200-sxm", "bf16", 206.04),
+        ("b200", "bf16", 281.25),
+        ("h100-sxm", "fp8", 295.37),  # both sides double
+        ("h100-sxm", "int4-g32", 92.26),  # only one does
+    ],
+)
+def test_I1_I2_the_ridge_in_rows(chip, precision, rows):
+    assert_allclose(system(chip, "ideal", precision).ridge_rows, rows, atol=0.005)
+
+
+def test_the_ridge_is_where_a_matrix_begins_to_compute():
+    machine = system("h100-sxm", "cuda-graphs")  # what arrives of the datasheet, not the datasheet
+    assert_allclose(machine.ridge, machine.ridge_rows)  # two bytes, two FLOPs
+    for rows, computes in ((machine.ridge_rows - 1, False), (machine.ridge_rows + 1, True)):
+        work = forward_work(model("llama-3-70b"), machine.precision, rows=rows)
+        terms = forward_time(work, machine).terms
+        bound = next(term.bound for term in terms if term.name == "down projection")
+        assert (bound == "compute") == computes
+
+
+def test_the_ridge_of_a_table_is_that_of_its_largest_pass():
+    chip = Accelerator("chip", 1e12, {"bf16": 1e14})
+    engine = Engine("engine", weight_efficiency=TABLE, compute_efficiency=0.4)
+    assert_allclose(System(chip, engine, PRECISIONS["bf16"]).ridge, 0.4 * 1e14 / (0.8 * 1e12))
 
 
 # ------------------------------------------------------------------------------------ accelerators

@@ -35,7 +35,7 @@ from specsim.acceptance.laws import (
     per_position,
 )
 from specsim.acceptance.markov import Markov
-from specsim.acceptance.overlaps import greedy_overlap, overlap, token_probs
+from specsim.acceptance.overlaps import greedy_overlap, overlap, residual, token_probs
 from specsim.acceptance.rates import (
     accepted_per_drafted,
     alpha_from_tokens_per_cycle,
@@ -74,6 +74,7 @@ __all__ = [
     "per_position",
     "pmf",
     "pooled_alpha",
+    "residual",
     "token_probs",
     "tokens_per_cycle_from_accepted_per_drafted",
     "variance",

@@ -20,6 +20,18 @@ def overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
     return np.minimum(shared, 1.0)
 
 
+def residual(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
+    """The law of the token drawn after a rejection: max(p - q, 0), normalised; p where p equals q.
+
+    What is accepted is min(p, q); beta of that and 1 - beta of this add up to p exactly. Source:
+    Leviathan et al. (arXiv:2211.17192), section 2.3; Chen et al. (arXiv:2302.01318), theorem 1.
+    """
+    target = distribution("target_probs", target_probs)
+    missing = np.maximum(target - distribution("draft_probs", draft_probs), 0.0)
+    mass = missing.sum(axis=-1, keepdims=True)
+    return np.where(mass > 0.0, missing / np.where(mass > 0.0, mass, 1.0), target)
+
+
 def token_probs(logits: ArrayLike, temperature: ArrayLike = 1.0, top_p: float = 1.0) -> Floats:
     """The distribution a sampler draws from: softmax(logits / temperature), then the top-p filter.
 

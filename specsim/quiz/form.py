@@ -1,0 +1,84 @@
+"""A question as a form in a notebook: a box to type into or options to pick, and what came of it.
+
+Where there is no ipywidgets, and where a notebook is only read, the same form is text.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from specsim.catalog import SpecsimError
+from specsim.quiz.question import Answer, AnyQuestion, Choice
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Form:
+    """What a notebook shows of a question: `box`, a widget, or None where it can only be text."""
+
+    def __init__(self, question: AnyQuestion) -> None:
+        self.question = question
+        self.box = _widgets(question)
+
+    def __str__(self) -> str:
+        return "\n".join((self.question.prompt, *self._options(), "", self._how()))
+
+    __repr__ = __str__
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        options = "".join(f"- {line}\n" for line in self._options())
+        markdown = f"**Your turn.** {self.question.prompt}\n\n{options}\n`{self._how()}`"
+        bundle: dict[str, Any] = {"text/plain": str(self), "text/markdown": markdown}
+        if self.box is not None:
+            # spelled out, since ipywidgets 7 knows only how to display itself, without the text
+            view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+            bundle[WIDGET] = view
+        return bundle
+
+    def _options(self) -> list[str]:
+        if not isinstance(self.question, Choice):
+            return []
+        return [f"{letter}) {option}" for letter, option in self.question.letters.items()]
+
+    def _how(self) -> str:
+        name = repr(self.question.id) if self.question.id else "question"
+        value = '"a"' if isinstance(self.question, Choice) else "…"
+        return f"quiz.check({name}, {value})"
+
+
+def _widgets(question: AnyQuestion) -> Any:
+    """The prompt, a control, a button and a place for the answer; None without ipywidgets."""
+    try:
+        import ipywidgets
+    except ImportError:
+        return None
+    wide = ipywidgets.Layout(width="auto", max_width="46em")
+    prompt = ipywidgets.HTML(f"<b>Your turn.</b> {escape(question.prompt)}", layout=wide)
+    reply = ipywidgets.HTML("", layout=wide)
+    button = ipywidgets.Button(description="Check", layout=ipywidgets.Layout(width="6em"))
+    if isinstance(question, Choice):
+        letters = [(f"{letter}) {option}", letter) for letter, option in question.letters.items()]
+        control = ipywidgets.RadioButtons(options=letters, value=None, layout=wide)
+        row = ipywidgets.VBox([control, button])
+    else:
+        hint = f"a number{' in ' + question.unit if question.unit else ''}"
+        control = ipywidgets.Text(placeholder=hint, layout=ipywidgets.Layout(width="14em"))
+        row = ipywidgets.HBox([control, button])
+
+    def reply_to(_: Any) -> None:
+        if control.value in (None, ""):
+            reply.value = "Type a number, or pick an option, first."
+            return
+        try:
+            reply.value = as_html(question.check(control.value))
+        except SpecsimError as error:
+            reply.value = escape(str(error))
+
+    button.on_click(reply_to)
+    return ipywidgets.VBox([prompt, row, reply], layout=wide)
+
+
+def as_html(answer: Answer) -> str:
+    colour, mark = ("#00704a", "✔") if answer else ("#9a3412", "✘")
+    return f'<span style="color:{colour}">{mark} {escape(answer.sentence)}</span>'
