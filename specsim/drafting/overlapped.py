@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike
 
 from specsim.acceptance import Law
 from specsim.architecture import Architecture
-from specsim.drafting.protocol import Drafter, Floats, Method, Mixed, as_method, share
+from specsim.drafting.protocol import Around, Drafter, Floats, Mixed, as_method, share
 from specsim.system import System
 
 
 @dataclass(frozen=True, slots=True)
-class Pearl(Method):
+class Pearl(Around):
     """The next drafts are made during the verification: a cycle takes the longer of the two
     (PEARL, arXiv:2408.11850).
 
@@ -26,32 +26,8 @@ class Pearl(Method):
     drafter: Drafter
 
     @property
-    def lossless(self) -> bool:
-        return as_method(self.drafter).lossless
-
-    @property
     def extra_devices(self) -> int:
         return 1
-
-    @property
-    def max_gamma(self) -> int | None:
-        return as_method(self.drafter).max_gamma
-
-    def require_vocabulary_of(self, target: Architecture) -> None:
-        as_method(self.drafter).require_vocabulary_of(target)
-
-    def step_s(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return self.drafter.step_s(system, batch=batch, context=context)
-
-    def cycle_s(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
-        return self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
-
-    def law(self, law: Law) -> Law:
-        return as_method(self.drafter).law(law)
 
     def overlapped_s(
         self,
@@ -75,7 +51,7 @@ class Pearl(Method):
 
 
 @dataclass(frozen=True, slots=True)
-class SSD(Method):
+class SSD(Around):
     """Drafts for the likely outcomes are prepared during the verification (Speculative Speculative
     Decoding, arXiv:2603.03251): with probability `hit` the next cycle's drafts are ready.
 
@@ -101,18 +77,9 @@ class SSD(Method):
     def extra_devices(self) -> int:
         return 1
 
-    @property
-    def max_gamma(self) -> int | None:
-        return as_method(self.drafter).max_gamma
-
     def require_vocabulary_of(self, target: Architecture) -> None:
         for one in (self.drafter, self.backup or self.drafter):
             as_method(one).require_vocabulary_of(target)
-
-    def step_s(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return self.drafter.step_s(system, batch=batch, context=context)
 
     def cycle_s(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike

@@ -124,6 +124,40 @@ class Method:
         return ()
 
 
+class Around(Method):
+    """A method that changes when or how `drafter` drafts; what it does not define is the drafter's.
+
+    Memory is the exception: a subclass says whether the drafter lies on the target's devices.
+    """
+
+    __slots__ = ()
+    drafter: Drafter
+
+    @property
+    def lossless(self) -> bool:
+        return as_method(self.drafter).lossless
+
+    @property
+    def max_gamma(self) -> int | None:
+        return as_method(self.drafter).max_gamma
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        as_method(self.drafter).require_vocabulary_of(target)
+
+    def step_s(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Floats:
+        return self.drafter.step_s(system, batch=batch, context=context)
+
+    def cycle_s(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Floats:
+        return self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
+
+    def law(self, law: Law) -> Law:
+        return as_method(self.drafter).law(law)
+
+
 class Foreign(Method):
     """A drafter from outside that has the prices, and of the rest only what differs."""
 

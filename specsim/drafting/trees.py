@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.acceptance import GammaDependent, Integers, Law, PerPosition, whole
-from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Floats, Method, as_method, count
+from specsim.drafting.protocol import Around, Floats, Method, as_method, count
 from specsim.system import System
 from specsim.trees import Tree, best_tree
 
@@ -24,7 +23,7 @@ SIBLINGS = (0.60, 0.15, 0.08, 0.05, 0.03)  # children of one node; theory's own 
 
 
 @dataclass(frozen=True, slots=True)
-class StaticTree(Method):
+class StaticTree(Around):
     """One fixed shape: for every gamma the greedy-optimal tree of gamma nodes and a root, built for
     `child_probs` (Sequoia, arXiv:2402.12374). Any acceptance is then evaluated on that shape.
 
@@ -40,22 +39,19 @@ class StaticTree(Method):
         best_tree(self.child_probs, 1)  # refuses what is not a vector of child probabilities
 
     @property
-    def lossless(self) -> bool:
-        return as_method(self.drafter).lossless
-
-    @property
     def gammas(self) -> Integers:
         return np.arange(64)
 
     def gammas_within(self, positions: int) -> Integers:
         return self.gammas  # positions are depths here, gamma counts nodes
 
-    def require_vocabulary_of(self, target: Architecture) -> None:
-        as_method(self.drafter).require_vocabulary_of(target)
-
     def shape(self, gamma: int) -> Tree:
         """The tree of `gamma` drafted nodes; smaller where no child is left to add."""
         return best_tree(self.child_probs, gamma + 1, self.depth)
+
+    @property
+    def max_gamma(self) -> int | None:
+        return None  # nodes, of which even few heads can fill any number
 
     def step_s(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
