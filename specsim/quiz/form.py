@@ -11,8 +11,6 @@ from typing import Any
 from specsim.catalog import SpecsimError
 from specsim.quiz.question import Answer, AnyQuestion, Choice
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
-
 
 class Form:
     """What a notebook shows of a question: `box`, a widget, or None where it can only be text."""
@@ -26,15 +24,18 @@ class Form:
 
     __repr__ = __str__
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    @property
+    def markdown(self) -> str:
         options = "".join(f"- {line}\n" for line in self._options())
-        markdown = f"**Your turn.** {self.question.prompt}\n\n{options}\n`{self._how()}`"
-        bundle: dict[str, Any] = {"text/plain": str(self), "text/markdown": markdown}
+        return f"**Your turn.** {self.question.prompt}\n\n{options}\n`{self._how()}`"
+
+    def _ipython_display_(self) -> None:
+        """The question as text, which a page without a kernel shows too, and the box below it."""
+        from IPython.display import display
+
+        display({"text/plain": str(self), "text/markdown": self.markdown}, raw=True)
         if self.box is not None:
-            # spelled out, since ipywidgets 7 knows only how to display itself, without the text
-            view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-            bundle[WIDGET] = view
-        return bundle
+            display(self.box)
 
     def _options(self) -> list[str]:
         if not isinstance(self.question, Choice):
@@ -48,13 +49,12 @@ class Form:
 
 
 def _widgets(question: AnyQuestion) -> Any:
-    """The prompt, a control, a button and a place for the answer; None without ipywidgets."""
+    """A control, a button and a place for the reply; None without ipywidgets."""
     try:
         import ipywidgets
     except ImportError:
         return None
     wide = ipywidgets.Layout(width="auto", max_width="46em")
-    prompt = ipywidgets.HTML(f"<b>Your turn.</b> {escape(question.prompt)}", layout=wide)
     reply = ipywidgets.HTML("", layout=wide)
     button = ipywidgets.Button(description="Check", layout=ipywidgets.Layout(width="6em"))
     if isinstance(question, Choice):
@@ -76,9 +76,10 @@ def _widgets(question: AnyQuestion) -> Any:
             reply.value = escape(str(error))
 
     button.on_click(reply_to)
-    return ipywidgets.VBox([prompt, row, reply], layout=wide)
+    return ipywidgets.VBox([row, reply], layout=wide)
 
 
 def as_html(answer: Answer) -> str:
     colour, mark = ("#00704a", "✔") if answer else ("#9a3412", "✘")
-    return f'<span style="color:{colour}">{mark} {escape(answer.sentence)}</span>'
+    said = f"<br><b>In one line:</b> {escape(answer.one_line)}" if answer.one_line else ""
+    return f'<span style="color:{colour}">{mark} {escape(answer.sentence)}</span>{said}'

@@ -22,11 +22,15 @@ LEAST_SLIP_TOLERANCE = 0.02  # a slip is recognised this closely even where the 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found: `sentence` says it; `slip` is the likely one, None where none fits."""
+    """What was found: `sentence` says it; `slip` is the likely one, None where none fits.
+
+    `one_line` is the answer as one would say it, for whoever was right.
+    """
 
     right: bool
     sentence: str
     slip: str | None = None
+    one_line: str = ""
 
     def __bool__(self) -> bool:
         return self.right
@@ -35,7 +39,8 @@ class Answer:
         return self.sentence
 
     def _repr_markdown_(self) -> str:
-        return f"{'✔' if self.right else '✘'} {self.sentence}"
+        said = f"\n\n**In one line:** {self.one_line}" if self.one_line else ""
+        return f"{'✔' if self.right else '✘'} {self.sentence}{said}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +109,8 @@ class Question:
             return Answer(False, hint, nearest)
         if distance <= self.tolerance:
             exactly = f" (within {100 * self.tolerance:g} %)" if self.tolerance else ""
-            return Answer(True, f"Right{exactly}: {self.say(expected)}.")
+            said = self.in_short.format_map(dict(numbers))
+            return Answer(True, f"Right{exactly}: {self.say(expected)}.", one_line=said)
         return Answer(False, f"No: {self.say(given)} is {_how_far(given, expected)}.")
 
     def say(self, value: float) -> str:
@@ -184,8 +190,10 @@ class Choice:
                 f"the answer must be one of {', '.join(self.letters)}, or the text of one of "
                 f"these options, got {value!r}"
             )
-        right, comment = picked == self.answer, self.options[picked]
-        return Answer(right, f"{'Right' if right else 'No'}: {comment}", None if right else picked)
+        comment = self.options[picked]
+        if picked == self.answer:
+            return Answer(True, f"Right: {comment}", one_line=self.one_line)
+        return Answer(False, f"No: {comment}", slip=picked)
 
 
 AnyQuestion = Question | Choice

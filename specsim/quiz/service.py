@@ -38,7 +38,7 @@ def percentiles() -> dict[str, float]:
 
 
 def dollars() -> dict[str, float]:
-    devices, price = 4, 10.0  # four GPUs at $2.5 an hour each: an assumed price
+    devices, price = 4, 10.0  # four GPUs at 2.5 dollars an hour each: an assumed price
     four = of_bandwidth(with_link(roofline("h100-sxm", devices=devices), 0.0, None), 0.75)
     one = plain(LLAMA_70B, four)
     many = plain(LLAMA_70B, four, batch=64, context=2048)
@@ -139,11 +139,11 @@ QUESTIONS = (
         id="dollars",
         section=SECTION,
         prompt=(
-            "Llama-3-70B in bf16 on four H100s at 75 % of their bandwidth (no other cost), $2.5 "
-            "per GPU-hour: dollars per million tokens at batch 1?"
+            "Llama-3-70B in bf16 on four H100s at 75 % of their bandwidth (no other cost), 2.5 "
+            "dollars per GPU-hour: dollars per million tokens at batch 1?"
         ),
         answer="dollars",
-        unit="$",
+        unit="dollars",
         slips={
             "only one of the four GPUs is billed": "one_gpu_billed",
             "the full bandwidth is taken": "full_bandwidth",
@@ -152,8 +152,8 @@ QUESTIONS = (
         },
         worked=dollars,
         in_short=(
-            "${dollars:.1f} at batch 1, ${speculative:.1f} with a speedup of 2.5, "
-            "${batch_dollars:.2f} at batch 64: batching buys cost, speculation latency."
+            "{dollars:.1f} dollars at batch 1, {speculative:.1f} with a speedup of 2.5, "
+            "{batch_dollars:.2f} at batch 64: batching buys cost, speculation latency."
         ),
         sources=("price assumed; NVIDIA H100 datasheet",),
     ),
