@@ -77,11 +77,15 @@ def following_law(
         q = torch.zeros_like(p).scatter_(1, drafted.gather(1, rejected), 1.0)
     else:
         q = draft_probs.gather(1, rejected[..., None].expand(-1, 1, p.shape[-1])).squeeze(1)
+    return torch.where((accepted < gamma)[:, None], residual(p, q), p)
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """The law max(p - q, 0), normalised, of what takes the place of a rejected draft from q."""
     remaining = (p - q).clamp(min=0)
     mass = remaining.sum(-1, keepdim=True)
     # where rounding leaves no residual p and q agree, and p itself is the limit
-    use_residual = (accepted < gamma)[:, None] & (mass > 0)
-    return torch.where(use_residual, remaining / mass.clamp(min=torch.finfo(p.dtype).tiny), p)
+    return torch.where(mass > 0, remaining / mass.clamp(min=torch.finfo(p.dtype).tiny), p)
 
 
 def verify_block(

@@ -1,0 +1,160 @@
+"""The shape of a tree of drafts: several guesses at a place, verified in one pass.
+
+The root, node 0, is the pending token. Nodes 1 … N are drafted tokens, each a guess at what follows
+its parent; a path down from the root is a draft as a chain would be. They are numbered level by
+level, siblings in the order in which they are tried. One pass of the target over all N + 1 rows
+gives its law after every node, if a row attends to its own ancestors alone and stands at its depth.
+Letters: B batch, N nodes without the root, D depth, C most children of a node.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from specsim.catalog import SpecsimError
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A shape that is known beforehand: `parents[i]` is the parent of node i + 1, 0 is the root.
+
+    Raises SpecsimError if the nodes are not numbered level by level.
+    """
+
+    parents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for node, parent in enumerate(self.parents, start=1):
+            if not 0 <= parent < node:
+                raise SpecsimError(
+                    f"node {node} must have a parent in 0 … {node - 1}, not {parent}"
+                )
+        if any(above > below for above, below in pairwise(self.depths)):
+            raise SpecsimError(f"the nodes of {self.parents} are not level by level")
+
+    @classmethod
+    def chain(cls, gamma: int) -> "Tree":
+        return cls(tuple(range(gamma)))
+
+    @classmethod
+    def branching(cls, factors: Sequence[int]) -> "Tree":
+        """Every node at depth d has `factors[d]` children: (3, 2) has 3 + 6 nodes."""
+        if any(factor < 1 for factor in factors):
+            raise SpecsimError(f"branching factors must be at least 1, not {list(factors)}")
+        parents, level = [], [0]
+        for factor in factors:
+            above, first = level, len(parents) + 1
+            parents += [node for node in above for _ in range(factor)]
+            level = list(range(first, len(parents) + 1))
+        return cls(tuple(parents))
+
+    @classmethod
+    def of_parents(cls, parents: Iterable[int]) -> "Tree":
+        """From the parents of nodes 1, 2, … in any order that has parents first, such as falling
+        path probability; renumbered level by level."""
+        parents = [int(parent) for parent in parents]
+        depths = [0]
+        for node, parent in enumerate(parents, start=1):
+            if not 0 <= parent < node:
+                raise SpecsimError(f"node {node} must come after its parent, which is {parent}")
+            depths.append(depths[parent] + 1)
+        order = sorted(range(len(depths)), key=depths.__getitem__)  # stable
+        number = {node: index for index, node in enumerate(order)}
+        return cls(tuple(number[parents[node - 1]] for node in order[1:]))
+
+    @classmethod
+    def of_paths(cls, paths: Iterable[Sequence[int]]) -> "Tree":
+        """From a list of nodes, each the ranks of the children on its path: (0,), (0, 1), … as the
+        trees of Medusa and EAGLE are written."""
+        ordered = sorted(set(map(tuple, paths)) - {()}, key=lambda path: (len(path), path))
+        number = {path: index for index, path in enumerate([(), *ordered])}
+        for path in ordered:
+            elder = (*path[:-1], path[-1] - 1)
+            if path[:-1] not in number or path[-1] < 0 or (path[-1] > 0 and elder not in number):
+                raise SpecsimError(f"the node {path} lacks its parent or its elder sibling")
+        return cls(tuple(number[path[:-1]] for path in ordered))
+
+    @property
+    def nodes(self) -> int:
+        """N, the drafted tokens of a cycle; the verification has a row more."""
+        return len(self.parents)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Of every node, the root's 0 first."""
+        depths = [0]
+        for parent in self.parents:
+            depths.append(depths[parent] + 1)
+        return tuple(depths)
+
+    @property
+    def depth(self) -> int:
+        return self.depths[-1]
+
+    @property
+    def fanout(self) -> int:
+        """The most children of a node."""
+        return max(map(self.parents.count, set(self.parents)), default=0)
+
+    @property
+    def levels(self) -> list[range]:
+        """The nodes at depth 0 (the root), 1, …"""
+        starts = [self.depths.index(depth) for depth in range(self.depth + 1)]
+        return [range(a, b) for a, b in pairwise([*starts, self.nodes + 1])]
+
+    def layout(self, batch: int, device: torch.device | str = "cpu") -> "Layout":
+        """The same shape for every sequence of a batch."""
+        parents = torch.tensor(self.parents, dtype=torch.long, device=device)
+        return lay_out(parents.expand(batch, -1), self.depth, self.fanout)
+
+
+class Layout(NamedTuple):
+    """The shapes of a batch's trees, on the device, where each sequence may have its own."""
+
+    parents: Tensor  # (B, N)
+    depths: Tensor  # (B, N+1): a node stands this far behind the pending token
+    ancestors: Tensor  # (B, N+1, N+1): [b, i, j] if j is i or above it, the attention mask
+    children: Tensor  # (B, N+1, C), in the order they are tried; 0 where there is none
+    depth: int  # no path is longer
+
+
+def lay_out(parents: Tensor, depth: int, fanout: int) -> Layout:
+    """What the walk and the attention need to know of trees with these `parents` (B, N).
+
+    `depth` and `fanout` bound the paths and the children of a node; that they do is not checked,
+    for nothing here waits for the device.
+    """
+    batch, count = parents.shape
+    nodes = torch.arange(count + 1, device=parents.device)
+    above = F.pad(parents, (1, 0))  # the root is its own parent
+    ancestors = torch.zeros((batch, count + 1, count + 1), dtype=torch.bool, device=nodes.device)
+    node = nodes.expand(batch, -1)
+    for _ in range(depth + 1):
+        ancestors.scatter_(2, node[..., None], True)
+        node = above.gather(1, node)
+    siblings = parents[:, :, None] == parents[:, None]  # (B, N, N)
+    ranks = (siblings & (nodes[1:, None] > nodes[1:])).sum(-1)  # how many elder siblings, (B, N)
+    children = parents.new_zeros((batch, (count + 1) * fanout))
+    children.scatter_(1, parents * fanout + ranks, nodes[1:].expand(batch, -1))
+    children = children.view(batch, count + 1, fanout)
+    return Layout(parents, ancestors.sum(-1) - 1, ancestors, children, depth)
+
+
+def likeliest_nodes(parents: Tensor, worth: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` candidates (B, M) with the highest `worth`: which, (B, N), and their parents
+    among themselves, (B, N), as in `Layout`.
+
+    `worth` (B, M) is the drafter's own probability of the path, so a child's never exceeds its
+    parent's, and the best are a tree (EAGLE-2, arXiv:2406.16858): ties go to the lower number.
+    """
+    order = worth.sort(dim=1, descending=True, stable=True).indices
+    chosen = order[:, :count].sort(dim=1).values
+    number = torch.zeros_like(F.pad(worth, (1, 0)), dtype=torch.long)
+    numbers = torch.arange(1, count + 1, device=worth.device).expand(len(worth), -1)
+    number.scatter_(1, chosen + 1, numbers)  # candidate j is the node j + 1 of the whole tree
+    return chosen, number.gather(1, parents.gather(1, chosen))
