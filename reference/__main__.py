@@ -58,11 +58,26 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     generate.add_argument("--seed", type=int, default=0)
 
-    measure = command("measure", run_measure, "time a pair over gamma, as a measurement file")
+    measure = command(
+        "measure", run_measure, "time a pair over gamma, or the listed points of a suite"
+    )
     pair(measure)
     measure.add_argument("--gamma", type=int, nargs="+", default=list(range(9)))
     measure.add_argument("--prompts", type=int, default=8, help="how many of the bundled prompts")
-    measure.add_argument("--out", type=Path, required=True, help="the file to write")
+    measure.add_argument(
+        "--out", type=Path, required=True, help="the file to write; of a suite, the folder"
+    )
+    measure.add_argument("--suite", help="gpu, cpu, or a .toml file of points like theirs")
+    measure.add_argument(
+        "--part", nargs="+", default=["all"],
+        help="probes, plain, verify, speculation, trained, peer; default: all, in this order",
+    )  # fmt: skip
+    measure.add_argument("--machine", help="the folder's name; default: the device's")
+    measure.add_argument("--pair", default="bundled", help="the folder of the trained pair")
+    measure.add_argument("--minutes", type=float, help="begin no point beyond this, in each part")
+    measure.add_argument(
+        "--dry-run", action="store_true", help="say what would be measured, and how long it takes"
+    )
 
     calibrate = command("calibrate", run_calibrate, "time the probes and fit a System to them")
     calibrate.add_argument("--dtype", choices=DTYPES, help="default: whichever is faster here")
@@ -138,6 +153,33 @@ def drafter_named(options: argparse.Namespace, target, draft):
 
 
 def run_measure(options: argparse.Namespace) -> int:
+    return measure_suite(options) if options.suite else measure_one(options)
+
+
+def measure_suite(options: argparse.Namespace) -> int:
+    from reference.suites.points import PARTS, load_suite
+    from reference.suites.running import run_suite
+
+    parts = PARTS if options.part == ["all"] else options.part
+    failed = run_suite(
+        load_suite(options.suite),
+        parts,
+        options.out,
+        options.device,
+        machine=options.machine,
+        pair=options.pair,
+        minutes=options.minutes,
+        dry_run=options.dry_run,
+        say=lambda sentence: print(sentence, flush=True),
+    )
+    if options.json:
+        print(json.dumps({"parts": list(parts), "failed": failed}))
+    if failed:
+        print(f"reference: {failed} points failed; they are named above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def measure_one(options: argparse.Namespace) -> int:
     from reference.checkpoints import prompt_texts
     from reference.suites import measure_pair
     from specsim.measurement import Measurement

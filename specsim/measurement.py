@@ -79,6 +79,10 @@ class Point:
     `verify_step_s` the target's pass of gamma + 1 rows; `host_s` the rest of a cycle.
     `calibration_survival` is the survival vector estimated on other prompts: an input of
     predictions, not one of them; `tokens_error` the relative half-width of its 80 % band.
+
+    A point of a suite has its `name` and `part` there, and whether it is `reserved`: not looked at
+    while the model of the machine is being changed. `drift` is how long a fixed read took beside
+    it, relative to the same read at calibration: 1.1 is a machine that had become 10 % slower.
     """
 
     scenario: Scenario
@@ -97,6 +101,10 @@ class Point:
     peak_memory_bytes: int | None = None
     synthetic_acceptance: bool = False
     notes: str = ""
+    name: str = ""
+    part: str = ""
+    reserved: bool = False
+    drift: float | None = None
 
 
 @dataclass(slots=True)

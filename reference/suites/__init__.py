@@ -1,0 +1,9 @@
+"""Scenarios -> measured points.
+
+`pairs` measures one pair of models over gamma, for the demo; the rest runs the listed suites
+(`gpu.toml`, `cpu.toml`), point by point, into the files that `specsim compare` reads.
+"""
+
+from reference.suites.pairs import first_difference, measure_pair, text_trace
+
+__all__ = ["first_difference", "measure_pair", "text_trace"]

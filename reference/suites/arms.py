@@ -1,0 +1,121 @@
+"""Arms of a comparison, timed in turn: a machine that drifts slows all of them alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reference.decoding import NoDrafter, speculate
+from reference.drafters import Proposal
+from reference.drafters.draft_model import DraftModel
+from reference.drafters.early_exit import EarlyExit
+from reference.drafters.n_gram import NGram
+from reference.sampling import Sampling
+from reference.sequences import Sequences
+from reference.statistics import Statistics
+from reference.suites.models import Models
+from reference.suites.points import PlannedPoint
+from reference.transformer import Transformer
+
+Arm = Callable[[int, int], Statistics]  # (cycles, seed) -> what they did and took
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured: seconds timed of each arm, over so many rounds through all arms, and
+    cycles per sequence that are decoded besides for what they accept, `counted` sequences at
+    once."""
+
+    seconds: float
+    rounds: int
+    fewest_cycles: int
+    most_cycles: int
+    counted: int
+    counted_cycles: int
+    calibration_prompts: int
+    calibration_tokens: int
+
+
+EFFORTS = {
+    "cuda": Effort(0.9, 3, 4, 64, 32, 24, 24, 64),
+    "cpu": Effort(0.7, 3, 3, 40, 16, 8, 12, 32),
+}
+
+
+class Given:
+    """Drafts are given, at no cost: the pending token, over and over. What is measured is a pass of
+    gamma + 1 rows."""
+
+    def __init__(self, gamma: int):
+        self.gamma = gamma
+
+    def start(self, sequences: Sequences, target: Transformer, *_) -> None:
+        pass
+
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor, *_) -> Proposal:
+        return Proposal(sequences.pending.expand(-1, self.gamma), None)
+
+
+def drafter_of(point: PlannedPoint, models: Models):
+    """What drafts in a point's cycles."""
+    gamma = point.gamma
+    if gamma == 0:
+        return NoDrafter()
+    if point.method == "given":
+        return Given(gamma)
+    if point.method == "n-gram":
+        return NGram(gamma)
+    if point.method == "early-exit":
+        return EarlyExit(point.draft_layers, gamma)
+    return DraftModel(models.draft, gamma)
+
+
+def arm(point: PlannedPoint, models: Models, drafter, tokens_per_cycle: float) -> Arm:
+    """Decoding of a point's scenario with `drafter`, around its context."""
+
+    def run(cycles: int, seed: int) -> Statistics:
+        tokens = max(2, round(cycles * tokens_per_cycle))
+        prompts = models.prompts("timed", point.batch, max(1, point.context - tokens // 2))
+        if models.texts is not None:  # other texts in every round
+            texts = models.texts["timed"]
+            prompts = [texts[(seed * point.batch + i) % len(texts)] for i in range(point.batch)]
+        return speculate(
+            models.target, drafter, prompts, tokens, point.temperature, seed=seed
+        ).statistics
+
+    return run
+
+
+def counted(point: PlannedPoint, models: Models, drafter, effort: Effort) -> Statistics:
+    """More cycles, as one batch, for what they accept alone: a median of times needs few cycles, an
+    acceptance many."""
+    prompts = models.prompts("counted", effort.counted, point.context)
+    tokens = effort.counted_cycles * 2
+    return speculate(
+        models.target, drafter, prompts, tokens, point.temperature, seed=1000
+    ).statistics
+
+
+def interleaved(
+    arms: Mapping[str, Arm], effort: Effort, between: Callable[[], None]
+) -> dict[str, Statistics]:
+    """Every arm in every round; `between` is called before each round. A first short run of each
+    warms up and says how many cycles the asked seconds are."""
+    cycles = {}
+    for name, run in arms.items():
+        run(2, 0)
+        took = run(effort.fewest_cycles, 0).cycle_s or effort.seconds
+        wanted = int(effort.seconds / effort.rounds / max(took, 1e-9))
+        cycles[name] = min(max(wanted, effort.fewest_cycles), effort.most_cycles)
+    totals: dict[str, Statistics] = {}
+    for turn in range(effort.rounds):
+        between()
+        for name, run in arms.items():
+            laps = run(cycles[name], turn + 1)
+            totals.setdefault(name, Statistics(laps.gamma)).extend(laps)
+    return totals
+
+
+def effort_on(device: torch.device) -> Effort:
+    return EFFORTS["cuda" if device.type == "cuda" else "cpu"]

@@ -1,0 +1,97 @@
+"""What a point needs, before it is run: bytes of memory, and roughly how long it takes.
+
+The seconds are a plan, not a prediction: bytes over the bandwidth that one read just showed, a
+round figure for the launches of every layer, and what making models and capturing graphs takes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from reference.suites.arms import Effort
+from reference.suites.models import Workshop
+from reference.suites.points import PlannedPoint
+from specsim.architecture import Architecture
+from specsim.work import precision
+
+LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
+CAPTURE_S = 2.0  # of one arm's graphs
+RANDOM_PER_S = {"cuda": 2e10, "cpu": 1.5e8}  # normal numbers
+SLACK_BYTES = 1.5e9  # the CUDA context, the allocator's slack, the drift probe
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes at the most, and seconds about."""
+
+    memory_bytes: float
+    seconds: float
+
+
+def need(
+    point: PlannedPoint,
+    workshop: Workshop,
+    effort: Effort,
+    bandwidth: float,
+    made: bool,
+) -> Need:
+    """What `point` needs on a machine that reads `bandwidth` bytes per second; `made` if the
+    models of the point before serve it too."""
+    target, draft = workshop.shapes(point)
+    stored = precision(point.precision)
+    weights = held_bytes(target, stored.weight_bytes)
+    kv = kv_bytes(point, target, stored.kv_bytes)
+    streamed = weights + kv
+    if draft is not None:
+        kv += kv_bytes(point, draft, stored.kv_bytes)
+        if point.draft_layers is None:
+            weights += held_bytes(draft, stored.weight_bytes)
+    rows = point.batch * (point.gamma + 1)
+    logits = 4 * 4.0 * rows * target.vocab_size  # in float32, and as laws, of both models
+    cumulative = 8.0 * point.batch * target.vocab_size
+    read = 0.0
+    if point.alpha is not None and not point.synthetic:  # one pass over the prompts
+        many = max(point.batch, effort.counted) * point.context
+        read = 6.0 * many * (target.intermediate_size + 2 * target.hidden_size)
+        weights *= 1.6  # while it is dialled, the later layers' outputs are kept twice
+    memory = weights + kv + logits + cumulative + read
+    on = "cuda" if workshop.device.type == "cuda" else "cpu"
+    step = streamed / bandwidth + target.num_layers * LAYER_S[point.mode]
+    arms = 2 if point.gamma else 1
+    cycles = effort.rounds * effort.fewest_cycles + effort.fewest_cycles + 2
+    seconds = arms * (max(effort.seconds, cycles * step) + 4 * step)
+    noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]
+    seconds += arms * (effort.rounds + 2) * noise
+    if point.mode == "cuda-graphs":
+        seconds += arms * CAPTURE_S
+    if not made:
+        passes = 2 if read else 1
+        seconds += passes * target.parameters / RANDOM_PER_S[on] + 1.0
+    if read:
+        eager = streamed / bandwidth + target.num_layers * LAYER_S["eager"]
+        seconds += eager * 2 * effort.counted_cycles * (1 + 0.2 * point.gamma)
+        seconds += 0 if made else eager * effort.calibration_tokens
+    slack = SLACK_BYTES if on == "cuda" else 0.3e9
+    return Need(memory + slack, seconds)
+
+
+def held_bytes(shape: Architecture, weight_bytes: float) -> float:
+    return shape.parameters * weight_bytes
+
+
+def kv_bytes(point: PlannedPoint, shape: Architecture, element: float) -> float:
+    slots = point.context + 64 + point.gamma
+    return point.batch * slots * shape.kv_elements_per_token * element
+
+
+def free_bytes(device: torch.device) -> float:
+    """What may be allocated now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as lines:
+            sizes = {line.split(":")[0]: line.split()[1] for line in lines}
+        return 1024.0 * float(sizes["MemAvailable"])
+    except (OSError, KeyError):
+        return float("inf")

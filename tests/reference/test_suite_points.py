@@ -1,0 +1,127 @@
+"""The listed points: what they hold, which are reserved, and what is refused."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from reference.probes import PAIRS, STACKS, probe_shape
+from reference.suites.points import (
+    PARTS,
+    PREDICTED,
+    SUITES,
+    PlannedPoint,
+    load_suite,
+    reserved_names,
+)
+from specsim.catalog import SpecsimError
+
+GOOD = '{ name = "a", part = "plain", target = "llama-3.1-8b" }'
+
+
+@pytest.fixture(params=sorted(SUITES))
+def suite(request):
+    return load_suite(request.param)
+
+
+def test_the_gpu_suite_is_as_large_as_announced():
+    points = load_suite("gpu").points
+    assert 140 <= len(points) <= 170
+    assert {point.part for point in points} == set(PARTS) - {"probes"}
+
+
+def test_a_third_is_reserved_in_every_part_that_is_predicted(suite):
+    for part in PREDICTED:
+        points = suite.of(part)
+        share = sum(point.reserved for point in points) / len(points)
+        assert abs(share - 1 / 3) <= 0.5 / len(points) + 1e-12, part
+    assert not any(point.reserved for point in suite.of("peer"))
+
+
+def test_the_names_alone_decide_which(suite):
+    assert {point.name for point in suite.points if point.reserved} == reserved_names(suite.points)
+    assert reserved_names(reversed(suite.points)) == reserved_names(suite.points)
+
+
+def test_reserved_points_are_spread_over_models_and_batches():
+    reserved = [point for point in load_suite("gpu").points if point.reserved]
+    assert len({point.target for point in reserved}) >= 4
+    assert len({point.batch for point in reserved}) >= 4
+    assert len({point.gamma for point in reserved}) >= 6
+
+
+def test_points_that_share_models_stand_together(suite):
+    for part in PARTS[1:]:
+        pairs = [point.pair for point in suite.of(part)]
+        changes = sum(one != other for one, other in pairwise(pairs))
+        assert changes == len(set(pairs)) - 1, part
+
+
+def test_no_probe_has_the_shape_of_a_measured_model(suite):
+    probed = {(hidden, layers) for hidden, layers in STACKS}
+    probed |= {size for target, draft, _ in PAIRS for size in (target, draft)}
+    shapes = [suite.shape(p.target) for p in suite.points if p.target != "trained"]
+    shapes += [suite.shape(p.draft) for p in suite.points if p.draft and p.draft_layers is None]
+    assert shapes
+    for shape in shapes:
+        assert (shape.hidden_size, shape.num_layers) not in probed
+        for hidden, layers in probed:
+            probe = probe_shape(hidden, layers)
+            assert probe.hidden_size != shape.hidden_size or probe.num_layers != shape.num_layers
+
+
+def test_each_scenario_is_listed_once(suite):
+    scenarios = Counter(
+        tuple(getattr(p, f) for f in PlannedPoint.__slots__ if f not in ("name", "reserved"))
+        for p in suite.points
+    )
+    assert max(scenarios.values()) == 1
+
+
+def test_gammas_of_a_scenario_reach_past_the_best(suite):
+    """A best gamma can be judged only where several of one scenario are measured."""
+    scenarios = Counter(
+        (p.pair, p.alpha, p.batch, p.context, p.temperature, p.mode)
+        for p in suite.of("speculation")
+    )
+    assert max(scenarios.values()) >= 4
+
+
+def listed(more: str = "", point: str = GOOD) -> str:
+    """A file of one point, with more fields."""
+    return "points = [" + point.replace(" }", f", {more} }}" if more else " }") + "]"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("points = [", "not valid TOML"),
+        ("points = []", "must hold shapes and points"),
+        (listed() + "\n[others]", "must hold shapes and points"),
+        (f"points = [{GOOD}, {GOOD}]", "two points are called 'a'"),
+        ('points = [{ part = "plain" }]', "missing"),
+        (listed().replace('"plain"', '"plane"'), "part must be one of plain"),
+        (listed("batches = 2"), "unknown 'batches'"),
+        (listed("batch = 0"), "batch must be a whole number >= 1"),
+        (listed("batch = 1.5"), "batch must be a whole number"),
+        (listed("gamma = 2"), "gamma = 2 does not go with 'plain'"),
+        (listed('mode = "fast"'), "mode must be one of eager"),
+        (listed("alpha = 1.5"), "alpha must be inside"),
+        (listed('gamma = 2, method = "draft-model"'), "needs a draft and an alpha"),
+        (
+            listed('gamma = 2, method = "draft-model", draft = "llama-3.2-1b", alpha = 0.7'),
+            "make it synthetic",
+        ),
+        (listed() + "\n[shapes.x]\nhidden_size = 3", "shape 'x'"),
+    ],
+)
+def test_a_line_that_cannot_be_measured_is_refused(tmp_path, text, says):
+    file = tmp_path / "points.toml"
+    file.write_text(text)
+    with pytest.raises(SpecsimError, match=says):
+        load_suite(file)
+
+
+def test_an_unknown_suite_names_the_known_ones():
+    with pytest.raises(SpecsimError, match="known: gpu, cpu"):
+        load_suite("tpu")

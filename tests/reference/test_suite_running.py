@@ -1,0 +1,248 @@
+"""A suite run whole on tiny shapes: every part, interrupted and resumed, skipped and failed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reference.__main__ import main
+from reference.suites import budget, running
+from reference.suites.arms import Effort
+from reference.suites.measuring import Measurer
+from reference.suites.points import load_suite
+from reference.suites.running import machine_name, run_suite
+from specsim.catalog import SpecsimError
+from specsim.measurement import Environment, Measurement
+
+POINTS = """
+points = [
+  { name = "p1", part = "plain", target = "tiny", context = 24 },
+  { name = "p3", part = "plain", target = "tiny", batch = 3, context = 16, reserved = true },
+  { name = "v4", part = "verify", target = "tiny", method = "given", gamma = 3, context = 24 },
+  { name = "d", part = "speculation", target = "tiny", method = "draft-model", draft = "first-1", alpha = 0.6, gamma = 2, batch = 2, context = 20 },
+  { name = "t", part = "trained", target = "trained", method = "draft-model", gamma = 2, context = 100 },
+  { name = "n", part = "trained", target = "trained", method = "n-gram", gamma = 2, context = 100, temperature = 0.0 },
+  { name = "e", part = "trained", target = "trained", method = "early-exit", draft = "first-2", gamma = 1, context = 100 },
+]
+
+[shapes.tiny]
+hidden_size = 32
+num_layers = 3
+num_heads = 4
+num_kv_heads = 2
+head_dim = 8
+intermediate_size = 48
+vocab_size = 61
+max_context = 128
+"""  # noqa: E501
+EFFORT = Effort(0.002, 2, 2, 4, 3, 4, 4, 8)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    file = tmp_path_factory.mktemp("suite") / "points.toml"
+    file.write_text(POINTS)
+    return load_suite(file)
+
+
+def run(suite, out, *parts, **options) -> tuple[int, str]:
+    said: list[str] = []
+    failed = run_suite(
+        suite, parts, out, CPU, effort=EFFORT, machine="m", say=said.append, **options
+    )
+    return failed, "\n".join(said)
+
+
+def names(file) -> list[str]:
+    return [point.name for point in Measurement.read(file).points]
+
+
+@pytest.fixture(scope="module")
+def measured(suite, tmp_path_factory):
+    """Every part, run once."""
+    out = tmp_path_factory.mktemp("measurements")
+    failed, said = run(suite, out, "plain", "verify", "speculation", "trained")
+    assert failed == 0, said
+    files = [out / "m" / f"{part}.json" for part in ("plain", "verify", "speculation", "trained")]
+    return {point.name: point for file in files for point in Measurement.read(file).points}
+
+
+def test_every_part_is_measured(measured):
+    assert list(measured) == ["p1", "p3", "v4", "d", "t", "n", "e"]
+    for point in measured.values():
+        assert point.step_s is not None
+        assert point.step_s.n >= 2 * EFFORT.rounds
+        assert point.cycle_s.p10 <= point.cycle_s.median <= point.cycle_s.p90
+        assert point.tokens_per_s > 0
+    assert [point.name for point in measured.values() if point.reserved] == ["p3"]
+
+
+def test_a_plain_point_is_its_own_baseline(measured):
+    plain = measured["p1"]
+    assert plain.step_s == plain.cycle_s
+    assert plain.calibration_survival is None
+    assert "noise" in plain.notes
+
+
+def test_given_drafts_widen_the_pass_and_cost_nothing(measured):
+    wide = measured["v4"]
+    assert wide.scenario.gamma == 3
+    assert wide.scenario.draft is None
+    assert wide.draft_step_s is None
+    assert wide.calibration_survival is None
+
+
+def test_acceptance_is_calibrated_on_other_prompts(measured):
+    point = measured["d"]
+    assert len(point.calibration_survival) == 2
+    assert point.tokens_error > 0
+    assert point.scenario.draft.num_layers == 1
+    assert sum(point.accepted_histogram) > point.verify_step_s.n  # counted besides the timed ones
+    assert point.tokens_per_cycle == pytest.approx(1 + sum(point.survival))
+
+
+def test_every_method_of_a_trained_pair(measured):
+    assert measured["n"].scenario.draft is None
+    assert measured["n"].scenario.rule == "greedy"
+    assert measured["e"].scenario.draft.num_layers == 2
+    assert measured["t"].scenario.context > 80
+
+
+def test_what_is_there_is_not_measured_again(suite, tmp_path, monkeypatch):
+    run(suite, tmp_path, "plain")
+    before = (tmp_path / "m" / "plain.json").read_bytes()
+    monkeypatch.setattr(Measurer, "measure", None)  # it would fail if it were called
+    failed, said = run(suite, tmp_path, "plain")
+    assert failed == 0
+    assert "2 points are in" in said
+    assert (tmp_path / "m" / "plain.json").read_bytes() == before
+
+
+def test_an_interrupted_run_keeps_what_it_has_and_goes_on(suite, tmp_path, monkeypatch):
+    measure, calls = Measurer.measure, []
+
+    def interrupted(self, point, models):
+        calls.append(point.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(self, point, models)
+
+    monkeypatch.setattr(Measurer, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(suite, tmp_path, "plain")
+    file = tmp_path / "m" / "plain.json"
+    assert names(file) == ["p1"]
+    failed, said = run(suite, tmp_path, "plain")
+    assert failed == 0
+    assert "1 points are in" in said
+    assert names(file) == ["p1", "p3"]
+    assert calls == ["p1", "p3", "p3"]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_point_that_fails_is_named_and_the_next_is_measured(suite, tmp_path, monkeypatch, capfd):
+    measure = Measurer.measure
+
+    def failing(self, point, models):
+        if point.name == "p1":
+            raise RuntimeError("no kernel image\nfor this device")
+        return measure(self, point, models)
+
+    monkeypatch.setattr(Measurer, "measure", failing)
+    failed, said = run(suite, tmp_path, "plain")
+    assert failed == 1
+    assert "p1: failed: RuntimeError: no kernel image" in said
+    assert names(tmp_path / "m" / "plain.json") == ["p3"]
+
+
+def test_memory_that_runs_out_is_a_skip(suite, tmp_path, monkeypatch):
+    def full(self, point, models):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Measurer, "measure", full)
+    failed, said = run(suite, tmp_path, "plain")
+    assert failed == 0
+    assert "p1: skipped: the memory ran out" in said
+
+
+def test_what_does_not_fit_is_skipped_with_a_sentence(suite, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "free_bytes", lambda device: 1e6)
+    failed, said = run(suite, tmp_path, "plain")
+    assert failed == 0
+    assert "p3: skipped: it needs 0.3 GB and 0.0 GB are free" in said
+    assert not (tmp_path / "m" / "plain.json").exists()
+
+
+def test_graphs_without_a_gpu_are_skipped_with_a_sentence(suite, tmp_path):
+    points = tuple(replace(point, mode="cuda-graphs") for point in suite.of("plain"))
+    failed, said = run(replace(suite, points=points), tmp_path, "plain")
+    assert failed == 0
+    assert "p1: skipped: CUDA graphs need a CUDA device" in said
+
+
+def test_a_limit_of_minutes_stops_before_the_point_that_passes_it(suite, tmp_path):
+    failed, said = run(suite, tmp_path, "plain", minutes=0.0)
+    assert failed == 0
+    assert "stopped after 0.0 minutes with 2 points left" in said
+    assert not (tmp_path / "m" / "plain.json").exists()
+
+
+def test_a_dry_run_plans_and_measures_nothing(suite, tmp_path):
+    failed, said = run(suite, tmp_path, "plain", "speculation", dry_run=True)
+    assert failed == 0
+    assert "p3: about" in said
+    assert "reserved" in said
+    assert "plain: 2 of 2 points to measure, about" in said
+    assert not (tmp_path / "m").exists()
+
+
+def test_another_machines_file_is_not_added_to(suite, tmp_path, monkeypatch):
+    run(suite, tmp_path, "plain")
+    file = tmp_path / "m" / "plain.json"
+    data = json.loads(file.read_text())
+    data["environment"]["device"] = "another machine"
+    data["points"].pop()
+    file.write_text(json.dumps(data))
+    with pytest.raises(SpecsimError, match="was measured on another machine"):
+        run(suite, tmp_path, "plain")
+
+
+def test_drift_is_relative_to_the_lap_of_the_calibration(suite, tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "calibration.json").write_text('{"environment": {"drift_s": 1e6}}')
+    run(suite, tmp_path, "plain")
+    for point in Measurement.read(folder / "plain.json").points:
+        assert 0 < point.drift < 1e-6
+    assert Measurement.read(folder / "plain.json").calibration == "calibration.json"
+
+
+def test_an_unknown_part_names_the_known_ones(suite, tmp_path):
+    with pytest.raises(SpecsimError, match="known: probes, plain"):
+        run(suite, tmp_path, "plane")
+
+
+def test_machines_have_folders_of_their_own():
+    env = Environment("NVIDIA H200", "2.11.0", "3.12.3", 16, "2026-01-01")
+    assert machine_name(env, torch.device("cuda")) == "nvidia-h200"
+    assert machine_name(replace(env, threads=2), CPU) == "cpu-2core"
+
+
+def test_a_larger_point_needs_more(suite):
+    workshop = running.Workshop(suite, CPU)
+    small, large = suite.of("plain")
+    large = replace(large, batch=64, context=100)
+    needs = [budget.need(point, workshop, EFFORT, 1e9, True) for point in (small, large)]
+    assert needs[0].memory_bytes < needs[1].memory_bytes
+    fresh = budget.need(small, workshop, EFFORT, 1e9, False)
+    assert fresh.seconds > needs[0].seconds
+
+
+def test_the_command_line_plans_a_suite(tmp_path, capsys):
+    arguments = ["measure", "--suite", "cpu", "--part", "plain", "--dry-run", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "minutes" in capsys.readouterr().out
+    assert main([*arguments, "--out", str(tmp_path), "--part", "plane"]) == 2
+    assert "unknown part 'plane'" in capsys.readouterr().err
