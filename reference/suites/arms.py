@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reference.decoding import NoDrafter, speculate
-from reference.drafters import Proposal
+from reference.drafters import Drafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit
 from reference.drafters.n_gram import NGram
@@ -16,7 +16,6 @@ from reference.sequences import Sequences
 from reference.statistics import Statistics
 from reference.suites.models import Models
 from reference.suites.points import PlannedPoint
-from reference.transformer import Transformer
 
 Arm = Callable[[int, int], Statistics]  # (cycles, seed) -> what they did and took
 
@@ -43,21 +42,18 @@ EFFORTS = {
 }
 
 
-class Given:
+class Given(Drafter):
     """Drafts are given, at no cost: the pending token, over and over. What is measured is a pass of
     gamma + 1 rows."""
 
     def __init__(self, gamma: int):
         self.gamma = gamma
 
-    def start(self, sequences: Sequences, target: Transformer, *_) -> None:
-        pass
-
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor, *_) -> Proposal:
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         return Proposal(sequences.pending.expand(-1, self.gamma), None)
 
 
-def drafter_of(point: PlannedPoint, models: Models):
+def drafter_of(point: PlannedPoint, models: Models) -> Drafter:
     """What drafts in a point's cycles."""
     gamma = point.gamma
     if gamma == 0:
@@ -71,7 +67,7 @@ def drafter_of(point: PlannedPoint, models: Models):
     return DraftModel(models.draft, gamma)
 
 
-def arm(point: PlannedPoint, models: Models, drafter, tokens_per_cycle: float) -> Arm:
+def arm(point: PlannedPoint, models: Models, drafter: Drafter, tokens_per_cycle: float) -> Arm:
     """Decoding of a point's scenario with `drafter`, around its context."""
 
     def run(cycles: int, seed: int) -> Statistics:
@@ -87,7 +83,7 @@ def arm(point: PlannedPoint, models: Models, drafter, tokens_per_cycle: float) -
     return run
 
 
-def counted(point: PlannedPoint, models: Models, drafter, effort: Effort) -> Statistics:
+def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effort) -> Statistics:
     """More cycles, as one batch, for what they accept alone: a median of times needs few cycles, an
     acceptance many."""
     prompts = models.prompts("counted", effort.counted, point.context)
