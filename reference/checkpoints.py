@@ -7,40 +7,27 @@ A source is a folder, a hub id (`owner/name`, fetched by huggingface_hub into it
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer as RawTokenizer
-from torch import Tensor
 
+from reference.machine import DTYPES, memory_for
 from reference.packing import PackedLinear, pack
+from reference.quantization import GROUPS, QuantizedLinear, quantized
 from reference.transformer import Transformer, rotary_tables
+from reference.weights import Safetensors, our_weights, their_weights
 from specsim.architecture import Architecture, read_config
 from specsim.catalog import SpecsimError
 
 PAIR = Path(__file__).parent / "pair"
-
-# our fused weights, and the weights of a Hugging Face layer that they are made of, in order
-FUSED = {
-    "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-    "qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-    "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-    "output.weight": ("self_attn.o_proj.weight",),
-    "down.weight": ("mlp.down_proj.weight",),
-    "attention_norm": ("input_layernorm.weight",),
-    "mlp_norm": ("post_attention_layernorm.weight",),
-    "query_norm": ("self_attn.q_norm.weight",),
-    "key_norm": ("self_attn.k_norm.weight",),
-}
-OUTER = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-}
+# of a repository on the hub; others hold the weights a second time under other names
+FILES = ["config.json", "generation_config.json", "tokenizer.json", "model*.safetensors"]
+FILES += ["model.safetensors.index.json"]
 
 
 class Tokenizer:
@@ -69,12 +56,16 @@ def load_pair(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    target_precision: str | None = None,
+    draft_precision: str | None = None,
 ) -> tuple[Transformer, Transformer, Tokenizer]:
     """Target, draft and their common tokenizer.
 
     `source` is "bundled" or a folder with `target` and `draft` in it; or the target alone, with
-    `draft` beside it. Raises SpecsimError if a part is missing or broken, or if the two do not
-    share a vocabulary.
+    `draft` beside it. The precisions are those of `load_checkpoint`. Two models whose tokenizers
+    are the same and whose vocabularies are padded to different sizes are both cut to the real one:
+    neither can then draw a token that only one of them has. Raises SpecsimError if a part is
+    missing or broken, or if the two do not share a vocabulary.
     """
     if draft is None:
         root = PAIR if str(source) == "bundled" else Path(source)
@@ -91,12 +82,25 @@ def load_pair(
             f"{source} and {draft} have different vocabularies: a draft must speak the "
             "target's tokens"
         )
-    target, drafting = (load_checkpoint(folder, dtype=dtype, device=device) for folder in folders)
-    sizes = target.architecture.vocab_size, drafting.architecture.vocab_size
-    if sizes[0] != sizes[1]:
+    sizes = [
+        Architecture.from_config(read_config(folder), folder.name).vocab_size for folder in folders
+    ]
+    real = max(target_tokenizer.vocabulary.values(), default=-1) + 1
+    if sizes[0] != sizes[1] and real > min(sizes):
         raise SpecsimError(
-            f"{source} has {sizes[0]} tokens and {draft} has {sizes[1]}: the vocabularies differ"
+            f"{source} has {sizes[0]} tokens and {draft} has {sizes[1]}: the vocabularies differ, "
+            f"and not in their padding alone, as their tokenizer has {real}"
         )
+    target, drafting = (
+        load_checkpoint(
+            folder,
+            dtype=dtype,
+            device=device,
+            precision=precision,
+            vocab_size=None if sizes[0] == sizes[1] else real,
+        )
+        for folder, precision in zip(folders, (target_precision, draft_precision), strict=True)
+    )
     return target, drafting, target_tokenizer
 
 
@@ -122,7 +126,7 @@ def resolve(source: str | Path) -> Path:
             f"{text} is no folder; to fetch it from the hub: pip install 'specsim-llm[hub]'"
         ) from None
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(text, allow_patterns=FILES))
     except Exception as error:  # network, permission, no such repository: one line each
         raise SpecsimError(
             f"cannot fetch {text} from the hub: {str(error).splitlines()[0]}"
@@ -141,83 +145,65 @@ def load_checkpoint(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    precision: str | None = None,
     packed: bool = True,
+    vocab_size: int | None = None,
 ) -> Transformer:
     """A model from a folder, ready for inference: evaluation mode, weights packed where the device
     has kernels for it.
 
-    Raises SpecsimError for a missing or truncated file, a missing weight, or one whose shape
-    contradicts config.json.
+    `precision` is fp32, bf16 or fp16 in place of `dtype`; or int8, int4 or int4-g32, where weights
+    are stored in fewer bits and all else is in bf16 (see `quantization`). `vocab_size` keeps the
+    first rows of the tables alone, and leaves out the padding behind them.
+
+    A model whose attention has a window is run within the window, where it sees everything: its
+    context is that long. Raises SpecsimError for a missing or truncated file, a weight that is
+    missing, is not finite in `dtype`, or has a shape that contradicts config.json, and where the
+    weights do not fit into memory.
     """
     folder = Path(folder)
+    if precision in DTYPES:
+        dtype = DTYPES[precision]
+    elif precision in GROUPS:
+        dtype = torch.bfloat16
+    elif precision is not None:
+        known = ", ".join((*DTYPES, *GROUPS))
+        raise SpecsimError(f"unknown precision {precision!r}; known: {known}")
     config = read_config(folder)
     name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
-    architecture = Architecture.from_config(config, name)
+    stored = within_window(Architecture.from_config(config, name))
+    architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size)
     with torch.device("meta"):
         model = Transformer(architecture)
-    weights = dict(our_weights(read_safetensors(folder), model, folder))
-    model.load_state_dict(
-        {name: weight.to(device, dtype) for name, weight in weights.items()}, assign=True
-    )
-    if architecture.tied_head:
-        model.head.weight = model.embedding.weight
-    model.cos, model.sin = (table.to(device, dtype) for table in rotary_tables(architecture))
-    model.stop_ids = stop_ids(folder, config)
-    model.eval().requires_grad_(False)
-    return pack(model) if packed else model
+    theirs = Safetensors(folder)
+    nbytes = architecture.parameters * dtype.itemsize
+    with memory_for(f"the weights of {name}", nbytes, torch.device(device)):
+        weights = {}
+        for key, weight in our_weights(theirs, model, folder, stored.vocab_size):
+            weights[key] = weight.to(device, dtype)
+            if not weights[key].sum(dtype=torch.float32).isfinite():
+                raise SpecsimError(
+                    f"{folder}: {key} holds numbers that are not finite in {dtype}: the file is "
+                    "corrupt, or its weights are too large for that dtype"
+                )
+        model.load_state_dict(weights, assign=True)
+        if architecture.tied_head:
+            model.head.weight = model.embedding.weight
+        model.cos, model.sin = (table.to(device, dtype) for table in rotary_tables(architecture))
+        model.stop_ids = stop_ids(folder, config)
+        model.eval().requires_grad_(False)
+        if precision in GROUPS:
+            model = quantized(model, precision)
+        return pack(model) if packed else model
 
 
-def read_safetensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, of one file or of the shards that an index lists."""
-    index = folder / "model.safetensors.index.json"
-    names = (
-        sorted(set(read_config(index)["weight_map"].values()))
-        if index.exists()
-        else ["model.safetensors"]
-    )
-    tensors = {}
-    for name in names:
-        file = folder / name
-        if not file.is_file():
-            raise SpecsimError(f"no such file: {file}")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise SpecsimError(f"{file} is truncated or not a safetensors file: {error}") from None
-    return tensors
-
-
-def our_weights(
-    theirs: Mapping[str, Tensor], model: Transformer, folder: Path
-) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters made of a Hugging Face checkpoint's, with every shape checked."""
-    unused = {name for name in theirs if not name.endswith("rotary_emb.inv_freq")} - {
-        "lm_head.weight"
-    }
-    for name, parameter in model.state_dict().items():
-        if name == "head.weight" and model.architecture.tied_head:
-            sources = ["model.embed_tokens.weight"]
-        elif name in OUTER:
-            sources = [OUTER[name]]
-        else:
-            _, layer, inner = name.split(".", 2)
-            sources = [f"model.layers.{layer}.{source}" for source in FUSED[inner]]
-        missing = [source for source in sources if source not in theirs]
-        if missing:
-            raise SpecsimError(f"{folder}: the checkpoint lacks {missing[0]}")
-        weight = torch.cat([theirs[source] for source in sources])
-        if weight.shape != parameter.shape:
-            raise SpecsimError(
-                f"{folder}: {' + '.join(sources)} has shape {tuple(weight.shape)}; config.json "
-                f"says {tuple(parameter.shape)}"
-            )
-        unused.difference_update(sources)
-        yield name, weight
-    if unused:
-        raise SpecsimError(
-            f"{folder}: {min(unused)} has no place in this model; its results would be wrong"
-        )
+def within_window(shape: Architecture) -> Architecture:
+    """The same model with a context of its attention's window, inside which the window hides
+    nothing; itself if it has none, or departs from what the decoder runs in other ways too."""
+    if not shape.sliding_layers or len(shape.departures) > 1:
+        return shape
+    context = min(shape.max_context, shape.sliding_window)
+    return replace(shape, max_context=context, sliding_window=None, sliding_layers=())
 
 
 def stop_ids(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
@@ -238,35 +224,22 @@ def save_checkpoint(
 ) -> None:
     """Write `model` as a Hugging Face checkpoint: config.json, generation_config.json,
     model.safetensors, tokenizer."""
-    if any(isinstance(module, PackedLinear) for module in model.modules()):
+    if any(isinstance(module, PackedLinear | QuantizedLinear) for module in model.modules()):
         raise SpecsimError(
-            f"{model.architecture.name} is packed; save a model loaded with packed=False"
+            f"{model.architecture.name} is packed or quantised; save a model loaded with "
+            "packed=False"
         )
+    config = model.architecture.to_config()
+    tensors = their_weights(model, config["model_type"], dtype)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shape = model.architecture
-    widths = {
-        "qkv": [shape.query_size, shape.kv_size, shape.kv_size],
-        "gate_up": [shape.intermediate_size] * 2,
-    }
-    tensors = {}
-    for name, weight in model.state_dict().items():
-        weight = weight.detach().to("cpu", dtype)
-        if name in OUTER:
-            if not (name == "head.weight" and shape.tied_head):
-                tensors[OUTER[name]] = weight
-            continue
-        _, layer, inner = name.split(".", 2)
-        parts = weight.split(widths.get(inner.split(".")[0], [len(weight)]))
-        for source, part in zip(FUSED[inner], parts, strict=True):
-            tensors[f"model.layers.{layer}.{source}"] = part.contiguous()
     stops = sorted(model.stop_ids)
     ends = (
         {"bos_token_id": stops[0], "eos_token_id": stops if stops[1:] else stops[0]}
         if stops
         else {}
     )
-    config = shape.to_config() | ends | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    config |= ends | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     write_text(folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")
     partial = folder / "model.safetensors.partial"

@@ -1,6 +1,8 @@
 """The machine at hand: its device, its dtypes, and what a measurement says of it."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 
 import torch
@@ -32,6 +34,37 @@ def dtype_named(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise SpecsimError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+@contextmanager
+def memory_for(what: str, nbytes: float, device: torch.device) -> Iterator[None]:
+    """Allocate within: where `what` does not fit, SpecsimError says so, with the bytes asked for.
+
+    On a CPU it is refused before the first byte, because the system hands out more than it has.
+    """
+    free = free_bytes() if device.type == "cpu" else None
+    if free is not None and nbytes > free:
+        raise SpecsimError(
+            f"{what} need {nbytes / 1e9:.2f} GB of memory; {free / 1e9:.2f} GB are free"
+        )
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        words = str(error).lower()
+        if "out of memory" in words or "allocate memory" in words or "not enough memory" in words:
+            raise SpecsimError(
+                f"{what} need {nbytes / 1e9:.2f} GB, and {device} is out of memory"
+            ) from None
+        raise
+
+
+def free_bytes() -> int | None:
+    """What the system says it can still give without swapping; None where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration, ValueError):
+        return None
 
 
 def environment(device: torch.device) -> Environment:

@@ -9,16 +9,17 @@ number of rows. On other devices nothing is done.
 import torch
 from torch import Tensor, nn
 
+from reference.experts import LinearStack, SeparateLinears
+
 
 class PackedLinear(nn.Module):
     """A linear layer whose weight lies in oneDNN's blocked layout; for inference only."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
-        weight = linear.weight.detach()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.out_features, self.in_features = weight.shape
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 1)
+        self.bias = None if bias is None else bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
@@ -39,7 +40,10 @@ def pack(model: nn.Module) -> nn.Module:
     for name, child in model.named_children():
         if isinstance(child, nn.Linear):
             if can_pack(child.weight):
-                setattr(model, name, PackedLinear(child))
+                setattr(model, name, PackedLinear(child.weight, child.bias))
+        elif isinstance(child, LinearStack):
+            if can_pack(child.weight):
+                setattr(model, name, SeparateLinears(map(PackedLinear, child.weight)))
         else:
             pack(child)
     return model

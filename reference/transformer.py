@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference.cache import KVCache
+from reference.experts import Mixture, swiglu
 from reference.sequences import Sequences
 from specsim.architecture import Architecture
 
@@ -26,7 +27,7 @@ class Layer(nn.Module):
     """Weights of one block. Projections that read the same input are fused, so that each is one
     matrix product."""
 
-    def __init__(self, shape: Architecture):
+    def __init__(self, shape: Architecture, index: int = 0):
         super().__init__()
         hidden, heads = shape.hidden_size, shape.query_size
         self.attention_norm = nn.Parameter(torch.ones(hidden))
@@ -35,8 +36,12 @@ class Layer(nn.Module):
         self.key_norm = nn.Parameter(torch.ones(shape.head_dim)) if shape.qk_norm else None
         self.output = nn.Linear(heads, hidden, bias=False)
         self.mlp_norm = nn.Parameter(torch.ones(hidden))
-        self.gate_up = nn.Linear(hidden, 2 * shape.intermediate_size, bias=False)
-        self.down = nn.Linear(shape.intermediate_size, hidden, bias=False)
+        self.experts = None
+        if shape.experts and index not in shape.experts.dense_layers:
+            self.experts = Mixture(hidden, shape.experts)
+        else:
+            self.gate_up = nn.Linear(hidden, 2 * shape.intermediate_size, bias=False)
+            self.down = nn.Linear(shape.intermediate_size, hidden, bias=False)
 
 
 class Transformer(nn.Module):
@@ -44,9 +49,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.architecture = architecture.require_llama_shape()
         self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
+        self.precision: str | None = None  # of quantised weights; None: the dtype's own
         self.reads_prompts = True  # False: prefill leaves noise, for timing steps at long contexts
         self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
-        self.layers = nn.ModuleList(Layer(architecture) for _ in range(architecture.num_layers))
+        self.layers = nn.ModuleList(
+            Layer(architecture, index) for index in range(architecture.num_layers)
+        )
         self.norm = nn.Parameter(torch.ones(architecture.hidden_size))
         self.head = nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
         if architecture.tied_head:
@@ -127,8 +135,7 @@ class Transformer(nn.Module):
                 keys, values = cache.read(index, window)
             x = x + layer.output(attend(queries, keys, values, bias))
             h = F.rms_norm(x, (shape.hidden_size,), layer.mlp_norm, shape.norm_eps)
-            gate, up = layer.gate_up(h).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+            x = x + (layer.experts(h) if layer.experts else layer.down(swiglu(layer.gate_up(h))))
         return F.rms_norm(x, (shape.hidden_size,), self.norm, shape.norm_eps)
 
 

@@ -343,7 +343,7 @@ def test_every_preset_survives_a_measurement_file(name):
 @pytest.mark.parametrize(
     ("name", "departure"),
     [
-        ("mixtral-8x7b", "a mixture of experts"),
+        ("gpt-oss-20b", "experts with biases"),
         ("deepseek-v3", "latent attention"),
         ("mistral-7b", "a window of 4096 tokens"),
         ("phi-2", "LayerNorm"),
@@ -369,7 +369,7 @@ def test_each_departure_is_one():
         "norm": "layer", "norms_per_layer": 4, "gated_mlp": False, "activation": "relu",
         "output_bias": True, "mlp_bias": True, "head_bias": True, "learned_positions": 9,
         "attention_sinks": True, "attention_softcap": 50.0, "logit_softcap": 30.0,
-        "rope_scaling": "yarn", "experts": Experts(4, 2, 16),
+        "rope_scaling": "yarn", "experts": Experts(4, 2, 16, biases=True),
         "latent": LatentAttention(8, 4, 8, 8),
     }  # fmt: skip
     for field, value in departing.items():

@@ -107,7 +107,10 @@ def test_every_preset_streams_its_parameters_less_table_norms_and_biases(name):
     if shape.is_llama_shaped:
         norms = (2 * shape.num_layers + 1) * shape.hidden_size
         biases = shape.num_layers * (shape.query_size + 2 * shape.kv_size) * shape.qkv_bias
-        assert small == norms + biases + 2 * shape.num_layers * shape.head_dim * shape.qk_norm
+        gates = shape.expert_layers * shape.hidden_size if shape.experts else 0
+        gates *= bool(shape.experts and shape.experts.shared_gate)
+        head_norms = 2 * shape.num_layers * shape.head_dim * shape.qk_norm
+        assert small == pytest.approx(norms + biases + gates + head_norms)
     one = forward_work(shape, BF16, context=1).weight_bytes / 2
     active = shape.active_parameters - table - positions
     assert one == pytest.approx(active, rel=2e-3)

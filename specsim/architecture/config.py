@@ -5,7 +5,7 @@ from typing import Any
 
 from specsim.architecture.families import DEFAULTS, FAMILIES
 from specsim.architecture.fields import Config, Fields
-from specsim.architecture.parts import Llama3RopeScaling
+from specsim.architecture.parts import Experts, Llama3RopeScaling
 from specsim.architecture.shape import Architecture
 from specsim.catalog import SpecsimError
 
@@ -93,9 +93,23 @@ def _rope_scaling(rope: Mapping[str, Any], name: str) -> Llama3RopeScaling | str
 
 
 def written(shape: Architecture) -> Fields:
-    """The config of an Architecture of the Llama shape, which `read` reads back."""
+    """The config of an Architecture of the Llama shape, which `read` reads back.
+
+    Raises SpecsimError for a mixture of experts that no family spells.
+    """
     model_type = "qwen3" if shape.qk_norm else "qwen2" if shape.qkv_bias else "llama"
-    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    experts = {}
+    if shape.experts:
+        model_type = "mixtral" if model_type == "llama" else f"{model_type}_moe"
+        experts = _written_experts(shape, shape.experts, model_type)
+    names = {
+        "llama": "Llama",
+        "mixtral": "Mixtral",
+        "qwen2": "Qwen2",
+        "qwen2_moe": "Qwen2Moe",
+        "qwen3": "Qwen3",
+        "qwen3_moe": "Qwen3Moe",
+    }
     rope: Fields = {"rope_type": "default", "rope_theta": shape.rope_theta}
     if isinstance(scaling := shape.rope_scaling, Llama3RopeScaling):
         rope |= {
@@ -123,4 +137,25 @@ def written(shape: Architecture) -> Fields:
         "rope_theta": shape.rope_theta,
         "rope_scaling": rope if shape.rope_scaling else None,
         "rope_parameters": rope,
+    } | experts
+
+
+def _written_experts(shape: Architecture, experts: Experts, model_type: str) -> Fields:
+    count = {"num_local_experts": experts.count, "num_experts_per_tok": experts.per_token}
+    if model_type == "mixtral":
+        if experts.dense_layers or experts.shared_size or not experts.normalized:
+            raise SpecsimError(
+                f"{shape.name}: no known family has these experts without a bias on q, k, v or "
+                "norms of the heads"
+            )
+        return count | {"intermediate_size": experts.intermediate_size}
+    if bool(experts.shared_size) != (model_type == "qwen2_moe"):
+        raise SpecsimError(f"{shape.name}: shared experts and norms of the heads in no one family")
+    return count | {
+        "num_experts": experts.count,
+        "moe_intermediate_size": experts.intermediate_size,
+        "shared_expert_intermediate_size": experts.shared_size or None,
+        "norm_topk_prob": experts.normalized,
+        "mlp_only_layers": list(experts.dense_layers),
+        "decoder_sparse_step": 1,
     }

@@ -16,6 +16,7 @@ DEFAULTS: dict[str, Fields] = {
     | {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262_208}
     | {"hidden_activation": "gelu_pytorch_tanh", "sliding_window_pattern": 6}
     | {"max_position_embeddings": 131_072, "rope_theta": 1e6, "rms_norm_eps": 1e-6},
+    "qwen3": {"head_dim": 128},
     "gpt_oss": {"attention_bias": True, "sliding_window_pattern": 2},
     "opt": {"tie_word_embeddings": True, "activation_function": "relu"},
     "gpt2": {"tie_word_embeddings": True, "activation_function": "gelu_new"},
@@ -32,7 +33,7 @@ def _qwen2(c: Config) -> Fields:
     """A bias on q, k and v; windows, where they are in use, from layer `max_window_layers` on."""
     first = c.get("max_window_layers") or 0
     window = _window(c, lambda index: index >= first) if c.flag("use_sliding_window") else {}
-    return {"qkv_bias": True} | window
+    return {"qkv_bias": c.flag("qkv_bias", default=True)} | window
 
 
 def _qwen3(c: Config) -> Fields:
@@ -53,11 +54,12 @@ def _qwen_experts(c: Config) -> Experts:
     plain = set(c.get("mlp_only_layers") or ())
     shared = c.get("shared_expert_intermediate_size") or 0
     return Experts(
-        count=c.size("num_experts"),
+        count=c.size("num_experts", "num_local_experts"),  # transformers 4, transformers 5
         per_token=c.size("num_experts_per_tok"),
         intermediate_size=c.size("moe_intermediate_size"),
         shared_size=shared,
         shared_gate=bool(shared),
+        normalized=c.flag("norm_topk_prob"),
         dense_layers=tuple(i for i in range(layers) if i in plain or (i + 1) % every),
     )
 

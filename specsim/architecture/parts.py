@@ -21,7 +21,8 @@ class Experts:
 
     `count` routed experts in a layer, of which a token visits `per_token`; `intermediate_size` is
     the width of one, `shared_size` that of all experts together that every token visits. The layers
-    in `dense_layers` keep an ordinary MLP of the model's own `intermediate_size`.
+    in `dense_layers` keep an ordinary MLP of the model's own `intermediate_size`. `normalized`: the
+    router's weights of those that a token visits are scaled to sum to 1.
 
     `routing_correlation` is how alike the choices of consecutive tokens are: 0, independent, reads
     the most experts (punishes verification); 1 reads no more than one token does (flatters). Cohere
@@ -37,6 +38,7 @@ class Experts:
     biases: bool = False  # in every matrix of an expert (gpt-oss)
     dense_layers: tuple[int, ...] = ()
     routing_correlation: float = 0.0
+    normalized: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dense_layers", tuple(self.dense_layers))

@@ -213,7 +213,12 @@ class Architecture:
     def departures(self) -> tuple[str, ...]:
         """What sets it apart from the Llama shape, in words; empty for those the decoder runs."""
         found = {
-            "a mixture of experts": self.experts is not None,
+            "experts with biases or corrected scores": bool(
+                self.experts and (self.experts.biases or self.experts.router_bias)
+            ),
+            "shared experts without a gate": bool(
+                self.experts and self.experts.shared_size and not self.experts.shared_gate
+            ),
             "latent attention": self.latent is not None,
             f"a window of {self.sliding_window} tokens": bool(self.sliding_layers),
             "LayerNorm": self.norm != "rms",
@@ -240,7 +245,8 @@ class Architecture:
         if self.departures:
             raise SpecsimError(
                 f"{self.name} has {', '.join(self.departures)}: the decoder runs the Llama shape "
-                "alone (RMSNorm, RoPE, full attention, SwiGLU); its cost can be predicted"
+                "alone (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost can be "
+                "predicted"
             )
         return self
 

@@ -113,8 +113,8 @@ def tiny_model(seed: int = 0, *, dtype: torch.dtype = torch.float64, **fields) -
                 parameter.copy_(noise)
             elif name == "head.weight":  # logits of deviation 3: decided, but not foregone
                 parameter.copy_(3 * noise / parameter.shape[1] ** 0.5)
-            elif parameter.ndim == 2:
-                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            elif parameter.ndim >= 2:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
             else:

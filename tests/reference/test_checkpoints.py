@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from reference.cache import KVCache
 from reference.checkpoints import load_checkpoint, load_pair, resolve, save_checkpoint
 from reference.packing import PackedLinear, can_pack
+from specsim.architecture import Experts
 from specsim.catalog import SpecsimError
 
 LLAMA3_ROPE = {
@@ -27,7 +29,23 @@ THEIRS = {
     "mistral": ("Mistral", {"sliding_window": None, "head_dim": 12}),
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
-}
+    "smollm2": (
+        "Llama",
+        {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default",
+         "rope_theta": 100_000.0}, "num_attention_heads": 8, "num_key_value_heads": 2},
+    ),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2-moe": (
+        "Qwen2Moe",
+        {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+         "shared_expert_intermediate_size": 40},
+    ),
+    "qwen3-moe": (
+        "Qwen3Moe",
+        {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "head_dim": 16,
+         "mlp_only_layers": [1], "norm_topk_prob": True},
+    ),
+}  # fmt: skip
 TOKENS = torch.randint(97, (2, 150), generator=torch.Generator().manual_seed(0))
 
 
@@ -40,7 +58,7 @@ def transformers():
 def their_checkpoint(transformers, tmp_path_factory):
     """Saves one of transformers' models, random all over, and returns the folder and its logits."""
 
-    def build(name: str) -> tuple[Path, torch.Tensor]:
+    def build(name: str, shard_size: str = "1GB") -> tuple[Path, torch.Tensor]:
         family, changes = THEIRS[name]
         config = getattr(transformers, f"{family}Config")(
             **{
@@ -60,13 +78,13 @@ def their_checkpoint(transformers, tmp_path_factory):
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
-                if parameter.ndim == 2:
-                    parameter.copy_(noise / parameter.shape[1] ** 0.5)
+                if parameter.ndim >= 2:
+                    parameter.copy_(noise / parameter.shape[-1] ** 0.5)
                 else:
                     parameter.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
             logits = model(TOKENS).logits
         folder = tmp_path_factory.mktemp("theirs")
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=shard_size)
         return folder, logits
 
     return build
@@ -79,9 +97,11 @@ def edit_config(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.parametrize("shard_size", ["1GB", "20kB"])
 @pytest.mark.parametrize("name", THEIRS)
-def test_their_checkpoint_gives_their_logits(their_checkpoint, name: str) -> None:
-    folder, expected = their_checkpoint(name)
+def test_their_checkpoint_gives_their_logits(their_checkpoint, name: str, shard_size: str) -> None:
+    folder, expected = their_checkpoint(name, shard_size)
+    assert (folder / "model.safetensors.index.json").exists() == (shard_size == "20kB")
     config = json.loads((folder / "config.json").read_text())
     assert "rope_parameters" in config
     assert "dtype" in config
@@ -89,9 +109,21 @@ def test_their_checkpoint_gives_their_logits(their_checkpoint, name: str) -> Non
     assert model.stop_ids == {7}
     with torch.inference_mode():
         assert_close(model(TOKENS), expected, atol=1e-4, rtol=1e-4)
+        if shard_size != "1GB":
+            return
+        cache = KVCache(model.architecture, len(TOKENS), TOKENS.shape[1], torch.float32)
+        start = 0
+        for length in (120, 1, 1, 5, 1, 9, 13):  # a prefill, plain steps and verifications
+            positions = torch.arange(start, start + length).expand(len(TOKENS), -1)
+            piece = TOKENS[:, start : start + length]
+            logits = model(piece, positions, cache, start + length)
+            here = slice(start, start + length)
+            assert_close(logits, expected[:, here], atol=1e-4, rtol=1e-4)
+            start += length
+        assert start == TOKENS.shape[1]
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-3.1", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "llama-3.1", "qwen3", "mixtral"])
 def test_a_config_in_the_older_spelling_gives_the_same_logits(their_checkpoint, name: str) -> None:
     folder, expected = their_checkpoint(name)
     rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
@@ -115,8 +147,11 @@ def test_a_config_in_the_older_spelling_gives_the_same_logits(their_checkpoint, 
         {"tied_head": True},
         {"qkv_bias": True},
         {"qk_norm": True, "head_dim": 12},
+        {"experts": Experts(4, 2, 24), "intermediate_size": 24},
+        {"qk_norm": True, "experts": Experts(4, 2, 24, dense_layers=(0,), normalized=False)},
+        {"qkv_bias": True, "experts": Experts(4, 2, 24, shared_size=16, shared_gate=True)},
     ],
-    ids=["llama", "tied", "qwen2", "qwen3"],
+    ids=["llama", "tied", "qwen2", "qwen3", "mixtral", "qwen3-moe", "qwen2-moe"],
 )
 def test_what_we_save_transformers_reads(tiny, transformers, tmp_path: Path, fields) -> None:
     model = tiny(dtype=torch.float32, max_context=256, vocab_size=97, **fields)
