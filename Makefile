@@ -21,7 +21,7 @@ PYTEST := $(RUN) -m pytest --timeout 300
 
 .PHONY: help
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/demo.stamp  ## predict, then measure, the bundled pair on this machine
@@ -53,6 +53,22 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 bench: $(VENV)/test.stamp  ## every script in bench/, in turn
 	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
 
+.PHONY: notebooks
+notebooks: $(VENV)/test.stamp  ## run the course and write its .ipynb files anew
+	$(RUN) notebooks/execute.py --write
+
+.PHONY: notebooks-run
+notebooks-run: $(VENV)/test.stamp  ## run the course; fails on an error or a warning
+	$(RUN) notebooks/execute.py
+
+.PHONY: lab
+lab: $(VENV)/notebooks.stamp  ## open the course in JupyterLab, in a browser
+	$(VENV)/bin/jupyter lab notebooks
+
+.PHONY: figures
+figures: $(VENV)/test.stamp  ## draw the README's figures anew, from what was measured
+	$(RUN) -m specsim.figures docs
+
 .PHONY: validate
 validate: $(VENV)/demo.stamp  ## predictions beside published measurements, by engine
 	$(VENV)/bin/specsim validate
@@ -67,6 +83,7 @@ clean:  ## remove caches and builds, but not .venv
 
 $(VENV)/demo.stamp: INSTALLS := -e '.[reference,figures]'
 $(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub]' --group test
+$(VENV)/notebooks.stamp: INSTALLS := -e '.[notebooks]'
 $(VENV)/lint.stamp: INSTALLS := -e . --group lint
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/pip.ready

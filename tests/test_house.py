@@ -28,7 +28,7 @@ FLOORS = (
     ("speculation",),
     ("sweep", "planning", "economics", "counters", "diagnosis", "validation", "comparison"),
     ("specsim",),
-    ("explorer", "figures", "quiz", "tables"),
+    ("course", "explorer", "figures", "quiz", "tables"),
     ("cli", "demo", "__main__"),
 )
 FLOOR_OF = {module: height for height, floor in enumerate(FLOORS) for module in floor}
@@ -41,7 +41,15 @@ CALLS_THE_REFERENCE = {"cli", "demo"}
 # These may load what they draw with at once; in return everyone else loads them late.
 DRAWS = {"explorer", "figures"}
 
-HEAVY = {"torch", "matplotlib", "tokenizers", "safetensors", "transformers", "huggingface_hub"}
+HEAVY = {
+    "torch",
+    "matplotlib",
+    "PIL",
+    "tokenizers",
+    "safetensors",
+    "transformers",
+    "huggingface_hub",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +227,7 @@ def test_an_upward_import_is_caught_however_it_is_written(tmp_path: Path, source
         ({"specsim/cost.py": "import torch"}, "cost imports torch at once"),
         ({"specsim/__init__.py": "import torch.nn as nn"}, "specsim imports torch at once"),
         ({"specsim/cost.py": "class A:\n    from scipy import stats"}, "imports scipy at once"),
-        ({"specsim/figures.py": "import torch"}, "figures draws, and needs no torch"),
+        ({"specsim/figures/style.py": "import torch"}, "figures draws, and needs no torch"),
         ({"specsim/cli.py": "from specsim import figures"}, "cli imports figures at once"),
         ({"specsim/cli.py": "import reference"}, "cli imports reference at once"),
         ({"specsim/quiz.py": "def f():\n    import reference"}, "may call the reference"),
@@ -244,7 +252,7 @@ def test_what_the_rules_allow_passes(tmp_path: Path) -> None:
             "specsim/cost.py": "from specsim import system, work\nfrom .catalog import rows",
             "specsim/catalog/__init__.py": "from .rows import ROWS",
             "specsim/planning.py": "from specsim.sweep import grid",
-            "specsim/figures.py": "import matplotlib\nimport specsim",
+            "specsim/figures/style.py": "import matplotlib\nimport specsim",
             "specsim/explorer.py": "import ipywidgets\nfrom specsim import figures",
             "specsim/demo.py": "def main():\n    import reference\n    from . import figures",
             "reference/decoding.py": "import torch\nfrom specsim.architecture import Architecture",

@@ -1,0 +1,260 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. The memory-bound trap
+#
+# **Question.** Why does a GPU with twice the arithmetic decode not one token per second more?
+#
+# **Takes** about a minute on two CPU cores, less on a GPU. **Needs** `specsim`; with PyTorch it
+# also measures, here and now. No model is downloaded.
+#
+# You know what a transformer computes. This notebook asks what it has to *carry* to compute it,
+# predicts what follows, and then lets your own machine confirm or contradict it.
+
+# %%
+import numpy as np
+
+import specsim
+from specsim import course, economics, figures
+from specsim.cost import step_time
+from specsim.work import forward_work
+
+here = course.here()
+course.say(here.sentence)
+
+# %% [markdown]
+# ## One token, in bytes and in FLOPs
+#
+# To emit one token, a decoder runs one forward pass. Every weight matrix is multiplied by a single
+# vector: each weight is fetched from memory, used for one multiply-add, and dropped. `specsim`
+# counts this from the shape of a model, operator by operator.
+#
+# *Before you run the cell:* a model of seventy billion weights, in two-byte numbers. How many
+# gigabytes does one token move, and is it the bytes or the arithmetic that takes longer?
+
+# %%
+target = specsim.model("llama-3-70b")
+h100 = specsim.system("h100-sxm", engine="ideal", precision="bf16")
+one = forward_work(target, h100.precision, batch=1, rows=1, context=2048)
+
+bandwidth, rate = h100.bandwidth_bytes_per_s, h100.accelerator.rate("bf16")
+carry_s = (one.weight_bytes + one.kv_bytes) / bandwidth
+compute_s = one.flops / rate
+course.say(f"""
+| one token of {target.name}, after {2048} others | amount | on one H100's datasheet |
+|---|---|---|
+| weights read | {one.weight_bytes / 1e9:.1f} GB | {1e3 * one.weight_bytes / bandwidth:.1f} ms |
+| KV cache read | {one.kv_bytes / 1e9:.2f} GB | {1e3 * one.kv_bytes / bandwidth:.2f} ms |
+| arithmetic | {one.flops / 1e9:.0f} GFLOP | {1e3 * compute_s:.3f} ms |
+""")
+
+# %% [markdown]
+# Two things that are easy to get wrong. The weights that are *read* are fewer than those that are
+# *stored*: of the embedding table a pass gathers one row, and streams none of the rest. And the
+# KV cache is small here; it becomes the larger part when many sequences, or long ones, share a
+# pass (notebook 5).
+
+# %%
+course.say(f"""
+**The bytes of one token take {carry_s / compute_s:.0f} times as long as its arithmetic. A second
+set of multipliers would wait just as the first one does.**
+""")
+
+# %% [markdown]
+# ## The roofline
+#
+# Divide the FLOPs of a pass by its bytes and you get its *arithmetic intensity*. A chip has such a
+# ratio too, its peak FLOP/s over its bandwidth: the *ridge*. To the left of the ridge a kernel
+# waits for memory, to the right for arithmetic. One number per chip, one per pass, and most
+# questions about decoding speed are answered.
+
+# %%
+chips = ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200", "rtx-4090")
+rows = []
+for name in chips:
+    chip = specsim.system(name, engine="ideal").accelerator
+    ridge = chip.rate("bf16") / chip.bandwidth_bytes_per_s
+    peak, memory = chip.rate("bf16") / 1e12, chip.bandwidth_bytes_per_s / 1e12
+    rows.append(f"| {name} | {peak:.0f} TFLOP/s | {memory:.2f} TB/s | {ridge:.0f} FLOP/byte |")
+course.say("| chip | bf16, dense | memory | ridge |\n|---|---|---|---|\n" + "\n".join(rows))
+
+# %% [markdown]
+# (Dense rates. Datasheets like to print the rate for sparse matrices, which is twice as high and
+# which no ordinary model reaches; it would put the ridge twice too far to the right.)
+#
+# Where do passes lie? A plain step; the verification of some drafted tokens; a batch of users; the
+# reading of a prompt. All of them are the *same* pass with more or fewer rows.
+
+# %%
+small = specsim.model("llama-3.1-8b")
+graphs = specsim.system("h200-sxm", engine="cuda-graphs")
+passes = {
+    "one token": ("plain", {"rows": 1}),
+    "verify 7 drafts": ("verify", {"rows": 8}),
+    "64 users": ("tokens", {"rows": 1, "batch": 64}),
+    "prompt of 2048": ("compute", {"rows": 2048}),
+}
+spots = [
+    figures.spot(label, concept, step_time(small, graphs, **width))
+    for label, (concept, width) in passes.items()
+]
+sheet, axes = figures.sheet(height=3.8)
+figures.roofline(axes, graphs, spots)
+sheet
+
+# %%
+plain, verify = (step_time(small, graphs, rows=rows).total_s for rows in (1, 8))
+course.say(f"""
+On the slope, more rows are nearly free: {small.name} verifies 7 drafts in {1e3 * verify:.2f} ms,
+while a step of one row takes {1e3 * plain:.2f} ms.
+
+**Left of the ridge, a pass costs what its bytes cost; {verify / plain - 1:.1%} more time pays for
+eight times the rows.**
+""")
+
+# %% [markdown]
+# ## Measured here: one row against many
+#
+# Now the same on the machine in front of you. First two numbers: how fast it reads weights (one
+# row through a large stack of matrices: a matrix-vector product), and how fast it multiplies (one
+# wide matrix-matrix product). From these two alone, the time of a pass of any width is predicted:
+# the larger of bytes over bandwidth and FLOPs over rate. Then passes of every width are timed,
+# through a stack of *another* size.
+#
+# *Before you run the cells:* how many rows will your machine carry before the time rises?
+
+# %%
+widths = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+if here.torch:
+    import torch
+
+    from reference import ceilings, machine, probes
+
+    torch.manual_seed(0)
+    device = machine.device_named(None)
+    dtype, reason = probes.fastest_dtype(device)
+    found = ceilings.ceilings(device, dtype, course.effort(9, 3))
+    stack = ceilings.stack(device, dtype)
+    memory_s = stack.weight_bytes / found.bandwidth_bytes_per_s
+    products_s = 2 * stack.weights * np.array(widths) / found.flops_per_s
+    knee = found.ridge * stack.weight_bytes / stack.weights / 2
+    course.say(f"""
+{machine.environment(device).device}, {reason}. It reads weights at
+{found.bandwidth_bytes_per_s / 1e9:.0f} GB/s and multiplies at {found.flops_per_s / 1e9:.0f}
+GFLOP/s: its ridge is at {found.ridge:.0f} FLOP/byte. **Predicted:** the time is flat up to about
+{knee:.0f} rows, then grows in proportion.
+""")
+else:
+    course.say("*Skipped: no PyTorch, so nothing is measured here.*")
+
+# %%
+if here.torch:
+    timed = ceilings.times_by_width(stack, widths, device, course.effort(9, 3))
+    points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
+    sheet, axes = figures.sheet(height=3.6)
+    title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
+    figures.times_vs_width(axes, widths, memory_s, products_s, points, title=title)
+    course.show(sheet)
+
+# %%
+if here.torch:
+    medians = np.array([timed[rows].median for rows in widths])
+    errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
+    course.say(f"""
+Two probes predicted nine widths with a median error of {np.median(errors):.0%} (worst
+{errors.max():.0%}, at {widths[errors.argmax()]} rows). What is missed is mostly the corner, where
+loads and products do not overlap as perfectly as the larger-of-two rule assumes, and whatever else
+this machine was doing.
+
+**Measured here: 8 rows cost {medians[3] / medians[0]:.2f} times one row; {widths[-1]} rows cost
+{medians[-1] / medians[0]:.0f} times.**
+""")
+
+# %% [markdown]
+# ## What each remedy buys
+#
+# You want tokens faster. Here is what people reach for, priced for one model on one H100 (engine
+# with CUDA graphs; catalog constants, no measurement of yours). Two bars each: what a single
+# stream of tokens gains, and what all streams together gain.
+
+# %%
+from dataclasses import replace
+
+base = specsim.system("h100-sxm", engine="cuda-graphs")
+chip = base.accelerator
+doubled = replace(chip, flops_per_s={k: 2 * v for k, v in chip.flops_per_s.items()})
+draft = specsim.DraftModel(specsim.model("llama-3.2-1b"))
+plain_s = float(step_time(small, base).total_s)
+spec = specsim.predict(small, draft, base, gamma=range(9), alpha=0.8)
+batched = specsim.predict(small, None, base, batch=8)
+systems = {
+    "twice the FLOP/s": replace(base, accelerator=doubled),
+    "H200: more bandwidth": specsim.system("h200-sxm"),
+    "B200: still more": specsim.system("b200"),
+    "a second H100 (TP 2)": specsim.system("h100-sxm", tensor_parallel=2),
+    "int4 weights": specsim.system("h100-sxm", precision="int4"),
+}
+bought = {name: [plain_s / float(step_time(small, s).total_s)] * 2 for name, s in systems.items()}
+one_of_8, all_8 = (float(batched.tokens_per_s / n * plain_s) for n in (8, 1))
+bought["batch of 8"] = [one_of_8, all_8]
+bought["speculation, α = 0.8"] = [float(spec.speedup.max())] * 2
+
+# %%
+sheet, axes = figures.sheet(height=5.2)
+kinds = {"one stream": "speedup", "all streams": "tokens"}
+figures.gains(axes, bought, kinds, f"{small.name} on an H100")
+sheet
+
+# %% [markdown]
+# Read it slowly; it is the whole trap.
+#
+# * More arithmetic buys nothing, since nobody was waiting for it.
+# * More bandwidth buys its ratio, less the overheads that do not shrink with it.
+# * A second GPU buys speed only if it *splits* the weights (tensor parallelism), and pays for it
+#   with an exchange in every layer. A copy of the model on it would serve other users, not you.
+# * Fewer bytes per weight buy speed, and change the model.
+# * A batch shares each fetched weight among users: more tokens in total, none sooner for you.
+# * Speculation shares each fetched weight among *future tokens of the same user*.
+
+# %%
+nothing = bought["twice the FLOP/s"][0]
+course.say(f"""
+**Twice the FLOP/s: {nothing:.2f}×. At batch 1, only what moves fewer bytes per token, or moves
+them faster, helps the one who waits.**
+""")
+
+# %% [markdown]
+# ## What speculation does to the counts
+#
+# Articles often say that the large model then "processes only a subset of the tokens". It is a
+# kind way to put it, but it has the sign wrong. The large model looks at *every* token of the
+# output, and at the rejected drafts too: more positions, and more FLOPs. What it does less often
+# is walk through its weights.
+
+# %%
+gamma = int(spec.gamma[spec.best()])
+cycle = specsim.predict(small, draft, base, gamma=gamma, alpha=0.8)
+alone = specsim.predict(small, None, base)
+before, after = economics.token_cost(alone, None), economics.token_cost(cycle, draft)
+tau = float(cycle.tokens_per_cycle)
+course.say(f"""
+| for 100 tokens | plain | speculative, γ = {gamma} |
+|---|---|---|
+| passes of the large model | 100 | {100 / tau:.0f} |
+| positions it computes | 100 | {100 * (gamma + 1) / tau:.0f} |
+| FLOPs, draft included | {100 * before.flops / 1e12:.2f} T | {100 * after.flops / 1e12:.2f} T |
+| bytes, draft included | {100 * before.bytes_moved / 1e12:.2f} TB | \
+{100 * after.bytes_moved / 1e12:.2f} TB |
+
+**Speculation makes {tau:.2f} times fewer passes, over more positions, for
+{after.flops / before.flops:.2f} times the FLOPs: it spends the arithmetic that was idle to save
+the bytes that were not.**
+""")

@@ -1,0 +1,169 @@
+"""Run the course: every notebook from top to bottom, and its generated pair.
+
+    python notebooks/execute.py                run all; fails on an error or a warning
+    python notebooks/execute.py --write        and write the .ipynb beside each .py
+    python notebooks/execute.py 01 05          only these
+
+The reviewed source of a notebook is NN_name.py (jupytext's percent format). The .ipynb is generated
+from a run, with its figures and without widgets' state, execution counts, random cell ids or the
+names of folders: what changes between two runs is what was measured. SPECSIM_FAST=1 runs the same
+cells with fewer repetitions.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+CELL_LIMIT_S = 240
+SIZE_LIMIT = 400_000  # bytes of an .ipynb: code hosts render no large ones
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+WIDGETS = "application/vnd.jupyter.widget-view+json"
+
+Notebook = Any  # nbformat.NotebookNode, which is a dict with attributes
+
+
+def sources() -> list[Path]:
+    """The .py of every notebook, in the order of the course."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def read(source: Path) -> Notebook:
+    """The notebook that `source` says, with cell ids that depend on nothing but the order."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index:02d}"
+    return notebook
+
+
+def run(notebook: Notebook) -> Notebook:
+    """Execute in a fresh kernel, in place. Raises CellExecutionError at the first that fails."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {"PYTHONPATH": path, "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
+    with TemporaryDirectory() as sockets:  # files of ours alone, where TCP ports are everybody's
+        files = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_LIMIT_S,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(FOLDER)}},
+            config=Config({} if os.name == "nt" else {"KernelManager": files}),
+        )
+        client.execute(env=os.environ | environment)
+    return notebook
+
+
+def complaints(notebook: Notebook) -> list[str]:
+    """What must not be in an executed notebook: an error, or anything said on stderr (warnings)."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                found.append(f"{cell.id}: {output.ename}: {output.evalue}")
+            elif output.output_type == "stream" and output.name == "stderr":
+                found.append(f"{cell.id}: stderr: {output.text.strip()[:400]}")
+    return found
+
+
+def clean(notebook: Notebook) -> Notebook:
+    """Leave what a page shows: no counts, no times, no state of widgets, no folder of this machine.
+
+    Output is changed in place."""
+    notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
+    for cell in notebook.cells:
+        cell.metadata = {key: cell.metadata[key] for key in ("tags",) if key in cell.metadata}
+        if cell.cell_type != "code":
+            continue
+        cell.execution_count = None
+        kept = []
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = None
+            data = output.get("data", {})
+            if WIDGETS in data:  # needs a kernel; the cell before it shows the figure itself
+                continue
+            if output.output_type == "stream":
+                output.text = without_folders(output.text)
+            for kind in data:
+                if kind.startswith("text/"):
+                    data[kind] = without_folders(data[kind])
+            kept.append(output)
+        cell.outputs = merged(kept)
+    return notebook
+
+
+def merged(outputs: list[Any]) -> list[Any]:
+    """Neighbouring pieces of one stream as one: where they were cut is chance."""
+    result: list[Any] = []
+    for output in outputs:
+        last = result[-1] if result else None
+        if last and output.output_type == "stream" == last.output_type and last.name == output.name:
+            last.text += output.text
+        else:
+            result.append(output)
+    return result
+
+
+def without_folders(text: str) -> str:
+    for folder in (ROOT, Path.home(), Path(sys.prefix)):
+        if str(folder) != folder.anchor:
+            text = text.replace(str(folder), folder.name)
+    return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)  # addresses of objects
+
+
+def write(notebook: Notebook, source: Path) -> Path:
+    """The pair of `source`, written whole or not at all."""
+    target = source.with_suffix(".ipynb")
+    text = nbformat.writes(notebook, version=4) + "\n"
+    if len(text.encode()) > SIZE_LIMIT:
+        raise ValueError(f"{target.name}: {len(text.encode())} bytes, more than {SIZE_LIMIT}")
+    partial = target.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run the notebooks of the course.")
+    parser.add_argument("names", nargs="*", help="beginnings of names: 01 05_when; all if none")
+    parser.add_argument("--write", action="store_true", help="write the .ipynb beside each .py")
+    options = parser.parse_args(arguments)
+    chosen = [s for s in sources() if s.name.startswith(tuple(options.names) or "")]
+    failed = not chosen
+    for source in chosen:
+        started = time.perf_counter()
+        try:
+            notebook = run(read(source))
+        except CellExecutionError as error:
+            print(f"{source.name}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        found = complaints(notebook)
+        seconds = time.perf_counter() - started
+        size = ""
+        if options.write and not found:
+            size = f", {write(clean(notebook), source).stat().st_size / 1e3:.0f} kB"
+        print(f"{source.stem:32s} {seconds:5.1f} s{size}", flush=True)
+        for sentence in found:
+            print(f"{source.name}: {sentence}", file=sys.stderr)
+        failed |= bool(found)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,54 @@
+"""One function a figure, one style, one colour per concept: predicted is a line, measured is a
+marker with its spread.
+
+    sheet, axes = figures.sheet()
+    figures.speedup_vs_gamma(axes, prediction)
+    sheet                                         # a notebook shows it
+
+| file | draws |
+|---|---|
+| `style` | the sheet, the colours and the type that all share |
+| `gammas` | speedup, tokens, times and a cycle's parts against gamma |
+| `rooflines` | passes on the roofline; a pass's time against its width |
+| `curves` | any predicted lines with measured markers |
+| `bars` | what a pass waits for, what a change buys, where the ideal goes |
+| `maps` | the speedup over two axes |
+"""
+
+from specsim.figures.bars import gains, step_shares, waterfall
+from specsim.figures.curves import Curve, curves
+from specsim.figures.gammas import (
+    cycle_parts,
+    predicted_and_measured,
+    speedup_vs_gamma,
+    times_vs_gamma,
+    tokens_vs_gamma,
+)
+from specsim.figures.maps import speedup_map
+from specsim.figures.rooflines import Spot, roofline, spot, times_vs_width
+from specsim.figures.style import COLOURS, STYLE, Sheet, png, shades, sheet, styled
+
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "Curve",
+    "Sheet",
+    "Spot",
+    "curves",
+    "cycle_parts",
+    "gains",
+    "png",
+    "predicted_and_measured",
+    "roofline",
+    "shades",
+    "sheet",
+    "speedup_map",
+    "speedup_vs_gamma",
+    "spot",
+    "step_shares",
+    "styled",
+    "times_vs_gamma",
+    "times_vs_width",
+    "tokens_vs_gamma",
+    "waterfall",
+]

@@ -1,0 +1,127 @@
+"""Where time goes, and what a change buys: bars with their numbers beside them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from specsim.cost import BOUNDS, ForwardTime
+from specsim.figures.style import COLOURS, styled
+from specsim.speculation import Prediction
+
+BOUND_NAMES = {
+    "weights": "reading weights",
+    "kv": "reading the KV cache",
+    "compute": "arithmetic",
+    "overhead": "overhead",
+}
+
+
+@styled
+def step_shares(axes: Axes, steps: Mapping[str, ForwardTime], title: str = "") -> None:
+    """What a pass waits for, in milliseconds: a bar for each of `steps`, parts by their bound."""
+    places = np.arange(len(steps))
+    left = np.zeros(len(steps))
+    for bound in BOUNDS:
+        width = np.array([1e3 * float(np.max(step.share(bound))) for step in steps.values()])
+        if width.any():
+            axes.barh(
+                places, width, 0.65, left=left, color=COLOURS[bound], label=BOUND_NAMES[bound]
+            )
+        left = left + width
+    for place, total in zip(places, left, strict=True):
+        axes.annotate(
+            f"{total:.3g}", (total, place), xytext=(4, 0), textcoords="offset points", va="center"
+        )
+    _named(axes, list(steps))
+    axes.set_xlim(0, 1.15 * float(left.max()))
+    axes.set_xlabel("time of a pass (ms)")
+    axes.set_title(title)
+    _legend_above(axes)
+
+
+@styled
+def gains(
+    axes: Axes, changes: Mapping[str, Sequence[float]], kinds: Mapping[str, str], title: str = ""
+) -> None:
+    """What each change multiplies, a bar for each of `kinds` (label -> concept); 1 is no change.
+
+    `changes` holds for each label as many factors as there are kinds.
+    """
+    thickness = 0.8 / len(kinds)
+    places = np.arange(len(changes))
+    highest = max(value for values in changes.values() for value in values)
+    for index, (label, concept) in enumerate(kinds.items()):
+        values = np.array([values[index] for values in changes.values()])
+        offset = (index - (len(kinds) - 1) / 2) * thickness
+        axes.barh(places + offset, values, thickness, color=COLOURS[concept], label=label)
+        for place, value in zip(places + offset, values, strict=True):
+            axes.annotate(
+                f"{value:.2f}×" if value < 9.95 else f"{value:.0f}×",
+                (value, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+    axes.axvline(1.0, color=COLOURS["plain"], linewidth=0.9)
+    _named(axes, list(changes))
+    axes.set_xlim(0, 1.18 * highest)
+    axes.set_xlabel("factor (×)")
+    axes.set_title(title)
+    _legend_above(axes)
+
+
+@styled
+def waterfall(axes: Axes, prediction: Prediction, gamma: int, title: str = "") -> None:
+    """Where the ideal gamma + 1 goes at one gamma: each bar starts where the last one ended."""
+    at = int(np.argmax(np.ravel(prediction.gamma) == gamma))
+    factors = {name: float(np.ravel(f)[at]) for name, f in prediction.waterfall().items()}
+    colours = {
+        "ideal": "plain",
+        "acceptance": "tokens",
+        "drafting": "draft",
+        "wider verification": "verify",
+        "overhead": "overhead",
+    }
+    level = 0.0
+    names = [*factors, "speedup"]
+    for place, (name, factor) in enumerate(factors.items()):
+        after = factor if name == "ideal" else level * factor
+        bottom, top = (0.0, after) if name == "ideal" else (min(level, after), max(level, after))
+        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[colours[name]])
+        text = f"{after:.2f}×" if name == "ideal" else f"× {factor:.2f}"
+        axes.annotate(
+            text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
+        )
+        level = after
+    axes.bar(len(factors), level, 0.7, color=COLOURS["speedup"])
+    axes.annotate(
+        f"{level:.2f}×",
+        (len(factors), level),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+    )
+    axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
+    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(0, 1.15 * factors["ideal"])
+    axes.set_xlabel(f"what takes a part of it, at γ = {gamma}")
+    axes.set_ylabel("speedup (×)")
+    axes.set_title(title)
+
+
+def _named(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+
+
+def _legend_above(axes: Axes) -> None:
+    """Between the title and the bars, where none can be."""
+    names = axes.get_legend_handles_labels()[1]
+    lines = -(-len(names) // 2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes.set_title(axes.get_title(loc="left"), pad=6 + 15 * lines)

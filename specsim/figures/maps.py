@@ -1,0 +1,51 @@
+"""The speedup over two axes, as a map that is white where nothing is gained."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from specsim.figures.style import COLOURS, plain_number, styled
+from specsim.sweep import SpeedupMap
+
+AXES = {
+    "batch": "batch (sequences)",
+    "context": "context (tokens)",
+    "gamma": "γ, tokens drafted per cycle",
+    "alpha": "α, chance that a draft is accepted",
+    "bandwidth": "bandwidth (bytes/s)",
+}
+GAIN = LinearSegmentedColormap.from_list("gain", [COLOURS["verify"], "#FFFFFF", COLOURS["speedup"]])
+
+
+@styled
+def speedup_map(axes: Axes, found: SpeedupMap, *, best: float | None = None) -> ScalarMappable:
+    """Blue where speculation slows down, white at 1, red where it gains; the line is 1.0x.
+
+    `best` is the speedup at full red (the map's own maximum). Returns what a colour bar is made of.
+    """
+    top = max(best or float(found.speedup.max()), 1.05)
+    norm = TwoSlopeNorm(1.0, min(0.5, float(found.speedup.min())), top)
+    mesh = axes.pcolormesh(
+        found.x_values, found.y_values, found.speedup, norm=norm, cmap=GAIN, shading="nearest"
+    )
+    if found.speedup.min() < 1.0 < found.speedup.max():
+        line = axes.contour(
+            found.x_values, found.y_values, found.speedup, [1.0], colors=COLOURS["plain"]
+        )
+        axes.clabel(line, fmt="1.0×", fontsize=9)
+    for name, values, setter, axis in (
+        (found.x, found.x_values, axes.set_xscale, axes.xaxis),
+        (found.y, found.y_values, axes.set_yscale, axes.yaxis),
+    ):
+        if name in ("batch", "context", "bandwidth") and np.min(values) > 0:
+            setter("log", base=2)
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(plain_number))
+    axes.set_xlabel(AXES[found.x])
+    axes.set_ylabel(AXES[found.y])
+    axes.grid(visible=False)
+    bar = axes.figure.colorbar(mesh, ax=axes, label="speedup at the best γ (×)")
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    return mesh

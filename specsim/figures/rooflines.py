@@ -1,0 +1,105 @@
+"""Bytes against FLOPs: the roofline with passes on it, and a pass's time against its width."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from specsim.cost import ForwardTime
+from specsim.figures.curves import Spread, markers
+from specsim.figures.style import COLOURS, by_decades, by_doubling, styled
+from specsim.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A pass on the roofline: FLOP per byte of weights and KV, and FLOP/s."""
+
+    label: str
+    concept: str
+    intensity: float
+    flops_per_s: float
+    measured: bool = False
+
+
+def spot(label: str, concept: str, time: ForwardTime) -> Spot:
+    """Where a predicted pass lies."""
+    operators = [term.operator for term in time.terms if term.operator is not None]
+    flops = sum(float(np.max(o.flops)) for o in operators)
+    moved = sum(float(np.max(o.weight_bytes + o.kv_bytes)) for o in operators)
+    return Spot(label, concept, flops / moved, flops / float(np.max(time.total_s)))
+
+
+@styled
+def roofline(axes: Axes, system: System, spots: Sequence[Spot] = ()) -> None:
+    """What a kernel can compute at most, by what it computes per byte; passes lie on it or, by
+    their overheads, below it. Peaks of the datasheet; the ridge is where they meet."""
+    chip = system.accelerator
+    peak = chip.rate(system.precision.math) / 1e12
+    bandwidth = float(np.max(chip.bandwidth_bytes_per_s)) / 1e12
+    ridge = peak / bandwidth
+    low = min([0.5, *(0.5 * s.intensity for s in spots)])
+    high = max([8 * ridge, *(2 * s.intensity for s in spots)])
+    intensity = np.geomspace(low, high, 200)
+    axes.plot(intensity, np.minimum(peak, bandwidth * intensity), color=COLOURS["plain"])
+    axes.axvline(ridge, color=COLOURS["overhead"], linewidth=0.9, linestyle=":")
+    axes.annotate(
+        f"ridge: {ridge:.0f} FLOP/byte",
+        (ridge, bandwidth * low),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        ha="right",
+        color=COLOURS["overhead"],
+    )
+    for each in spots:
+        axes.plot(
+            each.intensity,
+            each.flops_per_s / 1e12,
+            "o" if each.measured else "D",
+            color=COLOURS[each.concept],
+            label=each.label,
+            markersize=7,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_xlabel("arithmetic intensity (FLOP per byte)")
+    axes.set_ylabel("TFLOP/s")
+    axes.set_title(f"{chip.name}: {bandwidth:.3g} TB/s, {peak:.3g} TFLOP/s {system.precision.math}")
+    if spots:
+        axes.legend(loc="lower right")
+
+
+@styled
+def times_vs_width(
+    axes: Axes,
+    rows: ArrayLike,
+    memory_s: ArrayLike,
+    compute_s: ArrayLike,
+    measured: Sequence[tuple[float, float] | Spread] = (),
+    *,
+    title: str = "",
+) -> None:
+    """Milliseconds of a pass against its rows: flat while the weights' bytes take longest, rising
+    once the arithmetic does. `memory_s` and `compute_s` are (rows,); measured points in seconds."""
+    rows, memory, compute = (np.asarray(a, float) for a in (rows, memory_s, compute_s))
+    memory = np.broadcast_to(memory, rows.shape)
+    axes.plot(rows, 1e3 * memory, ":", color=COLOURS["weights"], label="bytes alone")
+    axes.plot(rows, 1e3 * compute, ":", color=COLOURS["compute"], label="FLOPs alone")
+    together = 1e3 * np.maximum(memory, compute)
+    axes.plot(rows, together, color=COLOURS["verify"], label="predicted: the larger")
+    scaled = [(p[0], *(1e3 * value for value in p[1:])) for p in measured]
+    markers(axes, scaled, COLOURS["verify"])  # type: ignore[arg-type]
+    if scaled:
+        axes.plot([], [], "o", color=COLOURS["verify"], label="measured")
+    seen = [together.min(), together.max(), *(value for p in scaled for value in p[1:])]
+    by_doubling(axes, rows)
+    axes.set_yscale("log")
+    axes.set_ylim(0.5 * min(seen), 4 * max(seen))  # above the curve lies the legend
+    by_decades(axes.yaxis)
+    axes.set_xlabel("rows in the pass (tokens at once)")
+    axes.set_ylabel("time of the pass (ms)")
+    axes.set_title(title)
+    axes.legend(loc="upper left")

@@ -1,0 +1,206 @@
+"""The structure of every figure: labels, units, limits and the data in it. Not its pixels."""
+
+import io
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+import specsim
+from specsim import figures
+from specsim.cost import step_time
+from specsim.measurement import Timing
+from specsim.sweep import speedup_map
+
+TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
+SYSTEM = specsim.system("h200-sxm")
+DRAFTER = specsim.DraftModel(DRAFT)
+OVER = specsim.predict(TARGET, DRAFTER, SYSTEM, gamma=range(9), alpha=0.8)
+UNIT = re.compile(r"\(.+\)|^γ|tokens per cycle|TFLOP/s|what takes")
+
+
+def drawn(name: str, point) -> figures.Sheet:
+    """A sheet with the figure called `name`, on a small scenario."""
+    sheet, axes = figures.sheet()
+    batch = np.array([1, 4, 16, 64])
+    steps = {"plain": step_time(TARGET, SYSTEM), "wide": step_time(TARGET, SYSTEM, rows=512)}
+    points = [point(gamma) for gamma in (2, 3)]
+    if name == "speedup_vs_gamma":
+        figures.speedup_vs_gamma(axes, OVER, points)
+    elif name == "tokens_vs_gamma":
+        figures.tokens_vs_gamma(axes, OVER, points)
+    elif name == "times_vs_gamma":
+        figures.times_vs_gamma(axes, OVER, points)
+    elif name == "cycle_parts":
+        figures.cycle_parts(axes, OVER)
+    elif name == "waterfall":
+        figures.waterfall(axes, OVER, 4)
+    elif name == "roofline":
+        figures.roofline(axes, SYSTEM, [figures.spot("step", "plain", steps["plain"])])
+    elif name == "times_vs_width":
+        figures.times_vs_width(axes, batch, 1e-3, 1e-4 * batch, [(1, 2e-3, 1e-3, 3e-3)])
+    elif name == "step_shares":
+        figures.step_shares(axes, steps)
+    elif name == "gains":
+        figures.gains(axes, {"a": (1.0, 2.0)}, {"one": "speedup", "all": "tokens"})
+    elif name == "curves":
+        line = figures.Curve("γ = 4", batch, 1 / batch, measured=[(4, 0.3), (16, 0.1, 0.05, 0.2)])
+        figures.curves(axes, [line], "batch (sequences)", "speedup (×)")
+    else:
+        around = np.array([1.0, 32.0, 512.0])
+        found = speedup_map(
+            TARGET, DRAFTER, SYSTEM, x=("batch", around), y=("context", 1024 * around), alpha=0.5
+        )
+        figures.speedup_map(axes, found)
+    return sheet
+
+
+EVERY = (
+    "speedup_vs_gamma", "tokens_vs_gamma", "times_vs_gamma", "cycle_parts", "waterfall",
+    "roofline", "times_vs_width", "step_shares", "gains", "curves", "speedup_map",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_axes_have_labels_with_units_inside_the_sheet(name: str, point) -> None:
+    sheet = drawn(name, point)
+    axes = sheet.axes[0]
+    assert UNIT.search(axes.get_xlabel()), axes.get_xlabel()
+    if axes.get_ylabel():
+        assert UNIT.search(axes.get_ylabel()), axes.get_ylabel()
+    else:
+        assert all(label.get_text() for label in axes.get_yticklabels())
+    assert repr(sheet).startswith("figure: ")
+    assert axes.get_xlabel() in repr(sheet)
+    sheet.draw_without_rendering()
+    page = sheet.bbox
+    for text in filter(lambda t: t.get_text(), (axes.xaxis.label, axes.yaxis.label, axes.title)):
+        box = text.get_window_extent()
+        assert box.x0 >= page.x0 - 1
+        assert box.x1 <= page.x1 + 1, "a label runs off the sheet"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_type_is_large_enough_for_a_phone(name: str, point) -> None:
+    """On 390 pixels no text is below 8.5: the sheet is 5.2 inches wide."""
+    sheet = drawn(name, point)
+    pixels_per_inch = 390 / sheet.get_size_inches()[0]
+    sizes = [text.get_fontsize() for text in sheet.findobj(matplotlib.text.Text) if text.get_text()]
+    assert min(sizes) / 72 * pixels_per_inch >= 8.5
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_same_figure_is_the_same_file(name: str, point) -> None:
+    first, second = (figures.png(drawn(name, point)) for _ in range(2))
+    assert first == second
+    assert len(first) < 40_000
+    with Image.open(io.BytesIO(first)) as picture:
+        assert "Software" not in picture.info
+
+
+def test_a_notebook_shows_a_sheet_at_its_size_in_inches(point) -> None:
+    data, metadata = drawn("curves", point)._repr_png_()
+    assert data.startswith(b"\x89PNG")
+    assert metadata == {"width": 520, "height": 330}
+
+
+def test_the_predicted_line_is_the_prediction_and_the_markers_the_points(point) -> None:
+    axes = drawn("speedup_vs_gamma", point).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    np.testing.assert_allclose(lines["predicted, 80 % band"].get_ydata(), OVER.speedup)
+    (measured,) = (c for c in axes.containers if c.get_label() == "measured")
+    expected = [2.2 * 2.4 / (3.0 + 0.5 * gamma + 0.4) for gamma in (2, 3)]
+    np.testing.assert_allclose(measured[0].get_ydata().astype(float), expected)
+
+
+def test_without_measured_points_nothing_is_called_measured() -> None:
+    _, axes = figures.sheet(3)
+    for panel, draw in zip(
+        axes,
+        (figures.speedup_vs_gamma, figures.tokens_vs_gamma, figures.times_vs_gamma),
+        strict=True,
+    ):
+        draw(panel, OVER)
+        assert "measured" not in str([t.get_text() for t in panel.get_legend().get_texts()])
+
+
+def test_the_bars_of_a_cycle_add_up_to_it() -> None:
+    _, axes = figures.sheet()
+    figures.cycle_parts(axes, OVER)
+    tops = np.zeros(9)
+    for patch in axes.patches:
+        gamma = round(patch.get_x() + patch.get_width() / 2)
+        tops[gamma] = max(tops[gamma], patch.get_y() + patch.get_height())
+    np.testing.assert_allclose(tops, 1e3 * OVER.cycle_s)
+
+
+def test_the_waterfall_ends_at_the_speedup() -> None:
+    _, axes = figures.sheet()
+    figures.waterfall(axes, OVER, 4)
+    np.testing.assert_allclose(axes.patches[-1].get_height(), OVER.speedup[4])
+    np.testing.assert_allclose(axes.patches[0].get_height(), 5.0)
+
+
+def test_the_shares_of_a_step_add_up_to_it() -> None:
+    _, axes = figures.sheet()
+    step = step_time(TARGET, SYSTEM)
+    figures.step_shares(axes, {"step": step})
+    total = sum(patch.get_width() for patch in axes.patches)
+    np.testing.assert_allclose(total, 1e3 * step.total_s)
+
+
+def test_a_spot_lies_below_the_roof_by_its_overheads() -> None:
+    ideal = specsim.system("h200-sxm", engine="ideal")
+    roof = ideal.bandwidth_bytes_per_s
+    on, below = (figures.spot("step", "plain", step_time(TARGET, s)) for s in (ideal, SYSTEM))
+    np.testing.assert_allclose(on.flops_per_s, roof * on.intensity, rtol=1e-6)
+    assert below.intensity == on.intensity
+    assert below.flops_per_s < 0.9 * on.flops_per_s
+
+
+def test_curves_of_one_concept_differ_in_shade_and_dash() -> None:
+    _, axes = figures.sheet()
+    x = [1, 2, 4]
+    figures.curves(axes, [figures.Curve(str(i), x, x) for i in range(4)], "x (1)", "y (1)")
+    looks = {(line.get_color(), str(line.get_linestyle())) for line in axes.lines}
+    assert len(looks) == 4
+    assert len({line.get_color() for line in axes.lines}) == 4
+
+
+def test_the_map_is_white_where_nothing_is_gained() -> None:
+    _, axes = figures.sheet()
+    values = np.array([1.0, 2.0])
+    found = figures.maps.SpeedupMap("gamma", values, "alpha", values, np.eye(2) + 0.5, np.eye(2))
+    mesh = figures.speedup_map(axes, found)
+    np.testing.assert_allclose(mesh.to_rgba(1.0)[:3], (1, 1, 1), atol=0.02)
+
+
+def test_concepts_differ_for_readers_who_see_no_red_or_no_green() -> None:
+    """Lightness alone tells the concepts of one figure apart, or their hue on the blue axis."""
+
+    def seen(colour: str) -> np.ndarray:  # luminance, and blue against yellow
+        red, green, blue = matplotlib.colors.to_rgb(colour)
+        return np.array([0.3 * red + 0.6 * green + 0.1 * blue, blue - (red + green) / 2])
+
+    cycle = ("draft", "verify", "overhead", "cycle", "plain")
+    bounds = ("weights", "kv", "compute", "overhead")
+    for together in (cycle, bounds):
+        for i, one in enumerate(together):
+            for other in together[i + 1 :]:
+                gap = np.abs(seen(figures.COLOURS[one]) - seen(figures.COLOURS[other])).max()
+                assert gap > 0.12, (one, other)
+
+
+def test_the_house_style_leaves_the_callers_alone() -> None:
+    with matplotlib.rc_context({"font.size": 23.0}):
+        figures.curves(figures.sheet()[1], [figures.Curve("a", [1, 2], [1, 2])], "x (1)", "y (1)")
+        assert matplotlib.rcParams["font.size"] == 23.0
+
+
+def test_a_timing_is_a_marker_with_its_spread(point) -> None:
+    axes = drawn("times_vs_gamma", point).axes[0]
+    cycle = Timing(4.4e-3, 4e-3, 5e-3, 50)
+    medians = [c[0].get_ydata() for c in axes.containers]
+    assert any(np.isclose(values[0], 1e3 * cycle.median).any() for values in medians)

@@ -1,0 +1,272 @@
+"""The course runs, its generated pairs say what its sources say, and its prose claims no number
+that no cell computes.
+
+A fast run of every notebook is here; `make notebooks-run` is the full one.
+"""
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from specsim import course
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "notebooks"
+
+
+def execute_module():
+    spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["execute"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+execute = execute_module()
+SOURCES = execute.sources()
+every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+# --- running them ------------------------------------------------------------------------------
+
+
+@every_notebook
+def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SPECSIM_FAST", "1")
+    assert execute.complaints(execute.run(execute.read(source))) == []
+
+
+@pytest.mark.slow
+@every_notebook
+def test_it_runs_without_torch_and_says_so(source: Path, tmp_path: Path, monkeypatch) -> None:
+    hidden = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    (tmp_path / "torch.py").write_text(hidden)
+    # in front of every other folder: run() puts the project's own before it, which has no torch
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SPECSIM_FAST", "1")
+    notebook = execute.run(execute.read(source))
+    assert execute.complaints(notebook) == []
+    assert "PyTorch is not installed here" in json.dumps(notebook)
+
+
+def planted(source: str):
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="cell-00")])
+
+
+def test_a_warning_is_a_complaint() -> None:
+    notebook = execute.run(planted("import warnings; warnings.warn('deprecated thing')"))
+    (sentence,) = execute.complaints(notebook)
+    assert "deprecated thing" in sentence
+
+
+def test_a_failing_cell_stops_the_run() -> None:
+    with pytest.raises(execute.CellExecutionError, match="1 / 0"):
+        execute.run(planted("1 / 0"))
+
+
+# --- the generated pairs -----------------------------------------------------------------------
+
+
+def test_the_course_has_notebooks_with_one_number_each() -> None:
+    numbers = [source.name[:2] for source in SOURCES]
+    assert numbers
+    assert len(set(numbers)) == len(numbers)
+    orphans = {path.stem for path in FOLDER.glob("*.ipynb")} - {s.stem for s in SOURCES}
+    assert orphans == set(), "generated from a source that is no more"
+
+
+@every_notebook
+def test_the_pair_is_in_sync(source: Path) -> None:
+    """`make notebooks` was run after the last change of the source."""
+
+    def said(notebook) -> list[tuple[str, str, list[str]]]:
+        return [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
+
+    pair = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    assert said(pair) == said(execute.read(source)), "run: make notebooks"
+
+
+@every_notebook
+def test_the_pair_is_fit_for_a_code_host(source: Path) -> None:
+    path = source.with_suffix(".ipynb")
+    assert path.stat().st_size <= execute.SIZE_LIMIT
+    pair = nbformat.read(path, as_version=4)
+    nbformat.validate(pair)
+    assert execute.complaints(pair) == []
+    text = path.read_text(encoding="utf-8")
+    assert '"widgets"' not in text, "the state of widgets"
+    assert execute.WIDGETS not in text
+    assert str(ROOT) not in text
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|Users)/", text), "the name of a folder"
+    code = [cell for cell in pair.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count is None for cell in code)
+    assert any(cell.outputs for cell in code)
+    assert execute.clean(nbformat.from_dict(pair.copy())) == pair, "cleaning again changes it"
+
+
+# --- what they say -----------------------------------------------------------------------------
+
+UNITS = (
+    r"%|×|x\b|per ?cent|[kMGTP]i?B(?:/s)?\b|bytes?\b|[kMGTP]?FLOPs?(?:/s|/byte)?\b|tok(?:ens?)?/s\b"
+    r"|(?:milli|micro|nano)?seconds?\b|[mµun]?s\b|W\b|watts?\b|k?Wh\b|J\b|joules?\b|billion\b"
+    r"|million\b|dollars?\b|tokens?\b|times\b"
+)
+NUMBER = re.compile(
+    rf"(?<![\w.#/-])(?P<money>[$€])?(?P<value>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
+    rf"(?:\s?(?P<unit>{UNITS}))?(?P<rest>[\w-]*)"
+)
+COUNT = 12  # whole numbers up to this, without a unit, count things: two exercises, γ = 4
+
+
+def claims(markdown: str) -> list[str]:
+    """The numbers in prose that look predicted, measured or quoted: with a unit, with a decimal
+    point, or larger than what one counts on fingers. Names (8B, H200, bf16) are none."""
+    text = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)|<https?:[^>]*>|https?:\S+|arXiv:[\d.]+", "]", text)
+    found = []
+    for piece in re.split(r"(`[^`]*`)", text):
+        for match in NUMBER.finditer(piece):
+            whole = match["value"].rstrip(",")
+            is_name = bool(match["rest"]) and not match["unit"]
+            large = "." in whole or "e" in whole or int(whole.replace(",", "")) > COUNT
+            # in code a number is a setting, unless it carries a unit
+            bare = large and not is_name and not piece.startswith("`")
+            if match["money"] or match["unit"] or bare:
+                found.append(match.group(0).strip())
+    return found
+
+
+def facts() -> list[dict[str, str]]:
+    return tomllib.loads((FOLDER / "facts.toml").read_text(encoding="utf-8")).get("fact", [])
+
+
+def prose(source: Path) -> list[str]:
+    return [c.source for c in execute.read(source).cells if c.cell_type == "markdown"]
+
+
+@every_notebook
+def test_no_number_in_prose_that_no_cell_computes(source: Path) -> None:
+    """Compute it in a cell and `course.say` it, or list it with its source in facts.toml."""
+    known = sorted((fact["text"] for fact in facts()), key=len, reverse=True)
+    found = []
+    for text in prose(source):
+        for fact in known:
+            text = text.replace(fact, "…")
+        found += claims(text)
+    assert found == []
+
+
+def test_every_listed_fact_has_a_source_and_is_used() -> None:
+    everything = "\n".join(text for source in SOURCES for text in prose(source))
+    assert [fact for fact in facts() if fact["text"] not in everything] == []
+    assert all(len(fact["source"]) > 5 for fact in facts())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is 2.4 times faster, or 1.3× with 60 % of it.", ["2.4 times", "1.3×", "60 %"]),
+        ("A step takes 12 ms at 4.8 TB/s and costs $3.", ["12 ms", "4.8 TB/s", "$3"]),
+        ("Llama 8B and llama-3.1-8b on an H200 in bf16, int4-g32; layer 3 of 4", []),
+        ("See [the paper](https://arxiv.org/abs/2211.17192), arXiv:2302.01318.", []),
+        ("set `alpha=0.85`, which gives `3.7 ms`", ["3.7 ms"]),
+        ("```\n3.7 ms\n```", []),
+        ("a ridge of 295", ["295"]),
+        ("24GB in 5ms", ["24GB", "5ms"]),
+    ],
+)
+def test_the_lint_sees_numbers_and_spares_names(text: str, expected: list[str]) -> None:
+    assert claims(text) == expected
+
+
+# --- how they are written ----------------------------------------------------------------------
+
+MAY_IMPORT = {
+    "specsim", "reference", "numpy", "torch", "IPython", "ipywidgets",
+    "dataclasses", "itertools", "math", "pathlib", "time",
+}  # fmt: skip
+LONGEST_CELL = 30  # lines
+
+
+def objections(notebook) -> list[str]:
+    """Where a notebook writes an algorithm of its own instead of importing it. Cells tagged
+    `teaching` may: they build one up line by line."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        tree = ast.parse(cell.source)
+        if len(cell.source.splitlines()) > LONGEST_CELL:
+            found.append(f"{cell.id}: longer than {LONGEST_CELL} lines")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names = names or [node.module]
+                strange = {name.split(".")[0] for name in names} - MAY_IMPORT
+                found += [f"{cell.id}: imports {name}" for name in strange]
+            kinds = (ast.FunctionDef, ast.ClassDef, ast.While)
+            if isinstance(node, kinds) and "teaching" not in cell.metadata.get("tags", []):
+                found.append(f"{cell.id}: a {type(node).__name__} outside a cell tagged teaching")
+    return found
+
+
+@every_notebook
+def test_algorithms_are_imported(source: Path) -> None:
+    assert objections(execute.read(source)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["def f(): ...", "class A: ...", "while True: break", "import pandas", "\n" * 40 + "1"],
+)
+def test_an_algorithm_in_a_notebook_is_seen(source: str) -> None:
+    assert len(objections(planted(source))) == 1
+
+
+@every_notebook
+def test_it_opens_with_its_question_its_runtime_and_its_needs(source: Path) -> None:
+    first = execute.read(source).cells[0].source
+    assert first.startswith("# ")
+    for word in ("**Question", "**Takes", "**Needs"):
+        assert word in first, f"{word} is missing in the first cell"
+
+
+@every_notebook
+def test_every_section_ends_with_one_bold_takeaway(source: Path) -> None:
+    sections: list[list[str]] = []
+    for cell in execute.read(source).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        if sections:
+            sections[-1].append(cell.source)
+    assert len(sections) >= 3
+    without = [
+        cells[0].splitlines()[0]
+        for cells in sections
+        if not cells[0].startswith("## Exercises") and "**" not in cells[-1]
+    ]
+    assert without == []
+
+
+# --- what the notebooks share ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "quick"), [("1", True), ("", False), ("0", False)])
+def test_effort_follows_the_environment(monkeypatch, value: str, quick: bool) -> None:
+    monkeypatch.setenv("SPECSIM_FAST", value)
+    assert course.effort(10, 2) == (2 if quick else 10)
+
+
+def test_here_says_what_is_skipped_without_torch(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = course.here()
+    assert not found.torch
+    assert not found.gpu
+    assert "not installed" in found.sentence
