@@ -20,6 +20,7 @@ from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit
 from reference.drafters.ensemble import Ensemble
 from reference.drafters.n_gram import NGram
+from reference.drafters.quantised_self import QuantisedSelf
 from reference.statistics import Statistics
 from reference.streaming import stream_text
 
@@ -32,6 +33,7 @@ __all__ = [
     "NGram",
     "NoDrafter",
     "Proposal",
+    "QuantisedSelf",
     "Statistics",
     "Tokenizer",
     "generate",

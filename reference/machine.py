@@ -44,18 +44,25 @@ def memory_for(what: str, nbytes: float, device: torch.device) -> Iterator[None]
     """
     free = free_bytes() if device.type == "cpu" else None
     if free is not None and nbytes > free:
-        raise SpecsimError(
-            f"{what} need {nbytes / 1e9:.2f} GB of memory; {free / 1e9:.2f} GB are free"
-        )
+        raise SpecsimError(f"{what} need {in_bytes(nbytes)} of memory; {in_bytes(free)} are free")
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         words = str(error).lower()
         if "out of memory" in words or "allocate memory" in words or "not enough memory" in words:
             raise SpecsimError(
-                f"{what} need {nbytes / 1e9:.2f} GB, and {device} is out of memory"
+                f"{what} need {in_bytes(nbytes)}, and {device} is out of memory"
             ) from None
         raise
+
+
+def in_bytes(count: float) -> str:
+    """1.5 GB for 1.5e9."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
 
 
 def free_bytes() -> int | None:

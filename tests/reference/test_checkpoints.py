@@ -1,6 +1,9 @@
 """Checkpoints in and out, with transformers at the other end; and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from torch.testing import assert_close
 
 from reference.cache import KVCache
 from reference.checkpoints import load_checkpoint, load_pair, resolve, save_checkpoint
+from reference.decoding import generate, speculate
+from reference.drafters.draft_model import DraftModel
 from reference.packing import PackedLinear, can_pack
 from specsim.architecture import Experts
 from specsim.catalog import SpecsimError
@@ -301,6 +306,136 @@ def test_json_beside_the_weights_that_is_broken_is_refused(saved: Path, name: st
         load_checkpoint(saved)
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 4.0},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"type": "linear", "factor": 2.0},
+        {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+    ],
+    ids=lambda scaling: scaling.get("rope_type", "linear"),
+)
+@pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
+def test_positions_that_we_would_get_wrong_are_refused(saved: Path, scaling, spelling) -> None:
+    kind = scaling.get("rope_type") or scaling["type"]
+    edit_config(saved, **{"rope_parameters": None, "rope_scaling": None} | {spelling: scaling})
+    with pytest.raises(SpecsimError, match=f"has rope_type '{kind}'"):
+        load_checkpoint(saved)
+
+
+def test_a_window_bounds_the_context(their_checkpoint, tmp_path: Path) -> None:
+    """Within its window such a model sees everything, so there the result is exact."""
+    folder, expected = their_checkpoint("mistral")
+    edit_config(folder, sliding_window=40)
+    model = load_checkpoint(folder)
+    assert model.architecture.max_context == 40
+    with torch.inference_mode():
+        assert_close(model(TOKENS[:, :40]), expected[:, :40], atol=1e-4, rtol=1e-4)
+    with pytest.raises(SpecsimError, match="no room in the context of 40"):
+        generate(model, TOKENS[0, :40].tolist(), 4)
+    assert len(generate(model, TOKENS[0, :36].tolist(), 99, stop_ids=()).tokens) <= 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(saved: Path, value: float) -> None:
+    weights = load_file(saved / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][3, 5] = value
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(
+        SpecsimError, match=r"layers\.1\.down\.weight holds numbers that are not fin"
+    ):
+        load_checkpoint(saved)
+
+
+def test_weights_too_large_for_the_dtype_are_refused(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    weights["model.norm.weight"][0] = 1e6
+    save_file(weights, saved / "model.safetensors")
+    load_checkpoint(saved, dtype=torch.bfloat16)
+    with pytest.raises(SpecsimError, match="norm holds numbers that are not finite"):
+        load_checkpoint(saved, dtype=torch.float16)
+
+
+def test_weights_that_are_codes_are_refused(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    name = "model.layers.0.self_attn.o_proj.weight"
+    weights[name] = weights[name].to(torch.int8)
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(SpecsimError, match=r"holds torch\.int8, not floating-point"):
+        load_checkpoint(saved)
+
+
+def test_a_layer_more_or_less_than_the_config_says_is_refused(saved: Path) -> None:
+    edit_config(saved, num_hidden_layers=1)
+    with pytest.raises(SpecsimError, match=r"layers\.1\..* has no place in this model"):
+        load_checkpoint(saved)
+    edit_config(saved, num_hidden_layers=3)
+    with pytest.raises(SpecsimError, match=r"lacks model\.layers\.2"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": {}}', '{"weight_map": 3}', "{}"])
+def test_an_index_without_a_map_is_refused(saved: Path, content: str) -> None:
+    (saved / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(SpecsimError, match="must hold a table weight_map"):
+        load_checkpoint(saved)
+
+
+def test_weights_that_do_not_fit_are_refused_with_their_size(saved: Path, monkeypatch) -> None:
+    monkeypatch.setattr("reference.machine.free_bytes", lambda: 1000)
+    with pytest.raises(
+        SpecsimError, match=r"the weights of .* need 0\.00 GB of memory; 0\.00 GB are"
+    ):
+        load_checkpoint(saved)
+    monkeypatch.undo()
+    assert load_checkpoint(saved).architecture.num_layers == 2
+
+
+# The hub
+
+
+def in_a_hub_cache(tiny, root: Path) -> None:
+    """A model as huggingface_hub keeps it: blobs, and snapshots that point to them."""
+    folder = root / "hub" / "models--someone--tiny"
+    made = folder / "made"
+    save_checkpoint(tiny(5), made, dtype=torch.float64)
+    (folder / "blobs").mkdir()
+    snapshot = folder / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123abcd")
+    for file in made.iterdir():
+        blob = folder / "blobs" / file.name
+        file.rename(blob)
+        (snapshot / file.name).symlink_to(blob)
+    made.rmdir()
+
+
+def test_a_hub_id_is_found_in_the_cache_without_a_network(tiny, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    in_a_hub_cache(tiny, tmp_path)
+    code = """
+import sys, torch
+from reference.checkpoints import load_checkpoint, resolve
+from specsim.catalog import SpecsimError
+model = load_checkpoint(resolve("someone/tiny"), dtype=torch.float64)
+print(model(torch.tensor([[1, 2, 3]])).sum().item())
+try:
+    resolve("someone/absent")
+except SpecsimError as error:
+    print(error)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment.pop("HF_HUB_CACHE", None)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    total, refusal = run.stdout.splitlines()
+    assert float(total) == pytest.approx(tiny(5)(torch.tensor([[1, 2, 3]])).sum().item())
+    assert refusal.startswith("cannot fetch someone/absent from the hub")
+
+
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path: Path) -> None:
     with pytest.raises(SpecsimError, match="no such folder"):
         resolve(tmp_path / "absent")
@@ -313,14 +448,16 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path: Path) -> None:
 # Pairs
 
 
-def save_pair(tiny, folder: Path, vocabularies: tuple[int, int], words: tuple[int, int]) -> None:
+def save_pair(
+    tiny, folder: Path, vocabularies: tuple[int, int], words: tuple[int, int], **fields
+) -> None:
     from tokenizers import Tokenizer, models
 
     sides = zip(("target", "draft"), vocabularies, words, strict=True)
     for seed, (side, size, word_count) in enumerate(sides):
         vocabulary = {f"w{index}": index for index in range(word_count)}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-        save_checkpoint(tiny(seed, vocab_size=size), folder / side, tokenizer=tokenizer)
+        save_checkpoint(tiny(seed, vocab_size=size, **fields), folder / side, tokenizer=tokenizer)
 
 
 def test_a_pair_is_loaded_from_one_folder_or_two(tiny, tmp_path: Path) -> None:
@@ -331,6 +468,35 @@ def test_a_pair_is_loaded_from_one_folder_or_two(tiny, tmp_path: Path) -> None:
         assert target.architecture.name == "target"
         assert draft.architecture.name == "draft"
         assert tokenizer.encode("w3") == [3]
+
+
+@pytest.mark.parametrize("sizes", [(61, 72), (80, 61), (64, 72)])
+@pytest.mark.parametrize("fields", [{}, {"tied_head": True}], ids=["untied", "tied"])
+def test_vocabularies_that_differ_in_padding_are_cut_to_the_real_one(
+    tiny, tmp_path: Path, sizes, fields
+) -> None:
+    save_pair(tiny, tmp_path, sizes, (61, 61), **fields)
+    whole = [load_checkpoint(tmp_path / side) for side in ("target", "draft")]
+    target, draft, _ = load_pair(tmp_path)
+    tokens = TOKENS[:, :90] % 61
+    for model, padded, size in zip((target, draft), whole, sizes, strict=True):
+        assert model.architecture.vocab_size == 61
+        assert padded.architecture.vocab_size == size
+        stored = sum(parameter.numel() for parameter in model.embedding.parameters())
+        assert stored == model.architecture.embedding_parameters
+        with torch.inference_mode():
+            logits = model(tokens)
+            assert_close(logits, padded(tokens)[..., :61], atol=1e-4, rtol=1e-4)
+    options = {"temperature": 1.0, "seed": 3}
+    run = speculate(target, DraftModel(draft, 3), [[1, 2], [60]], 30, **options)
+    assert max(map(max, run.tokens)) < 61
+    assert run.statistics.drafted > 0
+
+
+def test_padding_stays_where_both_have_the_same(tiny, tmp_path: Path) -> None:
+    """As transformers does: then nothing is to be reconciled."""
+    save_pair(tiny, tmp_path, (64, 64), (61, 61))
+    assert [model.architecture.vocab_size for model in load_pair(tmp_path)[:2]] == [64, 64]
 
 
 @pytest.mark.parametrize(("vocabularies", "words"), [((61, 60), (61, 61)), ((61, 61), (61, 60))])
