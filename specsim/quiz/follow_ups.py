@@ -38,6 +38,7 @@ def hard_stretches() -> dict[str, float]:
         "hard_tokens": float(hard_tokens),
         "iid": float(IID(mean).tokens_per_cycle(gamma)),
         "starts_hard": float(text.starts_hard(gamma)),
+        "starts_hard_percent": 100.0 * float(text.starts_hard(gamma)),
     }
 
 
@@ -110,7 +111,7 @@ QUESTIONS = (
         },
         worked=hard_stretches,
         in_short=(
-            "{tokens:.2f}, not {stationary:.2f}: {starts_hard:.0%} of the cycles begin in hard "
+            "{tokens:.2f}, not {stationary:.2f}: {starts_hard_percent:.0f} % of the cycles begin in hard "
             "text, a third of the tokens are."
         ),
         sources=("Markov renewal: cycles start where the last one was rejected",),

@@ -133,7 +133,7 @@ QUESTIONS = (
     Question(
         id="speedup",
         section=SECTION,
-        prompt="And the speedup, if a draft step costs c = 0.05 plain steps?",
+        prompt="α = 0.8, γ = 4, and a draft step costs c = 0.05 plain steps: the speedup?",
         answer="speedup",
         unit="×",
         tolerance=0.02,
