@@ -1,7 +1,17 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
-# # The interview: thirty questions on memory-bound decoding and speculation
+# # 8. The interview: thirty questions on memory-bound decoding and speculation
 #
-# **Question:** can you say, in one line and with the right number, why decoding is slow and what
+# **Question.** Can you say, in one line and with the right number, why decoding is slow and what
 # speculation does about it?
 #
 # **Takes** a few seconds to run, and an evening to rehearse.
@@ -10,8 +20,9 @@
 #
 # Each question comes as the trap that it sets, why the trap fails, a form for your own answer, the
 # napkin arithmetic with numbers that specsim computes while you watch, and the one line to say.
-# Answer first, then scroll. A wrong number is told which slip it looks like; to someone who asks how
-# many bytes a pass of a 70B model reads and multiplies its parameters by two, for instance, it says:
+# Answer first, then scroll. A wrong number is told which slip it looks like; to someone who asks
+# how many bytes a pass of a 70B model reads and multiplies its parameters by two, for instance, it
+# says:
 
 # %%
 from dataclasses import replace
@@ -87,7 +98,8 @@ sheet
 #
 # **Why it fails.** By a little, and it shows whether you know what a pass does: of the embedding
 # table one row per token is gathered, while the LM head, of the same size, is streamed in full. And
-# the size of the cache is not in it: a short context adds next to nothing, a long one a lot (question 7).
+# the size of the cache is not in it: a short context adds next to nothing, a long one a lot
+# (question 7).
 
 # %%
 quiz.ask("bytes-per-token")
@@ -122,14 +134,17 @@ rates = {name: 2 * rate for name, rate in chip.flops_per_s.items()}
 doubled = replace(h100, accelerator=replace(chip, flops_per_s=rates))
 faster = step_s / float(specsim.predict(llama_70b, None, doubled, context=1).step_s)
 ceilings = {
-    name: float(specsim.predict(llama_70b, None, specsim.system(name, "ideal"), context=1).tokens_per_s)
+    name: float(
+        specsim.predict(llama_70b, None, specsim.system(name, "ideal"), context=1).tokens_per_s
+    )
     for name in ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200")
 }
 listed = ", ".join(f"{name.split('-')[0].upper()} {rate:.1f}" for name, rate in ceilings.items())
 course.say(
-    f"**Napkin.** Twice the FLOP/s: {faster:.2f}×. The ceiling is bandwidth over bytes, in tokens/s "
-    f"for the 70B by one device's bandwidth: {listed} (its weights need two or more of the smaller "
-    f"ones). So an H200 buys at most {ceilings['h200-sxm'] / ceilings['h100-sxm']:.2f}×, a B200 "
+    f"**Napkin.** Twice the FLOP/s: {faster:.2f}×. The ceiling is bandwidth over bytes, in "
+    f"tokens/s for the 70B by one device's bandwidth: {listed} (its weights need two or more of "
+    f"the smaller ones). So an H200 buys at most "
+    f"{ceilings['h200-sxm'] / ceilings['h100-sxm']:.2f}×, a B200 "
     f"{ceilings['b200'] / ceilings['h100-sxm']:.2f}×."
 )
 quiz.check("twice-the-flops", faster)
@@ -175,8 +190,8 @@ quiz.ask("flop-utilisation")
 utilisation = compute_s / step_s
 course.say(
     f"**Napkin.** FLOPs of a step over what the chip could have done meanwhile: "
-    f"{ms * compute_s:.3f} / {ms * step_s:.1f} ms = {100 * utilisation:.2f} %. Ask instead which share of "
-    f"the bandwidth is used: here, by construction, all of it."
+    f"{ms * compute_s:.3f} / {ms * step_s:.1f} ms = {100 * utilisation:.2f} %. Ask instead which "
+    f"share of the bandwidth is used: here, by construction, all of it."
 )
 quiz.check("flop-utilisation", 100 * utilisation)
 
@@ -209,8 +224,8 @@ quiz.check("ridge-batch", rows["h100-sxm"])
 
 # %%
 course.say(
-    f"**Takeaway: one sequence uses {100 * utilisation:.1f} % of an H100's arithmetic and all of its "
-    f"bandwidth. Make it read fewer bytes per token, or let it do more with each.**"
+    f"**Takeaway: one sequence uses {100 * utilisation:.1f} % of an H100's arithmetic and all of "
+    f"its bandwidth. Make it read fewer bytes per token, or let it do more with each.**"
 )
 
 # %% [markdown]
@@ -264,10 +279,11 @@ quiz.ask("kv-size")
 # %%
 cache = 2 * llama_70b.num_layers * llama_70b.num_kv_heads * llama_70b.head_dim * 2
 course.say(
-    f"**Napkin.** 2 (K and V) × {llama_70b.num_layers} layers × {llama_70b.num_kv_heads} KV heads × "
-    f"{llama_70b.head_dim} × 2 bytes = {cache} bytes a token. Times 8192: {cache * 8192 / GB:.2f} GB "
-    f"({cache * 8192 / 2**30:.1f} GiB); 32 sequences of 4096 hold {cache * 32 * 4096 / GB:.1f} GB. "
-    f"Without grouping, {llama_70b.num_heads // llama_70b.num_kv_heads} times as much."
+    f"**Napkin.** 2 (K and V) × {llama_70b.num_layers} layers × {llama_70b.num_kv_heads} KV heads "
+    f"× {llama_70b.head_dim} × 2 bytes = {cache} bytes a token. Times 8192: "
+    f"{cache * 8192 / GB:.2f} GB ({cache * 8192 / 2**30:.1f} GiB); 32 sequences of 4096 hold "
+    f"{cache * 32 * 4096 / GB:.1f} GB. Without grouping, "
+    f"{llama_70b.num_heads // llama_70b.num_kv_heads} times as much."
 )
 quiz.check("kv-size", cache * 8192 / GB)
 
@@ -389,9 +405,9 @@ from specsim.leviathan import best_gamma, best_gamma_closed_form, leviathan_spee
 
 cost = 0.05
 course.say(
-    f"**Napkin.** {tokens:.4f} tokens for 1 + {gamma} × {cost} = {1 + gamma * cost:.1f} plain steps: "
-    f"{leviathan_speedup(alpha, gamma, cost):.2f}×. The bound is {1 / (1 - alpha):.0f}×. The formula "
-    f"lets verification cost one step and overheads nothing; both flatter."
+    f"**Napkin.** {tokens:.4f} tokens for 1 + {gamma} × {cost} = {1 + gamma * cost:.1f} plain "
+    f"steps: {leviathan_speedup(alpha, gamma, cost):.2f}×. The bound is {1 / (1 - alpha):.0f}×. "
+    f"The formula lets verification cost one step and overheads nothing; both flatter."
 )
 quiz.check("speedup", leviathan_speedup(alpha, gamma, cost))
 
@@ -456,8 +472,8 @@ quiz.check("alpha-from-a-log", found.alpha)
 # %%
 course.say(
     "**Takeaway: min(p, q) is kept and max(p − q, 0) replaced, so the law is p exactly. Tokens per "
-    f"cycle are 1 + α + … + αᵞ, {tokens:.2f} at α = {alpha}, γ = {gamma}: count the bonus, and ask of "
-    "every acceptance rate which of the three it is.**"
+    f"cycle are 1 + α + … + αᵞ, {tokens:.2f} at α = {alpha}, γ = {gamma}: count the bonus, and ask "
+    f"of every acceptance rate which of the three it is.**"
 )
 
 # %% [markdown]
@@ -501,8 +517,8 @@ course.say(
     f"at 128 and {toy['fixed_256']:.3f}× at 256, where {toy['rows']:.0f} rows meet a ridge of "
     f"{toy['ridge_rows']:.0f}. The best γ shrinks along: {toy['gamma_1']:.0f}, "
     f"{toy['gamma_32']:.0f}, {toy['gamma_64']:.0f}, {toy['gamma_128']:.0f}, and "
-    f"{toy['gamma_256']:.0f}, with {toy['best_1']:.2f}, {toy['best_32']:.2f}, {toy['best_64']:.2f}, "
-    f"{toy['best_128']:.2f} and {toy['best_256']:.2f}×."
+    f"{toy['gamma_256']:.0f}, with {toy['best_1']:.2f}, {toy['best_32']:.2f}, "
+    f"{toy['best_64']:.2f}, {toy['best_128']:.2f} and {toy['best_256']:.2f}×."
 )
 quiz.check("when-it-hurts", toy["fixed_256"])
 
@@ -526,9 +542,10 @@ for product in products:
 for product in products[::-1]:
     backwards += product
 course.say(
-    f"**Napkin.** The same four numbers, summed in fp32 from the left and from the right, differ by "
-    f"{backwards - forwards:.1e}, and bf16 keeps {2**16} times less. Where two logits are closer than "
-    f"a rounding, the argmax is the kernel's choice. Test a decoder by its law (enumeration, chi-square), not by its hash."
+    f"**Napkin.** The same four numbers, summed in fp32 from the left and from the right, differ "
+    f"by {backwards - forwards:.1e}, and bf16 keeps {2**16} times less. Where two logits are "
+    f"closer than a rounding, the argmax is the kernel's choice. Test a decoder by its law "
+    f"(enumeration, chi-square), not by its hash."
 )
 quiz.check("same-output", "c")
 
@@ -636,8 +653,8 @@ course.say(
     f"sequences exceed the weights. The 8B at batch 32 and 32k tokens: a step of "
     f"{ms * float(full.step_s):.1f} ms, verification {ms * float(full.verify_step_s):.1f} ms, a "
     f"draft step {ms * float(full.draft_step_s):.2f} ms with its full cache and "
-    f"{ms * float(short.draft_step_s):.2f} ms with 512 tokens of it: {float(full.speedup):.2f}× and "
-    f"{float(short.speedup):.2f}×."
+    f"{ms * float(short.draft_step_s):.2f} ms with 512 tokens of it: {float(full.speedup):.2f}× "
+    f"and {float(short.speedup):.2f}×."
 )
 quiz.check("long-context", float(full.speedup))
 
@@ -660,15 +677,15 @@ before, after = (float(leviathan_speedup(0.75, best_gamma(0.75, c), c)) for c in
 course.say(
     f"**Napkin.** 4.5 bits: {streamed / GB:.1f} → {streamed / fewer / GB:.1f} GB for the 70B, "
     f"{fewer:.2f}× fewer bytes. For an 8B with a bf16 1B draft, c goes from {ratios[0]:.3f} to "
-    f"{ratios[1]:.3f} and the best speedup at α = 0.75 from {before:.2f}× to {after:.2f}×: together "
-    f"{fewer * after:.2f}×, not {fewer * before:.2f}×."
+    f"{ratios[1]:.3f} and the best speedup at α = 0.75 from {before:.2f}× to {after:.2f}×: "
+    f"together {fewer * after:.2f}×, not {fewer * before:.2f}×."
 )
 quiz.check("quantise-or-speculate", fewer * after)
 
 # %%
 course.say(
-    f"**Takeaway: speculation trades FLOPs ({(4 * ratio + 5) / tokens:.2f}× as many) for passes. It "
-    f"pays while rows are free, and loses ({toy['fixed_256']:.1f}× at batch 256) where they are "
+    f"**Takeaway: speculation trades FLOPs ({(4 * ratio + 5) / tokens:.2f}× as many) for passes. "
+    f"It pays while rows are free, and loses ({toy['fixed_256']:.1f}× at batch 256) where they are "
     f"not.**"
 )
 
@@ -704,9 +721,9 @@ heads = [
 ]
 course.say(
     f"**Napkin.** Predicted for an 8B on an H100. A lookup whose copies are accepted with α = 0.9 "
-    f"gains {copies[0.1]:.1f}× where it finds something in 10 % of the cycles, {copies[0.4]:.1f}× at "
-    f"40 %, {copies[0.9]:.1f}× at 90 %: chat, summaries, edits. An EAGLE-3 head at α = 0.7 gains "
-    f"{' and '.join(heads)}."
+    f"gains {copies[0.1]:.1f}× where it finds something in 10 % of the cycles, {copies[0.4]:.1f}× "
+    f"at 40 %, {copies[0.9]:.1f}× at 90 %: chat, summaries, edits. An EAGLE-3 head at α = 0.7 "
+    f"gains {' and '.join(heads)}."
 )
 quiz.check("which-drafter", "b")
 
@@ -752,8 +769,8 @@ quiz.check("tree-or-chain", tree[7])
 # **The trap.** "Just overlap the two; that is free."
 #
 # **Why it fails.** The next draft continues a text that the verification has yet to decide. One can
-# guess the verdict and draft on (PEARL), or prepare for several (SSD), on *another* device; then the
-# cycle is the longer of the two instead of their sum, and the device has to be counted.
+# guess the verdict and draft on (PEARL), or prepare for several (SSD), on *another* device; then
+# the cycle is the longer of the two instead of their sum, and the device has to be counted.
 
 # %%
 quiz.ask("draft-in-parallel")
@@ -763,8 +780,8 @@ parallel = quiz.question("draft-in-parallel").worked()
 course.say(
     f"**Napkin.** At c = 0.2: {tokens:.4f} / (1 + 4 × 0.2) = {tokens / 1.8:.2f}× one after the "
     f"other; {tokens:.4f} / max(1, 4 × 0.2) = {parallel['overlapped']:.2f}× at most when they "
-    f"overlap, with two devices: {parallel['per_device']:.2f}× for each. Overlapping bought latency, "
-    f"not throughput."
+    f"overlap, with two devices: {parallel['per_device']:.2f}× for each. Overlapping bought "
+    f"latency, not throughput."
 )
 quiz.check("draft-in-parallel", parallel["per_device"])
 
@@ -774,8 +791,8 @@ quiz.check("draft-in-parallel", parallel["per_device"])
 # **The trap.** Slicing tensors to the accepted length.
 #
 # **Why it fails.** Slices that are concatenated again copy the cache in every cycle, and `[:-n]`
-# with `n = 0` keeps nothing at all. Nothing needs to move: entries beyond the length are masked, and
-# the next tokens overwrite them.
+# with `n = 0` keeps nothing at all. Nothing needs to move: entries beyond the length are masked,
+# and the next tokens overwrite them.
 
 # %%
 quiz.ask("roll-back")
@@ -785,8 +802,8 @@ cached, rejected_drafts = np.arange(8), 0
 kept_by_length = cached[: len(cached) - rejected_drafts]
 course.say(
     f"**Napkin.** Eight cached tokens, none rejected: `[: length]` keeps {len(kept_by_length)}, "
-    f"`[:-0]` keeps {len(cached[:-rejected_drafts])}. And a recurrent state has no length to set: it "
-    f"needs a snapshot per draft, or a replay."
+    f"`[:-0]` keeps {len(cached[:-rejected_drafts])}. And a recurrent state has no length to set: "
+    f"it needs a snapshot per draft, or a replay."
 )
 quiz.check("roll-back", "d")
 
@@ -820,10 +837,10 @@ emitted = float(law.tokens_per_cycle(5))
 cycles = latency.cycles_to_emit(64, per_position(law, 5).vector)
 p99_s = float(latency.gap_percentile_s(20e-3, emitted, 99))
 course.say(
-    f"**Napkin.** τ = {emitted:.3f} at γ = 5, so {100 * latency.zero_gap_share(emitted):.0f} % of the "
-    f"gaps are zero and TPOT is 20 ms / τ = {20 / emitted:.2f} ms; the P99 gap is {ms * p99_s:.0f} ms. An "
-    f"answer of 64 tokens takes {cycles.mean:.1f} ± {cycles.sd:.1f} cycles, P95 "
-    f"{cycles.percentile(95)}."
+    f"**Napkin.** τ = {emitted:.3f} at γ = 5, so {100 * latency.zero_gap_share(emitted):.0f} % of "
+    f"the gaps are zero and TPOT is 20 ms / τ = {20 / emitted:.2f} ms; the P99 gap is "
+    f"{ms * p99_s:.0f} ms. An answer of 64 tokens takes {cycles.mean:.1f} ± {cycles.sd:.1f} "
+    f"cycles, P95 {cycles.percentile(95)}."
 )
 quiz.check("percentiles", ms * p99_s)
 
@@ -841,9 +858,9 @@ sheet
 # **The trap.** A fast engine with drafts against a slow one without; one prompt; an "acceptance
 # rate" that nobody defined.
 #
-# **Why it fails.** It measures the engine, or the prompt, or a word. Both arms need the same engine,
-# sampler and graphs; prompts of several domains, since acceptance differs most between those; P50
-# and P99 over concurrency, in open and in closed loop.
+# **Why it fails.** It measures the engine, or the prompt, or a word. Both arms need the same
+# engine, sampler and graphs; prompts of several domains, since acceptance differs most between
+# those; P50 and P99 over concurrency, in open and in closed loop.
 
 # %%
 quiz.ask("benchmark")

@@ -1,10 +1,12 @@
 """The questions: every number of every worked answer, every slip, and what a reader is told."""
 
 import builtins
+import json
 import re
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -456,3 +458,44 @@ def test_an_answer_reads_well():
     assert "In one line" not in quiz.check(OWN, 3.36)._repr_markdown_()
     assert "In one line" not in quiz.check("kv-size", 1.34)._repr_markdown_()
     assert quiz.check("kv-size", 21.5)._repr_markdown_().startswith("✘ Not quite: 21.5 GB")
+
+
+# ------------------------------------------------------------------------- the walkthrough
+
+
+def walkthrough() -> str:
+    return (Path(__file__).parent.parent / "notebooks" / "08_interview.py").read_text("utf-8")
+
+
+@pytest.mark.parametrize("question", named(quiz.questions()))
+def test_the_walkthrough_asks_then_answers_each_of_the_thirty(question):
+    """Under a heading with its number: the trap, why it fails, the form, the arithmetic with what
+    specsim computes, and the check of it."""
+    number = [each.id for each in quiz.questions()].index(question.id) + 1
+    part = walkthrough().split(f"### {number}. ")[1].split("\n# ### ")[0]
+    places = [
+        part.index(words)
+        for words in (
+            "# **The trap.**",
+            "# **Why it fails.**",
+            f'quiz.ask("{question.id}")',
+            "**Napkin",
+            f'quiz.check("{question.id}", ',
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_what_the_walkthrough_computes_is_right():
+    """Its cells compute with specsim, not with the quiz: the committed run found them right."""
+    path = Path(__file__).parent.parent / "notebooks" / "08_interview.ipynb"
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    said = [
+        "".join(output["data"].get("text/markdown", []))
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "data" in output
+    ]
+    assert sum(text.startswith("✔ Right") for text in said) == 30
+    wrong = [text for text in said if text.startswith("✘")]
+    assert len(wrong) == 1  # the one that shows, at the top, what a slip is told

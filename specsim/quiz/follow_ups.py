@@ -111,8 +111,8 @@ QUESTIONS = (
         },
         worked=hard_stretches,
         in_short=(
-            "{tokens:.2f}, not {stationary:.2f}: {starts_hard_percent:.0f} % of the cycles begin in hard "
-            "text, a third of the tokens are."
+            "{tokens:.2f}, not {stationary:.2f}: {starts_hard_percent:.0f} % of the cycles begin "
+            "in hard text, a third of the tokens are."
         ),
         sources=("Markov renewal: cycles start where the last one was rejected",),
     ),
