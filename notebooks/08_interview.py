@@ -235,9 +235,10 @@ course.say(
 #
 # **The trap.** "Yes: that is what batching is for."
 #
-# **Why it fails.** It does so for the weights, which all sequences share. Nobody shares a cache:
-# attention reads each sequence's own, so its FLOP per byte stay what grouping the heads makes of
-# them, whatever the batch. With a long context most of the step is attention, and waits for memory.
+# **Why it fails.** It does so for the weights, which all sequences share. The caches they do not
+# share (common prefixes aside): attention reads each sequence's own, so its FLOP per byte stay what
+# grouping the heads makes of them, whatever the batch. With a long context most of the step is
+# attention, and waits for memory.
 
 # %%
 quiz.ask("attention-intensity")
@@ -336,7 +337,7 @@ quiz.check("which-latency", "c")
 
 # %%
 course.say(
-    f"**Takeaway: a batch shares the weights and nobody shares a cache. Decode attention stays at "
+    f"**Takeaway: a batch shares the weights and not the caches. Decode attention stays at "
     f"{per_byte:.0f} FLOP/byte; prefill is the one part of serving that computes.**"
 )
 
@@ -348,9 +349,9 @@ course.say(
 # **The trap.** "A draft is accepted if the target finds it likely", or "after a rejection, sample
 # from the target".
 #
-# **Why it fails.** The first makes text that is too ordinary. The second counts what was accepted
-# twice: accepted drafts have tilted the law towards the draft's favourites, and what is drawn after
-# a rejection has to tilt it back.
+# **Why it fails.** The first makes text that is too ordinary. The second forgets what was accepted
+# before: accepted drafts have tilted the law towards the draft's favourites, and what is drawn
+# after a rejection has to tilt it back.
 
 # %%
 quiz.ask("output-law")
@@ -543,8 +544,8 @@ for product in products[::-1]:
     backwards += product
 course.say(
     f"**Napkin.** The same four numbers, summed in fp32 from the left and from the right, differ "
-    f"by {backwards - forwards:.1e}, and bf16 keeps {2**16} times less. Where two logits are "
-    f"closer than a rounding, the argmax is the kernel's choice. Test a decoder by its law "
+    f"by {backwards - forwards:.1e}, and bf16 has sixteen bits fewer to round in. Where two logits "
+    f"are closer than a rounding, the argmax is the kernel's choice. Test a decoder by its law "
     f"(enumeration, chi-square), not by its hash."
 )
 quiz.check("same-output", "c")
@@ -1031,3 +1032,10 @@ course.say(
     f"α = {answer:.3f}; the fourth draft survives with {worth[0]:.3f} and has to beat c × S = "
     f"{worth[1]:.3f}: {'worth it' if worth[0] > worth[1] else 'not worth it'}."
 )
+
+# %% [markdown]
+# **Where it comes from.** The public sources behind the questions.
+
+# %%
+cited = {source for each in quiz.questions(follow_ups=True) for source in each.sources}
+course.say("\n".join(f"- {source}" for source in sorted(cited)))

@@ -369,6 +369,9 @@ def test_numpy_numbers_and_thousands():
     times = quiz.Question("?", answer=2.8, unit="×")
     assert quiz.check(times, "2.8x")
     assert "2.8×" in str(quiz.check(times, "2.8 ×"))
+    assert quiz.check(times, "2,8")
+    assert quiz.check("kv-size", "2.68 gb")
+    assert quiz.check("flop-utilisation", "0.34%")
 
 
 @pytest.mark.parametrize(
@@ -377,6 +380,11 @@ def test_numpy_numbers_and_thousands():
         (lambda: quiz.question("kv-siz"), "nearest: kv-size"),
         (lambda: quiz.question("zzzzzz"), "they are: why-memory-bound"),
         (lambda: quiz.check("kv-size", "much"), r"a number \(in GB\), got 'much'"),
+        (lambda: quiz.check("kv-size", ""), "must be a number"),
+        (lambda: quiz.check("kv-size", "1,2,3"), "must be a number"),
+        (lambda: quiz.check("kv-size", float("nan")), "got nan"),
+        (lambda: quiz.check("kv-size", "inf"), "got 'inf'"),
+        (lambda: quiz.check("kv-size", None), "got None"),
         (lambda: quiz.check("roll-back", "q"), "one of a, b, c, d"),
         (lambda: quiz.Question("?", answer=1.0, tolerance=1.5), r"\[0, 1\), got 1.5"),
         (lambda: quiz.Choice("?", answer="x", options={"y": ""}), "they are: 'y'"),

@@ -7,6 +7,7 @@ so that a wrong answer can be told what it forgot.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,17 +121,21 @@ class Question:
         return text + (separator + self.unit if self.unit else "")
 
     def _given(self, value: float | str) -> float:
-        if not isinstance(value, str):
-            return float(value)
-        text = re.sub(r"[\s_]", "", value)
-        unit = re.sub(r"\s", "", self.unit)
-        if unit:
-            text = text.removesuffix(unit)
+        number: object = value
+        if isinstance(value, str):
+            text = re.sub(r"\s", "", value).lower()
+            text = text.removesuffix(re.sub(r"\s", "", self.unit).lower()).rstrip("x×%")
+            if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text):
+                text = text.replace(",", "")  # of thousands; a lone comma is decimal
+            number = text.replace(",", ".")
         try:
-            return float(text.removesuffix("x").removesuffix("×").replace(",", ""))
-        except ValueError:
+            given = float(number)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            given = math.nan
+        if not math.isfinite(given):
             wanted = f" (in {self.unit})" if self.unit else ""
-            raise SpecsimError(f"the answer must be a number{wanted}, got {value!r}") from None
+            raise SpecsimError(f"the answer must be a number{wanted}, got {value!r}")
+        return given
 
     def _number(self, value: Value, numbers: Mapping[str, float]) -> float:
         if callable(value):
