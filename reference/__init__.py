@@ -19,17 +19,21 @@ from reference.drafters import Drafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit
 from reference.drafters.ensemble import Ensemble
+from reference.drafters.head import DraftHead
 from reference.drafters.n_gram import NGram
 from reference.drafters.quantised_self import QuantisedSelf
+from reference.heads import Head, load_head
 from reference.statistics import Statistics
 from reference.streaming import stream_text
 
 __all__ = [
+    "DraftHead",
     "DraftModel",
     "Drafter",
     "EarlyExit",
     "Ensemble",
     "Generation",
+    "Head",
     "NGram",
     "NoDrafter",
     "Proposal",
@@ -38,6 +42,7 @@ __all__ = [
     "Tokenizer",
     "generate",
     "load_checkpoint",
+    "load_head",
     "load_pair",
     "prompts",
     "save_checkpoint",

@@ -9,7 +9,7 @@ from pathlib import Path
 from reference.machine import DTYPES, device_named, environment
 from specsim.catalog import SpecsimError
 
-METHODS = ("draft-model", "n-gram", "early-exit", "ensemble")
+METHODS = ("draft-model", "n-gram", "early-exit", "ensemble", "head")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
     pair(generate)
     generate.add_argument("prompt", help="text; '-' reads standard input")
     generate.add_argument("--gamma", type=int, default=4)
-    generate.add_argument("--method", choices=METHODS, default="draft-model")
+    generate.add_argument(
+        "--method", choices=METHODS, help="default: head where --head is given, else draft-model"
+    )
+    generate.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
     generate.add_argument("--layers", type=int, help="early-exit: how many draft; default: half")
     generate.add_argument(
         "--rule", choices=("token", "block", "match", "typical"), default="token",
@@ -86,6 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
     train = command("train", run_train, "make a pair from the standard library's source")
     train.add_argument("--preset", choices=("bundled", "gpu"), default="bundled")
     train.add_argument("--out", type=Path, required=True, help="the folder to write")
+    train.add_argument(
+        "--part", choices=("target", "draft", "head"), nargs="+",
+        help="train these alone, beside what --out holds; default: all",
+    )  # fmt: skip
     train.add_argument("--tokens", type=int, help="another budget than the recipe's, for a trial")
     train.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler")
     return parser
@@ -105,6 +112,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
+    options.method = options.method or ("head" if options.head else "draft-model")
     target, draft, tokenizer = load(options)
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
     result = speculate(
@@ -138,7 +146,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def drafter_named(options: argparse.Namespace, target, draft):
-    from reference import DraftModel, EarlyExit, Ensemble, NGram, NoDrafter
+    from reference import DraftHead, DraftModel, EarlyExit, Ensemble, NGram, NoDrafter, load_head
 
     gamma = options.gamma
     if gamma == 0:
@@ -148,6 +156,8 @@ def drafter_named(options: argparse.Namespace, target, draft):
     if options.method == "early-exit":
         half = max(1, target.architecture.num_layers // 2)
         return EarlyExit(half if options.layers is None else options.layers, gamma)
+    if options.method == "head":
+        return DraftHead(load_head(options.head or "bundled", target), gamma)
     model = DraftModel(draft, gamma)
     return Ensemble(model) if options.method == "ensemble" else model
 
@@ -224,11 +234,12 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from reference.training import make_pair
+    from reference.training import PARTS, make_pair
 
     card = make_pair(
-        options.preset, options.out, options.device, not options.no_compile, options.tokens
-    )
+        options.preset, options.out, options.device, not options.no_compile, options.tokens,
+        parts=options.part or PARTS,
+    )  # fmt: skip
     if options.json:
         print(json.dumps(card))
     return 0

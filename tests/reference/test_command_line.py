@@ -5,7 +5,8 @@ import json
 import pytest
 
 from reference.__main__ import main
-from reference.checkpoints import PAIR
+from reference.checkpoints import PAIR, load_checkpoint
+from reference.heads import save_head, untrained_head
 from specsim import calibration
 from specsim.calibration import Calibration
 from specsim.measurement import Measurement
@@ -58,6 +59,18 @@ def test_the_method_changes_the_cycles_and_not_the_text(capsys, method):
     assert texts[0] == texts[1]
 
 
+def test_a_head_drafts_where_one_is_given(capsys, tmp_path):
+    target = load_checkpoint(PAIR / "target")
+    save_head(untrained_head(target), target, tmp_path)
+    texts = []
+    for arguments in (["--gamma", "0"], ["--head", str(tmp_path)]):
+        assert main(["generate", "import os\n", "--max-new-tokens", "8", "--json", *arguments]) == 0
+        report = json.loads(capsys.readouterr().out)
+        texts.append(report["text"])
+    assert report["method"] == "head"
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize("rule", ["token", "block", "match", "typical"])
 def test_the_rule_is_told_and_so_is_a_lossy_one(capsys, rule):
     for temperature, lossless in [("0", True), ("1", rule != "typical")]:
@@ -98,11 +111,14 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
         (["generate", "x", "--gamma", "99"], "99"),
         (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens"),
         (["generate", "x", "--method", "early-exit", "--layers", "99"], "99"),
+        (["generate", "x", "--head", "nowhere"], "nowhere"),
+        (["generate", "x", "--head", str(PAIR / "draft")], "no head"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "x", "--target", "nowhere"], "nowhere"),
         (["generate", "x", "--target", str(PAIR / "target" / "config.json")], "not a pair"),
         (["generate", "x", "--device", "abacus"], "abacus"),
         (["measure", "--gamma", "-2", "--out", "x.json"], "-2"),
+        (["train", "--part", "head", "--out", "nowhere"], "train all parts first"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, capsys):

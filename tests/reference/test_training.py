@@ -7,10 +7,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reference import training
-from reference.checkpoints import PAIR, Tokenizer
+from reference.checkpoints import PAIR, Tokenizer, load_checkpoint
 from reference.corpus import Corpus, choose_prompts, standard_library, token_stream, train_tokenizer
-from reference.training import Recipe, batches, bundled_shape, learning_rate_factor, train
+from reference.heads import load_head, untrained_head
+from reference.training import (
+    HeadRecipe,
+    Recipe,
+    acceptance_by_depth,
+    bundled_shape,
+    make_pair,
+    pair,
+    run,
+    train_head,
+    train_model,
+)
+from reference.training.run import batches, learning_rate_factor
+from reference.transformer import Transformer
+from specsim.catalog import SpecsimError
 
 SHAPE = replace(bundled_shape("micro", 64, 1, 1, 1, 96), vocab_size=64)
 RECIPE = Recipe(SHAPE, budget_tokens=6_400, batch_tokens=128, sequence=32, warmup=0.1)
@@ -18,13 +31,14 @@ STREAM = torch.arange(4000, dtype=torch.int16) % 7  # learnable: every token fol
 
 
 def test_the_loss_falls(tmp_path):
-    model, curve = train(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
+    model, curve = train_model(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
     assert curve[-1]["held_out_loss"] < 1.0 < math.log(7) < curve[0]["held_out_loss"]
     assert not model.training
 
 
-def test_a_resumed_run_is_the_run(tmp_path, monkeypatch):
-    whole, _ = train(RECIPE, STREAM, STREAM, tmp_path / "whole.pt", compiled=False)
+@pytest.fixture
+def interruption(monkeypatch):
+    """The first run that is started ends in its 21st step, after a checkpoint."""
 
     def interrupted(recipe, tokens, first):
         for step, batch in enumerate(batches(recipe, tokens, first), first):
@@ -32,14 +46,112 @@ def test_a_resumed_run_is_the_run(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(training, "batches", interrupted)
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
+    def begin():
+        monkeypatch.setattr(run, "batches", interrupted)
+        monkeypatch.setattr(run, "CHECKPOINT_EVERY_S", 0.0)
+
+    return begin
+
+
+def test_a_resumed_run_is_the_run(tmp_path, interruption):
+    def train(name):
+        return train_model(RECIPE, STREAM, STREAM, tmp_path / name, compiled=False)
+
+    whole, _ = train("whole.pt")
+    interruption()
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
-    resumed, curve = train(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
+        train("run.pt")
+    resumed, curve = train("run.pt")
     assert len(curve) == len({point["tokens"] for point in curve})
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight)
+
+
+# A head
+
+
+@pytest.fixture(scope="module")
+def target(tiny) -> Transformer:
+    """Random, so that its law is anything but the corpus: a head has to learn from it."""
+    return tiny(7, dtype=torch.float32, num_layers=1, vocab_size=16)
+
+
+HEAD_RECIPE = HeadRecipe(
+    SHAPE, budget_tokens=12_800, batch_tokens=256, sequence=32, matrix_learning_rate=0.03,
+    warmup=0.1, depth=2,
+)  # fmt: skip
+TEXT = torch.randint(16, (20_000,), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
+
+
+def test_a_head_learns_to_say_what_its_target_says(target, tmp_path):
+    def acceptance(head):
+        return acceptance_by_depth(head, target, TEXT, depth=3, sequence=32)
+
+    before = [weight.clone() for weight in target.parameters()]
+    head, curve = train_head(HEAD_RECIPE, target, TEXT, TEXT, tmp_path / "run.pt", compiled=False)
+    assert curve[-1]["held_out_loss"] < 0.2 * curve[0]["held_out_loss"]
+    shares, at_first = acceptance(head), acceptance(untrained_head(target))
+    for kind in ("sampled", "greedy"):
+        assert max(at_first[kind]) < 0.25
+        assert 0.6 < min(shares[kind]) <= max(shares[kind]) < 1
+    assert all(map(torch.equal, before, target.parameters())), "the target was trained as well"
+
+
+def test_a_resumed_run_of_a_head_is_the_run(target, tmp_path, interruption):
+    def train(name):
+        return train_head(HEAD_RECIPE, target, TEXT, TEXT, tmp_path / name, compiled=False)[0]
+
+    whole = train("whole.pt")
+    interruption()
+    with pytest.raises(KeyboardInterrupt):
+        train("run.pt")
+    resumed = train("run.pt")
+    for name, weight in whole.own.items():
+        torch.testing.assert_close(resumed.own[name], weight)
+
+
+def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path):
+    with pytest.raises(SpecsimError, match="train all parts first"):
+        make_pair("bundled", tmp_path, parts=["head"])
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "tokenizer.json").write_text("{}")
+    card = json.loads((PAIR / "card.json").read_text())
+    card["corpus"]["sha256"] = "0" * 64
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(SpecsimError, match="made from another corpus"):
+        make_pair("bundled", tmp_path, parts=["head"])
+
+
+def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
+    """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
+    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(400))
+    corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
+    monkeypatch.setattr(pair, "standard_library", lambda: corpus)
+    size = train_tokenizer(corpus.train).get_vocab_size()
+    shape = replace(SHAPE, vocab_size=size, max_context=256)
+    recipe = replace(RECIPE, architecture=shape, budget_tokens=1280)
+    head = HeadRecipe(shape, budget_tokens=1280, batch_tokens=128, sequence=32)
+    recipes = {"bundled": {"target": recipe, "draft": recipe, "head": head}}
+    monkeypatch.setattr(pair, "RECIPES", recipes)
+    whole = make_pair("bundled", tmp_path, compiled=False)
+    assert json.loads((tmp_path / "card.json").read_text()) == whole
+    assert list(whole["models"]) == ["target", "draft", "head"]
+    assert len(whole["models"]["head"]["acceptance_by_depth"]["sampled"]) == 8
+    assert "| head |" in (tmp_path / "README.md").read_text()
+    target = load_checkpoint(tmp_path / "target")
+    assert load_head(tmp_path / "head", target).architecture.num_layers == 1
+    kept = (tmp_path / "target" / "model.safetensors").read_bytes()
+    (tmp_path / "training" / "head.pt").unlink()
+    again = make_pair("bundled", tmp_path, compiled=False, budget=256, parts=["head"])
+    assert (tmp_path / "target" / "model.safetensors").read_bytes() == kept
+    assert again["models"]["target"] == whole["models"]["target"]
+    assert again["models"]["head"]["recipe"]["budget_tokens"] == 256
+    recipes["bundled"]["target"] = replace(recipe, architecture=replace(shape, num_layers=2))
+    with pytest.raises(SpecsimError, match="has not the shape of micro"):
+        make_pair("bundled", tmp_path, compiled=False, parts=["head"])
+
+
+# The corpus
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():

@@ -1,0 +1,67 @@
+"""A trained head drafts from what the target has understood (EAGLE, arXiv:2401.15077)."""
+
+import torch
+from torch import Tensor
+
+from reference.cache import KVCache
+from reference.drafters import Drafter, Proposal
+from reference.heads import Head
+from reference.sampling import Sampling, draw
+from reference.sequences import Sequences
+from reference.transformer import Transformer
+from specsim.catalog import SpecsimError
+
+
+class DraftHead(Drafter):
+    """Drafts `gamma` tokens with a `Head`, one pass each, sampled as the target samples.
+
+    The first pass of a cycle reads the last gamma + 1 places, up to the pending token: where the
+    head wrote its keys and values on states of its own, the target has since been, and they are
+    written again on the target's. Places that were right already are written a second time, with
+    the same result; so every cycle has the same shapes.
+    """
+
+    def __init__(self, head: Head, gamma: int):
+        self.head = head
+        self.gamma = gamma
+
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        if self.head.embedding is not target.embedding:
+            raise SpecsimError(
+                f"this head shares the weights of another model than {target.architecture.name}; "
+                "load it for the target that decodes: load_head(source, target)"
+            )
+        head, (batch, capacity) = self.head, sequences.tokens.shape
+        size, device = head.architecture.hidden_size, head.device
+        self.cache = KVCache(head.architecture, batch, capacity, head.dtype, device)
+        # [b, s] is the target's state before place s: what the head reads there
+        self.before = torch.zeros((batch, capacity, size), dtype=head.dtype, device=device)
+        self.rows = torch.arange(batch, device=device)[:, None]  # (B, 1)
+        self.unread = sequences.tokens[:, : sequences.longest]
+
+    def observe(self, hidden: Tensor, positions: Tensor) -> None:
+        self.before.index_put_((self.rows, positions + 1), hidden)
+        if self.unread.numel():  # the prompts, seen once
+            before = self.before[:, : positions.shape[1]]
+            self.head.states(self.unread, before, positions, self.cache, positions.shape[1])
+            self.unread = self.unread[:, :0]
+
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+        if self.gamma == 0:
+            return Proposal(sequences.tokens[:, :0], None)
+        # a text shorter than that reads its first token several times
+        positions = sequences.positions(self.gamma + 1).sub(self.gamma).clamp(min=0)
+        tokens, before = sequences.tokens.gather(1, positions), self.before[self.rows, positions]
+        drafted, laws = sequences.tokens[:, :0], []
+        for k in range(self.gamma):
+            states = self.head.states(tokens, before, positions, self.cache, sequences.window)
+            before = states[:, -1:]
+            logits = sampling.penalise(self.head.head(before), sequences, drafted)[:, 0]
+            if sampling.greedy:
+                token = logits.argmax(-1)
+            else:
+                laws.append(sampling.probabilities(logits))
+                token = draw(laws[-1], uniforms[:, k])
+            drafted = torch.cat((drafted, token[:, None]), dim=1)
+            tokens, positions = token[:, None], positions[:, -1:] + 1
+        return Proposal(drafted, torch.stack(laws, dim=1) if laws else None)

@@ -1,0 +1,189 @@
+"""One layer more, trained to draft for one target: an EAGLE or multi-token-prediction head.
+
+At each place it reads two things, the token there and the state in which the target left the place
+before, and says what the target will say there. So it stands on what the target has already
+understood, and costs a layer, a projection and the target's own LM head (EAGLE, arXiv:2401.15077;
+the module of DeepSeek-V3, arXiv:2412.19437, section 2.2, whose names the checkpoint uses).
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reference.cache import KVCache
+from reference.checkpoints import PAIR, resolve, write_text
+from reference.packing import pack
+from reference.transformer import Transformer
+from reference.weights import LAYER, Safetensors
+from specsim.architecture import read_config
+from specsim.catalog import SpecsimError
+
+# our weights, and the tensors of a checkpoint that they are made of, in order
+NAMES = {
+    "token_norm": ("model.layers.0.enorm.weight",),
+    "hidden_norm": ("model.layers.0.hnorm.weight",),
+    "projection.weight": ("model.layers.0.eh_proj.weight",),
+    "norm": ("model.layers.0.shared_head.norm.weight",),
+} | {
+    f"layers.0.{ours}": tuple(f"model.layers.0.{theirs}" for theirs in sources)
+    for ours, sources in LAYER.items()
+    if not ours.startswith("experts.")
+}
+
+
+class Head(Transformer):
+    """The head of `target`: its embedding and its LM head are the target's, and so is its shape,
+    but that it is dense where the target is a mixture of experts.
+
+    Its own weights lie on no device until `assign` gives them values; `untrained_head` and
+    `load_head` do.
+    """
+
+    def __init__(self, target: Transformer):
+        shape = target.architecture
+        with torch.device("meta"):
+            super().__init__(replace(shape.first_layers(1), experts=None))
+            self.token_norm = nn.Parameter(torch.ones(shape.hidden_size))
+            self.hidden_norm = nn.Parameter(torch.ones(shape.hidden_size))
+            self.projection = nn.Linear(2 * shape.hidden_size, shape.hidden_size, bias=False)
+        self.embedding, self.head = target.embedding, target.head
+        self.cos, self.sin = target.cos, target.sin
+        self.stop_ids = target.stop_ids
+
+    @property
+    def own(self) -> dict[str, nn.Parameter]:
+        """The weights that are the head's alone, by name."""
+        shared = ("embedding.", "head.")
+        named = self.named_parameters()
+        return {name: weight for name, weight in named if not name.startswith(shared)}
+
+    def assign(self, weights: dict[str, Tensor]) -> "Head":
+        self.load_state_dict(weights, strict=False, assign=True)
+        return self
+
+    def states(
+        self,
+        tokens: Tensor,
+        before: Tensor,
+        positions: Tensor,
+        cache: KVCache | None = None,
+        window: int | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """The states (B, T, C) at `positions` (B, T), which the LM head multiplies.
+
+        `tokens` (B, T) stand there; `before` (B, T, C) are the states one place earlier: the
+        target's, or where it has not been, this head's own. Before the first place: zeros.
+        """
+        size, eps = (self.architecture.hidden_size,), self.architecture.norm_eps
+        token = F.rms_norm(self.embedding(tokens), size, self.token_norm, eps)
+        hidden = F.rms_norm(before, size, self.hidden_norm, eps)
+        # in training, autocast would make the residual stream of the layer bfloat16
+        x = self.projection(torch.cat((token, hidden), dim=-1)).to(token.dtype)  # (B, T, C)
+        return self.through_layers(x, positions, cache, window, bias)
+
+
+def untrained_head(target: Transformer, seed: int = 0) -> Head:
+    """A head of random weights, in the target's dtype and on its device."""
+    head, generator = Head(target), torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, weight in head.own.items():
+        values = torch.ones(weight.shape)
+        if weight.ndim == 2:
+            values = torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5
+        weights[name] = nn.Parameter(values.to(target.device, target.dtype))
+    return head.assign(weights).eval()
+
+
+def fingerprint(target: Transformer) -> str:
+    """A sha256 over all the target's norms, as bfloat16.
+
+    They change with any training, and survive what leaves the model the same: another dtype,
+    packing, quantisation, another layout of the matrices.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(target.state_dict().items()):
+        if name.endswith("norm"):
+            values = weight.detach().to("cpu", torch.bfloat16).view(torch.int16)
+            digest.update(name.encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_head(source: str | Path, target: Transformer) -> Head:
+    """The trained head of `target` from a folder, a hub id or "bundled"; in the target's dtype, on
+    its device.
+
+    Raises SpecsimError if the head was trained for another target (told by hidden size, vocabulary
+    and `fingerprint`), or for what `load_checkpoint` refuses: a missing or truncated file, a tensor
+    that is missing, unknown or of the wrong shape.
+    """
+    folder = PAIR / "head" if str(source) == "bundled" else resolve(source)
+    wanted, name = read_config(folder).get("target"), target.architecture.name
+    if not isinstance(wanted, dict):
+        raise SpecsimError(f"{folder}: config.json names no target, so this is no head")
+    for field in ("hidden_size", "vocab_size"):
+        here = getattr(target.architecture, field)
+        if wanted.get(field) != here:
+            raise SpecsimError(
+                f"{folder} is a head of {wanted.get('name')}, whose {field} is "
+                f"{wanted.get(field)}; that of {name} is {here}"
+            )
+    if wanted.get("fingerprint") != fingerprint(target):
+        raise SpecsimError(
+            f"{folder} was trained on other weights of {wanted.get('name')} than those of {name}: "
+            "what it drafts would hardly be accepted; train it again (python -m reference train "
+            "--part head)"
+        )
+    head, theirs = Head(target), Safetensors(folder)
+    unused, weights = set(theirs), {}
+    for ours, weight in head.own.items():
+        if missing := [source for source in NAMES[ours] if source not in theirs]:
+            raise SpecsimError(f"{folder}: the checkpoint lacks {missing[0]}")
+        values = torch.cat([theirs[source] for source in NAMES[ours]])
+        if values.shape != weight.shape:
+            raise SpecsimError(
+                f"{folder}: {' + '.join(NAMES[ours])} has shape {tuple(values.shape)}; the target "
+                f"asks for {tuple(weight.shape)}"
+            )
+        unused.difference_update(NAMES[ours])
+        weights[ours] = values.to(target.device, target.dtype)
+    if unused:
+        raise SpecsimError(
+            f"{folder}: {min(unused)} has no place in this head; its results would be wrong"
+        )
+    head.assign(weights).eval().requires_grad_(False)
+    return pack(head)
+
+
+def save_head(head: Head, target: Transformer, folder: Path) -> None:
+    """Write the head's own weights in bfloat16, and whose head it is."""
+    if "projection.weight" not in head.own:
+        raise SpecsimError("a packed head cannot be written; save one that was trained, not loaded")
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = head.architecture
+    qkv, tensors = [shape.query_size, shape.kv_size, shape.kv_size], {}
+    for name, weight in head.own.items():
+        weight, sources = weight.detach().to("cpu", torch.bfloat16), NAMES[name]
+        pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(sources))
+        tensors |= {n: piece.contiguous() for n, piece in zip(sources, pieces, strict=True)}
+    config = shape.to_config() | {
+        "architectures": ["DraftHead"],
+        "torch_dtype": "bfloat16",
+        "target": {
+            "name": target.architecture.name,
+            "hidden_size": shape.hidden_size,
+            "vocab_size": shape.vocab_size,
+            "fingerprint": fingerprint(target),
+        },
+    }
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    partial = folder / "model.safetensors.partial"
+    save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / "model.safetensors")
