@@ -37,7 +37,9 @@ class DraftHead(Drafter):
         # [b, s] is the target's state before place s: what the head reads there
         self.before = torch.zeros((batch, capacity, size), dtype=head.dtype, device=device)
         self.rows = torch.arange(batch, device=device)[:, None]  # (B, 1)
-        self.unread = sequences.tokens[:, : sequences.longest]
+        self.unread = sequences.tokens[:, : sequences.longest if target.reads_prompts else 0]
+        if not target.reads_prompts:
+            self.cache.fill_with_noise(sequences.longest)
 
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.before.index_put_((self.rows, positions + 1), hidden)

@@ -108,6 +108,14 @@ def test_decoding_fills_the_context(tiny) -> None:
         assert speculate(target, drafter, prompts, 100).tokens == expected
 
 
+def test_a_target_that_reads_no_prompts_has_a_head_that_reads_none(tiny) -> None:
+    target = tiny(3)
+    target.reads_prompts = False
+    drafter = DraftHead(untrained_head(target), 2)
+    assert len(speculate(target, drafter, [[1] * 40, [2] * 30], 5).tokens[0]) == 5
+    assert drafter.cache.keys[0][:, :30].any(-1).all()
+
+
 # What is drafted
 
 
