@@ -29,7 +29,17 @@ demo: $(VENV)/demo.stamp  ## predict, then measure, the bundled pair on this mac
 
 .PHONY: test
 test: $(VENV)/test.stamp  ## the tests (those marked gpu only where there is a CUDA device)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not browser"
+
+.PHONY: test-browser
+test-browser: $(VENV)/browser.stamp browser.ready  ## the explorer in a real browser; screenshots in out/
+	$(PYTEST) tests/browser -m browser -rs
+
+.PHONY: browser.ready
+browser.ready:  # what can be installed is: Debian's browser and its driver, by root
+	@command -v chromium chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get install -y --no-install-recommends chromium chromium-driver; } \
+		|| echo "no chromium with its chromedriver here: the tests will say so and skip"
 
 .PHONY: test-slow
 test-slow: $(VENV)/test.stamp  ## the tests that take minutes
@@ -52,6 +62,10 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 .PHONY: bench
 bench: $(VENV)/test.stamp  ## every script in bench/, in turn
 	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
+
+.PHONY: explore
+explore: $(VENV)/notebooks.stamp  ## the explorer in a browser, served to this machine alone
+	$(VENV)/bin/specsim explore
 
 .PHONY: notebooks
 notebooks: $(VENV)/test.stamp  ## run the course and write its .ipynb files anew
@@ -84,6 +98,7 @@ clean:  ## remove caches and builds, but not .venv
 $(VENV)/demo.stamp: INSTALLS := -e '.[reference,figures]'
 $(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub]' --group test
 $(VENV)/notebooks.stamp: INSTALLS := -e '.[notebooks]'
+$(VENV)/browser.stamp: INSTALLS := -e '.[notebooks]' --group test --group browser
 $(VENV)/lint.stamp: INSTALLS := -e . --group lint
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/pip.ready

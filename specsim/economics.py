@@ -67,7 +67,7 @@ def token_cost(
     )
     moved, flops = _moved(verify), verify.flops
     if drafter is not None and np.any(prediction.gamma > 0):
-        passes, work = _drafting(drafter, prediction)
+        passes, work = drafting_work(drafter, prediction)
         moved, flops = moved + passes * _moved(work), flops + passes * work.flops
     tokens = prediction.batch * prediction.tokens_per_cycle
     devices = prediction.system.tensor_parallel
@@ -90,8 +90,11 @@ def _moved(work: ForwardWork) -> Floats:
     return work.weight_bytes + work.kv_bytes
 
 
-def _drafting(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWork]:
-    """How many draft passes a cycle has, and what one of them moves and computes."""
+def drafting_work(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWork]:
+    """How many draft passes a cycle has, and what one of them moves and computes on a device.
+
+    Raises SpecsimError for a drafter whose passes are not known.
+    """
     system, gamma = prediction.system, prediction.gamma
     place = {"batch": prediction.batch, "context": prediction.context}
     shape = getattr(drafter, "architecture", None)

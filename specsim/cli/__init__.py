@@ -1,4 +1,4 @@
-"""The command line: specsim predict | plan | compare | validate | diagnose | demo.
+"""The command line: specsim predict | plan | compare | validate | diagnose | explore | demo.
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
 nothing else. One file per command: each `add`s its parser and sets `run`.
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from specsim import __version__
 from specsim.catalog import SpecsimError
-from specsim.cli import compare, demo, diagnose, plan, predict, validate
+from specsim.cli import compare, demo, diagnose, explore, plan, predict, validate
 from specsim.cli.parser import Parser
 
-COMMANDS = (predict, plan, compare, validate, diagnose, demo)
+COMMANDS = (predict, plan, compare, validate, diagnose, explore, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,25 @@
+"""specsim explore: the explorer in a browser, served from this machine to this machine alone."""
+
+import argparse
+from urllib.parse import urlencode
+
+from specsim.catalog import SpecsimError
+from specsim.cli.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser("explore", help="the explorer in a browser")
+    parser.set_defaults(run=run)
+    parser.add_argument("--preset", help='where to start: a story by its name, such as "moe"')
+    parser.add_argument("--port", type=int, help="on 127.0.0.1; default: a free one")
+    parser.add_argument("--no-browser", action="store_true", help="say the address, open nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    from specsim.explorer.page import open_page
+    from specsim.explorer.presets import preset
+
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise SpecsimError(f"--port must be within [1, 65535], got {options.port}")
+    query = urlencode({"preset": preset(options.preset).key}) if options.preset else ""
+    return open_page(query, options.port, not options.no_browser)

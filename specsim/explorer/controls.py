@@ -1,0 +1,154 @@
+"""One control for every value of a setting, of widgets that ipywidgets 7.7 and 8 have in common."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from specsim import catalog
+from specsim.catalog import SpecsimError
+from specsim.explorer.setting import PLAIN, Setting
+from specsim.work import PRECISIONS
+
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+CONTEXTS = (
+    256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768,
+    49152, 65536, 98304, 131072, 196608, 262144,
+)  # fmt: skip
+GAMMAS = ("best", *range(17))
+DEVICES = (1, 2, 4, 8, 16)
+SLIDERS = ("batch", "context", "gamma", "alpha")  # what is dragged: axes stand still meanwhile
+
+_WIDE = {"description_width": "8.5em"}
+
+
+def control(name: str, setting: Setting, engines: Sequence[str] = ()) -> widgets.Widget:
+    """The control of one value, set to that of `setting`. `engines` are calibration files to offer
+    besides the catalog's engines."""
+    value = getattr(setting, name)
+    if name == "gamma":
+        value = "best" if value is None else value
+    made = _BUILDERS[name](value, engines)
+    made.layout.width = "100%"
+    made.add_class("specsim-control")
+    made.add_class(f"specsim-{name.replace('_', '-')}")
+    return made
+
+
+def read(name: str, made: widgets.Widget) -> Any:
+    """What the control says, as a setting holds it. Raises SpecsimError for text that is no
+    survival vector."""
+    if name == "gamma":
+        return None if made.value == "best" else int(made.value)
+    if name == "survival":
+        return survival(made.value)
+    return made.value
+
+
+def show(name: str, made: widgets.Widget, setting: Setting) -> None:
+    """Set a control to a setting's value, adding it to the choices if it is not one."""
+    value = getattr(setting, name)
+    if name == "gamma":
+        value = "best" if value is None else value
+    if name == "survival":
+        value = ", ".join(f"{s:g}" for s in value)
+    if isinstance(made, widgets.SelectionSlider | widgets.Dropdown):
+        values = [option[1] if isinstance(option, tuple) else option for option in made.options]
+        if value not in values:
+            made.options = _with(list(made.options), value)
+    made.value = value
+
+
+def survival(text: str) -> tuple[float, ...]:
+    """`0.8, 0.6, 0.5` as a vector; empty text is none. Raises SpecsimError for other text."""
+    parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
+    try:
+        return tuple(float(part) for part in parts)
+    except ValueError:
+        raise SpecsimError(
+            f"a survival vector is numbers with commas between, such as 0.8, 0.6, 0.5; not {text!r}"
+        ) from None
+
+
+def _with(options: list[Any], value: Any) -> list[Any]:
+    """The options with one more, where it belongs."""
+    label = f"{value:,}" if isinstance(value, int) else str(value)
+    pairs = [o if isinstance(o, tuple) else (str(o), o) for o in options]
+    numbers = [pair for pair in pairs if isinstance(pair[1], int | float)]
+    if isinstance(value, int | float) and numbers:
+        words = [pair for pair in pairs if not isinstance(pair[1], int | float)]
+        return words + sorted([*numbers, (label, value)], key=lambda pair: pair[1])
+    return [*pairs, (label, value)]
+
+
+def _stops(label: str, stops: Sequence[Any]) -> Callable[[Any, Sequence[str]], widgets.Widget]:
+    def build(value: Any, _: Sequence[str]) -> widgets.Widget:
+        options = [(f"{stop:,}" if isinstance(stop, int) else stop, stop) for stop in stops]
+        if value not in stops:
+            options = _with(options, value)
+        return widgets.SelectionSlider(
+            options=options, value=value, description=label, continuous_update=True, style=_WIDE
+        )
+
+    return build
+
+
+def _fraction(label: str, most: float, step: float) -> Callable[[Any, Sequence[str]], Any]:
+    def build(value: Any, _: Sequence[str]) -> widgets.Widget:
+        return widgets.FloatSlider(
+            value=value, min=0.0, max=most, step=step, description=label, continuous_update=True,
+            readout_format=".2f", style=_WIDE,
+        )  # fmt: skip
+
+    return build
+
+
+def _choice(label: str, choices: Sequence[Any]) -> Callable[[Any, Sequence[str]], widgets.Widget]:
+    def build(value: Any, _: Sequence[str]) -> widgets.Widget:
+        options = [(str(choice), choice) for choice in choices]
+        if value not in choices:
+            options = _with(options, value)
+        return widgets.Dropdown(options=options, value=value, description=label, style=_WIDE)
+
+    return build
+
+
+def _engines(value: str, files: Sequence[str]) -> widgets.Widget:
+    names = sorted(catalog.load("engines"), key=lambda name: (name != "ideal", name))
+    options = [(f"{name} (the roofline)" if name == "ideal" else name, name) for name in names]
+    options += [(f"calibrated: {Path(file).stem}", file) for file in files]
+    if value not in [option[1] for option in options]:
+        options = _with(options, value)
+    return widgets.Dropdown(options=options, value=value, description="engine", style=_WIDE)
+
+
+def _survival(value: tuple[float, ...], _: Sequence[str]) -> widgets.Widget:
+    return widgets.Text(
+        value=", ".join(f"{s:g}" for s in value), description="survival curve", style=_WIDE,
+        placeholder="0.8, 0.6, … instead of α", continuous_update=False,
+    )  # fmt: skip
+
+
+def _price(value: float, _: Sequence[str]) -> widgets.Widget:
+    return widgets.BoundedFloatText(
+        value=value, min=0.0, max=1e6, step=0.1, description="price, $/h each", style=_WIDE
+    )
+
+
+_BUILDERS: dict[str, Callable[[Any, Sequence[str]], widgets.Widget]] = {
+    "target": _choice("target", tuple(catalog.load("models"))),
+    "method": _choice("method", (*catalog.load("methods"), PLAIN)),
+    "draft": _choice("draft", tuple(catalog.load("models"))),
+    "accelerator": _choice("accelerator", tuple(catalog.load("accelerators"))),
+    "engine": _engines,
+    "precision": _choice("precision", tuple(PRECISIONS)),
+    "batch": _stops("batch", BATCHES),
+    "context": _stops("context", CONTEXTS),
+    "gamma": _stops("γ", GAMMAS),
+    "alpha": _fraction("α", 1.0, 0.01),
+    "survival": _survival,
+    "tensor_parallel": _choice("tensor parallel", DEVICES),
+    "temperature": _fraction("temperature", 2.0, 0.1),
+    "price_per_hour": _price,
+}

@@ -1,0 +1,129 @@
+"""The explorer as a page of its own: a notebook of one cell that Voila serves on this machine."""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from specsim.catalog import SpecsimError
+
+HOST = "127.0.0.1"  # and no other: who reaches the page runs code here
+PATIENCE_S = 60.0
+# of JupyterLab's extensions the widgets alone; Voila has a manager for each of their generations
+WIDGETS = (
+    "@jupyter-widgets/jupyterlab-manager",
+    "@voila-dashboards/widgets-manager7",
+    "@voila-dashboards/widgets-manager8",
+)
+
+
+def open_page(query: str = "", port: int | None = None, browser: bool = True) -> int:
+    """Serve the explorer until it is interrupted; says its address once it answers.
+
+    Arguments: `query`, the setting of a link to begin with; `port`, or None for a free one;
+    `browser`, whether to open one. Raises SpecsimError where Voila is not installed.
+    """
+    try:
+        from voila.app import Voila
+    except ModuleNotFoundError as missing:
+        raise SpecsimError(
+            f"the explorer's page needs {missing.name}: pip install 'specsim-llm[notebooks]'"
+        ) from None
+    chosen = port or free_port()
+    found = [str(Path(__file__).parent), os.environ.get("JUPYTER_PATH", "")]
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, found))  # where the template lies
+    address = f"http://{HOST}:{chosen}/" + (f"?{query}" if query else "")
+    with tempfile.TemporaryDirectory(prefix="specsim-explore-") as folder:
+        path = Path(folder) / "specsim explorer.ipynb"
+        path.write_text(json.dumps(notebook(Path("measurements").resolve())), encoding="utf-8")
+        threading.Thread(
+            target=announce, args=(chosen, lambda: _welcome(address, browser)), daemon=True
+        ).start()
+        Voila.launch_instance([str(path), *options(chosen)])
+    return 0
+
+
+def options(port: int) -> list[str]:
+    """Voila's: on this machine alone, this template, these extensions."""
+    return [
+        f"--Voila.ip={HOST}",
+        f"--port={port}",
+        "--Voila.port_retries=0",
+        "--no-browser",
+        "--template=specsim",
+        *(f"--VoilaConfiguration.extension_allowlist={name}" for name in WIDGETS),
+        "--Voila.log_level=ERROR",
+    ]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as asked:
+        asked.bind((HOST, 0))
+        port: int = asked.getsockname()[1]
+    return port
+
+
+def announce(port: int, call: Callable[[], None], patience_s: float = PATIENCE_S) -> None:
+    """Call once something listens on the port; give up after `patience_s`."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            call()
+            return
+
+
+def _welcome(address: str, browser: bool) -> None:
+    print(f"the explorer is at {address}   (Ctrl-C ends it)", flush=True)
+    if browser:
+        webbrowser.open(address)
+
+
+def notebook(measurements: Path) -> dict[str, Any]:
+    """One cell that shows the explorer; its setting comes from the page's own address."""
+    source = (
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
+        "from specsim.explorer import page\n"
+        f"page.show({str(measurements)!r})"
+    )
+    cell: dict[str, Any] = {
+        "cell_type": "code",
+        "execution_count": None,
+        "metadata": {},
+        "outputs": [],
+    }
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": [cell | {"id": "explorer", "source": source}],
+        "metadata": {"kernelspec": kernel, "title": "specsim explorer"},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def show(measurements: str) -> None:
+    """What the page's cell does: display the explorer at the setting that its address names."""
+    from IPython.display import display
+
+    from specsim.explorer.copying import from_query
+    from specsim.explorer.widget import Explorer
+
+    try:
+        start, problem = from_query(os.environ.get("QUERY_STRING", "")), None
+    except SpecsimError as error:
+        start, problem = None, error
+    made = Explorer(start, measurements=measurements, linked=True)
+    display(made)
+    if problem is not None:
+        made.say(f"That link names no setting, so this is the first one: {problem}.")

@@ -1,0 +1,160 @@
+"""Where speculation pays: a map with its coast, the 1.0x line."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import contourpy
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from specsim import sweep
+from specsim.acceptance import PerPosition
+from specsim.explorer.panels.protocol import axes_of
+from specsim.explorer.setting import Scenario
+from specsim.figures import COLOURS
+from specsim.figures.maps import GAIN
+from specsim.figures.style import plain_number
+
+BATCHES = (1, 512)
+CONTEXTS = (256, 262_144)
+OVER = ("context", "gamma")  # what stands against the batch
+DRAGGING, RESTING = 24, 64  # cells along each axis while a slider moves, and when it rests
+MOST = 4.0  # colours are full at this speedup and at its inverse
+
+
+class SpeedupMap:
+    """Speedup over batch and context (each at the gamma shown, or its best), or batch and gamma.
+
+    `detail` is the least number of cells along an axis. What moves the marker alone, or is known in
+    finer cells already, is not computed anew.
+    """
+
+    def __init__(self, over: str = "context") -> None:
+        self.over = over
+        self.detail = DRAGGING
+        self.moving: Sequence[Artist] = ()
+        self.computed = 0
+        self._known: tuple[object, int, sweep.SpeedupMap] | None = None
+
+    @property
+    def title(self) -> str:
+        return f"Speedup over batch × {'context' if self.over == 'context' else 'γ'}"
+
+    def freeze(self, figure: Figure, scenario: Scenario) -> None:
+        axes = self.axes = axes_of(figure, self.title, left=0.13, right=0.86)
+        self.frozen_for = (self.over, int(scenario.over.gamma[-1]))
+        limits = self._limits(scenario)
+        axes.set(xlim=limits[0], ylim=limits[1], xlabel="batch (sequences)")
+        axes.grid(False)
+        axes.xaxis.set_major_locator(FixedLocator(range(10)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{2**x:.0f}"))
+        if self.over == "context":
+            axes.set_ylabel("context (tokens)")
+            axes.yaxis.set_major_locator(FixedLocator(range(8, 19, 2)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain_number(2**y)))
+        else:
+            axes.set_ylabel("γ, tokens drafted per cycle")
+        most = np.log2(MOST)
+        self.image = axes.imshow(
+            np.zeros((2, 2)), extent=(*limits[0], *limits[1]), origin="lower", aspect="auto",
+            cmap=GAIN, vmin=-most, vmax=most, interpolation="nearest",
+        )  # fmt: skip
+        beside = figure.add_axes((0.88, 0.16, 0.025, 0.72))
+        bar = figure.colorbar(self.image, cax=beside, ticks=[-2, -1, 0, 1, 2])
+        bar.ax.set_yticklabels(["¼×", "½×", "1×", "2×", "4×"])
+        self.coast = LineCollection([], colors=COLOURS["plain"], linewidths=1.6)
+        self.memory = LineCollection([], colors="#333333", linewidths=1.2, linestyles="--")
+        for lines in (self.coast, self.memory):
+            axes.add_collection(lines, autolim=False)
+        (self.here,) = axes.plot(
+            [], [], "o", color=COLOURS["plain"], markeredgecolor="white", markersize=9,
+            clip_on=False,
+        )  # fmt: skip
+        self.note = axes.text(
+            0.985, 0.97, "", transform=axes.transAxes, ha="right", va="top", fontsize="small",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
+        )  # fmt: skip
+        self.moving = (self.image, self.coast, self.memory, self.here, self.note)
+
+    def move(self, scenario: Scenario) -> None:
+        if scenario.drafter is None:
+            self.image.set_data(np.zeros((1, 1)))
+            self.coast.set_segments([])
+            self.memory.set_segments([])
+            self.note.set_text("nothing is drafted")
+        else:
+            grid = self.grid(scenario)
+            logs = np.log2(grid.speedup)
+            self.image.set_data(logs)
+            self.coast.set_segments(self._contour(grid, logs))
+            self.memory.set_segments(self._full(scenario, grid))
+            full = "   - - memory is full" if self.memory.get_paths() else ""
+            self.note.set_text(f"── 1.0×{full}" if self.coast.get_paths() else full.strip())
+        setting = scenario.setting
+        y = np.log2(setting.context) if self.over == "context" else scenario.gamma
+        limits = self._limits(scenario)
+        self.here.set_data([np.clip(np.log2(setting.batch), *limits[0])], [np.clip(y, *limits[1])])
+
+    def grid(self, scenario: Scenario) -> sweep.SpeedupMap:
+        """The map itself; computed again only where something but its own axes moved."""
+        moved: dict[str, Any] = {"batch": 1, "temperature": 0.0, "price_per_hour": 0.0}
+        moved |= {"context": 1} if self.over == "context" else {"gamma": None}
+        what = (self.over, replace(scenario.setting, **moved))
+        known = self._known
+        if known is None or known[0] != what or known[1] < self.detail:
+            self._known = known = (what, self.detail, self._compute(scenario))
+            self.computed += 1
+        return known[2]
+
+    def _compute(self, scenario: Scenario) -> sweep.SpeedupMap:
+        setting, detail = scenario.setting, self.detail
+        fixed = dict(setting.acceptance)
+        law = None
+        if "survival" in fixed:
+            law = PerPosition(fixed.pop("survival"))
+        gammas = scenario.gammas
+        against: Any = np.geomspace(*CONTEXTS, detail)
+        if self.over == "gamma":
+            against, fixed["context"] = scenario.over.gamma, setting.context
+        elif setting.gamma is not None:
+            fixed["gamma"] = setting.gamma
+        assert scenario.drafter is not None
+        return sweep.speedup_map(
+            scenario.target, scenario.drafter, scenario.system, gammas=gammas, acceptance=law,
+            x=("batch", np.geomspace(*BATCHES, detail)), y=(self.over, against), **fixed,
+        )  # fmt: skip
+
+    def _limits(self, scenario: Scenario) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Of x and y, as they are drawn: logarithms of batch and context, gamma as it is."""
+        x = (float(np.log2(BATCHES[0])), float(np.log2(BATCHES[1])))
+        if self.over == "context":
+            return x, (float(np.log2(CONTEXTS[0])), float(np.log2(CONTEXTS[1])))
+        return x, (0.0, float(max(scenario.over.gamma[-1], 1)))
+
+    def _drawn(self, grid: sweep.SpeedupMap) -> tuple[np.ndarray, np.ndarray]:
+        y = np.log2(grid.y_values) if self.over == "context" else grid.y_values.astype(float)
+        return np.log2(grid.x_values), y
+
+    def _contour(self, grid: sweep.SpeedupMap, logs: np.ndarray) -> list[np.ndarray]:
+        # 1.0x exactly is where plain decoding is the best there is: a coast, not a plain, needs a
+        # hair's breadth
+        return self._lines(grid, logs, 0.005)
+
+    def _full(self, scenario: Scenario, grid: sweep.SpeedupMap) -> list[np.ndarray]:
+        """Where the memory is full."""
+        places = {"batch": grid.x_values[None, :], self.over: grid.y_values[:, None]}
+        spare = np.broadcast_to(scenario.spare_bytes(**places), grid.speedup.shape)
+        if not np.all(np.isfinite(spare)):
+            return []
+        return self._lines(grid, spare, 0.0)
+
+    def _lines(self, grid: sweep.SpeedupMap, values: np.ndarray, level: float) -> list[np.ndarray]:
+        found: Any = contourpy.contour_generator(*self._drawn(grid), values).lines(level)
+        return list(found)
+
+    def holds(self, scenario: Scenario) -> bool:
+        return self.frozen_for == (self.over, int(scenario.over.gamma[-1]))

@@ -1,0 +1,91 @@
+"""Speedup against gamma, in its band."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from specsim.explorer.measured import Marker, Markers
+from specsim.explorer.panels.protocol import axes_of
+from specsim.explorer.setting import Scenario
+from specsim.figures import COLOURS
+
+HEADROOM = 1.35  # of the highest speedup when frozen: how far sliders may lift it
+MOST = 12  # measured markers that are shown at once
+
+
+class SpeedupVsGamma:
+    """The predicted curve in its 80 % band, the gamma that is shown, the best, and what was
+    measured."""
+
+    title = "Speedup against γ"
+
+    def __init__(self, markers: Markers | None = None) -> None:
+        self.markers = markers or Markers(())
+        self.moving: Sequence[Artist] = ()
+
+    def freeze(self, figure: Figure, scenario: Scenario) -> None:
+        axes = self.axes = axes_of(figure, self.title, left=0.11)
+        over = scenario.over
+        self.last = int(over.gamma[-1])
+        top = float(np.max(over.band["speedup"][1])) * HEADROOM
+        for marker in self.markers.near(scenario):
+            top = max(top, marker.high * 1.05)
+        axes.set(xlim=(-0.4, max(self.last, 1) + 0.4), ylim=(0, max(2.0, top)))
+        axes.set_xlabel("γ, tokens drafted per cycle")
+        axes.set_ylabel("speedup over plain decoding (×)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
+        colour = COLOURS["speedup"]
+        self.band = PolyCollection([], facecolor=colour, alpha=0.18, linewidth=0)
+        axes.add_collection(self.band, autolim=False)
+        (self.curve,) = axes.plot([], [], color=colour, linewidth=1.8)
+        (self.best,) = axes.plot([], [], "s", color=colour, fillstyle="none", markersize=13)
+        (self.shown,) = axes.plot([], [], "o", color=colour, markersize=8)
+        self.label = axes.text(0, 0, "", color=colour, fontweight="bold", ha="center", va="bottom")
+        (self.spread,) = axes.plot([], [], color=COLOURS["plain"], linewidth=1.0)
+        (self.measured,) = axes.plot(
+            [], [], "D", color="white", markeredgecolor=COLOURS["plain"], markersize=6
+        )
+        self.note = axes.text(
+            0.985, 0.03, "", transform=axes.transAxes, ha="right", va="bottom", fontsize="small",
+            color="#555555",
+        )  # fmt: skip
+        self.moving = (
+            self.band, self.curve, self.best, self.shown, self.spread, self.measured, self.label,
+            self.note,
+        )  # fmt: skip
+
+    def move(self, scenario: Scenario) -> None:
+        over = scenario.over
+        low, high = over.band["speedup"]
+        self.band.set_verts(
+            [np.column_stack((np.r_[over.gamma, over.gamma[::-1]], np.r_[low, high[::-1]]))]
+        )
+        self.curve.set_data(over.gamma, over.speedup)
+        best = int(over.best())
+        self.best.set_data([over.gamma[best]], [over.speedup[best]])
+        self.shown.set_data([scenario.gamma], [scenario.speedup])
+        self.label.set_text(f"{scenario.speedup:.2f}×")
+        top = self.axes.get_ylim()[1]
+        at = np.clip(scenario.gamma, 0.35, max(self.last - 0.35, 0.35))
+        self.label.set_position((at, min(scenario.speedup + 0.04 * top, 0.93 * top)))
+        near = self.markers.near(scenario)[:MOST]
+        self.measured.set_data([m.gamma for m in near], [m.speedup for m in near])
+        self.spread.set_data(*_bars(near))
+        told = "□ best γ   ● shown   shaded: 80 % band"
+        self.note.set_text(f"◇ measured   {told}" if near else told)
+
+    def holds(self, scenario: Scenario) -> bool:
+        high = scenario.over.band["speedup"][1]
+        return scenario.over.gamma[-1] == self.last and float(high.max()) <= self.axes.get_ylim()[1]
+
+
+def _bars(near: Sequence[Marker]) -> tuple[list[float], list[float]]:
+    """The spreads as one broken line."""
+    x = [value for m in near for value in (m.gamma, m.gamma, np.nan)]
+    y = [value for m in near for value in (m.low, m.high, np.nan)]
+    return x, y

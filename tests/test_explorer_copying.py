@@ -1,0 +1,194 @@
+"""What is taken along says the same as what is shown."""
+
+import contextlib
+import io
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from specsim import SpecsimError, cli, explorer
+from specsim.explorer import page
+from specsim.explorer.copying import as_code, as_query, as_vllm, from_query
+from specsim.explorer.measured import Markers, marker_of, markers_in
+from specsim.explorer.setting import PLAIN, Setting, scenario_of
+from specsim.measurement import Environment, Measurement, Point, Timing
+from specsim.measurement import Scenario as Run
+
+SETTINGS = [
+    *(each.setting for each in explorer.PRESETS),
+    Setting(method="eagle-3", batch=64),
+    Setting(method=PLAIN),
+    Setting(survival=(0.8, 0.5), tensor_parallel=2),
+    Setting(gamma=3, precision="fp8"),
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=range(len(SETTINGS)))
+def test_the_code_computes_what_is_shown(setting: Setting) -> None:
+    told, names = io.StringIO(), {}
+    with contextlib.redirect_stdout(told):
+        exec(as_code(setting), names)
+    shown = scenario_of(setting)
+    last = told.getvalue().split()[-1]
+    if setting.method == PLAIN:
+        assert float(names["prediction"].step_s) == pytest.approx(shown.of("step_s"))
+    else:
+        assert float(last) == pytest.approx(shown.speedup)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=range(len(SETTINGS)))
+def test_a_link_leads_back_to_the_setting(setting: Setting) -> None:
+    assert from_query(as_query(setting)) == setting
+    assert from_query("?" + as_query(setting)) == setting
+
+
+def test_a_preset_has_a_short_link() -> None:
+    assert as_query(explorer.preset("MoE").setting) == "preset=moe"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("preset=mow", "no preset is called"),
+        ("bacth=1", "no setting 'bacth'"),
+        ("batch=many", "batch must be a number"),
+        ("alpha=high", "alpha must be a number"),
+        ("gamma=most", "gamma must be a number"),
+    ],
+)
+def test_a_link_that_names_no_setting_says_why(query: str, said: str) -> None:
+    with pytest.raises(SpecsimError, match=said):
+        from_query(query)
+
+
+def flags(command: str) -> dict[str, str]:
+    words = shlex.split(command, comments=True)
+    assert words[:2] == ["vllm", "serve"]
+    pairs = words[3:]
+    return {"model": words[2]} | dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_flags_of_vllm_carry_the_plan() -> None:
+    shown = scenario_of(Setting(batch=128, alpha=0.7, tensor_parallel=2, precision="fp8"))
+    given = flags(as_vllm(shown))
+    assert given["model"] == "meta-llama/Llama-3.1-8B"
+    assert given["--tensor-parallel-size"] == "2"
+    assert given["--quantization"] == "fp8"
+    assert given["--max-num-seqs"] == "128"
+    speculation = json.loads(given["--speculative-config"])
+    assert speculation["model"] == "meta-llama/Llama-3.2-1B"
+    ranges = speculation["num_speculative_tokens_per_batch_size"]
+    assert ranges[-1] == [ranges[-1][0], 128, shown.gamma]
+    assert speculation["num_speculative_tokens"] == max(gamma for *_, gamma in ranges)
+
+
+def test_a_fixed_gamma_is_taken_as_it_is() -> None:
+    given = flags(as_vllm(scenario_of(Setting(gamma=7, method="eagle-3"))))
+    speculation = json.loads(given["--speculative-config"])
+    assert (speculation["method"], speculation["num_speculative_tokens"]) == ("eagle3", 7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (Setting(method="pearl"), "vLLM has no method like pearl"),
+        (Setting(alpha=0.0), "it gains nothing"),
+        (Setting(precision="int4"), "serve a checkpoint that is stored so"),
+    ],
+)
+def test_what_vllm_cannot_do_is_said_in_a_comment(setting: Setting, said: str) -> None:
+    told = as_vllm(scenario_of(setting))
+    assert said in told.splitlines()[0]
+    assert "--speculative-config" not in flags(told) or setting.precision == "int4"
+
+
+# Measured markers
+
+
+def measured(setting: Setting, folder: Path) -> Measurement:
+    shown = scenario_of(setting)
+    draft = shown.drafter.architecture
+    run = Run(
+        target=shown.target, draft=draft, precision="bf16", method="draft-model", gamma=3,
+        rule="token", temperature=1.0, batch=setting.batch, context=setting.context,
+        allocated_context=4096, mode="cuda-graphs", seed=0,
+    )  # fmt: skip
+    times = dict.fromkeys(("draft_step_s", "verify_step_s", "host_s"))
+    point = Point(
+        run, step_s=Timing(0.010, 0.009, 0.011, 9), cycle_s=Timing(0.020, 0.016, 0.025, 9),
+        tokens_per_cycle=3.0, **times,
+    )  # fmt: skip
+    where = Environment("NVIDIA H100 80GB HBM3", "2.13.0", "3.11", 1, "2026-01-01", "570")
+    measurement = Measurement(where, [point])
+    measurement.write(folder / "deep" / "h100.json")
+    return measurement
+
+
+def test_what_was_measured_is_marked_where_it_was_run(tmp_path: Path) -> None:
+    measurement = measured(Setting(), tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.json").write_text(json.dumps({"kind": "calibration"}))
+    found = markers_in(tmp_path)
+    (marker,) = found.all
+    assert marker == marker_of(measurement.points[0], measurement.environment.device)
+    assert (marker.low, marker.speedup, marker.high) == pytest.approx((1.2, 1.5, 1.875))
+    assert found.near(scenario_of(Setting(context=2100))) == [marker]
+    for other in (
+        Setting(context=4096), Setting(batch=2), Setting(accelerator="h200-sxm"),
+        Setting(precision="fp8"), Setting(draft="llama-3.2-3b"), Setting(method="eagle-3"),
+    ):  # fmt: skip
+        assert found.near(scenario_of(other)) == []
+
+
+def test_a_marker_is_drawn_with_its_spread(tmp_path: Path) -> None:
+    measured(Setting(), tmp_path)
+    made = explorer.speedup_vs_gamma(measurements=tmp_path, controls=("batch",))
+    assert made.panel.measured.get_xydata().tolist() == [[3, pytest.approx(1.5)]]
+    assert made.panel.spread.get_ydata()[:2] == pytest.approx([1.2, 1.875])
+    made.controls["batch"].value = 2
+    assert made.panel.measured.get_xydata().tolist() == []
+
+
+def test_no_folder_is_no_matter(tmp_path: Path) -> None:
+    assert markers_in(tmp_path / "nothing") == Markers(())
+    assert markers_in(None) == Markers(())
+    explorer.speedup_vs_gamma(measurements=tmp_path / "nothing")
+
+
+# The page
+
+
+def test_the_page_listens_to_this_machine_alone() -> None:
+    given = page.options(8123)
+    assert "--Voila.ip=127.0.0.1" in given
+    assert "--port=8123" in given
+    assert page.HOST == "127.0.0.1"
+
+
+def test_the_page_is_one_cell_that_runs(tmp_path: Path) -> None:
+    notebook = page.notebook(tmp_path)
+    (cell,) = notebook["cells"]
+    compile(cell["source"], "cell", "exec")
+    assert "page.show" in cell["source"]
+
+
+def test_free_ports_are_free() -> None:
+    port = page.free_port()
+    said: list[int] = []
+    page.announce(port, lambda: said.append(1), patience_s=0.2)  # nobody listens
+    assert not said
+    assert 1024 <= port <= 65535
+
+
+def test_what_a_page_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explore", "--preset", "mow"]) == 2
+    assert "no preset is called 'mow'" in capsys.readouterr().err
+    assert cli.main(["explore", "--port", "70000"]) == 2
+    assert "--port must be within" in capsys.readouterr().err
+
+
+def test_a_scenario_is_plain_data() -> None:
+    assert json.loads(json.dumps(asdict(Setting())))["target"] == "llama-3.1-8b"
