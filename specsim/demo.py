@@ -18,13 +18,12 @@ import numpy as np
 from specsim import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
-from specsim.calibration import fit, to_json
+from specsim.calibration import Calibration, fit, to_json
 from specsim.catalog import SpecsimError
 from specsim.comparison import Comparison, compare, median_errors, to_rows
 from specsim.drafting import DraftModel
 from specsim.measurement import Measurement, Point, write_json
 from specsim.speculation import Prediction, predict
-from specsim.system import System
 
 GAMMAS = range(9)
 DIALLED = Architecture(
@@ -91,6 +90,7 @@ def main(
     import torch
 
     from reference import machine, probes
+    from reference.drift import DriftProbe
 
     out, effort = Path(out), QUICK if quick else FULL
     check_writable(out)
@@ -107,9 +107,14 @@ def main(
     source = (target, draft) if target else ("bundled", None)
     trained = trained_pair(source, chosen, where, effort)
 
-    calibration = fit(probes.run_probes(where, chosen, effort.probe_rounds), asdict(environment))
+    drift = DriftProbe(where)
+    laps = [drift.lap()]
+    timings = probes.run_probes(where, chosen, effort.probe_rounds)
+    laps.append(drift.lap())
+    noted = asdict(environment) | {"drift_s": sum(laps) / 2}
+    calibration = fit(timings, noted)
     say("", *tables.calibration_table(calibration))
-    results = [predict_then_measure(trained, calibration.system)]
+    results = [predict_then_measure(trained, calibration, drift)]
     if target is None:
         say(
             "",
@@ -117,7 +122,7 @@ def main(
             "random weights, a draft of the target's first layer, acceptance as asked for.",
         )
         pair = dialled_pair(chosen, where, effort)
-        results.append(predict_then_measure(pair, calibration.system))
+        results.append(predict_then_measure(pair, calibration, drift))
     identical = show_sample(source, where)
 
     points = [point for result in results for point in result.points]
@@ -142,10 +147,15 @@ def main(
     return 0
 
 
-def predict_then_measure(pair: Pair, system: System) -> Result:
-    """Acceptance from calibration prompts, the prediction, the measurement, the comparison."""
+def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Result:
+    """Acceptance from calibration prompts, the prediction, the measurement, the comparison.
+
+    `drift` is the probe whose laps say whether the machine is still as fast as when it was
+    calibrated.
+    """
     from reference import suites
 
+    system = calibration.system
     target, draft = pair.target, pair.draft
     count = len(pair.calibration_prompts)
     say("", f"{pair.title}: acceptance at temperature 1 from {count} calibration prompts")
@@ -176,6 +186,8 @@ def predict_then_measure(pair: Pair, system: System) -> Result:
         max_new_tokens=pair.new_tokens,
         counted_prompts=pair.timed_prompts,
         counted_runs=pair.counted_runs,
+        drift=drift,
+        calibration_lap=calibration.environment["drift_s"],
     )
     points = [with_calibration(point, trace) for point in measured]
     comparisons = [compare(point, system) for point in points]

@@ -5,6 +5,7 @@ slows the baseline and the speculation alike. Times are medians over cycles; pre
 not in them.
 """
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from reference.decoding import NoDrafter, generate, speculate
 from reference.drafters.draft_model import DraftModel
+from reference.drift import DriftProbe
 from reference.machine import PRECISION_OF
 from reference.sampling import Sampling
 from reference.statistics import Statistics
@@ -31,11 +33,14 @@ def measure_pair(
     seed: int = 0,
     counted_prompts: Sequence[Sequence[int]] = (),
     counted_runs: int = 0,
+    drift: DriftProbe | None = None,
+    calibration_lap: float | None = None,
 ) -> list[Point]:
     """A point for every gamma, batch 1; gamma 0 is plain decoding and every other's `step_s`.
 
     A median of times needs few cycles, an acceptance many: `counted_prompts` are decoded besides,
-    as one batch, `counted_runs` times with other seeds, for their counts alone.
+    as one batch, `counted_runs` times with other seeds, for their counts alone. With `drift`, its
+    laps are taken between the prompts and compared with `calibration_lap` seconds.
     """
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
@@ -44,6 +49,7 @@ def measure_pair(
         speculate(target, drafters[gamma], prompts[0], min(16, max_new_tokens), temperature)
     rounds = len(prompts) * len(gammas) + counted_runs * (len(gammas) - 1)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
+    laps = [drift.lap()] if drift else []
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
             run = speculate(
@@ -51,6 +57,7 @@ def measure_pair(
             )
             totals[gamma].extend(run.statistics)
             bar.update()
+        laps += [drift.lap()] if drift else []
     for turn in range(counted_runs):
         for gamma in gammas[1:]:
             run = speculate(
@@ -66,6 +73,7 @@ def measure_pair(
     bar.close()
     context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)
     plain = Timing.of(totals[0].cycle_times)
+    drifted = statistics.median(laps) / calibration_lap if laps and calibration_lap else None
     return [
         Point(
             scenario=Scenario(
@@ -92,6 +100,7 @@ def measure_pair(
             tokens_per_cycle=total.tokens_per_cycle,
             tokens_per_cycle_error=total.tokens_per_cycle_error,
             tokens_per_s=total.tokens_per_cycle / total.cycle_s if total.cycle_s else None,
+            drift=drifted,
         )
         for gamma, total in totals.items()
     ]
