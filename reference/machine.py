@@ -40,10 +40,11 @@ def dtype_named(name: str) -> torch.dtype:
 def memory_for(what: str, nbytes: float, device: torch.device) -> Iterator[None]:
     """Allocate within: where `what` does not fit, SpecsimError says so, with the bytes asked for.
 
-    On a CPU it is refused before the first byte, because the system hands out more than it has.
+    It is refused before the first byte where that is known, because a CPU's system hands out more
+    than it has.
     """
-    free = free_bytes() if device.type == "cpu" else None
-    if free is not None and nbytes > free:
+    free = free_bytes(device)
+    if nbytes > free:
         raise SpecsimError(f"{what} need {in_bytes(nbytes)} of memory; {in_bytes(free)} are free")
     try:
         yield
@@ -65,13 +66,17 @@ def in_bytes(count: float) -> str:
     return f"{count:,.1f} GB"
 
 
-def free_bytes() -> int | None:
-    """What the system says it can still give without swapping; None where it does not say."""
+def free_bytes(device: torch.device) -> float:
+    """What may be allocated now, without swapping; infinite where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration, ValueError):
-        return None
+        with open("/proc/meminfo", encoding="utf-8") as lines:
+            sizes = {line.split(":")[0]: line.split()[1] for line in lines}
+        return 1024.0 * float(sizes["MemAvailable"])
+    except (OSError, KeyError):
+        return float("inf")
 
 
 def environment(device: torch.device) -> Environment:

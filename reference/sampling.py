@@ -95,20 +95,28 @@ def keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
     return logits.masked_fill(dropped, -math.inf)
 
 
+def finest_float(device: torch.device) -> torch.dtype:
+    """The dtype that sums of chances are carried in: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def draw(law: Tensor, uniforms: Tensor) -> Tensor:
     """The token ids (...) that `uniforms` (...) in [0, 1) pick from `law` (..., V), which need not
     be normalised.
 
     Inverse transform: the first token whose cumulative mass exceeds u times the total. The
     comparison is strict and the sum is carried in float64, so a token of probability 0 is never
-    drawn. Given a uniform in (0, 1) for every token, (..., V), the tokens race instead: the first
-    of -log(u) / p wins, the Gumbel-max trick. Two laws that share such noise pick the same token
-    nearly as often as they can.
+    drawn; on MPS, in float32, what is compared stays below the total. Given a uniform in (0, 1) for
+    every token, (..., V), the tokens race instead: the first of -log(u) / p wins, the Gumbel-max
+    trick. Two laws that share such noise pick the same token nearly as often as they can.
     """
     if uniforms.ndim == law.ndim:
         return (law / -uniforms.log()).argmax(-1)
-    cumulative = law.cumsum(-1, dtype=torch.float64)
-    targets = uniforms.to(torch.float64)[..., None] * cumulative[..., -1:]
+    finest = finest_float(law.device)
+    cumulative = law.cumsum(-1, dtype=finest)
+    total = cumulative[..., -1:]
+    below = total * (1 - torch.finfo(finest).eps)
+    targets = torch.minimum(uniforms.to(finest)[..., None] * total, below)
     return (
         torch.searchsorted(cumulative, targets, right=True)
         .squeeze(-1)

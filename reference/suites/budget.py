@@ -6,8 +6,6 @@ round figure for the launches of every layer, and what making models and capturi
 
 from dataclasses import dataclass
 
-import torch
-
 from reference.suites.arms import Effort
 from reference.suites.models import Workshop
 from reference.suites.points import PlannedPoint
@@ -82,16 +80,3 @@ def held_bytes(shape: Architecture, weight_bytes: float) -> float:
 def kv_bytes(point: PlannedPoint, shape: Architecture, element: float) -> float:
     slots = point.context + 64 + point.gamma
     return point.batch * slots * shape.kv_elements_per_token * element
-
-
-def free_bytes(device: torch.device) -> float:
-    """What may be allocated now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as lines:
-            sizes = {line.split(":")[0]: line.split()[1] for line in lines}
-        return 1024.0 * float(sizes["MemAvailable"])
-    except (OSError, KeyError):
-        return float("inf")

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from reference.drift import DriftProbe
-from reference.machine import environment
+from reference.machine import environment, free_bytes
 from reference.suites.arms import Effort, effort_on
-from reference.suites.budget import free_bytes, need
+from reference.suites.budget import need
 from reference.suites.measuring import Measurer
 from reference.suites.models import Workshop
 from reference.suites.points import PARTS, PlannedPoint, Suite

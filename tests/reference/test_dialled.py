@@ -1,10 +1,13 @@
 """Dialled pairs: the acceptance that was asked for, by real drafts of real layers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from reference.dialled import dialled_pair, random_model
-from specsim.architecture import Architecture
+from reference import DraftModel, EarlyExit, speculate
+from reference.dialled import dialled_pair, random_model, shape_named
+from specsim.architecture import Architecture, Experts, model
 from specsim.catalog import SpecsimError
 
 SHAPE = Architecture(
@@ -30,6 +33,52 @@ def test_the_draft_is_the_first_layers_of_the_target():
     assert all(a is b for a, b in zip(draft.layers, target.layers[:2], strict=True))
     assert draft.embedding is target.embedding
     assert draft.head is target.head
+
+
+def test_a_draft_of_its_own_is_the_same_draft_in_other_bytes():
+    shared, copied = (
+        dialled_pair(SHAPE, 2, 0.7, dtype=torch.float32, shared=shared) for shared in (True, False)
+    )
+    assert shared[2] == copied[2]
+    with torch.inference_mode():
+        for mine, theirs in zip(shared[:2], copied[:2], strict=True):
+            assert torch.equal(mine(CONTEXTS), theirs(CONTEXTS))
+    assert copied[1].embedding.weight.data_ptr() != copied[0].embedding.weight.data_ptr()
+    assert copied[1].layers[0] is not copied[0].layers[0]
+
+
+def test_the_target_s_own_cache_gives_the_same_drafts():
+    target, draft, _ = dialled_pair(SHAPE, 2, 0.7, dtype=torch.float32)
+    runs = [
+        speculate(target, drafter, [[1, 2, 3], [4]], 40, 1.0, seed=2)
+        for drafter in (DraftModel(draft, 3), EarlyExit(2, 3))
+    ]
+    assert runs[0].tokens == runs[1].tokens
+    assert runs[0].statistics.accepted == runs[1].statistics.accepted
+
+
+def test_experts_are_dialled_too():
+    for experts in (Experts(4, 2, 64), Experts(4, 2, 64, shared_size=64, shared_gate=True)):
+        shape = replace(SHAPE, experts=experts)
+        assert dialled_pair(shape, 2, 0.7, dtype=torch.float32)[2] == pytest.approx(0.7, abs=0.02)
+
+
+def test_sizes_have_short_names():
+    assert shape_named("8b").parameters == model("llama-3.1-8b").parameters
+    assert shape_named("1b").tied_head
+    assert shape_named("70b-slice").num_layers == 8
+    assert shape_named("70b-slice").hidden_size == model("llama-3.1-70b").hidden_size
+    assert shape_named("qwen3-0.6b") == model("qwen3-0.6b")
+    with pytest.raises(SpecsimError, match="9b"):
+        shape_named("9b")
+
+
+def test_a_shape_that_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("reference.machine.free_bytes", lambda device: 1e9)
+    with pytest.raises(
+        SpecsimError, match=r"the weights of llama-3\.1-8b.* need 16.1 GB of memory"
+    ):
+        random_model(shape_named("8b"), torch.bfloat16, "cpu", 0)
 
 
 def test_the_same_seed_gives_the_same_pair():

@@ -299,6 +299,18 @@ def test_float32_laws_over_a_large_vocabulary_are_not_overrun(seed: int) -> None
     assert law[draw(law, torch.tensor(0.0))] > 0
 
 
+def test_in_32_bits_a_token_without_probability_is_not_drawn_either(monkeypatch) -> None:
+    """As on MPS, which has no float64: u times the total may round up to the total."""
+    monkeypatch.setattr("reference.sampling.finest_float", lambda device: torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        law = torch.rand(50, generator=generator).softmax(-1)
+        law[[0, 7, 48, 49]] = 0
+        for u in (0.0, ALMOST_ONE, 1 - 2**-24):
+            assert law[draw(law, torch.tensor(u))] > 0
+
+
+
 def test_a_token_too_rare_for_a_float32_sum_keeps_its_chance() -> None:
     law = torch.tensor([1.0, 1e-9, 0.0])
     for u, token in [(1 - 2e-9, 0), (1 - 0.5e-9, 1)]:
