@@ -310,7 +310,6 @@ def test_in_32_bits_a_token_without_probability_is_not_drawn_either(monkeypatch)
             assert law[draw(law, torch.tensor(u))] > 0
 
 
-
 def test_a_token_too_rare_for_a_float32_sum_keeps_its_chance() -> None:
     law = torch.tensor([1.0, 1e-9, 0.0])
     for u, token in [(1 - 2e-9, 0), (1 - 0.5e-9, 1)]:
