@@ -25,6 +25,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ):
         shape = (batch, capacity, architecture.num_kv_heads, architecture.head_dim)
+        self.size = (architecture, batch, capacity, dtype, torch.device(device))
         self.capacity = capacity
         self.keys = [
             torch.zeros(shape, dtype=dtype, device=device) for _ in range(architecture.num_layers)

@@ -1,27 +1,26 @@
-"""The loop: draft, verify, accept, commit. Autoregressive decoding is the same loop with nothing
-drafted.
+"""The loop: draft, verify, decide. Autoregressive decoding is the same loop with nothing drafted.
 
 Per cycle the target reads its weights once, for the pending token and gamma drafts together, and
 emits between 1 and gamma + 1 tokens whose law is the target's own (see `verification`). The draft's
-quality decides how fast, never what.
+quality decides how fast, never what. What the three stages do is in `cycle`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from numbers import Integral
 
 import torch
-from torch import Tensor
 
-from reference.cache import KVCache
-from reference.drafters import Drafter, Proposal
-from reference.noise import FreshNoise, SharedNoise
+from reference.cycle import NoDrafter, Settings
+from reference.drafters import Drafter
+from reference.graphs import Runner, mode_for, runner_for
 from reference.sampling import Sampling
-from reference.sequences import Sequences
+from reference.sequences import Mail, Report
 from reference.statistics import Statistics, Stopwatch
-from reference.transformer import MAX_GAMMA, Transformer, prefill
-from reference.verification import RULES, Verdict, verify_greedy
+from reference.transformer import MAX_GAMMA, Transformer
+from reference.verification import RULES
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 
@@ -35,94 +34,46 @@ class Generation:
     statistics: Statistics
 
 
-class NoDrafter(Drafter):
-    """Drafts nothing: plain autoregressive decoding as the gamma = 0 case of speculation."""
-
-    gamma = 0
-
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        return Proposal(sequences.tokens[:, :0], None)
-
-
 @torch.inference_mode()
 def cycles(
-    target: Transformer,
-    drafter: Drafter,
+    runner: Runner,
     prompts: list[list[int]],
-    max_new_tokens: int,
-    sampling: Sampling,
-    stop_ids: frozenset[int],
+    room: list[int],
     seed: int,
     statistics: Statistics,
-    rule: str = "token",
+    choose_gamma: Callable[[Statistics], int],
 ) -> Iterator[list[list[int]]]:
-    """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has
-    ended."""
-    gamma, device = drafter.gamma, target.device
-    context = target.architecture.max_context
-    room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
-    # the longest prompt has the least room, and no sequence ends behind it
-    sequences = Sequences.from_prompts(prompts, min(room) + gamma + 1, device)
-    batch, capacity = sequences.tokens.shape
-    cache = KVCache(target.architecture, batch, capacity, target.dtype, device)
-    is_match = rule == "match" and not sampling.greedy
-    vocab_size = target.architecture.vocab_size
-    noise = SharedNoise(seed, vocab_size) if is_match else FreshNoise(seed, device)
-    watch = Stopwatch(device)
-    watch.start()
-    hidden, positions = prefill(target, sequences, cache)
-    drafter.start(sequences, target, cache)
-    if positions.numel():
-        drafter.observe(hidden, positions)
-    watch.lap()
-    while any(room):
-        active = torch.tensor([places > 0 for places in room], device=device)
-        positions = sequences.positions(gamma + 1)
-        sequences.window = sequences.longest + gamma + 1
-        to_draft, to_decide = noise.uniforms(positions + 1)
+    """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has ended.
+
+    On a GPU a cycle is under way while the host reads the one before: what that one needs, the
+    host must know without it, and knows a bound on the lengths. The cycle that is under way when
+    all sequences turn out to have ended is an idle one, and nobody reads it.
+    """
+    cycle, sequences = runner.cycle, runner.cycle.sequences
+    watch, under_way = Stopwatch(cycle.target.device), deque()
+    runner.begin(prompts, room, seed)
+    running = True
+    while running:
+        cycle.gamma = min(max(choose_gamma(statistics), 0), cycle.drafter.gamma)
+        unread = len(under_way) * (cycle.drafter.gamma + 1)
+        sequences.window = runner.window(sequences.longest + unread + cycle.gamma + 1)
+        watch.stop()
+        stages = runner.stages()
         watch.start()
-        drafted, draft_probs = drafter.propose(sequences, sampling, to_draft)
-        watch.lap()
-        tokens = torch.cat((sequences.pending, drafted), dim=1)  # (B, G+1)
-        hidden = target.hidden(tokens, positions, cache, sequences.window)
-        logits = sampling.penalise(target.head(hidden), sequences, drafted)
-        drafter.observe(hidden, positions)
-        watch.lap()
-        accepted, next_token = accept(sampling, logits, draft_probs, drafted, to_decide, rule)
-        emitted = sequences.commit(drafted, accepted, next_token, active)
-        accepted, emitted = sequences.read(accepted, emitted)  # the cycle's one read by the host
-        watch.lap()
-        kept = [cut(row, places, stop_ids) for row, places in zip(emitted, room, strict=True)]
-        whole = [n for n, row in zip(accepted, kept, strict=True) if len(row) == n + 1]
-        statistics.add_cycle(whole, watch.seconds())
-        room = [
-            0 if stop_ids.intersection(row) else places - len(row)
-            for row, places in zip(kept, room, strict=True)
-        ]
-        yield kept
-
-
-def accept(
-    sampling: Sampling,
-    logits: Tensor,
-    draft_probs: Tensor | None,
-    drafted: Tensor,
-    uniforms: Tensor,
-    rule: str = "token",
-) -> Verdict:
-    """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has but one."""
-    if sampling.greedy:
-        return verify_greedy(logits.argmax(-1), drafted)
-    return RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms)
-
-
-def cut(emitted: list[int], room: int, stop_ids: frozenset[int]) -> list[int]:
-    """What of one cycle's tokens is kept: up to the first stop token, which is included, and the
-    room that is left."""
-    for index, token in enumerate(emitted[:room]):
-        if token in stop_ids:
-            return emitted[: index + 1]
-    return emitted[:room]
+        cycle.noise.refresh()
+        for stage in stages:
+            stage()
+            watch.lap()
+        under_way.append((Mail(cycle.report), watch.marks))
+        if len(under_way) > runner.lag:
+            mail, marks = under_way.popleft()
+            reports = [Report.of_row(row) for row in mail.read()]
+            sequences.longest = max(report.length for report in reports)
+            running = any(report.room for report in reports)
+            whole = [report for report in reports if report.is_whole]
+            accepted, drafted = ([report[i] for report in whole] for i in (3, 2))
+            statistics.add_cycle(accepted, drafted, watch.seconds(marks))
+            yield [report.emitted for report in reports]
 
 
 def stream(
@@ -139,6 +90,9 @@ def stream(
     rule: str = "token",
     stop_ids: Iterable[int] = (),
     seed: int = 0,
+    mode: str | None = None,
+    choose_gamma: Callable[[Statistics], int] | None = None,
+    survival: Sequence[float] | None = None,
     statistics: Statistics | None = None,
 ) -> Iterator[list]:
     """Continue `prompt` with speculative decoding, yielding each cycle's new tokens as they are
@@ -148,11 +102,15 @@ def stream(
     a list per sequence, empty once it has ended. `stop_ids` end a sequence and are included in it
     (besides the target's own end-of-text ids); sequences also end after `max_new_tokens` or where
     the target's context is full. `temperature` 0 is greedy; for the filters see `Sampling`. `rule`
-    is token, block, match or typical, the last of which is lossy (see `verification`). A
-    `statistics` that is given is filled.
+    is token, block, match or typical, the last of which is lossy (see `verification`). `mode` is
+    eager, cuda-graphs (the default on a CUDA device) or compiled (see `graphs`). `choose_gamma`
+    says from the statistics so far how many tokens the next cycle drafts, the drafter's gamma at
+    most (see `adaptive`). With `survival`, (s_1, …, s_gamma), the number of accepted drafts is
+    drawn from it while all the work is done, LOSSY. A `statistics` that is given is filled.
 
     Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the
-    context, a draft whose vocabulary is not the target's, or an unknown rule.
+    context, a draft whose vocabulary is not the target's, an unknown rule or mode, or a survival
+    vector that is none.
     """
     prompts, is_batch = checked_prompts(prompt, target.architecture)
     if max_new_tokens < 1:
@@ -161,13 +119,26 @@ def stream(
         raise SpecsimError(f"gamma must be between 0 and {MAX_GAMMA}, not {drafter.gamma}")
     if rule not in RULES:
         raise SpecsimError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    stops = frozenset(stop_ids) | target.stop_ids
-    statistics = Statistics(drafter.gamma) if statistics is None else statistics
-    steps = cycles(
-        target, drafter, prompts, max_new_tokens, sampling, stops, seed, statistics, rule
+    settings = Settings(
+        Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
+        rule,
+        frozenset(stop_ids) | target.stop_ids,
+        None if survival is None else checked_survival(survival, drafter.gamma),
     )
-    return steps if is_batch else (step[0] for step in steps)
+    mode = mode_for(target.device, mode)
+    context = target.architecture.max_context
+    room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+    ends = max(len(prompt) + places for prompt, places in zip(prompts, room, strict=True))
+    statistics = Statistics(drafter.gamma) if statistics is None else statistics
+    statistics.synthetic_acceptance |= survival is not None
+
+    def steps() -> Iterator[list[list[int]]]:
+        capacity = ends + drafter.gamma + 1  # a sequence that waits for others still drafts
+        with runner_for(target, drafter, len(prompts), capacity, settings, mode) as runner:
+            choose = choose_gamma or (lambda _: drafter.gamma)
+            yield from cycles(runner, prompts, room, seed, statistics, choose)
+
+    return steps() if is_batch else (step[0] for step in steps())
 
 
 def speculate(
@@ -182,7 +153,7 @@ def speculate(
     for rule="typical".
 
     Arguments, options and what is raised are those of `stream`: top_k, top_p, min_p,
-    repetition_penalty, rule, stop_ids, seed.
+    repetition_penalty, rule, stop_ids, seed, mode, choose_gamma, survival.
     """
     statistics = Statistics(drafter.gamma)
     steps = list(
@@ -201,6 +172,17 @@ def generate(
     """Plain autoregressive decoding: `speculate` with nothing drafted; same arguments, same
     kernels."""
     return speculate(target, NoDrafter(), prompt, max_new_tokens, temperature, **options)
+
+
+def checked_survival(survival: Sequence[float], gamma: int) -> tuple[float, ...]:
+    """The survival vector of `gamma` places; SpecsimError if it is shorter or none."""
+    vector = tuple(map(float, survival))
+    falls = all(a >= b for a, b in pairwise((1.0, *vector, 0.0)))
+    if len(vector) < gamma or not falls:
+        raise SpecsimError(
+            f"survival must be {gamma} falling probabilities, one per drafted token, not {vector}"
+        )
+    return vector[:gamma]
 
 
 def checked_prompts(prompt, architecture: Architecture) -> tuple[list[list[int]], bool]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
-from reference.decoding import NoDrafter, speculate
+from reference.cycle import NoDrafter
+from reference.decoding import speculate
 from reference.dialled import random_model
 from reference.drafters.draft_model import DraftModel
 from reference.machine import PRECISION_OF, environment

@@ -2,37 +2,61 @@
 
 One invariant carries the whole decoder: the last emitted token of a sequence is *pending*, its keys
 and values are in no cache yet. `lengths[b]` counts the tokens before it, so `tokens[b, lengths[b]]`
-is pending, and rolling back a rejected draft is nothing but a smaller length.
+is pending, and rolling back a rejected draft is nothing but a smaller length. All of it lives on
+the device, in buffers that stay where they are.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(slots=True)
 class Sequences:
-    """`tokens` (B, capacity) prompt and emitted tokens, `lengths` (B,), and what the host knows: a
-    bound on the lengths, and the slots that a pass over the next tokens must read of a cache."""
+    """`tokens` (B, capacity) prompt and emitted tokens; `lengths` (B,); `room` (B,), how many
+    tokens each may still emit, 0 once it has ended; `stops` (K,), the ids that end a sequence.
+
+    And what the host knows: a bound on the lengths, and the slots of a cache that a pass over the
+    next tokens must read.
+    """
 
     tokens: Tensor
     lengths: Tensor
-    longest: int
-    window: int
+    room: Tensor
+    stops: Tensor
+    longest: int = 0
+    window: int = 1
+
+    @classmethod
+    def empty(
+        cls, batch: int, capacity: int, stops: Iterable[int], device: torch.device
+    ) -> "Sequences":
+        """Buffers for `batch` sequences of `capacity` places, which have ended."""
+        tokens = torch.zeros((batch, capacity), dtype=torch.long, device=device)
+        lengths, room = tokens[:, 0].clone(), tokens[:, 0].clone()
+        return cls(tokens, lengths, room, torch.tensor([*stops], dtype=torch.long, device=device))
 
     @classmethod
     def from_prompts(cls, prompts: list[list[int]], room: int, device: torch.device) -> "Sequences":
-        """Right-padded prompts with `room` further places each; the last token of every prompt is
+        """Buffers that hold the prompts, each with `room` tokens to emit."""
+        sequences = cls.empty(len(prompts), max(map(len, prompts)) + room, (), device)
+        sequences.load(prompts, [room] * len(prompts))
+        return sequences
+
+    def load(self, prompts: list[list[int]], room: list[int]) -> None:
+        """Begin anew with these prompts, right-padded; the last token of every prompt is
         pending."""
-        capacity = max(map(len, prompts)) + room
-        tokens = torch.zeros((len(prompts), capacity), dtype=torch.long)
+        tokens = torch.zeros(self.tokens.shape, dtype=torch.long)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
-        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        longest = int(lengths.max())
-        return cls(tokens.to(device), lengths.to(device), longest, longest + 1)
+        self.tokens.copy_(tokens)
+        self.lengths.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
+        self.room.copy_(torch.tensor(room))
+        self.longest = max(map(len, prompts)) - 1
+        self.window = self.longest + 1
 
     @property
     def pending(self) -> Tensor:
@@ -51,30 +75,76 @@ class Sequences:
         text = self.tokens.where(places <= self.lengths[:, None], self.tokens[:, :1])
         held = torch.zeros((len(text), vocab_size), dtype=torch.bool, device=text.device)
         held.scatter_(1, text, True)
-        drafts = F.one_hot(drafted, vocab_size).bool()  # (B, G, V)
+        drafts = drafted[..., None] == torch.arange(vocab_size, device=text.device)  # (B, G, V)
         return torch.cat((held[:, None], drafts), dim=1).byte().cummax(1).values.bool()
 
     def commit(
-        self, drafted: Tensor, accepted: Tensor, next_token: Tensor, active: Tensor
+        self,
+        drafted: Tensor,
+        accepted: Tensor,
+        next_token: Tensor,
+        counts: Tensor | None = None,
     ) -> Tensor:
-        """Emit `accepted` (B,) of the `drafted` (B, G) tokens and then `next_token` (B,), which
-        becomes pending.
+        """Emit `accepted` (B,) of the `drafted` (B, G) tokens and then `next_token` (B,), up to the
+        first stop and the room there is; the last one emitted becomes pending.
 
-        Returns what was emitted, (B, G+1): the first `accepted` + 1 columns count, the rest is
-        overwritten later. Sequences that are not `active` (B,) stay where they are.
+        Returns a `Report` of every row, (B, 5 + G + 1); `counts` (B,), all G by default, is how
+        many were drafted. A sequence that has ended emits nothing and stays where it is.
         """
         columns = torch.arange(drafted.shape[1] + 1, device=drafted.device)
         drafted = torch.cat((drafted, next_token[:, None]), dim=1)
         emitted = torch.where(columns < accepted[:, None], drafted, next_token[:, None])
-        self.tokens.scatter_(1, self.positions(len(columns)) + 1, emitted)
-        self.lengths += torch.where(active, accepted + 1, 0)
-        # a sequence that overshot its limit has ended; it waits for the others where a pass still
-        # fits
-        self.lengths.clamp_(max=self.tokens.shape[1] - len(columns) - 1)
-        return emitted
+        # what is written beyond the end of a cycle's tokens is overwritten by the next
+        self.tokens.scatter_(1, self.lengths[:, None] + columns + 1, emitted)
+        kept = torch.minimum(accepted + 1, self.room)
+        left = self.room - kept
+        if len(self.stops):
+            stops = (emitted[..., None] == self.stops).any(-1) & (columns < kept[:, None])
+            before = (~stops).long().cumprod(1).sum(1)  # how many tokens no stop stands before
+            kept, left = torch.minimum(kept, before + 1), left * ~stops.any(1)
+        self.lengths += kept
+        self.room.copy_(left)
+        if counts is None:
+            counts = torch.full_like(kept, drafted.shape[1] - 1)
+        facts = torch.stack((self.lengths, left, counts, accepted, kept), dim=1)
+        return torch.cat((facts, emitted), dim=1)
 
-    def read(self, accepted: Tensor, emitted: Tensor) -> tuple[list[int], list[list[int]]]:
-        """Bring to the host how many drafts each sequence accepted, and the tokens it emitted."""
-        rows = torch.cat((self.lengths[:, None], accepted[:, None], emitted), dim=1).tolist()
-        self.longest = max(row[0] for row in rows)
-        return [row[1] for row in rows], [row[2 : row[1] + 3] for row in rows]
+
+FACTS = 5  # columns of a report before its tokens
+
+
+class Report(NamedTuple):
+    """A cycle of one sequence, read by the host: its length and room after it, how many tokens were
+    drafted, how many of them the rule accepted, and those that were emitted (fewer than accepted
+    + 1 where the text ends)."""
+
+    length: int
+    room: int
+    drafted: int
+    accepted: int
+    emitted: list[int]
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.emitted) == self.accepted + 1
+
+    @classmethod
+    def of_row(cls, row: list[int]) -> "Report":
+        *facts, kept = row[:FACTS]
+        return cls(*facts, row[FACTS : FACTS + kept])
+
+
+class Mail:
+    """A report on its way to the host: on a GPU the copy is under way, and the device goes on."""
+
+    def __init__(self, report: Tensor):
+        on_cuda = report.device.type == "cuda"
+        self.rows = torch.empty(report.shape, dtype=report.dtype, pin_memory=on_cuda)
+        self.rows.copy_(report, non_blocking=on_cuda)
+        self.arrived = torch.cuda.current_stream().record_event() if on_cuda else None
+
+    def read(self) -> list[list[int]]:
+        """The rows, once they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.rows.tolist()

@@ -12,6 +12,11 @@ The rules, all called alike (`RULES` has them by name):
     block     the drafts judged as a whole: never fewer accepted, the law as exact
     match     the target draws its own tokens, drafts are kept while they are the same: exact too
     typical   whatever is not improbable is kept: LOSSY, the law is no longer the target's
+
+A sequence may have drafted fewer than G tokens: `counts` (B,) says how many, all G if it is None.
+What stands behind them is never kept, and after the last of them comes the bonus token. Where to
+stop may depend on the tokens before, not on the one that is left out: that would choose among
+drafts, and what is left would not have the law q.
 """
 
 from typing import NamedTuple
@@ -31,7 +36,11 @@ class Verdict(NamedTuple):
 
 
 def verify(
-    target_probs: Tensor, draft_probs: Tensor | None, drafted: Tensor, uniforms: Tensor
+    target_probs: Tensor,
+    draft_probs: Tensor | None,
+    drafted: Tensor,
+    uniforms: Tensor,
+    counts: Tensor | None = None,
 ) -> Verdict:
     """Token-level speculative sampling.
 
@@ -40,8 +49,8 @@ def verify(
     chosen without chance (point masses). `uniforms` (B, G+1) in [0, 1) decide: one for each draft,
     the last for the token that follows.
     """
-    accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
-    law = following_law(target_probs, draft_probs, drafted, accepted)
+    accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]), counts)
+    law = following_law(target_probs, draft_probs, drafted, accepted, counts)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
@@ -57,13 +66,19 @@ def keeps(
     return uniforms * q < p
 
 
-def leading_run(kept: Tensor) -> Tensor:
-    """The number of drafts before the first one that fails, (B,)."""
+def leading_run(kept: Tensor, counts: Tensor | None = None) -> Tensor:
+    """The number of drafts, of `counts` (B,), before the first one that fails, (B,)."""
+    if counts is not None:
+        kept = kept & (torch.arange(kept.shape[1], device=kept.device) < counts[:, None])
     return kept.long().cumprod(dim=1).sum(dim=1)
 
 
 def following_law(
-    target_probs: Tensor, draft_probs: Tensor | None, drafted: Tensor, accepted: Tensor
+    target_probs: Tensor,
+    draft_probs: Tensor | None,
+    drafted: Tensor,
+    accepted: Tensor,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """The law (B, V) of the token after `accepted` drafts: the residual, or the bonus law if all
     were accepted."""
@@ -77,7 +92,8 @@ def following_law(
         q = torch.zeros_like(p).scatter_(1, drafted.gather(1, rejected), 1.0)
     else:
         q = draft_probs.gather(1, rejected[..., None].expand(-1, 1, p.shape[-1])).squeeze(1)
-    return torch.where((accepted < gamma)[:, None], residual(p, q), p)
+    failed = accepted < (gamma if counts is None else counts)
+    return torch.where(failed[:, None], residual(p, q), p)
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
@@ -89,7 +105,11 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
 
 
 def verify_block(
-    target_probs: Tensor, draft_probs: Tensor | None, drafted: Tensor, uniforms: Tensor
+    target_probs: Tensor,
+    draft_probs: Tensor | None,
+    drafted: Tensor,
+    uniforms: Tensor,
+    counts: Tensor | None = None,
 ) -> Verdict:
     """Block verification (Sun et al., arXiv:2403.10444): a draft that fails its own test may be
     carried by better ones behind it.
@@ -99,12 +119,15 @@ def verify_block(
     max(P_i p - q, 0), normalised. Point masses gain nothing over the token rule, and get it.
     """
     if draft_probs is None:
-        return verify(target_probs, None, drafted, uniforms)
+        return verify(target_probs, None, drafted, uniforms, counts)
     worth, chances = block_chances(target_probs, draft_probs, drafted)
     lengths = torch.arange(worth.shape[1], device=drafted.device)
+    if counts is not None:  # a block that ends sooner has its end there
+        ends = lengths[1:] == counts[:, None]
+        chances = torch.where(lengths[1:] <= counts[:, None], chances, 0).where(~ends, worth[:, 1:])
     passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # no draft at all always passes
     accepted = (lengths * passed).amax(1)
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted, counts)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
@@ -133,7 +156,11 @@ def block_chances(
 
 
 def verify_match(
-    target_probs: Tensor, draft_probs: Tensor | None, drafted: Tensor, uniforms: Tensor
+    target_probs: Tensor,
+    draft_probs: Tensor | None,
+    drafted: Tensor,
+    uniforms: Tensor,
+    counts: Tensor | None = None,
 ) -> Verdict:
     """Sample and match: the target draws a token at every place, and drafts are kept while they are
     those tokens.
@@ -143,7 +170,7 @@ def verify_match(
     alike the two draw, the more is accepted. If they belong to places in the text
     (`noise.SharedNoise`), the text does not depend on the drafter.
     """
-    return verify_greedy(draw(target_probs, uniforms), drafted)
+    return verify_greedy(draw(target_probs, uniforms), drafted, counts)
 
 
 def verify_typical(
@@ -151,6 +178,7 @@ def verify_typical(
     draft_probs: Tensor | None,
     drafted: Tensor,
     uniforms: Tensor,
+    counts: Tensor | None = None,
     epsilon: float = 0.09,
     delta: float = 0.3,
 ) -> Verdict:
@@ -163,15 +191,15 @@ def verify_typical(
     laws = target_probs[:, :-1]
     p = laws.gather(-1, drafted[..., None]).squeeze(-1)
     thresholds = (delta * torch.special.entr(laws).sum(-1).neg().exp()).clamp(max=epsilon)
-    accepted = leading_run(p > thresholds)
+    accepted = leading_run(p > thresholds, counts)
     law = following_law(target_probs, torch.zeros_like(laws), drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
-def verify_greedy(target_choices: Tensor, drafted: Tensor) -> Verdict:
+def verify_greedy(target_choices: Tensor, drafted: Tensor, counts: Tensor | None = None) -> Verdict:
     """Temperature 0: keep drafts while they equal the target's own choices (B, G+1), then take the
     target's."""
-    accepted = leading_run(drafted == target_choices[:, :-1])
+    accepted = leading_run(drafted == target_choices[:, :-1], counts)
     return Verdict(accepted, target_choices.gather(1, accepted[:, None]).squeeze(1))
 
 

@@ -12,14 +12,28 @@ from reference.transformer import Transformer
 
 class Proposal(NamedTuple):
     """`tokens` (B, G), and the laws (B, G, V) they were drawn from, or None if chosen without
-    chance."""
+    chance. Of row b the first `counts[b]` are meant, all if None (see `verification` on who may
+    stop where)."""
 
     tokens: Tensor
     probabilities: Tensor | None
+    counts: Tensor | None = None
+
+    def first(self, gamma: int) -> "Proposal":
+        """No more than `gamma` tokens of every row."""
+        if self.tokens.shape[1] <= gamma:
+            return self
+        laws, counts = self.probabilities, self.counts
+        return Proposal(
+            self.tokens[:, :gamma],
+            None if laws is None else laws[:, :gamma],
+            None if counts is None else counts.clamp(max=gamma),
+        )
 
 
 class Drafter(Protocol):
-    """`gamma` tokens are proposed per cycle: a drafter is a subclass with `gamma` and `propose`.
+    """Up to `gamma` tokens are proposed per cycle: a drafter is a subclass with `gamma` and
+    `propose`.
 
     The decoder calls `start` once, and every cycle `propose` and then `observe`. After a cycle the
     sequences may be shorter than what was drafted: a drafter reads `sequences.lengths` afresh each
@@ -33,13 +47,17 @@ class Drafter(Protocol):
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         """Prepare to draft these sequences for `target`: allocate, read the prompts, refuse.
 
+        It may be called again for other prompts in the same buffers. What is then kept where it was
+        need not be recorded again; what moves is noticed.
+
         `cache` is the target's own and holds every prompt but its pending token. The verify pass
         writes the slots from `lengths` to `lengths` + G of all its layers, whatever stood there.
         """
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        """Draft from the pending token on; `uniforms` is the chance to use, [:, k] to `draw` the
-        k-th token. A pass of a model reads `sequences.window` slots of its cache."""
+        """Draft from the pending token on, as many tokens as `uniforms` has columns: gamma, or
+        fewer where the decoder adapts. `uniforms[:, k]` is the chance to `draw` the k-th token
+        with. A pass of a model reads `sequences.window` slots of its cache."""
 
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         """See what the target has just read, before it is known how much of it counts.

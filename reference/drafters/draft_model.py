@@ -8,6 +8,7 @@ from reference.drafters import Drafter, Proposal
 from reference.sampling import Sampling, draw
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill
+from reference.verification import leading_run
 from specsim.catalog import SpecsimError
 
 
@@ -18,13 +19,20 @@ class DraftModel(Drafter):
     in which every draft was accepted the draft's cache lacks that earlier token; after any other
     cycle the pass writes it a second time, with the same result. So catching up costs one row,
     never a pass, and never a branch.
+
+    Below the confidence `stop_below` it stops: a token that the draft itself gave less probability
+    is the last of its row. That depends on the tokens drafted, none is chosen among, so the law
+    stays exact; and as all rows draft alike, time is saved by `adaptive`, in the next cycle.
     """
 
     rows = 2  # of the first pass
+    cache: KVCache | None = None
+    stop_below = 0.0
 
-    def __init__(self, model: Transformer, gamma: int):
+    def __init__(self, model: Transformer, gamma: int, stop_below: float = 0.0):
         self.model = model
         self.gamma = gamma
+        self.stop_below = stop_below
 
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         batch, capacity = sequences.tokens.shape
@@ -39,24 +47,31 @@ class DraftModel(Drafter):
                 f"the text may reach {capacity} tokens, beyond the context of {shape.max_context} "
                 f"of the draft {shape.name}"
             )
-        self.cache = KVCache(shape, batch, capacity, self.model.dtype, self.model.device)
+        size = (shape, batch, capacity, self.model.dtype, self.model.device)
+        if self.cache is None or self.cache.size != size:
+            self.cache = KVCache(*size)
         prefill(self.model, sequences, self.cache)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        if self.gamma == 0:
+        if uniforms.shape[1] == 0:
             return Proposal(sequences.tokens[:, :0], None)
         # a prompt of one token has none before it, and reads that one twice
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
-        drafted, laws = sequences.tokens[:, :0], []
-        for k in range(self.gamma):
+        drafted, laws, sure = sequences.tokens[:, :0], [], []
+        for k in range(uniforms.shape[1]):
             logits = self.model(tokens, positions, self.cache, sequences.window)[:, -1:]
             logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
                 token = logits.argmax(-1)
+                law = logits.float().softmax(-1) if self.stop_below else None
             else:
-                laws.append(sampling.probabilities(logits))
-                token = draw(laws[-1], uniforms[:, k])
+                law = sampling.probabilities(logits)
+                laws.append(law)
+                token = draw(law, uniforms[:, k])
+            if self.stop_below:
+                sure.append(law.gather(1, token[:, None]) >= self.stop_below)
             drafted = torch.cat((drafted, token[:, None]), dim=1)
             tokens, positions = token[:, None], positions[:, -1:] + 1
-        return Proposal(drafted, torch.stack(laws, dim=1) if laws else None)
+        counts = leading_run(torch.cat(sure[:-1], dim=1)) + 1 if len(sure) > 1 else None
+        return Proposal(drafted, torch.stack(laws, dim=1) if laws else None, counts)

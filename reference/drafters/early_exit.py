@@ -24,9 +24,8 @@ class EarlyExit(DraftModel):
 
     rows = 1
 
-    def __init__(self, layers: int, gamma: int):
-        self.layers = layers
-        self.gamma = gamma
+    def __init__(self, layers: int, gamma: int, stop_below: float = 0.0):
+        self.layers, self.gamma, self.stop_below = layers, gamma, stop_below
 
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         self.model, self.cache = first_layers(target, self.layers), cache

@@ -1,7 +1,6 @@
 """Two drafters, the better-informed first: the text's own repetitions, and a model for the rest."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reference.cache import KVCache
@@ -32,10 +31,12 @@ class Ensemble(Drafter):
         self.second.observe(hidden, positions)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        matched, found = look_up(sequences, self.gamma, self.longest)
-        drafted, laws = self.second.propose(sequences, sampling, uniforms)
+        matched, found = look_up(sequences, uniforms.shape[1], self.longest)
+        drafted, laws, counts = self.second.propose(sequences, sampling, uniforms)
         tokens = torch.where(found[:, None], matched, drafted)
+        if counts is not None:
+            counts = torch.where(found, matched.shape[1], counts)
         if laws is None:
-            return Proposal(tokens, None)
-        certain = F.one_hot(matched, laws.shape[-1]).to(laws.dtype)  # chosen without chance
-        return Proposal(tokens, torch.where(found[:, None, None], certain, laws))
+            return Proposal(tokens, None, counts)
+        certain = torch.zeros_like(laws).scatter_(2, matched[..., None], 1.0)  # without chance
+        return Proposal(tokens, torch.where(found[:, None, None], certain, laws), counts)

@@ -25,7 +25,7 @@ class NGram(Drafter):
         self.longest = longest
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        return Proposal(look_up(sequences, self.gamma, self.longest)[0], None)
+        return Proposal(look_up(sequences, uniforms.shape[1], self.longest)[0], None)
 
 
 def look_up(sequences: Sequences, gamma: int, longest: int) -> tuple[Tensor, Tensor]:

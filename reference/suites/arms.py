@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.decoding import NoDrafter, speculate
+from reference.cycle import NoDrafter
+from reference.decoding import speculate
 from reference.drafters import Drafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit

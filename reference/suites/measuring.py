@@ -2,7 +2,8 @@
 
 import torch
 
-from reference.decoding import NoDrafter, speculate
+from reference.cycle import NoDrafter
+from reference.decoding import speculate
 from reference.drafters.early_exit import first_layers
 from reference.drift import DriftProbe
 from reference.statistics import Statistics
@@ -42,7 +43,7 @@ class Measurer:
         timed = len(total.cycle_times)
         if point.gamma and point.method in ACCEPTING and not point.synthetic:
             more = counted(point, models, drafter, self.effort)
-            total.accepted_counts += more.accepted_counts
+            total.extend_counts(more)
         return Point(
             scenario=scenario(point, models, total, self.effort.rounds),
             step_s=Timing.of(totals["plain"].cycle_times),

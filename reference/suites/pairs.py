@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reference.decoding import NoDrafter, generate, speculate
+from reference.cycle import NoDrafter
+from reference.decoding import generate, speculate
 from reference.drafters.draft_model import DraftModel
 from reference.drift import DriftProbe
 from reference.machine import PRECISION_OF
@@ -68,7 +69,7 @@ def measure_pair(
                 temperature,
                 seed=seed + 1000 + turn,
             )
-            totals[gamma].accepted_counts += run.statistics.accepted_counts
+            totals[gamma].extend_counts(run.statistics)
             bar.update()
     bar.close()
     context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from reference.checkpoints import FUSED, OUTER, PAIR
-from reference.decoding import NoDrafter
+from reference.cycle import NoDrafter
 from reference.packing import PackedLinear
 from reference.statistics import Statistics
 from reference.suites.arms import arm, interleaved
@@ -49,7 +49,8 @@ def measure_peer(point: PlannedPoint, models: Models, measurer: Measurer, pair: 
         synchronise(ids.device)
         took = time.perf_counter() - before - first  # the prompt is read in both
         count = max(written.shape[1] - length - 1, 1)
-        result.add_cycle([0] * point.batch, [0.0, max(took, 1e-9) / count, 0.0])
+        zeros = [0] * point.batch
+        result.add_cycle(zeros, zeros, [0.0, max(took, 1e-9) / count, 0.0, 0.0])
         return result
 
     arms = {"plain": arm(point, models, NoDrafter(), 1.0), "theirs": generate}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import decoding
 from reference.cache import KVCache
-from reference.decoding import accept, cut, generate, speculate
+from reference.cycle import NoDrafter, accept
+from reference.decoding import Generation, generate, speculate
 from reference.drafters import Drafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.sampling import Sampling
@@ -271,13 +271,6 @@ def test_a_stop_token_in_the_prompt_does_not_end_the_text(pair, expected) -> Non
     assert tokens == until_stop(expected[2][:3], {PROMPTS[2][-1]})
 
 
-@pytest.mark.parametrize("room", range(6))
-def test_cut_keeps_up_to_the_first_stop_and_the_room(room: int) -> None:
-    for emitted in itertools.product(range(3), repeat=4):
-        wanted = until_stop(list(emitted[:room]), {1})
-        assert cut(list(emitted), room, frozenset({1})) == wanted
-
-
 # Catching up
 
 
@@ -292,7 +285,8 @@ class Recorder(Drafter):
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         proposal = self.drafter.propose(sequences, sampling, uniforms)
-        for row, length in enumerate(sequences.lengths.tolist()):
+        for row in sequences.room.nonzero()[:, 0].tolist():
+            length = int(sequences.lengths[row])
             text = sequences.tokens[row, : length + 1].tolist()
             self.cycles.append((row, text, proposal.tokens[row], proposal.probabilities[row]))
         return proposal
@@ -363,7 +357,7 @@ SETTINGS = [
 )
 def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, gamma: int, options) -> None:
     target, draft = small_pair
-    drafter = DraftModel(draft, gamma) if gamma else decoding.NoDrafter()
+    drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
     law = sampled_texts.law(target, Sampling(**options))
     assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), law) > 1e-3
 
@@ -405,13 +399,13 @@ def test_two_percentage_points_would_be_seen(small_pair, sampled_texts) -> None:
     assert sampled_texts.tail(counts, shifted) < 1e-3
 
 
-def keeps_every_draft(target_probs, draft_probs, drafted, uniforms) -> Verdict:
+def keeps_every_draft(target_probs, draft_probs, drafted, uniforms, counts) -> Verdict:
     return verify(
         target_probs, draft_probs, drafted, torch.cat((0 * uniforms[:, 1:], uniforms[:, :1]), 1)
     )
 
 
-def likeliest_next(target_probs, draft_probs, drafted, uniforms) -> Verdict:
+def likeliest_next(target_probs, draft_probs, drafted, uniforms, counts) -> Verdict:
     verdict = verify(target_probs, draft_probs, drafted, uniforms)
     rows = torch.arange(len(drafted))
     return Verdict(verdict.accepted, target_probs[rows, verdict.accepted].argmax(-1))
@@ -461,15 +455,15 @@ def test_no_sampled_token_is_one_that_the_filter_forbids(pair) -> None:
 
 def test_accept_takes_the_rule_that_fits_the_sampling() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
-    drafted, uniforms = torch.tensor([[1]]), torch.tensor([[0.99, 0.99]])
-    assert [x.item() for x in accept(Sampling(0.0), logits, None, drafted, uniforms)] == [1, 0]
-    assert [x.item() for x in accept(Sampling(1.0), logits, None, drafted, uniforms)] == [0, 2]
+    proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.99]])
+    assert [x.item() for x in accept(Sampling(0.0), logits, proposal, uniforms)] == [1, 0]
+    assert [x.item() for x in accept(Sampling(1.0), logits, proposal, uniforms)] == [0, 2]
 
 
 # What the cycles did
 
 
-def scripted_run(gamma: int, count: int, wrong, **options) -> decoding.Generation:
+def scripted_run(gamma: int, count: int, wrong, **options) -> Generation:
     text = list(range(40))
     drafter = ScriptedDrafter([text], gamma, [(0, position) for position in wrong])
     return speculate(ScriptedTarget([text]), drafter, [0], count, **options)
@@ -557,8 +551,9 @@ def test_before_the_first_cycle_nothing_is_known() -> None:
 
 def test_times_are_laps_of_each_cycle() -> None:
     statistics = Statistics(gamma=1)
-    for laps in ([1.0, 10.0, 100.0], [2.0, 20.0, 200.0], [6.0, 30.0, 300.0]):
-        statistics.add_cycle([1], laps)
+    for laps in ([1.0, 10.0, 60.0, 40.0], [2.0, 20.0, 50.0, 150.0], [6.0, 30.0, 70.0, 230.0]):
+        statistics.add_cycle([1], [1], laps)
+    assert statistics.accept_s == 60.0
     assert statistics.cycle_times == [111.0, 222.0, 336.0]
     times = (statistics.draft_s, statistics.verify_s, statistics.host_s, statistics.cycle_s)
     assert times == (2.0, 20.0, 200.0, 222.0)

@@ -41,9 +41,11 @@ def test_shared_noise_is_uniform_and_never_0_or_1(seed: int) -> None:
 
 
 def test_fresh_noise_is_torchs_own_and_independent_for_drafter_and_rule() -> None:
-    fresh, places = FreshNoise(4, torch.device("cpu")), torch.zeros((3, 2), dtype=torch.long)
+    fresh = FreshNoise(4, 3, 2, torch.device("cpu"))
+    places = torch.zeros((3, 2), dtype=torch.long)
     generator = torch.Generator().manual_seed(4)
     for _ in range(2):
+        fresh.refresh()
         expected = torch.rand((2, 3, 2), generator=generator, dtype=torch.float64)
         assert all(map(torch.equal, fresh.uniforms(places), expected))
 

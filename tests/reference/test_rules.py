@@ -3,8 +3,17 @@
 import pytest
 import torch
 
-from reference import DraftModel, EarlyExit, Ensemble, NGram, NoDrafter, generate, speculate
-from reference.decoding import accept
+from reference import (
+    DraftModel,
+    EarlyExit,
+    Ensemble,
+    NGram,
+    NoDrafter,
+    Proposal,
+    generate,
+    speculate,
+)
+from reference.cycle import accept
 from reference.sampling import Sampling
 from reference.verification import LOSSLESS, RULES
 from specsim.catalog import SpecsimError
@@ -107,9 +116,9 @@ def test_nothing_drafted_is_plain_decoding_by_every_rule(pair, rule: str) -> Non
 
 def test_accept_takes_the_rule_it_is_told() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
-    drafted, uniforms = torch.tensor([[1]]), torch.tensor([[0.99, 0.0]])
+    proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.0]])
     for rule, kept in [("token", 0), ("block", 0), ("match", 0), ("typical", 1)]:
-        verdict = accept(Sampling(1.0), logits, None, drafted, uniforms, rule)
+        verdict = accept(Sampling(1.0), logits, proposal, uniforms, rule)
         assert verdict.accepted.item() == kept
 
 

@@ -1,0 +1,157 @@
+"""How the stages of a cycle are run: as they are written, recorded as CUDA graphs, or compiled.
+
+A small model's kernels take less time than launching them. A CUDA graph launches a whole stage at
+once; in exchange every address and every shape in it is frozen. The addresses are those of the
+cycle's buffers, which stay where they are, and of the models' weights and the drafter's own
+buffers, which are compared before each run: what has moved is recorded anew. There is one graph
+per stage, gamma and window, the windows being powers of two, recorded when it is first needed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+
+import torch
+from torch import Tensor
+
+from reference.cycle import Cycle, Settings
+from reference.drafters import Drafter
+from reference.transformer import Transformer
+from specsim.catalog import SpecsimError
+
+MODES = ("eager", "cuda-graphs", "compiled")
+SMALLEST_WINDOW = 256  # slots that are attended at least, where windows are powers of two
+WARM_UPS = 3
+
+Stages = Sequence[Callable[[], None]]
+
+
+class Runner:
+    """A cycle and the way in which its stages are run."""
+
+    def __init__(self, cycle: Cycle, mode: str):
+        self.cycle, self.mode = cycle, mode
+        self.on_cuda = cycle.target.device.type == "cuda"
+        self.lag = int(self.on_cuda)  # cycles that are under way while the host reads a result
+        self.recorded: dict[tuple[int, int], Stages] = {}
+        self.addresses: list[tuple] = []
+        # cycles never overlap, so all graphs share their memory
+        self.pool = torch.cuda.graph_pool_handle() if self.on_cuda else None
+
+    def begin(self, prompts: list[list[int]], room: list[int], seed: int) -> None:
+        """As `Cycle.begin`; forgets what was recorded if anything it reads has moved since."""
+        self.cycle.begin(prompts, room, seed)
+        if self.mode != "eager":
+            found = addresses(self.cycle.target, self.cycle.drafter)
+            if found != self.addresses:
+                self.recorded.clear()
+            self.addresses = found
+
+    def window(self, slots: int) -> int:
+        """The slots to attend so that `slots` are: exactly these on a CPU that compiles nothing."""
+        if self.on_cuda or self.mode != "eager":
+            slots = power_of_two(max(slots, SMALLEST_WINDOW))
+        return min(slots, self.cycle.cache.capacity)
+
+    def stages(self) -> Stages:
+        """The stages for the cycle's present gamma and window."""
+        if self.mode == "eager":
+            return self.cycle.stages
+        key = self.cycle.gamma, self.cycle.sequences.window
+        if key not in self.recorded:
+            stages = self.cycle.stages
+            if self.mode == "compiled":
+                stages = [torch.compile(stage, dynamic=False) for stage in stages]
+            self.recorded[key] = record(stages, self.cycle.sequences.room, self.pool)
+        return self.recorded[key]
+
+
+def record(stages: Stages, room: Tensor, pool: tuple[int, int] | None) -> Stages:
+    """Run the stages a few times to warm up, every sequence being idle meanwhile; then, on a GPU,
+    capture each in memory of the `pool`."""
+    saved = room.clone()
+    room.zero_()  # an idle cycle changes nothing that counts
+    if pool is None:
+        for stage in stages:
+            stage()
+        room.copy_(saved)
+        return stages
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            for stage in stages:
+                stage()
+    torch.cuda.current_stream().wait_stream(side)
+    graphs = []
+    for stage in stages:
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1], pool=pool):
+            stage()
+    room.copy_(saved)
+    return [graph.replay for graph in graphs]
+
+
+@contextmanager
+def runner_for(
+    target: Transformer, drafter: Drafter, batch: int, capacity: int, settings: Settings, mode: str
+) -> Iterator[Runner]:
+    """A runner whose cycle has room for `capacity` tokens per sequence.
+
+    What was recorded is kept with the target until a run with other settings needs the room, so
+    that the next prompt finds it; a run that begins meanwhile finds nothing and makes its own.
+    """
+    if mode == "eager":
+        yield Runner(Cycle(target, drafter, batch, capacity, settings), mode)
+        return
+    kind = (drafter, drafter.gamma, batch, settings, mode, target.device, target.dtype)
+    kept_kind, runner = vars(target).pop("kept_runner", (None, None))
+    if kept_kind != kind or runner.cycle.cache.capacity < capacity:
+        runner = None  # frees its buffers before others are allocated
+        capacity = power_of_two(max(capacity, SMALLEST_WINDOW))
+        runner = Runner(Cycle(target, drafter, batch, capacity, settings), mode)
+    try:
+        yield runner
+    finally:
+        target.kept_runner = (kind, runner)
+
+
+def mode_for(device: torch.device, mode: str | None) -> str:
+    """The mode that is asked for, by default CUDA graphs on a CUDA device and eager elsewhere.
+
+    Raises SpecsimError for an unknown one, or one that the device does not have.
+    """
+    if mode is None:
+        return "cuda-graphs" if device.type == "cuda" else "eager"
+    if mode not in MODES:
+        raise SpecsimError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
+    if mode == "cuda-graphs" and device.type != "cuda":
+        raise SpecsimError(f"CUDA graphs need a CUDA device, not {device}; use mode='eager'")
+    return mode
+
+
+def power_of_two(least: int) -> int:
+    """The smallest power of two that is at least `least`."""
+    return 1 << (least - 1).bit_length()
+
+
+def addresses(*things: object) -> list[tuple]:
+    """Where the tensors lie that can be reached from `things`, and their shapes: what a recorded
+    graph takes for granted."""
+    found, seen, to_visit = [], set(), list(things)
+    while to_visit:
+        thing = to_visit.pop()
+        if id(thing) in seen or isinstance(thing, (type, ModuleType, FunctionType)):
+            continue
+        seen.add(id(thing))
+        if hasattr(thing, "__tensor_flatten__"):  # a quantised tensor is made of others
+            to_visit += [getattr(thing, name) for name in thing.__tensor_flatten__()[0]]
+        elif isinstance(thing, Tensor):
+            found.append((thing.data_ptr(), tuple(thing.shape), thing.stride(), thing.dtype))
+        elif isinstance(thing, dict):
+            to_visit += thing.values()
+        elif isinstance(thing, (list, tuple)):
+            to_visit += thing
+        elif hasattr(thing, "__dict__"):
+            to_visit += vars(thing).values()
+    return found
