@@ -20,9 +20,8 @@
 #
 # Each question comes as the trap that it sets, why the trap fails, a form for your own answer, the
 # napkin arithmetic with numbers that specsim computes while you watch, and the one line to say.
-# Answer first, then scroll. A wrong number is told which slip it looks like; to someone who asks
-# how many bytes a pass of a 70B model reads and multiplies its parameters by two, for instance, it
-# says:
+# Answer first, then scroll. A wrong number is told which slip it looks like. Whoever takes the
+# bytes of a pass for the parameters times two is told, for instance:
 
 # %%
 from dataclasses import replace
@@ -976,6 +975,24 @@ for each in quiz.questions(follow_ups=True)[30:]:
 course.say(
     "**Takeaway: fit α on tokens per cycle, average times and not speeds, and say whether the loop "
     "is open.**"
+)
+
+# %% [markdown]
+# ## The thirty, a line each
+#
+# For the last minutes before the door opens.
+
+# %%
+lines = [
+    f"{n}. *{each.id.replace('-', ' ')}*: {each.one_line}"
+    for n, each in enumerate(quiz.questions(), 1)
+]
+course.say("\n".join(lines))
+
+# %%
+course.say(
+    "**Takeaway: bytes per pass, rows per pass, tokens per pass. Every answer above is one of "
+    "these, or one divided by another.**"
 )
 
 # %% [markdown]

@@ -410,9 +410,9 @@ def test_without_widgets_it_is_text(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     form = quiz.ask("kv-size")
     assert form.box is None
-    assert "quiz.check('kv-size', …)" in form.markdown
+    assert 'quiz.check("kv-size", …)' in form.markdown
     assert "8192 tokens" in str(form)
-    assert "quiz.check('kv-size', …)" in str(form)
+    assert 'quiz.check("kv-size", …)' in str(form)
     assert "b) " in str(quiz.ask("roll-back"))
 
 

@@ -27,7 +27,7 @@ class Form:
     @property
     def markdown(self) -> str:
         options = "".join(f"- {line}\n" for line in self._options())
-        return f"**Your turn.** {self.question.prompt}\n\n{options}\n`{self._how()}`"
+        return f"**Your turn.** {self.question.prompt}\n\n{options}\nAnswer with `{self._how()}`"
 
     def _ipython_display_(self) -> None:
         """The question as text, which a page without a kernel shows too, and the box below it."""
@@ -43,7 +43,7 @@ class Form:
         return [f"{letter}) {option}" for letter, option in self.question.letters.items()]
 
     def _how(self) -> str:
-        name = repr(self.question.id) if self.question.id else "question"
+        name = f'"{self.question.id}"' if self.question.id else "question"
         value = '"a"' if isinstance(self.question, Choice) else "…"
         return f"quiz.check({name}, {value})"
 
