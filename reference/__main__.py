@@ -6,10 +6,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from reference.machine import DTYPES, device_named, environment
+from reference.machine import DTYPES, device_named, environment, is_out_of_memory
 from specsim.catalog import SpecsimError
 
-METHODS = ("draft-model", "n-gram", "early-exit", "ensemble", "head")
+METHODS = ("draft-model", "n-gram", "early-exit", "quantised-self", "ensemble", "head")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        words = str(error).strip().splitlines()[0]
+        print(f"reference: {options.device} is out of memory: {words}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -59,6 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--rule", choices=("token", "block", "match", "typical"), default="token",
         help="the accept rule, above temperature 0; typical is lossy",
     )  # fmt: skip
+    for role in ("target", "draft"):
+        generate.add_argument(
+            f"--{role}-precision", choices=(*DTYPES, "int8", "int4", "int4-g32"),
+            help=f"of the {role}'s weights; default: --dtype",
+        )  # fmt: skip
     generate.add_argument("--seed", type=int, default=0)
 
     measure = command(
@@ -70,6 +81,15 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--out", type=Path, required=True, help="the file to write; of a suite, the folder"
     )
+    measure.add_argument(
+        "--dialled",
+        metavar="SHAPE",
+        help="a pair of random weights instead: 1b, 8b, 70b-slice, a preset or a config.json",
+    )
+    measure.add_argument("--alpha", type=float, default=0.8, help="the dialled pair's acceptance")
+    measure.add_argument(
+        "--draft-layers", type=int, help="the dialled draft's; default: a sixth of the target's"
+    )  # fmt: skip
     measure.add_argument("--suite", help="gpu, cpu, or a .toml file of points like theirs")
     measure.add_argument(
         "--part", nargs="+", default=["all"],
@@ -101,9 +121,30 @@ def build_parser() -> argparse.ArgumentParser:
 def load(options: argparse.Namespace):
     from reference.checkpoints import load_pair
 
+    precisions = {
+        key: getattr(options, key, None) for key in ("target_precision", "draft_precision")
+    }
     return load_pair(
-        options.target, options.draft, dtype=DTYPES[options.dtype], device=options.device
+        options.target,
+        options.draft,
+        dtype=DTYPES[options.dtype],
+        device=options.device,
+        **precisions,
     )
+
+
+def quantized_notes(options: argparse.Namespace) -> list[str]:
+    """What a quantised target, draft or copy gains on this device, a sentence for each."""
+    from reference.quantization import GROUPS, kernel_note
+
+    asked = {"target": options.target_precision, "draft": options.draft_precision}
+    if options.method == "quantised-self":
+        asked["draft"] = options.draft_precision or "int4-g32"
+    return [
+        f"{role}: {kernel_note(options.device, precision)}"
+        for role, precision in asked.items()
+        if precision in GROUPS
+    ]
 
 
 def run_generate(options: argparse.Namespace) -> int:
@@ -113,6 +154,8 @@ def run_generate(options: argparse.Namespace) -> int:
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
     options.method = options.method or ("head" if options.head else "draft-model")
+    for note in quantized_notes(options):
+        print(f"reference: {note}", file=sys.stderr)
     target, draft, tokenizer = load(options)
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
     result = speculate(
@@ -146,7 +189,16 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def drafter_named(options: argparse.Namespace, target, draft):
-    from reference import DraftHead, DraftModel, EarlyExit, Ensemble, NGram, NoDrafter, load_head
+    from reference import (
+        DraftHead,
+        DraftModel,
+        EarlyExit,
+        Ensemble,
+        NGram,
+        NoDrafter,
+        QuantisedSelf,
+        load_head,
+    )
 
     gamma = options.gamma
     if gamma == 0:
@@ -156,6 +208,8 @@ def drafter_named(options: argparse.Namespace, target, draft):
     if options.method == "early-exit":
         half = max(1, target.architecture.num_layers // 2)
         return EarlyExit(half if options.layers is None else options.layers, gamma)
+    if options.method == "quantised-self":
+        return QuantisedSelf(gamma, options.draft_precision or "int4-g32")
     if options.method == "head":
         return DraftHead(load_head(options.head or "bundled", target), gamma)
     model = DraftModel(draft, gamma)
@@ -194,8 +248,24 @@ def measure_one(options: argparse.Namespace) -> int:
     from reference.suites import measure_pair
     from specsim.measurement import Measurement
 
-    target, draft, tokenizer = load(options)
-    prompts = [tokenizer.encode(text)[:96] for text in prompt_texts()["timed"][: options.prompts]]
+    if options.dialled:
+        from reference.dialled import dialled_pair, random_prompts, shape_named
+
+        shape = shape_named(options.dialled)
+        layers = options.draft_layers or max(1, shape.num_layers // 6)
+        target, draft, reached = dialled_pair(
+            shape, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
+        )
+        print(
+            f"reference: {shape.name}, random weights, drafted by its first {layers} layers; alpha "
+            f"{reached:.3f} at temperature 1, nearer to independent than that of text",
+            file=sys.stderr,
+        )
+        prompts = random_prompts(shape, options.prompts, 96)
+    else:
+        target, draft, tokenizer = load(options)
+        texts = prompt_texts()["timed"][: options.prompts]
+        prompts = [tokenizer.encode(text)[:96] for text in texts]
     points = measure_pair(
         target, draft, prompts, options.gamma,
         max_new_tokens=options.max_new_tokens, temperature=options.temperature,

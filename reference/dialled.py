@@ -91,6 +91,14 @@ def dialled_pair(
     return target, first_layers(target, draft_layers), reached
 
 
+def random_prompts(
+    architecture: Architecture, count: int, length: int, seed: int = 0
+) -> list[list[int]]:
+    """Prompts of token ids without meaning, which is all that random weights can read."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(architecture.vocab_size, (count, length), generator=generator).tolist()
+
+
 def into_the_stream(layer: Layer) -> list[torch.Tensor]:
     """The matrices of a layer whose products are added to the residual stream."""
     if layer.experts is None:

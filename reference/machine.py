@@ -49,12 +49,18 @@ def memory_for(what: str, nbytes: float, device: torch.device) -> Iterator[None]
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        words = str(error).lower()
-        if "out of memory" in words or "allocate memory" in words or "not enough memory" in words:
+        if is_out_of_memory(error):
             raise SpecsimError(
                 f"{what} need {in_bytes(nbytes)}, and {device} is out of memory"
             ) from None
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch (or Python) means by it that memory has run out, on whatever device."""
+    words = str(error).lower()
+    known = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(phrase in words for phrase in known)
 
 
 def in_bytes(count: float) -> str:

@@ -46,7 +46,45 @@ def test_gamma_changes_the_cycles_and_not_the_text(capsys):
         assert speculative[key] is not None, key
 
 
-@pytest.mark.parametrize("method", ["draft-model", "n-gram", "early-exit", "ensemble"])
+def test_precisions_are_asked_for_and_explained(capsys):
+    arguments = ["--target-precision", "int8", "--draft-precision", "int4-g32", "--json"]
+    assert main(["generate", "import os\n", "--max-new-tokens", "8", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)["tokens"]) == 8
+    assert "target: int8 weights on" in printed.err
+    assert "draft: int4-g32 weights on" in printed.err
+
+
+def test_a_dialled_pair_is_measured(capsys, tmp_path):
+    config = {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 6, "intermediate_size": 128,
+        "num_attention_heads": 4, "vocab_size": 256, "max_position_embeddings": 256,
+    }  # fmt: skip
+    (tmp_path / "shape.json").write_text(json.dumps(config))
+    file = tmp_path / "measured.json"
+    arguments = ["--dialled", str(tmp_path / "shape.json"), "--alpha", "0.7", "--gamma", "2"]
+    arguments += ["--prompts", "1", "--max-new-tokens", "12", "--out", str(file), "--json"]
+    assert main(["measure", *arguments, "--temperature", "1"]) == 0
+    assert "alpha 0.7" in capsys.readouterr().err
+    points = Measurement.read(file).points
+    assert [point.scenario.gamma for point in points] == [0, 2]
+    assert points[1].scenario.draft.num_layers == 1
+
+
+def test_running_out_of_memory_is_one_line(capsys, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("reference.checkpoints.load_checkpoint", fails)
+    assert main(["generate", "x", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("reference: cpu is out of memory: [enforce fail]")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "method", ["draft-model", "n-gram", "early-exit", "ensemble", "quantised-self"]
+)
 def test_the_method_changes_the_cycles_and_not_the_text(capsys, method):
     texts = []
     for gamma in ("0", "3"):
