@@ -114,7 +114,7 @@ QUESTIONS = (
             "{tokens:.2f}, not {stationary:.2f}: {starts_hard_percent:.0f} % of the cycles begin "
             "in hard text, a third of the tokens are."
         ),
-        sources=("Markov renewal: cycles start where the last one was rejected",),
+        sources=("Çinlar, Markov renewal theory, Advances in Applied Probability 1(2), 1969",),
     ),
     Question(
         id="pooled-alpha",
@@ -131,7 +131,7 @@ QUESTIONS = (
             "{pooled:.3f}: it promises {tokens_from_pooled:.2f} tokens per cycle where there are "
             "{tokens:.2f}. Fit α on τ."
         ),
-        sources=("Beta-geometric law",),
+        sources=("Johnson, Kemp and Kotz, Univariate Discrete Distributions (beta-geometric)",),
     ),
     Question(
         id="mean-of-speedups",
@@ -150,7 +150,7 @@ QUESTIONS = (
             "{harmonic:.2f}: time is harmonic in τ. The arithmetic mean, {arithmetic:.2f}, is "
             "nobody's speed."
         ),
-        sources=("Jensen's inequality",),
+        sources=("Jensen's inequality: a mean of quotients is no quotient of means",),
     ),
     Question(
         id="open-or-closed",
@@ -168,7 +168,7 @@ QUESTIONS = (
             "{open:.2f}× in open loop, {closed:.2f}× at a fixed batch; and beyond "
             "{capacity_speculative:.0f} tokens/ms speculation cannot carry the load at all."
         ),
-        sources=("Little's law",),
+        sources=("Little, A proof for the queuing formula L = λW, Operations Research 9(3), 1961",),
     ),
     Question(
         id="greedy-draft",

@@ -250,12 +250,12 @@ QUESTIONS = (
         slips={
             "no two tokens are thought to share an expert": "each_its_own",
             "the layer is priced as a dense one": "dense",
-            "the routing correlation of real text is put in": "correlated",
+            "the reported routing correlation of 0.45 is put in": "correlated",
         },
         worked=experts,
         in_short=(
-            "{independent:.2f}× if independent, about {correlated:.1f}× on real text; the sweet "
-            "spot is a middle batch that loads every expert anyway."
+            "{independent:.2f}× if independent, about {correlated:.1f}× with the correlation that "
+            "was reported; the sweet spot is a middle batch that loads every expert anyway."
         ),
         sources=("MoESD, arXiv:2505.19645", "Cohere, blog, April 2026 (correlation 0.45)"),
     ),

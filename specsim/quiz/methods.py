@@ -62,7 +62,11 @@ QUESTIONS = (
             "Copying work: lookup plus a head. Chat at batch 1: EAGLE-3 or a parallel block. High "
             "load: MTP with one token, or adaptive. A model with MTP modules: those first."
         ),
-        sources=("Prompt lookup, 2023", "SuffixDecoding, arXiv:2411.04975", "EAGLE-3, 2503.01840"),
+        sources=(
+            "Saxena, Prompt Lookup Decoding, 2023",
+            "SuffixDecoding, arXiv:2411.04975",
+            "EAGLE-3, arXiv:2503.01840",
+        ),
     ),
     Question(
         id="tree-or-chain",

@@ -101,7 +101,7 @@ QUESTIONS = (
             "{zero_percent:.0f} % of the gaps are zero and the rest a whole cycle: TPOT "
             "{tpot_ms:.2f} ms, P99 gap {p99_ms:.0f} ms."
         ),
-        sources=("renewal of the cycle's law; Leviathan et al., arXiv:2211.17192",),
+        sources=("Leviathan et al., arXiv:2211.17192 (the law of a cycle)",),
     ),
     Choice(
         id="benchmark",
@@ -155,7 +155,7 @@ QUESTIONS = (
             "{dollars:.1f} dollars at batch 1, {speculative:.1f} with a speedup of 2.5, "
             "{batch_dollars:.2f} at batch 64: batching buys cost, speculation latency."
         ),
-        sources=("price assumed; NVIDIA H100 datasheet",),
+        sources=("NVIDIA H100 datasheet; the price is assumed",),
     ),
     Question(
         id="eager",
