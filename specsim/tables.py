@@ -1,11 +1,20 @@
 """Tables for a person to read: plain text, one function a table, nothing computed here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from specsim.calibration import Calibration
-from specsim.comparison import Comparison, median_errors
+from specsim.comparison import (
+    Comparison,
+    Summary,
+    median_errors,
+    misses,
+    regrets,
+    summarise,
+)
+from specsim.measurement import Point
 from specsim.speculation import Prediction
 from specsim.system import EfficiencyTable
 
@@ -125,4 +134,132 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
         f"Measured best: {speedup.measured:.2f}x at γ = {best.gamma}; {speedup.predicted:.2f}x was "
         f"predicted there. What limits it most is {limit}: {REASONS[limit]}.",
     ]
+    return lines
+
+
+# The table of `specsim compare`
+
+QUANTITIES = {
+    "step_s": "plain step",
+    "verify_step_s": "verification",
+    "draft_step_s": "draft step",
+    "cycle_s": "cycle",
+    "tokens_per_cycle": "tokens per cycle",
+    "speedup": "speedup",
+}
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every point and part: predicted, measured, error."""
+    lines = []
+    for row in rows:
+        unit, scale = ("ms", 1e3) if row["part"].endswith("_s") else ("", 1.0)
+        named = row["name"] or f"{row['target']} gamma {row['gamma']}"
+        lines.append(
+            f"  {named:60s} {row['part']:17s} predicted {row['predicted'] * scale:9.3f} {unit:2s} "
+            f"measured {row['measured'] * scale:9.3f} {unit:2s} {row['error']:+6.1%}"
+        )
+    return lines
+
+
+def parts_of(comparisons: Sequence[Comparison]) -> list[str]:
+    """The parts of a suite that there are points of, in order of appearance."""
+    return list(dict.fromkeys(c.point.part or "measured" for c in comparisons))
+
+
+def suite_table(
+    every: Mapping[str, Sequence[Comparison]], peers: Sequence[Point] = ()
+) -> list[str]:
+    """What each lens gets wrong, by part and quantity, reserved points beside all; then signs, best
+    gammas, the worst misses, and the peers."""
+    calibrated = every["calibrated"]
+    lines = [
+        "",
+        "|error| of the prediction, median and 95th percentile, by what it was made from",
+        f"{'':38s}{'points':>7s}"
+        + "".join(f"{name:>15s}" for name in every)
+        + f"{'in 80 % band':>15s}{'without drift':>15s}",
+    ]
+    for part in parts_of([c for comparisons in every.values() for c in comparisons]):
+        for title, chosen in ((part, None), (f"{part}, reserved", True)):
+            by_lens = {
+                name: summarise(
+                    [
+                        c
+                        for c in comparisons
+                        if (c.point.part or "measured") == part
+                        and (chosen is None or c.point.reserved)
+                    ]
+                )
+                for name, comparisons in every.items()
+            }
+            lines += quantity_lines(title, by_lens)
+    lines += ["", *verdict_lines(calibrated), "", *miss_lines(calibrated)]
+    if peers:
+        lines += ["", *peer_lines(peers)]
+    return lines
+
+
+def quantity_lines(title: str, by_lens: Mapping[str, Summary]) -> list[str]:
+    """A line for every quantity of the points of one part."""
+    lines = []
+    first = next((summary for summary in by_lens.values() if summary.errors), Summary({}, 0, 0, 0))
+    for name, errors in first.errors.items():
+        cells = ""
+        for summary in by_lens.values():
+            other = summary.errors.get(name)
+            cells += f"{'-':>15s}" if other is None else f"{other.median:8.1%}{other.tail:7.0%}"
+        covered = "-" if errors.covered is None else f"{errors.covered:.0%}"
+        without = f"{errors.drift_divided:.1%}" if name.endswith("_s") else "-"
+        head = f"{title:21s} {QUANTITIES[name]:16s}{errors.count:7d}"
+        lines.append(f"{head}{cells}{covered:>15s}{without:>15s}")
+    return lines
+
+
+def verdict_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """Whether the sign of "does it pay" and the best gamma come out right."""
+    lines = []
+    for title, chosen in (
+        ("all points", comparisons),
+        ("reserved", [c for c in comparisons if c.point.reserved]),
+    ):
+        summary = summarise(chosen)
+        if summary.signs:
+            lines.append(
+                f"does it pay, {title}: right in {summary.right_signs} of {summary.signs} points "
+                "with |speedup - 1| > 3 %"
+            )
+    found = regrets(comparisons)
+    if found:
+        worst = max(found, key=lambda regret: regret.lost)
+        lines.append(
+            f"best gamma: within 2 % of the best measured in {sum(r.is_tie for r in found)} of "
+            f"{len(found)} scenarios; worst: {worst.lost:.1%} lost with γ = "
+            f"{worst.predicted_gamma} for {worst.measured_gamma} ({worst.scenario})"
+        )
+    return lines
+
+
+def miss_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """The worst points, and the factor of measured ÷ predicted that does most to each."""
+    lines = ["the worst misses, and what does most to them"]
+    for miss in misses(comparisons):
+        factor = miss["factors"].get(miss["factor"], 1 / (1 + miss["error"]))
+        lines.append(
+            f"  {miss['error']:+6.1%} {QUANTITIES[miss['quantity']]:16s} {miss['name']}: "
+            f"{miss['factor']} (x {factor:.3f})"
+        )
+    return lines
+
+
+def peer_lines(peers: Sequence[Point]) -> list[str]:
+    """Peers beside our own plain decoding, in the same run."""
+    lines = ["a peer in the same run, milliseconds per token"]
+    for point in peers:
+        assert point.step_s is not None
+        assert point.cycle_s is not None
+        ours, theirs = 1e3 * point.step_s.median, 1e3 * point.cycle_s.median
+        lines.append(
+            f"  {point.name}: {theirs:.3f}, our plain decoding {ours:.3f}: {theirs / ours:.2f}x"
+        )
     return lines

@@ -1,5 +1,6 @@
 """Every factor of measured ÷ predicted has a name, and they multiply out."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -7,10 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specsim.calibration import Calibration, to_json
 from specsim.catalog import SpecsimError
-from specsim.comparison import compare, factors, median_errors, predict_point, to_rows
-from specsim.measurement import Timing
-from specsim.system import Accelerator, Engine, System
+from specsim.cli import main
+from specsim.comparison import (
+    compare,
+    factors,
+    is_predicted,
+    lenses,
+    median_errors,
+    misses,
+    predict_point,
+    regrets,
+    summarise,
+    to_rows,
+)
+from specsim.comparison.lenses import catalog_name
+from specsim.measurement import Environment, Measurement, Timing, write_json
+from specsim.system import Accelerator, EfficiencyTable, Engine, System
 from specsim.work import precision
 
 SYSTEM = System(
@@ -117,7 +132,268 @@ def test_medians_and_rows_name_every_part(point):
         "speedup",
     } <= errors.keys()
     assert max(errors.values()) < 1e-12
-    assert {"target", "gamma", "part", "predicted", "measured", "error"} == to_rows(comparisons)[
-        0
-    ].keys()
+    row = to_rows(comparisons)[0]
+    assert {"name", "reserved", "target", "gamma", "part", "predicted", "measured", "error"} == {
+        *row
+    }
     assert factors(comparisons[1].parts, 2) == comparisons[1].factors
+
+
+# Points of a suite
+
+
+def renamed(point, name: str, **changes):
+    return replace(point, name=name, part="speculation", **changes)
+
+
+def scaled(point, factor: float):
+    """The point on a machine whose every time is `factor` as long."""
+
+    def slower(timing):
+        return None if timing is None else replace(timing, median=factor * timing.median)
+
+    names = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
+    return replace(point, **{name: slower(getattr(point, name)) for name in names})
+
+
+def test_drift_is_a_factor_of_times_and_of_no_speedup(point):
+    drifted = compare(replace(scaled(exact(point(2)), 1.3), drift=1.3), SYSTEM)
+    for name, part in drifted.parts.items():
+        if name.endswith("_s"):
+            assert part.error == pytest.approx(1 / 1.3 - 1)
+            assert drifted.error(name, drift_divided=True) == pytest.approx(0, abs=1e-12)
+    assert drifted.error("speedup") == pytest.approx(0, abs=1e-12)
+    assert all(factor == pytest.approx(1.0) for factor in drifted.factors.values())
+    plain = compare(replace(scaled(exact(point(0)), 1.3), drift=1.3), SYSTEM)
+    assert plain.culprit == "machine drift"
+
+
+def test_without_a_drift_probe_the_parts_take_the_blame(point):
+    drifted = compare(scaled(exact(point(2)), 1.3), SYSTEM)
+    assert drifted.drift == 1.0
+    assert drifted.factors["baseline"] == pytest.approx(1.3)
+    assert math.prod(drifted.factors.values()) == pytest.approx(1.0)
+
+
+def test_given_drafts_are_a_width_and_no_acceptance(point):
+    scenario = replace(point(2).scenario, method="given", draft=None)
+    wide = replace(point(2), scenario=scenario, draft_step_s=None, calibration_survival=None)
+    comparison = compare(wide, SYSTEM)
+    assert set(comparison.parts) == {"step_s", "verify_step_s"}
+    assert comparison.factors == {}
+    pass_of_three = predict_point(point(2), SYSTEM).verify_step_s
+    assert comparison.parts["verify_step_s"].predicted == pytest.approx(float(pass_of_three))
+    assert comparison.culprit in ("verification", "machine drift")
+
+
+def test_an_n_gram_is_predicted_from_the_survival_of_its_cycles(point):
+    scenario = replace(point(2).scenario, method="n-gram", draft=None)
+    found = predict_point(replace(point(2), scenario=scenario, draft_step_s=None), SYSTEM)
+    assert float(found.tokens_per_cycle) == pytest.approx(1 + 0.72 + 0.5)
+    verify = predict_point(point(2), SYSTEM).verify_step_s
+    assert float(found.verify_step_s) == pytest.approx(float(verify))
+
+
+def test_an_early_exit_has_nothing_to_catch_up_with(point):
+    scenario = replace(point(2).scenario, method="early-exit")
+    exit_draft = predict_point(replace(point(2), scenario=scenario), SYSTEM).draft_s
+    assert exit_draft < predict_point(point(2), SYSTEM).draft_s
+
+
+def test_a_buffer_that_is_read_whole_is_priced_whole(point):
+    scenario = point(0).scenario
+    whole = replace(point(0), scenario=replace(scenario, allocated_context=4096))
+    assert predict_point(whole, SYSTEM).step_s > predict_point(point(0), SYSTEM).step_s
+
+
+def test_a_peer_is_not_predicted(point):
+    scenario = replace(point(0).scenario, method="transformers-generate")
+    assert not is_predicted(replace(point(0), scenario=scenario))
+    assert is_predicted(point(0))
+
+
+def test_a_summary_counts_each_quantity_where_it_is_a_result(point):
+    right, slow = exact(point(2)), exact(point(0))
+    summary = summarise([compare(right, SYSTEM), compare(scaled(slow, 1.25), SYSTEM)])
+    assert summary.points == 2
+    assert summary.errors["step_s"].count == 1
+    assert summary.errors["step_s"].median == pytest.approx(0.2)
+    assert summary.errors["verify_step_s"].median == pytest.approx(0, abs=1e-12)
+    assert summary.errors["verify_step_s"].covered == 1.0
+    assert summary.errors["step_s"].covered == 0.0  # the band is 10 %
+    assert summarise([]).errors == {}
+
+
+def test_signs_are_judged_where_they_are_clear(point):
+    def with_speedup(speedup: float):
+        right = exact(point(2))
+        cycle = right.tokens_per_cycle * right.step_s.median / speedup
+        return replace(right, cycle_s=replace(right.cycle_s, median=cycle))
+
+    predicted = float(predict_point(point(2), SYSTEM).speedup)
+    assert predicted > 1.03
+    points = [with_speedup(1.5), with_speedup(0.7), with_speedup(1.01)]
+    summary = summarise([compare(one, SYSTEM) for one in points])
+    assert (summary.right_signs, summary.signs) == (1, 2)
+
+
+def test_the_regret_of_a_gamma_is_what_it_loses(point):
+    def measured(gamma: int, slower: float):
+        one = exact(replace(point(2), scenario=replace(point(2).scenario, gamma=gamma),
+                            calibration_survival=[0.72, 0.5, 0.4][:gamma]))  # fmt: skip
+        return compare(
+            renamed(scaled_cycle(one, slower), f"speculation/gamma-{gamma}/batch-1"), SYSTEM
+        )
+
+    def scaled_cycle(one, factor: float):
+        return replace(one, cycle_s=replace(one.cycle_s, median=factor * one.cycle_s.median))
+
+    honest = [measured(gamma, 1.0) for gamma in (1, 2, 3)]
+    (regret,) = regrets(honest)
+    assert regret.lost == 0
+    assert regret.is_tie
+    assert regret.scenario == "speculation/batch-1"
+    best = regret.predicted_gamma
+    spoilt = [measured(gamma, 1.4 if gamma == best else 1.0) for gamma in (1, 2, 3)]
+    (regret,) = regrets(spoilt)
+    assert regret.predicted_gamma == best != regret.measured_gamma
+    assert regret.lost > 0.02
+    assert not regret.is_tie
+    assert regrets(honest[:1]) == []
+
+
+def test_a_scenario_where_nothing_pays_is_won_by_plain_decoding(point):
+    def hopeless(gamma: int):
+        one = replace(point(2), scenario=replace(point(2).scenario, gamma=gamma),
+                      calibration_survival=[0.02, 0.01][:gamma])  # fmt: skip
+        return compare(renamed(exact(one), f"s/gamma-{gamma}"), SYSTEM)
+
+    (regret,) = regrets([hopeless(1), hopeless(2)])
+    assert (regret.predicted_gamma, regret.measured_gamma, regret.lost) == (0, 0, 0)
+
+
+def test_the_worst_misses_come_first_with_what_does_most(point):
+    right = exact(point(2))
+    slow = replace(
+        right,
+        verify_step_s=replace(right.verify_step_s, median=3 * right.verify_step_s.median),
+        cycle_s=replace(
+            right.cycle_s, median=right.cycle_s.median + 2 * right.verify_step_s.median
+        ),
+        name="slow",
+    )
+    first, second = misses([compare(right, SYSTEM), compare(slow, SYSTEM)])
+    assert (first["name"], first["factor"]) == ("slow", "verification")
+    assert abs(second["error"]) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H200", "h200-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("AMD EPYC 9R14", None),
+        ("a machine", None),
+    ],
+)
+def test_a_device_is_found_in_the_catalog_by_its_own_name(device, name):
+    assert catalog_name(device) == name
+
+
+def test_the_three_lenses(point):
+    calibrated = {"eager": Calibration(SYSTEM, (0.1,))}
+    names = [lens.name for lens in lenses(calibrated, "NVIDIA H200")]
+    assert names == ["calibrated", "catalog", "ideal"]
+    unknown = {lens.name: lens for lens in lenses(calibrated, "a machine")}
+    assert list(unknown) == ["calibrated", "ideal"]
+    plain = exact(point(0))
+    ideal = compare(plain, unknown["ideal"].system(plain))
+    assert ideal.parts["step_s"].predicted < compare(plain, SYSTEM).parts["step_s"].predicted
+    graphs = replace(plain, scenario=replace(plain.scenario, mode="cuda-graphs"))
+    assert unknown["calibrated"].system(graphs) is None
+
+
+# The command, whole
+
+
+@pytest.fixture
+def folder(tmp_path, point):
+    """Files as a suite leaves them: a plain step, two widths, three batches, a peer."""
+
+    def listed(gamma: int, method: str, batch: int, name: str, **changes):
+        scenario = replace(point(gamma).scenario, method=method, batch=batch)
+        if method in ("given", "transformers-generate"):
+            scenario = replace(scenario, draft=None)
+            changes |= {"draft_step_s": None, "calibration_survival": None}
+        return replace(point(gamma), scenario=scenario, name=name, drift=1.02, **changes)
+
+    parts = {
+        "plain": [listed(0, "plain", 1, "plain/t/batch-1", part="plain", reserved=True)],
+        "verify": [
+            listed(gamma, "given", 1, f"verify/t/width-{gamma + 1}/batch-1", part="verify")
+            for gamma in (1, 2)
+        ],
+        "speculation": [
+            listed(2, "draft-model", batch, f"speculation/t/gamma-2/batch-{batch}",
+                   part="speculation")
+            for batch in (1, 4, 16)
+        ],
+        "peer": [
+            listed(0, "transformers-generate", 1, "peer/t/batch-1", part="peer",
+                   host_s=None, verify_step_s=None)
+        ],
+    }  # fmt: skip
+    environment = Environment("a machine", "2.13.0", "3.11.7", 2, "2026-01-01")
+    for name, points in parts.items():
+        Measurement(environment, points, "calibration.json").write(tmp_path / f"{name}.json")
+    table = EfficiencyTable([1e6], [1], [[0.8]])
+    engine = replace(SYSTEM.engine, weight_efficiency=table, activation_efficiency=0.5)
+    system = replace(SYSTEM, engine=engine)
+    data = to_json(Calibration(system, (0.1,), {"mode": "eager"}))
+    write_json(tmp_path / "calibration.json", data)
+    return tmp_path
+
+
+def test_the_command_says_how_wrong_each_lens_is(folder, capsys):
+    assert main(["compare", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "calibrated" in out
+    assert "ideal" in out
+    assert "plain, reserved       plain step            1" in out
+    assert "does it pay, all points: right in" in out
+    assert "the worst misses, and what does most to them" in out
+    assert "peer/t/batch-1: 2.400, our plain decoding 2.400: 1.00x" in out
+
+
+def test_the_command_for_programs(folder, capsys):
+    assert main(["compare", str(folder), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["parts"]) == {"plain", "verify", "speculation"}
+    plain = document["parts"]["plain"]["calibrated"]
+    assert plain["reserved"]["errors"]["step_s"]["count"] == 1
+    assert document["parts"]["verify"]["calibrated"]["all"]["points"] == 2
+    assert "reserved" not in document["parts"]["verify"]["calibrated"]
+    assert document["best_gamma"]["scenarios"] == 0
+    assert len(document["files"]) == 4
+
+
+def test_the_command_draws(folder, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["compare", str(folder), "--figures", str(tmp_path / "drawn")]) == 0
+    names = {"predicted-and-measured.png", "verify-curve.png", "speedup-by-batch.png"}
+    assert {file.name for file in (tmp_path / "drawn").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "drawn" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mode_without_a_calibration_is_left_out_of_that_lens_alone(folder, capsys):
+    file = folder / "plain.json"
+    measurement = Measurement.read(file)
+    (one,) = measurement.points
+    graphs = replace(one, scenario=replace(one.scenario, mode="cuda-graphs"))
+    Measurement(measurement.environment, [graphs], "calibration.json").write(file)
+    assert main(["compare", str(file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert "calibrated" not in document["parts"]["plain"]
+    assert document["parts"]["plain"]["ideal"]["all"]["points"] == 1

@@ -17,6 +17,7 @@ from reference.dialled import dialled_pair, random_model
 from reference.drafters.early_exit import first_layers
 from reference.machine import PRECISION_OF
 from reference.packing import pack
+from reference.quantization import GROUPS, quantized
 from reference.suites.points import PlannedPoint, Suite
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
@@ -95,16 +96,17 @@ class Workshop:
         )
 
     def _made(self, point: PlannedPoint) -> Models:
-        dtype = DTYPE_OF.get(point.precision)
+        dtype = torch.bfloat16 if point.precision in GROUPS else DTYPE_OF.get(point.precision)
         if dtype is None:
+            known = ", ".join((*DTYPE_OF, *GROUPS))
             raise SpecsimError(
-                f"weights in {point.precision} are not measured here; known: {', '.join(DTYPE_OF)}"
+                f"weights in {point.precision} are not measured here; known: {known}"
             )
         if point.target == "trained":
             return self._trained(dtype)
         shape, draft_shape = self.shapes(point)
         if draft_shape is None:
-            return Models(self._unread(shape, dtype, 0), None, None, NOISE)
+            return Models(self._unread(shape, dtype, 0, point.precision), None, None, NOISE)
         if not point.synthetic:
             assert point.alpha is not None
             assert point.draft_layers is not None
@@ -113,18 +115,22 @@ class Workshop:
             )
             note = f"random weights, alpha dialled to {reached:.3f} at temperature 1"
             return Models(target, draft, None, note)
-        target = self._unread(shape, dtype, 0)
+        target = self._unread(shape, dtype, 0, point.precision)
         if point.draft_layers is not None:
             draft = first_layers(target, point.draft_layers)
             draft.reads_prompts = False
         else:
-            draft = self._unread(draft_shape, dtype, 1)
+            draft = self._unread(draft_shape, dtype, 1, point.precision)
         return Models(target, draft, None, f"accept counts are drawn; {NOISE}")
 
-    def _unread(self, shape: Architecture, dtype: torch.dtype, seed: int) -> Transformer:
-        model = pack(random_model(shape, dtype, self.device, seed))
-        model.reads_prompts = False
-        return model
+    def _unread(
+        self, shape: Architecture, dtype: torch.dtype, seed: int, precision: str
+    ) -> Transformer:
+        """A random model that is timed without reading prompts."""
+        made = random_model(shape, dtype, self.device, seed)
+        made = quantized(made, precision) if precision in GROUPS else pack(made)
+        made.reads_prompts = False
+        return made
 
     def _trained(self, dtype: torch.dtype) -> Models:
         target, draft, tokenizer = load_pair(self.pair, dtype=dtype, device=self.device)

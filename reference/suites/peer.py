@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from reference.checkpoints import FUSED, OUTER, PAIR
+from reference.checkpoints import PAIR
 from reference.cycle import NoDrafter
 from reference.packing import PackedLinear
 from reference.statistics import Statistics
@@ -19,6 +19,7 @@ from reference.suites.measuring import Measurer, scenario
 from reference.suites.models import Models
 from reference.suites.points import PlannedPoint
 from reference.transformer import Transformer
+from reference.weights import sources
 from specsim.catalog import SpecsimError
 from specsim.measurement import Point, Timing
 
@@ -121,19 +122,14 @@ def their_model(model: Transformer):
     config = transformers.AutoConfig.for_model(**fields)
     with torch.device("meta"):
         theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)
-    widths = {
-        "qkv": [shape.query_size, shape.kv_size, shape.kv_size],
-        "gate_up": [shape.intermediate_size] * 2,
-    }
-    tensors = {}
+    qkv, tensors = [shape.query_size, shape.kv_size, shape.kv_size], {}
     for name, weight in model.state_dict().items():
-        if name in OUTER:
-            tensors[OUTER[name]] = weight
+        if name == "head.weight":  # also where it is tied
+            tensors["lm_head.weight"] = weight
             continue
-        _, layer, inner = name.split(".", 2)
-        parts = weight.split(widths.get(inner.split(".")[0], [len(weight)]))
-        for source, part in zip(FUSED[inner], parts, strict=True):
-            tensors[f"model.layers.{layer}.{source}"] = part
+        (group,) = sources(name, shape, mixtral=False)
+        pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(group))
+        tensors |= dict(zip(group, pieces, strict=True))
     theirs.load_state_dict(tensors, strict=True, assign=True)
     rotary = theirs.model.rotary_emb  # its tables are no weights, and lie on the meta device
     theirs.model.rotary_emb = type(rotary)(config=theirs.config).to(model.device)

@@ -2,15 +2,30 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specsim import calibration
+from specsim import calibration, tables
+from specsim.calibration import Calibration
 from specsim.catalog import SpecsimError
 from specsim.cli.parser import Commands
-from specsim.comparison import compare_file, median_errors, to_rows
-from specsim.measurement import Measurement
+from specsim.comparison import (
+    Comparison,
+    Lens,
+    compare,
+    is_predicted,
+    lenses,
+    median_errors,
+    misses,
+    regrets,
+    summarise,
+    to_rows,
+)
+from specsim.measurement import Measurement, Point
+
+ONE_PART = "measured"  # what the points of a file that is no suite's are listed under
+MODES = ("eager", "cuda-graphs", "compiled")
 
 
 def add(commands: Commands) -> None:
@@ -20,34 +35,105 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--engine", help="a calibration file; default: the one beside the measurements"
     )
+    parser.add_argument(
+        "--accelerator", help="the catalog's name of the chip; default: by the device's own name"
+    )
+    parser.add_argument("--rows", action="store_true", help="every point and part in full")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the figures there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
     document: dict[str, Any] = {"files": []}
+    every: dict[str, list[Comparison]] = {}
+    peers: list[Point] = []
     for path in measurement_files(options.paths):
         measurement = Measurement.read(path)
-        place = options.engine or beside(path, measurement)
-        comparisons = compare_file(measurement, calibration.load(place).system)
-        errors = median_errors(comparisons)
-        rows = to_rows(comparisons)
+        place = Path(options.engine) if options.engine else beside(path, measurement)
+        found = lenses(
+            calibrations(place, bool(options.engine)),
+            measurement.environment.device,
+            options.accelerator,
+        )
+        compared = {lens.name: through(lens, measurement.points) for lens in found}
+        for name, comparisons in compared.items():
+            every.setdefault(name, []).extend(comparisons)
+        peers += [point for point in measurement.points if not is_predicted(point)]
+        mine = compared["calibrated"]
+        rows, errors = to_rows(mine), median_errors(mine)
         document["files"].append({"file": str(path), "median_errors": errors, "rows": rows})
         if not options.json:
-            print(f"{path}, measured on {measurement.environment.device}, predicted from {place}")
-            for row in rows:
-                unit, scale = ("ms", 1e3) if row["part"].endswith("_s") else ("", 1.0)
-                print(
-                    f"  {row['target']:18s} gamma {row['gamma']}  {row['part']:17s} predicted "
-                    f"{row['predicted'] * scale:8.3f} {unit:2s} measured "
-                    f"{row['measured'] * scale:8.3f} {unit:2s} {row['error']:+6.1%}"
-                )
-            print(
-                "  median |error|: "
-                + ", ".join(f"{name} {error:.1%}" for name, error in errors.items())
-            )
+            device = measurement.environment.device
+            print(f"{path}: {len(measurement.points)} points on {device}, predicted from {place}")
+            if options.rows:
+                print(*tables.rows_table(rows), sep="\n")
+    document |= summary(every)
+    if options.figures:
+        document["figures"] = draw(every, options.figures)
     if options.json:
         print(json.dumps(document, allow_nan=False))
+    else:
+        print(*tables.suite_table(every, peers), sep="\n")
+        for file in document.get("figures", ()):
+            print(f"drew {file}")
     return 0
+
+
+def through(lens: Lens, points: Sequence[Point]) -> list[Comparison]:
+    """The points that a lens has a System for, beside its predictions."""
+    return [
+        compare(point, system)
+        for point in points
+        if is_predicted(point) and (system := lens.system(point)) is not None
+    ]
+
+
+def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
+    """The numbers of the table, for programs: by part, lens, and whether reserved."""
+    parts: dict[str, Any] = {}
+    for name, comparisons in every.items():
+        for part in tables.parts_of(comparisons):
+            members = [c for c in comparisons if (c.point.part or ONE_PART) == part]
+            reserved = [c for c in members if c.point.reserved]
+            chosen = {"all": members} | ({"reserved": reserved} if reserved else {})
+            parts.setdefault(part, {})[name] = {
+                which: summarise(points).to_json() for which, points in chosen.items()
+            }
+    found = regrets(every["calibrated"])
+    return {
+        "parts": parts,
+        "best_gamma": {
+            "scenarios": len(found),
+            "within_2_percent": sum(regret.is_tie for regret in found),
+            "worst_loss": max((regret.lost for regret in found), default=0.0),
+        },
+        "misses": misses(every["calibrated"]),
+    }
+
+
+def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:
+    """The figures as files; SpecsimError where there is nothing to draw with or no place."""
+    try:
+        from specsim import figures
+    except ImportError:
+        raise SpecsimError("figures need matplotlib: pip install 'specsim-llm[figures]'") from None
+    drawn = {
+        "predicted-and-measured": figures.parity(every),
+        "verify-curve": figures.verify_curve(every["calibrated"]),
+        "speedup-by-batch": figures.speedup_by_batch(every["calibrated"]),
+    }
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn.items():
+            if figure is None:
+                continue
+            partial = folder / f"{name}.partial"
+            partial.write_bytes(figures.png(figure))
+            files.append(str(partial.replace(folder / f"{name}.png")))
+    except OSError as error:
+        raise SpecsimError(f"cannot write to {folder}: {error.strerror}") from None
+    return files
 
 
 def measurement_files(paths: Sequence[Path]) -> list[Path]:
@@ -71,12 +157,14 @@ def beside(path: Path, measurement: Measurement) -> Path:
     return place
 
 
-def run_validate(options: argparse.Namespace) -> int:
-    from specsim import validation
-
-    report = validation.report()
-    if options.json:
-        print(json.dumps(report, allow_nan=False))
-    else:
-        print(validation.render(report, worst=max(options.worst, 0)))
-    return 0
+def calibrations(place: Path, alone: bool) -> dict[str, Calibration]:
+    """By mode: the calibration at `place`, and unless it is to stand `alone` those beside it that
+    say which mode they are of. One that does not say holds for every mode."""
+    files = [place] if alone else [place, *sorted(place.parent.glob("calibration-*.json"))]
+    found: dict[str, Calibration] = {}
+    for file in files:
+        loaded = calibration.load(file)
+        mode = loaded.environment.get("mode")
+        for each in (mode,) if mode and not alone else MODES:
+            found.setdefault(each, loaded)
+    return found

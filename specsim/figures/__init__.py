@@ -13,9 +13,11 @@ marker with its spread.
 | `curves` | any predicted lines with measured markers |
 | `bars` | what a pass waits for, what a change buys, where the ideal goes |
 | `maps` | the speedup over two axes |
+| `comparisons` | measured points of a suite beside their predictions |
 """
 
 from specsim.figures.bars import gains, step_shares, waterfall
+from specsim.figures.comparisons import parity, speedup_by_batch, verify_curve
 from specsim.figures.curves import Curve, curves
 from specsim.figures.gammas import (
     cycle_parts,
@@ -37,11 +39,13 @@ __all__ = [
     "curves",
     "cycle_parts",
     "gains",
+    "parity",
     "png",
     "predicted_and_measured",
     "roofline",
     "shades",
     "sheet",
+    "speedup_by_batch",
     "speedup_map",
     "speedup_vs_gamma",
     "spot",
@@ -50,5 +54,6 @@ __all__ = [
     "times_vs_gamma",
     "times_vs_width",
     "tokens_vs_gamma",
+    "verify_curve",
     "waterfall",
 ]

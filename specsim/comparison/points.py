@@ -1,17 +1,20 @@
-"""Measured points beside their predictions, until every factor of the difference has a name.
+"""One measured point beside one prediction.
 
 The ratio measured ÷ predicted speedup is taken apart by replacing predicted parts by measured ones
 in a fixed order: tokens per cycle, draft, verification, overhead, baseline. Each replacement gives
-a factor and the factors multiply out.
+a factor and the factors multiply out. A machine that has become slower since it was calibrated
+stretches the cycle and the baseline alike: that cancels in a speedup, and its factor on a time is
+the point's `drift`, measured beside it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from specsim.acceptance import PerPosition
 from specsim.catalog import SpecsimError
-from specsim.drafting import DraftModel
+from specsim.drafting import DraftModel, Lookup, Method
 from specsim.measurement import Measurement, Point
 from specsim.speculation import Prediction, predict
 from specsim.system import System
@@ -56,28 +59,76 @@ class Comparison:
     def gamma(self) -> int:
         return self.point.scenario.gamma
 
+    @property
+    def drift(self) -> float:
+        """How much slower the machine was than at calibration; 1 where nobody looked."""
+        return 1.0 if self.point.drift is None else self.point.drift
+
+    def error(self, name: str, drift_divided: bool = False) -> float:
+        """The relative error of a part; of a time, if asked, with the machine's drift taken out of
+        the measurement."""
+        part = self.parts[name]
+        stretch = self.drift if drift_divided and name.endswith("_s") else 1.0
+        return part.predicted * stretch / part.measured - 1
+
+    @property
+    def culprit(self) -> str:
+        """The factor that does most to the time or the speedup of this point."""
+        found = dict(self.factors)
+        if not found:
+            name = "verify_step_s" if "verify_step_s" in self.parts else "step_s"
+            found = {"verification" if self.gamma else "baseline": 1 + self.error(name, True)}
+        if not (self.gamma and self.factors):  # a time, which drift does not leave alone
+            found["machine drift"] = self.drift
+        return max(found, key=lambda name: abs(math.log(found[name])))
+
+
+def is_predicted(point: Point) -> bool:
+    """Whether a point is of our own decoder: a peer's has nothing to predict it from."""
+    return not point.scenario.method.startswith("transformers-")
+
+
+def drafter(point: Point) -> Method | None:
+    """The drafting method of a point, as `reference` runs it."""
+    scenario = point.scenario
+    if scenario.method == "n-gram":
+        return Lookup(hit=1.0, pad=True)  # searched on the device; a miss is padded
+    if scenario.method == "given":
+        return Lookup(hit=1.0, host_s=0.0, pad=True)
+    if scenario.draft is None:
+        return None
+    # an early exit drafts in the target's own cache, where nothing is to be caught up with
+    return DraftModel(scenario.draft, catch_up="none" if scenario.method == "early-exit" else "row")
+
 
 def predict_point(point: Point, system: System) -> Prediction:
     """The prediction of a point's scenario on `system`, from the survival that was estimated on
     other prompts."""
-    scenario, law = point.scenario, None
-    if scenario.gamma:
+    scenario, law, tokens = point.scenario, None, None
+    if scenario.method == "given":  # a width, not an acceptance
+        tokens = 1.0
+    elif scenario.gamma:
         if point.calibration_survival is None:
             raise SpecsimError(
-                f"the point gamma={scenario.gamma} has no calibration_survival: there is nothing "
+                f"the point {label(point)} has no calibration_survival: there is nothing "
                 "to predict its acceptance from"
             )
         law = PerPosition(point.calibration_survival)
     return predict(
         scenario.target,
-        DraftModel(scenario.draft) if scenario.draft else None,
+        drafter(point),
         system.with_precision(scenario.precision),
         gamma=scenario.gamma,
         acceptance=law,
+        tokens_per_cycle=tokens,
         batch=scenario.batch,
-        context=scenario.context,
+        context=max(scenario.context, scenario.allocated_context),  # the bytes that are moved
         tokens_error=point.tokens_error,
     )
+
+
+def label(point: Point) -> str:
+    return point.name or f"gamma={point.scenario.gamma}"
 
 
 def compare(point: Point, system: System) -> Comparison:
@@ -89,22 +140,27 @@ def compare(point: Point, system: System) -> Comparison:
         or point.cycle_s is None
         or point.host_s is None
     ):
-        raise SpecsimError(f"the point gamma={point.scenario.gamma} was not timed")
+        raise SpecsimError(f"the point {label(point)} was not timed")
     gamma = point.scenario.gamma
-    tokens = point.tokens_per_cycle if gamma else 1.0
-    assert tokens is not None
+    is_width = point.scenario.method == "given"
     measured: dict[str, float] = {
         "step_s": point.step_s.median,
         "verify_step_s": point.verify_step_s.median,
-        "overhead_s": point.host_s.median,
-        "cycle_s": point.cycle_s.median,
-        "tokens_per_cycle": tokens,
-        "speedup": tokens * point.step_s.median / point.cycle_s.median,
     }
-    if point.draft_step_s is not None:
-        # the first pass of a cycle reads two rows; what is measured is the mean over the cycle's
-        # passes
-        measured["draft_step_s"] = point.draft_step_s.median
+    if not is_width:
+        tokens = point.tokens_per_cycle if gamma else 1.0
+        if tokens is None:
+            raise SpecsimError(f"the point {label(point)} has no tokens_per_cycle")
+        measured |= {
+            "overhead_s": point.host_s.median,
+            "cycle_s": point.cycle_s.median,
+            "tokens_per_cycle": tokens,
+            "speedup": tokens * point.step_s.median / point.cycle_s.median,
+        }
+        if point.draft_step_s is not None:
+            # the first pass of a cycle reads two rows; what is measured is the mean over the
+            # cycle's passes
+            measured["draft_step_s"] = point.draft_step_s.median
     band = prediction.band
     parts = {}
     for name in PARTS:
@@ -121,14 +177,22 @@ def compare(point: Point, system: System) -> Comparison:
             None if low is None else float(low),
             None if high is None else float(high),
         )
-    return Comparison(point, parts, factors(parts, gamma))
+    drift = 1.0 if point.drift is None else point.drift
+    return Comparison(point, parts, {} if is_width else factors(parts, gamma, drift))
 
 
-def factors(parts: dict[str, Part], gamma: int) -> dict[str, float]:
+def factors(parts: dict[str, Part], gamma: int, drift: float = 1.0) -> dict[str, float]:
     """Measured ÷ predicted speedup as a product: what each part's error does to it, replaced in
-    this order."""
+    this order.
+
+    Predicted times are first stretched by `drift`, which all of them share and which therefore
+    cancels in the product: no part is blamed for it.
+    """
     tokens, step = parts["tokens_per_cycle"], parts["step_s"]
-    predicted = {name: part.predicted for name, part in parts.items()}
+    predicted = {
+        name: part.predicted * (drift if name.endswith("_s") else 1.0)
+        for name, part in parts.items()
+    }
     measured = {name: part.measured for name, part in parts.items()}
     # the three laps of a cycle, so that they add up to it
     laps_predicted = {
@@ -150,13 +214,13 @@ def factors(parts: dict[str, Part], gamma: int) -> dict[str, float]:
         before = sum(laps.values())
         laps[name] = laps_measured[name]
         result[name] = before / sum(laps.values())
-    result["baseline"] = step.measured / step.predicted
+    result["baseline"] = step.measured / predicted["step_s"]
     return result
 
 
 def compare_file(measurement: Measurement, system: System) -> list[Comparison]:
-    """Every speculative or plain point of a file beside its prediction."""
-    return [compare(point, system) for point in measurement.points]
+    """Every point of a file that our own decoder measured beside its prediction."""
+    return [compare(point, system) for point in measurement.points if is_predicted(point)]
 
 
 def median_errors(comparisons: Sequence[Comparison]) -> dict[str, float]:
@@ -173,6 +237,8 @@ def to_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Plain data: a row per point and part."""
     return [
         {
+            "name": comparison.point.name,
+            "reserved": comparison.point.reserved,
             "target": comparison.point.scenario.target.name,
             "gamma": comparison.gamma,
             "part": part.name,
