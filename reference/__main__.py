@@ -118,19 +118,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load(options: argparse.Namespace):
-    from reference.checkpoints import load_pair
-
-    precisions = {
-        key: getattr(options, key, None) for key in ("target_precision", "draft_precision")
-    }
-    return load_pair(
-        options.target,
-        options.draft,
-        dtype=DTYPES[options.dtype],
-        device=options.device,
-        **precisions,
+def load(options: argparse.Namespace, needs_draft: bool = True):
+    """Target, draft and tokenizer; a target by itself where no draft is asked for or needed."""
+    from reference.checkpoints import (
+        Tokenizer,
+        is_pair,
+        load_checkpoint,
+        load_pair,
+        resolve,
+        tokenizer_file,
     )
+
+    placed = {"dtype": DTYPES[options.dtype], "device": options.device}
+    target_precision, draft_precision = (
+        getattr(options, f"{role}_precision", None) for role in ("target", "draft")
+    )
+    if needs_draft or options.draft is not None or is_pair(options.target):
+        return load_pair(
+            options.target, options.draft, **placed,
+            target_precision=target_precision, draft_precision=draft_precision,
+        )  # fmt: skip
+    folder = resolve(options.target)
+    target = load_checkpoint(folder, **placed, precision=target_precision)
+    return target, None, Tokenizer(tokenizer_file(folder))
 
 
 def quantized_notes(options: argparse.Namespace) -> list[str]:
@@ -156,7 +166,8 @@ def run_generate(options: argparse.Namespace) -> int:
     options.method = options.method or ("head" if options.head else "draft-model")
     for note in quantized_notes(options):
         print(f"reference: {note}", file=sys.stderr)
-    target, draft, tokenizer = load(options)
+    needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
+    target, draft, tokenizer = load(options, needs_draft)
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
     result = speculate(
         target,

@@ -69,7 +69,7 @@ def load_pair(
     """
     if draft is None:
         root = PAIR if str(source) == "bundled" else Path(source)
-        if not (root / "target").is_dir() or not (root / "draft").is_dir():
+        if not is_pair(source):
             raise SpecsimError(
                 f"{source}: not a pair; give 'bundled', a folder holding target/ and draft/, or a "
                 "target and a draft"
@@ -102,6 +102,12 @@ def load_pair(
         for folder, precision in zip(folders, (target_precision, draft_precision), strict=True)
     )
     return target, drafting, target_tokenizer
+
+
+def is_pair(source: str | Path) -> bool:
+    """Whether `source` names a target and a draft at once: "bundled", or a folder with both."""
+    root = Path(source)
+    return str(source) == "bundled" or ((root / "target").is_dir() and (root / "draft").is_dir())
 
 
 def resolve(source: str | Path) -> Path:

@@ -91,13 +91,17 @@ class Head(Transformer):
 
 
 def untrained_head(target: Transformer, seed: int = 0) -> Head:
-    """A head of random weights, in the target's dtype and on its device."""
+    """A head of random weights, in the target's dtype and on its device: normal, and the
+    projections that write to the residual stream smaller (GPT-2's rule)."""
     head, generator = Head(target), torch.Generator().manual_seed(seed)
     weights = {}
     for name, weight in head.own.items():
         values = torch.ones(weight.shape)
         if weight.ndim == 2:
-            values = torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5
+            std = 0.02 * (0.5**0.5 if name.endswith(("output.weight", "down.weight")) else 1)
+            values = std * torch.randn(weight.shape, generator=generator)
+        elif name.endswith("bias"):
+            values = torch.zeros(weight.shape)
         weights[name] = nn.Parameter(values.to(target.device, target.dtype))
     return head.assign(weights).eval()
 

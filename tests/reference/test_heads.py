@@ -15,8 +15,10 @@ from reference.sampling import Sampling
 from reference.training.head import unrolled
 from reference.transformer import Transformer
 from reference.verification import LOSSLESS
-from specsim.architecture import read_config
+from specsim.architecture import Experts, read_config
 from specsim.catalog import SpecsimError
+from specsim.drafting import method
+from specsim.system import system
 
 GAMMAS = range(1, 9)
 NEW = 24
@@ -75,9 +77,13 @@ def test_greedy_text_is_that_of_plain_decoding(one_layer, expected, gamma: int) 
         assert speculate(one_layer, DraftHead(head, gamma), prompt, NEW).tokens == text
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_a_head_that_knows_nothing_changes_nothing(tiny, argmax_loop, gamma: int) -> None:
-    target = tiny(9, qk_norm=True, tied_head=True)
+@pytest.mark.parametrize(
+    ("gamma", "fields"),
+    [(1, {"qk_norm": True}), (4, {"tied_head": True, "qkv_bias": True})]
+    + [(gamma, {"experts": Experts(4, 2, 24)}) for gamma in (2, 8)],
+)
+def test_a_head_that_knows_nothing_changes_nothing(tiny, argmax_loop, gamma, fields) -> None:
+    target = tiny(9, **fields)
     expected = [argmax_loop(target, prompt, 12) for prompt in PROMPTS]
     drafter = Ensemble(DraftHead(untrained_head(target), gamma))
     assert speculate(target, drafter, PROMPTS, 12).tokens == expected
@@ -171,6 +177,22 @@ def test_the_first_place_has_no_state_before_it(tiny) -> None:
     assert not torch.equal(one[:, 1], two[:, 1])
 
 
+def test_specsim_prices_the_bytes_that_a_draft_step_reads() -> None:
+    """An ideal machine streams weights and nothing else takes time, so seconds count bytes."""
+    target = load_checkpoint(PAIR / "target", dtype=torch.bfloat16, packed=False)
+    head, read = untrained_head(target), []
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda linear, *_: read.append(linear.weight.nbytes))
+    before = torch.zeros((1, 1, target.architecture.hidden_size), dtype=head.dtype)
+    place = torch.zeros((1, 1), dtype=torch.long)
+    head.head(head.states(place, before, place))
+    assert len(read) == 6  # projection, qkv, output, gate and up, down, LM head
+    ideal = system("h100", engine="ideal")
+    priced_s = method("eagle", target.architecture).step_s(ideal, batch=1, context=1)
+    assert priced_s * ideal.bandwidth_bytes_per_s == pytest.approx(sum(read), rel=2e-3)
+
+
 # Whose it is
 
 
@@ -225,6 +247,7 @@ def test_a_fingerprint_survives_another_dtype_and_packing(saved) -> None:
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         assert fingerprint(load_checkpoint(folder / "target", dtype=dtype)) == expected
     assert fingerprint(load_checkpoint(folder / "target", packed=False)) == expected
+    assert fingerprint(load_checkpoint(folder / "target", precision="int8")) == expected
     target.layers[1].mlp_norm[0] *= 1.01
     assert fingerprint(target) != expected
 
