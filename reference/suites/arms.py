@@ -68,20 +68,44 @@ def drafter_of(point: PlannedPoint, models: Models) -> Drafter:
     return DraftModel(models.draft, gamma)
 
 
-def arm(point: PlannedPoint, models: Models, drafter: Drafter, tokens_per_cycle: float) -> Arm:
-    """Decoding of a point's scenario with `drafter`, around its context."""
+def arm(
+    point: PlannedPoint,
+    models: Models,
+    drafter: Drafter,
+    tokens_per_cycle: float,
+    survival: list[float] | None = None,
+) -> Arm:
+    """Decoding of a point's scenario with `drafter`; accept counts are drawn from `survival` if it
+    is given.
+
+    Texts end where the point's context does, so that a window of so many slots holds them.
+    """
 
     def run(cycles: int, seed: int) -> Statistics:
         tokens = max(2, round(cycles * tokens_per_cycle))
-        prompts = models.prompts("timed", point.batch, max(1, point.context - tokens // 2))
         if models.texts is not None:  # other texts in every round
             texts = models.texts["timed"]
             prompts = [texts[(seed * point.batch + i) % len(texts)] for i in range(point.batch)]
+        else:
+            length = prompt_length(point, tokens)
+            prompts = models.prompts("timed", point.batch, length)
         return speculate(
-            models.target, drafter, prompts, tokens, point.temperature, seed=seed
+            models.target,
+            drafter,
+            prompts,
+            tokens,
+            point.temperature,
+            seed=seed,
+            mode=point.mode,
+            survival=survival,
         ).statistics
 
     return run
+
+
+def prompt_length(point: PlannedPoint, tokens: int) -> int:
+    """So long that `tokens` more, and what two cycles may have under way, end at the context."""
+    return max(1, point.context - tokens - 3 * (point.gamma + 1))
 
 
 def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effort) -> Statistics:
@@ -90,7 +114,7 @@ def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effor
     prompts = models.prompts("counted", effort.counted, point.context)
     tokens = effort.counted_cycles * 2
     return speculate(
-        models.target, drafter, prompts, tokens, point.temperature, seed=1000
+        models.target, drafter, prompts, tokens, point.temperature, seed=1000, mode="eager"
     ).statistics
 
 

@@ -6,6 +6,7 @@ round figure for the launches of every layer, and what making models and capturi
 
 from dataclasses import dataclass
 
+from reference.graphs import SMALLEST_WINDOW, power_of_two
 from reference.suites.arms import Effort
 from reference.suites.models import Workshop
 from reference.suites.points import PlannedPoint
@@ -13,7 +14,7 @@ from specsim.architecture import Architecture
 from specsim.work import precision
 
 LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
-CAPTURE_S = 2.0  # of one arm's graphs
+CAPTURE_S = 0.5  # of one arm's graphs, in every round
 RANDOM_PER_S = {"cuda": 2e10, "cpu": 1.5e8}  # normal numbers
 SLACK_BYTES = 1.5e9  # the CUDA context, the allocator's slack, the drift probe
 
@@ -38,10 +39,15 @@ def need(
     target, draft = workshop.shapes(point)
     stored = precision(point.precision)
     weights = held_bytes(target, stored.weight_bytes)
-    kv = kv_bytes(point, target, stored.kv_bytes)
+    on = "cuda" if workshop.device.type == "cuda" else "cpu"
+    slots = point.context + point.gamma + 1
+    if on == "cuda":  # buffers and windows are powers of two there
+        slots = power_of_two(max(point.context, SMALLEST_WINDOW))
+    cached = point.batch * slots * stored.kv_bytes
+    kv = cached * target.kv_elements_per_token
     streamed = weights + kv
     if draft is not None:
-        kv += kv_bytes(point, draft, stored.kv_bytes)
+        kv += cached * draft.kv_elements_per_token
         if point.draft_layers is None:
             weights += held_bytes(draft, stored.weight_bytes)
     rows = point.batch * (point.gamma + 1)
@@ -53,7 +59,6 @@ def need(
         read = 6.0 * many * (target.intermediate_size + 2 * target.hidden_size)
         weights *= 1.6  # while it is dialled, the later layers' outputs are kept twice
     memory = weights + kv + logits + cumulative + read
-    on = "cuda" if workshop.device.type == "cuda" else "cpu"
     step = streamed / bandwidth + target.num_layers * LAYER_S[point.mode]
     arms = 2 if point.gamma else 1
     cycles = effort.rounds * effort.fewest_cycles + effort.fewest_cycles + 2
@@ -61,7 +66,7 @@ def need(
     noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]
     seconds += arms * (effort.rounds + 2) * noise
     if point.mode == "cuda-graphs":
-        seconds += arms * CAPTURE_S
+        seconds += arms * (effort.rounds + 2) * CAPTURE_S
     if not made:
         passes = 2 if read else 1
         seconds += passes * target.parameters / RANDOM_PER_S[on] + 1.0
@@ -75,8 +80,3 @@ def need(
 
 def held_bytes(shape: Architecture, weight_bytes: float) -> float:
     return shape.parameters * weight_bytes
-
-
-def kv_bytes(point: PlannedPoint, shape: Architecture, element: float) -> float:
-    slots = point.context + 64 + point.gamma
-    return point.batch * slots * shape.kv_elements_per_token * element

@@ -6,8 +6,17 @@ from reference.cycle import NoDrafter
 from reference.decoding import speculate
 from reference.drafters.early_exit import first_layers
 from reference.drift import DriftProbe
+from reference.graphs import SMALLEST_WINDOW, power_of_two
 from reference.statistics import Statistics
-from reference.suites.arms import Arm, Effort, arm, counted, drafter_of, interleaved
+from reference.suites.arms import (
+    Arm,
+    Effort,
+    arm,
+    counted,
+    drafter_of,
+    interleaved,
+    prompt_length,
+)
 from reference.suites.models import Models
 from reference.suites.pairs import text_trace
 from reference.suites.points import PlannedPoint
@@ -35,7 +44,8 @@ class Measurer:
         drafter = drafter_of(point, models)
         arms: dict[str, Arm] = {"plain": arm(point, models, NoDrafter(), 1.0)}
         if point.gamma:
-            arms["speculative"] = arm(point, models, drafter, expected)
+            drawn = survival if point.synthetic else None
+            arms["speculative"] = arm(point, models, drafter, expected, drawn)
         laps: list[float] = []
         totals = interleaved(arms, self.effort, lambda: laps.append(self.probe.lap()))
         laps.append(self.probe.lap())
@@ -137,11 +147,13 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
         shape = target.first_layers(point.draft_layers)
     else:
         shape = draft.architecture if point.method == "draft-model" else None
-    context = point.context
-    if models.texts is not None:  # the texts' own lengths, and half of what was written
+    written = len(total.cycle_times) / rounds * (total.tokens_per_cycle or 1.0)
+    if models.texts is None:
+        length = prompt_length(point, round(written))
+    else:
         lengths = [len(text) for text in models.texts["timed"]]
-        written = len(total.cycle_times) / rounds * (total.tokens_per_cycle or 1.0)
-        context = round(sum(lengths) / len(lengths) + written / 2)
+        length = sum(lengths) / len(lengths)
+    context = round(length + written / 2)
     return Scenario(
         target=target,
         draft=shape,
@@ -152,7 +164,14 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
         temperature=point.temperature,
         batch=point.batch,
         context=context,
-        allocated_context=context + point.gamma + 1,
+        allocated_context=attended(models.target.device, context, length + written, point),
         mode=point.mode,
         seed=1,
     )
+
+
+def attended(device: torch.device, context: int, most: float, point: PlannedPoint) -> int:
+    """The slots that a pass reads for each sequence: on a GPU the window, a power of two."""
+    if device.type != "cuda":
+        return context + point.gamma + 1
+    return power_of_two(max(round(most) + 2 * (point.gamma + 1), SMALLEST_WINDOW))
