@@ -22,6 +22,7 @@ from specsim.catalog import SpecsimError
 MODES = ("eager", "cuda-graphs", "compiled")
 SMALLEST_WINDOW = 256  # slots that are attended at least, where windows are powers of two
 WARM_UPS = 3
+KEPT = 2
 
 Stages = Sequence[Callable[[], None]]
 
@@ -98,22 +99,25 @@ def runner_for(
 ) -> Iterator[Runner]:
     """A runner whose cycle has room for `capacity` tokens per sequence.
 
-    What was recorded is kept with the target until a run with other settings needs the room, so
-    that the next prompt finds it; a run that begins meanwhile finds nothing and makes its own.
+    What was recorded is kept with the target for the next prompt: of the last two kinds of run, so
+    that plain decoding and speculation may take turns. Runs at the same time share nothing.
     """
     if mode == "eager":
         yield Runner(Cycle(target, drafter, batch, capacity, settings), mode)
         return
     kind = (drafter, drafter.gamma, batch, settings, mode, target.device, target.dtype)
-    kept_kind, runner = vars(target).pop("kept_runner", (None, None))
-    if kept_kind != kind or runner.cycle.cache.capacity < capacity:
-        runner = None  # frees its buffers before others are allocated
+    kept = vars(target).setdefault("kept_runners", {})
+    runner = kept.pop(kind, None)
+    if runner is None or runner.cycle.cache.capacity < capacity:
+        runner = None
+        while len(kept) >= KEPT:  # the oldest first, before others are allocated
+            del kept[next(iter(kept))]
         capacity = power_of_two(max(capacity, SMALLEST_WINDOW))
         runner = Runner(Cycle(target, drafter, batch, capacity, settings), mode)
     try:
         yield runner
     finally:
-        target.kept_runner = (kind, runner)
+        kept[kind] = runner
 
 
 def mode_for(device: torch.device, mode: str | None) -> str:
@@ -141,7 +145,7 @@ def addresses(*things: object) -> list[tuple]:
     found, seen, to_visit = [], set(), list(things)
     while to_visit:
         thing = to_visit.pop()
-        if id(thing) in seen or isinstance(thing, (type, ModuleType, FunctionType)):
+        if id(thing) in seen or isinstance(thing, (type, ModuleType, FunctionType, Runner)):
             continue
         seen.add(id(thing))
         if hasattr(thing, "__tensor_flatten__"):  # a quantised tensor is made of others

@@ -19,8 +19,8 @@ class Sequences:
     """`tokens` (B, capacity) prompt and emitted tokens; `lengths` (B,); `room` (B,), how many
     tokens each may still emit, 0 once it has ended; `stops` (K,), the ids that end a sequence.
 
-    And what the host knows: a bound on the lengths, and the slots of a cache that a pass over the
-    next tokens must read.
+    And what the host knows: a bound on the lengths now and on the texts in the end, and the slots
+    of a cache that a pass over the next tokens must read.
     """
 
     tokens: Tensor
@@ -28,6 +28,7 @@ class Sequences:
     room: Tensor
     stops: Tensor
     longest: int = 0
+    ends: int = 0
     window: int = 1
 
     @classmethod
@@ -56,6 +57,7 @@ class Sequences:
         self.lengths.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
         self.room.copy_(torch.tensor(room))
         self.longest = max(map(len, prompts)) - 1
+        self.ends = max(len(prompt) + places for prompt, places in zip(prompts, room, strict=True))
         self.window = self.longest + 1
 
     @property

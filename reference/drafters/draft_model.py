@@ -42,10 +42,10 @@ class DraftModel(Drafter):
                 f"the vocabularies differ: {shape.vocab_size} tokens in the draft {shape.name}, "
                 f"{wanted.vocab_size} in the target {wanted.name}"
             )
-        if capacity > shape.max_context + MAX_GAMMA + 1:
+        if sequences.ends + self.gamma > shape.max_context + MAX_GAMMA:
             raise SpecsimError(
-                f"the text may reach {capacity} tokens, beyond the context of {shape.max_context} "
-                f"of the draft {shape.name}"
+                f"the text may reach {sequences.ends} tokens, beyond the context of "
+                f"{shape.max_context} of the draft {shape.name}"
             )
         size = (shape, batch, capacity, self.model.dtype, self.model.device)
         if self.cache is None or self.cache.size != size:

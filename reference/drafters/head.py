@@ -49,13 +49,13 @@ class DraftHead(Drafter):
             self.unread = self.unread[:, :0]
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        if self.gamma == 0:
+        if uniforms.shape[1] == 0:
             return Proposal(sequences.tokens[:, :0], None)
         # a text shorter than that reads its first token several times
         positions = sequences.positions(self.gamma + 1).sub(self.gamma).clamp(min=0)
         tokens, before = sequences.tokens.gather(1, positions), self.before[self.rows, positions]
         drafted, laws = sequences.tokens[:, :0], []
-        for k in range(self.gamma):
+        for k in range(uniforms.shape[1]):
             states = self.head.states(tokens, before, positions, self.cache, sequences.window)
             before = states[:, -1:]
             logits = sampling.penalise(self.head.head(before), sequences, drafted)[:, 0]

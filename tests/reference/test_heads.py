@@ -144,7 +144,7 @@ class Recorded(DraftHead):
         proposal = super().propose(sequences, sampling, uniforms)
         lengths = (sequences.lengths + 1).tolist()
         texts = [row[:end].tolist() for row, end in zip(sequences.tokens, lengths, strict=True)]
-        self.cycles.append((texts, *proposal))
+        self.cycles.append((texts, proposal.tokens, proposal.probabilities))
         return proposal
 
 

@@ -1,0 +1,332 @@
+"""The stages of a cycle never wait for the device, so they may be recorded; and a recording is only
+used while everything it reads is where it was."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reference import (
+    DraftModel,
+    EarlyExit,
+    Ensemble,
+    NGram,
+    NoDrafter,
+    generate,
+    graphs,
+    speculate,
+    stream,
+)
+from reference.cycle import Cycle, Settings
+from reference.decoding import cycles
+from reference.drafters.head import DraftHead
+from reference.graphs import Runner, addresses, power_of_two, runner_for
+from reference.heads import untrained_head
+from reference.sampling import Sampling
+from reference.statistics import Statistics
+from specsim.catalog import SpecsimError
+
+NEW = 24
+PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def pair(tiny, perturbed):
+    target = tiny(2)
+    return target, perturbed(target, 0.15)
+
+
+# Nothing in a stage waits
+
+
+def refuse(self) -> None:
+    raise AssertionError("it waits for the device")
+
+
+class NothingWaits(TorchDispatchMode):
+    """Refuses every operator whose result the host, or the shape of what follows, depends on."""
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        for name in ("tolist", "numpy"):  # these pass the dispatcher by
+            self.patch.setattr(torch.Tensor, name, refuse)
+        return super().__enter__()
+
+    def __exit__(self, *reason):
+        self.patch.undo()
+        return super().__exit__(*reason)
+
+    WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name.startswith(self.WAITING) or (
+            name.startswith("index") and "Tensor" in func._overloadname and boolean(args)
+        ):
+            raise AssertionError(f"{name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def boolean(args) -> bool:
+    """Whether a tensor is indexed by a mask: how many it picks only the device knows."""
+    return any(index is not None and index.dtype == torch.bool for index in args[1])
+
+
+def drafters(target, draft):
+    return [
+        NoDrafter(),
+        DraftModel(draft, 3),
+        DraftModel(draft, 3, stop_below=0.5),
+        NGram(3),
+        EarlyExit(1, 3),
+        Ensemble(DraftModel(draft, 3, stop_below=0.5)),
+        DraftHead(untrained_head(target), 3),
+    ]
+
+
+SETTINGS = [
+    Settings(Sampling(0.0)),
+    Settings(Sampling(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
+    Settings(Sampling(0.8, 20, 0.9, 0.01, 1.2), stop_ids=frozenset({5})),
+    *(Settings(Sampling(1.0), rule) for rule in ("block", "match", "typical")),
+    Settings(Sampling(1.0), survival=(0.9, 0.5, 0.2)),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("index", range(7))
+@torch.inference_mode()
+def test_no_stage_waits_for_the_device(pair, settings: Settings, index: int) -> None:
+    drafter = drafters(*pair)[index]
+    cycle = Cycle(pair[0], drafter, len(PROMPTS), 64, settings)
+    cycle.begin(PROMPTS, [NEW] * len(PROMPTS), seed=1)
+    cycle.sequences.window = 40
+    before = cycle.sequences.lengths.clone()
+    with NothingWaits():
+        for _ in range(2):
+            cycle.noise.refresh()
+            for stage in cycle.stages:
+                stage()
+    assert (cycle.sequences.lengths > before).all()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.item(),
+        lambda x: bool(x > 0),
+        lambda x: x[None].tolist(),
+        lambda x: torch.arange(3)[(torch.arange(3) > x)],
+        lambda x: x[None].nonzero(),
+        lambda x: torch.nn.functional.one_hot(x, 3),  # looks at its argument, on a CPU
+    ],
+    ids=["item", "branch", "tolist", "mask", "nonzero", "one_hot"],
+)
+def test_a_stage_that_waits_is_caught(wait) -> None:
+    with NothingWaits(), pytest.raises(AssertionError, match="waits for the device"):
+        wait(torch.tensor(1))
+
+
+# The host may read one cycle behind
+
+
+def joined(steps) -> list[list[int]]:
+    return [[*itertools.chain(*row)] for row in zip(*steps, strict=True)]
+
+
+def texts_with_lag(pair, drafter, lag: int, settings: Settings, **options):
+    statistics = Statistics(drafter.gamma)
+    with runner_for(pair[0], drafter, len(PROMPTS), 64, settings, "eager") as runner:
+        runner.lag = lag
+        steps = list(
+            cycles(runner, PROMPTS, [NEW] * len(PROMPTS), 3, statistics, lambda _: drafter.gamma)
+        )
+    return joined(steps), statistics
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_reading_one_cycle_behind_changes_nothing(pair, settings: Settings, index: int) -> None:
+    at_once, counted = texts_with_lag(pair, drafters(*pair)[index], 0, settings)
+    behind, also = texts_with_lag(pair, drafters(*pair)[index], 1, settings)
+    assert behind == at_once
+    assert also.accepted_counts == counted.accepted_counts, "an idle cycle was counted"
+    assert len(also.cycle_times) == len(counted.cycle_times)
+
+
+# Recordings and what they take for granted
+
+
+def test_an_idle_cycle_changes_nothing_that_counts(pair) -> None:
+    """Warming up before a recording runs cycles in the middle of a text."""
+    expected = generate(pair[0], PROMPTS, NEW, 0.9, seed=4).tokens
+    drafter = NoDrafter()
+    with runner_for(pair[0], drafter, len(PROMPTS), 64, Settings(Sampling(0.9)), "eager") as runner:
+        steps = cycles(runner, PROMPTS, [NEW] * 5, 4, Statistics(0), lambda _: 0)
+        text = [next(steps) for _ in range(3)]
+        graphs.record(runner.cycle.stages, runner.cycle.sequences.room, None)
+        text += list(steps)
+    assert joined(text) == expected
+
+
+def test_addresses_change_with_whatever_moves(pair, perturbed) -> None:
+    target = perturbed(pair[0], 0.1)
+    drafter = DraftModel(pair[1], 2)
+    found = addresses(target, drafter)
+    assert len(found) > len(list(target.parameters()))
+    assert addresses(target, drafter) == found
+    drafter.start(
+        Cycle(target, drafter, 1, 64, SETTINGS[0]).sequences, target, None
+    )  # the draft's cache
+    with_cache = addresses(target, drafter)
+    assert len(with_cache) > len(found)
+    target.layers[1].down.weight.data = target.layers[1].down.weight.data.clone()
+    assert addresses(target, drafter) != with_cache
+
+
+def kept(target) -> Runner:
+    return [*target.kept_runners.values()][-1]
+
+
+@pytest.fixture
+def imitated(monkeypatch) -> list[tuple[int, int]]:
+    """Recording on a CPU: the stages with the gamma and window they were recorded for."""
+    recorded = []
+
+    def record(stages, room, pool):
+        cycle = stages[0].__self__
+        frozen = cycle.gamma, cycle.sequences.window
+        recorded.append(frozen)
+
+        def replayed(stage):
+            def replay() -> None:
+                assert (cycle.gamma, cycle.sequences.window) == frozen
+                stage()
+
+            return replay
+
+        return [replayed(stage) for stage in stages]
+
+    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "mode_for", lambda device, mode: mode)
+    monkeypatch.setattr("reference.decoding.mode_for", lambda device, mode: mode)
+    return recorded
+
+
+def test_what_was_recorded_serves_the_next_prompt_until_something_moves(
+    tiny, perturbed, imitated
+) -> None:
+    target, draft = tiny(2, max_context=600), perturbed(tiny(2, max_context=600), 0.15)
+    drafter = DraftModel(draft, 3)
+    plain = NoDrafter()
+    for prompt in PROMPTS:
+        for each in (plain, drafter):
+            tokens = speculate(target, each, prompt, NEW, mode="cuda-graphs").tokens
+            assert tokens == generate(target, prompt, NEW, mode="eager").tokens
+    assert imitated == [(0, 256), (3, 256)], "recorded anew for another prompt"
+    imitated.clear()
+    longer = [1, 2, 3] * 84  # more room is needed than was allocated, and then another window
+    speculate(target, drafter, longer, 10, mode="cuda-graphs")
+    assert imitated == [(3, 256), (3, 512)]
+    target.layers[0].down.weight.data = target.layers[0].down.weight.data.clone()
+    speculate(target, drafter, PROMPTS[0], NEW, mode="cuda-graphs")
+    assert imitated == [(3, 256), (3, 512), (3, 256)]
+    runner = kept(target)
+    speculate(target, drafter, PROMPTS[0], NEW, 1.0, mode="cuda-graphs")
+    assert kept(target) is not runner, "sampling is part of a recording"
+    assert len(target.kept_runners) == graphs.KEPT
+
+
+def test_two_streams_at_a_time_do_not_share_buffers(pair, imitated) -> None:
+    target, draft = pair
+    first, second = (
+        stream(target, DraftModel(draft, 2), prompt, NEW, mode="cuda-graphs")
+        for prompt in PROMPTS[3:5]
+    )
+    texts = [[], []]
+    for steps in zip(first, second, strict=False):
+        for text, step in zip(texts, steps, strict=True):
+            text += step
+    for text, prompt in zip(texts, PROMPTS[3:5], strict=True):
+        assert text == generate(target, prompt, NEW).tokens[: len(text)]
+
+
+@pytest.mark.parametrize(("least", "power"), [(1, 1), (2, 2), (3, 4), (256, 256), (257, 512)])
+def test_windows_are_powers_of_two(least: int, power: int) -> None:
+    assert power_of_two(least) == power
+
+
+def test_modes_that_are_not_there_are_named(pair) -> None:
+    with pytest.raises(SpecsimError, match="unknown mode 'fast'; known: eager, cuda-graphs, comp"):
+        generate(pair[0], [1], mode="fast")
+    with pytest.raises(SpecsimError, match="CUDA graphs need a CUDA device, not cpu"):
+        generate(pair[0], [1], mode="cuda-graphs")
+
+
+# On a GPU
+
+
+@pytest.fixture(scope="module")
+def cuda_pair(pair):
+    return tuple(copy.deepcopy(model).to("cuda") for model in pair)
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.9}, {"temperature": 0.9, "rule": "match"}]
+)
+@pytest.mark.parametrize("index", range(7))
+def test_replays_are_eager_decoding_token_for_token(cuda_pair, settings, index: int) -> None:
+    """And with other prompts and other seeds, nothing is replayed from the last."""
+    target, _ = cuda_pair
+    drafter = drafters(*cuda_pair)[index]
+    for prompts, seed in ((PROMPTS, 0), (PROMPTS[::-1], 0), (PROMPTS, 1), (PROMPTS[2], 2)):
+        run = [
+            speculate(target, drafter, prompts, NEW, mode=mode, seed=seed, **settings)
+            for mode in ("eager", "cuda-graphs")
+        ]
+        assert run[0].tokens == run[1].tokens
+        counts = [statistics.accepted_counts for _, statistics in map(unpack, run)]
+        assert counts[0] == counts[1]
+
+
+def unpack(generation):
+    return generation.tokens, generation.statistics
+
+
+@GPU
+@pytest.mark.gpu
+def test_graphs_follow_weights_that_have_moved_or_changed(cuda_pair) -> None:
+    target, draft = (copy.deepcopy(model) for model in cuda_pair)
+    drafter = DraftModel(draft, 3)
+    first = speculate(target, drafter, PROMPTS, NEW).tokens
+    with torch.no_grad():
+        target.head.weight.copy_(target.head.weight.flip(0))  # changed in place
+    changed = speculate(target, drafter, PROMPTS, NEW).tokens
+    assert changed != first
+    assert changed == generate(target, PROMPTS, NEW, mode="eager").tokens
+    for layer in target.layers:
+        layer.down.weight.data = -layer.down.weight.data  # moved
+    moved = speculate(target, drafter, PROMPTS, NEW).tokens
+    assert moved != changed
+    assert moved == generate(target, PROMPTS, NEW, mode="eager").tokens
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_nothing_is_compiled_again_for_another_length(cuda_pair) -> None:
+    from torch._dynamo.utils import counters
+
+    target, draft = cuda_pair
+    drafter = DraftModel(draft, 3)
+    expected = [generate(target, prompt, NEW, mode="eager").tokens for prompt in PROMPTS]
+    speculate(target, drafter, PROMPTS[0], NEW, mode="compiled")
+    compiled = counters["stats"]["unique_graphs"]
+    texts = [speculate(target, drafter, p, NEW, mode="compiled").tokens for p in PROMPTS]
+    assert texts == expected
+    assert counters["stats"]["unique_graphs"] == compiled
