@@ -99,6 +99,24 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
         f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}",
         "median |error|: "
         + ", ".join(f"{named[name].split(' (')[0]} {error:.1%}" for name, error in errors.items()),
+        *drift_lines(comparisons, named),
+    ]
+
+
+def drift_lines(comparisons: Sequence[Comparison], named: Mapping[str, str]) -> list[str]:
+    """How much the machine's speed had changed since it was calibrated, and what that leaves of
+    the errors of times."""
+    if comparisons[0].point.drift is None:
+        return []
+    errors = median_errors(comparisons, drift_divided=True)
+    rest = ", ".join(
+        f"{named[name].split(' (')[0]} {error:.1%}"
+        for name, error in errors.items()
+        if name.endswith("_s")
+    )
+    return [
+        f"the machine's drift: a fixed read takes {comparisons[0].drift:.2f}x as long as when it "
+        f"was calibrated; with that taken out: {rest}"
     ]
 
 

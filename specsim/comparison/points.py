@@ -223,13 +223,16 @@ def compare_file(measurement: Measurement, system: System) -> list[Comparison]:
     return [compare(point, system) for point in measurement.points if is_predicted(point)]
 
 
-def median_errors(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """The median absolute relative error of every part over the points that have it."""
+def median_errors(
+    comparisons: Sequence[Comparison], drift_divided: bool = False
+) -> dict[str, float]:
+    """The median absolute relative error of every part over the points that have it; of times, if
+    asked, with the machine's drift taken out."""
     errors: dict[str, list[float]] = {}
     for comparison in comparisons:
-        for name, part in comparison.parts.items():
+        for name in comparison.parts:
             if comparison.gamma or name in ("step_s", "verify_step_s", "overhead_s"):
-                errors.setdefault(name, []).append(abs(part.error))
+                errors.setdefault(name, []).append(abs(comparison.error(name, drift_divided)))
     return {name: sorted(values)[len(values) // 2] for name, values in errors.items()}
 
 
