@@ -194,7 +194,7 @@ def test_the_lint_sees_numbers_and_spares_names(text: str, expected: list[str]) 
 
 MAY_IMPORT = {
     "specsim", "reference", "numpy", "torch", "IPython", "ipywidgets",
-    "dataclasses", "itertools", "math", "pathlib", "time",
+    "dataclasses", "itertools", "json", "math", "pathlib", "time",
 }  # fmt: skip
 LONGEST_CELL = 30  # lines
 

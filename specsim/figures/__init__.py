@@ -16,7 +16,7 @@ marker with its spread.
 | `comparisons` | measured points of a suite beside their predictions |
 """
 
-from specsim.figures.bars import gains, step_shares, waterfall
+from specsim.figures.bars import bars, gains, step_shares, waterfall
 from specsim.figures.comparisons import parity, speedup_by_batch, verify_curve
 from specsim.figures.curves import Curve, curves
 from specsim.figures.gammas import (
@@ -36,6 +36,7 @@ __all__ = [
     "Curve",
     "Sheet",
     "Spot",
+    "bars",
     "curves",
     "cycle_parts",
     "gains",

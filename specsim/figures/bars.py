@@ -42,34 +42,57 @@ def step_shares(axes: Axes, steps: Mapping[str, ForwardTime], title: str = "") -
 
 @styled
 def gains(
-    axes: Axes, changes: Mapping[str, Sequence[float]], kinds: Mapping[str, str], title: str = ""
+    axes: Axes,
+    changes: Mapping[str, Sequence[float]],
+    kinds: Mapping[str, str],
+    *,
+    x: str = "factor (×)",
+    title: str = "",
 ) -> None:
-    """What each change multiplies, a bar for each of `kinds` (label -> concept); 1 is no change.
+    """What each change multiplies: bars beside the line at 1, which is no change."""
+    bars(axes, changes, kinds, x=x, title=title, unit="×")
+    axes.axvline(1.0, color=COLOURS["plain"], linewidth=0.9)
 
-    `changes` holds for each label as many factors as there are kinds.
-    """
+
+@styled
+def bars(
+    axes: Axes,
+    values: Mapping[str, Sequence[float]],
+    kinds: Mapping[str, str],
+    *,
+    x: str,
+    title: str = "",
+    unit: str = "",
+) -> None:
+    """A bar for each of `kinds` (label -> concept), beside each label of `values`, which holds as
+    many numbers as there are kinds; each number is written at its bar's end, with `unit`."""
     thickness = 0.8 / len(kinds)
-    places = np.arange(len(changes))
-    highest = max(value for values in changes.values() for value in values)
+    places = np.arange(len(values))
+    highest = max(value for numbers in values.values() for value in numbers)
     for index, (label, concept) in enumerate(kinds.items()):
-        values = np.array([values[index] for values in changes.values()])
-        offset = (index - (len(kinds) - 1) / 2) * thickness
-        axes.barh(places + offset, values, thickness, color=COLOURS[concept], label=label)
-        for place, value in zip(places + offset, values, strict=True):
+        widths = np.array([numbers[index] for numbers in values.values()])
+        middles = places + (index - (len(kinds) - 1) / 2) * thickness
+        axes.barh(middles, widths, thickness, color=COLOURS[concept], label=label)
+        for middle, value in zip(middles, widths, strict=True):
             axes.annotate(
-                f"{value:.2f}×" if value < 9.95 else f"{value:.0f}×",
-                (value, place),
+                short(value) + unit,
+                (value, middle),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=9,
             )
-    axes.axvline(1.0, color=COLOURS["plain"], linewidth=0.9)
-    _named(axes, list(changes))
+    _named(axes, list(values))
     axes.set_xlim(0, 1.18 * highest)
-    axes.set_xlabel("factor (×)")
+    axes.set_xlabel(x)
     axes.set_title(title)
-    _legend_above(axes)
+    if len(kinds) > 1:
+        _legend_above(axes)
+
+
+def short(value: float) -> str:
+    """Three digits: 0.93, 7.43, 18.2, 163."""
+    return f"{value:.{max(0, 2 - max(0, int(np.floor(np.log10(max(value, 1e-9))))))}f}"
 
 
 @styled

@@ -123,7 +123,8 @@ def shades(concept: str, count: int) -> list[str]:
     """`count` shades of a concept's colour, from the colour itself towards white: for several
     curves of one thing, which differ in their dashes too."""
     red, green, blue = to_rgb(COLOURS[concept])
-    lightness = [0.55 * i / max(count - 1, 1) for i in range(count)]
+    step = min(0.25, 0.6 / max(count - 1, 1))
+    lightness = [step * i for i in range(count)]
     return [
         to_hex([part + (1 - part) * light for part in (red, green, blue)]) for light in lightness
     ]

@@ -1,0 +1,316 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 7. Serving and cost
+#
+# **Question.** For a server that many people use, what does speculation change: for the one who
+# waits, for the bill, and for the battery? And what do you set?
+#
+# **Takes** a few seconds. **Needs** `specsim` alone: a server with many users is not something that
+# a notebook can measure on the side, so everything below is predicted, with catalog constants.
+#
+# Prices, α and the energy of a byte are *inputs*, chosen round; change them to yours and run the
+# cells again.
+
+# %%
+import numpy as np
+
+import specsim
+from specsim import course, economics, figures, latency, memory, planning, prefill, quiz
+
+target, draft = specsim.model("llama-3-70b"), specsim.model("llama-3.2-1b")
+drafter = specsim.DraftModel(draft)
+system = specsim.system("h100-sxm", engine="vllm", tensor_parallel=4)
+traffic = {"alpha": 0.75, "context": 2048}
+held = memory.footprint(target, system, batch=1, context=2048, gamma=4, drafter=drafter)
+course.say(f"""
+{target.name} with {draft.name} on {system.tensor_parallel} {system.accelerator.name}: each device
+holds {float(held.weight_bytes) / 1e9:.1f} GB of weights, {float(held.draft_weight_bytes) / 1e9:.1f}
+GB of the draft's, and has {float(held.spare_bytes) / 1e9:.1f} GB of
+{held.capacity_bytes / 1e9:.0f} GB left for the caches of users.
+""")
+
+# %% [markdown]
+# ## Latency against throughput
+#
+# A server has one dial, the batch. A larger batch gives more tokens in all, and fewer to each
+# user. Plain decoding traces one curve between the two, speculation another. They are best compared
+# at equal latency or at equal load, not at equal batch.
+
+# %%
+sizes = 2 ** np.arange(8)
+fits = memory.footprint(target, system, batch=sizes, context=2048, gamma=6, drafter=drafter).fits
+sizes = sizes[fits]
+best = planning.plan(target, drafter, system, batches=sizes.tolist(), **traffic)
+plain = specsim.predict(target, None, system, batch=sizes, context=2048)
+lines = [
+    figures.Curve("plain", plain.tokens_per_s, 1 / plain.step_s, "plain"),
+    figures.Curve("speculative, best γ", best.tokens_per_s, 1 / best.token_s, "speedup"),
+]
+sheet, axes = figures.sheet(height=3.6)
+x = "all users together (tokens/s)"
+figures.curves(
+    axes, lines, x, "each user (tokens/s)", title=f"batch 1 to {sizes[-1]}, left to right"
+)
+sheet
+
+# %%
+common = min(plain.tokens_per_s.max(), best.tokens_per_s.max()) / 2
+slow, quick = (
+    float(np.interp(common, rate, speed))
+    for rate, speed in (
+        (plain.tokens_per_s, 1 / plain.step_s),
+        (best.tokens_per_s, 1 / best.token_s),
+    )
+)
+course.say(f"""
+At half of the plain server's largest load ({common:.0f} tokens/s in all), each user sees
+{slow:.0f} tokens/s plain and {quick:.0f} tokens/s with speculation.
+
+**At an equal load speculation gives each user {quick / slow:.2f}×; at the far right, where the
+batch is {sizes[-1]}, it still gives {best.speedup[-1]:.2f}× with γ = {best.gamma[-1]}.**
+""")
+
+# %% [markdown]
+# ## The batch is not yours to choose
+#
+# On a live server the batch follows from the arrivals: sequences in flight = token rate × seconds
+# per token (Little's law). A faster cycle empties the server sooner, the batch shrinks, and the
+# cycle gets faster still. So a gain at a fixed batch *understates* what users see below capacity.
+# (The capacity is another matter: it is decided at the largest batch, where arithmetic is scarce.)
+
+# %%
+gamma = 4
+rates = np.array([100, 200, 400, 800, 1600, 3200])
+loads = {
+    g: [
+        economics.operating_point(
+            target,
+            drafter if g else None,
+            system,
+            token_rate=rate,
+            gamma=g,
+            most=int(sizes[-1]),
+            **traffic,
+        )
+        for rate in rates
+    ]
+    for g in (0, gamma)
+}
+lines = [
+    figures.Curve(label, rates, [1e3 * load.token_s for load in loads[g]], concept)
+    for g, label, concept in ((0, "plain", "plain"), (gamma, f"γ = {gamma}", "speedup"))
+]
+sheet, axes = figures.sheet()
+figures.curves(axes, lines, "arriving (tokens/s)", "time per token of a user (ms)")
+sheet
+
+# %%
+open_gain = loads[0][-1].token_s / loads[gamma][-1].token_s
+busy = round(loads[0][-1].batch)
+fixed = float(specsim.predict(target, drafter, system, gamma=gamma, batch=busy, **traffic).speedup)
+course.say(f"""
+At {rates[-1]} tokens/s the plain server has {loads[0][-1].batch:.0f} sequences in flight, the
+speculative one {loads[gamma][-1].batch:.0f}.
+
+**The same arrivals are served {open_gain:.2f}× faster, where a benchmark at a fixed batch of
+{busy} would print {fixed:.2f}×.** Up to a batch of {sizes[-1]} the server carries
+{loads[0][0].capacity_tokens_per_s:.0f} tokens/s plain and
+{loads[gamma][0].capacity_tokens_per_s:.0f} with γ = {gamma}.
+""")
+
+# %% [markdown]
+# ## What a user notices
+#
+# Time to the first token: the prompt is read in one wide pass, which computes and does not wait for
+# memory. Speculation makes it no shorter; the draft must read the prompt too. After that tokens
+# come in bursts: most gaps are zero, and the others are a whole cycle, longer than a plain step.
+
+# %%
+alone = system
+first = prefill.time_to_first_token(target, alone, prompt=2048)
+with_draft = prefill.time_to_first_token(target, alone, prompt=2048, draft=draft)
+one = specsim.predict(target, drafter, alone, gamma=gamma, **traffic)
+survival = 0.75 ** np.arange(1, gamma + 1)
+tau, cycle_s = float(one.tokens_per_cycle), float(one.cycle_s)
+cycles = latency.cycles_to_emit(128, survival)
+course.say(f"""
+| one user, a prompt of 2048, a reply of 128 | plain | γ = {gamma} |
+|---|---|---|
+| time to the first token | {1e3 * float(first.total_s):.0f} ms \
+| {1e3 * float(with_draft.total_s):.0f} ms |
+| mean time per token | {1e3 * float(one.step_s):.1f} ms | {1e3 * cycle_s / tau:.1f} ms |
+| gaps that are zero | 0 % | {float(latency.zero_gap_share(tau)):.0%} |
+| a gap, 99th percentile | {1e3 * float(one.step_s):.1f} ms \
+| {1e3 * float(latency.gap_percentile_s(cycle_s, tau, 99)):.1f} ms |
+| the whole reply, median | {128 * float(one.step_s):.2f} s \
+| {float(cycles.percentile(50)) * cycle_s:.2f} s |
+| the whole reply, 95th percentile | {128 * float(one.step_s):.2f} s \
+| {float(cycles.percentile(95)) * cycle_s:.2f} s |
+
+(The spread is that of the coin flips alone; between easy and hard texts it is larger.)
+
+**The reply is complete {128 * float(one.step_s) / (cycles.mean * cycle_s):.2f}× sooner, the first
+token {float(with_draft.total_s / first.total_s) - 1:.1%} later, and the longest gaps are
+{cycle_s / float(one.step_s):.2f}× as long: say which latency you mean.**
+""")
+
+# %% [markdown]
+# ## Dollars and joules per million tokens
+#
+# Money buys seconds of the machine, so dollars per token are price over throughput. Energy is
+# spent on bytes, on FLOPs, and on merely being switched on; speculation saves bytes and seconds and
+# spends FLOPs. The price is an input, and so are the constants of energy: orders of magnitude,
+# without a measurement behind them. Trust the shape, not the level.
+
+# %%
+PRICE = 10.0  # dollars per hour for all four devices together
+costs = {}
+for label, g, who in (("plain", 0, None), (f"γ = {gamma}", gamma, drafter)):
+    over = specsim.predict(
+        target, who, system, gamma=g, batch=sizes, **(traffic if g else {"context": 2048})
+    )
+    costs[label] = economics.token_cost(over, who, price_per_hour=PRICE)
+concepts = ("plain", "speedup")
+sheet, (money, energy) = figures.sheet(2, height=2.9)
+lines = [
+    figures.Curve(label, sizes, cost.dollars_per_million, concept)
+    for (label, cost), concept in zip(costs.items(), concepts, strict=True)
+]
+figures.curves(money, lines, "batch (sequences)", "dollars per million tokens ($)", log_y=True)
+lines = [
+    figures.Curve(label, sizes, cost.joules, concept)
+    for (label, cost), concept in zip(costs.items(), concepts, strict=True)
+]
+figures.curves(energy, lines, "batch (sequences)", "energy per token (J)", log_y=True)
+sheet
+
+# %%
+bill = {label: cost.dollars_per_million for label, cost in costs.items()}
+spent = {label: cost.joules for label, cost in costs.items()}
+fast = f"γ = {gamma}"
+course.say(f"""
+At batch 1 speculation takes ${bill["plain"][0]:.2f} to ${bill[fast][0]:.2f} per million tokens; a
+batch of {sizes[-1]} alone takes it to ${bill["plain"][-1]:.2f}.
+
+**Batching is what makes tokens cheap ({bill["plain"][0] / bill["plain"][-1]:.0f}×); speculation
+makes them soon, and saves {1 - spent[fast][0] / spent["plain"][0]:.0%} of the energy at batch 1 but
+{1 - spent[fast][-1] / spent["plain"][-1]:.0%} at {sizes[-1]}.**
+""")
+
+# %% [markdown]
+# ## Desktops, laptops and boards
+#
+# One user, one device, no batch: decoding on the edge is as memory-bound as it gets. A draft helps,
+# and must fit beside the target. Here an 8B model in four bits, drafted for by a 1B model in the
+# same format, under llama.cpp's constants: fitted to discrete cards and Apple's chips, borrowed for
+# the others. (Phones and the smallest boards are left out on purpose. The catalog knows their
+# bandwidth and not their arithmetic, and theirs is where a verification of a few rows may already
+# compute; priced by bytes alone they would be flattered.)
+
+# %%
+edge = ("rtx-4090", "rtx-3060", "m2-ultra", "m1-pro", "dgx-spark", "jetson-agx-orin")
+model, tiny = specsim.model("llama-3.1-8b"), specsim.DraftModel(draft)
+speeds = {}
+for name in edge:
+    machine = specsim.system(name, engine="llama.cpp", precision="q4_0")
+    if memory.footprint(model, machine, drafter=tiny, gamma=4).fits:
+        over = specsim.predict(model, tiny, machine, gamma=range(9), alpha=0.75)
+        most = float(over.speculative_tokens_per_s.max())
+        speeds[name] = [float(over.tokens_per_s.max()), most]
+sheet, axes = figures.sheet(height=4.4)
+x = "one user (tokens/s)"
+kinds = {"plain": "plain", "speculative, best γ": "speedup"}
+figures.bars(axes, speeds, kinds, x=x, title=f"{model.name} in q4_0")
+sheet
+
+# %%
+gains = {name: after / before for name, (before, after) in speeds.items()}
+course.say(f"""
+Reading speed is a handful of tokens per second; the slowest device here goes from
+{min(s[0] for s in speeds.values()):.1f} to {min(s[1] for s in speeds.values()):.1f}.
+
+**On the edge there is no batch to compete with: speculation gives {min(gains.values()):.2f}× to
+{max(gains.values()):.2f}× on all of them, as long as both models fit.**
+""")
+
+# %% [markdown]
+# ## What to set
+#
+# The best γ depends on the batch, and engines let you say so. `plan` looks at every γ for every
+# batch; where several are within two per cent, take the smallest.
+
+# %%
+rows = "\n".join(
+    f"| {row['batch']} | {row['gamma']} | {row['least_tied']} to {row['most_tied']} "
+    f"| {row['speedup']:.2f}× | {row['tokens_per_s']:.0f} tokens/s |"
+    for row in best.rows()
+)
+course.say(f"| batch | best γ | as good | speedup | all users |\n|---|---|---|---|---|\n{rows}")
+
+# %% [markdown]
+# The same as an engine wants it written. (`specsim plan --target … --draft …` prints it in a shell;
+# the names of the settings follow each engine's own documents at the time of writing.)
+
+# %%
+import json
+
+settings = {
+    name: planning.engine_settings(best, name, drafter) for name in planning.ENGINES_WITH_SETTINGS
+}
+vllm = json.dumps({"model": draft.name, **settings["vllm"]})
+course.say(f"""
+```
+vllm serve {target.name} --speculative-config '{vllm}'
+```
+""")
+course.say(f"""
+```
+SGLang, batch {settings["sglang"]["by_batch"][0]["batch"]}:
+    {settings["sglang"]["by_batch"][0]["arguments"]}
+TensorRT-LLM:
+    {settings["tensorrt-llm"]}
+```
+""")
+
+# %%
+moves = planning.sensitivity(target, drafter, system, gamma=gamma, **traffic)
+(first_name, first_move), (second_name, second_move) = list(moves.items())[:2]
+course.say(f"""
+And what the answer hangs on, at batch 1: one per cent more {first_name} moves the speedup by
+{first_move:+.2f} %, one per cent more {second_name} by {second_move:+.2f} %.
+
+**Set γ by batch; and measure α on your own traffic before anything else, since the answer hangs on
+it most.**
+""")
+
+# %% [markdown]
+# ## Exercises
+
+# %%
+quiz.ask("dollars")
+
+# %%
+quiz.ask("percentiles")
+
+# %%
+whole = quiz.Question(
+    "Decoding is 60 % of a request's time, the rest is reading its prompt. Decoding gets 2.5 times "
+    "faster. How much faster is the request?",
+    answer=lambda: economics.end_to_end_speedup(0.6, 2.5),
+    tolerance=0.02,
+    slips={
+        "the prompt's time is forgotten": 2.5,
+        "the shares are swapped": lambda: economics.end_to_end_speedup(0.4, 2.5),
+    },
+    unit="×",
+)
+quiz.ask(whole)
