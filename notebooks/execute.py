@@ -60,6 +60,7 @@ def run(notebook: Notebook) -> Notebook:
         client = NotebookClient(
             notebook,
             timeout=CELL_LIMIT_S,
+            startup_timeout=CELL_LIMIT_S,
             kernel_name="python3",
             resources={"metadata": {"path": str(FOLDER)}},
             config=Config({} if os.name == "nt" else {"KernelManager": files}),
