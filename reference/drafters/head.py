@@ -21,6 +21,8 @@ class DraftHead(Drafter):
     the same result; so every cycle has the same shapes.
     """
 
+    cache: KVCache | None = None
+
     def __init__(self, head: Head, gamma: int):
         self.head = head
         self.gamma = gamma
@@ -32,11 +34,13 @@ class DraftHead(Drafter):
                 "load it for the target that decodes: load_head(source, target)"
             )
         head, (batch, capacity) = self.head, sequences.tokens.shape
-        size, device = head.architecture.hidden_size, head.device
-        self.cache = KVCache(head.architecture, batch, capacity, head.dtype, device)
-        # [b, s] is the target's state before place s: what the head reads there
-        self.before = torch.zeros((batch, capacity, size), dtype=head.dtype, device=device)
-        self.rows = torch.arange(batch, device=device)[:, None]  # (B, 1)
+        size = (head.architecture, batch, capacity, head.dtype, head.device)
+        if self.cache is None or self.cache.size != size:
+            self.cache = KVCache(*size)
+            # [b, s] is the target's state before place s: what the head reads there
+            shape = (batch, capacity, head.architecture.hidden_size)
+            self.before = torch.zeros(shape, dtype=head.dtype, device=head.device)
+            self.rows = torch.arange(batch, device=head.device)[:, None]  # (B, 1)
         self.unread = sequences.tokens[:, : sequences.longest if target.reads_prompts else 0]
         if not target.reads_prompts:
             self.cache.fill_with_noise(sequences.longest)

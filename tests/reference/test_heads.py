@@ -1,5 +1,6 @@
 """A drafting head: what it reads, what it drafts, whose it is."""
 
+import itertools
 import json
 import math
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from reference import DraftHead, Ensemble, generate, load_head, load_pair, prompts, speculate
 from reference.checkpoints import PAIR, load_checkpoint, save_checkpoint
+from reference.graphs import addresses
 from reference.heads import Head, fingerprint, save_head, untrained_head
 from reference.packing import PackedLinear
 from reference.sampling import Sampling
@@ -120,6 +122,28 @@ def test_a_target_that_reads_no_prompts_has_a_head_that_reads_none(tiny) -> None
     drafter = DraftHead(untrained_head(target), 2)
     assert len(speculate(target, drafter, [[1] * 40, [2] * 30], 5).tokens[0]) == 5
     assert drafter.cache.keys[0][:, :30].any(-1).all()
+
+
+def test_other_prompts_in_the_same_buffers_begin_anew(one_layer, expected) -> None:
+    """The buffers stay where they are, which a recorded cycle needs, and nothing in them stays."""
+    drafter, alpha = DraftHead(imitation(one_layer, mixed=0.3), 3), []
+    orders = [PROMPTS, PROMPTS[::-1], PROMPTS]
+    for order in orders:
+        run = speculate(one_layer, drafter, order, NEW)
+        assert sorted(run.tokens) == sorted(expected)
+        alpha.append((run.statistics.alpha, addresses(drafter)))
+    assert alpha[0] == alpha[2]
+    assert alpha[0][1] == alpha[1][1]
+
+
+@pytest.mark.parametrize("gammas", [(1, 3), (3, 1, 1, 1, 1, 2)])
+def test_a_head_keeps_up_whatever_is_drafted_next(one_layer, gammas) -> None:
+    turns = itertools.cycle(gammas)
+    run = speculate(
+        one_layer, DraftHead(imitation(one_layer), 3), PROMPTS, NEW,
+        choose_gamma=lambda _: next(turns),
+    )  # fmt: skip
+    assert run.statistics.alpha == 1
 
 
 # What is drafted
