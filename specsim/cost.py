@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.system import System
+from specsim.system import EfficiencyTable, System
 from specsim.work import ATTENTION, COLLECTIVE, LINEAR, ForwardWork, Operator, forward_work
 
 Floats = NDArray[np.float64]
@@ -113,18 +113,24 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
     # attention multiplies activations, which stay in 16 or 32 bits whatever the weights are in
     attention_math = precision.math if precision.activation_bytes >= 4 else "bf16"
     attention_rate = chip.rate(attention_math)
-    weight_bandwidth = bandwidth * engine.weight_efficiency_at(work.weight_bytes, work.rows)
+    table = engine.weight_efficiency
+    of_kernels = isinstance(table, EfficiencyTable) and table.of == "matrix"
+    of_pass = 1.0 if of_kernels else engine.weight_efficiency_at(work.weight_bytes, work.rows)
     terms = []
     for operator in work:
         memory_s: Floats
         floor_s: Floats | float = 0.0
         if operator.kind == LINEAR:
-            memory_s = operator.weight_bytes / weight_bandwidth
+            efficiency = of_pass
+            if of_kernels:
+                efficiency = engine.product_efficiency(operator, work)
+            memory_s = operator.weight_bytes / (bandwidth * efficiency)
             compute_s = operator.flops / (engine.compute_efficiency * rate)
             floor_s = operator.kernels * engine.kernel_floor_s
             bound = "weights"
         elif operator.kind == ATTENTION:
-            memory_s = operator.kv_bytes / (engine.kv_efficiency * bandwidth)
+            efficiency = engine.attention_efficiency(operator)
+            memory_s = operator.kv_bytes / (efficiency * bandwidth)
             compute_s = operator.flops / (engine.attention_compute_efficiency * attention_rate)
             floor_s = operator.kernels * engine.attention_floor_s
             bound = "kv"

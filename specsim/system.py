@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim import catalog
 from specsim.catalog import SpecsimError
-from specsim.work import PRECISIONS, Precision, Sharding
+from specsim.work import PRECISIONS, ForwardWork, Operator, Precision, Sharding
 from specsim.work import precision as precision_named
 
 Floats = NDArray[np.float64]
@@ -81,11 +81,17 @@ class EfficiencyTable:
     `values[i, j]` holds at `pass_bytes[i]` and `rows[j]`, both rising; between, it is interpolated
     in log bytes and in rows, and beyond the table its edge holds. One size or one row count is
     enough: then it holds for all.
+
+    `of` says whose bytes they are: those of a "pass"; of the "matrix" of one product, whose time,
+    the reciprocal, is what is interpolated between rows (past the ridge it rises in a straight
+    line); or of one "stream" of attention, the cache of one key-value head of one sequence, with
+    the number of streams in the place of rows.
     """
 
     pass_bytes: Floats
     rows: Floats
     values: Floats
+    of: str = "pass"
 
     def __post_init__(self) -> None:
         for name in ("pass_bytes", "rows", "values"):
@@ -104,9 +110,11 @@ class EfficiencyTable:
     def at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
         size, small, large = _locate(np.log(self.pass_bytes), np.log(np.maximum(pass_bytes, 1.0)))
         width, few, many = _locate(self.rows, np.asarray(rows, dtype=float))
-        below = _mix(self.values[small, few], self.values[small, many], width)
-        above = _mix(self.values[large, few], self.values[large, many], width)
-        return _mix(below, above, size)
+        is_time = self.of == "matrix"
+        values = 1 / self.values if is_time else self.values
+        below = _mix(values[small, few], values[small, many], width)
+        above = _mix(values[large, few], values[large, many], width)
+        return _mix(1 / below, 1 / above, size) if is_time else _mix(below, above, size)
 
 
 def _locate(grid: Floats, value: Floats) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
@@ -146,7 +154,7 @@ class Engine:
     name: str
     weight_efficiency: float | EfficiencyTable = 1.0
     compute_efficiency: float = 1.0
-    kv_efficiency: float = 1.0
+    kv_efficiency: float | EfficiencyTable = 1.0
     attention_compute_efficiency: float = 1.0
     activation_efficiency: float = float("inf")
     layer_overhead_s: float = 0.0
@@ -169,6 +177,18 @@ class Engine:
         if isinstance(self.weight_efficiency, EfficiencyTable):
             return self.weight_efficiency.at(pass_bytes, rows)
         return np.asarray(self.weight_efficiency)
+
+    def product_efficiency(self, operator: Operator, work: ForwardWork) -> Floats:
+        """Of the bandwidth, for one kind of product in a pass, by a table of kernels."""
+        return self.weight_efficiency_at(operator.weight_bytes / operator.kernels, work.rows)
+
+    def attention_efficiency(self, operator: Operator) -> Floats:
+        """Of the bandwidth, for reading the cache."""
+        table = self.kv_efficiency
+        if not isinstance(table, EfficiencyTable):
+            return np.asarray(table)
+        streams = np.maximum(operator.streams, 1.0)
+        return table.at(operator.kv_bytes / (np.maximum(operator.kernels, 1.0) * streams), streams)
 
 
 # What a row of engines.toml says about itself, and is no constant of an Engine.

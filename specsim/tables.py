@@ -44,7 +44,9 @@ def calibration_table(calibration: Calibration) -> list[str]:
         f"{size / 1e6:.3g} MB {speed:.0f}"
         for size, speed in zip(table.pass_bytes, achieved, strict=True)
     )
-    kv = engine.kv_efficiency * system.bandwidth_bytes_per_s / 1e9
+    cache = engine.kv_efficiency
+    share = float(cache.values.max()) if isinstance(cache, EfficiencyTable) else cache
+    kv = share * system.bandwidth_bytes_per_s / 1e9
     rate = system.accelerator.rate(system.precision.math) / 1e9
 
     def us(seconds: float) -> str:
@@ -52,7 +54,7 @@ def calibration_table(calibration: Calibration) -> list[str]:
 
     return [
         "calibration on probe shapes (none of them a shape that is predicted below)",
-        f"  weights, one row   GB/s by size of the pass: {speeds}",
+        f"  weights, one row   GB/s by size of the {table.of}: {speeds}",
         f"  KV cache           {kv:.1f} GB/s",
         f"  arithmetic         {rate:.0f} GFLOP/s",
         f"  a pass             {us(engine.layer_overhead_s)} a layer, {us(engine.pass_overhead_s)}",

@@ -73,16 +73,15 @@ def run_suite(
 
 def calibrate(folder: Path, device: torch.device, say: Say, dry_run: bool) -> None:
     """Time the probes and fit a System to them, in every mode, unless it has been done."""
-    from reference.suites.calibrating import calibrations
+    from reference.suites import calibrating
 
-    for name, make in calibrations(device).items():
-        file = folder / name
-        if file.is_file():
-            say(f"probes: {file} is there already")
-        elif dry_run:
-            say(f"probes: {file}, about a minute")
-        else:
-            calibration = make(file)
+    files = [folder / name for name in calibrating.files_of(device)]
+    if all(file.is_file() for file in files):
+        say(f"probes: {', '.join(map(str, files))} is there already")
+    elif dry_run:
+        say(f"probes: {', '.join(map(str, files))}, about a minute and a half")
+    else:
+        for file, calibration in calibrating.calibrate(folder, device).items():
             say(
                 f"probes: wrote {file}; fit: median error {calibration.median_error:.1%}, worst "
                 f"{calibration.worst_error:.1%}"

@@ -25,6 +25,7 @@ from specsim.comparison import (
 from specsim.measurement import Measurement, Point
 
 ONE_PART = "measured"  # what the points of a file that is no suite's are listed under
+OF_THE_MACHINE = ("calibration", "probes")  # files beside the measurements
 MODES = ("eager", "cuda-graphs", "compiled")
 
 
@@ -142,7 +143,7 @@ def measurement_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]
         files += [
-            file for file in found if path.is_file() or not file.name.startswith("calibration")
+            file for file in found if path.is_file() or not file.name.startswith(OF_THE_MACHINE)
         ]
     if not files:
         raise SpecsimError(f"no measurement files in {', '.join(map(str, paths))}")

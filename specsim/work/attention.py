@@ -43,11 +43,13 @@ def over_the_cache(
     tokens, wide = asked.tokens, asked.precision.activation_bytes
     if model.latent is not None:
         flops, cached = latent_flops(asked, model, model.latent, context), model.latent.cached
+        heads = 1
         values = model.value_size // asked.devices
     else:
         values = model.query_size // asked.devices
         flops = 4.0 * tokens * context * values
-        cached = 2 * kv_heads_held(model, asked.devices) * model.head_dim
+        heads = kv_heads_held(model, asked.devices)
+        cached = 2 * heads * model.head_dim
     kv_bytes = cached * layers * asked.precision.kv_bytes * (asked.batch * context + tokens)
     return asked.other(
         name,
@@ -56,6 +58,7 @@ def over_the_cache(
         kv_bytes=kv_bytes,
         activation_bytes=2.0 * tokens * values * wide * layers,
         kernels=layers,
+        streams=asked.batch * heads,
     )
 
 

@@ -22,7 +22,8 @@ class Operator:
     one device where the model is split over several.
 
     Units: FLOP (a multiply-add is two) and bytes; `link_bytes` are what a device sends to its
-    peers, `kernels` how many times the operator is launched in a pass.
+    peers, `kernels` how many times the operator is launched in a pass, `streams` how many caches
+    (sequences times key-value heads) an attention kernel reads.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Operator:
     activation_bytes: Floats
     link_bytes: Floats | float = 0.0
     kernels: Floats | float = 0.0
+    streams: Floats | float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class Pass:
         activation_bytes: Floats | float = 0.0,
         link_bytes: Floats | float = 0.0,
         kernels: int = 0,
+        streams: Floats | float = 0.0,
     ) -> Operator:
         """An operator without weights."""
         return Operator(
@@ -78,4 +79,5 @@ class Pass:
             activation_bytes=self.spread(activation_bytes),
             link_bytes=self.spread(link_bytes),
             kernels=kernels,
+            streams=streams,
         )

@@ -15,17 +15,14 @@ caches. Everything is fitted in relative error. The band of the System is what i
 passes by.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
 from specsim.cost import forward_time
 from specsim.system import Accelerator, EfficiencyTable, Engine, System
 from specsim.work import ELEMENTWISE, forward_work, precision
@@ -59,7 +56,7 @@ class AttentionProbe:
 
 @dataclass(frozen=True, slots=True)
 class LapProbe:
-    """One lap of a decoding cycle of a probe pair with `gamma` drafts, batch 1.
+    """One lap of a decoding cycle of a probe pair with `gamma` drafts.
 
     `lap` is "draft" (gamma passes of the draft, the first of two rows, and as many draws), "verify"
     (one pass of the target, gamma + 1 rows) or "host" (the rest); `architecture` is the model that
@@ -71,6 +68,7 @@ class LapProbe:
     gamma: int
     context: int
     seconds: float
+    batch: int = 1
 
     @property
     def passes(self) -> list[int]:
@@ -129,13 +127,21 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
         confidence="measured",
     )
     rates = {stored.math: rate, "bf16": rate, "fp32": rate}  # attention multiplies activations
-    machine = Accelerator(probes.machine, bandwidth, rates)
+    machine = System(Accelerator(probes.machine, bandwidth, rates), products_only, stored)
+    return with_overheads(machine, probes.laps, environment)
+
+
+def with_overheads(
+    products_only: System, laps: Sequence[LapProbe], environment: Mapping[str, Any] | None = None
+) -> Calibration:
+    """The System that explains laps, given what products and attention take; no constant is
+    negative."""
     known, columns = [], []
-    for probe in probes.laps:
-        seconds, *counts = explained(probe, System(machine, products_only, stored))
+    for probe in laps:
+        seconds, *counts = explained(probe, products_only)
         known.append(seconds)
         columns.append(counts)
-    measured = np.array([probe.seconds for probe in probes.laps])
+    measured = np.array([probe.seconds for probe in laps])
     constants = non_negative_fit(
         np.array(columns) / measured[:, None], 1 - np.array(known) / measured
     )
@@ -143,10 +149,11 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
         constants
     )
     residuals = (np.array(known) + np.array(columns) @ constants) / measured - 1
-    residuals = residuals[[probe.lap != "host" for probe in probes.laps]]
+    residuals = residuals[[probe.lap != "host" for probe in laps]]
     engine = replace(
-        products_only,
-        activation_efficiency=1 / max(activation_s * bandwidth, 1e-12),
+        products_only.engine,
+        activation_efficiency=1
+        / max(activation_s * float(products_only.bandwidth_bytes_per_s), 1e-12),
         layer_overhead_s=layer_s,
         pass_overhead_s=pass_s,
         drafting_overhead_s=drafting_s,
@@ -157,7 +164,7 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
         error=max(SMALLEST_ERROR, float(np.quantile(np.abs(residuals), 0.8))),
     )
     return Calibration(
-        System(machine, engine, stored), tuple(residuals.tolist()), environment or {}
+        replace(products_only, engine=engine), tuple(residuals.tolist()), environment or {}
     )
 
 
@@ -169,7 +176,13 @@ def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
     """
     seconds, activations = 0.0, 0.0
     for rows in probe.passes:
-        work = forward_work(probe.architecture, system.precision, rows=rows, context=probe.context)
+        work = forward_work(
+            probe.architecture,
+            system.precision,
+            batch=probe.batch,
+            rows=rows,
+            context=probe.context,
+        )
         for term in forward_time(work, system).terms:
             if term.operator is None:
                 continue
@@ -177,7 +190,8 @@ def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
                 activations += float(term.operator.activation_bytes)
             else:
                 seconds += float(term.seconds)
-    passes, gamma, vocab = len(probe.passes), probe.gamma, probe.architecture.vocab_size
+    passes, gamma = len(probe.passes), probe.gamma
+    vocab = probe.batch * probe.architecture.vocab_size
     layers = passes * probe.architecture.num_layers
     if probe.lap == "draft":
         return seconds, layers, passes, activations, 1, gamma, 0, 0, gamma * vocab
@@ -253,65 +267,3 @@ def non_negative_least_squares(columns: Floats, target: Floats) -> Floats:
             break
         active.pop(int(np.argmin(solution)))
     return result
-
-
-# A calibration as a file
-
-
-def to_json(calibration: Calibration) -> dict[str, Any]:
-    """Plain data that `from_json` reads back."""
-    system, engine = calibration.system, calibration.system.engine
-    table = engine.weight_efficiency
-    assert isinstance(table, EfficiencyTable)
-    constants = {
-        name: value
-        for name in Engine.__dataclass_fields__
-        if isinstance(value := getattr(engine, name), float | str)
-    }
-    return {
-        "schema_version": 1,
-        "kind": "calibration",
-        "accelerator": asdict(system.accelerator),
-        "precision": asdict(system.precision),
-        "engine": constants
-        | {
-            "weight_efficiency": {
-                "pass_bytes": table.pass_bytes.tolist(),
-                "rows": table.rows.tolist(),
-                "values": table.values.tolist(),
-            }
-        },
-        "residuals": list(calibration.residuals),
-        "environment": dict(calibration.environment),
-    }
-
-
-def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration:
-    """Raises SpecsimError, naming the file, where `data` is not a calibration."""
-    try:
-        engine = dict(data["engine"])
-        table = engine.pop("weight_efficiency")
-        arrays = (np.asarray(table[key], float) for key in ("pass_bytes", "rows", "values"))
-        stored = type(precision("bf16"))(**data["precision"])
-        return Calibration(
-            System(
-                Accelerator(**data["accelerator"]),
-                Engine(weight_efficiency=EfficiencyTable(*arrays), **engine),
-                stored,
-            ),
-            tuple(data["residuals"]),
-            data.get("environment", {}),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecsimError(f"{name} is not a calibration file: {error!r}") from None
-
-
-def load(path: str | Path) -> Calibration:
-    """Read a calibration file; SpecsimError if there is none or it is not one."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecsimError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise SpecsimError(f"{path} is not valid JSON: {error}") from None
-    return from_json(data, str(path))

@@ -1,0 +1,107 @@
+"""The probes of kernels, reduced, on the CPU: every one timed, none of a shape that is measured."""
+
+import json
+
+import pytest
+import torch
+
+from reference import kernels
+from reference.kernels import GPU, SMALL, Timer, probe_architecture, run_kernel_probes
+from reference.suites import calibrating
+from reference.suites.points import load_suite
+from specsim import calibration
+from specsim.calibration import fit_kernels, probes_to_json
+from specsim.cost import step_time
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def probes():
+    return run_kernel_probes(CPU, ["eager"], SMALL)
+
+
+def test_everything_in_the_grid_is_timed(probes):
+    assert len(probes.reads) == len(SMALL.read_bytes)
+    assert len(probes.products) == len(SMALL.matrices) * len(SMALL.rows)
+    assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * len(SMALL.widths)
+    arms = len(SMALL.pairs) * len(SMALL.batches) * len(SMALL.prompts)
+    assert len(probes.laps["eager"]) == arms * sum(2 + (gamma > 0) for gamma in SMALL.gammas)
+    seconds = [p.seconds for p in (*probes.products, *probes.caches, *probes.laps["eager"])]
+    assert min(seconds) > 0
+    assert min(probes.small.values()) > 0
+    assert {"tiny_kernel", "tiny_kernel_eager", "host_round_trip"} <= probes.small.keys()
+    json.dumps(probes_to_json(probes), allow_nan=False)
+
+
+def test_they_fit_a_system_that_prices_a_model(probes):
+    system = fit_kernels(probes, "eager").system
+    model = probe_architecture(256, 4, 1000)
+    one, many = (float(step_time(model, system, batch=batch).total_s) for batch in (1, 64))
+    assert 0 < one < many
+
+
+def test_bytes_and_flops_of_attention_are_those_of_its_shape(probes):
+    probe = next(p for p in probes.caches if (p.streams, p.context, p.rows) == (8, 256, 17))
+    assert probe.kv_bytes == 2 * 8 * 256 * 128 * 2
+    assert probe.flops == 4 * 8 * kernels.GROUPS * 17 * 256 * 128
+
+
+def test_what_does_not_fit_is_left_out_and_every_length_is_still_read(probes):
+    """A table needs each context at least once."""
+    for grid in (GPU, SMALL):
+        for context in grid.contexts:
+            size = 2 * grid.streams[0] * context * kernels.HEAD_SIZE * 2
+            assert size <= grid.most_cache_bytes
+
+
+def test_no_probe_is_a_shape_that_is_measured():
+    suite = load_suite("gpu")
+    models = [suite.shape(p.target) for p in suite.points if p.target != "trained"]
+    models += [suite.shape(p.draft) for p in suite.points if p.draft and p.draft_layers is None]
+    probed = {size[0] for target, draft, _ in GPU.pairs for size in (target, draft)}
+    matrices = set(GPU.matrices)
+    for model in {m.name: m for m in models}.values():
+        assert model.hidden_size not in probed
+        hidden, width = model.hidden_size, model.intermediate_size
+        mine = {
+            (hidden, model.query_size + 2 * model.kv_size), (model.query_size, hidden),
+            (hidden, 2 * width), (width, hidden), (hidden, model.vocab_size),
+        }  # fmt: skip
+        assert not mine & matrices, model.name
+        assert model.num_heads // model.num_kv_heads != kernels.GROUPS
+
+
+def test_the_largest_matrices_reach_beyond_the_models():
+    suite = load_suite("gpu")
+    largest = max(i * o for i, o in GPU.matrices)
+    for name in ("llama-3.2-1b", "qwen3-0.6b", "qwen3-1.7b"):
+        shape = suite.shape(name)
+        assert shape.hidden_size * shape.vocab_size <= 1.2 * largest
+    widest = max(p.batch * (p.gamma + 1) for p in suite.points)
+    assert max(GPU.rows) >= widest
+
+
+def test_a_call_among_many_is_timed_as_its_share(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(kernels.time, "perf_counter", lambda: next(clock))
+    assert Timer(CPU).each([lambda: None] * 4) == 0.25
+
+
+def test_the_part_writes_a_calibration_that_says_its_mode(tmp_path, monkeypatch, probes):
+    monkeypatch.setattr(calibrating, "run_probes", lambda *_: None)
+    monkeypatch.setattr(calibrating, "fit", lambda _, about: fit_kernels(probes, "eager", about))
+    ((file, fitted),) = calibrating.calibrate(tmp_path, CPU).items()
+    assert file == tmp_path / "calibration.json"
+    loaded = calibration.load(file)
+    assert loaded.environment["mode"] == "eager"
+    assert loaded.environment["drift_s"] > 0
+    assert loaded.median_error == fitted.median_error
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_graph_is_faster_than_launching():
+    probes = run_kernel_probes(torch.device("cuda"), ["cuda-graphs", "eager"], SMALL)
+    assert probes.small["tiny_kernel"] < probes.small["tiny_kernel_eager"]
+    for mode in ("cuda-graphs", "eager"):
+        assert fit_kernels(probes, mode).system.engine.layer_overhead_s >= 0

@@ -1,0 +1,183 @@
+"""A GPU's kernels, fitted: a machine that is known comes back out of what its probes would time."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from specsim.architecture import Architecture
+from specsim.calibration import (
+    CacheProbe,
+    KernelProbes,
+    LapProbe,
+    ProductProbe,
+    fit_kernels,
+    from_json,
+    probes_to_json,
+    to_json,
+)
+from specsim.catalog import SpecsimError
+from specsim.cost import step_time
+from specsim.system import Accelerator, EfficiencyTable, Engine, System
+from specsim.work import forward_work, precision
+
+BANDWIDTH, RATE, ATTENTION_RATE = 4e12, 700e12, 150e12
+MATRICES = ((1024, 1024), (2048, 8192), (8192, 2048), (4096, 16384), (4096, 131072))
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+STREAMS, CONTEXTS = (4, 16, 64, 256), (256, 1024, 4096, 16384)
+LAYER_S, PASS_S, CYCLE_S = 30e-6, 50e-6, 80e-6
+
+
+def product_s(inputs: int, outputs: int, rows: int) -> float:
+    """A launch, then the larger of loads and arithmetic."""
+    return 2e-6 + max(2 * inputs * outputs / (0.9 * BANDWIDTH), 2 * rows * inputs * outputs / RATE)
+
+
+def attention_s(streams: int, context: int, rows: int) -> float:
+    """Few streams do not fill the chip."""
+    share = min(1.0, streams / 64)
+    reading = streams * context * 512 / (0.8 * BANDWIDTH * share)
+    return 4e-6 + max(reading, attention_flops(streams, context, rows) / ATTENTION_RATE)
+
+
+def attention_flops(streams: int, context: int, rows: int) -> float:
+    return 4.0 * streams * 4 * rows * context * 128
+
+
+def shape(hidden: int, layers: int) -> Architecture:
+    heads = hidden // 128
+    return Architecture(f"{hidden}x{layers}", hidden, layers, heads, max(1, heads // 4), 128,
+                        hidden * 3, 64_000)  # fmt: skip
+
+
+def true_pass_s(model: Architecture, batch: int, rows: int, context: int) -> float:
+    """The same machine, kernel by kernel, without a table."""
+    total = LAYER_S * model.num_layers + PASS_S
+    work = forward_work(model, precision("bf16"), batch=batch, rows=rows, context=context)
+    for operator in work:
+        if operator.kind == "linear":
+            elements = float(operator.weight_bytes) / operator.kernels / 2
+            total += operator.kernels * product_s(1, elements, batch * rows)
+        elif operator.kind == "attention":
+            streams = batch * model.num_kv_heads
+            total += operator.kernels * attention_s(streams, context, rows)
+    return total
+
+
+def lap(name: str, model: Architecture, gamma: int, batch: int) -> LapProbe:
+    probe = LapProbe(name, model, gamma, 1024, 1.0, batch)
+    seconds = sum(true_pass_s(model, batch, rows, 1024) for rows in probe.passes)
+    return replace(probe, seconds=CYCLE_S if name == "host" else seconds)
+
+
+@pytest.fixture(scope="module")
+def probes() -> KernelProbes:
+    products = tuple(
+        ProductProbe(i, o, rows, 2.0 * i * o, product_s(i, o, rows))
+        for i, o in MATRICES
+        for rows in ROWS
+    )
+    caches = tuple(
+        CacheProbe(
+            streams, context, rows, 512.0 * streams * context,
+            attention_flops(streams, context, rows), attention_s(streams, context, rows),
+        )
+        for streams in STREAMS
+        for context in CONTEXTS
+        for rows in (1, 33)
+        if streams * context <= 256 * 4096  # the largest do not fit
+    )  # fmt: skip
+    laps = tuple(
+        lap(name, model, gamma, batch)
+        for model in (shape(1536, 10), shape(3072, 24))
+        for gamma in (0, 3, 7)
+        for batch in (1, 16)
+        for name in ("verify", "host")
+    )
+    reads = ((1e6, 1e6 / (3 * BANDWIDTH)), (1e9, 1e9 / BANDWIDTH), (4e9, 4e9 / BANDWIDTH))
+    return KernelProbes("a gpu", "bf16", reads, products, caches, {"cuda-graphs": laps})
+
+
+@pytest.fixture(scope="module")
+def system(probes) -> System:
+    return fit_kernels(probes, "cuda-graphs").system
+
+
+def test_the_bandwidth_is_that_of_the_memory_and_not_of_the_cache(system):
+    assert system.bandwidth_bytes_per_s == pytest.approx(BANDWIDTH)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32])
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("context", [512, 3000])
+def test_models_that_no_probe_had_are_priced_to_a_few_per_cent(system, batch, rows, context):
+    model = shape(4096, 32)
+    predicted = step_time(model, system, batch=batch, rows=rows, context=context).total_s
+    assert float(predicted) == pytest.approx(true_pass_s(model, batch, rows, context), rel=0.05)
+
+
+def test_overheads_come_out_of_the_laps(probes, system):
+    assert system.engine.cycle_overhead_s == pytest.approx(CYCLE_S, rel=0.02)
+    # attention and products are read off tables at their own sizes, so little is left to the pass
+    assert system.engine.layer_overhead_s == pytest.approx(LAYER_S, rel=0.35)
+    assert fit_kernels(probes, "cuda-graphs").median_error < 0.02
+
+
+def test_few_streams_are_slower_per_byte(system):
+    model = shape(4096, 32)
+    one = step_time(model, system, batch=1, context=16384)
+    many = step_time(model, system, batch=16, context=1024)
+    seconds = [
+        float(t.seconds) for step in (one, many) for t in step.terms if t.name == "attention"
+    ]
+    assert seconds[0] > 3 * seconds[1]
+
+
+def test_matrices_of_equal_bytes_are_averaged(probes):
+    slow = tuple(
+        replace(p, seconds=4 * p.seconds) if (p.inputs, p.outputs) == (8192, 2048) else p
+        for p in probes.products
+    )
+    before = fit_kernels(probes, "cuda-graphs").system.engine.weight_efficiency
+    after = fit_kernels(replace(probes, products=slow), "cuda-graphs").system.engine
+    size = list(before.pass_bytes).index(2.0 * 8192 * 2048)
+    np.testing.assert_allclose(after.weight_efficiency.values[size], before.values[size] / 2)
+
+
+def test_it_reads_what_it_wrote(probes, tmp_path):
+    calibration = fit_kernels(probes, "cuda-graphs", {"mode": "cuda-graphs"})
+    back = from_json(json.loads(json.dumps(to_json(calibration))))
+    model = shape(4096, 32)
+    seconds = [float(step_time(model, c.system, batch=4).total_s) for c in (calibration, back)]
+    assert seconds[0] == seconds[1]
+    assert back.system.engine.kv_efficiency.of == "stream"
+    assert back.environment["mode"] == "cuda-graphs"
+    json.dumps(probes_to_json(probes), allow_nan=False)
+
+
+def test_a_mode_without_laps_is_refused(probes):
+    with pytest.raises(SpecsimError, match="no laps in mode 'eager'; there are: cuda-graphs"):
+        fit_kernels(probes, "eager")
+
+
+def test_between_rows_a_table_of_products_interpolates_the_time():
+    engine = EfficiencyTable([1e6], [1, 64, 128], [[1.0, 0.5, 0.25]], of="matrix")
+    assert engine.at(1e6, 96) == pytest.approx(1 / 3)  # 2 and 4 units of time: 3 between
+    of_pass = EfficiencyTable([1e6], [1, 64, 128], [[1.0, 0.5, 0.25]])
+    assert of_pass.at(1e6, 96) == pytest.approx(0.375)
+
+
+def test_a_table_of_kernels_is_asked_by_the_matrix(system):
+    table = EfficiencyTable([1e6, 1e9], [1], [[0.1], [1.0]], of="matrix")
+    chip = Accelerator("x", 1e12, {"bf16": 1e15})
+    tabled = System(chip, Engine("t", weight_efficiency=table), precision("bf16"))
+    model = shape(1024, 4)
+    step = step_time(model, tabled)
+    for term in step.terms:
+        if term.operator is not None and term.operator.kind == "linear":
+            each = float(term.operator.weight_bytes) / term.operator.kernels
+            share = float(table.at(each, 1))
+            assert float(term.memory_s) == pytest.approx(
+                float(term.operator.weight_bytes) / (share * 1e12)
+            )
