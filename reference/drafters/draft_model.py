@@ -73,5 +73,11 @@ class DraftModel(Drafter):
                 sure.append(law.gather(1, token[:, None]) >= self.stop_below)
             drafted = torch.cat((drafted, token[:, None]), dim=1)
             tokens, positions = token[:, None], positions[:, -1:] + 1
-        counts = leading_run(torch.cat(sure[:-1], dim=1)) + 1 if len(sure) > 1 else None
+        counts = until_unsure(torch.cat(sure, dim=1)) if sure else None
         return Proposal(drafted, torch.stack(laws, dim=1) if laws else None, counts)
+
+
+def until_unsure(sure: Tensor) -> Tensor:
+    """How many tokens each row means, (B,), if the first one that is not `sure` (B, G) is its
+    last."""
+    return leading_run(sure[:, :-1]) + 1

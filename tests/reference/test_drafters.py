@@ -286,7 +286,7 @@ class Bigram(Drafter):
         inside = (places < sequences.lengths[:, None]).float()  # what lies beyond is no text
         counts = self.counts.index_put((tokens[:, :-1], tokens[:, 1:]), inside, accumulate=True)
         token, drafted, laws = sequences.pending[:, 0], [], []
-        for k in range(self.gamma):
+        for k in range(uniforms.shape[1]):
             laws.append(sampling.probabilities(counts[token].log()))
             token = draw(laws[-1], uniforms[:, k])  # drawn from the law that is reported
             drafted.append(token)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from reference.drafters.draft_model import until_unsure
 from reference.drafters.n_gram import NGram
 from reference.noise import SharedNoise
 from reference.sampling import Sampling, draw, keep_nucleus
@@ -149,7 +150,7 @@ def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Ten
     Every uniform but the last has one threshold, at most, where verdicts change: the thresholds cut
     chance into 2^G boxes. Each box is tried near three of its corners; all must agree on n.
     """
-    if rule is verify_match:
+    if getattr(rule, "drafts", rule) is verify_match:
         return decisions_by_cells(rule, target_probs, drafting)
     count, gamma = drafting.strings.shape
     size = target_probs.shape[-1]
@@ -325,6 +326,69 @@ def test_any_draft_chosen_without_chance_leaves_the_law_exact(data: st.DataObjec
     string = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3))
     target, _ = random_tables(data.draw(st.integers(0, 99)), size, zeros=0.2)
     assert law_error(verify, target, fixed(string)) < EXACT
+
+
+# Rows that stop drafting early
+
+
+def stopping(rule: Rule, counts_of: Callable[[Tensor], Tensor]) -> Rule:
+    """The rule where each row means as many drafts as `counts_of` makes of q(x), (N, G)."""
+
+    def wrapped(target_probs, draft_probs, drafted, uniforms) -> Verdict:
+        sure = draft_probs.gather(-1, drafted[..., None]).squeeze(-1)
+        return rule(target_probs, draft_probs, drafted, uniforms, counts_of(sure))
+
+    wrapped.drafts = rule
+    return wrapped
+
+
+def after_the_unsure(q: Tensor) -> Tensor:
+    return until_unsure(q >= 0.4)
+
+
+def before_the_unsure(q: Tensor) -> Tensor:
+    """The defect: the unsure token itself is dropped, so those that stay were chosen."""
+    return leading_run(q >= 0.4)
+
+
+@lossless
+@pytest.mark.parametrize(("size", "gamma"), [(2, 2), (2, 3), (3, 2), (3, 3), (4, 2)])
+def test_a_stop_after_an_unsure_draft_leaves_the_law_exact(
+    rule: Rule, size: int, gamma: int
+) -> None:
+    for seed in range(3):
+        target, draft = random_tables(seed, size, zeros=0.2)
+        drafting = sampled(draft, gamma)
+        stops = after_the_unsure(drafting.reported.gather(-1, drafting.strings[..., None])[..., 0])
+        assert len(stops.unique()) > 1 or gamma == 1 or seed, "no row stops early"
+        assert law_error(stopping(rule, after_the_unsure), target, drafting) < EXACT
+
+
+@lossless
+@pytest.mark.parametrize("count", range(4))
+def test_drafts_that_are_not_meant_are_not_there(rule: Rule, count: int) -> None:
+    target, draft = random_tables(5, 3)
+
+    def first(q: Tensor) -> Tensor:
+        return torch.full((len(q),), count)
+
+    rows = sampled(draft, 3)
+    assert law_error(stopping(rule, first), target, rows) < EXACT
+    few = mean_accepted(stopping(rule, first), target, rows)
+    assert few == pytest.approx(mean_accepted(rule, target, sampled(draft, count)))
+
+
+@pytest.mark.parametrize("rule", [verify, RULES["block"]])
+def test_a_stop_that_drops_the_unsure_draft_is_caught(rule: Rule) -> None:
+    target, draft = random_tables(0, 3)
+    assert law_error(stopping(rule, before_the_unsure), target, sampled(draft, 2)) > 1e-3
+
+
+def test_greedy_decoding_keeps_no_draft_that_is_not_meant() -> None:
+    choices = torch.tensor([[4, 5, 6, 7]]).expand(4, -1)
+    verdict = verify_greedy(choices, choices[:, :3], torch.arange(4))
+    assert verdict.accepted.tolist() == [0, 1, 2, 3]
+    assert verdict.next_token.tolist() == [4, 5, 6, 7]
 
 
 def test_a_reported_point_mass_is_the_same_as_none() -> None:
