@@ -9,6 +9,7 @@ whoever owns the sequence lowers its length.
 import torch
 from torch import Tensor
 
+from reference.machine import memory_for
 from specsim.architecture import Architecture
 
 
@@ -27,10 +28,12 @@ class KVCache:
         shape = (batch, capacity, architecture.num_kv_heads, architecture.head_dim)
         self.size = (architecture, batch, capacity, dtype, torch.device(device))
         self.capacity = capacity
-        self.keys = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(architecture.num_layers)
-        ]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        layers = range(architecture.num_layers)
+        nbytes = batch * capacity * architecture.kv_elements_per_token * dtype.itemsize
+        what = f"the keys and values of {batch} x {capacity} tokens in {architecture.name}"
+        with memory_for(what, nbytes, torch.device(device)):
+            self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+            self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
         self._rows = torch.arange(batch, device=device)[
             :, None
         ]  # (B, 1), to address each sequence's own slots
@@ -43,6 +46,11 @@ class KVCache:
     def read(self, layer: int, window: int) -> tuple[Tensor, Tensor]:
         """The first `window` slots of one layer, as views (B, window, H_kv, D)."""
         return self.keys[layer][:, :window], self.values[layer][:, :window]
+
+    def clear(self) -> None:
+        """Make it as new: what is masked must still be numbers, since 0 x NaN is NaN."""
+        for tensor in (*self.keys, *self.values):
+            tensor.zero_()
 
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:
         """Random keys and values in the first `slots` slots: a context to time steps at, which

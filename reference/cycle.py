@@ -14,10 +14,10 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.noise import FreshNoise, SharedNoise
-from reference.sampling import Sampling
+from reference.sampling import Sampling, finest_float
 from reference.sequences import FACTS, Sequences
 from reference.transformer import Transformer, prefill
-from reference.verification import RULES, Verdict, verify_greedy
+from reference.verification import RULES, Verdict, leading_run, verify_greedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,10 @@ class Cycle:
             self.noise = FreshNoise(0, batch, drafter.gamma + 1, device)
         self.survival = None
         if settings.survival is not None:
-            self.survival = torch.tensor(settings.survival, dtype=torch.float64, device=device)
-        self.report = torch.zeros((batch, FACTS + self.gamma + 1), dtype=torch.long, device=device)
+            chances = torch.tensor(settings.survival, dtype=finest_float(device))
+            self.survival = chances.to(device)
+        # what was done, and in the last column for how many places the laws were numbers
+        self.report = torch.zeros((batch, FACTS + self.gamma + 2), dtype=torch.long, device=device)
 
     def begin(self, prompts: list[list[int]], room: list[int], seed: int) -> None:
         """Read the prompts; `room` is how many tokens each may emit."""
@@ -85,6 +87,7 @@ class Cycle:
         sequences, sampling = self.sequences, self.settings.sampling
         hidden = self.target.hidden(self.tokens, self.positions, self.cache, sequences.window)
         logits = self.target.head(hidden)
+        self.is_number = logits.amax(-1).isfinite()  # (B, G+1)
         self.logits = sampling.penalise(logits, sequences, self.proposal.tokens)
         self.drafter.observe(hidden, self.positions)
 
@@ -98,6 +101,11 @@ class Cycle:
         drafted, _, counts = proposal
         report = self.sequences.commit(drafted, accepted, verdict.next_token, counts)
         self.report[:, : report.shape[1]].copy_(report)
+        is_number = self.is_number
+        if proposal.probabilities is not None:  # one NaN among the logits, and a law is all NaN
+            chosen = proposal.probabilities.gather(-1, drafted[..., None]).squeeze(-1)
+            is_number = torch.cat((is_number[:, :-1] & chosen.isfinite(), is_number[:, -1:]), 1)
+        self.report[:, -1].copy_(leading_run(is_number))
 
 
 def accept(

@@ -68,6 +68,7 @@ def cycles(
         if len(under_way) > runner.lag:
             mail, marks = under_way.popleft()
             reports = [Report.of_row(row) for row in mail.read()]
+            require_numbers(reports, cycle.target.architecture.name)
             sequences.longest = max(report.length for report in reports)
             running = any(report.room for report in reports)
             whole = [report for report in reports if report.is_whole]
@@ -172,6 +173,17 @@ def generate(
     """Plain autoregressive decoding: `speculate` with nothing drafted; same arguments, same
     kernels."""
     return speculate(target, NoDrafter(), prompt, max_new_tokens, temperature, **options)
+
+
+def require_numbers(reports: list[Report], name: str) -> None:
+    """SpecsimError if a token was chosen from logits that are no numbers, saying where."""
+    for row, report in enumerate(reports):
+        if report.numbers < len(report.emitted):
+            place = report.length - len(report.emitted) + 1 + report.numbers
+            raise SpecsimError(
+                f"the logits for place {place} of sequence {row} are not finite, in {name} or its "
+                "draft: weights are corrupt, or too large for their dtype (try bf16 or fp32)"
+            )
 
 
 def checked_survival(survival: Sequence[float], gamma: int) -> tuple[float, ...]:

@@ -116,8 +116,12 @@ def runner_for(
         runner = Runner(Cycle(target, drafter, batch, capacity, settings), mode)
     try:
         yield runner
+    except SpecsimError:  # numbers that are none may lie in its cache
+        runner = None
+        raise
     finally:
-        kept[kind] = runner
+        if runner is not None:
+            kept[kind] = runner
 
 
 def mode_for(device: torch.device, mode: str | None) -> str:

@@ -13,6 +13,8 @@ a tensor.
 import torch
 from torch import Tensor
 
+from reference.sampling import finest_float
+
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed 64-bit integer
 
 
@@ -22,7 +24,7 @@ class FreshNoise:
 
     def __init__(self, seed: int, batch: int, width: int, device: torch.device):
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.drawn = torch.empty((2, batch, width), dtype=torch.float64, device=device)
+        self.drawn = torch.empty((2, batch, width), dtype=finest_float(device), device=device)
 
     def reseed(self, seed: int) -> None:
         self.generator.manual_seed(seed)
@@ -57,8 +59,10 @@ class SharedNoise:
         tokens = torch.arange(self.vocab_size, device=places.device)
         key = scramble(scramble(self.seed) + rows * GOLDEN)  # (B, 1)
         key = scramble(key + places * GOLDEN)[..., None]  # (B, T, 1)
-        bits = scramble(key + tokens * GOLDEN) >> 12 & (1 << 52) - 1
-        shared = (bits.double() + 0.5) * 2.0**-52
+        finest = finest_float(places.device)
+        kept = 52 if finest == torch.float64 else 23  # bits, so that + 0.5 is exact
+        bits = scramble(key + tokens * GOLDEN) >> 64 - kept & (1 << kept) - 1
+        shared = (bits.to(finest) + 0.5) * 2.0**-kept
         return shared, shared
 
 

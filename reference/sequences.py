@@ -117,14 +117,15 @@ FACTS = 5  # columns of a report before its tokens
 
 class Report(NamedTuple):
     """A cycle of one sequence, read by the host: its length and room after it, how many tokens were
-    drafted, how many of them the rule accepted, and those that were emitted (fewer than accepted
-    + 1 where the text ends)."""
+    drafted, how many of them the rule accepted, those that were emitted (fewer than accepted + 1
+    where the text ends), and for how many places, from the first, the laws were numbers."""
 
     length: int
     room: int
     drafted: int
     accepted: int
     emitted: list[int]
+    numbers: int
 
     @property
     def is_whole(self) -> bool:
@@ -133,7 +134,7 @@ class Report(NamedTuple):
     @classmethod
     def of_row(cls, row: list[int]) -> "Report":
         *facts, kept = row[:FACTS]
-        return cls(*facts, row[FACTS : FACTS + kept])
+        return cls(*facts, row[FACTS : FACTS + kept], row[-1])
 
 
 class Mail:

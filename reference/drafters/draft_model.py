@@ -50,6 +50,8 @@ class DraftModel(Drafter):
         size = (shape, batch, capacity, self.model.dtype, self.model.device)
         if self.cache is None or self.cache.size != size:
             self.cache = KVCache(*size)
+        else:
+            self.cache.clear()
         prefill(self.model, sequences, self.cache)
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:

@@ -29,6 +29,7 @@ class QuantisedSelf(DraftModel):
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         if target is not self.target:
             self.model, self.target = quantized(target, self.precision), target
+            self.cache = None  # it may be another target's
         if target.dtype == self.model.dtype:
             self.cache, self.rows = cache, 1
         else:

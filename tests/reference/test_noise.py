@@ -84,3 +84,17 @@ def test_a_race_does_not_care_how_the_law_is_scaled() -> None:
         assert torch.equal(
             draw((scale * law).expand(500, -1), uniforms), draw(law.expand(500, -1), uniforms)
         )
+
+
+@pytest.mark.parametrize("finest", [torch.float32, torch.float64])
+def test_shared_chances_lie_inside_0_and_1_in_any_float(monkeypatch, finest) -> None:
+    """As on MPS, which has no float64: none may round to 0 or to 1, whose logarithms end a race."""
+    monkeypatch.setattr("reference.noise.finest_float", lambda device: finest)
+    chances, _ = SharedNoise(3, 50_000).uniforms(torch.arange(40).view(2, 20))
+    assert chances.dtype == finest
+    assert chances.min() > 0
+    assert chances.max() < 1
+    assert chances.mean().item() == pytest.approx(0.5, abs=0.001)
+    fresh = FreshNoise(0, 2, 9, torch.device("cpu"))
+    fresh.refresh()
+    assert fresh.uniforms(torch.zeros((2, 9)))[0].dtype == finest
