@@ -18,6 +18,12 @@ TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 SYSTEM = specsim.system("h200-sxm")
 DRAFTER = specsim.DraftModel(DRAFT)
 OVER = specsim.predict(TARGET, DRAFTER, SYSTEM, gamma=range(9), alpha=0.8)
+P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
+CYCLES = [
+    figures.DraftedCycle(["def", " ", "main", "(\n"], 2, "f$"),
+    figures.DraftedCycle(["a_very_long_name", "\t", "=", "0"], 4, "."),
+]
+ROWS = [figures.Row("n-gram", 1.1), figures.Row("tree", 1.5, 1.3, 1.7, 1.4, (1.2, 1.5))]
 UNIT = re.compile(r"\(.+\)|^γ|tokens per cycle|TFLOP/s|what takes")
 
 
@@ -45,6 +51,14 @@ def drawn(name: str, point) -> figures.Sheet:
         figures.step_shares(axes, steps)
     elif name == "gains":
         figures.gains(axes, {"a": (1.0, 2.0)}, {"one": "speedup", "all": "tokens"})
+    elif name == "drafted_cycles":
+        figures.drafted_cycles(axes, CYCLES, "two cycles")
+    elif name == "coupling":
+        figures.coupling(axes, "abc", P, Q, np.minimum(P, Q), P - np.minimum(P, Q), "γ = 1")
+    elif name == "law_errors":
+        figures.law_errors(axes, "abc", P, {"right": P, "wrong": Q}, "two rules")
+    elif name == "by_method":
+        figures.by_method(axes, ROWS, "speedup", "speedup (×)", "two methods")
     elif name == "curves":
         line = figures.Curve("γ = 4", batch, 1 / batch, measured=[(4, 0.3), (16, 0.1, 0.05, 0.2)])
         figures.curves(axes, [line], "batch (sequences)", "speedup (×)")
@@ -60,6 +74,7 @@ def drawn(name: str, point) -> figures.Sheet:
 EVERY = (
     "speedup_vs_gamma", "tokens_vs_gamma", "times_vs_gamma", "cycle_parts", "waterfall",
     "roofline", "times_vs_width", "step_shares", "gains", "curves", "speedup_map",
+    "drafted_cycles", "coupling", "law_errors", "by_method",
 )  # fmt: skip
 
 
@@ -204,3 +219,48 @@ def test_a_timing_is_a_marker_with_its_spread(point) -> None:
     cycle = Timing(4.4e-3, 4e-3, 5e-3, 50)
     medians = [c[0].get_ydata() for c in axes.containers]
     assert any(np.isclose(values[0], 1e3 * cycle.median).any() for values in medians)
+
+
+def test_every_token_of_a_cycle_is_drawn_with_its_fate() -> None:
+    first, second = CYCLES
+    assert first.fates == ["accepted", "accepted", "rejected", "not judged", "corrected"]
+    assert second.fates == ["accepted"] * 4 + ["bonus"]
+    _, axes = figures.sheet()
+    figures.drafted_cycles(axes, CYCLES)
+    assert len(axes.patches) == 10
+    texts = {text.get_text(): text.get_position() for text in axes.texts}
+    assert texts["f\\$"][0] == 2, "the correction stands where the rejected draft stood"
+    assert texts["."][0] == 4, "the bonus stands behind the last draft"
+    assert texts["·"][1] < texts["f\\$"][1]
+    assert "a_very_…ame" in texts
+    struck = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    assert len(struck) == 2, "what is not in the text is struck out"
+    legend = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert legend == ["accepted", "rejected", "not judged", "corrected", "bonus"]
+
+
+def test_what_comes_out_is_kept_or_drawn_after_a_rejection() -> None:
+    _, axes = figures.sheet()
+    kept = np.minimum(P, Q)
+    figures.coupling(axes, "abc", P, Q, kept, P - kept)
+    tops = {}
+    for patch in axes.patches:
+        x = round(patch.get_x() + patch.get_width() / 2, 3)
+        tops[x] = max(tops.get(x, 0), patch.get_y() + patch.get_height())
+    heights = [tops[x] for x in sorted(tops)]
+    np.testing.assert_allclose(heights, np.column_stack((Q, P)).ravel())
+
+
+def test_an_exact_law_has_no_error_and_a_wrong_one_its_total_variation() -> None:
+    _, axes = figures.sheet()
+    figures.law_errors(axes, "abc", P, {"right": P, "wrong": Q})
+    assert [t.get_text() for t in axes.texts] == ["exact", "0.300", "TV"]
+    wrong = [patch.get_width() for patch in axes.patches][1::2]
+    np.testing.assert_allclose(wrong, Q - P)
+
+
+def test_a_method_that_was_not_measured_has_no_marker() -> None:
+    _, axes = figures.sheet()
+    figures.by_method(axes, ROWS, "speedup", "speedup (×)")
+    assert len(axes.containers) == 2, "one band, one marker"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["n-gram", "tree"]

@@ -13,12 +13,16 @@ marker with its spread.
 | `curves` | any predicted lines with measured markers |
 | `bars` | what a pass waits for, what a change buys, where the ideal goes |
 | `maps` | the speedup over two axes |
+| `drafts` | drafted tokens, cycle by cycle, by what became of them |
+| `laws` | how kept drafts and residual draws add up to p, and rules whose sum is another law |
+| `methods` | a number for each drafting method, predicted and measured |
 | `comparisons` | measured points of a suite beside their predictions |
 """
 
 from specsim.figures.bars import bars, gains, step_shares, waterfall
 from specsim.figures.comparisons import parity, speedup_by_batch, verify_curve
 from specsim.figures.curves import Curve, curves
+from specsim.figures.drafts import DraftedCycle, drafted_cycles
 from specsim.figures.gammas import (
     cycle_parts,
     predicted_and_measured,
@@ -26,7 +30,9 @@ from specsim.figures.gammas import (
     times_vs_gamma,
     tokens_vs_gamma,
 )
+from specsim.figures.laws import coupling, law_errors
 from specsim.figures.maps import speedup_map
+from specsim.figures.methods import Row, by_method
 from specsim.figures.rooflines import Spot, roofline, spot, times_vs_width
 from specsim.figures.style import COLOURS, STYLE, Sheet, png, shades, sheet, styled
 
@@ -34,12 +40,18 @@ __all__ = [
     "COLOURS",
     "STYLE",
     "Curve",
+    "DraftedCycle",
+    "Row",
     "Sheet",
     "Spot",
     "bars",
+    "by_method",
+    "coupling",
     "curves",
     "cycle_parts",
+    "drafted_cycles",
     "gains",
+    "law_errors",
     "parity",
     "png",
     "predicted_and_measured",
