@@ -142,7 +142,7 @@ if here.torch:
     torch.manual_seed(0)
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    found = ceilings.ceilings(device, dtype, course.effort(9, 3))
+    found = ceilings.ceilings(device, dtype, course.effort(40, 10))
     stack = ceilings.stack(device, dtype)
     memory_s = stack.weight_bytes / found.bandwidth_bytes_per_s
     products_s = 2 * stack.weights * np.array(widths) / found.flops_per_s
@@ -158,7 +158,7 @@ else:
 
 # %%
 if here.torch:
-    timed = ceilings.times_by_width(stack, widths, device, course.effort(9, 3))
+    timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 4))
     points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
     sheet, axes = figures.sheet(height=3.6)
     title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
@@ -169,11 +169,13 @@ if here.torch:
 if here.torch:
     medians = np.array([timed[rows].median for rows in widths])
     errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
+    unrest = np.median([timing.p90 / timing.p10 for timing in timed.values()])
     course.say(f"""
 Two probes predicted nine widths with a median error of {np.median(errors):.0%} (worst
 {errors.max():.0%}, at {widths[errors.argmax()]} rows). What is missed is mostly the corner, where
 loads and products do not overlap as perfectly as the larger-of-two rule assumes, and whatever else
-this machine was doing.
+this machine was doing: the slowest tenth of the passes took {unrest:.1f} times as long as the
+fastest. {"A busy machine; run this again when it is quiet." if unrest > 1.5 else ""}
 
 **Measured here: 8 rows cost {medians[3] / medians[0]:.2f} times one row; {widths[-1]} rows cost
 {medians[-1] / medians[0]:.0f} times.**

@@ -31,7 +31,9 @@ DIALLED = Architecture(
     head_dim=64, intermediate_size=3072, vocab_size=8192, max_context=1024,
 )  # fmt: skip
 DIALLED_ALPHA = 0.85
-SAMPLE = 6  # of the timed prompts: greedy text of so small a target repeats itself on most, not here
+SAMPLE = (
+    6  # of the timed prompts: greedy text of so small a target repeats itself on most, not here
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ def drawn(name: str, point) -> figures.Sheet:
         figures.law_errors(axes, "abc", P, {"right": P, "wrong": Q}, "two rules")
     elif name == "by_method":
         figures.by_method(axes, ROWS, "speedup", "speedup (×)", "two methods")
+    elif name == "bars":
+        figures.bars(axes, {"a": (1.0, 20.0)}, {"one": "plain", "two": "speedup"}, x="tokens (1/s)")
     elif name == "curves":
         line = figures.Curve("γ = 4", batch, 1 / batch, measured=[(4, 0.3), (16, 0.1, 0.05, 0.2)])
         figures.curves(axes, [line], "batch (sequences)", "speedup (×)")
@@ -73,7 +75,7 @@ def drawn(name: str, point) -> figures.Sheet:
 
 EVERY = (
     "speedup_vs_gamma", "tokens_vs_gamma", "times_vs_gamma", "cycle_parts", "waterfall",
-    "roofline", "times_vs_width", "step_shares", "gains", "curves", "speedup_map",
+    "roofline", "times_vs_width", "step_shares", "gains", "bars", "curves", "speedup_map",
     "drafted_cycles", "coupling", "law_errors", "by_method",
 )  # fmt: skip
 
@@ -190,6 +192,14 @@ def test_the_map_is_white_where_nothing_is_gained() -> None:
     found = figures.maps.SpeedupMap("gamma", values, "alpha", values, np.eye(2) + 0.5, np.eye(2))
     mesh = figures.speedup_map(axes, found)
     np.testing.assert_allclose(mesh.to_rgba(1.0)[:3], (1, 1, 1), atol=0.02)
+
+
+def test_the_readmes_figures_are_made_by_one_command(tmp_path, point, capsys) -> None:
+    from specsim.figures.__main__ import main
+
+    main([str(tmp_path / "docs"), "--measured", str(tmp_path)])
+    assert [file.name for file in (tmp_path / "docs").iterdir()] == ["speedup-map.png"]
+    assert "demo.png stays as it is" in capsys.readouterr().out
 
 
 def test_concepts_differ_for_readers_who_see_no_red_or_no_green() -> None:

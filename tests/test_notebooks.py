@@ -34,13 +34,25 @@ SOURCES = execute.sources()
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
+# Run behind each notebook: its own questions can be answered, and their slips are not answers.
+EXERCISES = """
+from specsim import quiz
+for own in [value for value in list(globals().values()) if isinstance(value, quiz.Question)]:
+    assert own.check(own.expected), own.prompt
+    for slip, value in own.slip_values().items():
+        assert own.check(value).slip == slip, (own.prompt, slip)
+"""
+
+
 # --- running them ------------------------------------------------------------------------------
 
 
 @every_notebook
 def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, monkeypatch) -> None:
     monkeypatch.setenv("SPECSIM_FAST", "1")
-    assert execute.complaints(execute.run(execute.read(source))) == []
+    notebook = execute.read(source)
+    notebook.cells.append(nbformat.v4.new_code_cell(EXERCISES, id="exercises"))
+    assert execute.complaints(execute.run(notebook)) == []
 
 
 @pytest.mark.slow
@@ -257,6 +269,13 @@ def test_every_section_ends_with_one_bold_takeaway(source: Path) -> None:
         if not cells[0].startswith("## Exercises") and "**" not in cells[-1]
     ]
     assert without == []
+
+
+@every_notebook
+def test_it_asks_the_reader(source: Path) -> None:
+    """Two exercises or more, whose answers are checked."""
+    code = "".join(c.source for c in execute.read(source).cells if c.cell_type == "code")
+    assert len(re.findall(r"quiz\.ask\(", code)) >= 2
 
 
 # --- what the notebooks share ------------------------------------------------------------------

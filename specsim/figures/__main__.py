@@ -1,35 +1,78 @@
-"""The README's figures: python -m specsim.figures [FOLDER]"""
+"""The README's figures: python -m specsim.figures [FOLDER] [--measured FOLDER]
 
-import sys
+`--measured` is where a demo left its demo.json and calibration.json (`out`); without them its
+figure stays as it is.
+"""
+
+import argparse
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 import specsim
-from specsim import figures, sweep
+from specsim import calibration, figures, sweep
+from specsim.comparison import compare
+from specsim.measurement import Measurement
 
 
-def main(folder: Path) -> None:
-    """Write every figure into `folder`, naming the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+def demo(measured: Path) -> figures.Sheet:
+    """What a demo measured beside what it predicted: every pair of its file."""
+    file = Measurement.read(measured / "demo.json")
+    system = calibration.load(measured / "calibration.json").system
+    rows = []
+    for name, group in groupby(file.points, lambda point: point.scenario.target.name):
+        points = sorted(group, key=lambda point: point.scenario.gamma)
+        scenarios = [point.scenario for point in points]
+        (draft,) = {scenario.draft for scenario in scenarios if scenario.draft}
+        prediction = specsim.predict(
+            scenarios[0].target,
+            specsim.DraftModel(draft),
+            system,
+            gamma=[scenario.gamma for scenario in scenarios],
+            tokens_per_cycle=[1 + sum(point.calibration_survival or ()) for point in points],
+            tokens_error=[point.tokens_error for point in points],
+            context=scenarios[0].context,
+        )
+        rows.append((name, prediction, [compare(point, system) for point in points]))
+    return figures.predicted_and_measured(rows)
+
+
+def where_it_pays() -> figures.Sheet:
+    """The speedup over batch and context, of one pair on one device."""
     target, draft = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
-    drafter, system = specsim.DraftModel(draft), specsim.system("h200-sxm")
-    sheet, axes = figures.sheet(height=3.6)
+    system = specsim.system("h200-sxm")
     found = sweep.speedup_map(
         target,
-        drafter,
+        specsim.DraftModel(draft),
         system,
         x=("batch", np.unique(np.geomspace(1, 512, 40).round())),
         y=("context", np.geomspace(512, 131_072, 40).round()),
         gammas=range(9),
         alpha=0.8,
     )
-    figures.speedup_map(axes, found)
-    axes.set_title(f"{target.name} with {draft.name}, {system.accelerator.name}, α = 0.8")
-    file = folder / "speedup-map.png"
-    file.write_bytes(figures.png(sheet))
-    print(file)
+    sheet, axes = figures.sheet(height=3.6)
+    title = f"{target.name}, {draft.name}, {system.accelerator.name}, α = 0.8"
+    figures.speedup_map(axes, found, title=title)
+    return sheet
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write every figure into the folder, naming the files."""
+    parser = argparse.ArgumentParser(description="Draw the README's figures.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("docs"))
+    parser.add_argument("--measured", type=Path, default=Path("out"))
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    drawn = {"speedup-map.png": where_it_pays()}
+    if (options.measured / "demo.json").is_file():
+        drawn["demo.png"] = demo(options.measured)
+    else:
+        print(f"no demo.json in {options.measured}: demo.png stays as it is")
+    for name, figure in drawn.items():
+        (options.folder / name).write_bytes(figures.png(figure))
+        print(options.folder / name)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
+    main()

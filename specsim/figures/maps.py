@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
 from specsim.figures.style import COLOURS, plain_number, styled
 from specsim.sweep import SpeedupMap
@@ -16,17 +17,21 @@ AXES = {
     "alpha": "α, chance that a draft is accepted",
     "bandwidth": "bandwidth (bytes/s)",
 }
+Floats = NDArray[np.float64]
+
 GAIN = LinearSegmentedColormap.from_list("gain", [COLOURS["verify"], "#FFFFFF", COLOURS["speedup"]])
 
 
 @styled
-def speedup_map(axes: Axes, found: SpeedupMap, *, best: float | None = None) -> ScalarMappable:
+def speedup_map(
+    axes: Axes, found: SpeedupMap, *, best: float | None = None, title: str = ""
+) -> ScalarMappable:
     """Blue where speculation slows down, white at 1, red where it gains; the line is 1.0x.
 
     `best` is the speedup at full red (the map's own maximum). Returns what a colour bar is made of.
     """
     top = max(best or float(found.speedup.max()), 1.05)
-    norm = TwoSlopeNorm(1.0, min(0.5, float(found.speedup.min())), top)
+    norm = TwoSlopeNorm(1.0, min(0.9, float(found.speedup.min())), top)
     mesh = axes.pcolormesh(
         found.x_values, found.y_values, found.speedup, norm=norm, cmap=GAIN, shading="nearest"
     )
@@ -45,7 +50,13 @@ def speedup_map(axes: Axes, found: SpeedupMap, *, best: float | None = None) -> 
             axis.set_major_formatter(FuncFormatter(plain_number))
     axes.set_xlabel(AXES[found.x])
     axes.set_ylabel(AXES[found.y])
+    axes.set(xlim=_ends(found.x_values), ylim=_ends(found.y_values))
     axes.grid(visible=False)
+    axes.set_title(title)
     bar = axes.figure.colorbar(mesh, ax=axes, label="speedup at the best γ (×)")
     bar.ax.yaxis.set_minor_locator(NullLocator())
     return mesh
+
+
+def _ends(values: Floats) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
