@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from specsim.comparison import Comparison
@@ -14,7 +13,7 @@ from specsim.speculation import Prediction
 
 
 @styled
-def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]]) -> Figure:
+def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]]) -> Sheet:
     """A column of three panels for each pair of models: speedup, tokens per cycle and times,
     against gamma.
 
