@@ -38,7 +38,7 @@ class Effort:
 
 
 EFFORTS = {
-    "cuda": Effort(0.9, 3, 4, 64, 32, 24, 24, 64),
+    "cuda": Effort(0.6, 3, 4, 64, 32, 20, 24, 64),
     "cpu": Effort(0.7, 3, 3, 40, 16, 8, 12, 32),
 }
 

@@ -14,8 +14,8 @@ from specsim.architecture import Architecture
 from specsim.work import precision
 
 LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
-CAPTURE_S = 0.5  # of one arm's graphs, in every round
-RANDOM_PER_S = {"cuda": 2e10, "cpu": 1.5e8}  # normal numbers
+CAPTURE_S = 0.4  # of one arm's graphs, in every round
+RANDOM_PER_S = {"cuda": 4e10, "cpu": 1.5e8}  # normal numbers
 SLACK_BYTES = 1.5e9  # the CUDA context, the allocator's slack, the drift probe
 
 
@@ -72,7 +72,7 @@ def need(
         seconds += passes * target.parameters / RANDOM_PER_S[on] + 1.0
     if read:
         eager = streamed / bandwidth + target.num_layers * LAYER_S["eager"]
-        seconds += eager * 2 * effort.counted_cycles * (1 + 0.2 * point.gamma)
+        seconds += eager * effort.counted_cycles * (1 + 0.2 * point.gamma)
         seconds += 0 if made else eager * effort.calibration_tokens
     slack = SLACK_BYTES if on == "cuda" else 0.3e9
     return Need(memory + slack, seconds)

@@ -1,0 +1,59 @@
+"""transformers on the very weights of ours, and its time per token beside our own plain step."""
+
+import math
+
+import pytest
+import torch
+
+from reference.packing import pack
+from reference.suites import peer
+from reference.suites.arms import Effort
+from reference.suites.measuring import Measurer
+from reference.suites.models import Models
+from reference.suites.points import PlannedPoint
+from specsim.architecture import Llama3RopeScaling
+from specsim.catalog import SpecsimError
+
+pytest.importorskip("transformers")
+
+SHAPES = {
+    "llama": {},
+    "tied head": {"tied_head": True},
+    "normalised heads": {"qk_norm": True, "tied_head": True},
+    "llama 3.1": {"rope_scaling": Llama3RopeScaling(8.0, 1.0, 4.0, 32)},
+}
+EFFORT = Effort(0.002, 2, 2, 4, 3, 4, 4, 8)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_it_is_the_same_model_around_the_same_weights(tiny, name):
+    model = tiny(dtype=torch.float32, **SHAPES[name])
+    theirs = peer.their_model(model)
+    tokens = torch.arange(2 * 40).view(2, 40) % 61
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=2e-4, rtol=1e-4)
+    ours = {parameter.data_ptr() for parameter in model.parameters()}
+    assert theirs.lm_head.weight.data_ptr() in ours
+    assert theirs.model.layers[1].mlp.down_proj.weight.data_ptr() in ours
+
+
+def test_packed_weights_cannot_be_shared(tiny):
+    with pytest.raises(SpecsimError, match="is packed"):
+        peer.their_model(pack(tiny(dtype=torch.float32)))
+
+
+@pytest.mark.parametrize("gamma", [0, 2])
+def test_a_peers_point_holds_its_time_per_token_beside_our_step(tiny, gamma):
+    target, draft = tiny(dtype=torch.float32), tiny(1, dtype=torch.float32, num_layers=1)
+    method = "transformers-assisted" if gamma else "transformers-generate"
+    planned = PlannedPoint(
+        "p", "peer", "tiny", method, gamma, context=24, temperature=0.0, precision="fp32"
+    )
+    measurer = Measurer(torch.device("cpu"), EFFORT, None)
+    point = peer.measure_peer(planned, Models(target, draft), measurer, "bundled")
+    assert point.cycle_s.n == EFFORT.rounds
+    assert point.tokens_per_s == pytest.approx(1 / point.cycle_s.median)
+    assert point.scenario.method == method
+    assert point.step_s.median > 0
+    assert math.isfinite(point.cycle_s.median)
+    assert point.drift is None
