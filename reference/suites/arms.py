@@ -1,6 +1,6 @@
 """Arms of a comparison, timed in turn: a machine that drifts slows all of them alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from reference.suites.models import Models
 from reference.suites.points import PlannedPoint
 
 Arm = Callable[[int, int], Statistics]  # (cycles, seed) -> what they did and took
+DISTURBED = 1.2  # times an arm's fastest round
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +121,41 @@ def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effor
 
 def interleaved(
     arms: Mapping[str, Arm], effort: Effort, between: Callable[[], None]
-) -> dict[str, Statistics]:
-    """Every arm in every round; `between` is called before each round. A first short run of each
-    warms up and says how many cycles the asked seconds are."""
+) -> tuple[dict[str, Statistics], int, int]:
+    """Every arm in every round; what they did, in how many rounds, and how many were left out.
+
+    `between` is called before each round. A first short run of each arm warms up and says how many
+    cycles the asked seconds are. A round in which an arm took much longer than in its fastest one
+    met other work on the machine, and is left out for all arms; more rounds are then run, up to
+    three times as many.
+    """
     cycles = {}
     for name, run in arms.items():
         run(2, 0)
         took = run(effort.fewest_cycles, 0).cycle_s or effort.seconds
         wanted = int(effort.seconds / effort.rounds / max(took, 1e-9))
         cycles[name] = min(max(wanted, effort.fewest_cycles), effort.most_cycles)
-    totals: dict[str, Statistics] = {}
-    for turn in range(effort.rounds):
+    rounds: list[dict[str, Statistics]] = []
+    kept: list[dict[str, Statistics]] = []
+    while len(kept) < effort.rounds and len(rounds) < 3 * effort.rounds:
         between()
-        for name, run in arms.items():
-            laps = run(cycles[name], turn + 1)
-            totals.setdefault(name, Statistics(laps.gamma)).extend(laps)
-    return totals
+        rounds.append({name: run(cycles[name], len(rounds) + 1) for name, run in arms.items()})
+        kept = undisturbed(rounds)
+    totals = {name: Statistics(laps.gamma) for name, laps in kept[0].items()}
+    for each in kept:
+        for name, laps in each.items():
+            totals[name].extend(laps)
+    return totals, len(kept), len(rounds) - len(kept)
+
+
+def undisturbed(rounds: Sequence[dict[str, Statistics]]) -> list[dict[str, Statistics]]:
+    """The rounds in which no arm took more than DISTURBED times its fastest round."""
+    fastest = {name: min(each[name].cycle_s or 0.0 for each in rounds) for name in rounds[0]}
+    return [
+        each
+        for each in rounds
+        if all((laps.cycle_s or 0.0) <= DISTURBED * fastest[name] for name, laps in each.items())
+    ] or [rounds[-1]]
 
 
 def effort_on(device: torch.device) -> Effort:

@@ -47,7 +47,9 @@ class Measurer:
             drawn = survival if point.synthetic else None
             arms["speculative"] = arm(point, models, drafter, expected, drawn)
         laps: list[float] = []
-        totals = interleaved(arms, self.effort, lambda: laps.append(self.probe.lap()))
+        totals, rounds, left_out = interleaved(
+            arms, self.effort, lambda: laps.append(self.probe.lap())
+        )
         laps.append(self.probe.lap())
         total = totals.get("speculative", totals["plain"])
         timed = len(total.cycle_times)
@@ -55,7 +57,7 @@ class Measurer:
             more = counted(point, models, drafter, self.effort)
             total.extend_counts(more)
         return Point(
-            scenario=scenario(point, models, total, self.effort.rounds),
+            scenario=scenario(point, models, total, rounds),
             step_s=Timing.of(totals["plain"].cycle_times),
             draft_step_s=draft_step(point, total),
             verify_step_s=Timing.of(total.verify_times),
@@ -70,7 +72,7 @@ class Measurer:
             tokens_error=tokens_error,
             peak_memory_bytes=self.peak_memory(),
             synthetic_acceptance=point.synthetic,
-            notes=f"{models.note}; {timed} cycles timed in {self.effort.rounds} rounds",
+            notes=f"{models.note}; {timed} cycles timed in {rounds} rounds, {left_out} disturbed",
             name=point.name,
             part=point.part,
             reserved=point.reserved,

@@ -56,11 +56,13 @@ def measure_peer(point: PlannedPoint, models: Models, measurer: Measurer, pair: 
 
     arms = {"plain": arm(point, models, NoDrafter(), 1.0), "theirs": generate}
     laps: list[float] = []
-    totals = interleaved(arms, measurer.effort, lambda: laps.append(measurer.probe.lap()))
+    totals, rounds, _ = interleaved(
+        arms, measurer.effort, lambda: laps.append(measurer.probe.lap())
+    )
     theirs = Timing.of(totals["theirs"].cycle_times)
     assert theirs is not None
     return Point(
-        scenario=scenario(point, models, totals["plain"], measurer.effort.rounds),
+        scenario=scenario(point, models, totals["plain"], rounds),
         step_s=Timing.of(totals["plain"].cycle_times),
         draft_step_s=None,
         verify_step_s=None,

@@ -51,7 +51,7 @@ def test_a_peers_point_holds_its_time_per_token_beside_our_step(tiny, gamma):
     )
     measurer = Measurer(torch.device("cpu"), EFFORT, None)
     point = peer.measure_peer(planned, Models(target, draft), measurer, "bundled")
-    assert point.cycle_s.n == EFFORT.rounds
+    assert 1 <= point.cycle_s.n <= 3 * EFFORT.rounds
     assert point.tokens_per_s == pytest.approx(1 / point.cycle_s.median)
     assert point.scenario.method == method
     assert point.step_s.median > 0
