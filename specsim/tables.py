@@ -223,7 +223,9 @@ def suite_table(
 def quantity_lines(title: str, by_lens: Mapping[str, Summary]) -> list[str]:
     """A line for every quantity of the points of one part."""
     lines = []
-    first = next((summary for summary in by_lens.values() if summary.errors), Summary({}, 0, 0, 0))
+    first = next(
+        (summary for summary in by_lens.values() if summary.errors), Summary({}, 0, 0, 0, 0, 0)
+    )
     for name, errors in first.errors.items():
         cells = ""
         for summary in by_lens.values():
@@ -248,6 +250,11 @@ def verdict_lines(comparisons: Sequence[Comparison]) -> list[str]:
             lines.append(
                 f"does it pay, {title}: right in {summary.right_signs} of {summary.signs} points "
                 "with |speedup - 1| > 3 %"
+            )
+        if summary.tokens:
+            lines.append(
+                f"tokens per cycle, {title}: within 3 % or two standard errors in "
+                f"{summary.right_tokens} of {summary.tokens} points"
             )
     found = regrets(comparisons)
     if found:

@@ -224,6 +224,31 @@ def test_a_summary_counts_each_quantity_where_it_is_a_result(point):
     assert summarise([]).errors == {}
 
 
+def test_tokens_are_judged_by_what_they_are_known_to(point):
+    def off(by: float, **known):
+        right = exact(point(2))
+        return compare(
+            replace(right, tokens_per_cycle=by * right.tokens_per_cycle, **known), SYSTEM
+        )
+
+    known = [
+        off(1.02),
+        off(1.05),
+        off(1.05, tokens_per_cycle_error=0.06),
+        off(1.05, tokens_error=0.05),
+        off(1.2, tokens_per_cycle_error=0.06, tokens_error=0.05),
+    ]
+    summary = summarise(known)
+    assert (summary.right_tokens, summary.tokens) == (3, 5)
+
+
+def test_a_plain_miss_is_the_baselines_or_the_machines(point):
+    slow = compare(scaled(exact(point(0)), 1.5), SYSTEM)
+    assert slow.culprit == "baseline"
+    (miss,) = misses([slow])
+    assert miss["factors"]["baseline"] == pytest.approx(1.5)
+
+
 def test_signs_are_judged_where_they_are_clear(point):
     def with_speedup(speedup: float):
         right = exact(point(2))

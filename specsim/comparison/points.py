@@ -74,12 +74,12 @@ class Comparison:
     @property
     def culprit(self) -> str:
         """The factor that does most to the time or the speedup of this point."""
-        found = dict(self.factors)
-        if not found:
-            name = "verify_step_s" if "verify_step_s" in self.parts else "step_s"
-            found = {"verification" if self.gamma else "baseline": 1 + self.error(name, True)}
-        if not (self.gamma and self.factors):  # a time, which drift does not leave alone
-            found["machine drift"] = self.drift
+        if self.gamma and self.factors:
+            found = dict(self.factors)
+        else:  # a time, which drift does not leave alone
+            part = "verify_step_s" if self.gamma else "step_s"
+            named = "verification" if self.gamma else "baseline"
+            found = {named: 1 / (1 + self.error(part, True)), "machine drift": self.drift}
         return max(found, key=lambda name: abs(math.log(found[name])))
 
 

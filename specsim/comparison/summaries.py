@@ -35,12 +35,16 @@ class Summary:
     points: int
     right_signs: int  # of `signs`: whether speculation pays, where it clearly does or does not
     signs: int
+    right_tokens: int  # of `tokens`: tokens per cycle within 3 % or two standard errors
+    tokens: int
 
     def to_json(self) -> dict[str, Any]:
         return {
             "points": self.points,
             "right_signs": self.right_signs,
             "signs": self.signs,
+            "right_tokens": self.right_tokens,
+            "tokens": self.tokens,
             "errors": {
                 name: {
                     "median": e.median,
@@ -66,7 +70,16 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
     right = [
         c for c in clear if (c.parts["speedup"].predicted > 1) == (c.parts["speedup"].measured > 1)
     ]
-    return Summary(errors, len(comparisons), len(right), len(clear))
+    close = [c for c in drafting if abs(c.error("tokens_per_cycle")) <= tokens_tolerance(c)]
+    return Summary(errors, len(comparisons), len(right), len(clear), len(close), len(drafting))
+
+
+def tokens_tolerance(comparison: Comparison) -> float:
+    """Relative: 3 %, or two standard errors of prediction and measurement together."""
+    point, tokens = comparison.point, comparison.parts["tokens_per_cycle"].measured
+    predicted = point.tokens_error / 1.28  # the half-width of an 80 % band
+    measured = (point.tokens_per_cycle_error or 0.0) / tokens
+    return max(0.03, 2 * float(np.hypot(predicted, measured)))
 
 
 def counts(comparison: Comparison, name: str) -> bool:

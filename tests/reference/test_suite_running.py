@@ -275,3 +275,26 @@ def test_a_machine_that_never_settles_is_measured_all_the_same():
     totals, kept, left_out = interleaved(arms, EFFORT, lambda: None)
     assert (kept, left_out) == (1, 3 * EFFORT.rounds - 1)
     assert totals["a"].verify_times == [1.0]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_every_part_runs_in_graphs(suite, tmp_path):
+    """In graphs and eagerly, synthetic and real: windows are powers of two there, and said so."""
+    graphs = [replace(point, mode="cuda-graphs") for point in suite.points]
+    drawn = next(point for point in graphs if point.name == "d")
+    drawn = replace(drawn, name="drawn", synthetic=True)
+    points = (*graphs, drawn, replace(suite.of("plain")[0], name="eager"))
+    said: list[str] = []
+    parts = ("plain", "verify", "speculation", "trained")
+    failed = run_suite(
+        replace(suite, points=points), parts, tmp_path, torch.device("cuda"),
+        effort=EFFORT, machine="m", say=said.append,
+    )  # fmt: skip
+    assert failed == 0, "\n".join(said)
+    files = [tmp_path / "m" / f"{part}.json" for part in parts]
+    measured = {point.name: point for file in files for point in Measurement.read(file).points}
+    assert set(measured) == {point.name for point in points}
+    for point in measured.values():
+        assert point.scenario.allocated_context >= 256
+        assert point.peak_memory_bytes > 0
+    assert measured["drawn"].synthetic_acceptance
