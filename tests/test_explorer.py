@@ -426,6 +426,18 @@ def test_a_sweep_refuses_what_is_no_axis(axes: dict[str, list[int]]) -> None:
         explorer.sweep(lambda s: s.speedup, axes)
 
 
+def test_a_sweep_is_drawn_a_curve_for_each_value_of_its_second_axis() -> None:
+    axes = {"batch": [1, 4, 16], "draft": ["llama-3.2-1b", "llama-3.2-3b"]}
+    swept = explorer.sweep(lambda s: s.speedup, axes)
+    (panel,) = swept.figure("speedup (×)", unit_line=True).axes
+    drawn = {line.get_label(): line.get_xydata() for line in panel.lines}
+    for place, draft in enumerate(axes["draft"]):
+        np.testing.assert_array_equal(drawn[f"draft {draft}"][:, 1], swept.values[:, place])
+    assert panel.get_ylabel() == "speedup (×)"
+    with pytest.raises(specsim.SpecsimError, match="this sweep is over draft"):
+        explorer.sweep(lambda s: s.speedup, {"draft": ["llama-3.2-1b"]}).figure()
+
+
 def test_settings_and_presets_are_refused_by_name() -> None:
     with pytest.raises(specsim.SpecsimError, match="no setting 'bacth'"):
         changed(Setting(), bacth=1)

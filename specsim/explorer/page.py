@@ -1,5 +1,6 @@
 """The explorer as a page of its own: a notebook of one cell that Voila serves on this machine."""
 
+import html
 import json
 import os
 import socket
@@ -60,6 +61,13 @@ def options(port: int) -> list[str]:
         "--template=specsim",
         *(f"--VoilaConfiguration.extension_allowlist={name}" for name in WIDGETS),
         "--Voila.log_level=ERROR",
+        # a page that closes says so without the token that Voila would then ask for; what it names,
+        # a kernel's id, no other page knows
+        "--Voila.tornado_settings=disable_check_xsrf=True",
+        # a kernel whose page went without a word goes; one whose page is open stays
+        "--MappingKernelManager.cull_idle_timeout=120",
+        "--MappingKernelManager.cull_interval=30",
+        *(["--KernelManager.transport=ipc"] if os.name == "posix" else []),
     ]
 
 
@@ -124,6 +132,7 @@ def show(measurements: str) -> None:
     except SpecsimError as error:
         start, problem = None, error
     made = Explorer(start, measurements=measurements, linked=True)
-    display(made)
     if problem is not None:
-        made.say(f"That link names no setting, so this is the first one: {problem}.")
+        words = html.escape(f"That link names no setting, so this is the first one: {problem}.")
+        made.story.value = f'<p role="alert" class="specsim-note">{words}</p>'
+    display(made)

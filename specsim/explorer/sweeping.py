@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specsim.catalog import SpecsimError
 from specsim.explorer.setting import NAMES, Scenario, Setting, changed, scenario_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Function = Callable[[Scenario], float]
 
@@ -34,6 +37,31 @@ class Sweep:
             dict(zip(names, place, strict=True)) | {"value": float(value)}
             for place, value in zip(places, self.values.flat, strict=True)
         ]
+
+    def figure(self, name: str = "value", *, unit_line: bool = False) -> "Figure":
+        """A curve along the first axis for every value of the second, if there is one.
+
+        `name` is what the values are, with their unit; `unit_line` draws plain decoding's 1. Needs
+        matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
+        """
+        from specsim.figures import Curve, curves, sheet
+
+        along, *others = self.axes
+        x = self.axes[along]
+        if len(others) > 1 or not all(isinstance(value, int | float) for value in x):
+            raise SpecsimError(
+                "a figure is of numbers along the first axis, and of one other axis at most; "
+                f"this sweep is over {', '.join(self.axes)}"
+            )
+        lines = [Curve(name, x, self.values)]
+        if others:
+            labels = [f"{others[0]} {value}" for value in self.axes[others[0]]]
+            columns = zip(labels, self.values.T, strict=True)
+            lines = [Curve(label, x, values) for label, values in columns]
+        drawn, axes = sheet()
+        doubling = min(x) > 0 and max(x) >= 8 * min(x)
+        curves(axes, lines, along.replace("_", " "), name, doubling=doubling, unit_line=unit_line)
+        return drawn
 
 
 def sweep(

@@ -6,7 +6,8 @@
 | `SpeedupVsGamma` | how many drafts are best, and how sure is that? |
 | `SpeedupMap` | where does it pay, over batch and context or batch and gamma? |
 | `Waterfall` | where did the ideal gamma + 1 go? |
-| `Values` | any other function of a scenario, along one axis or over two |
+
+A function of a scenario that none of them shows is for `explorer.sweep`.
 """
 
 from specsim.explorer.panels.protocol import Panel

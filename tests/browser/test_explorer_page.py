@@ -1,0 +1,213 @@
+"""The explorer as a person meets it: `specsim explore` in a real browser, by keyboard and by mouse.
+
+Screenshots and latencies are left in out/browser/. No time is asserted on: a busy machine is not a
+defect; `make bench` says how long a move takes.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import driving
+import pytest
+
+from specsim.explorer import PRESETS
+
+OUT = driving.ROOT / "out" / "browser"
+WIDE, NARROW = (1280, 900), (390, 844)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(driving.missing() is not None, reason=str(driving.missing())),
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with driving.served() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def window(address: str) -> Iterator[Any]:
+    with driving.browser(*WIDE, address) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def opened(window: Any, address: str) -> Any:
+    """One page for all that only moves what is on it."""
+    driving.visit(window, address)
+    return window
+
+
+@pytest.fixture
+def page(opened: Any) -> Iterator[Any]:
+    """The page at its first setting, wide; no test may leave an error on its console."""
+    driving.resize(opened, *WIDE)
+    press(opened, PRESETS[0].key)
+    driving.settle(opened)
+    yield opened
+    assert driving.complaints(opened) == []
+
+
+def press(page: Any, key: str) -> None:
+    name = next(each.name for each in PRESETS if each.key == key)
+    page.find_element("css selector", f".specsim-preset-{key}").click()
+    driving.until(lambda: driving.text(page, ".specsim-story").startswith(name))
+
+
+def keep(page: Any, name: str) -> Path:
+    """A screenshot of the whole page."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    path = OUT / f"{name}.png"
+    driving.settle(page)
+    size = page.execute_script("return [innerWidth, document.documentElement.scrollHeight]")
+    before = page.execute_script("return [innerWidth, innerHeight]")
+    driving.resize(page, size[0], max(size[1], before[1]))
+    driving.settle(page)
+    page.save_screenshot(str(path))
+    driving.resize(page, *before)
+    return path
+
+
+def test_it_opens_without_an_error_and_asks_nobody_else(page: Any, address: str) -> None:
+    assert address.startswith("http://127.0.0.1:")
+    assert driving.strangers(page) == []
+    assert len(driving.pictures(page)) == 4
+    assert "is 1." in driving.sentence(page)
+    assert keep(page, "wide").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("control", ["batch", "context", "gamma", "alpha"])
+def test_a_key_on_a_slider_changes_pictures_and_sentence(page: Any, control: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    pictures, said = driving.pictures(page), driving.sentence(page)
+    slider = driving.handle(page, control)
+    for _ in range(3):
+        slider.send_keys(Keys.ARROW_RIGHT)
+    driving.until(lambda: driving.sentence(page) != said)
+    panel = driving.MAIN[1]
+    driving.until(lambda: driving.pictures(page)[panel] not in ("", pictures[panel]))
+
+
+def test_a_dragged_slider_changes_them_while_it_is_dragged(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    said, panel = driving.sentence(page), driving.MAIN[0]
+    before = driving.pictures(page)[panel]
+    drag = ActionChains(page).click_and_hold(driving.handle(page, "batch"))
+    for _ in range(6):
+        drag = drag.move_by_offset(8, 0).pause(0.1)
+    drag.perform()
+    driving.until(lambda: driving.pictures(page)[panel] not in ("", before))
+    ActionChains(page).release().perform()
+    driving.until(lambda: driving.sentence(page) != said)
+
+
+@pytest.mark.parametrize("told", PRESETS, ids=lambda told: told.key)
+def test_every_preset_tells_its_story(page: Any, told: Any) -> None:
+    press(page, PRESETS[1].key if told == PRESETS[0] else PRESETS[0].key)
+    said = driving.sentence(page)
+    press(page, told.key)
+    driving.until(lambda: driving.sentence(page) != said)
+    assert told.setting.target in driving.sentence(page)
+    link = f"preset={told.key}"
+    driving.until(lambda: driving.text(page, ".specsim-take a") == f"?{link}")
+    keep(page, f"preset-{told.key}")
+
+
+def test_a_preset_is_reached_and_chosen_by_keyboard(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    body = page.find_element("css selector", "body")
+    body.click()
+    for _ in range(40):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        focused = page.switch_to.active_element
+        if "specsim-preset-moe" in (focused.get_attribute("class") or ""):
+            break
+    focused.send_keys(Keys.ENTER)
+    driving.until(lambda: driving.text(page, ".specsim-story").startswith("MoE"))
+
+
+def test_an_impossible_choice_is_said_and_taken_back(page: Any) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    def choose(name: str) -> None:
+        Select(page.find_element("css selector", ".specsim-draft select")).select_by_visible_text(
+            name
+        )
+
+    choose("qwen3-0.6b")
+    driving.until(lambda: "share the target's vocabulary" in driving.sentence(page))
+    keep(page, "impossible")
+    choose("llama-3.2-1b")
+    driving.until(lambda: "No prediction" not in driving.sentence(page))
+
+
+def test_the_sentence_lies_in_a_live_region_that_stays(page: Any) -> None:
+    script = """return [...document.querySelectorAll("[aria-live]")].map((e) =>
+      [e.getAttribute("role"), e.closest(".specsim-sentence") !== null])"""
+    assert page.execute_script(script) == [["status", True]]
+    page.execute_script("document.querySelector('[aria-live]').kept = true")
+    press(page, "laptop")
+    driving.until(lambda: "qwen3-8b" in driving.sentence(page))
+    assert page.execute_script("return document.querySelector('[aria-live]').kept")
+    alts = page.execute_script("return [...document.images].map((picture) => picture.alt)")
+    assert all(alts)
+
+
+def test_the_map_can_be_over_gamma(page: Any) -> None:
+    before = driving.pictures(page)
+    (name,) = [name for name in before if name.startswith("speedup-over")]
+    page.find_element("xpath", "//button[contains(., 'batch × γ')]").click()
+    driving.until(lambda: driving.pictures(page)[name] not in ("", before[name]))
+    keep(page, "map-over-gamma")
+    page.find_element("xpath", "//button[contains(., 'batch × context')]").click()
+
+
+def test_code_is_copied(page: Any) -> None:
+    grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.execute_cdp_cmd("Browser.grantPermissions", grant)
+    button = page.find_element("css selector", ".specsim-code button")
+    button.click()
+    driving.until(lambda: button.text == "copied")
+    copied = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert copied.startswith("import specsim\n")
+
+
+def test_it_fits_a_telephone(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    driving.resize(page, *NARROW)
+    driving.until(lambda: page.execute_script("return innerWidth") == NARROW[0])
+    widths = page.execute_script(
+        "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
+    )
+    assert max(widths) <= NARROW[0]
+    said = driving.sentence(page)
+    driving.handle(page, "alpha").send_keys(Keys.ARROW_LEFT)
+    driving.until(lambda: driving.sentence(page) != said)
+    keep(page, "narrow")
+
+
+def test_latencies_are_kept(page: Any) -> None:
+    found = driving.latencies_ms(page, ("batch", "context"), 12)
+    assert len(found) == 24
+    assert all(0 < each < 20_000 for each in found)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "latencies_ms.json").write_text(json.dumps([round(each, 1) for each in found]))
+
+
+def test_a_link_opens_its_setting(window: Any, address: str) -> None:
+    driving.visit(window, address + "?preset=moe&batch=16")
+    assert "qwen3-30b-a3b" in driving.sentence(window)
+    assert "16 sequences" in driving.sentence(window)
+    driving.visit(window, address + "?preset=mow")
+    driving.until(lambda: "no preset is called 'mow'" in driving.text(window, ".specsim-story"))
+    assert driving.complaints(window) == []
+    assert driving.strangers(window) == []
