@@ -13,7 +13,9 @@ them as they lie:
 
 Where there is none the weights are made bf16 again for every product: that saves memory, not time.
 The CPU's kernels take time per row: they win at one to three rows, as in drafting, and lose to bf16
-at the rows of a verification. Embedding, norms and routers stay in bf16.
+at the rows of a verification. On the two-core machine of the README a matrix of 12288 x 4096, read
+from memory, takes 5.1 ms in bf16, 2.8 in int8 and 1.5 in int4-g32 with one row; with five rows 4.2,
+5.9 and 5.1. Embedding, norms and routers stay in bf16.
 """
 
 import torch

@@ -250,6 +250,19 @@ def test_shards_are_put_together(tiny, tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("experts", [None, Experts(4, 2, 24)], ids=["dense", "experts"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_dtype_decodes_on_a_cpu(tiny, tmp_path: Path, dtype: torch.dtype, experts) -> None:
+    save_checkpoint(tiny(4, experts=experts, intermediate_size=24), tmp_path, dtype=torch.float32)
+    exact, model = load_checkpoint(tmp_path), load_checkpoint(tmp_path, dtype=dtype)
+    with torch.inference_mode():
+        p, q = (m(TOKENS[:, :90] % 61).float().softmax(-1) for m in (exact, model))
+    assert torch.minimum(p, q).sum(-1).mean() > 0.97
+    run = speculate(model, DraftModel(exact, 3), [[1, 2], [3]], 30, temperature=1.0)
+    assert [len(tokens) for tokens in run.tokens] == [30, 30]
+    assert run.statistics.alpha > 0.9
+
+
 # What is refused
 
 
