@@ -23,11 +23,14 @@ from reference.drafters.ensemble import Ensemble
 from reference.drafters.head import DraftHead
 from reference.drafters.n_gram import NGram
 from reference.drafters.quantised_self import QuantisedSelf
+from reference.drafters.tree import ConfidenceTree, StaticTree
 from reference.heads import Head, load_head
 from reference.statistics import Statistics
 from reference.streaming import stream_text
+from reference.trees import Tree
 
 __all__ = [
+    "ConfidenceTree",
     "DraftHead",
     "DraftModel",
     "Drafter",
@@ -39,8 +42,10 @@ __all__ = [
     "NoDrafter",
     "Proposal",
     "QuantisedSelf",
+    "StaticTree",
     "Statistics",
     "Tokenizer",
+    "Tree",
     "generate",
     "load_checkpoint",
     "load_head",

@@ -62,6 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
     generate.add_argument("--layers", type=int, help="early-exit: how many draft; default: half")
     generate.add_argument(
+        "--tree", metavar="SHAPE",
+        help="the draft model drafts a tree: children at each depth, as 4,2,1; or a number of "
+        "nodes, grown by the draft's confidence gamma deep",
+    )  # fmt: skip
+    generate.add_argument(
+        "--drawn-children", action="store_true",
+        help="of a tree of a given shape, above temperature 0; default: the likeliest",
+    )  # fmt: skip
+    generate.add_argument(
         "--rule", choices=("token", "block", "match", "typical"), default="token",
         help="the accept rule, above temperature 0; typical is lossy",
     )  # fmt: skip
@@ -163,15 +172,19 @@ def run_generate(options: argparse.Namespace) -> int:
 
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
+    if options.tree and options.method:
+        raise SpecsimError(f"--tree drafts with the draft model; leave --method {options.method}")
     options.method = options.method or ("head" if options.head else "draft-model")
     for note in quantized_notes(options):
         print(f"reference: {note}", file=sys.stderr)
     needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
     target, draft, tokenizer = load(options, needs_draft)
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    drafter = drafter_named(options, target, draft)
+    method = "tree" if options.tree else options.method
     result = speculate(
         target,
-        drafter_named(options, target, draft),
+        drafter,
         tokenizer.encode(text),
         options.max_new_tokens,
         options.temperature,
@@ -182,8 +195,9 @@ def run_generate(options: argparse.Namespace) -> int:
     report = {
         "text": tokenizer.decode(result.tokens),
         "tokens": result.tokens,
-        "gamma": options.gamma,
-        "method": options.method if options.gamma else "plain",
+        "gamma": drafter.gamma,
+        "nodes": drafter.nodes,
+        "method": method if drafter.gamma else "plain",
         "rule": options.rule if options.temperature else "greedy",
         "lossless": options.rule in LOSSLESS or options.temperature == 0,
         "cycles": statistics.cycles,
@@ -214,6 +228,8 @@ def drafter_named(options: argparse.Namespace, target, draft):
     gamma = options.gamma
     if gamma == 0:
         return NoDrafter()
+    if options.tree:
+        return tree_named(options, draft)
     if options.method == "n-gram":
         return NGram(gamma)
     if options.method == "early-exit":
@@ -225,6 +241,18 @@ def drafter_named(options: argparse.Namespace, target, draft):
         return DraftHead(load_head(options.head or "bundled", target), gamma)
     model = DraftModel(draft, gamma)
     return Ensemble(model) if options.method == "ensemble" else model
+
+
+def tree_named(options: argparse.Namespace, draft):
+    from reference import ConfidenceTree, StaticTree, Tree
+
+    try:
+        numbers = [int(number) for number in options.tree.split(",")]
+    except ValueError:
+        raise SpecsimError(f"--tree takes numbers, as 4,2,1 or 16, not {options.tree!r}") from None
+    if len(numbers) > 1:
+        return StaticTree(draft, Tree.branching(numbers), options.drawn_children)
+    return ConfidenceTree(draft, numbers[0], options.gamma)
 
 
 def run_measure(options: argparse.Namespace) -> int:

@@ -52,6 +52,12 @@ class KVCache:
         for tensor in (*self.keys, *self.values):
             tensor.zero_()
 
+    def move(self, source: Tensor, destination: Tensor) -> None:
+        """Copy slots `source` to slots `destination`, (B, T) each, in every layer; all are read
+        before any is written."""
+        for tensor in (*self.keys, *self.values):
+            tensor.index_put_((self._rows, destination), tensor[self._rows, source])
+
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:
         """Random keys and values in the first `slots` slots: a context to time steps at, which
         nobody wrote. Equal layers get equal noise, whatever model they belong to."""

@@ -17,6 +17,8 @@ from reference.noise import FreshNoise, SharedNoise
 from reference.sampling import Sampling, finest_float
 from reference.sequences import FACTS, Sequences
 from reference.transformer import Transformer, prefill
+from reference.tree_verification import TREE_RULES, TreeVerdict, follow
+from reference.trees import branches
 from reference.verification import RULES, Verdict, leading_run, verify_greedy
 
 
@@ -54,7 +56,7 @@ class Cycle:
         if settings.rule == "match" and not settings.sampling.greedy:
             self.noise = SharedNoise(0, target.architecture.vocab_size, device)
         else:
-            self.noise = FreshNoise(0, batch, drafter.gamma + 1, device)
+            self.noise = FreshNoise(0, batch, self.drafted + 1, device)
         self.survival = None
         if settings.survival is not None:
             chances = torch.tensor(settings.survival, dtype=finest_float(device))
@@ -72,24 +74,36 @@ class Cycle:
             self.drafter.observe(hidden, positions)
 
     @property
+    def drafted(self) -> int:
+        """Tokens of the next proposal: gamma, or the nodes of a tree."""
+        return self.gamma if self.drafter.nodes is None else self.drafter.nodes
+
+    @property
     def stages(self) -> tuple[Callable[[], None], ...]:
         return self.draft, self.verify, self.decide
 
     def draft(self) -> None:
-        self.positions = self.sequences.positions(self.gamma + 1)
+        self.positions = self.sequences.positions(self.drafted + 1)  # the slots of a tree
         to_draft, self.to_decide = self.noise.uniforms(self.positions + 1)
-        chance = to_draft[:, : self.gamma]
+        chance = to_draft[:, : self.drafted]
         proposal = self.drafter.propose(self.sequences, self.settings.sampling, chance)
         self.proposal = proposal.first(self.gamma)
         self.tokens = torch.cat((self.sequences.pending, self.proposal.tokens), dim=1)  # (B, G+1)
 
     def verify(self) -> None:
         sequences, sampling = self.sequences, self.settings.sampling
-        hidden = self.target.hidden(self.tokens, self.positions, self.cache, sequences.window)
+        positions, tree, ancestors, kept = self.positions, self.proposal.tree, None, None
+        if tree is not None:
+            positions, ancestors = sequences.lengths[:, None] + tree.depths, tree.ancestors
+            nodes = torch.arange(self.drafted + 1, device=positions.device)
+            kept = branches(ancestors, nodes, sequences.lengths, sequences.window)
+        hidden = self.target.hidden(self.tokens, positions, self.cache, sequences.window, kept)
         logits = self.target.head(hidden)
         self.is_number = logits.amax(-1).isfinite()  # (B, G+1)
-        self.logits = sampling.penalise(logits, sequences, self.proposal.tokens)
-        self.drafter.observe(hidden, self.positions)
+        self.logits = sampling.penalise(logits, sequences, self.proposal.tokens, ancestors)
+        if tree is None:
+            self.drafter.observe(hidden, positions)
+        self.hidden = hidden
 
     def decide(self) -> None:
         settings, proposal = self.settings, self.proposal
@@ -98,21 +112,44 @@ class Cycle:
         if self.survival is not None:
             chance = self.to_decide.flatten(1)[:, :1]  # of this cycle's first place
             accepted = (chance < self.survival[: self.gamma]).sum(1)
-        drafted, _, counts = proposal
+        drafted, laws, counts, tree = proposal
+        is_number = self.is_number
+        if laws is not None:  # one NaN among the draft's logits, and a law is all NaN
+            chosen = laws.gather(-1, drafted[..., None]).squeeze(-1).isfinite()
+            if tree is None:
+                is_number = torch.cat((is_number[:, :-1] & chosen, is_number[:, -1:]), dim=1)
+            else:
+                spoilt = torch.zeros_like(self.tokens).scatter_add_(1, tree.parents, (~chosen).long())
+                is_number = is_number & (spoilt == 0)
+        if tree is not None:
+            nodes = torch.cat((torch.zeros_like(verdict.path[:, :1]), verdict.path), dim=1)
+            drafted, counts = self.straightened(nodes), tree.depths.amax(1)
+            is_number = is_number.gather(1, nodes)
         report = self.sequences.commit(drafted, accepted, verdict.next_token, counts)
         self.report[:, : report.shape[1]].copy_(report)
-        is_number = self.is_number
-        if proposal.probabilities is not None:  # one NaN among the logits, and a law is all NaN
-            chosen = proposal.probabilities.gather(-1, drafted[..., None]).squeeze(-1)
-            is_number = torch.cat((is_number[:, :-1] & chosen.isfinite(), is_number[:, -1:]), 1)
         self.report[:, -1].copy_(leading_run(is_number))
+
+    def straightened(self, nodes: Tensor) -> Tensor:
+        """The tokens (B, D) of an accepted path, the root and its `nodes` (B, D+1), once its keys
+        and values are moved to where those of a chain would be; behind its end are others, which do
+        not count."""
+        positions = self.positions[:, : nodes.shape[1]]
+        self.cache.move(self.positions.gather(1, nodes), positions)
+        hidden = self.hidden.gather(1, nodes[..., None].expand(-1, -1, self.hidden.shape[2]))
+        self.drafter.observe(hidden, positions)
+        return self.tokens.gather(1, nodes[:, 1:])
 
 
 def accept(
     sampling: Sampling, logits: Tensor, proposal: Proposal, uniforms: Tensor, rule: str = "token"
-) -> Verdict:
+) -> Verdict | TreeVerdict:
     """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has but one."""
-    drafted, draft_probs, counts = proposal
+    drafted, draft_probs, counts, tree = proposal
+    if tree is not None and sampling.greedy:
+        return follow(logits.argmax(-1), drafted, tree)
+    if tree is not None:
+        laws = sampling.probabilities(logits)
+        return TREE_RULES[rule](laws, draft_probs, drafted, uniforms, tree)
     if sampling.greedy:
         return verify_greedy(logits.argmax(-1), drafted, counts)
     return RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms, counts)

@@ -20,6 +20,7 @@ from reference.sampling import Sampling
 from reference.sequences import Mail, Report
 from reference.statistics import Statistics, Stopwatch
 from reference.transformer import MAX_GAMMA, Transformer
+from reference.tree_verification import TREE_RULES
 from reference.verification import RULES
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
@@ -56,7 +57,7 @@ def cycles(
     while running:
         cycle.gamma = min(max(choose_gamma(statistics), 0), cycle.drafter.gamma)
         unread = len(under_way) * (cycle.drafter.gamma + 1)
-        sequences.window = runner.window(sequences.longest + unread + cycle.gamma + 1)
+        sequences.window = runner.window(sequences.longest + unread + cycle.drafted + 1)
         watch.stop()
         stages = runner.stages()
         watch.start()
@@ -120,6 +121,12 @@ def stream(
         raise SpecsimError(f"gamma must be between 0 and {MAX_GAMMA}, not {drafter.gamma}")
     if rule not in RULES:
         raise SpecsimError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+    if drafter.nodes is not None:
+        if temperature > 0 and rule not in TREE_RULES:
+            known = ", ".join(TREE_RULES)
+            raise SpecsimError(f"{rule!r} is a rule of chains; those of trees: {known}")
+        if choose_gamma is not None or survival is not None:
+            raise SpecsimError("choose_gamma and survival are of chains, not of trees")
     settings = Settings(
         Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
         rule,
@@ -134,7 +141,8 @@ def stream(
     statistics.synthetic_acceptance |= survival is not None
 
     def steps() -> Iterator[list[list[int]]]:
-        capacity = ends + drafter.gamma + 1  # a sequence that waits for others still drafts
+        drafted = drafter.gamma if drafter.nodes is None else drafter.nodes
+        capacity = ends + drafted + 1  # a sequence that waits for others still drafts
         with runner_for(target, drafter, len(prompts), capacity, settings, mode) as runner:
             choose = choose_gamma or (lambda _: drafter.gamma)
             yield from cycles(runner, prompts, room, seed, statistics, choose)

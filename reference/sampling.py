@@ -52,16 +52,22 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def penalise(self, logits: Tensor, sequences: Sequences, drafted: Tensor) -> Tensor:
+    def penalise(
+        self,
+        logits: Tensor,
+        sequences: Sequences,
+        drafted: Tensor,
+        ancestors: Tensor | None = None,
+    ) -> Tensor:
         """Penalise repetitions in `logits` (B, T, V), those of the last T places of each text with
-        its drafts (B, G).
+        its drafts (B, G); or, if they are a tree, at nodes with these `ancestors` (B, T, G+1).
 
         A place counts the prompt, what was emitted, and the drafts before it. The target and every
         drafter's model pass through here, so both sides of p / q know the same history.
         """
         if self.repetition_penalty == 1:
             return logits
-        seen = sequences.seen(drafted, logits.shape[-1])[:, -logits.shape[1] :]
+        seen = sequences.seen(drafted, logits.shape[-1], ancestors)[:, -logits.shape[1] :]
         penalised = torch.where(
             logits < 0, logits * self.repetition_penalty, logits / self.repetition_penalty
         )

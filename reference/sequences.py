@@ -69,15 +69,18 @@ class Sequences:
         """The positions (B, count) of the pending token and those after it."""
         return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
 
-    def seen(self, drafted: Tensor, vocab_size: int) -> Tensor:
+    def seen(self, drafted: Tensor, vocab_size: int, ancestors: Tensor | None = None) -> Tensor:
         """Which tokens, (B, G+1, V), a text holds before each of the next G+1 places if `drafted`
-        (B, G) continue it."""
+        (B, G) continue it; (B, T, V) after each of T nodes if they are a tree, whose `ancestors`
+        (B, T, G+1) are the root and drafts on the path to each."""
         places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         # what lies beyond the pending token is no text; its first token stands in for it
         text = self.tokens.where(places <= self.lengths[:, None], self.tokens[:, :1])
         held = torch.zeros((len(text), vocab_size), dtype=torch.bool, device=text.device)
         held.scatter_(1, text, True)
         drafts = drafted[..., None] == torch.arange(vocab_size, device=text.device)  # (B, G, V)
+        if ancestors is not None:
+            return held[:, None] | (ancestors[:, :, 1:].float() @ drafts.float() > 0)
         return torch.cat((held[:, None], drafts), dim=1).byte().cummax(1).values.bool()
 
     def commit(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reference.cache import KVCache
 from reference.experts import Mixture, swiglu
 from reference.sequences import Sequences
+from reference.trees import Branches
 from specsim.architecture import Architecture
 
 MAX_GAMMA = (
@@ -77,15 +78,17 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         window: int | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of `tokens` (B, T).
 
         With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written
         there, and it attends to slots 0 … positions[b, t]. `window` bounds those slots for the
         whole pass (default: the whole buffer; the bytes read are the window's, not the sequence's).
-        Without a cache the rows are whole sequences.
+        `branches` say otherwise where several tokens stand at one position. Without a cache the
+        rows are whole sequences.
         """
-        return self.head(self.hidden(tokens, positions, cache, window))
+        return self.head(self.hidden(tokens, positions, cache, window, branches))
 
     def hidden(
         self,
@@ -93,11 +96,12 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         window: int | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """The normalised hidden states (B, T, C) that the head multiplies."""
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        return self.through_layers(self.embedding(tokens), positions, cache, window)
+        return self.through_layers(self.embedding(tokens), positions, cache, window, None, branches)
 
     def through_layers(
         self,
@@ -106,6 +110,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         window: int | None = None,
         bias: Tensor | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """The layers and the last norm on `x` (B, T, C), whatever it was made of; rest as in
         `forward`. With a cache, `bias` may say who looks where (see `attention_bias`)."""
@@ -113,10 +118,12 @@ class Transformer(nn.Module):
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # (B, T, 1, D)
         if cache is not None:
             window = cache.capacity if window is None else window
-            if bias is None:
-                bias = attention_bias(
-                    positions, window, shape.num_heads // shape.num_kv_heads, self.dtype
-                )
+            groups = shape.num_heads // shape.num_kv_heads
+            if branches is not None:
+                bias = bias_of(branches.visible, groups, self.dtype)
+            elif bias is None:
+                bias = attention_bias(positions, window, groups, self.dtype)
+        slots = positions if branches is None else branches.slots
         batch, rows, _ = x.shape
         for index, layer in enumerate(self.layers):
             h = F.rms_norm(x, (shape.hidden_size,), layer.attention_norm, shape.norm_eps)
@@ -131,7 +138,7 @@ class Transformer(nn.Module):
             qk = qk * cos + qk.roll(shape.head_dim // 2, dims=-1) * sin
             queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
             if cache is not None:
-                cache.write(index, positions, keys, values)
+                cache.write(index, slots, keys, values)
                 keys, values = cache.read(index, window)
             x = x + layer.output(attend(queries, keys, values, bias))
             h = F.rms_norm(x, (shape.hidden_size,), layer.mlp_norm, shape.norm_eps)
@@ -166,8 +173,12 @@ def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dty
     """0 where a query may look and -inf where it may not: (B, 1, G·T, S), built once per pass for
     all layers."""
     slots = torch.arange(window, device=positions.device)
-    visible = slots <= positions[:, :, None]  # (B, T, S)
-    bias = torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(
+    return bias_of(slots <= positions[:, :, None], groups, dtype)
+
+
+def bias_of(visible: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """The same of what is `visible`, (B, T, S)."""
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
         ~visible, -math.inf
     )
     return bias.repeat(1, groups, 1)[:, None]

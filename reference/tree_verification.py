@@ -81,8 +81,11 @@ def match_tree(
     Exact for any children. For children chosen without chance it is also the multi-round rule
     itself: trying point masses in turn, with p(x) and then what is left of p, keeps each child
     with p(x) of the node, and so does one draw from p that looks for itself among them.
-    `uniforms` (B, N+1), one for each node, the root first, or (B, N+1, V) for a race (see `draw`).
+    `uniforms` (B, N+1), one for each node, the root first; or (B, D+1, V) for races (see `draw`),
+    one for each place, shared by the nodes that stand there.
     """
+    if uniforms.ndim == target_probs.ndim:
+        uniforms = uniforms.gather(1, layout.depths[..., None].expand_as(target_probs))
     return follow(draw(target_probs, uniforms), drafted, layout)
 
 

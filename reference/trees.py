@@ -145,6 +145,25 @@ def lay_out(parents: Tensor, depth: int, fanout: int) -> Layout:
     return Layout(parents, ancestors.sum(-1) - 1, ancestors, children, depth)
 
 
+class Branches(NamedTuple):
+    """Where the rows of a pass over a tree are kept, and what they see, once positions do not say
+    so."""
+
+    slots: Tensor  # (B, T) of the cache
+    visible: Tensor  # (B, T, S), of the slots that the pass reads
+
+
+def branches(ancestors: Tensor, nodes: Tensor, lengths: Tensor, window: int) -> Branches:
+    """Node j of a tree behind texts of `lengths` (B,) is kept in slot lengths + j. The rows, those
+    of `nodes` (T,), see the text and their `ancestors` (B, T, J), themselves included."""
+    rows, known = ancestors.shape[1:]
+    slots = torch.arange(window, device=lengths.device)
+    text = (slots < lengths[:, None])[:, None].expand(-1, rows, -1)
+    behind = lengths[:, None, None] + torch.arange(known, device=lengths.device)
+    visible = text.scatter(2, behind.expand(-1, rows, -1), ancestors)
+    return Branches(lengths[:, None] + nodes, visible)
+
+
 def likeliest_nodes(parents: Tensor, worth: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` candidates (B, M) with the highest `worth`: which, (B, N), and their parents
     among themselves, (B, N), as in `Layout`.

@@ -8,20 +8,26 @@ from reference.cache import KVCache
 from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.transformer import Transformer
+from reference.trees import Layout
 
 
 class Proposal(NamedTuple):
     """`tokens` (B, G), and the laws (B, G, V) they were drawn from, or None if chosen without
     chance. Of row b the first `counts[b]` are meant, all if None (see `verification` on who may
-    stop where)."""
+    stop where).
+
+    They are a chain, each a guess at what follows the one before. Or, with the shape of a `tree`,
+    they are its nodes but for the root, and the law of each is given its elder siblings.
+    """
 
     tokens: Tensor
     probabilities: Tensor | None
     counts: Tensor | None = None
+    tree: Layout | None = None
 
     def first(self, gamma: int) -> "Proposal":
-        """No more than `gamma` tokens of every row."""
-        if self.tokens.shape[1] <= gamma:
+        """No more than `gamma` tokens of every row of a chain."""
+        if self.tokens.shape[1] <= gamma or self.tree is not None:
             return self
         laws, counts = self.probabilities, self.counts
         return Proposal(
@@ -43,6 +49,7 @@ class Drafter(Protocol):
     """
 
     gamma: int
+    nodes: int | None = None  # that a tree has, `gamma` being its depth; None: chains are proposed
 
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         """Prepare to draft these sequences for `target`: allocate, read the prompts, refuse.
@@ -68,5 +75,6 @@ class Drafter(Protocol):
         up to its `lengths[b]`; there is no call if every prompt is one token). Then each cycle: the
         pending token and its G drafts, at `lengths` … `lengths` + G, rejected ones included. After
         it row b will hold the states of all places before its new pending token; later calls
-        overwrite the rest, so what is kept by position needs no roll-back.
+        overwrite the rest, so what is kept by position needs no roll-back. Of a tree the path that
+        was accepted is seen, as if it had been a chain.
         """

@@ -26,6 +26,7 @@ class DraftModel(Drafter):
     """
 
     rows = 2  # of the first pass
+    spare = 0  # slots that its cache has beyond the target's
     cache: KVCache | None = None
     stop_below = 0.0
 
@@ -47,7 +48,7 @@ class DraftModel(Drafter):
                 f"the text may reach {sequences.ends} tokens, beyond the context of "
                 f"{shape.max_context} of the draft {shape.name}"
             )
-        size = (shape, batch, capacity, self.model.dtype, self.model.device)
+        size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
         if self.cache is None or self.cache.size != size:
             self.cache = KVCache(*size)
         else:

@@ -9,6 +9,7 @@ from reference.drafters.n_gram import look_up
 from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.transformer import Transformer
+from specsim.catalog import SpecsimError
 
 
 class Ensemble(Drafter):
@@ -20,6 +21,8 @@ class Ensemble(Drafter):
     """
 
     def __init__(self, second: Drafter, longest: int = 3):
+        if second.nodes is not None:
+            raise SpecsimError("an ensemble joins chains: its second drafter must not draft trees")
         self.second = second
         self.gamma = second.gamma
         self.longest = longest
@@ -32,7 +35,7 @@ class Ensemble(Drafter):
 
     def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
         matched, found = look_up(sequences, uniforms.shape[1], self.longest)
-        drafted, laws, counts = self.second.propose(sequences, sampling, uniforms)
+        drafted, laws, counts, _ = self.second.propose(sequences, sampling, uniforms)
         tokens = torch.where(found[:, None], matched, drafted)
         if counts is not None:
             counts = torch.where(found, matched.shape[1], counts)

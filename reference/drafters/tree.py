@@ -1,9 +1,195 @@
-"""Several guesses at a place, drawn from one law."""
+"""A small model drafts a tree: several guesses at a place, where one may fail.
+
+A level of the tree is one pass of the draft, so a tree costs what a chain of its depth does, and
+wider passes. It pays where the verification has rows to spare.
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from reference.sampling import draw
+from reference.cache import KVCache
+from reference.drafters import Proposal
+from reference.drafters.draft_model import DraftModel
+from reference.sampling import Sampling, draw
+from reference.sequences import Sequences
+from reference.transformer import Transformer
+from reference.trees import Layout, Tree, branches, lay_out, likeliest_nodes
+from specsim.catalog import SpecsimError
+
+
+class TreeDraft(DraftModel):
+    """What trees of either kind share: `gamma` is their depth, `nodes` the tokens they draft.
+
+    The first pass of a cycle reads the pending token and the `gamma` before it. Of an accepted path
+    the draft's cache has some nodes in other slots, and the last one not at all; what is read again
+    is written where it belongs, with the same result. So catching up costs rows, never a pass.
+    """
+
+    def __init__(self, model: Transformer, depth: int, nodes: int, fanout: int):
+        most = model.architecture.vocab_size
+        if fanout > most:
+            raise SpecsimError(f"a node has {fanout} children, but there are {most} tokens")
+        super().__init__(model, depth)
+        self.nodes = nodes
+        self.rows = depth + 1
+
+    def read_text(self, sequences: Sequences, sampling: Sampling) -> Tensor:
+        """The draft's logits (B, 1, V) after the pending token."""
+        positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
+        tokens = sequences.tokens.gather(1, positions)
+        logits = self.model(tokens, positions, self.cache, sequences.window)[:, -1:]
+        return sampling.penalise(logits, sequences, tokens[:, :0])
+
+    def read_nodes(
+        self,
+        sequences: Sequences,
+        sampling: Sampling,
+        drafted: Tensor,
+        nodes: Tensor,
+        ancestors: Tensor,
+        depth: int,
+    ) -> Tensor:
+        """The logits (B, T, V) after `nodes` (T,) at one `depth`, with their `ancestors` (B, T, J)
+        among the root and the tokens `drafted` (B, J-1) so far."""
+        lengths = sequences.lengths
+        window = sequences.window + self.spare
+        kept = branches(ancestors, nodes, lengths, window)
+        positions = (lengths[:, None] + depth).expand(-1, len(nodes))
+        logits = self.model(drafted[:, nodes - 1], positions, self.cache, window, kept)
+        return sampling.penalise(logits, sequences, drafted, ancestors)
+
+
+class Level(NamedTuple):
+    """One level of a static tree: the nodes with children, and where their children come from."""
+
+    depth: int
+    nodes: Tensor  # (T,) with children
+    parents: Tensor  # (T',) of each child: the index among `nodes`
+    ranks: Tensor  # (T',)
+    children: Tensor  # (T, C), their numbers; 0 where there is none
+
+
+class StaticTree(TreeDraft):
+    """Drafts a `tree` whose shape is known beforehand: at every node its likeliest children, or
+    `drawn` ones, as the target samples, without replacement unless told.
+
+    Drawn children are accepted more often one by one, the likeliest ones are certain to be
+    distinct; at temperature 0 they are the same.
+    """
+
+    def __init__(
+        self, model: Transformer, tree: Tree, drawn: bool = False, replacement: bool = False
+    ):
+        super().__init__(model, tree.depth, tree.nodes, tree.fanout)
+        self.tree, self.drawn, self.replacement = tree, drawn, replacement
+        self.layout: Layout | None = None
+
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        super().start(sequences, target, cache)
+        batch = len(sequences.tokens)
+        if self.layout is None or self.layout.parents.shape[0] != batch:
+            self.layout = self.tree.layout(batch, self.model.device)
+            self.levels = [self.level(depth) for depth in range(self.tree.depth)]
+
+    def level(self, depth: int) -> Level:
+        below = self.tree.levels[depth + 1]
+        above = [self.tree.parents[node - 1] for node in below]
+        nodes = sorted(set(above))
+        ranks = [above[:index].count(parent) for index, parent in enumerate(above)]
+        children = torch.zeros((len(nodes), max(ranks) + 1), dtype=torch.long)
+        for node, parent, rank in zip(below, above, ranks, strict=True):
+            children[nodes.index(parent), rank] = node
+        parents = torch.tensor([nodes.index(parent) for parent in above])
+        tensors = torch.tensor(nodes), parents, torch.tensor(ranks), children
+        return Level(depth, *(tensor.to(self.model.device) for tensor in tensors))
+
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+        drafted, laws = sequences.tokens[:, :0], []
+        for level in self.levels:
+            if level.depth == 0:
+                logits = self.read_text(sequences, sampling)
+            else:
+                ancestors = self.layout.ancestors[:, level.nodes, : drafted.shape[1] + 1]
+                logits = self.read_nodes(
+                    sequences, sampling, drafted, level.nodes, ancestors, level.depth
+                )
+            if self.drawn and not sampling.greedy:
+                chance = chance_of(uniforms, level)
+                law = sampling.probabilities(logits)
+                tokens, drawn_from = draw_children(law, chance, self.replacement)
+                laws.append(drawn_from[:, level.parents, level.ranks])
+            else:
+                tokens = logits.topk(level.children.shape[1]).indices  # (B, T, C)
+            drafted = torch.cat((drafted, tokens[:, level.parents, level.ranks]), dim=1)
+        return Proposal(drafted, torch.cat(laws, dim=1) if laws else None, None, self.layout)
+
+
+def chance_of(uniforms: Tensor, level: Level) -> Tensor:
+    """Of `uniforms` (B, N+1), one for each child, (B, T, C); of races, (B, N+1, V), the one that
+    belongs to the place where all of them stand, (B, T, C, V)."""
+    if uniforms.ndim == 3:
+        return uniforms[:, level.depth, None, None].expand(-1, *level.children.shape, -1)
+    return uniforms[:, (level.children - 1).clamp(min=0)]
+
+
+class ConfidenceTree(TreeDraft):
+    """Drafts the tree that the draft itself believes in most (EAGLE-2, arXiv:2406.16858).
+
+    At every depth the `width` paths with the highest probability are followed up, with `width`
+    children each; of all nodes seen the best `nodes` are verified. They are chosen without chance.
+    Raises SpecsimError if there are fewer nodes to be seen.
+    """
+
+    def __init__(self, model: Transformer, nodes: int, depth: int, width: int = 4):
+        if depth < 1 or width < 1:
+            raise SpecsimError(f"depth and width must be at least 1, not {depth} and {width}")
+        seen = width + (depth - 1) * width**2
+        if not depth <= nodes <= seen:
+            raise SpecsimError(
+                f"a tree of depth {depth} and width {width} has {depth} to {seen} nodes, "
+                f"not {nodes}"
+            )
+        super().__init__(model, depth, nodes, width)
+        self.spare = max(0, (depth - 1) * width - nodes)  # more may be followed up than are kept
+        self.width = width
+
+    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+        width, lengths = self.width, sequences.lengths
+        logits = self.read_text(sequences, sampling)
+        worth = torch.ones_like(logits[:, :, 0])  # of the paths followed, (B, T)
+        followed = sequences.tokens[:, :0]  # their tokens, level by level
+        last = torch.zeros_like(lengths)[:, None]  # their numbers among the candidates
+        ancestors = torch.ones_like(last, dtype=torch.bool)[..., None]  # (B, T, 1 + followed)
+        tokens, parents, worths = [], [], []  # of all candidates
+        for depth in range(1, self.gamma + 1):
+            chances = confidence(logits, sampling).topk(width)
+            worths.append((worth[..., None] * chances.values).flatten(1))  # (B, T · width)
+            tokens.append(chances.indices.flatten(1))
+            parents.append(last.repeat_interleave(width, dim=1))
+            if depth == self.gamma:
+                break
+            best = worths[-1].topk(width, dim=1).indices
+            worth = worths[-1].gather(1, best)
+            first = 1 + sum(level.shape[1] for level in tokens[:-1])
+            last, above = first + best, best // width
+            followed = torch.cat((followed, tokens[-1].gather(1, best)), dim=1)
+            own = torch.eye(width, dtype=torch.bool, device=lengths.device)
+            ancestors = ancestors.gather(1, above[..., None].expand(-1, -1, ancestors.shape[2]))
+            ancestors = torch.cat((ancestors, own.expand(len(lengths), -1, -1)), dim=2)
+            nodes = torch.arange(width, device=lengths.device) + followed.shape[1] - width + 1
+            logits = self.read_nodes(sequences, sampling, followed, nodes, ancestors, depth)
+        chosen, parents = likeliest_nodes(
+            torch.cat(parents, dim=1), torch.cat(worths, dim=1), self.nodes
+        )
+        drafted = torch.cat(tokens, dim=1).gather(1, chosen)
+        return Proposal(drafted, None, None, lay_out(parents, self.gamma, width))
+
+
+def confidence(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What the draft believes, (B, T, V): greedy decoding asks for its order at temperature 1."""
+    return (Sampling(1.0) if sampling.greedy else sampling).probabilities(logits)
 
 
 def law_left(law: Tensor, taken: Tensor) -> Tensor:

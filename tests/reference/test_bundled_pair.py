@@ -76,6 +76,21 @@ def test_greedy_speculation_is_plain_decoding(pair, prompts, plain, agree, gamma
     assert 0 < result.statistics.accepted < result.statistics.drafted, "nothing is put to the test"
 
 
+@pytest.mark.parametrize("shape", [(2,), (4, 2, 1), (1, 1, 2, 2), "confidence"], ids=str)
+def test_greedy_trees_write_the_same_text(pair, prompts, plain, agree, shape) -> None:
+    target, draft = pair
+    if shape == "confidence":
+        drafter = reference.ConfidenceTree(draft, nodes=16, depth=5, width=4)
+    else:
+        drafter = reference.StaticTree(draft, reference.Tree.branching(shape))
+    result = reference.speculate(target, drafter, prompts, NEW)
+    assert agree(prompts, plain, result.tokens)
+    assert 0 < result.statistics.accepted < result.statistics.drafted, "nothing is put to the test"
+    chosen, expected = ([texts[index] for index in ALONE] for texts in (prompts, plain))
+    tokens = [reference.speculate(target, drafter, prompt, NEW).tokens for prompt in chosen]
+    assert agree(chosen, expected, tokens)
+
+
 @pytest.mark.parametrize("gamma", [1, 4, 8])
 def test_a_prompt_by_itself_gives_its_text_in_the_batch(
     pair, prompts, plain, agree, gamma: int

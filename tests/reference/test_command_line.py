@@ -116,6 +116,37 @@ def test_a_head_drafts_where_one_is_given(capsys, tmp_path):
     assert "not a pair" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("tree", "gamma", "nodes"), [("2,2,1", 3, 10), ("2,2,1 --drawn-children", 3, 10), ("9", 4, 9)]
+)
+def test_a_tree_changes_the_cycles_and_not_the_text(capsys, tree, gamma, nodes):
+    reports = []
+    for arguments in (["--gamma", "0"], ["--tree", *tree.split()]):
+        assert (
+            main(["generate", "import os\n", "--max-new-tokens", "16", "--json", *arguments]) == 0
+        )
+        reports.append(json.loads(capsys.readouterr().out))
+    plain, report = reports
+    assert report["text"] == plain["text"]
+    assert (report["method"], report["gamma"], report["nodes"]) == ("tree", gamma, nodes)
+    assert report["lossless"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tree", "2,x"], "--tree takes numbers, as 4,2,1 or 16, not '2,x'"),
+        (["--tree", "2,0"], "branching factors must be at least 1"),
+        (["--tree", "3"], "has 4 to 52 nodes, not 3"),
+        (["--tree", "2,2", "--method", "n-gram"], "leave --method n-gram"),
+        (["--tree", "2,2", "--rule", "block", "--temperature", "1"], "is a rule of chains"),
+    ],
+)
+def test_a_tree_that_cannot_be_drafted_is_named(capsys, arguments, named):
+    assert main(["generate", "import os\n", *arguments]) == 2
+    assert named in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rule", ["token", "block", "match", "typical"])
 def test_the_rule_is_told_and_so_is_a_lossy_one(capsys, rule):
     for temperature, lossless in [("0", True), ("1", rule != "typical")]:

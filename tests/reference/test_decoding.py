@@ -41,7 +41,7 @@ class ScriptedTarget:
             intermediate_size=2, vocab_size=vocab_size, max_context=max_context,
         )  # fmt: skip
 
-    def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int, _=None) -> Tensor:
         assert positions.max() < window <= cache.capacity
         after = (positions + 1).clamp(max=self.texts.shape[1] - 1)
         return self.texts.gather(1, after)
