@@ -21,6 +21,11 @@ class Statistics:
     A cycle cut short by the end of the text or the length limit is left out of every count: how
     many of its drafts would have been emitted is not known. `gamma` is the most that a cycle
     drafts; `synthetic_acceptance` says that how many were accepted was drawn, not judged.
+
+    Of a tree these are levels, not nodes: drafted is how deep it was, accepted how far down the
+    walk went. So `accepted_per_drafted` says nothing of its width, and a walk that ends at a leaf
+    above the deepest level counts as a rejection in `alpha`; `tokens_per_cycle` is the number to
+    compare.
     """
 
     gamma: int

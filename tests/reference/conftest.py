@@ -76,6 +76,22 @@ class SampledTexts:
             counts += torch.bincount(places.sum(1), minlength=len(counts))
         return counts
 
+    @classmethod
+    def marginals(cls, joint: Tensor) -> Tensor:
+        """The counts, or the law, of each token by itself: (WORD, V)."""
+        cube = joint.view((cls.SIZE,) * cls.WORD)
+        others = [[d for d in range(cls.WORD) if d != place] for place in range(cls.WORD)]
+        return torch.stack([cube.sum(dims) for dims in others])
+
+    @staticmethod
+    def shifted(law: Tensor) -> Tensor:
+        """The law (V,), but for two percentage points from the likeliest token to the next."""
+        one, other = law.topk(2).indices.tolist()
+        shifted = law.clone()
+        shifted[one] -= 0.02
+        shifted[other] += 0.02
+        return shifted
+
     @staticmethod
     def tail(counts: Tensor, law: Tensor) -> float:
         """P(a sample of the law fits it worse); cells expected less than five times are one."""

@@ -1,6 +1,8 @@
 """Trees in the decoder: the pass over one, the drafters that grow one, and the text they leave
 alone."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -250,6 +252,20 @@ def test_matching_writes_one_text_whatever_drafts(pair, kind: str) -> None:
     assert result.statistics.accepted > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_as_cuda_graphs_trees_write_the_same_text(pair, expected, kind: str) -> None:
+    target, draft = (copy.deepcopy(model).cuda() for model in pair)
+    drafter = drafter_of(kind, draft)
+    for _ in range(2):  # recorded, then replayed
+        assert speculate(target, drafter, PROMPTS, NEW, mode="cuda-graphs").tokens == expected
+    sampled = [
+        speculate(target, drafter, PROMPTS, NEW, temperature=0.9, seed=1, mode=mode).tokens
+        for mode in ("eager", "cuda-graphs")
+    ]
+    assert sampled[0] == sampled[1]
+
+
 # In law, when sampled
 
 
@@ -259,7 +275,12 @@ def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rul
     target, draft = small_pair
     drafter = drafter_of(kind, draft, Tree.branching((2, 2)))
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_k=4, rule=rule)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(0.8, top_k=4))) > 1e-3
+    law = sampled_texts.law(target, Sampling(0.8, top_k=4))
+    assert sampled_texts.tail(counts, law) > 1e-3
+    marginals = zip(sampled_texts.marginals(counts), sampled_texts.marginals(law), strict=True)
+    for drawn, wanted in marginals:
+        assert sampled_texts.tail(drawn, wanted) > 1e-3
+        assert sampled_texts.tail(drawn, sampled_texts.shifted(wanted)) < 1e-3
 
 
 class Dishonest(StaticTree):
