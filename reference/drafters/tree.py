@@ -15,7 +15,7 @@ from reference.drafters.draft_model import DraftModel
 from reference.sampling import Sampling, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
-from reference.trees import Layout, Tree, branches, lay_out, likeliest_nodes
+from reference.trees import Tree, branches, lay_out, likeliest_nodes
 from specsim.catalog import SpecsimError
 
 
@@ -84,13 +84,14 @@ class StaticTree(TreeDraft):
     ):
         super().__init__(model, tree.depth, tree.nodes, tree.fanout)
         self.tree, self.drawn, self.replacement = tree, drawn, replacement
-        self.layout: Layout | None = None
+        self.place: tuple[int, torch.device] | None = None
 
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         super().start(sequences, target, cache)
         batch = len(sequences.tokens)
-        if self.layout is None or self.layout.parents.shape[0] != batch:
-            self.layout = self.tree.layout(batch, self.model.device)
+        place = batch, self.model.device
+        if place != self.place:  # what stays where it was need not be recorded again
+            self.place, self.layout = place, self.tree.layout(*place)
             self.levels = [self.level(depth) for depth in range(self.tree.depth)]
 
     def level(self, depth: int) -> Level:

@@ -9,11 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference import (
+    ConfidenceTree,
     DraftModel,
     EarlyExit,
     Ensemble,
     NGram,
     NoDrafter,
+    StaticTree,
+    Tree,
     generate,
     graphs,
     speculate,
@@ -113,6 +116,37 @@ def test_no_stage_waits_for_the_device(pair, settings: Settings, index: int) -> 
     assert (cycle.sequences.lengths > before).all()
 
 
+def trees(draft):
+    return [
+        StaticTree(draft, Tree.branching((2, 2, 1))),
+        StaticTree(draft, Tree.branching((2, 2, 1)), drawn=True),
+        ConfidenceTree(draft, 8, 3, 3),
+    ]
+
+
+OF_TREES = [*SETTINGS[:3], Settings(Sampling(1.0), "match")]
+
+
+@pytest.mark.parametrize("settings", OF_TREES, ids=str)
+@pytest.mark.parametrize("index", range(3))
+@torch.inference_mode()
+def test_no_stage_of_a_tree_waits_for_the_device(pair, settings: Settings, index: int) -> None:
+    drafter = trees(pair[1])[index]
+    cycle = Cycle(pair[0], drafter, len(PROMPTS), 64, settings)
+    cycle.begin(PROMPTS, [NEW] * len(PROMPTS), seed=1)
+    cycle.sequences.window = 40
+    before = cycle.sequences.lengths.clone()
+    with NothingWaits():
+        for _ in range(2):
+            cycle.noise.refresh()
+            for stage in cycle.stages:
+                stage()
+    assert (cycle.sequences.lengths > before).all()
+    found = addresses(pair[0], drafter)
+    cycle.begin(PROMPTS[::-1], [NEW] * len(PROMPTS), seed=2)
+    assert addresses(pair[0], drafter) == found, "every prompt would be recorded anew"
+
+
 @pytest.mark.parametrize(
     "wait",
     [
@@ -155,6 +189,14 @@ def test_reading_one_cycle_behind_changes_nothing(pair, settings: Settings, inde
     assert behind == at_once
     assert also.accepted_counts == counted.accepted_counts, "an idle cycle was counted"
     assert len(also.cycle_times) == len(counted.cycle_times)
+
+
+@pytest.mark.parametrize("settings", OF_TREES, ids=str)
+@pytest.mark.parametrize("index", range(3))
+def test_so_it_is_with_trees(pair, settings: Settings, index: int) -> None:
+    at_once, _ = texts_with_lag(pair, trees(pair[1])[index], 0, settings)
+    behind, _ = texts_with_lag(pair, trees(pair[1])[index], 1, settings)
+    assert behind == at_once
 
 
 # Recordings and what they take for granted
