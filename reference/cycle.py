@@ -119,7 +119,9 @@ class Cycle:
             if tree is None:
                 is_number = torch.cat((is_number[:, :-1] & chosen, is_number[:, -1:]), dim=1)
             else:
-                spoilt = torch.zeros_like(self.tokens).scatter_add_(1, tree.parents, (~chosen).long())
+                spoilt = torch.zeros_like(self.tokens).scatter_add_(
+                    1, tree.parents, (~chosen).long()
+                )
                 is_number = is_number & (spoilt == 0)
         if tree is not None:
             nodes = torch.cat((torch.zeros_like(verdict.path[:, :1]), verdict.path), dim=1)

@@ -358,6 +358,20 @@ def test_a_tree_that_cannot_be_grown_is_named(pair, nodes, depth, width, named) 
         ConfidenceTree(pair[1], nodes, depth, width)
 
 
+@pytest.mark.parametrize("spoilt", ["target", "draft"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_laws_that_are_no_numbers_are_reported(pair, perturbed, spoilt, temperature) -> None:
+    target, draft = (perturbed(model, 0.1) for model in pair)
+    (target if spoilt == "target" else draft).head.weight[7, 3] = torch.nan
+    drafter = drafter_of("drawn", draft)
+    if spoilt == "draft" and temperature == 0:  # what the target judges may come from anywhere
+        expected = generate(target, PROMPTS, NEW).tokens
+        assert speculate(target, drafter, PROMPTS, NEW).tokens == expected
+    else:
+        with pytest.raises(SpecsimError, match="not finite"):
+            speculate(target, drafter, PROMPTS, NEW, temperature)
+
+
 def test_more_children_than_tokens_are_refused(small_pair) -> None:
     with pytest.raises(SpecsimError, match="has 6 children, but there are 5 tokens"):
         speculate(small_pair[0], StaticTree(small_pair[1], Tree.branching((6,))), [1], 3)
