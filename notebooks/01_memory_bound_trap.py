@@ -23,7 +23,7 @@
 import numpy as np
 
 import specsim
-from specsim import course, economics, figures, quiz
+from specsim import course, economics, explorer, figures, quiz
 from specsim.cost import step_time
 from specsim.work import forward_work
 
@@ -120,6 +120,16 @@ which flatters a little. Measurements follow.)
 **Left of the ridge, a pass costs what its bytes cost: eight times the rows for
 {verify / plain:.2f} times the time.**
 """)
+
+# %% [markdown]
+# Move it yourself, where a kernel is running (a page without one shows nothing here):
+
+# %%
+course.live(lambda: explorer.roofline(preset="chat at batch 1"))
+
+# %% [markdown]
+# **Batch and γ move a pass to the right; a long context holds it back, since each sequence brings
+# keys and values that it shares with nobody.**
 
 # %% [markdown]
 # ## Measured here: one row against many

@@ -24,7 +24,7 @@
 import numpy as np
 
 import specsim
-from specsim import acceptance, course, figures, latency, leviathan, planning, quiz
+from specsim import acceptance, course, explorer, figures, latency, leviathan, planning, quiz
 from specsim.cost import step_time
 
 here = course.here()
@@ -96,9 +96,9 @@ sheet
 drafted = (1, 2, 4, 8)
 if here.torch:
     import reference
-    from reference import checkpoints, suites
+    from reference import checkpoints, machine, suites
 
-    target, draft, tokenizer = reference.load_pair("bundled")
+    target, draft, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
     texts = checkpoints.prompt_texts()
     prompts = course.effort(20, 6)
     calibration, timed = (
@@ -256,6 +256,12 @@ in eager mode. Price a draft by its layers and launches, not by its parameters.*
 sheet, axes = figures.sheet()
 figures.speedup_vs_gamma(axes, over)
 sheet
+
+# %% [markdown]
+# Move it yourself, where a kernel is running (a page without one shows nothing here):
+
+# %%
+course.live(lambda: explorer.speedup_vs_gamma(preset="chat at batch 1"))
 
 # %%
 best = planning.best_gamma(large, drafter, system, alpha=0.8, context=1024)

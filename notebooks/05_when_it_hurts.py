@@ -25,7 +25,7 @@
 import numpy as np
 
 import specsim
-from specsim import acceptance, course, figures, latency, planning, quiz
+from specsim import acceptance, course, explorer, figures, latency, planning, quiz
 from specsim.cost import step_time
 
 here = course.here()
@@ -43,7 +43,7 @@ SEQUENCES, SPEEDUP = "batch (sequences)", "speedup (×)"
 # idle arithmetic; when batch × (γ + 1) rows reach the ridge, it is used up. From there a
 # verification costs in proportion to its rows, and rejected drafts are paid in full.
 #
-# *Guess first:* at which batch does γ = 3 stop paying on an H200?
+# *Guess first:* at which batch does γ = 5 stop paying on an H200?
 
 # %%
 at = {"alpha": 0.75, "batch": batches, "context": 512}
@@ -56,6 +56,12 @@ lines = [
 sheet, axes = figures.sheet()
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True)
 sheet
+
+# %% [markdown]
+# Move it yourself, where a kernel is running (a page without one shows nothing here):
+
+# %%
+course.live(lambda: explorer.speedup_map(alpha=0.75, gamma=3))
 
 # %%
 fixed = planning.crossover(target, drafter, system, gammas=5, most=512, alpha=0.75, context=512)
@@ -241,9 +247,9 @@ sheet
 # %%
 if here.torch:
     import reference
-    from reference import checkpoints, suites
+    from reference import checkpoints, machine, suites
 
-    large, small, tokenizer = reference.load_pair("bundled")
+    large, small, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
     texts = checkpoints.prompt_texts()
     prompts, new_tokens = course.effort(20, 5), course.effort(40, 16)
     calibration, timed = (

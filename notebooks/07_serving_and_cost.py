@@ -24,7 +24,7 @@
 import numpy as np
 
 import specsim
-from specsim import course, economics, figures, latency, memory, planning, prefill, quiz
+from specsim import course, economics, explorer, figures, latency, memory, planning, prefill, quiz
 
 target, draft = specsim.model("llama-3-70b"), specsim.model("llama-3.2-1b")
 drafter = specsim.DraftModel(draft)
@@ -291,6 +291,19 @@ And what the answer hangs on, at batch 1: one per cent more {first_name} moves t
 **Set γ by batch; and measure α on your own traffic before anything else, since the answer hangs on
 it most.**
 """)
+
+# %% [markdown]
+# ## All of it, to move
+#
+# The explorer puts roofline, speedup, map, waterfall, latency and cost on one page, says in a
+# sentence what limits a setting, and hands it out as code or as flags. `specsim explore` opens it
+# in a browser of its own. (A page without a running kernel shows nothing here.)
+
+# %%
+course.live(lambda: explorer.Explorer(preset="high-QPS server"))
+
+# %% [markdown]
+# **Start from the story that is nearest to yours, then move one thing at a time.**
 
 # %% [markdown]
 # ## Exercises

@@ -2,8 +2,11 @@
 with computed numbers in it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from specsim.catalog import SpecsimError
 
 T = TypeVar("T")
 
@@ -30,6 +33,14 @@ def show(figure: Any) -> None:
     from IPython.display import display
 
     display(figure)
+
+
+def live(make: Callable[[], Any]) -> None:
+    """Show what `make` returns, a picture with controls; without ipywidgets say what it needs."""
+    try:
+        show(make())
+    except SpecsimError as missing:
+        say(f"*Not live here: {missing}.*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import nbformat
 import pytest
 
 from specsim import course
+from specsim.catalog import SpecsimError
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -285,6 +286,17 @@ def test_it_asks_the_reader(source: Path) -> None:
 def test_effort_follows_the_environment(monkeypatch, value: str, quick: bool) -> None:
     monkeypatch.setenv("SPECSIM_FAST", value)
     assert course.effort(10, 2) == (2 if quick else 10)
+
+
+def test_what_is_live_says_what_it_needs(monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(course, "say", said.append)
+
+    def no_widgets():
+        raise SpecsimError("the explorer needs ipywidgets")
+
+    course.live(no_widgets)
+    assert "needs ipywidgets" in said[0]
 
 
 def test_here_says_what_is_skipped_without_torch(monkeypatch) -> None:
