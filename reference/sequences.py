@@ -96,23 +96,24 @@ class Sequences:
         Returns a `Report` of every row, (B, 5 + G + 1); `counts` (B,), all G by default, is how
         many were drafted. A sequence that has ended emits nothing and stays where it is.
         """
-        columns = torch.arange(drafted.shape[1] + 1, device=drafted.device)
+        places = torch.arange(1, drafted.shape[1] + 2, device=drafted.device)
         drafted = torch.cat((drafted, next_token[:, None]), dim=1)
-        emitted = torch.where(columns < accepted[:, None], drafted, next_token[:, None])
+        emitted = torch.where(places <= accepted[:, None], drafted, next_token[:, None])
         # what is written beyond the end of a cycle's tokens is overwritten by the next
-        self.tokens.scatter_(1, self.lengths[:, None] + columns + 1, emitted)
+        self.tokens.scatter_(1, self.lengths[:, None] + places, emitted)
         kept = torch.minimum(accepted + 1, self.room)
         left = self.room - kept
         if len(self.stops):
-            stops = (emitted[..., None] == self.stops).any(-1) & (columns < kept[:, None])
-            before = (~stops).long().cumprod(1).sum(1)  # how many tokens no stop stands before
-            kept, left = torch.minimum(kept, before + 1), left * ~stops.any(1)
+            goes_on = (emitted[..., None] != self.stops).all(-1)
+            before = goes_on.long().cumprod(1).sum(1)  # the first stop; as many if there is none
+            left = left * (before >= kept)
+            kept = torch.minimum(kept, before + 1)
         self.lengths += kept
         self.room.copy_(left)
         if counts is None:
             counts = torch.full_like(kept, drafted.shape[1] - 1)
-        facts = torch.stack((self.lengths, left, counts, accepted, kept), dim=1)
-        return torch.cat((facts, emitted), dim=1)
+        facts = (self.lengths, left, counts, accepted, kept)
+        return torch.cat((*(fact[:, None] for fact in facts), emitted), dim=1)
 
 
 FACTS = 5  # columns of a report before its tokens

@@ -181,7 +181,7 @@ def bias_of(visible: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
     bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
         ~visible, -math.inf
     )
-    return bias.repeat(1, groups, 1)[:, None]
+    return torch.cat((bias,) * groups, dim=1)[:, None]
 
 
 def normalise_heads(qk: Tensor, layer: Layer, shape: Architecture) -> Tensor:
