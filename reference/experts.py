@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specsim.architecture import Experts
+from specsim.catalog import SpecsimError
 
 
 class LinearStack(nn.Module):
@@ -77,6 +78,11 @@ class Mixture(nn.Module):
 
     def one_by_one(self, rows: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Expert after expert, all rows that chose it at once; the host reads who was chosen."""
+        if rows.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise SpecsimError(
+                f"{chosen.numel()} visits to {self.experts.count} experts cannot be recorded in a "
+                "CUDA graph here (see reference.experts); use mode='eager', or a smaller gamma"
+            )
         mixed = torch.zeros_like(rows)
         for expert in chosen.unique().tolist():
             row, rank = (chosen == expert).nonzero(as_tuple=True)

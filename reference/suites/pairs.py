@@ -80,7 +80,7 @@ def measure_pair(
             scenario=Scenario(
                 target=target.architecture,
                 draft=draft.architecture if gamma else None,
-                precision=PRECISION_OF[target.dtype],
+                precision=target.precision or PRECISION_OF[target.dtype],
                 method="draft-model" if gamma else "plain",
                 gamma=gamma,
                 rule="greedy" if temperature == 0 else "token",

@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from reference.checkpoints import load_checkpoint, save_checkpoint
-from reference.decoding import generate
+from reference.decoding import generate, speculate
+from reference.drafters.early_exit import EarlyExit, first_layers
 from reference.packing import pack
 from reference.quantization import (
     GROUPS,
@@ -146,6 +147,14 @@ def test_a_checkpoint_is_quantised_as_it_is_loaded(tiny, tmp_path, name: str) ->
     with pytest.raises(SpecsimError, match=f"quantised already .{name}"):
         quantized(loaded, name)
     assert not (tmp_path / "again").exists()
+
+
+def test_the_first_layers_of_a_quantised_target_draft_for_it(tiny) -> None:
+    target = quantized(tiny(dtype=torch.bfloat16, **FIELDS), "int4-g32")
+    assert first_layers(target, 1).precision == "int4-g32"
+    run = speculate(target, EarlyExit(2, 3), [[1, 2, 3], [4]], 20, temperature=1.0)
+    assert [len(tokens) for tokens in run.tokens] == [20, 20]
+    assert run.statistics.drafted > 0
 
 
 def test_what_cannot_be_quantised_is_refused(tiny, tmp_path) -> None:
