@@ -57,6 +57,17 @@ def test_the_file_has_the_keys_of_the_contract(tmp_path, point):
     assert written["step_s"].keys() == {"median", "p10", "p90", "n"}
 
 
+def test_a_file_from_before_the_suites_is_read(tmp_path, point):
+    file = tmp_path / "run.json"
+    Measurement(ENVIRONMENT, [point()]).write(file)
+    data = json.loads(file.read_text())
+    for key in ("name", "part", "reserved", "drift"):
+        del data["points"][0][key]
+    file.write_text(json.dumps(data))
+    (old,) = Measurement.read(file).points
+    assert (old.name, old.part, old.reserved, old.drift) == ("", "", False, None)
+
+
 def test_percentiles_of_samples():
     timing = Timing.of([float(n) for n in range(101)])
     assert timing == Timing(50.0, 10.0, 90.0, 101)
