@@ -17,6 +17,7 @@ from reference.probes import run_probes
 from specsim.calibration import Calibration, fit, fit_kernels, probes_to_json, to_json
 from specsim.measurement import write_json
 
+ROUNDS = 4  # through the probes of a CPU
 FILES = {"calibration.json": "cuda-graphs", "calibration-eager.json": "eager"}
 
 
@@ -38,7 +39,7 @@ def calibrate(folder: Path, device: torch.device, grid: Grid = GPU) -> dict[Path
         def fitted(mode: str, about: dict) -> Calibration:
             return fit_kernels(kernels, mode, about)
     else:
-        probes = run_probes(device, torch.bfloat16)
+        probes = run_probes(device, torch.bfloat16, ROUNDS)
 
         def fitted(mode: str, about: dict) -> Calibration:
             return fit(probes, about)
