@@ -278,9 +278,11 @@ def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rul
     law = sampled_texts.law(target, Sampling(0.8, top_k=4))
     assert sampled_texts.tail(counts, law) > 1e-3
     marginals = zip(sampled_texts.marginals(counts), sampled_texts.marginals(law), strict=True)
+    shifted = []
     for drawn, wanted in marginals:
         assert sampled_texts.tail(drawn, wanted) > 1e-3
-        assert sampled_texts.tail(drawn, sampled_texts.shifted(wanted)) < 1e-3
+        shifted.append(sampled_texts.tail(drawn, sampled_texts.shifted(wanted)))
+    assert min(shifted) < 1e-3, "two percentage points at one place would not be seen"
 
 
 class Dishonest(StaticTree):
