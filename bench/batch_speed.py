@@ -1,6 +1,6 @@
 """A ragged batch against its prompts one by one, speculating: tokens per second of both, in turn.
 
-    python bench/batch_speed.py [--json] [--batch 8] [--gamma 2]
+    python bench/batch_speed.py [--json] [--batch 8] [--gamma 2] [--rounds 5]
 
 Each sequence accepts its own number of tokens and ends in its own time; a pass reads the weights
 once for all of them. Greedy, bundled pair, prefill included; medians over rounds.
@@ -18,7 +18,6 @@ import reference
 from reference.probes import fastest_dtype
 
 NEW_TOKENS = 64
-ROUNDS = 5
 
 
 def main() -> int:
@@ -26,6 +25,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--gamma", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, why = fastest_dtype(device)
@@ -45,7 +45,7 @@ def main() -> int:
         )
 
     speeds: dict[str, list[float]] = {"together": [], "one_by_one": []}
-    for turn in range(ROUNDS + 1):
+    for turn in range(options.rounds + 1):
         for name, run in (("together", together), ("one_by_one", one_by_one)):
             started = time.perf_counter()
             tokens = run()  # the tokens are on the host when it returns
