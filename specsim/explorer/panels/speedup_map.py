@@ -90,6 +90,8 @@ class SpeedupMap:
             grid = self.grid(scenario)
             logs = np.log2(grid.speedup)
             self.image.set_data(logs)
+            x, y = (_edges(values) for values in self._drawn(grid))
+            self.image.set_extent((*x, *y))
             self.coast.set_segments(self._contour(grid, logs))
             self.memory.set_segments(self._full(scenario, grid))
             full = "   - - memory is full" if self.memory.get_paths() else ""
@@ -158,3 +160,9 @@ class SpeedupMap:
 
     def holds(self, scenario: Scenario) -> bool:
         return self.frozen_for == (self.over, int(scenario.over.gamma[-1]))
+
+
+def _edges(centres: np.ndarray) -> tuple[float, float]:
+    """Where a row of evenly spaced cells begins and ends: half a cell beyond its centres."""
+    half = (centres[-1] - centres[0]) / max(len(centres) - 1, 1) / 2 or 0.5
+    return float(centres[0] - half), float(centres[-1] + half)
