@@ -79,6 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
             f"--{role}-precision", choices=(*DTYPES, "int8", "int4", "int4-g32"),
             help=f"of the {role}'s weights; default: --dtype",
         )  # fmt: skip
+    generate.add_argument(
+        "--eager", action="store_true", help="on a GPU: the same code, not recorded as CUDA graphs"
+    )
     generate.add_argument("--seed", type=int, default=0)
 
     measure = command(
@@ -190,6 +193,7 @@ def run_generate(options: argparse.Namespace) -> int:
         options.temperature,
         rule=options.rule,
         seed=options.seed,
+        mode="eager" if options.eager else None,
     )
     statistics = result.statistics
     report = {
@@ -207,6 +211,7 @@ def run_generate(options: argparse.Namespace) -> int:
         "cycle_s": statistics.cycle_s,
         "draft_s": statistics.draft_s,
         "verify_s": statistics.verify_s,
+        "accept_s": statistics.accept_s,
         "host_s": statistics.host_s,
     }
     print(json.dumps(report) if options.json else text + report["text"])
