@@ -90,8 +90,8 @@ class SpeedupMap:
             grid = self.grid(scenario)
             logs = np.log2(grid.speedup)
             self.image.set_data(logs)
-            x, y = (_edges(values) for values in self._drawn(grid))
-            self.image.set_extent((*x, *y))
+            columns, lines = (_edges(values) for values in self._drawn(grid))
+            self.image.set_extent((*columns, *lines))
             self.coast.set_segments(self._contour(grid, logs))
             self.memory.set_segments(self._full(scenario, grid))
             full = "   - - memory is full" if self.memory.get_paths() else ""
