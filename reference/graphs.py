@@ -67,6 +67,14 @@ class Runner:
         return self.recorded[key]
 
 
+class Kept(dict):
+    """Runners by the kind of run, oldest first. A copy of a model starts with none: what was
+    recorded reads the original."""
+
+    def __deepcopy__(self, memo: dict) -> "Kept":
+        return Kept()
+
+
 def record(stages: Stages, room: Tensor, pool: tuple[int, int] | None) -> Stages:
     """Run the stages a few times to warm up, every sequence being idle meanwhile; then, on a GPU,
     capture each in memory of the `pool`."""
@@ -106,7 +114,7 @@ def runner_for(
         yield Runner(Cycle(target, drafter, batch, capacity, settings), mode)
         return
     kind = (drafter, drafter.gamma, batch, settings, mode, target.device, target.dtype)
-    kept = vars(target).setdefault("kept_runners", {})
+    kept = vars(target).setdefault("kept_runners", Kept())
     runner = kept.pop(kind, None)
     if runner is None or runner.cycle.cache.capacity < capacity:
         runner = None

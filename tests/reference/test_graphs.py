@@ -280,6 +280,7 @@ def test_what_was_recorded_serves_the_next_prompt_until_something_moves(
     speculate(target, drafter, PROMPTS[0], NEW, 1.0, mode="cuda-graphs")
     assert kept(target) is not runner, "sampling is part of a recording"
     assert len(target.kept_runners) == graphs.KEPT
+    assert not copy.deepcopy(target).kept_runners, "a recording reads the original"
 
 
 def test_two_streams_at_a_time_do_not_share_buffers(pair, imitated) -> None:
