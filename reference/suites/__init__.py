@@ -4,6 +4,6 @@
 (`gpu.toml`, `cpu.toml`), point by point, into the files that `specsim compare` reads.
 """
 
-from reference.suites.pairs import first_difference, measure_pair, text_trace
+from reference.suites.pairs import Parting, first_difference, measure_pair, parting, text_trace
 
-__all__ = ["first_difference", "measure_pair", "text_trace"]
+__all__ = ["Parting", "first_difference", "measure_pair", "parting", "text_trace"]

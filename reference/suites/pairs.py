@@ -7,9 +7,9 @@ not in them.
 
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from reference.cycle import NoDrafter
@@ -140,16 +140,33 @@ def text_trace(
     return kept, overlaps
 
 
-def first_difference(
+class Parting(NamedTuple):
+    """Where two greedy continuations part, and by how much the target's best logit there exceeds
+    its second."""
+
+    index: int
+    gap: float
+
+
+@torch.inference_mode()
+def parting(
     target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]
-) -> str | None:
-    """None if two greedy continuations are equal; else where they part, and how close the target's
-    choice was."""
+) -> Parting | None:
+    """None if two greedy continuations of `prompt` are equal, else where they part."""
     if one == other:
         return None
     index = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     text = torch.tensor([*prompt, *one[:index]], device=target.device)[None]
-    with torch.inference_mode():
-        logits: Tensor = target(text)[0, -1].float()
-    best, second = logits.topk(2).values.tolist()
-    return f"they part at token {index}, where the two best logits differ by {best - second:.2g}"
+    best, second = target(text)[0, -1].float().topk(2).values.tolist()
+    return Parting(index, best - second)
+
+
+def first_difference(
+    target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]
+) -> str | None:
+    """None if two greedy continuations are equal; else, in words, where they part, and how close
+    the target's choice was."""
+    found = parting(target, prompt, one, other)
+    if found is None:
+        return None
+    return f"they part at token {found.index}, where the two best logits differ by {found.gap:.2g}"

@@ -7,7 +7,7 @@ import torch
 from reference.decoding import speculate
 from reference.dialled import dialled_pair
 from reference.drafters.draft_model import DraftModel
-from reference.suites import first_difference, measure_pair, text_trace
+from reference.suites import first_difference, measure_pair, parting, text_trace
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 
@@ -66,3 +66,6 @@ def test_where_two_texts_part_is_said(pair):
     target, _ = pair
     assert first_difference(target, [1, 2], [3, 4], [3, 4]) is None
     assert "token 1" in first_difference(target, [1, 2], [3, 4], [3, 5])
+    index, gap = parting(target, [1, 2], [3, 4], [3, 5])
+    best, second = target(torch.tensor([[1, 2, 3]]))[0, -1].topk(2).values.tolist()
+    assert (index, gap) == (1, pytest.approx(best - second, abs=1e-6))
