@@ -113,6 +113,8 @@ def _check(counters: Counters) -> None:
         value = getattr(counters, name)
         if value is not None and not 0 <= value < np.inf:
             raise SpecsimError(f"{name} must be a count >= 0, got {value:g}")
+    if counters.cycles == 0:
+        raise SpecsimError("no cycles were counted: there is no acceptance to speak of")
     if counters.accepted is not None and counters.drafted is not None:
         if counters.drafted == 0:
             raise SpecsimError("nothing was drafted: there is no acceptance to speak of")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specsim.acceptance import within
 from specsim.architecture import Architecture
 from specsim.cost import step_time
 from specsim.system import System
@@ -43,10 +44,14 @@ def prefill_s(
     In passes of at most `chunk` tokens per sequence, each of which reads the weights again; the
     last row alone needs logits. A row attends to the tokens before it, on average cached + half the
     new ones (a window shorter than that is charged in full: punishes by at most a third).
+
+    Raises SpecsimError for a prompt, a batch or a chunk below 1, and for more cached than asked.
     """
-    new = np.asarray(prompt, float) - np.asarray(cached, float)
-    passes = np.maximum(np.ceil(new / np.asarray(chunk, float)), 1.0)
-    attended = np.asarray(cached, float) + (new + 1.0) / 2.0
+    prompt = within("prompt", prompt, low=1.0, high=1e15)
+    cached, batch = within("cached", cached, high=prompt), within("batch", batch, 1.0, 1e15)
+    new = prompt - cached
+    passes = np.maximum(np.ceil(new / within("chunk", chunk, low=1.0, high=np.inf)), 1.0)
+    attended = cached + (new + 1.0) / 2.0
     rows = new / passes
     one = step_time(
         model, system, batch=batch, rows=rows, context=attended, logit_rows=1.0 / passes

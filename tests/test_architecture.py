@@ -1,6 +1,7 @@
 """The shape of a model: counted by hand, checked against every published count, read from files."""
 
 import json
+import math
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -414,6 +415,14 @@ def test_parts_that_cannot_be(noun, message):
         ("opt-125m", {"word_embed_proj_dim": 512}, "word_embed_proj_dim 512"),
         ("phi-2", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
         ("deepseek-v3", {"attention_bias": True}, "attention_bias True is not supported"),
+        ("deepseek-v3", {"q_lora_rank": math.nan}, "q_lora_rank must be a whole number >= 0"),
+        ("deepseek-v3", {"n_shared_experts": "x"}, "n_shared_experts must be a whole number"),
+        ("deepseek-v3", {"n_shared_experts": math.inf}, "n_shared_experts must be a whole number"),
+        ("deepseek-v3", {"first_k_dense_replace": -1}, "first_k_dense_replace must be a whole"),
+        ("qwen3-30b-a3b", {"mlp_only_layers": 7}, "mlp_only_layers must be a list, not 7"),
+        ("gemma-2-9b", {"layer_types": 7}, "layer_types must be a list, not 7"),
+        ("gemma-2-9b", {"layer_types": [[1]]}, "layer_types must name one of"),
+        ("gemma-2-9b", {"max_position_embeddings": "x"}, "max_position_embeddings must be a"),
     ],
 )
 def test_variants_that_would_be_counted_wrong_are_refused(name, changes, message):

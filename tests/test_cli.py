@@ -8,7 +8,8 @@ import sys
 import pytest
 
 import specsim
-from specsim import cli
+from specsim import calibration, cli
+from specsim.calibration import Calibration
 
 SCENARIO = ["--target", "llama-3.1-8b", "--accelerator", "h200-sxm"]
 DRAFT = ["--draft", "llama-3.2-1b", "--alpha", "0.8"]
@@ -385,7 +386,9 @@ MORE_MISTAKES = {
     "plan of nothing": (["plan", *SCENARIO, *DRAFT, "--batches", "0,4"], "--batches"),
     "plan of falling batches": (["plan", *SCENARIO, *DRAFT, "--batches", "4,1"], "rise"),
     "plan of words": (["plan", *SCENARIO, *DRAFT, "--batches", "few"], "few"),
+    "plan without end": (["plan", *SCENARIO, *DRAFT, "--batches", "1,inf"], "inf"),
     "diagnose nothing": (["diagnose"], "--log"),
+    "diagnose no cycles": (["diagnose", "--accepted", "5", "--cycles", "0"], "cycles"),
     "diagnose twice": (["diagnose", "--log", "x", "--accepted", "3"], "not both"),
     "diagnose a missing log": (["diagnose", "--log", "nowhere.log"], "nowhere.log"),
     "diagnose too many": (
@@ -453,3 +456,20 @@ def test_what_does_not_fit_is_said(capsys):
         "--batches", "1,256", "--context", "8192",
     )  # fmt: skip
     assert [row["fits"] for row in planned["batches"]] == [True, False]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_cache_of_a_calibrated_machine_has_the_format_that_is_asked_for(
+    precision, tmp_path, capsys
+):
+    file = tmp_path / "calibration.json"
+    file.write_text(
+        json.dumps(calibration.to_json(Calibration(specsim.system("h200-sxm"), (), {})))
+    )
+    options = ["--target", "llama-3.1-8b", "--engine", str(file), "--precision", precision]
+
+    def kv_bytes(*more: str) -> float:
+        rows = predict_json(capsys, *options, *more)["breakdown"]
+        return sum(row["kv_bytes"] for row in rows)
+
+    assert kv_bytes("--kv-precision", "fp32") == 4 * kv_bytes("--kv-precision", "fp8")

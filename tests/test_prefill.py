@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.architecture import model
+from specsim.catalog import SpecsimError
 from specsim.cost import step_time
 from specsim.prefill import prefill_s, time_to_first_token
 from specsim.system import system
@@ -82,3 +83,18 @@ def test_arguments_broadcast():
     assert found.shape == (2, 3)
     alone = time_to_first_token(EIGHT, H200, prompt=9000, batch=3, draft=ONE).total_s
     assert found[1, 2] == alone
+
+
+@pytest.mark.parametrize(
+    ("scenario", "message"),
+    [
+        ({"prompt": np.nan}, "prompt must be within"),
+        ({"prompt": 0}, "prompt must be within"),
+        ({"prompt": 10, "cached": 20}, r"cached must be within \[0, 10\], got 20"),
+        ({"prompt": 10, "batch": 0}, "batch must be within"),
+        ({"prompt": 10, "chunk": 0}, "chunk must be within"),
+    ],
+)
+def test_prompts_that_cannot_be(scenario, message):
+    with pytest.raises(SpecsimError, match=message):
+        time_to_first_token(EIGHT, H200, **scenario)

@@ -31,7 +31,7 @@ def _llama_biases(c: Config) -> Fields:
 
 def _qwen2(c: Config) -> Fields:
     """A bias on q, k and v; windows, where they are in use, from layer `max_window_layers` on."""
-    first = c.get("max_window_layers") or 0
+    first = c.count("max_window_layers")
     window = _window(c, lambda index: index >= first) if c.flag("use_sliding_window") else {}
     return {"qkv_bias": c.flag("qkv_bias", default=True)} | window
 
@@ -51,8 +51,8 @@ def _mixtral(c: Config) -> Fields:
 
 def _qwen_experts(c: Config) -> Experts:
     layers, every = c.size("num_hidden_layers"), c.size("decoder_sparse_step", default=1)
-    plain = set(c.get("mlp_only_layers") or ())
-    shared = c.get("shared_expert_intermediate_size") or 0
+    plain = c.entries("mlp_only_layers") or ()
+    shared = c.count("shared_expert_intermediate_size")
     return Experts(
         count=c.size("num_experts", "num_local_experts"),  # transformers 4, transformers 5
         per_token=c.size("num_experts_per_tok"),
@@ -101,16 +101,16 @@ def _deepseek(c: Config) -> Fields:
         rope_size=c.size("qk_rope_head_dim"),
         nope_size=c.size("qk_nope_head_dim"),
         value_size=c.size("v_head_dim"),
-        query_rank=c.get("q_lora_rank"),
+        query_rank=c.count("q_lora_rank") or None,
     )
     layers, every = c.size("num_hidden_layers"), c.size("moe_layer_freq", default=1)
-    first = c.get("first_k_dense_replace") or 0
+    first = c.count("first_k_dense_replace")
     width = c.size("moe_intermediate_size")
     experts = Experts(
         count=c.size("n_routed_experts"),
         per_token=c.size("num_experts_per_tok"),
         intermediate_size=width,
-        shared_size=(c.get("n_shared_experts") or 0) * width,
+        shared_size=c.count("n_shared_experts") * width,
         router_bias=c.get("model_type") == "deepseek_v3",
         dense_layers=tuple(i for i in range(layers) if i < first or i % every),
     )
@@ -119,7 +119,7 @@ def _deepseek(c: Config) -> Fields:
         "head_dim": latent.nope_size + latent.rope_size,
         "latent": latent,
         "experts": experts,
-        "mtp_layers": c.get("num_nextn_predict_layers") or 0,
+        "mtp_layers": c.count("num_nextn_predict_layers"),
     }
 
 
@@ -154,14 +154,15 @@ def _window(c: Config, slides: Callable[[int], bool]) -> Fields:
     if c.get("sliding_window") is None:
         return {}
     window, layers = c.size("sliding_window"), range(c.size("num_hidden_layers"))
-    if window >= (c.get("max_position_embeddings") or window + 1):
+    if window >= c.size("max_position_embeddings", default=window + 1):
         return {}
-    if (types := c.get("layer_types")) is not None:
+    if (types := c.entries("layer_types")) is not None:
         known = {"sliding_attention", "full_attention"}
-        if len(types) != len(layers) or not set(types) <= known:
+        if len(types) != len(layers) or any(kind not in known for kind in types):
             raise SpecsimError(
                 f"{c.name}: layer_types must name one of {', '.join(sorted(known))} "
-                f"for each of {len(layers)} layers, not {sorted(set(types))} for {len(types)}"
+                f"for each of {len(layers)} layers, not {sorted(set(map(str, types)))} "
+                f"for {len(types)}"
             )
         slides = [kind == "sliding_attention" for kind in types].__getitem__
     return {

@@ -35,6 +35,19 @@ class Config:
             raise SpecsimError(f"{self.name}: {keys[0]} must be a number above 0, not {value!r}")
         return float(value)
 
+    def count(self, key: str) -> int:
+        """How many there are of something that there may be none of."""
+        value = self.values.get(key) or 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise SpecsimError(f"{self.name}: {key} must be a whole number >= 0, not {value!r}")
+        return value
+
+    def entries(self, key: str) -> list[Any] | None:
+        value = self.get(key)
+        if value is not None and not isinstance(value, list | tuple):
+            raise SpecsimError(f"{self.name}: {key} must be a list, not {value!r}")
+        return None if value is None else list(value)
+
     def flag(self, key: str, default: bool = False) -> bool:
         value = self.get(key)
         return default if value is None else bool(value)

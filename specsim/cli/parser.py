@@ -29,6 +29,6 @@ def numbers(name: str, text: str) -> list[float]:
 def whole_numbers(name: str, text: str) -> list[int]:
     values = numbers(name, text)
     for value in values:
-        if not (value >= 1 and value == int(value)):
+        if not (1 <= value < float("inf") and value == int(value)):
             raise SpecsimError(f"{name} must be whole numbers >= 1, got {value:g}")
     return [int(value) for value in values]

@@ -1,7 +1,7 @@
 """The options of a scenario, and the models, machine, drafter and acceptance that they name."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from specsim.catalog import SpecsimError
 from specsim.cli.parser import numbers
 from specsim.drafting import DraftModel, Method, method
 from specsim.system import System, system
-from specsim.work import PRECISIONS
+from specsim.work import PRECISIONS, precision
 
 
 def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:
@@ -121,7 +121,14 @@ def machine_of(options: argparse.Namespace) -> System:
             raise SpecsimError(
                 f"{options.engine} was measured on one device: leave out --tensor-parallel"
             )
-        return calibrated.with_precision(options.precision) if options.precision else calibrated
+        if options.precision is not None:
+            calibrated = calibrated.with_precision(options.precision)
+        if options.kv_precision is not None:
+            kv_bytes = precision(options.kv_precision).weight_bytes
+            calibrated = replace(
+                calibrated, precision=replace(calibrated.precision, kv_bytes=kv_bytes)
+            )
+        return calibrated
     if options.accelerator is None:
         raise SpecsimError(
             "give --accelerator NAME (or --engine calibration.json, which names its own)"
