@@ -251,6 +251,9 @@ if here.torch:
             total.extend(run.statistics)
         mean_cycle_s = sum(total.cycle_times) / len(total.cycle_times)
         speeds[name] = total.tokens_per_cycle / mean_cycle_s
+
+# %%
+if here.torch:
     said = ", ".join(f"{name}: {speed:.0f}" for name, speed in speeds.items())
     course.say(f"""
 Tokens per second, measured: {said}.
