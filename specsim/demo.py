@@ -156,12 +156,22 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
     `drift` is the probe whose laps say whether the machine is still as fast as when it was
     calibrated.
     """
-    from reference import suites
-
-    system = calibration.system
-    target, draft = pair.target, pair.draft
     count = len(pair.calibration_prompts)
     say("", f"{pair.title}: acceptance at temperature 1 from {count} calibration prompts")
+    trace, prediction = predict_pair(pair, calibration)
+    say("", *tables.prediction_table(prediction))
+    result = measure_predicted(pair, trace, prediction, calibration, drift)
+    say("", *tables.comparison_table(result.comparisons))
+    say("", *tables.waterfall_table(prediction, result.comparisons))
+    return result
+
+
+def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Prediction]:
+    """Acceptance from the calibration prompts, and the prediction over gamma that follows: before
+    any cycle is run."""
+    from reference import suites
+
+    target, draft = pair.target, pair.draft
     trace = TextTrace(
         *suites.text_trace(
             target,
@@ -174,18 +184,31 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
     prediction = predict(
         target.architecture,
         DraftModel(draft.architecture),
-        system,
+        calibration.system,
         gamma=np.array(GAMMAS),
         acceptance=trace,
         context=round(np.mean(lengths) + pair.new_tokens / 2),
         tokens_error=[float(trace.tokens_error(gamma)) if gamma else 0.0 for gamma in GAMMAS],
     )
-    say("", *tables.prediction_table(prediction))
+    return trace, prediction
+
+
+def measure_predicted(
+    pair: Pair,
+    trace: TextTrace,
+    prediction: Prediction,
+    calibration: Calibration,
+    drift: Any,
+    gammas: Sequence[int] = GAMMAS,
+) -> Result:
+    """Plain and speculative decoding of the timed prompts, beside what was predicted."""
+    from reference import suites
+
     measured = suites.measure_pair(
-        target,
-        draft,
+        pair.target,
+        pair.draft,
         pair.timed_prompts[: pair.timed],
-        GAMMAS,
+        gammas,
         max_new_tokens=pair.new_tokens,
         counted_prompts=pair.timed_prompts,
         counted_runs=pair.counted_runs,
@@ -193,9 +216,7 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
         calibration_lap=calibration.environment["drift_s"],
     )
     points = [with_calibration(point, trace) for point in measured]
-    comparisons = [compare(point, system) for point in points]
-    say("", *tables.comparison_table(comparisons))
-    say("", *tables.waterfall_table(prediction, comparisons))
+    comparisons = [compare(point, calibration.system) for point in points]
     return Result(pair.title, prediction, points, comparisons)
 
 
@@ -237,18 +258,16 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
     )
 
 
-def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
-    """Random weights, a draft of one of the twelve layers, and random prompts."""
+def dialled_pair(dtype: Any, device: Any, effort: Effort, shape: Architecture = DIALLED) -> Pair:
+    """Random weights, a draft of the first layer alone, and random prompts."""
     from reference import dialled
 
-    target, draft, alpha = dialled.dialled_pair(
-        DIALLED, 1, DIALLED_ALPHA, dtype=dtype, device=device
-    )
-    millions = DIALLED.parameters / 1e6
-    say(f"pair         {DIALLED.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
-    ids = np.random.default_rng(0).integers(0, DIALLED.vocab_size, (24, 48)).tolist()
+    target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
+    millions = shape.parameters / 1e6
+    say(f"pair         {shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
+    ids = np.random.default_rng(0).integers(0, shape.vocab_size, (24, 48)).tolist()
     return Pair(
-        f"a dialled pair, {DIALLED.name}",
+        f"a dialled pair, {shape.name}",
         target,
         draft,
         ids[:12],

@@ -12,10 +12,12 @@ from specsim.calibration import Calibration, to_json
 from specsim.catalog import SpecsimError
 from specsim.cli import main
 from specsim.comparison import (
+    checks,
     compare,
     factors,
     is_predicted,
     lenses,
+    measured_machines,
     median_errors,
     misses,
     predict_point,
@@ -422,3 +424,67 @@ def test_a_mode_without_a_calibration_is_left_out_of_that_lens_alone(folder, cap
     document = json.loads(capsys.readouterr().out)
     assert "calibrated" not in document["parts"]["plain"]
     assert document["parts"]["plain"]["ideal"]["all"]["points"] == 1
+
+
+# --- what to look at when they disagree ----------------------------------------------------------
+
+
+def twisted(point, what: str, by: float = 1.5):
+    """The points of one pair, exact but for one suspect."""
+    points = [exact(point(gamma)) for gamma in (0, 1, 2)]
+    if what == "machine drift":
+        return [replace(p, drift=by) for p in points]
+    if what == "tokens per cycle":
+        return [
+            replace(p, tokens_per_cycle=1 + (p.tokens_per_cycle - 1) / by)
+            if p.scenario.gamma
+            else p
+            for p in points
+        ]
+    part = {
+        "plain step": "step_s", "draft step": "draft_step_s",
+        "verification": "verify_step_s", "overhead": "host_s",
+    }[what]  # fmt: skip
+
+    def slower(timing):
+        return Timing(timing.median * by, timing.p10 * by, timing.p90 * by, 1)
+
+    return [replace(p, **{part: slower(t)}) if (t := getattr(p, part)) else p for p in points]
+
+
+@pytest.mark.parametrize(
+    "what", ["plain step", "tokens per cycle", "draft step", "verification", "overhead"]
+)
+def test_the_check_that_fails_is_the_part_that_was_twisted(point, what):
+    found = checks([compare(p, SYSTEM) for p in twisted(point, what)], 0.05, 0.1)
+    assert [check.name for check in found if not check.passes] == [what]
+
+
+def test_a_machine_that_drifted_is_looked_at_first(point):
+    found = checks([compare(p, SYSTEM) for p in twisted(point, "machine drift")], 0.05, 0.1)
+    assert not found[0].passes
+    assert found[0].off == pytest.approx(0.5)
+
+
+def test_a_poor_fit_is_named(point):
+    points = [compare(exact(point(gamma)), SYSTEM) for gamma in (0, 2)]
+    found = checks(points, 0.3, 0.1)
+    assert [check.name for check in found if not check.passes] == ["fit of the calibration"]
+    assert all(check.passes for check in checks(points, 0.05, 0.1))
+
+
+def test_machines_are_found_by_their_folders(point, tmp_path):
+    assert measured_machines(tmp_path / "nowhere") == []
+    folder = tmp_path / "some-machine"
+    table = EfficiencyTable([1e6], [1], [[0.8]])
+    engine = replace(SYSTEM.engine, weight_efficiency=table, activation_efficiency=0.5)
+    data = to_json(Calibration(replace(SYSTEM, engine=engine), (0.05,), {}))
+    write_json(folder / "calibration.json", data)
+    assert measured_machines(tmp_path) == []  # calibrated, and nothing measured
+    for driver in (None, "13.0"):
+        environment = Environment("Some Chip", "2.13.0", "3.11", 2, "2026-01-01", driver)
+        Measurement(environment, [exact(point(2))]).write(folder / "plain.json")
+        (found,) = measured_machines(tmp_path)
+        assert found.is_gpu == (driver is not None)
+        (comparison,) = found.by_lens["calibrated"]
+        assert comparison.gamma == 2

@@ -274,3 +274,14 @@ def test_a_method_that_was_not_measured_has_no_marker() -> None:
     figures.by_method(axes, ROWS, "speedup", "speedup (×)")
     assert len(axes.containers) == 2, "one band, one marker"
     assert [t.get_text() for t in axes.get_yticklabels()] == ["n-gram", "tree"]
+
+
+def test_the_bars_of_an_error_budget_add_up_to_the_last() -> None:
+    factors = {"tokens per cycle": 0.9, "draft": 1.2, "baseline": 0.5}
+    _, axes = figures.sheet()
+    figures.error_budget(axes, {"a pair": factors, "another": dict.fromkeys(factors, 1.0)})
+    *parts, product = [patch.get_width() for patch in axes.containers[0].patches]
+    assert sum(parts) == pytest.approx(product)
+    assert np.exp(product) == pytest.approx(0.9 * 1.2 * 0.5)
+    assert axes.get_yticklabels()[-1].get_text() == "measured ÷ predicted"
+    assert all(patch.get_width() == 0 for patch in axes.containers[1].patches)

@@ -6,27 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specsim import calibration, tables
-from specsim.calibration import Calibration
+from specsim import tables
 from specsim.catalog import SpecsimError
 from specsim.cli.parser import Commands
 from specsim.comparison import (
     Comparison,
-    Lens,
-    compare,
+    beside,
+    calibrations,
     is_predicted,
     lenses,
+    measurement_files,
     median_errors,
     misses,
     regrets,
     summarise,
+    through,
     to_rows,
 )
 from specsim.measurement import Measurement, Point
 
 ONE_PART = "measured"  # what the points of a file that is no suite's are listed under
-OF_THE_MACHINE = ("calibration", "probes")  # files beside the measurements
-MODES = ("eager", "cuda-graphs", "compiled")
 
 
 def add(commands: Commands) -> None:
@@ -80,15 +79,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def through(lens: Lens, points: Sequence[Point]) -> list[Comparison]:
-    """The points that a lens has a System for, beside its predictions."""
-    return [
-        compare(point, system)
-        for point in points
-        if is_predicted(point) and (system := lens.system(point)) is not None
-    ]
-
-
 def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
     """The numbers of the table, for programs: by part, lens, and whether reserved."""
     parts: dict[str, Any] = {}
@@ -135,37 +125,3 @@ def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:
     except OSError as error:
         raise SpecsimError(f"cannot write to {folder}: {error.strerror}") from None
     return files
-
-
-def measurement_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the measurement files of the folders named."""
-    files = []
-    for path in paths:
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        files += [
-            file for file in found if path.is_file() or not file.name.startswith(OF_THE_MACHINE)
-        ]
-    if not files:
-        raise SpecsimError(f"no measurement files in {', '.join(map(str, paths))}")
-    return files
-
-
-def beside(path: Path, measurement: Measurement) -> Path:
-    """The calibration that a measurement names, or that lies beside it."""
-    place = path.parent / (measurement.calibration or "calibration.json")
-    if not place.is_file():
-        raise SpecsimError(f"{path} comes with no calibration; give one: --engine calibration.json")
-    return place
-
-
-def calibrations(place: Path, alone: bool) -> dict[str, Calibration]:
-    """By mode: the calibration at `place`, and unless it is to stand `alone` those beside it that
-    say which mode they are of. One that does not say holds for every mode."""
-    files = [place] if alone else [place, *sorted(place.parent.glob("calibration-*.json"))]
-    found: dict[str, Calibration] = {}
-    for file in files:
-        loaded = calibration.load(file)
-        mode = loaded.environment.get("mode")
-        for each in (mode,) if mode and not alone else MODES:
-            found.setdefault(each, loaded)
-    return found

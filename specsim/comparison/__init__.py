@@ -1,10 +1,21 @@
 """Measured points beside their predictions, until every factor of the difference has a name.
 
 `points` compares one measured point with one prediction, `lenses` are the three predictions that
-every point gets (calibrated on probes, catalog constants alone, ideal), and `summaries` say how
-wrong each is: over a part, and over the points that were reserved.
+every point gets (calibrated on probes, catalog constants alone, ideal), `summaries` say how wrong
+each is: over a part, and over the points that were reserved. `folders` reads the points of a
+machine, and `checks` says in which order to look for the cause of a difference.
 """
 
+from specsim.comparison.checks import Check, checks
+from specsim.comparison.folders import (
+    MeasuredMachine,
+    beside,
+    calibrations,
+    measured_machine,
+    measured_machines,
+    measurement_files,
+    through,
+)
 from specsim.comparison.lenses import Lens, lenses
 from specsim.comparison.points import (
     PARTS,
@@ -22,20 +33,29 @@ from specsim.comparison.summaries import Errors, Summary, misses, regrets, summa
 
 __all__ = [
     "PARTS",
+    "Check",
     "Comparison",
     "Errors",
     "Lens",
+    "MeasuredMachine",
     "Part",
     "Summary",
+    "beside",
+    "calibrations",
+    "checks",
     "compare",
     "compare_file",
     "factors",
     "is_predicted",
     "lenses",
+    "measured_machine",
+    "measured_machines",
+    "measurement_files",
     "median_errors",
     "misses",
     "predict_point",
     "regrets",
     "summarise",
+    "through",
     "to_rows",
 ]

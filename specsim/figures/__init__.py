@@ -20,7 +20,7 @@ marker with its spread.
 """
 
 from specsim.figures.bars import bars, gains, step_shares, waterfall
-from specsim.figures.comparisons import parity, speedup_by_batch, verify_curve
+from specsim.figures.comparisons import error_budget, parity, speedup_by_batch, verify_curve
 from specsim.figures.curves import Curve, curves
 from specsim.figures.drafts import DraftedCycle, drafted_cycles
 from specsim.figures.gammas import (
@@ -50,6 +50,7 @@ __all__ = [
     "curves",
     "cycle_parts",
     "drafted_cycles",
+    "error_budget",
     "gains",
     "law_errors",
     "parity",

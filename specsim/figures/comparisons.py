@@ -1,16 +1,19 @@
 """What `specsim compare` draws: measured points beside their predictions, the cost of width, and
 where speculation stops paying as the batch grows."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from specsim.comparison import Comparison
 from specsim.figures.curves import Curve, curves
 from specsim.figures.style import COLOURS, Sheet, by_decades, sheet, styled
 
 QUANTITY = {"step_s": "plain", "verify_step_s": "verify", "cycle_s": "cycle"}
+BUDGET_COLOURS = ("speedup", "tokens")  # of the pairs whose budgets stand beside each other
 LENS_MARKS = {"calibrated": "o", "catalog": "s", "ideal": "^"}
 
 
@@ -54,6 +57,39 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> Sheet | None:
         axes.set_title(name)
         axes.legend(loc="best")
     return figure
+
+
+@styled
+def error_budget(axes: Axes, budgets: Mapping[str, Mapping[str, float]], title: str = "") -> None:
+    """What multiplies the predicted into the measured: for each label its factors by name, on a
+    logarithmic axis, where bars of one label add up to its last one, the product."""
+    thickness = 0.8 / len(budgets)
+    names = [*next(iter(budgets.values())), "measured ÷ predicted"]
+    farthest = 0.0
+    for index, (label, factors) in enumerate(budgets.items()):
+        logs = np.log([*factors.values(), math.prod(factors.values())])
+        farthest = max(farthest, float(np.abs(logs).max()))
+        colour = BUDGET_COLOURS[index % len(BUDGET_COLOURS)]
+        places = np.arange(len(names)) + (index - (len(budgets) - 1) / 2) * thickness
+        axes.barh(places, logs, thickness, color=COLOURS[colour], label=label)
+        for place, value in zip(places, logs, strict=True):
+            axes.annotate(
+                f"{np.exp(value):.3f}", (value, place), va="center", fontsize=9,
+                xytext=(4 if value >= 0 else -4, 0), textcoords="offset points",
+                ha="left" if value >= 0 else "right",
+            )  # fmt: skip
+    axes.axvline(0.0, color=COLOURS["plain"], linewidth=0.9)
+    axes.axhline(len(names) - 1.5, color=COLOURS["plain"], linewidth=0.9)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.grid(axis="y", visible=False)
+    limit = 1.5 * max(farthest, 0.02)
+    axes.set_xlim(-limit, limit)
+    ticks = np.linspace(-limit, limit, 5)[1:-1]
+    axes.set_xticks(ticks, [f"{np.exp(tick):.2f}" for tick in ticks])
+    axes.set_xlabel("factor on the predicted speedup (×)")
+    axes.set_title(title, pad=22 if title else None)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 @styled
