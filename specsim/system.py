@@ -6,7 +6,7 @@ and attention have an efficiency each, and the overheads are seconds, not per ce
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from specsim import catalog
 from specsim.catalog import SpecsimError
-from specsim.work import PRECISIONS, ForwardWork, Operator, Precision, Sharding
+from specsim.work import (
+    PRECISIONS,
+    ForwardWork,
+    Operator,
+    Precision,
+    Sharding,
+    require_positive,
+)
 from specsim.work import precision as precision_named
 
 Floats = NDArray[np.float64]
@@ -47,6 +54,15 @@ class Accelerator:
     link_bytes_per_s: float | None = None  # to its peers, both directions together
     link_latency_s: float = 5e-6  # of an all-reduce of a few bytes
     l2_bytes: float | None = None  # the last cache before the memory
+
+    def __post_init__(self) -> None:
+        require_positive(f"{self.name}: bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)
+        for math, rate in self.flops_per_s.items():
+            require_positive(f"{self.name}: flops_per_s of {math}", rate)
+        for name in ("memory_bytes", "link_bytes_per_s", "l2_bytes"):
+            if getattr(self, name) is not None:
+                require_positive(f"{self.name}: {name}", getattr(self, name))
+        require_positive(f"{self.name}: link_latency_s", self.link_latency_s, or_zero=True)
 
     def rate(self, math: str) -> float:
         """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
@@ -172,6 +188,14 @@ class Engine:
     error: float = 0.0  # relative half-width of the 80 % band on a pass
     source: str = ""
     confidence: str = "assumed"
+
+    def __post_init__(self) -> None:
+        for constant in fields(self):
+            value = getattr(self, constant.name)
+            if constant.name.endswith("efficiency") and not isinstance(value, EfficiencyTable):
+                require_positive(f"engine {self.name}: {constant.name}", value)
+            if constant.name.endswith("_s") or constant.name == "error":
+                require_positive(f"engine {self.name}: {constant.name}", value, or_zero=True)
 
     def weight_efficiency_at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
         if isinstance(self.weight_efficiency, EfficiencyTable):

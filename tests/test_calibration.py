@@ -182,6 +182,30 @@ def test_a_file_that_is_no_calibration_is_refused_by_name(tmp_path, text):
         load(file)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("engine", "pass_overhead_s", float("nan")),
+        ("engine", "layer_overhead_s", -1e-3),
+        ("engine", "layer_overhead_s", "x"),
+        ("engine", "compute_efficiency", 0.0),
+        ("accelerator", "bandwidth_bytes_per_s", None),
+        ("accelerator", "flops_per_s", {"bf16": -1}),
+        ("accelerator", "flops_per_s", [1]),
+        ("accelerator", "memory_bytes", "x"),
+        ("precision", "weight_bytes", -2),
+    ],
+)
+def test_a_constant_that_cannot_be_is_refused_by_name(tmp_path, part, key, value):
+    data = to_json(fit(true_probes(), {}))
+    data[part][key] = value
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(SpecsimError, match=r"calibration\.json") as refused:
+        load(file)
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(SpecsimError, match=r"nowhere\.json"):
         load(tmp_path / "nowhere.json")

@@ -11,7 +11,7 @@ import numpy as np
 from specsim.calibration.laps import Calibration
 from specsim.catalog import SpecsimError
 from specsim.system import Accelerator, EfficiencyTable, Engine, System
-from specsim.work import precision
+from specsim.work import Precision, require_positive
 
 TABLES = ("weight_efficiency", "kv_efficiency")  # what may be a table instead of a number
 
@@ -57,7 +57,9 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
     try:
         engine = dict(data["engine"])
         engine |= {name: table_from_json(engine[name]) for name in TABLES}
-        stored = type(precision("bf16"))(**data["precision"])
+        stored = Precision(**data["precision"])
+        for name_of_bytes in ("weight_bytes", "kv_bytes", "activation_bytes"):
+            require_positive(name_of_bytes, getattr(stored, name_of_bytes))
         return Calibration(
             System(
                 Accelerator(**data["accelerator"]),
@@ -67,7 +69,9 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
             tuple(data["residuals"]),
             data.get("environment", {}),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except SpecsimError as error:
+        raise SpecsimError(f"{name}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpecsimError(f"{name} is not a calibration file: {error!r}") from None
 
 

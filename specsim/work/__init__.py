@@ -7,7 +7,7 @@ the rows.
 """
 
 from specsim.work.experts import distinct_experts
-from specsim.work.formats import PRECISIONS, Precision, precision
+from specsim.work.formats import PRECISIONS, Precision, precision, require_positive
 from specsim.work.forward import forward_work
 from specsim.work.operators import (
     ATTENTION,
@@ -33,4 +33,5 @@ __all__ = [
     "forward_work",
     "precision",
     "require_even_split",
+    "require_positive",
 ]

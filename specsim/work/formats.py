@@ -1,8 +1,21 @@
 """Number formats: the bytes of a stored value, and the arithmetic that the products are done in."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from specsim.catalog import SpecsimError
+
+
+def require_positive(label: str, value: Any, *, or_zero: bool = False) -> None:
+    """SpecsimError unless `value`, a number or an array, is above 0 everywhere (or 0, too, and then
+    finite)."""
+    number = isinstance(value, int | float | np.number | np.ndarray) and not isinstance(value, bool)
+    good = number and np.all((value >= 0) & (value < np.inf) if or_zero else value > 0)
+    if not good:
+        wanted = "a finite number >= 0" if or_zero else "above 0"
+        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
