@@ -66,6 +66,11 @@ if here.torch:
     timed = probes.run_probes(device, dtype, course.effort(2, 1))
     fitted = calibration.fit(timed, {"drift_s": (before + clock.lap()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
+else:
+    course.say("*Skipped: no PyTorch, so nothing is calibrated here.*")
+
+# %%
+if here.torch:
     sizes = sorted({probe.weight_bytes for probe in timed.linear})[1:]  # the first is all launches
     lines = [
         figures.Curve(
@@ -85,8 +90,6 @@ if here.torch:
     x = "weights of the stack (MB)"
     figures.curves(axes, lines, x, "weights read (GB/s)", title="probes: stacks of matrices")
     course.show(sheet)
-else:
-    course.say("*Skipped: no PyTorch, so nothing is calibrated here.*")
 
 # %% [markdown]
 # From the probes come a dozen constants, by least squares: what is read per second, by size and by
