@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from specsim.acceptance import as_survival, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting import Drafter, Lookup, ParallelBlock, QuantisedSelf
+from specsim.drafting import Drafter, Lookup, ParallelBlock, QuantisedSelf, as_method
 from specsim.speculation import Prediction, predict
 from specsim.system import System
 from specsim.work import ForwardWork, forward_work
@@ -62,16 +62,16 @@ def token_cost(
         prediction.target,
         prediction.system.precision,
         prediction.system.sharding,
-        rows=prediction.gamma + 1,
+        rows=_rows(drafter, prediction),
         **place,
     )
-    moved, flops = _moved(verify), verify.flops
+    devices = verify.devices
+    moved, flops = devices * _moved(verify), devices * verify.flops
     if drafter is not None and np.any(prediction.gamma > 0):
         passes, work = drafting_work(drafter, prediction)
+        passes = passes * work.devices
         moved, flops = moved + passes * _moved(work), flops + passes * work.flops
     tokens = prediction.batch * prediction.tokens_per_cycle
-    devices = prediction.system.tensor_parallel
-    moved, flops = devices * moved, devices * flops
     joules = energy_per_token_j(
         prediction.cycle_s,
         moved,
@@ -90,13 +90,26 @@ def _moved(work: ForwardWork) -> Floats:
     return work.weight_bytes + work.kv_bytes
 
 
+def _rows(drafter: Drafter | None, prediction: Prediction) -> Floats:
+    """Rows per sequence of the target's pass, on average: some passes carry no drafts."""
+    gamma = prediction.gamma
+    if drafter is None:
+        return np.asarray(gamma + 1.0)
+    method = as_method(drafter)
+    further = np.asarray(method.verify_rows(gamma, prediction.batch)) - 1.0
+    share = np.asarray(method.drafting_share(prediction.batch))
+    return np.asarray(1.0 + np.where(gamma > 0, share * further, 0.0))
+
+
 def drafting_work(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWork]:
     """How many draft passes a cycle has, and what one of them moves and computes on a device.
 
     Raises SpecsimError for a drafter whose passes are not known.
     """
     system, gamma = prediction.system, prediction.gamma
-    place = {"batch": prediction.batch, "context": prediction.context}
+    context, window = prediction.context, getattr(drafter, "window", None)
+    kept = context if window is None else np.minimum(context, window)
+    place = {"batch": prediction.batch, "context": kept}
     shape = getattr(drafter, "architecture", None)
     if isinstance(drafter, QuantisedSelf):
         shape = drafter.target

@@ -9,7 +9,7 @@ small enough for the caches and the memory: nothing but the output grows with th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -152,7 +152,5 @@ def _predict(
     values: dict[str, Any],
 ) -> Prediction:
     if "bandwidth" in values:
-        bandwidth = values.pop("bandwidth")
-        chip = replace(system.accelerator, bandwidth_bytes_per_s=bandwidth)
-        system = replace(system, accelerator=chip)
+        system = system.with_bandwidth(values.pop("bandwidth"))
     return predict(target, drafter, system, acceptance=acceptance, **values)

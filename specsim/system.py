@@ -332,10 +332,35 @@ class System:
         if engine.name in catalog.load("engines"):
             stored, chip = self.precision.name, self.accelerator
             here = catalog_engine(engine.name, stored, chip).weight_efficiency
-            if engine.weight_efficiency == here:
+            if _alike(engine.weight_efficiency, here):
                 there = catalog_engine(engine.name, name, chip).weight_efficiency
                 engine = replace(engine, weight_efficiency=there)
         return replace(self, precision=precision, engine=engine)
+
+    def with_bandwidth(self, bandwidth_bytes_per_s: float | Floats) -> "System":
+        """The same machine and engine with another memory, or with several: an array.
+
+        Where the catalog caps the engine's kernels in bytes per second, the efficiency becomes what
+        the cap leaves of the new bandwidth; one that was measured or set by hand stays.
+        """
+        chip = replace(self.accelerator, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+        engine, stored = self.engine, self.precision.name
+        if engine.name in catalog.load("engines"):
+            here, there = (
+                catalog_engine(engine.name, stored, each) for each in (self.accelerator, chip)
+            )
+            capped: dict[str, Any] = {
+                name: getattr(there, name)
+                for name in CEILINGS.values()
+                if _alike(getattr(engine, name), getattr(here, name))
+            }
+            engine = replace(engine, **capped)
+        return replace(self, accelerator=chip, engine=engine)
+
+
+def _alike(one: object, other: object) -> bool:
+    """Equal, whether numbers, arrays of them, or one and the same table."""
+    return np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def system(

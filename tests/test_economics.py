@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 from specsim.architecture import model
 from specsim.catalog import SpecsimError
-from specsim.drafting import DraftModel, Medusa, method
+from specsim.drafting import DraftModel, Lookup, Medusa, method
 from specsim.economics import (
     admit,
     dollars_per_million_tokens,
@@ -22,6 +22,7 @@ from specsim.economics import (
 from specsim.leviathan import leviathan_speedup
 from specsim.speculation import predict
 from specsim.system import system
+from specsim.work import forward_work
 
 EIGHT = model("llama-3.1-8b")
 PAIR = (EIGHT, DraftModel(model("llama-3.2-1b"), catch_up="none"), system("h100"))
@@ -105,6 +106,37 @@ def test_two_devices_move_what_one_does_and_draw_twice_the_power():
         idle = power * prediction.cycle_s / prediction.tokens_per_cycle
         rest = cost.bytes_moved * 40e-12 + cost.flops * 0.7e-12
         assert_allclose(cost.joules, idle + rest)
+
+
+def test_a_draft_on_one_of_eight_devices_is_counted_once():
+    target, draft = model("llama-3.1-70b"), model("llama-3.2-1b")
+    machine = system("h100", tensor_parallel=8)
+    moved = []
+    for drafter in (DraftModel(draft), DraftModel(draft, tensor_parallel=1)):
+        prediction = predict(target, drafter, machine, gamma=4, alpha=0.8)
+        moved.append(token_cost(prediction, drafter).bytes_moved)
+    assert_allclose(moved[1], moved[0], rtol=1e-9)
+
+
+def test_a_draft_reads_no_further_than_its_window():
+    place = {"gamma": 4, "alpha": 0.8, "batch": 16}
+    short = DraftModel(model("llama-3.2-1b"), window=512)
+    cycle = predict(EIGHT, short, PAIR[2], context=32768, **place)
+    whole = forward_work(EIGHT, PAIR[2].precision, rows=5, batch=16, context=32768)
+    draft = forward_work(short.architecture, PAIR[2].precision, batch=16, context=512)
+    by_hand = whole.weight_bytes + whole.kv_bytes + 4 * (draft.weight_bytes + draft.kv_bytes)
+    found = token_cost(cycle, short).bytes_moved * 16 * cycle.tokens_per_cycle
+    assert_allclose(found, by_hand)
+
+
+def test_a_lookup_verifies_only_what_it_finds():
+    for batch in (1, 8):
+        drafter = Lookup(hit=0.4)
+        cycle = predict(EIGHT, drafter, PAIR[2], gamma=[0, 10], alpha=0.9, batch=batch)
+        rows = np.array([1.0, 1 + 0.4 * 10])
+        by_hand = forward_work(EIGHT, PAIR[2].precision, rows=rows, batch=batch).flops
+        found = token_cost(cycle, drafter).flops * batch * cycle.tokens_per_cycle
+        assert_allclose(found, by_hand)
 
 
 # ------------------------------------------------------------------------------ goodput

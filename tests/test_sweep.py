@@ -103,6 +103,25 @@ def test_a_map_over_any_two_axes(x, y, chunk):
             assert drawn.gamma[j, i] == gammas
 
 
+def test_an_engine_that_is_capped_gains_nothing_from_memory_beyond_its_cap():
+    machine = system("h200-sxm", engine="llama.cpp", precision="fp16")
+    drafter = DraftModel(model("llama-3.2-1b"), precision="q8_0")
+    widths = [0.2e12, 3e12, 6e12]
+    drawn = speedup_map(EIGHT, drafter, machine, x=("bandwidth", widths), y=("alpha", [0.7]))
+    alone = [machine.with_bandwidth(width) for width in widths]
+    found = [predict(EIGHT, drafter, one, gamma=np.arange(17), alpha=0.7) for one in alone]
+    assert_allclose(drawn.speedup[0], [one.speedup.max() for one in found], rtol=1e-11)
+    loading = [float(one.step.share("weights")) for one in found]
+    assert loading[1] == pytest.approx(loading[2])
+    assert loading[0] > 3 * loading[1]
+
+
+def test_a_measured_efficiency_stays_with_another_memory():
+    machine = system("h200-sxm", engine="llama.cpp", precision="fp16")
+    measured = replace(machine, engine=replace(machine.engine, weight_efficiency=0.9))
+    assert measured.with_bandwidth(9e12).engine.weight_efficiency == 0.9
+
+
 def test_a_map_of_any_method_looks_at_its_own_gammas():
     drafter = method("medusa", EIGHT)
     drawn = speedup_map(EIGHT, drafter, PAIR[2], x=("batch", [1, 64]), y=("alpha", [0.0, 0.9]))

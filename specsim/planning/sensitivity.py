@@ -42,14 +42,14 @@ def sensitivity(
         most = 1.0 if name == "alpha" else np.inf
         moves[name] = elasticity(lambda v, name=name: speedup(**{name: v}), value, most)
 
-    def with_chip(v: float) -> float:
-        return speedup(replace(system, accelerator=replace(chip, bandwidth_bytes_per_s=v)))
+    def with_bandwidth(v: float) -> float:
+        return speedup(system.with_bandwidth(v))
 
     def with_rates(v: float) -> float:
         rates = {name: rate * v for name, rate in chip.flops_per_s.items()}
         return speedup(replace(system, accelerator=replace(chip, flops_per_s=rates)))
 
-    moves["bandwidth"] = elasticity(with_chip, float(chip.bandwidth_bytes_per_s))
+    moves["bandwidth"] = elasticity(with_bandwidth, float(chip.bandwidth_bytes_per_s))
     moves["arithmetic rate"] = elasticity(with_rates, 1.0)
     for field in fields(engine):
         value = getattr(engine, field.name)
