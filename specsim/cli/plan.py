@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
             name: engine_settings(planned, name, drafter) for name in ENGINES_WITH_SETTINGS
         },
         "sensitivity": moves,
-        "assumptions": assumptions(options, drafter),
+        "assumptions": assumptions(options, scenario),
         "version": __version__,
     }
     if options.json:

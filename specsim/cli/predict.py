@@ -121,7 +121,7 @@ def to_json(
         ],
         "memory_bytes": float(held.total_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
-        "assumptions": memory + assumptions(options, scenario.drafter),
+        "assumptions": memory + assumptions(options, scenario),
         "version": __version__,
     }
 

@@ -151,9 +151,9 @@ def gammas_of(scenario: Scenario) -> Integers:
     return scenario.drafter.gammas
 
 
-def assumptions(options: argparse.Namespace, drafter: Method | None) -> list[str]:
+def assumptions(options: argparse.Namespace, scenario: Scenario) -> list[str]:
     """What the numbers rest on, in sentences."""
-    devices = options.tensor_parallel
+    devices, drafter = options.tensor_parallel, scenario.drafter
     batch = f"{options.batch} sequence(s) with" if hasattr(options, "batch") else "Sequences of"
     sentences = [
         f"{batch} {options.context} tokens of KV cache each; "
@@ -175,8 +175,30 @@ def assumptions(options: argparse.Namespace, drafter: Method | None) -> list[str
             name = catalog.resolve("methods", options.method)
             trust = catalog.lookup("methods", name)["confidence"]
             sentences.append(f"Parameters of the method {name} come from the catalog ({trust}).")
+    sentences += unknowns(scenario.machine)
     if not options.engine.endswith(".json"):
+        trust = scenario.machine.engine.confidence
         sentences.append(
-            f"Constants of the engine {options.engine} come from the catalog, not this machine."
+            f"Constants of the engine {options.engine} come from the catalog ({trust}), "
+            "not this machine."
         )
     return sentences
+
+
+def unknowns(machine: System) -> list[str]:
+    """What the catalog does not know of the accelerator, and which way that errs."""
+    chip, math = machine.accelerator, machine.precision.math
+    said = []
+    if np.isinf(chip.rate(math)):
+        said.append(
+            f"Compute unknown: no {math} rate of {chip.name} is known, so arithmetic is never the "
+            "bound (flatters large batches and long drafts)."
+        )
+    if machine.tensor_parallel > 1 and chip.link_bytes_per_s is None:
+        said.append(
+            f"No link between several {chip.name} is known: an all-reduce costs its latency alone "
+            f"({chip.link_latency_s * 1e6:g} us, assumed; flatters wide passes)."
+        )
+    if chip.memory_bytes is None:
+        said.append(f"The memory of {chip.name} is unknown: whether it fits is not checked.")
+    return said
