@@ -26,9 +26,6 @@ GAMMAS = range(1, 9)
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
 
-# The shipped head is trained after the shipped target; without its folder nothing can be said of it
-shipped = pytest.mark.skipif(not (PAIR / "head").exists(), reason="the head is not trained yet")
-
 
 def imitation(target: Transformer, noise: float = 0.0, mixed: float = 0.0) -> Head:
     """A head made of the layer of a one-layer target: with embeddings of root mean square 1 it is
@@ -310,7 +307,6 @@ def test_a_broken_head_is_named(saved, change, named: str) -> None:
 # The shipped one
 
 
-@shipped
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_the_shipped_head_leaves_the_greedy_text_alone(gamma: int) -> None:
     target, _, _ = load_pair("bundled", dtype=torch.float64)
@@ -323,7 +319,6 @@ def test_the_shipped_head_leaves_the_greedy_text_alone(gamma: int) -> None:
     assert speculate(target, DraftHead(head, gamma), texts[2], 32).tokens == plain[2]
 
 
-@shipped
 def test_the_shipped_head_is_as_the_card_says() -> None:
     card = json.loads((PAIR / "card.json").read_text())["models"]["head"]
     target, _, _ = load_pair("bundled")
