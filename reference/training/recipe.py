@@ -57,7 +57,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         # of 150,000 tokens, three times the rates of the models taught a head a quarter more
         "head": HeadRecipe(
             BUNDLED_TARGET,
-            budget_tokens=4_000_000,
+            budget_tokens=800_000,
             batch_tokens=4096,
             matrix_learning_rate=1.2e-2,
             learning_rate=6e-3,
