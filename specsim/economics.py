@@ -20,7 +20,7 @@ from specsim.acceptance import as_survival, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting import Drafter, Lookup, ParallelBlock, QuantisedSelf, as_method
-from specsim.speculation import Prediction, predict
+from specsim.speculation import Prediction, predict, verification_width
 from specsim.system import System
 from specsim.work import ForwardWork, forward_work
 
@@ -92,13 +92,9 @@ def _moved(work: ForwardWork) -> Floats:
 
 def _rows(drafter: Drafter | None, prediction: Prediction) -> Floats:
     """Rows per sequence of the target's pass, on average: some passes carry no drafts."""
-    gamma = prediction.gamma
-    if drafter is None:
-        return np.asarray(gamma + 1.0)
-    method = as_method(drafter)
-    further = np.asarray(method.verify_rows(gamma, prediction.batch)) - 1.0
-    share = np.asarray(method.drafting_share(prediction.batch))
-    return np.asarray(1.0 + np.where(gamma > 0, share * further, 0.0))
+    gamma, method = prediction.gamma, None if drafter is None else as_method(drafter)
+    rows, share = verification_width(method, gamma, prediction.batch)
+    return np.where(gamma > 0, 1.0 + share * (rows - 1.0), 1.0)
 
 
 def drafting_work(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWork]:
@@ -245,9 +241,3 @@ def end_to_end_speedup(decode_share: ArrayLike, speedup: ArrayLike) -> Floats:
     """1 / ((1 - f) + f / S): what is left of it where only the share f of the time is decoding."""
     share = within("decode_share", decode_share)
     return 1.0 / ((1.0 - share) + share / np.asarray(speedup, float))
-
-
-def token_s(cycle_s: ArrayLike, tokens_per_cycle: ArrayLike) -> Floats:
-    """Seconds per token (TPOT) of a stream that gets its tokens a cycle at a time. The gap that an
-    engine reports between its outputs is the cycle, not this."""
-    return np.asarray(cycle_s, float) / within("tokens_per_cycle", tokens_per_cycle, 1.0, 1e9)

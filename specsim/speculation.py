@@ -172,19 +172,8 @@ def predict(
     """
     gamma = whole("gamma", gamma)
     batch, context = positive("batch", batch), positive("context", context)
-    if drafter is None and np.any(gamma > 0):
-        raise SpecsimError(
-            "gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0"
-        )
-    method = None if drafter is None else as_method(drafter)
-    if method is not None:
-        method.require_vocabulary_of(target)
-        if method.max_gamma is not None and np.any(gamma > method.max_gamma):
-            raise SpecsimError(
-                f"gamma = {gamma.max()}: this drafter can draft at most {method.max_gamma} tokens"
-            )
+    method = _method(drafter, target, gamma)
     tau = _tokens(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
-
     if routing_correlation is not None:
         if target.experts is None:
             raise SpecsimError(f"{target.name} has no experts whose routing could be correlated")
@@ -192,10 +181,7 @@ def predict(
 
     engine = system.engine
     plain_s = pass_s(target, system, batch=batch, rows=1, context=context)
-    rows, share = gamma + 1.0, np.asarray(1.0)
-    if method is not None:
-        rows = method.verify_rows(gamma, batch)
-        share = np.asarray(method.drafting_share(batch))
+    rows, share = verification_width(method, gamma, batch)
     wide_s = pass_s(
         target, system, batch=batch, rows=rows, context=context,
         routing_correlation=routing_correlation,
@@ -242,6 +228,34 @@ def predict(
         extra_devices=0 if method is None else method.extra_devices,
         lossless=method is None or method.lossless,
     )
+
+
+def _method(
+    drafter: Drafter | None, target: Architecture, gamma: NDArray[np.int64]
+) -> Method | None:
+    """The drafter as a method that can draft so many tokens for `target`."""
+    if drafter is None:
+        if np.any(gamma > 0):
+            raise SpecsimError(
+                "gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0"
+            )
+        return None
+    method = as_method(drafter)
+    method.require_vocabulary_of(target)
+    if method.max_gamma is not None and np.any(gamma > method.max_gamma):
+        raise SpecsimError(
+            f"gamma = {gamma.max()}: this drafter can draft at most {method.max_gamma} tokens"
+        )
+    return method
+
+
+def verification_width(
+    method: Method | None, gamma: NDArray[np.int64], batch: Floats
+) -> tuple[Floats, Floats]:
+    """Rows per sequence of a pass that verifies drafts, and the share of the passes that do."""
+    if method is None:
+        return np.asarray(gamma, float) + 1.0, np.ones(())
+    return method.verify_rows(gamma, batch), np.asarray(method.drafting_share(batch), float)
 
 
 def _tokens(

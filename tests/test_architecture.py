@@ -400,6 +400,9 @@ def test_shapes_that_cannot_be(changes, message):
         (lambda: Experts(4, 5, 16), "a token cannot visit 5 of 4 experts"),
         (lambda: Experts(4, 2, 0), "intermediate_size must be a positive integer, not 0"),
         (lambda: Experts(4, 2, 8, routing_correlation=1.5), r"must be in \[0, 1\], not 1.5"),
+        (lambda: Experts(4, 2, 8, shared_size=-1), "shared_size must be a whole number >= 0"),
+        (lambda: LatentAttention(8, -4, 8, 8), "rope_size must be a whole number >= 0, not -4"),
+        (lambda: LatentAttention(8, 4, 8, 8, 1.5), "query_rank must be a positive integer"),
         (lambda: LatentAttention(0, 4, 8, 8), "kv_rank must be a positive integer, not 0"),
     ],
 )

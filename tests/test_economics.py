@@ -17,8 +17,8 @@ from specsim.economics import (
     open_loop,
     operating_point,
     token_cost,
-    token_s,
 )
+from specsim.latency import time_per_token_s
 from specsim.leviathan import leviathan_speedup
 from specsim.speculation import predict
 from specsim.system import system
@@ -32,7 +32,7 @@ def test_O1_O2_communication_is_divided_by_tokens_per_cycle():
     weights_ms, all_reduces_ms = 139.01e9 / 8 / 3.35e12 * 1e3, 160 * 0.009
     assert_allclose([weights_ms, all_reduces_ms], [5.18682, 1.44], rtol=1e-3)
     assert_allclose(all_reduces_ms / (weights_ms + all_reduces_ms), 0.21730, rtol=1e-3)
-    each = token_s([weights_ms + all_reduces_ms, all_reduces_ms], 3.3616)
+    each = time_per_token_s([weights_ms + all_reduces_ms, all_reduces_ms], 3.3616)
     assert_allclose(each, [1.97133, 0.42837], rtol=1e-3)
 
 
@@ -175,7 +175,7 @@ def test_P1_open_loop():
 
 def test_P2_closed_loop_and_capacity():
     batch = open_loop(2, 10, 0.05).batch
-    gain = token_s(10 + 0.05 * batch, 1) / token_s(12 + 0.25 * batch, 3)
+    gain = time_per_token_s(10 + 0.05 * batch, 1) / time_per_token_s(12 + 0.25 * batch, 3)
     assert_allclose(gain, 1.89873, rtol=1e-5)
     plain, drafted = open_loop(2, 10, 0.05), open_loop(2, 12, 0.25, 3)
     assert_allclose([plain.capacity_tokens_per_s, drafted.capacity_tokens_per_s], [20, 12])
@@ -186,7 +186,7 @@ def test_P2_closed_loop_and_capacity():
 
 def test_P3_P4():
     assert_allclose(end_to_end_speedup(0.6, 2.5), 1.56250)
-    assert_allclose(token_s(20, 3.68928), 5.42111, rtol=1e-5)
+    assert_allclose(time_per_token_s(20, 3.68928), 5.42111, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0, 3])

@@ -37,9 +37,8 @@ class Config:
 
     def count(self, key: str) -> int:
         """How many there are of something that there may be none of."""
-        value = self.values.get(key) or 0
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise SpecsimError(f"{self.name}: {key} must be a whole number >= 0, not {value!r}")
+        value: int = self.values.get(key) or 0
+        require_size(f"{self.name}: {key}", value, least=0)
         return value
 
     def entries(self, key: str) -> list[Any] | None:

@@ -44,6 +44,7 @@ class Experts:
         object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
         for field in ("count", "per_token", "intermediate_size"):
             require_size(f"experts: {field}", getattr(self, field))
+        require_size("experts: shared_size", self.shared_size, least=0)
         if self.per_token > self.count:
             raise SpecsimError(
                 f"experts: a token cannot visit {self.per_token} of {self.count} experts"
@@ -76,6 +77,9 @@ class LatentAttention:
     def __post_init__(self) -> None:
         for field in ("kv_rank", "nope_size", "value_size"):
             require_size(f"latent attention: {field}", getattr(self, field))
+        require_size("latent attention: rope_size", self.rope_size, least=0)
+        if self.query_rank is not None:
+            require_size("latent attention: query_rank", self.query_rank)
 
     @property
     def cached(self) -> int:
@@ -83,7 +87,8 @@ class LatentAttention:
         return self.kv_rank + self.rope_size
 
 
-def require_size(label: str, value: object) -> None:
-    """SpecsimError unless `value` is an integer above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SpecsimError(f"{label} must be a positive integer, not {value!r}")
+def require_size(label: str, value: object, least: int = 1) -> None:
+    """SpecsimError unless `value` is an integer of at least `least`, 1 or 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        wanted = "a positive integer" if least else "a whole number >= 0"
+        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")
