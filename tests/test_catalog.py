@@ -66,6 +66,11 @@ def test_a_name_like_no_other_still_says_where_to_look() -> None:
         catalog.lookup("models", "xyzzy")
 
 
+def test_of_a_short_table_every_name_is_named() -> None:
+    with pytest.raises(SpecsimError, match=r"'xyzzy'; there are: .*medusa"):
+        catalog.resolve("methods", "xyzzy")
+
+
 def test_an_unknown_table_names_those_there_are() -> None:
     with pytest.raises(SpecsimError, match=r"'gpus'; there are: .*accelerators.*models"):
         catalog.load("gpus")

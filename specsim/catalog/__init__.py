@@ -22,6 +22,7 @@ from typing import Any
 Row = Mapping[str, Any]
 Table = Mapping[str, Row]
 
+FEW = 20  # rows of a table that an error can name
 _REQUIRED = ("source", "confidence")
 
 
@@ -76,7 +77,10 @@ def resolve(table: str, name: str, folder: Path | None = None) -> str:
         return names[wanted]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
     nearest = list(dict.fromkeys(names[found] for found in close))[:3]
-    hint = f"nearest: {', '.join(nearest)}" if nearest else f"see the {len(rows)} in {table}.toml"
+    hint = f"nearest: {', '.join(nearest)}"
+    if not nearest:
+        few = len(rows) <= FEW
+        hint = f"there are: {', '.join(rows)}" if few else f"see the {len(rows)} in {table}.toml"
     raise SpecsimError(f"no {table.removesuffix('s')} is called {name!r}; {hint}")
 
 

@@ -24,7 +24,9 @@ class Precision:
 
     `weight_bytes` counts group scales (int4 with groups of 32 and a 16-bit scale and zero:
     0.5 + 4/32); `head_bytes` is the LM head's and `expert_bytes` the routed experts', where a
-    format treats them differently; `math` names the rate of the accelerator that is used.
+    format treats them differently; `math` names the rate of the accelerator that is used, for every
+    product: also for an LM head and a router that stay in 16 bits (flatters wide passes in fp8).
+    What unpacking a narrow format costs is in an engine's weight efficiency for it, nowhere else.
     """
 
     name: str
