@@ -26,7 +26,7 @@ from specsim.work import precision
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 # (hidden size, layers) of the linear stacks: a few hundred kB to a few hundred MB
-STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (896, 8), (1152, 10))
+STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (672, 5), (896, 8), (1152, 10))
 MOST_VISITS = 4  # to a stack, which is left alone once two of them agree
 AGREEMENT = 1.12  # the slower over the faster of two times that agree
 
@@ -60,14 +60,22 @@ def probe_shape(hidden: int, layers: int, vocab_size: int = 1536) -> Architectur
 
 
 @torch.inference_mode()
-def run_probes(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> Probes:
-    """Time every probe; about 15 seconds on two cores."""
+def run_probes(
+    device: torch.device,
+    dtype: torch.dtype,
+    rounds: int = 7,
+    between: Callable[[], object] = lambda: None,
+) -> Probes:
+    """Time every probe; about 15 seconds on two cores. `between` is called now and then, to note
+    how fast the machine is meanwhile."""
     with tqdm(total=3, desc="calibrating", leave=False) as bar:
+        between()
         linear, bandwidth, flops = linear_probes(device, dtype, rounds)
         bar.update()
+        between()
         attention = attention_probes(device, dtype, rounds)
         bar.update()
-        laps = lap_probes(device, dtype, rounds)
+        laps = lap_probes(device, dtype, rounds, between)
         bar.update()
     return Probes(
         machine=environment(device).device,
@@ -192,7 +200,9 @@ PAIRS = (
 )
 
 
-def lap_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[LapProbe, ...]:
+def lap_probes(
+    device: torch.device, dtype: torch.dtype, rounds: int, between: Callable[[], object]
+) -> tuple[LapProbe, ...]:
     """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma
     and context."""
     cases = []
@@ -206,6 +216,7 @@ def lap_probes(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[L
                 drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
                 cases.append((target, drafter, prompt_length, Statistics(gamma)))
     for turn in range(rounds + 1):
+        between()
         for target, drafter, prompt_length, laps in cases:
             # nearly every draft of an unrelated model is rejected, so this is a handful of cycles
             run = speculate(target, drafter, [1] * prompt_length, 5, temperature=1.0, seed=turn)

@@ -111,10 +111,11 @@ def main(
     trained = trained_pair(source, chosen, where, effort)
 
     drift = DriftProbe(where)
-    laps = [drift.lap()]
-    timings = probes.run_probes(where, chosen, effort.probe_rounds)
-    laps.append(drift.lap())
-    noted = asdict(environment) | {"drift_s": sum(laps) / 2}
+    laps: list[float] = []
+    timings = probes.run_probes(
+        where, chosen, effort.probe_rounds, between=lambda: laps.append(drift.lap())
+    )
+    noted = asdict(environment) | {"drift_s": float(np.median(laps))}
     calibration = fit(timings, noted)
     say("", *tables.calibration_table(calibration))
     results = [predict_then_measure(trained, calibration, drift)]
