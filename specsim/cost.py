@@ -135,8 +135,7 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
             floor_s = operator.kernels * engine.attention_floor_s
             bound = "kv"
         elif operator.kind == COLLECTIVE:
-            link = np.inf if chip.link_bytes_per_s is None else chip.link_bytes_per_s
-            sending_s = np.asarray(operator.link_bytes) / (0.5 * link)
+            sending_s = np.asarray(operator.link_bytes) / (0.5 * chip.link_rate)
             memory_s = operator.kernels * chip.link_latency_s + sending_s
             compute_s = np.zeros_like(memory_s)
             bound = "overhead"

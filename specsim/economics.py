@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import as_survival, within
+from specsim.acceptance import as_survival, one_count, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting import Drafter, Lookup, ParallelBlock, QuantisedSelf, as_method
@@ -220,7 +220,7 @@ def operating_point(
     batch whose throughput carries `token_rate` tokens per second, between whole batches by a
     straight line. The capacity is the largest throughput up to the batch `most`.
     """
-    batch = np.arange(1, most + 1)
+    batch = np.arange(1, one_count("most", most, low=1) + 1)
     cycle = predict(target, drafter, system, gamma=gamma, batch=batch, **scenario)
     rate = np.asarray(cycle.speculative_tokens_per_s)
     if not 0 < token_rate <= rate.max():

@@ -146,7 +146,8 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     """What, each alone, would make a scenario fit that does not; empty where it does.
 
     Arguments: those of `footprint`, each a single number. The answers are an equal system with more
-    devices, a narrower format, a smaller batch or context, or no draft.
+    devices (where they can be linked: cards, not phones), a narrower format, a smaller batch or
+    context, or no draft.
     """
 
     def spare(machine: System = system, /, **changes: object) -> float:
@@ -158,7 +159,8 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     if spare() >= 0:
         return ()
     found = []
-    for devices in range(system.tensor_parallel + 1, MOST_DEVICES + 1):
+    most = MOST_DEVICES if system.accelerator.has_peers else system.tensor_parallel
+    for devices in range(system.tensor_parallel + 1, most + 1):
         try:
             fits = spare(replace(system, tensor_parallel=devices)) >= 0
         except SpecsimError:  # the heads of the target, or of its draft, do not divide

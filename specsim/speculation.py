@@ -113,12 +113,16 @@ class Prediction:
 
     def best(self, axis: int = -1) -> NDArray[np.intp]:
         """The index of the best gamma along `axis`; the smallest of equals."""
+        if not self.speedup.size:
+            raise SpecsimError(
+                f"no best of no scenarios: the speedup's shape is {self.speedup.shape}"
+            )
         return self.speedup.argmax(axis=axis)
 
     def ties(self) -> NDArray[np.int64]:
         """The gammas of a one-dimensional prediction that are within 2 % of the best."""
         speedup = self.speedup
-        tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max()
+        tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max(initial=0.0)
         return np.broadcast_to(self.gamma, speedup.shape)[tied]
 
     def waterfall(self) -> dict[str, Floats]:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from specsim.acceptance import Law
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting import Drafter, as_method
+from specsim.drafting import Drafter, candidates
 from specsim.speculation import Prediction, predict
 from specsim.system import System
 
@@ -120,19 +120,17 @@ def speedup_map(
         raise SpecsimError(f"{twice[0]} is given twice: an axis once, or fixed")
     columns = np.atleast_1d(np.asarray(x[1]))
     lines = np.atleast_1d(np.asarray(y[1]))
-    if gammas is None:
-        gammas = as_method(drafter).gammas
-    candidates = np.atleast_1d(np.asarray(gammas))
     choose = "gamma" not in (*names, *fixed)
     shape = (len(lines), len(columns))
     speedup, best = np.empty(shape), np.empty(shape, dtype=np.int64)
-    depth = len(candidates) if choose else 1
+    gammas = candidates(drafter, gammas)
+    depth = len(gammas) if choose else 1
     for block in blocks(shape, max(1, chunk // depth)):
         values: dict[str, Any] = dict(fixed)
         values[names[1]] = lines[block[0], None, None]
         values[names[0]] = columns[None, block[1], None]
         if choose:
-            values["gamma"] = candidates
+            values["gamma"] = gammas
         predicted = _predict(target, drafter, system, acceptance, values)
         here = predicted.speedup
         at = here.argmax(axis=-1)[..., None]

@@ -444,6 +444,40 @@ def test_tensor_parallel_divides_the_weights_and_says_so(capsys):
     assert any(row["name"] == "all-reduce" for row in two["breakdown"])
 
 
+def test_the_draft_may_be_split_over_fewer_devices(capsys):
+    pair = ["--target", "llama-3.1-70b", "--accelerator", "h100-sxm", *DRAFT, "--gamma", "4"]
+    pair += ["--tensor-parallel", "8"]
+    together = predict_json(capsys, *pair)
+    alone = predict_json(capsys, *pair, "--draft-tp", "1")
+    target, machine = specsim.model("llama-3.1-70b"), specsim.system("h100", tensor_parallel=8)
+    for devices, document in ((8, together), (1, alone)):
+        draft = specsim.DraftModel(specsim.model("llama-3.2-1b"), tensor_parallel=devices)
+        found = specsim.predict(target, draft, machine, gamma=4, alpha=0.8)
+        assert document["draft_step_s"] == float(found.draft_step_s)
+        assert document["cycle_s"] == float(found.cycle_s)
+    assert together["draft_step_s"] != alone["draft_step_s"]
+    assert together["verify_step_s"] == alone["verify_step_s"]
+    assert any("split over 1 of the target's 8 devices" in said for said in alone["assumptions"])
+    pearl = predict_json(capsys, *pair, "--draft-tp", "1", "--method", "pearl")
+    assert pearl["draft_step_s"] == alone["draft_step_s"]
+    plan_json(capsys, *pair[:-4], "--tensor-parallel", "2", "--draft-tp", "1", "--batches", "1,8")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([*DRAFT, "--draft-tp", "2"], "within 1 and the target's --tensor-parallel 1, got 2"),
+        ([*DRAFT, "--draft-tp", "0"], "within 1 and the target's --tensor-parallel 1, got 0"),
+        (["--draft-tp", "1"], "--draft-tp needs a draft"),
+        (["--draft-tp", "1", "--method", "n-gram"], "n-gram has no draft model to split"),
+    ],
+)
+def test_a_draft_that_cannot_be_split_so(capsys, options, said):
+    assert cli.main(["predict", *SCENARIO, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
 def test_what_does_not_fit_is_said(capsys):
     big = ["--target", "llama-3.1-70b", "--accelerator", "h100-sxm"]
     document = predict_json(capsys, *big)
@@ -479,7 +513,7 @@ def test_what_the_catalog_does_not_know_is_said(capsys):
     options = ["--target", "llama-3.1-8b", "--accelerator", "m4-max", "--tensor-parallel", "2"]
     said = " ".join(predict_json(capsys, *options)["assumptions"])
     assert "Compute unknown: no bf16 rate of m4-max" in said
-    assert "No link between several m4-max is known" in said
+    assert "No link between several m4-max is known: assumed are 2.5 GB/s" in said
     assert "The memory of m4-max is unknown" in said
     assert "from the catalog (assumed)" in said
     said = " ".join(predict_json(capsys, *SCENARIO, "--engine", "vllm")["assumptions"])

@@ -37,7 +37,7 @@ def terms(time):
 
 
 def test_O1_seventy_billion_on_eight_h100():
-    step = step_time(SEVENTY, ideal("h100", 8, link_latency_s=9e-6, link_bytes_per_s=None))
+    step = step_time(SEVENTY, ideal("h100", 8, link_latency_s=9e-6, link_bytes_per_s=np.inf))
     weights, messages = step.share("weights"), terms(step)["all-reduce"].seconds
     assert_allclose(weights, 5.18682e-3, rtol=1e-4)
     assert_allclose(messages, 1.44e-3, rtol=1e-12)
@@ -45,7 +45,7 @@ def test_O1_seventy_billion_on_eight_h100():
 
 
 def test_O2_speculation_divides_the_messages_too():
-    eight = ideal("h100", 8, link_latency_s=9e-6, link_bytes_per_s=None)
+    eight = ideal("h100", 8, link_latency_s=9e-6, link_bytes_per_s=np.inf)
     verify = step_time(SEVENTY, eight, rows=5, context=1)
     per_token = (verify.share("weights") + terms(verify)["all-reduce"].seconds) / 3.3616
     assert_allclose(per_token, 1.97133e-3, rtol=1e-4)
@@ -141,6 +141,20 @@ def test_links_come_from_the_catalog():
     assert h100.link_bytes_per_s == 900e9
     assert h100.link_latency_s < l40s.link_latency_s  # NVLink against PCIe
     assert Accelerator("chip", 1e12).link_bytes_per_s is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peers", "rate"), [("rtx-4090", True, 32e9), ("m4-max", False, 2.5e9)]
+)
+def test_an_unknown_link_is_assumed_slow_and_never_infinite(name, peers, rate):
+    chip = accelerator(name)
+    assert (chip.link_bytes_per_s, chip.has_peers, chip.link_rate) == (None, peers, rate)
+    two = replace(system(name), tensor_parallel=2)
+    messages = terms(step_time(SEVENTY, two, rows=512))["all-reduce"].seconds
+    by_hand = 160 * (chip.link_latency_s + 512 * 8192 * 2 / (rate / 2))
+    assert_allclose(messages, by_hand, rtol=1e-12)
+    linked = replace(two, accelerator=replace(chip, link_bytes_per_s=600e9))
+    assert step_time(SEVENTY, linked, rows=512).total_s < step_time(SEVENTY, two, rows=512).total_s
 
 
 def test_a_pipeline_delivers_no_token_sooner():

@@ -131,6 +131,16 @@ def test_every_remedy_is_true_and_tight(scenario):
             assert not footprint(EIGHT, H200, **(scenario | {name: int(least) + 1})).fits
 
 
+@pytest.mark.parametrize("name", ["m1", "a18-pro", "raspberry-pi-5", "core-i9-14900k"])
+def test_a_machine_without_peers_is_not_told_to_buy_more_of_them(name):
+    alone = system(name)
+    small = replace(alone.accelerator, memory_bytes=8e9)
+    found = remedies(EIGHT, replace(alone, accelerator=small))
+    assert found == ("weights in int4",)
+    card = replace(small, kind="consumer-gpu")
+    assert "tensor_parallel = 4" in remedies(EIGHT, replace(alone, accelerator=card))
+
+
 def test_a_draft_too_many_is_left_out():
     tight = replace(H200, accelerator=Accelerator("chip", 1e12, memory_bytes=17e9))
     assert "no drafter" in remedies(EIGHT, tight, drafter=DraftModel(ONE))

@@ -238,3 +238,17 @@ def test_plans_of_other_methods(name):
     planned = plan(EIGHT, method(name, EIGHT), system("h100"), batches=(1, 256), alpha=0.7)
     assert np.all(planned.speedup >= 1.0)
     assert planned.gamma[1] <= planned.gamma[0]
+
+
+def test_no_gamma_and_no_batch_to_choose_from_is_said():
+    for ask in (best_gamma, plan, crossover):
+        with pytest.raises(SpecsimError, match="gammas must be at least one whole number"):
+            ask(*PAIR, gammas=[], alpha=0.8)
+    with pytest.raises(SpecsimError, match="batches must rise, got"):
+        plan(*PAIR, batches=[], alpha=0.8)
+    with pytest.raises(SpecsimError, match="most must be a whole number >= 1, got 0"):
+        crossover(*PAIR, alpha=0.8, most=0)
+    with pytest.raises(SpecsimError, match="gammas must be a whole number >= 0, got -1"):
+        crossover(*PAIR, gammas=-1, alpha=0.8)
+    one = crossover(*PAIR, gammas=4, alpha=0.8, most=64)
+    assert one == crossover(*PAIR, gammas=[4], alpha=0.8, most=64)

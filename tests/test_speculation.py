@@ -13,7 +13,8 @@ from specsim.acceptance import IID, BetaMixture, Markov, TextTrace
 from specsim.architecture import model
 from specsim.catalog import SpecsimError
 from specsim.cost import step_time
-from specsim.drafting import CATCH_UPS, DraftModel
+from specsim.drafting import CATCH_UPS, DraftModel, method
+from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.leviathan import leviathan_speedup
 from specsim.speculation import predict
 from specsim.system import Accelerator, EfficiencyTable, Engine, System, system
@@ -474,3 +475,23 @@ def test_routing_correlation_is_asked_for_in_one_argument():
             predict(target, draft, machine, routing_correlation=wrong, **asked)
     with pytest.raises(SpecsimError, match=r"llama-3\.1-8b has no experts"):
         predict(model("llama-3.1-8b"), None, machine, routing_correlation=0.5)
+
+
+# ------------------------------------------------------------------------------------ nothing asked
+
+
+@pytest.mark.parametrize("name", catalog.load("methods"))
+def test_no_scenario_is_no_answer_and_no_complaint(name):
+    drafter = method(name, EIGHT, ONE if name in NEED_A_DRAFT else None)
+    for asked in (
+        {"gamma": [], "alpha": 0.8},
+        {"gamma": 3, "alpha": []},
+        {"gamma": [], "survival": []},
+        {"gamma": 2, "tokens_per_cycle": []},
+        {"gamma": 3, "alpha": 0.8, "batch": [], "context": []},
+    ):
+        nothing = predict(EIGHT, drafter, h100(), **asked)
+        assert nothing.speedup.shape == nothing.ties().shape == (0,)
+        assert all(np.size(factor) in (0, 1) for factor in nothing.waterfall().values())
+        with pytest.raises(SpecsimError, match="no best of no scenarios"):
+            nothing.best()

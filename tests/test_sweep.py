@@ -147,3 +147,10 @@ def test_memory_grows_with_the_output_only():
     few, many = peak_beyond_the_output(2**17), peak_beyond_the_output(2**20)
     assert many < 1.2 * few
     assert many < 16 * 2**14 * 8 * 4
+
+
+def test_a_map_of_no_points_and_of_no_gammas():
+    empty = speedup_map(*PAIR, x=("batch", []), y=("alpha", [0.5, 0.8]))
+    assert empty.speedup.shape == (2, 0)
+    with pytest.raises(SpecsimError, match="gammas must be at least one"):
+        speedup_map(*PAIR, x=("batch", [1]), y=("alpha", [0.5]), gammas=[])

@@ -43,6 +43,10 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
     parser.add_argument("--draft", help="a model of the catalog, or a config.json")
     parser.add_argument("--draft-precision", help="of the draft's weights (default: the target's)")
     parser.add_argument(
+        "--draft-tp", type=int, metavar="N",
+        help="devices the draft is split over (default: the target's)",
+    )  # fmt: skip
+    parser.add_argument(
         "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"
     )
 
@@ -96,13 +100,22 @@ def acceptance_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def drafter_of(options: argparse.Namespace, target: Architecture) -> Method | None:
     draft = None if options.draft is None else model(options.draft)
+    stored, devices = options.draft_precision, options.draft_tp
+    if devices is not None and not 1 <= devices <= options.tensor_parallel:
+        raise SpecsimError(
+            f"--draft-tp must be within 1 and the target's --tensor-parallel "
+            f"{options.tensor_parallel}, got {devices}"
+        )
     if options.method is not None:
-        return method(options.method, target, draft, draft_precision=options.draft_precision)
+        return method(
+            options.method, target, draft, draft_precision=stored, draft_tensor_parallel=devices
+        )
     if draft is None:
-        if options.draft_precision is not None:
-            raise SpecsimError("--draft-precision needs a draft: give --draft NAME|config.json")
+        for option, given in (("--draft-precision", stored), ("--draft-tp", devices)):
+            if given is not None:
+                raise SpecsimError(f"{option} needs a draft: give --draft NAME|config.json")
         return None
-    return DraftModel(draft, precision=options.draft_precision)
+    return DraftModel(draft, precision=stored, tensor_parallel=devices)
 
 
 def machine_of(options: argparse.Namespace) -> System:
@@ -154,6 +167,7 @@ def gammas_of(scenario: Scenario) -> Integers:
 def assumptions(options: argparse.Namespace, scenario: Scenario) -> list[str]:
     """What the numbers rest on, in sentences."""
     devices, drafter = options.tensor_parallel, scenario.drafter
+    devices_of_draft = options.draft_tp or devices
     batch = f"{options.batch} sequence(s) with" if hasattr(options, "batch") else "Sequences of"
     sentences = [
         f"{batch} {options.context} tokens of KV cache each; "
@@ -169,6 +183,11 @@ def assumptions(options: argparse.Namespace, scenario: Scenario) -> list[str]:
         if isinstance(drafter, DraftModel):
             sentences.append(
                 "The draft keeps its own KV cache, and its first pass of a cycle reads two tokens."
+            )
+        if devices_of_draft != devices:
+            sentences.append(
+                f"The draft is split over {devices_of_draft} of the target's {devices} devices; "
+                "the others wait while it drafts."
             )
         sentences += drafter.notes
         if options.method is not None:
@@ -196,8 +215,10 @@ def unknowns(machine: System) -> list[str]:
         )
     if machine.tensor_parallel > 1 and chip.link_bytes_per_s is None:
         said.append(
-            f"No link between several {chip.name} is known: an all-reduce costs its latency alone "
-            f"({chip.link_latency_s * 1e6:g} us, assumed; flatters wide passes)."
+            f"No link between several {chip.name} is known: assumed are "
+            f"{chip.link_rate / 1e9:g} GB/s, both directions together, and "
+            f"{chip.link_latency_s * 1e6:g} us per all-reduce, "
+            f"{'as over PCIe 3.0' if chip.has_peers else 'as over a network of 10 Gbit/s'}."
         )
     if chip.memory_bytes is None:
         said.append(f"The memory of {chip.name} is unknown: whether it fits is not checked.")

@@ -23,7 +23,7 @@ from specsim.drafting.lookup import Lookup
 from specsim.drafting.methods import method
 from specsim.drafting.models import CATCH_UPS, DraftModel, EarlyExit, QuantisedSelf
 from specsim.drafting.overlapped import SSD, Pearl
-from specsim.drafting.protocol import Drafter, Method, Mixed, as_method
+from specsim.drafting.protocol import Drafter, Method, Mixed, as_method, candidates
 from specsim.drafting.trees import DynamicTree, StaticTree
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "QuantisedSelf",
     "StaticTree",
     "as_method",
+    "candidates",
     "method",
     "typical_threshold",
 ]

@@ -24,14 +24,16 @@ def method(
     draft: Architecture | None = None,
     *,
     draft_precision: str | None = None,
+    draft_tensor_parallel: int | None = None,
     **changes: Any,
 ) -> Method:
     """The method called `name` for `target`, as `catalog/methods.toml` has it.
 
     `draft` is the draft model of methods that have one (`draft-model`, `pearl`, `ssd`, `cascade`;
-    a `tree` grows from it, or else from an EAGLE-3 head). `changes` replace the catalog's
-    parameters. Raises SpecsimError for an unknown name or parameter, a draft that is missing, and
-    one that is not wanted.
+    a `tree` grows from it, or else from an EAGLE-3 head), `draft_precision` the format of its
+    weights and `draft_tensor_parallel` its devices, where they are not the target's. `changes`
+    replace the catalog's parameters. Raises SpecsimError for an unknown name or parameter, a draft
+    that is missing, and one that is not wanted.
     """
     name = catalog.resolve("methods", name)
     parameters = dict(catalog.lookup("methods", name).get("parameters", {}))
@@ -47,7 +49,11 @@ def method(
         raise SpecsimError(f"the method {name} has no draft model: leave out the draft")
     if draft is None and draft_precision is not None:
         raise SpecsimError(f"the method {name} has no draft model whose precision could differ")
-    model = DraftModel(draft, precision=draft_precision) if draft else None
+    if draft is None and draft_tensor_parallel is not None:
+        raise SpecsimError(f"the method {name} has no draft model to split over other devices")
+    model = None
+    if draft is not None:
+        model = DraftModel(draft, precision=draft_precision, tensor_parallel=draft_tensor_parallel)
     if name in ("n-gram", "suffix"):
         return Lookup(**parameters)
     if name == "early-exit":

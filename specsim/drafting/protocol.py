@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import IID, Decaying, Integers, Law
+from specsim.acceptance import IID, Decaying, Integers, Law, whole
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.system import System
@@ -174,6 +174,15 @@ class Foreign(Method):
 def as_method(drafter: Drafter) -> Method:
     """The drafter with a default for every question it does not answer itself."""
     return drafter if isinstance(drafter, Method) else Foreign(drafter)
+
+
+def candidates(drafter: Drafter, gammas: ArrayLike | None) -> Integers:
+    """The gammas to choose from: those given, or all of the method's. SpecsimError if there is
+    none."""
+    found = as_method(drafter).gammas if gammas is None else np.atleast_1d(whole("gammas", gammas))
+    if found.ndim != 1 or not len(found):
+        raise SpecsimError(f"gammas must be at least one whole number, got shape {found.shape}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ class _BestLaw:
         tokens = [
             np.cumsum(self._tree(flat[:, :, i], nodes).path_probs) for i in range(flat.shape[2])
         ]
-        longest = max(len(each) for each in tokens)
+        longest = max((len(each) for each in tokens), default=1)
         padded = [np.pad(each, (0, longest - len(each)), mode="edge") for each in tokens]
         return _pick(np.array(padded).reshape(*shape, longest), gamma)
 

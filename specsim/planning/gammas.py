@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import IID, Integers, whole
+from specsim.acceptance import IID, Integers, one_count, whole
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting import Drafter, as_method
+from specsim.drafting import Drafter, candidates
 from specsim.leviathan import best_gamma_closed_form
 from specsim.speculation import INDISTINGUISHABLE, Prediction, predict
 from specsim.system import System
@@ -43,7 +43,7 @@ def best_gamma(
     **scenario: Any,
 ) -> BestGamma:
     """The best gamma of one scenario; `scenario` is what `predict` takes, single numbers."""
-    gammas = as_method(drafter).gammas if gammas is None else whole("gammas", gammas)
+    gammas = candidates(drafter, gammas)
     over = predict(target, drafter, system, gamma=gammas, **scenario)
     if over.speedup.ndim != 1:
         raise SpecsimError("best_gamma answers for one scenario: give single numbers, or use plan")
@@ -119,7 +119,7 @@ def plan(
     batch = whole("batches", batches, low=1)
     if batch.ndim != 1 or not len(batch) or np.any(np.diff(batch) <= 0):
         raise SpecsimError(f"batches must rise, got {batch.tolist()}")
-    gammas = as_method(drafter).gammas if gammas is None else whole("gammas", gammas)
+    gammas = candidates(drafter, gammas)
     over = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
     speedup = np.broadcast_to(over.speedup, (len(batch), len(gammas)))
     at = speedup.argmax(axis=1)
@@ -164,8 +164,8 @@ def crossover(
     `gammas` are those to choose from: one number fixes gamma, None is all of the method's.
 
     Every batch is looked at: mixtures of experts are not monotone."""
-    batch = np.arange(1, most + 1)
-    gammas = as_method(drafter).gammas if gammas is None else np.atleast_1d(gammas)
+    batch = np.arange(1, one_count("most", most, low=1) + 1)
+    gammas = candidates(drafter, gammas)
     best = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
     pays = best.speedup.max(axis=-1) > 1.0 + margin
     last = int(batch[pays][-1]) if np.any(pays) else 0

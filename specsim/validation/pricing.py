@@ -96,7 +96,7 @@ def stack(
     arithmetic = Precision("each its own", np.nan, "linear")
     chips: dict[str, Any] = {
         "bandwidth_bytes_per_s": [case.chip.bandwidth_bytes_per_s for case in cases],
-        "link_bytes_per_s": [case.chip.link_bytes_per_s or np.inf for case in cases],
+        "link_bytes_per_s": [case.chip.link_rate for case in cases],
         "link_latency_s": [case.chip.link_latency_s for case in cases],
     }
     rates = {
