@@ -4,6 +4,7 @@ One pass takes, summed over its operators,
 
     linear      max(weight bytes / (e_w BW),  FLOPs / (e_f F))     weights once per pass
     attention   max(KV bytes / (e_k BW),      FLOPs / (e_a F))     KV once per sequence
+                where F is the rate of the operator's own arithmetic
     elementwise activation bytes / (e_x BW)
     all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels
@@ -107,12 +108,8 @@ class ForwardTime:
 
 def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> ForwardTime:
     """Price one pass on one system; `norm` says how loads and arithmetic overlap (see above)."""
-    engine, precision, chip = system.engine, work.precision, system.accelerator
+    engine, chip = system.engine, system.accelerator
     bandwidth = system.bandwidth_bytes_per_s
-    rate = chip.rate(precision.math)
-    # attention multiplies activations, which stay in 16 or 32 bits whatever the weights are in
-    attention_math = precision.math if precision.activation_bytes >= 4 else "bf16"
-    attention_rate = chip.rate(attention_math)
     table = engine.weight_efficiency
     of_kernels = isinstance(table, EfficiencyTable) and table.of == "matrix"
     of_pass = 1.0 if of_kernels else engine.weight_efficiency_at(work.weight_bytes, work.rows)
@@ -125,13 +122,14 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
             if of_kernels:
                 efficiency = engine.product_efficiency(operator, work)
             memory_s = operator.weight_bytes / (bandwidth * efficiency)
-            compute_s = operator.flops / (engine.compute_efficiency * rate)
+            compute_s = operator.flops / (engine.compute_efficiency * chip.rate(operator.math))
             floor_s = operator.kernels * engine.kernel_floor_s
             bound = "weights"
         elif operator.kind == ATTENTION:
             efficiency = engine.attention_efficiency(operator)
             memory_s = operator.kv_bytes / (efficiency * bandwidth)
-            compute_s = operator.flops / (engine.attention_compute_efficiency * attention_rate)
+            rate = engine.attention_compute_efficiency * chip.rate(operator.math)
+            compute_s = operator.flops / rate
             floor_s = operator.kernels * engine.attention_floor_s
             bound = "kv"
         elif operator.kind == COLLECTIVE:

@@ -14,7 +14,7 @@ from specsim import DraftModel, SpecsimError
 from specsim.architecture import Architecture, Experts, LatentAttention, model
 from specsim.cost import BOUNDS, pipeline, step_time
 from specsim.system import Accelerator, Engine, System, accelerator, system
-from specsim.work import PRECISIONS
+from specsim.work import LINEAR, PRECISIONS
 
 SEVENTY = model("llama-3.1-70b")
 FAMILIES = [
@@ -197,6 +197,36 @@ def test_a_latent_computes_where_heads_would_wait_for_memory():
     assert heads["attention"].bound.tolist() == ["kv"] * 2
     grown = latent["attention"].seconds
     assert_allclose(grown[1] / grown[0], 5, rtol=1e-6)  # verification is not free here
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "wide"),
+    [
+        ("fp8", "llama-3.1-8b", ["LM head"]),
+        ("fp8", "qwen3-30b-a3b", ["router", "LM head"]),
+        ("fp4", "llama-3.1-8b", ["LM head"]),
+        ("int8", "llama-3.1-8b", []),
+        ("bf16", "qwen3-30b-a3b", []),
+    ],
+)
+def test_weights_that_stay_wide_are_multiplied_at_their_own_rate(stored, name, wide):
+    """On a B200: 2.25 PFLOP/s in 16 bits, 4.5 in 8, 9 in 4. 4096 rows wait for arithmetic alone."""
+    machine = system("b200", "ideal", stored)
+    step = step_time(model(name), machine, rows=4096, context=1)
+    own = {"fp8": 4.5e15, "fp4": 9e15}.get(stored, 2.25e15)
+    for term in step.terms:
+        if term.operator is not None and term.operator.kind == LINEAR:
+            rate = 2.25e15 if term.name in wide else own
+            assert_allclose(term.compute_s, term.operator.flops / rate, rtol=1e-12)
+    attention = terms(step)["attention"]
+    assert_allclose(attention.compute_s, attention.operator.flops / 2.25e15, rtol=1e-12)
+
+
+def test_thirty_two_bits_stay_thirty_two():
+    step = step_time(SMALL, system("h100", "ideal", "fp32"), rows=64)
+    for term in step.terms:
+        if term.operator is not None and term.operator.math:
+            assert_allclose(term.compute_s, term.operator.flops / 67e12, rtol=1e-12)
 
 
 # ------------------------------------------------------------------------- floors, overlap, shares

@@ -23,7 +23,10 @@ Place = tuple[str, str, str | None]  # engine, field, and the key where the fiel
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
 ABOUT = ("name", "source", "confidence", "error", "head_sharded")
-COUNTS = tuple(field.name for field in fields(Operator) if field.name not in ("name", "kind"))
+COUNTS = tuple(
+    field.name for field in fields(Operator) if field.name not in ("name", "kind", "math")
+)
+EACH_ITS_OWN = Precision("each its own", np.nan, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,6 @@ class Side:
     cases: tuple[Case, ...]
     work: ForwardWork
     chips: Accelerator
-    arithmetic: Precision
     places: Mapping[str, tuple[Place, ...]]  # of each constant: where its value comes from
     values: Mapping[str, Floats]
 
@@ -48,7 +50,7 @@ class Side:
             limit = constants.pop(ceiling) / self.chips.bandwidth_bytes_per_s
             constants[efficiency] = np.minimum(constants[efficiency], limit)
         engine = Engine("side by side", **constants)  # type: ignore[arg-type]
-        machine = System(self.chips, engine, self.arithmetic)
+        machine = System(self.chips, engine, EACH_ITS_OWN)
         pass_s = forward_time(self.work, machine).total_s
         stages = np.array([case.stages for case in self.cases])
         batch = np.array([case.batch for case in self.cases])
@@ -66,14 +68,14 @@ def beyond_the_pass(
 
 def side_by_side(cases: Sequence[Case], engines: catalog.Table) -> Side:
     """The cases with the constants of `engines` that hold for each."""
-    work, chips, arithmetic = stack(cases, engines)
+    work, chips = stack(cases, engines)
     places, values = {}, {}
     for field in CONSTANTS:
         if field not in ABOUT:
             found = [_find(case, field, engines) for case in cases]
             places[field] = tuple(place for place, _ in found)
             values[field] = np.array([value for _, value in found], float)
-    return Side(tuple(cases), work, chips, arithmetic, places, values)
+    return Side(tuple(cases), work, chips, places, values)
 
 
 def _find(case: Case, field: str, engines: catalog.Table) -> tuple[Place, float]:
@@ -88,31 +90,35 @@ def _find(case: Case, field: str, engines: catalog.Table) -> tuple[Place, float]
     return (owner, field, key), value[key]
 
 
-def stack(
-    cases: Sequence[Case], engines: catalog.Table
-) -> tuple[ForwardWork, Accelerator, Precision]:
-    """One work whose scenarios are the cases, the chips they ran on, and their arithmetic."""
+def stack(cases: Sequence[Case], engines: catalog.Table) -> tuple[ForwardWork, Accelerator]:
+    """One work whose scenarios are the cases, and the chips they ran on.
+
+    The cases' arithmetic differs too, so each operator's is called as the operator itself is, and
+    its rate is that of every case's chip for it.
+    """
     works = [work_of(case, engines) for case in cases]
-    arithmetic = Precision("each its own", np.nan, "linear")
     chips: dict[str, Any] = {
         "bandwidth_bytes_per_s": [case.chip.bandwidth_bytes_per_s for case in cases],
         "link_bytes_per_s": [case.chip.link_rate for case in cases],
         "link_latency_s": [case.chip.link_latency_s for case in cases],
-    }
-    rates = {
-        "linear": np.array([case.chip.rate(precision(case.precision).math) for case in cases]),
-        "bf16": np.array([case.chip.rate("bf16") for case in cases]),  # attention's
     }
     columns: dict[str, Any] = {
         "layers": [work.layers for work in works],
         "rows": [float(work.rows) for work in works],
         "logits": [float(work.logits) for work in works],
     }
-    operators = _stacked([{operator.name: operator for operator in work} for work in works])
+    named = [{operator.name: operator for operator in work} for work in works]
+    operators = _stacked(named)
+    rates = {
+        name: [
+            case.chip.rate(work[name].math) if name in work else np.inf
+            for case, work in zip(cases, named, strict=True)
+        ]
+        for name in (operator.name for operator in operators)
+    }
     return (
-        ForwardWork(operators, precision=arithmetic, **_arrays(columns)),
-        Accelerator("each its own", flops_per_s=rates, **_arrays(chips)),  # type: ignore[arg-type]
-        arithmetic,
+        ForwardWork(operators, precision=EACH_ITS_OWN, **_arrays(columns)),
+        Accelerator(EACH_ITS_OWN.name, flops_per_s=_arrays(rates), **_arrays(chips)),
     )
 
 
@@ -142,5 +148,5 @@ def _stacked(works: Sequence[Mapping[str, Operator]]) -> tuple[Operator, ...]:
             count: [float(getattr(work[name], count)) if name in work else 0.0 for work in works]
             for count in COUNTS
         }
-        operators.append(Operator(name, kind, **_arrays(columns)))
+        operators.append(Operator(name, kind, **_arrays(columns), math=name))
     return tuple(operators)

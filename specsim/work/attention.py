@@ -59,6 +59,7 @@ def over_the_cache(
         activation_bytes=2.0 * tokens * values * wide * layers,
         kernels=layers,
         streams=asked.batch * heads,
+        math=asked.precision.activation_math,
     )
 
 

@@ -24,9 +24,10 @@ class Precision:
 
     `weight_bytes` counts group scales (int4 with groups of 32 and a 16-bit scale and zero:
     0.5 + 4/32); `head_bytes` is the LM head's and `expert_bytes` the routed experts', where a
-    format treats them differently; `math` names the rate of the accelerator that is used, for every
-    product: also for an LM head and a router that stay in 16 bits (flatters wide passes in fp8).
-    What unpacking a narrow format costs is in an engine's weight efficiency for it, nowhere else.
+    format treats them differently; `math` names the rate of the accelerator that is used, but for
+    weights that stay wider than the rest (an fp8 model's LM head and routers) and for attention:
+    those multiply in the format of activations. What unpacking a narrow format costs is in an
+    engine's weight efficiency for it, nowhere else.
     """
 
     name: str
@@ -37,6 +38,15 @@ class Precision:
     head_bytes: float | None = None
     expert_bytes: float | None = None
     table_bytes: float | None = None
+
+    @property
+    def activation_math(self) -> str:
+        """The arithmetic of activations, 16 or 32 bits whatever the weights are in."""
+        return self.math if self.activation_bytes >= 4 else "bf16"
+
+    def math_with(self, bytes_per_weight: float) -> str:
+        """The arithmetic of a product with weights of so many bytes."""
+        return self.math if bytes_per_weight <= self.weight_bytes else self.activation_math
 
     @property
     def bytes_per_head_weight(self) -> float:

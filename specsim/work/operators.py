@@ -21,6 +21,7 @@ class Operator:
     """One kind of kernel, summed over the layers; every count is an array over the scenarios, of
     one device where the model is split over several.
 
+    `math` names the arithmetic, and so the accelerator's rate, where there is any to speak of.
     Units: FLOP (a multiply-add is two) and bytes; `link_bytes` are what a device sends to its
     peers, `kernels` how many times the operator is launched in a pass, `streams` how many caches
     (sequences times key-value heads) an attention kernel reads.
@@ -35,6 +36,7 @@ class Operator:
     link_bytes: Floats | float = 0.0
     kernels: Floats | float = 0.0
     streams: Floats | float = 0.0
+    math: str = ""
 
 
 @dataclass(frozen=True, slots=True)

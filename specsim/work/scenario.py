@@ -55,6 +55,7 @@ class Pass:
             kv_bytes=self.spread(0.0),
             activation_bytes=self.spread(visits * moved * layers),
             kernels=layers,
+            math=self.precision.math_with(bytes_per_weight),
         )
 
     def other(
@@ -68,6 +69,7 @@ class Pass:
         link_bytes: Floats | float = 0.0,
         kernels: int = 0,
         streams: Floats | float = 0.0,
+        math: str = "",
     ) -> Operator:
         """An operator without weights."""
         return Operator(
@@ -80,4 +82,5 @@ class Pass:
             link_bytes=self.spread(link_bytes),
             kernels=kernels,
             streams=streams,
+            math=math,
         )
