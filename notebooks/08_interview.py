@@ -896,7 +896,7 @@ quiz.ask("dollars")
 from specsim.economics import dollars_per_million_tokens
 from specsim.memory import footprint
 
-unlinked = replace(chip, link_latency_s=0.0, link_bytes_per_s=None)  # all-reduces left out
+unlinked = replace(chip, link_latency_s=0.0, link_bytes_per_s=np.inf)  # all-reduces left out
 engine = replace(h100.engine, weight_efficiency=0.75, kv_efficiency=0.75)
 four = replace(h100, accelerator=unlinked, engine=engine, tensor_parallel=4)
 single = specsim.predict(llama_70b, None, four, context=1)

@@ -165,6 +165,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         laps=laps,
         small=small,
         memory_bytes=memory,
+        host_ahead=device.type != "cpu",
     )
 
 

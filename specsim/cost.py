@@ -9,6 +9,9 @@ One pass takes, summed over its operators,
     all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels
 
+and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode it runs
+ahead of the device, so a pass takes the longer of the two (on a CPU, which is both, their sum).
+
 The sum over operators assumes that kernels do not overlap (punishes); the maximum within one
 assumes that its loads and its arithmetic overlap perfectly (flatters, most around the ridge). The
 other end is their sum, `serial_s`; a p-norm lies between (`norm`; 2 fits public vLLM rows a little
@@ -70,24 +73,40 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class ForwardTime:
-    """The terms of one pass; `total_s` is their sum."""
+    """The terms of one pass on the device, and what launching them takes beside it, on the host.
+
+    `total_s` is the longer of the terms' sum and `launch_s`.
+    """
 
     terms: tuple[Term, ...]
+    launch_s: float | Floats = 0.0
 
     @property
-    def total_s(self) -> Floats:
+    def device_s(self) -> Floats:
         # one after the other, and not np.sum: a scenario then rounds alike alone and in an array
         return reduce(np.add, (term.seconds for term in self.terms))
 
     @property
+    def total_s(self) -> Floats:
+        return np.maximum(self.device_s, self.launch_s)
+
+    @property
+    def waiting_s(self) -> Floats:
+        """What the device waits for the host: 0 where its own work takes longer than launching."""
+        return np.maximum(self.launch_s - self.device_s, 0.0)
+
+    @property
     def serial_s(self) -> Floats:
         """The upper end of the roofline: no load overlaps with any arithmetic."""
-        return reduce(np.add, (replace(term, norm=1.0).seconds for term in self.terms))
+        serial = reduce(np.add, (replace(term, norm=1.0).seconds for term in self.terms))
+        return np.maximum(serial, self.launch_s)
 
     def share(self, bound: str) -> Floats:
-        """Seconds of the operators limited by `bound`: weights, kv, compute or overhead."""
+        """Seconds of the operators limited by `bound`: weights, kv, compute or overhead (with what
+        waits for the host)."""
         limited = (np.where(term.limited_by(bound), term.seconds, 0.0) for term in self.terms)
-        return reduce(np.add, limited)
+        share: Floats = reduce(np.add, limited)
+        return share + self.waiting_s if bound == "overhead" else share
 
     @property
     def bound(self) -> NDArray[np.str_]:
@@ -103,6 +122,11 @@ class ForwardTime:
             row: dict[str, Any] = {"name": term.name}
             row |= {key: getattr(term.operator, key) if term.operator else 0.0 for key in counts}
             rows.append(row | {"seconds": term.seconds, "bound": term.bound})
+        if np.any(self.waiting_s > 0):
+            nothing = dict.fromkeys(("flops", "weight_bytes", "kv_bytes"), 0.0)
+            waiting: dict[str, Any] = {"name": "waiting for the host", **nothing}
+            overhead = np.full(np.shape(self.waiting_s), "overhead")
+            rows.append(waiting | {"seconds": self.waiting_s, "bound": overhead})
         return rows
 
 
@@ -143,10 +167,13 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
             bound = "overhead"
         terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, norm))
     overhead_s = work.layers * engine.layer_overhead_s + engine.pass_overhead_s
+    launch_s = work.layers * engine.layer_launch_s + engine.pass_launch_s
+    if chip.is_host:
+        overhead_s, launch_s = overhead_s + launch_s, 0.0
     overhead = np.zeros_like(work.rows) + overhead_s
     nothing = np.zeros_like(overhead)
     terms.append(Term("launches and small kernels", None, overhead, nothing, "overhead"))
-    return ForwardTime(tuple(terms))
+    return ForwardTime(tuple(terms), launch_s)
 
 
 def step_time(

@@ -6,11 +6,11 @@ layers and the small kernels take, and through the context, which attention read
     seconds = what does not see the context (batch, rows)
             + max(memory, arithmetic, floor) of attention, straight lines in the context
 
-`pass_s` prices every distinct (batch, rows) once, at a few contexts, draws the lines, and combines
-them over all scenarios: six operations a scenario instead of a hundred. Before it trusts the lines
-it compares them with the full sum between their ends; where they miss it (sliding windows) or the
-machine is an array, it prices every scenario in full. A convenience of arithmetic: the numbers
-are those of `cost.step_time` to 1e-9.
+and no less than the host takes to launch it. `pass_s` prices every distinct (batch, rows) once, at
+a few contexts, draws the lines, and combines them over all scenarios: six operations a scenario
+instead of a hundred. Before it trusts the lines it compares them with the full sum between their
+ends; where they miss it (sliding windows) or the machine is an array, it prices every scenario in
+full. A convenience of arithmetic: the numbers are those of `cost.step_time` to 1e-9.
 """
 
 from dataclasses import dataclass
@@ -100,6 +100,7 @@ class _Lines:
     most: float
     fixed: Floats  # (pairs,)
     operators: tuple[tuple[Floats, ...], ...]  # memory at least, its rise; arithmetic too; floor
+    launch_s: float | Floats
 
     def at(self, index: NDArray[np.int64], context: Floats) -> Floats:
         along = (context - self.least) / max(self.most - self.least, 1.0)
@@ -108,7 +109,7 @@ class _Lines:
             seconds = memory[index] + memory_rise[index] * along
             seconds = np.maximum(seconds, compute[index] + compute_rise[index] * along)
             total = total + (np.maximum(seconds, floor[index]) if floor.any() else seconds)
-        return total
+        return np.maximum(total, self.launch_s) if np.any(self.launch_s) else total
 
 
 def _lines(model: Architecture, system: System, pairs: _Pairs, context: Floats) -> _Lines | None:
@@ -131,7 +132,7 @@ def _lines(model: Architecture, system: System, pairs: _Pairs, context: Floats) 
             floor = np.broadcast_to(np.asarray(term.floor_s, float), shape)[:, 0]
             rises = (memory[:, 1] - memory[:, 0], compute[:, 1] - compute[:, 0])
             operators.append((memory[:, 0], rises[0], compute[:, 0], rises[1], floor))
-    lines = _Lines(least, most, fixed, tuple(operators))
+    lines = _Lines(least, most, fixed, tuple(operators), forward.launch_s)
     drawn = lines.at(np.arange(shape[0])[:, None], contexts)
     in_full = np.broadcast_to(forward.total_s, shape)
     return lines if np.allclose(drawn, in_full, rtol=TOLERANCE, atol=0.0) else None

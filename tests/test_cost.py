@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from specsim import catalog
 from specsim.architecture import model
@@ -219,6 +219,59 @@ def test_a_table_of_efficiencies_is_asked_for_the_whole_pass():
     assert efficiency[0] != efficiency[1]
     memory_s = linear(forward_time(work, table), "memory_s")
     assert_allclose(memory_s, work.weight_bytes / (efficiency * 1e12), rtol=1e-13)
+
+
+# ------------------------------------------------------------------- the host, beside the device
+
+
+def test_a_host_that_runs_ahead_is_hidden_or_waited_for():
+    """32 layers x 100 us + 300 us = 3.5 ms of launches beside a device that takes 2 to 40 ms."""
+    launching = {"layer_launch_s": 100e-6, "pass_launch_s": 300e-6}
+    batch = np.array([1, 4, 64, 512])
+    alone = step_time(EIGHT, a_system(1e13, 1e15, layer_overhead_s=1e-5), batch=batch)
+    ahead = step_time(EIGHT, a_system(1e13, 1e15, layer_overhead_s=1e-5, **launching), batch=batch)
+    assert alone.total_s[0] < 3.5e-3 < alone.total_s[-1]
+    assert_array_equal(ahead.total_s, np.maximum(alone.total_s, 3.5e-3))
+    assert_allclose(ahead.waiting_s, np.maximum(3.5e-3 - alone.total_s, 0.0), atol=1e-15)
+    assert ahead.bound[0] == "overhead"
+    assert ahead.bound[-1] == alone.bound[-1]
+    assert np.all(ahead.serial_s >= ahead.total_s)
+    rows = ahead.breakdown()
+    assert rows[-1]["name"] == "waiting for the host"
+    assert_allclose(sum(row["seconds"] for row in rows), ahead.total_s, rtol=1e-12)
+    assert_allclose(sum(ahead.share(b) for b in BOUNDS), ahead.total_s, rtol=1e-12)
+    assert [row["name"] for row in alone.breakdown()] == [row["name"] for row in rows[:-1]]
+
+
+def test_on_a_cpu_launching_adds():
+    machine = a_system(1e11, 1e12, layer_launch_s=100e-6, pass_launch_s=300e-6)
+    without = step_time(EIGHT, a_system(1e11, 1e12), batch=[1, 64]).total_s
+    cpu = replace(machine, accelerator=replace(machine.accelerator, kind="cpu"))
+    step = step_time(EIGHT, cpu, batch=[1, 64])
+    assert_allclose(step.total_s, without + 3.5e-3, rtol=1e-12)
+    assert_array_equal(step.waiting_s, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "published_s", "sum_is_off"),
+    [("h100", 13.2e9 / 3.35e12 / 0.27, 0.3), ("l4", 13.2e9 / 300e9 / 0.81, 0.3)],
+)
+def test_eager_pytorch_is_bound_by_the_host_on_a_fast_card_and_by_the_card_on_a_slow_one(
+    name, published_s, sum_is_off
+):
+    """arXiv:2605.30571: a 7B in bf16 decodes at 27 % of the bandwidth's floor on an H100, at 81 %
+    on an L4. The longer of device and host is within 15 % of both; their sum of neither."""
+    step = step_time(model("llama-2-7b"), system(name, "torch-eager"), context=128)
+    assert step.total_s == pytest.approx(published_s, rel=0.15)
+    assert (step.waiting_s > 0) == (name == "h100")
+    assert step.device_s + step.launch_s > (1 + sum_is_off) * published_s
+
+
+def test_eager_launches_of_24_and_12_layers():
+    """Yan et al., arXiv:2402.01528: 13.13 and 6.69 ms."""
+    engine = catalog_engine("torch-eager", "bf16")
+    launch_s = [layers * engine.layer_launch_s + engine.pass_launch_s for layers in (24, 12)]
+    assert_allclose(launch_s, [13.13e-3, 6.69e-3], rtol=0.07)
 
 
 # ------------------------------------------------------------------------------- limits, monotone

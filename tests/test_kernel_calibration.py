@@ -124,6 +124,38 @@ def test_overheads_come_out_of_the_laps(probes, system):
     assert fit_kernels(probes, "cuda-graphs").median_error < 0.02
 
 
+LAUNCH_S, BEGIN_S = 75e-6, 120e-6  # of a layer and of a pass, by a host that runs ahead
+
+
+def eager_pass_s(model: Architecture, batch: int, rows: int) -> float:
+    return max(true_pass_s(model, batch, rows, 1024), LAUNCH_S * model.num_layers + BEGIN_S)
+
+
+def test_eager_launches_hide_behind_long_kernels(probes):
+    """Small probes wait for their launches, large ones do not; neither do large models."""
+    models = (shape(768, 3), shape(1536, 10), shape(3072, 24), shape(6144, 12))
+    laps = tuple(
+        LapProbe("verify", m, gamma, 1024, eager_pass_s(m, batch, gamma + 1), batch)
+        for m in models for gamma in (0, 3, 7) for batch in (1, 16)
+    )  # fmt: skip
+    laps += tuple(LapProbe("host", models[0], gamma, 1024, CYCLE_S) for gamma in (0, 3, 7))
+    waiting = [p.seconds > true_pass_s(p.architecture, p.batch, p.gamma + 1, 1024) for p in laps]
+    assert {True, False} == set(waiting[:-3])  # both kinds are there
+    ahead = replace(probes, laps={"eager": laps}, host_ahead=True)
+    calibration = fit_kernels(ahead, "eager")
+    engine = calibration.system.engine
+    assert engine.layer_launch_s == pytest.approx(LAUNCH_S, rel=0.02)
+    assert engine.pass_launch_s == pytest.approx(BEGIN_S, rel=0.1)
+    assert engine.layer_overhead_s == engine.pass_overhead_s == 0.0
+    for model in (shape(512, 40), shape(8192, 20)):
+        step = step_time(model, calibration.system, batch=4)
+        assert float(step.total_s) == pytest.approx(eager_pass_s(model, 4, 1), rel=0.1)
+    # on a device that is its own host the launches add, and there are no others
+    adding = fit_kernels(replace(ahead, host_ahead=False), "eager").system.engine
+    assert adding.layer_launch_s == adding.pass_launch_s == 0.0
+    assert adding.layer_overhead_s > 0
+
+
 def test_few_streams_are_slower_per_byte(system):
     model = shape(4096, 32)
     one = step_time(model, system, batch=1, context=16384)

@@ -28,7 +28,7 @@ def both(scenario, engine="cuda-graphs"):
     return fast, step_time(EIGHT, machine(engine), **scenario).total_s
 
 
-@pytest.mark.parametrize("engine", ["ideal", "vllm", "table"])
+@pytest.mark.parametrize("engine", ["ideal", "vllm", "torch-eager", "table"])
 def test_a_grid(engine):
     scenario = {
         "batch": np.arange(1, 400, 9)[:, None, None],
@@ -40,7 +40,7 @@ def test_a_grid(engine):
     assert_allclose(fast, full, rtol=1e-11)
 
 
-@pytest.mark.parametrize("engine", ["ideal", "vllm", "table"])
+@pytest.mark.parametrize("engine", ["ideal", "vllm", "torch-eager", "table"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_list(engine, whole):
     rng = np.random.default_rng(0)

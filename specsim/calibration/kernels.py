@@ -7,7 +7,8 @@ how many caches it reads at once, not on the size of the pass. So both become ta
                 form are averaged geometrically
 2. attention    time per byte by bytes of one stream (the cache of one key-value head of one
                 sequence) and streams, at one row; what wide passes take beyond it is arithmetic
-3. laps         of decoding cycles, in the mode that is calibrated: what is left, as in `laps`
+3. laps         of decoding cycles, in the mode that is calibrated: what is left, as in `laps`; in
+                eager mode the launches instead, where they take longer than the kernels
 
 The times of kernels are those of a kernel within a CUDA graph of many, launch gap included.
 """
@@ -63,6 +64,7 @@ class KernelProbes:
     laps: Mapping[str, tuple[LapProbe, ...]]
     small: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
+    host_ahead: bool = False  # the device is not the host: eager launches run ahead of it
 
 
 def fit_kernels(
@@ -85,7 +87,8 @@ def fit_kernels(
     )
     rates = {stored.math: rate, "bf16": rate, "fp32": rate}  # attention multiplies activations
     chip = Accelerator(probes.machine, bandwidth, rates, probes.memory_bytes)
-    return with_overheads(System(chip, engine, stored), probes.laps[mode], environment)
+    ahead = probes.host_ahead and mode == "eager"
+    return with_overheads(System(chip, engine, stored), probes.laps[mode], environment, ahead)
 
 
 def sustained(reads: Sequence[tuple[float, float]]) -> float:

@@ -29,6 +29,10 @@ from specsim.work import ELEMENTWISE, forward_work, precision
 
 Floats = NDArray[np.float64]
 
+WAITS = (
+    1.1  # a lap that takes so many times its device's work is taken, at first, to wait for the host
+)
+ROUNDS = 8  # of deciding which laps do
 SMALLEST_ERROR = 0.05  # no machine repeats itself better than this from one minute to the next
 
 
@@ -132,36 +136,54 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
 
 
 def with_overheads(
-    products_only: System, laps: Sequence[LapProbe], environment: Mapping[str, Any] | None = None
+    products_only: System,
+    laps: Sequence[LapProbe],
+    environment: Mapping[str, Any] | None = None,
+    host_ahead: bool = False,
 ) -> Calibration:
     """The System that explains laps, given what products and attention take; no constant is
-    negative."""
-    known, columns = [], []
-    for probe in laps:
-        seconds, *counts = explained(probe, products_only)
-        known.append(seconds)
-        columns.append(counts)
+    negative.
+
+    `host_ahead`: kernels are launched one by one by a host that runs ahead of the device, so a pass
+    takes the longer of its work and its launches, and each lap tells of one of them alone.
+    """
+    explanations = [explained(probe, products_only) for probe in laps]
+    known = np.array([seconds for seconds, *_ in explanations])
+    counts = np.array([row for _, *row in explanations])
     measured = np.array([probe.seconds for probe in laps])
-    constants = non_negative_fit(
-        np.array(columns) / measured[:, None], 1 - np.array(known) / measured
-    )
+    of_passes = np.array([probe.lap != "host" for probe in laps])
+    waiting = host_ahead & of_passes & (measured > WAITS * known)
+    for _ in range(ROUNDS if host_ahead else 1):
+        told = counts.copy()
+        if host_ahead:
+            told[~waiting, :2] = 0.0  # where the device works, launching is hidden
+            told[waiting, 2] = 0.0  # and where it waits, its own work is
+        device_s = np.where(waiting, 0.0, known)
+        constants = np.array(non_negative_fit(told / measured[:, None], 1 - device_s / measured))
+        launching, working = counts[:, :2] @ constants[:2], known + counts[:, 2] * constants[2]
+        again = host_ahead & of_passes & (launching > working)
+        if np.array_equal(again, waiting):
+            break
+        waiting = again
+    passing = np.maximum(launching, working) if host_ahead else launching + working
+    residuals = ((passing + counts[:, 3:] @ constants[3:]) / measured - 1)[of_passes]
     layer_s, pass_s, activation_s, drafting_s, sampling_s, cycle_s, speculation_s, logit_s = (
-        constants
+        constants.tolist()
     )
-    residuals = (np.array(known) + np.array(columns) @ constants) / measured - 1
-    residuals = residuals[[probe.lap != "host" for probe in laps]]
+    each = ("layer_launch_s", "pass_launch_s")
+    if not host_ahead:
+        each = ("layer_overhead_s", "pass_overhead_s")
     engine = replace(
         products_only.engine,
         activation_efficiency=1
         / max(activation_s * float(products_only.bandwidth_bytes_per_s), 1e-12),
-        layer_overhead_s=layer_s,
-        pass_overhead_s=pass_s,
         drafting_overhead_s=drafting_s,
         sampling_overhead_s=sampling_s,
         cycle_overhead_s=cycle_s,
         speculation_overhead_s=speculation_s,
         logit_overhead_s=logit_s,
         error=max(SMALLEST_ERROR, float(np.quantile(np.abs(residuals), 0.8))),
+        **dict(zip(each, (layer_s, pass_s), strict=True)),
     )
     return Calibration(
         replace(products_only, engine=engine), tuple(residuals.tolist()), environment or {}

@@ -66,7 +66,7 @@ def more_flops() -> dict[str, float]:
 
 def second_gpu() -> dict[str, float]:
     all_reduce_s = 6e-6  # a small all-reduce of an engine's own over NVLink: 5 to 8 us
-    one = with_link(H100, all_reduce_s, H100.accelerator.link_bytes_per_s)
+    one = with_link(H100, all_reduce_s, float(H100.accelerator.link_rate))
     two = plain(LLAMA_70B, replace(one, tensor_parallel=2))
     reduced = next(term for term in two.step.terms if term.name == "all-reduce")
     assert reduced.operator is not None

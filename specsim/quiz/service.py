@@ -1,5 +1,7 @@
 """Serving: percentiles, benchmarks, money, and the software around the passes."""
 
+import numpy as np
+
 from specsim.acceptance import IID, per_position
 from specsim.architecture import model
 from specsim.economics import dollars_per_million_tokens
@@ -39,7 +41,7 @@ def percentiles() -> dict[str, float]:
 
 def dollars() -> dict[str, float]:
     devices, price = 4, 10.0  # four GPUs at 2.5 dollars an hour each: an assumed price
-    four = of_bandwidth(with_link(roofline("h100-sxm", devices=devices), 0.0, None), 0.75)
+    four = of_bandwidth(with_link(roofline("h100-sxm", devices=devices), 0.0, np.inf), 0.75)
     one = plain(LLAMA_70B, four)
     many = plain(LLAMA_70B, four, batch=64, context=2048)
     rate = float(one.tokens_per_s)

@@ -43,7 +43,8 @@ def of_bandwidth(system: System, share: float) -> System:
     return replace(system, engine=engine)
 
 
-def with_link(system: System, latency_s: float, bytes_per_s: float | None) -> System:
+def with_link(system: System, latency_s: float, bytes_per_s: float) -> System:
+    """The same machine with other links between its devices."""
     chip = replace(system.accelerator, link_latency_s=latency_s, link_bytes_per_s=bytes_per_s)
     return replace(system, accelerator=chip)
 

@@ -59,6 +59,11 @@ class Accelerator:
             return self.link_bytes_per_s
         return PCIE_BYTES_PER_S if self.has_peers else NETWORK_BYTES_PER_S
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it launches its own kernels: then launching adds to computing."""
+        return self.kind == "cpu"
+
     def rate(self, math: str) -> float:
         """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
         # a chip without a unit for a format converts the operands to the next wider one it has

@@ -24,7 +24,8 @@ class Engine:
     | `weight_efficiency` | flatters small matrices and odd widths: a table where it was measured |
     | `compute_efficiency` | flatters passes between one row and full tiles |
     | `kv_efficiency`, `attention_compute_efficiency` | flatter short contexts and few KV heads |
-    | `layer_overhead_s`, `pass_overhead_s` | punish where launches hide behind long kernels |
+    | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; punish behind long kernels |
+    | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
@@ -33,6 +34,8 @@ class Engine:
     | `stage_overhead_s` | handing a row to the next device of a layer split, per further device |
     | `kernel_floor_s`, `attention_floor_s` | no product, no attention of a layer takes less |
     | `head_sharded` | whether tensor parallelism splits the LM head too |
+
+    Launching flatters where it counts: the host is taken to be a whole pass ahead at its beginning.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Engine:
     activation_efficiency: float = float("inf")
     layer_overhead_s: float = 0.0
     pass_overhead_s: float = 0.0
+    layer_launch_s: float = 0.0
+    pass_launch_s: float = 0.0
     cycle_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     speculation_overhead_s: float = 0.0
