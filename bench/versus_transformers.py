@@ -1,11 +1,14 @@
 """Our decoder beside transformers on the same weights, same prompts, same dtype, in one run.
 
-    python bench/versus_transformers.py [--json] [--prompts 6] [--gamma 1 2 3 4 5]
+    python bench/versus_transformers.py [--json] [--prompts 6]
 
 Plain decoding against `generate`, and like against like: the draft model against assisted
 generation (`assistant_model`), n-grams against prompt lookup (`prompt_lookup_num_tokens`), each at
 the number of draft tokens that is fastest for it. All greedy and in turn; medians of tokens per
 second over the prompts. Greedy text of so small a target repeats itself, which n-grams find.
+
+Both also run compiled, where they can: assisted generation does not take the static cache that
+compiling needs. Compiling happens in a first round that is not counted.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 
 import torch
 import transformers
@@ -22,13 +26,14 @@ from reference.checkpoints import PAIR
 from reference.probes import fastest_dtype
 
 NEW_TOKENS = 96
+GAMMAS = {"plain": [0], "draft-model": [1, 2, 3, 4, 5], "n-gram": [1, 2, 3, 4, 5]}
+COMPILED = {"plain": [0], "draft-model": [2, 3], "n-gram": [4, 5]}  # a dozen seconds each
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--prompts", type=int, default=6)
-    parser.add_argument("--gamma", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     dtype, why = fastest_dtype(torch.device("cpu"))
@@ -37,21 +42,21 @@ def main() -> int:
         transformers.AutoModelForCausalLM.from_pretrained(PAIR / role, dtype=dtype).eval()
         for role in ("target", "draft")
     )
-    prompts = reference.prompts("timed")[: options.prompts]
 
-    def ours(method: str, gamma: int, prompt: list[int]) -> int:
-        drafter = reference.NGram(gamma) if method == "n-gram" else reference.NoDrafter()
-        if method == "draft-model":
-            drafter = reference.DraftModel(draft, gamma)
-        return len(reference.speculate(target, drafter, prompt, NEW_TOKENS).tokens)
+    def ours(drafter: reference.Drafter, mode: str, prompt: list[int]) -> int:
+        return len(reference.speculate(target, drafter, prompt, NEW_TOKENS, mode=mode).tokens)
 
-    def peer(method: str, gamma: int, prompt: list[int]) -> int:
+    def peer(method: str, gamma: int, mode: str, prompt: list[int]) -> int:
         ids = torch.tensor([prompt])
         settings = {
             "max_new_tokens": NEW_TOKENS,
             "do_sample": False,
             "attention_mask": torch.ones_like(ids),
         }
+        if mode == "compiled":
+            compiled = transformers.CompileConfig(fullgraph=False, mode="default")
+            compiled._compile_all_devices = True  # by default it compiles on accelerators alone
+            settings |= {"cache_implementation": "static", "compile_config": compiled}
         if method == "n-gram":
             settings |= {"prompt_lookup_num_tokens": gamma, "max_matching_ngram_size": 3}
         if method == "draft-model":
@@ -61,53 +66,54 @@ def main() -> int:
             settings["assistant_model"] = assistant
         return theirs.generate(ids, **settings).shape[1] - len(prompt)
 
-    methods = ("draft-model", "n-gram")
-    kinds = [("plain", 0), *((method, gamma) for method in methods for gamma in options.gamma)]
-    runs = {("ours", *kind): ours for kind in kinds}
-    runs |= {("transformers", *kind): peer for kind in kinds}
-    speeds: dict[tuple[str, str, int], list[float]] = {key: [] for key in runs}
-    for index, prompt in enumerate([prompts[0], *prompts]):
-        for key, run in runs.items():
-            started = time.perf_counter()
-            with torch.inference_mode():
-                tokens = run(*key[1:], prompt)
-            if index:  # the first round warms up
-                speeds[key].append(tokens / (time.perf_counter() - started))
-    best = {
-        (name, method): max(
-            (statistics.median(values), gamma)
-            for (who, what, gamma), values in speeds.items()
-            if (who, what) == (name, method)
-        )
-        for name in ("ours", "transformers")
-        for method in ("plain", *methods)
-    }
+    def drafter(method: str, gamma: int) -> reference.Drafter:
+        if method == "draft-model":
+            return reference.DraftModel(draft, gamma)
+        return reference.NGram(gamma) if method == "n-gram" else reference.NoDrafter()
+
+    prompts = reference.prompts("timed")[: options.prompts]
     report = {
         "dtype": str(dtype),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    for method in ("plain", *methods):
-        (one, gamma), (other, their_gamma) = (
-            best[name, method] for name in ("ours", "transformers")
-        )
+    for method, gammas in GAMMAS.items():
+        runs = {("transformers", k): partial(peer, method, k, "eager") for k in gammas}
+        runs |= {("ours", k): partial(ours, drafter(method, k), "eager") for k in gammas}
+        for k in COMPILED[method]:
+            runs["ours, compiled", k] = partial(ours, drafter(method, k), "compiled")
+        if method == "plain":
+            runs["transformers, compiled", 0] = partial(peer, method, 0, "compiled")
+        medians = {key: statistics.median(values) for key, values in timed(runs, prompts).items()}
         report[method] = {
-            "tokens_per_s": {"ours": one, "transformers": other},
-            "gamma": {"ours": gamma, "transformers": their_gamma},
-            "ratio": one / other,
+            who: dict(zip(("tokens_per_s", "gamma"), max(of), strict=True))
+            for who in dict.fromkeys(who for who, _ in runs)
+            for of in [[(speed, k) for (name, k), speed in medians.items() if name == who]]
         }
     if options.json:
         print(json.dumps(report))
         return 0
     print(f"bundled pair, greedy, batch 1, {why}; prefill included, tokens per second")
-    for method in ("plain", *methods):
-        values, gamma = report[method]["tokens_per_s"], report[method]["gamma"]
-        print(
-            f"{method:12s} ours {values['ours']:7.1f} (gamma {gamma['ours']})   "
-            f"transformers {values['transformers']:7.1f} (gamma {gamma['transformers']})   "
-            f"ratio {report[method]['ratio']:.2f}"
-        )
+    for method in GAMMAS:
+        base = report[method]["transformers"]["tokens_per_s"]
+        for who, row in report[method].items():
+            speed, gamma = row["tokens_per_s"], row["gamma"]
+            print(f"{method:12s} {who:23s} {speed:7.1f} (gamma {gamma})   ratio {speed / base:.2f}")
     return 0
+
+
+def timed(runs: dict, prompts: list[list[int]]) -> dict[tuple, list[float]]:
+    """Tokens per second of every run on every prompt, in turn; the first round, which warms up and
+    compiles, is not counted."""
+    speeds = {key: [] for key in runs}
+    for index, prompt in enumerate([prompts[0], *prompts]):
+        for key, run in runs.items():
+            started = time.perf_counter()
+            with torch.inference_mode():
+                tokens = run(prompt)
+            if index:
+                speeds[key].append(tokens / (time.perf_counter() - started))
+    return speeds
 
 
 if __name__ == "__main__":

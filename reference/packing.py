@@ -8,20 +8,32 @@ number of rows. On other devices nothing is done.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reference.experts import LinearStack, SeparateLinears
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight lies in oneDNN's blocked layout; for inference only."""
+    """A linear layer whose weight lies in oneDNN's blocked layout; for inference only.
+
+    A compiler cannot look into that layout: it is shown the `plain` weight, which it packs itself.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 1)
         self.bias = None if bias is None else bias.detach()
+        self.register_buffer("plain", None, persistent=False)
+
+    def show_plain(self) -> None:
+        """Keep the weight (out, in) as it was before it was packed, for a compiler, beside it."""
+        if self.plain is None:
+            self.plain = self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.plain is not None and torch.compiler.is_compiling():
+            return F.linear(x, self.plain, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 

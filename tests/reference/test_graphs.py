@@ -3,6 +3,7 @@ used while everything it reads is where it was."""
 
 import copy
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from reference.decoding import cycles
 from reference.drafters.head import DraftHead
 from reference.graphs import Runner, addresses, power_of_two, runner_for
 from reference.heads import untrained_head
+from reference.packing import can_pack, pack
 from reference.sampling import Sampling
 from reference.statistics import Statistics
 from specsim.catalog import SpecsimError
@@ -310,6 +312,44 @@ def test_modes_that_are_not_there_are_named(pair) -> None:
 
 
 # On a GPU
+
+
+# Compiled for a CPU
+
+COMPILER = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler"
+)
+
+
+@COMPILER
+def test_a_cpu_compiles_the_stages_and_packs_their_weights(pair) -> None:
+    from torch._dynamo.utils import counters
+
+    target, draft = (pack(copy.deepcopy(model).float()) for model in pair)
+    before = counters["stats"]["unique_graphs"]
+    with torch._dynamo.config.patch(recompile_limit=1):  # past it, a stage runs as it is written
+        for drafter in (DraftModel(draft, 2), NoDrafter()):
+            for prompt in PROMPTS[:3]:
+                expected = speculate(target, drafter, prompt, NEW, mode="eager")
+                found = speculate(target, drafter, prompt, NEW, mode="compiled")
+                assert found.tokens == expected.tokens
+                histogram = found.statistics.accepted_histogram
+                assert histogram == expected.statistics.accepted_histogram
+    assert counters["stats"]["unique_graphs"] - before == 6  # three stages, two kinds of run
+    if can_pack(target.norm):
+        assert target.head.plain.shape == (target.head.out_features, target.head.in_features)
+        assert kept(target).packs
+
+
+@COMPILER
+def test_a_cpu_without_a_compiler_is_told_so(pair) -> None:
+    from torch._inductor import config
+
+    with (
+        config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(SpecsimError, match=r"C\+\+ compiler.*use another mode"),
+    ):
+        generate(copy.deepcopy(pair[0]), PROMPTS[0], 3, mode="compiled")
 
 
 @pytest.fixture(scope="module")
