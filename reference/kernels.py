@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from reference.attention import attend, attention_bias
 from reference.cycle import NoDrafter
 from reference.decoding import speculate
 from reference.dialled import random_model
@@ -22,7 +23,6 @@ from reference.drafters.draft_model import DraftModel
 from reference.machine import PRECISION_OF, environment
 from reference.sampling import Sampling, draw
 from reference.statistics import Statistics
-from reference.transformer import attend, attention_bias
 from specsim.architecture import Architecture
 from specsim.calibration import CacheProbe, KernelProbes, LapProbe, ProductProbe
 from specsim.work import precision

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
+from reference.attention import attend, attention_bias
 from reference.cycle import NoDrafter
 from reference.decoding import speculate
 from reference.dialled import random_model
@@ -19,7 +20,6 @@ from reference.drafters.draft_model import DraftModel
 from reference.machine import PRECISION_OF, environment
 from reference.packing import pack
 from reference.statistics import Statistics
-from reference.transformer import attend, attention_bias
 from specsim.architecture import Architecture
 from specsim.calibration import AttentionProbe, LapProbe, LinearProbe, Probes
 from specsim.work import precision

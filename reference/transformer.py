@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
 from reference.experts import Mixture, swiglu
 from reference.sequences import Sequences
@@ -144,44 +145,6 @@ class Transformer(nn.Module):
             h = F.rms_norm(x, (shape.hidden_size,), layer.mlp_norm, shape.norm_eps)
             x = x + (layer.experts(h) if layer.experts else layer.down(swiglu(layer.gate_up(h))))
         return F.rms_norm(x, (shape.hidden_size,), self.norm, shape.norm_eps)
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """Grouped-query attention: (B, T, H, D) on (B, S, K, D) gives (B, T, H·D); causal when there is
-    no bias.
-
-    The G queries that share a key-value head become extra rows of one product, so keys and values
-    are read once per sequence and never copied per query head.
-    """
-    keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # (B, K, S, D)
-    if bias is None:
-        mixed = F.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
-        )
-        return mixed.transpose(1, 2).flatten(2)
-    batch, rows, heads, size = queries.shape
-    kv_heads = keys.shape[1]
-    groups = heads // kv_heads
-    queries = queries.view(batch, rows, kv_heads, groups, size).permute(0, 2, 3, 1, 4)
-    queries = queries.reshape(batch, kv_heads, groups * rows, size)  # (B, K, G·T, D)
-    mixed = F.scaled_dot_product_attention(queries, keys, values, bias)
-    mixed = mixed.view(batch, kv_heads, groups, rows, size).permute(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, rows, heads * size)
-
-
-def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """0 where a query may look and -inf where it may not: (B, 1, G·T, S), built once per pass for
-    all layers."""
-    slots = torch.arange(window, device=positions.device)
-    return bias_of(slots <= positions[:, :, None], groups, dtype)
-
-
-def bias_of(visible: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """The same of what is `visible`, (B, T, S)."""
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
-        ~visible, -math.inf
-    )
-    return torch.cat((bias,) * groups, dim=1)[:, None]
 
 
 def normalise_heads(qk: Tensor, layer: Layer, shape: Architecture) -> Tensor:

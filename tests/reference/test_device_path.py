@@ -29,6 +29,7 @@ from reference import (
     QuantisedSelf,
     StaticTree,
     Tree,
+    attention,
 )
 from reference.cycle import Cycle, Settings
 from reference.experts import Mixture
@@ -133,11 +134,12 @@ def run_cycles(
     batch: int,
     settings: Settings,
     gammas: Iterable[int] = (),
+    window: int = 48,
 ) -> Cycle:
     """The stages of a cycle, or of one for each of `gammas`, with nothing of the host in them."""
-    cycle = Cycle(target, drafter, batch, 64, settings)
+    cycle = Cycle(target, drafter, batch, max(64, window), settings)
     cycle.begin(PROMPTS[-batch:], [24] * batch, seed=1)
-    cycle.sequences.window = 48
+    cycle.sequences.window = window
     for gamma in gammas or (drafter.gamma,):
         cycle.gamma = gamma
         cycle.noise.refresh()
@@ -229,6 +231,22 @@ def test_neither_do_quantised_weights(device, precision: str) -> None:
 def test_neither_does_another_dtype(device, dtype: torch.dtype) -> None:
     target = model(dtype, qk_norm=True, qkv_bias=True, tied_head=True)
     run_cycles(target, EarlyExit(1, 3), 3, SETTINGS[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_neither_does_a_long_context(device, monkeypatch, batch: int, dtype) -> None:
+    """It is read in chunks, by another operator; so it is by the rows of a tree."""
+    read, run = [], attention.attend_in_chunks
+    monkeypatch.setattr(
+        attention, "attend_in_chunks", lambda *given: read.append(given[-1]) or run(*given)
+    )
+    target, draft = (model(dtype, max_context=4096) for _ in range(2))
+    tree = StaticTree(draft, Tree.branching((2, 2, 1)))
+    for drafter in (DraftModel(draft, 3), tree):
+        run_cycles(target, drafter, batch, SETTINGS[1], window=4096)
+        assert set(read) == {16}
+        read.clear()
 
 
 class Defective(NGram):

@@ -1,6 +1,5 @@
 """The forward pass: in pieces as in one, beside naive loops, and beside transformers' models."""
 
-import itertools
 import math
 
 import pytest
@@ -11,14 +10,7 @@ from torch.testing import assert_close
 from reference.cache import KVCache
 from reference.packing import PackedLinear, can_pack, pack
 from reference.sequences import Sequences
-from reference.transformer import (
-    MAX_GAMMA,
-    Transformer,
-    attend,
-    attention_bias,
-    prefill,
-    rotary_tables,
-)
+from reference.transformer import MAX_GAMMA, Transformer, prefill, rotary_tables
 from specsim.architecture import Architecture, Llama3RopeScaling
 
 VARIANTS = {
@@ -50,54 +42,6 @@ def in_pieces(model: Transformer, tokens: Tensor, pieces: list[int], cache: KVCa
         logits.append(model(piece, positions, cache, start + length))
         start += length
     return torch.cat(logits, dim=1)
-
-
-def attention_by_hand(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """One query, one head at a time; the query of row b, token t sees slots 0 … positions[b, t]."""
-    batch, rows, heads, size = queries.shape
-    groups = heads // keys.shape[2]
-    mixed = torch.zeros_like(queries)
-    for b, t, h in itertools.product(range(batch), range(rows), range(heads)):
-        seen = int(positions[b, t]) + 1
-        scores = keys[b, :seen, h // groups] @ queries[b, t, h] / math.sqrt(size)
-        mixed[b, t, h] = scores.softmax(0) @ values[b, :seen, h // groups]
-    return mixed.flatten(2)
-
-
-# Attention
-
-
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 2), (4, 1)])
-def test_grouped_attention_is_that_of_a_loop(heads: int, kv_heads: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    batch, rows, slots, size = 3, 4, 9, 8
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    queries, keys = random(batch, rows, heads, size), random(batch, slots, kv_heads, size)
-    values = random(batch, slots, kv_heads, size)
-    positions = torch.tensor([[0], [3], [5]]) + torch.arange(rows)  # ragged
-    bias = attention_bias(positions, slots, heads // kv_heads, torch.float64)
-    expected = attention_by_hand(queries, keys, values, positions)
-    assert_close(attend(queries, keys, values, bias), expected)
-
-
-def test_attention_without_a_bias_is_causal() -> None:
-    generator = torch.Generator().manual_seed(1)
-    queries = torch.randn((2, 7, 6, 8), generator=generator, dtype=torch.float64)
-    keys, values = torch.randn((2, 2, 7, 3, 8), generator=generator, dtype=torch.float64)
-    positions = torch.arange(7).expand(2, -1)
-    expected = attention_by_hand(queries, keys, values, positions)
-    assert_close(attend(queries, keys, values, None), expected)
-
-
-def test_a_query_sees_its_own_slot_and_those_before_it() -> None:
-    bias = attention_bias(torch.tensor([[0, 1], [2, 3]]), 4, 2, torch.float32)
-    assert bias.shape == (2, 1, 4, 4)  # (B, 1, G·T, S), the tokens of a group together
-    visible = (bias[:, 0] == 0).long().sum(-1)
-    assert visible.tolist() == [[1, 2, 1, 2], [3, 4, 3, 4]]
-    assert bias[bias != 0].eq(-math.inf).all()
 
 
 # In pieces as in one

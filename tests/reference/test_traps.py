@@ -15,7 +15,16 @@ from reference import DraftModel, NoDrafter, speculate
 from reference.cache import KVCache
 
 ROOT = Path(__file__).parents[2]
-PATH = ("transformer", "cache", "sampling", "verification", "cycle", "decoding", "statistics")
+PATH = (
+    "transformer",
+    "attention",
+    "cache",
+    "sampling",
+    "verification",
+    "cycle",
+    "decoding",
+    "statistics",
+)
 PROMPT = [9, 9, 30, 2, 55]
 
 

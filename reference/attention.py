@@ -1,0 +1,115 @@
+"""Attention of a pass's tokens to the slots of a cache, read once and at the memory's pace.
+
+Letters: B batch, T tokens in this pass, S slots, H query heads, K key-value heads, G = H / K, D
+head size, R = G·T the rows that share a key-value head.
+
+The kernels behind `scaled_dot_product_attention` give a key-value head of a sequence to one block
+of threads for every 64 rows or more, and a block runs on one of a GPU's processors, of which a
+large one has over a hundred. Eight key-value heads of one sequence keep eight of them busy, however
+long the context. So there the slots are read in chunks, side by side as if they were sequences, and
+what each chunk says is weighted by its share of the sum of exponentials (flash decoding; Dao et
+al., 2023): the same softmax.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCKS = 256  # that keep a large GPU busy: about two for each of its processors
+LONG = 2048  # slots; in fewer, what is gained is spent on putting the chunks together
+SHORTEST_CHUNK = 256
+ROWS_OF_A_BLOCK = 64
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, chunks: int | None = None
+) -> Tensor:
+    """Grouped-query attention: (B, T, H, D) on (B, S, K, D) gives (B, T, H·D); causal when there is
+    no bias (B, 1, G·T, S).
+
+    The G queries that share a key-value head become extra rows of one product, so keys and values
+    are read once per sequence and never copied per query head. `chunks`: by default `chunks_of`.
+    """
+    if bias is None:
+        queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, enable_gqa=True
+        )
+        return mixed.transpose(1, 2).flatten(2)
+    batch, rows, heads, size = queries.shape
+    kv_heads = keys.shape[2]
+    groups = heads // kv_heads
+    queries = queries.view(batch, rows, kv_heads, groups, size).permute(0, 2, 3, 1, 4)
+    queries = queries.reshape(batch, kv_heads, groups * rows, size)  # (B, K, G·T, D)
+    chunks = chunks_of(keys, groups * rows) if chunks is None else chunks
+    if chunks > 1:
+        mixed = attend_in_chunks(queries, keys, values, bias, chunks)
+    else:
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # (B, K, S, D)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, bias)
+    mixed = mixed.view(batch, kv_heads, groups, rows, size).permute(0, 3, 1, 2, 4)
+    return mixed.reshape(batch, rows, heads * size)
+
+
+def chunks_of(keys: Tensor, rows: int) -> int:
+    """In how many chunks `keys` (B, S, K, D) are best read for `rows` rows a head: on a GPU so many
+    that it is busy, where they are long and lie without gaps between sequences; elsewhere 1."""
+    batch, slots, kv_heads, _ = keys.shape
+    gapless = batch == 1 or keys.stride(0) == slots * keys.stride(1)
+    if keys.device.type != "cuda" or keys.dtype == torch.float64 or slots < LONG or not gapless:
+        return 1
+    blocks, chunks = batch * kv_heads * -(-rows // ROWS_OF_A_BLOCK), 1
+    while blocks * chunks < BLOCKS and slots % (2 * chunks * SHORTEST_CHUNK) == 0:
+        chunks *= 2
+    return chunks
+
+
+def attend_in_chunks(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, chunks: int
+) -> Tensor:
+    """(B, K, R, D), what `queries` (B, K, R, D) make of `keys` and `values` (B, S, K, D), read as
+    `chunks` sequences of S / chunks slots.
+
+    A row that sees nothing of a chunk gives it the weight 0, for the bias there is finite.
+    """
+    batch, _, rows, _ = queries.shape
+    keys, values = (
+        x.unflatten(1, (chunks, -1)).flatten(0, 1).transpose(1, 2) for x in (keys, values)
+    )  # (B·N, K, S/N, D)
+    bias = bias.unflatten(3, (chunks, -1)).movedim(3, 1).flatten(0, 1)  # (B·N, 1, R, S/N)
+    queries = queries[:, None].expand(-1, chunks, -1, -1, -1).flatten(0, 1)
+    mixed, log_sums = attend_with_sums(queries, keys, values, bias)
+    mixed, log_sums = (x.unflatten(0, (batch, chunks)) for x in (mixed, log_sums))
+    weights = log_sums.softmax(1)[..., :rows, None]  # (B, N, K, R, 1)
+    return (mixed * weights).sum(1).to(mixed.dtype)
+
+
+def attend_with_sums(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention (B, K, R, D) and the logarithm of each row's sum of exponentials, (B, K, R) or,
+    filled up to a kernel's liking, a few rows more."""
+    if queries.device.type != "cuda":
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return attention(queries, keys, values, attn_mask=bias)
+    bias = bias.expand(-1, keys.shape[1], -1, -1)
+    attention = torch.ops.aten._scaled_dot_product_efficient_attention
+    return attention(queries, keys, values, bias, True)[:2]
+
+
+def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """0 where a query may look and next to -inf where it may not: (B, 1, G·T, S), built once per
+    pass for all layers."""
+    slots = torch.arange(window, device=positions.device)
+    return bias_of(slots <= positions[:, :, None], groups, dtype)
+
+
+def bias_of(visible: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """The same of what is `visible`, (B, T, S).
+
+    Hidden slots get half the dtype's least number, of which every exponential is 0: of a chunk that
+    a row does not see at all, -inf would make it NaN.
+    """
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    bias = bias.masked_fill_(~visible, torch.finfo(dtype).min / 2)
+    return torch.cat((bias,) * groups, dim=1)[:, None]
