@@ -79,9 +79,10 @@ notebooks: $(VENV)/test.stamp  ## run the course and write its .ipynb files anew
 notebooks-run: $(VENV)/test.stamp  ## run the course; fails on an error or a warning
 	$(RUN) notebooks/execute.py
 
+# As root, which one is in a container, Jupyter asks to be told that this is meant.
 .PHONY: lab
 lab: $(VENV)/notebooks.stamp  ## open the course in JupyterLab, in a browser
-	$(VENV)/bin/jupyter lab notebooks
+	$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 .PHONY: figures
 figures: $(VENV)/test.stamp  ## draw the README's figures anew, from what was measured

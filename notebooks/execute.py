@@ -22,12 +22,12 @@ from typing import Any
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
-CELL_LIMIT_S = 240
+CELL_LIMIT_S = 600  # for a machine that is slow or busy; quiet, no notebook takes a sixth of it
 SIZE_LIMIT = 400_000  # bytes of an .ipynb: code hosts render no large ones
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -52,7 +52,8 @@ def read(source: Path) -> Notebook:
 
 
 def run(notebook: Notebook) -> Notebook:
-    """Execute in a fresh kernel, in place. Raises CellExecutionError at the first that fails."""
+    """Execute in a fresh kernel, in place. Raises CellExecutionError at the first that fails,
+    CellTimeoutError at one that takes CELL_LIMIT_S, DeadKernelError where the kernel is gone."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {"PYTHONPATH": path, "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
     with TemporaryDirectory() as sockets:  # files of ours alone, where TCP ports are everybody's
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         started = time.perf_counter()
         try:
             notebook = run(read(source))
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"{source.name}: {error}", file=sys.stderr)
             failed = True
             continue

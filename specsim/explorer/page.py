@@ -15,7 +15,7 @@ from typing import Any
 
 from specsim.catalog import SpecsimError
 
-HOST = "127.0.0.1"  # and no other: who reaches the page runs code here
+HOST = "127.0.0.1"  # and no other: who reaches the page moves its controls, and may end its kernel
 PATIENCE_S = 60.0
 # of JupyterLab's extensions the widgets alone; Voila has a manager for each of their generations
 WIDGETS = (
@@ -25,6 +25,24 @@ WIDGETS = (
 )
 
 
+def give_token(handler: Any, **_: Any) -> None:
+    """Voila's hook before a page's kernel starts. Reading the token sets its cookie, which the
+    page sends along when it closes; without it Voila refuses to end the kernel."""
+    handler.xsrf_token  # noqa: B018
+
+
+# Voila's own checks stand: the socket is for pages of this origin, a kernel takes messages of
+# widgets and no code, and what ends one needs the token. Its Host check is off unless asked for: it
+# keeps out a page elsewhere whose name was made to point here.
+GUARDED: dict[str, dict[str, Any]] = {
+    "Voila": {"tornado_settings": {"allow_remote_access": False}},
+    "VoilaConfiguration": {
+        "prelaunch_hook": give_token,
+        "file_allowlist": [],  # no pictures of the folder that it was started in
+    },
+}
+
+
 def open_page(query: str = "", port: int | None = None, browser: bool = True) -> int:
     """Serve the explorer until it is interrupted; says its address once it answers.
 
@@ -32,6 +50,7 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
     `browser`, whether to open one. Raises SpecsimError where Voila is not installed.
     """
     try:
+        from traitlets.config import Config
         from voila.app import Voila
     except ModuleNotFoundError as missing:
         raise SpecsimError(
@@ -47,7 +66,7 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
         threading.Thread(
             target=announce, args=(chosen, lambda: _welcome(address, browser)), daemon=True
         ).start()
-        Voila.launch_instance([str(path), *options(chosen)])
+        Voila.launch_instance([str(path), *options(chosen)], config=Config(GUARDED))
     return 0
 
 
@@ -61,9 +80,6 @@ def options(port: int) -> list[str]:
         "--template=specsim",
         *(f"--VoilaConfiguration.extension_allowlist={name}" for name in WIDGETS),
         "--Voila.log_level=ERROR",
-        # a page that closes says so without the token that Voila would then ask for; what it names,
-        # a kernel's id, no other page knows
-        "--Voila.tornado_settings=disable_check_xsrf=True",
         # a kernel whose page went without a word goes; one whose page is open stays
         "--MappingKernelManager.cull_idle_timeout=120",
         "--MappingKernelManager.cull_interval=30",

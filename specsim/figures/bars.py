@@ -81,6 +81,7 @@ def bars(
                 textcoords="offset points",
                 va="center",
                 fontsize=9,
+                bbox={"boxstyle": "square,pad=0.1", "color": "white", "linewidth": 0},
             )
     _named(axes, list(values))
     axes.set_xlim(0, 1.18 * highest)

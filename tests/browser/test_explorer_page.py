@@ -5,9 +5,12 @@ defect; `make bench` says how long a move takes.
 """
 
 import json
+import re
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import driving
 import pytest
@@ -211,3 +214,52 @@ def test_a_link_opens_its_setting(window: Any, address: str) -> None:
     driving.until(lambda: "no preset is called 'mow'" in driving.text(window, ".specsim-story"))
     assert driving.complaints(window) == []
     assert driving.strangers(window) == []
+
+
+# --- who is let in -----------------------------------------------------------------------------
+
+
+def answer(address: str, path: str, method: str = "GET", **headers: str) -> int:
+    """The status that the server answers to a request which no browser has tidied up."""
+    parts = urlsplit(address)
+    assert parts.hostname is not None
+    connection = HTTPConnection(parts.hostname, parts.port, timeout=30)
+    try:
+        connection.request(method, path, headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def kernel(window: Any) -> str:
+    found = re.search(r'"kernelId": "([0-9a-f-]{36})"', window.page_source)
+    assert found is not None
+    return found.group(1)
+
+
+def test_a_page_that_closes_ends_its_kernel(window: Any, address: str) -> None:
+    driving.visit(window, address)
+    of_this_page = f"/api/kernels/{kernel(window)}"
+    assert answer(address, of_this_page) == 200
+    window.get("about:blank")
+    driving.until(lambda: answer(address, of_this_page) == 404)
+
+
+def test_other_pages_are_kept_out(window: Any, address: str) -> None:
+    """A name that points here from elsewhere, a request from another page, a file of the folder."""
+    driving.visit(window, address)
+    ending = f"/voila/api/shutdown/{kernel(window)}"
+    assert answer(address, "/", Host="rebound.example:80") == 403
+    assert answer(address, ending, "POST") == 403
+    assert answer(address, ending, "POST", Origin="http://rebound.example") in (403, 404)
+    assert answer(address, "/voila/files/docs/demo.png") == 403
+    channels = f"/api/kernels/{kernel(window)}/channels"
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "c3BlY3NpbSBleHBsb3Jlcg==",
+    }
+    assert answer(address, channels, **upgrade, Origin="http://rebound.example") == 403
+    assert answer(address, channels, **upgrade, Origin=address.rstrip("/")) == 101
+    assert answer(address, f"/api/kernels/{kernel(window)}") == 200  # it lives on
