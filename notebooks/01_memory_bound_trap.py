@@ -293,7 +293,7 @@ them faster, helps the one who waits.**
 gamma = int(spec.gamma[spec.best()])
 cycle = specsim.predict(small, draft, base, gamma=gamma, alpha=0.8)
 alone = specsim.predict(small, None, base)
-before, after = economics.token_cost(alone, None), economics.token_cost(cycle, draft)
+before, after = economics.token_cost(alone), economics.token_cost(cycle)
 tau = float(cycle.tokens_per_cycle)
 course.say(f"""
 | for 100 tokens | plain | speculative, γ = {gamma} |

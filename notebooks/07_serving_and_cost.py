@@ -178,7 +178,7 @@ for label, g, who in (("plain", 0, None), (f"γ = {gamma}", gamma, drafter)):
     over = specsim.predict(
         target, who, system, gamma=g, batch=sizes, **(traffic if g else {"context": 2048})
     )
-    costs[label] = economics.token_cost(over, who, price_per_hour=PRICE)
+    costs[label] = economics.token_cost(over, price_per_hour=PRICE)
 concepts = ("plain", "speedup")
 sheet, (money, energy) = figures.sheet(2, height=2.9)
 lines = [

@@ -10,7 +10,7 @@ its capacity may still be lower than plain decoding's.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from specsim.acceptance import as_survival, one_count, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting import Drafter, Lookup, ParallelBlock, QuantisedSelf, as_method
-from specsim.speculation import Prediction, predict, verification_width
+from specsim.drafting import Drafter
+from specsim.speculation import Prediction, predict
 from specsim.system import System
-from specsim.work import ForwardWork, forward_work
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +43,6 @@ class TokenCost:
 
 def token_cost(
     prediction: Prediction,
-    drafter: Drafter | None,
     *,
     price_per_hour: float | None = None,
     idle_power_w: float = IDLE_POWER_W,
@@ -53,78 +51,26 @@ def token_cost(
 ) -> TokenCost:
     """What a token of `prediction` costs; with gamma = 0 that of plain decoding.
 
-    Counts the verification's and the draft passes' bytes and FLOPs, over all the devices; the power
-    is that of each, the price that of all together, the drafter's own included. Raises SpecsimError
-    for a drafter whose passes are not known.
+    The bytes and FLOPs of the very passes that the prediction has priced, over all the devices; the
+    power is that of each, the price that of all together, the drafter's own included. Raises
+    SpecsimError for a drafter from outside that says what it costs and not what it moves.
     """
-    place = {"batch": prediction.batch, "context": prediction.context}
-    verify = forward_work(
-        prediction.target,
-        prediction.system.precision,
-        prediction.system.sharding,
-        rows=_rows(drafter, prediction),
-        **place,
-    )
-    devices = verify.devices
-    moved, flops = devices * _moved(verify), devices * verify.flops
-    if drafter is not None and np.any(prediction.gamma > 0):
-        passes, work = drafting_work(drafter, prediction)
-        passes = passes * work.devices
-        moved, flops = moved + passes * _moved(work), flops + passes * work.flops
+    verification, drafting = prediction.verification, prediction.drafting
+    moved = verification.bytes_moved + drafting.bytes_moved
+    flops = verification.flops + drafting.flops
     tokens = prediction.batch * prediction.tokens_per_cycle
     joules = energy_per_token_j(
         prediction.cycle_s,
         moved,
         flops,
         tokens,
-        idle_power_w=idle_power_w * (devices + prediction.extra_devices),
+        idle_power_w=idle_power_w * (prediction.system.tensor_parallel + prediction.extra_devices),
         joules_per_byte=joules_per_byte,
         joules_per_flop=joules_per_flop,
     )
     rate = tokens / prediction.cycle_s
     dollars = None if price_per_hour is None else dollars_per_million_tokens(price_per_hour, rate)
     return TokenCost(moved / tokens, flops / tokens, joules, dollars)
-
-
-def _moved(work: ForwardWork) -> Floats:
-    return work.weight_bytes + work.kv_bytes
-
-
-def _rows(drafter: Drafter | None, prediction: Prediction) -> Floats:
-    """Rows per sequence of the target's pass, on average: some passes carry no drafts."""
-    gamma, method = prediction.gamma, None if drafter is None else as_method(drafter)
-    rows, share = verification_width(method, gamma, prediction.batch)
-    return np.where(gamma > 0, 1.0 + share * (rows - 1.0), 1.0)
-
-
-def drafting_work(drafter: Drafter, prediction: Prediction) -> tuple[Any, ForwardWork]:
-    """How many draft passes a cycle has, and what one of them moves and computes on a device.
-
-    Raises SpecsimError for a drafter whose passes are not known.
-    """
-    system, gamma = prediction.system, prediction.gamma
-    context, window = prediction.context, getattr(drafter, "window", None)
-    kept = context if window is None else np.minimum(context, window)
-    place = {"batch": prediction.batch, "context": kept}
-    shape = getattr(drafter, "architecture", None)
-    if isinstance(drafter, QuantisedSelf):
-        shape = drafter.target
-    if isinstance(drafter, Lookup):
-        return 0, forward_work(prediction.target, system.precision, system.sharding, **place)
-    if shape is None:
-        raise SpecsimError(
-            f"the bytes of {type(drafter).__name__} are not counted: known are draft models, the "
-            "target itself, heads and lookups"
-        )
-    precision = getattr(drafter, "precision", None)
-    own = system if precision is None else system.with_precision(precision)
-    if (split := getattr(drafter, "tensor_parallel", None)) is not None:
-        own = replace(own, tensor_parallel=split)
-    if isinstance(drafter, ParallelBlock):
-        rows = np.maximum(gamma, 1)
-        work = forward_work(shape, own.precision, own.sharding, rows=rows, **place)
-        return np.minimum(gamma, 1), work
-    return gamma, forward_work(shape, own.precision, own.sharding, **place)
 
 
 def dollars_per_million_tokens(price_per_hour: ArrayLike, tokens_per_s: ArrayLike) -> Floats:

@@ -16,7 +16,7 @@ from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.cost import ForwardTime, step_time
 from specsim.drafting import Drafter, Method, as_method
-from specsim.passes import pass_s
+from specsim.ledger import Ledger, model_pass
 from specsim.system import System
 
 Floats = NDArray[np.float64]
@@ -31,9 +31,10 @@ class Prediction:
 
     `tokens_per_cycle` is per sequence and includes the bonus or correction token. `draft_s` is what
     a cycle waits for drafting; `overlapped_s` is drafting that hides behind the verification.
-    `error` is the relative half-width of the 80 % band on a pass, `tokens_error` the same of tokens
-    per cycle. `extra_devices` are the drafter's own, beside the target's `devices`; the output law
-    stays the target's if `lossless`.
+    `verification` and `drafting` are the ledgers that the seconds come from; they know bytes and
+    FLOPs too. `error` is the relative half-width of the 80 % band on a pass, `tokens_error` the
+    same of tokens per cycle. `extra_devices` are the drafter's own, beside the target's; the output
+    law stays the target's if `lossless`.
     """
 
     target: Architecture
@@ -51,6 +52,8 @@ class Prediction:
     error: float
     tokens_error: Floats
     overlapped_s: Floats
+    verification: Ledger
+    drafting: Ledger
     extra_devices: int = 0
     lossless: bool = True
 
@@ -184,15 +187,15 @@ def predict(
         routing_correlation = within("routing_correlation", routing_correlation, low=0.0, high=1.0)
 
     engine = system.engine
-    plain_s = pass_s(target, system, batch=batch, rows=1, context=context)
     rows, share = verification_width(method, gamma, batch)
-    wide_s = pass_s(
+    plain = model_pass(target, system, batch=batch, context=context)
+    wide = model_pass(
         target, system, batch=batch, rows=rows, context=context,
         routing_correlation=routing_correlation,
     )  # fmt: skip
-    if np.any(share != 1.0):  # some passes carry no drafts
-        wide_s = plain_s + share * (wide_s - plain_s)
-    verify_s = np.where(gamma > 0, wide_s, plain_s)
+    drafted = np.where(gamma > 0, share, 0.0)  # of the passes carry drafts
+    verification = Ledger(((drafted, wide), (1.0 - drafted, plain)))
+    plain_s, verify_s = plain.seconds, verification.seconds
     logits = batch * target.vocab_size
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
     plain_overhead = host_s + engine.logit_overhead_s * logits
@@ -201,13 +204,15 @@ def predict(
         + np.where(gamma > 0, engine.speculation_overhead_s * share, 0.0)
         + engine.logit_overhead_s * logits * (1 + share * (rows - 1))
     )
-    draft_step_s, draft_s, overlapped_s = np.asarray(np.nan), np.zeros(()), np.zeros(())
+    draft_step_s, overlapped_s = np.asarray(np.nan), np.zeros(())
+    drafting = Ledger()
     if method is not None:
         place = {"batch": batch, "context": context}
-        draft_step_s = method.step_s(system, **place)
+        draft_step_s = method.step(system, **place).seconds
+        drafting = method.cycle(system, gamma=gamma, **place)
         hidden_s = method.overlapped_s(system, gamma=gamma, verify_s=verify_s, **place)
         overlapped_s = np.asarray(hidden_s)
-        draft_s = method.cycle_s(system, gamma=gamma, **place) - overlapped_s
+    draft_s = drafting.seconds - overlapped_s
     shape = np.broadcast_shapes(np.shape(tau), np.shape(verify_s), np.shape(draft_s))
 
     def full(value: ArrayLike) -> Floats:
@@ -229,6 +234,8 @@ def predict(
         error=engine.error,
         tokens_error=np.asarray(tokens_error, float),
         overlapped_s=full(overlapped_s),
+        verification=verification,
+        drafting=drafting,
         extra_devices=0 if method is None else method.extra_devices,
         lossless=method is None or method.lossless,
     )

@@ -33,6 +33,7 @@ from specsim.drafting import (
     typical_threshold,
 )
 from specsim.drafting.protocol import decayed
+from specsim.ledger import Ledger, Wait
 from specsim.speculation import predict
 from specsim.system import Accelerator, Engine, System, system
 from specsim.trees import best_tree
@@ -60,12 +61,13 @@ class Fixed(Method):
     cost: float
     flat: bool = False  # all drafts in one pass
 
-    def step_s(self, system, *, batch, context, rows=1):
-        return np.full(np.broadcast_shapes(np.shape(batch), np.shape(context)), self.cost) * STEP
+    def step(self, system, *, batch, context, rows=1):
+        shape = np.broadcast_shapes(np.shape(batch), np.shape(context))
+        return Ledger.of(Wait(np.full(shape, self.cost) * STEP))
 
-    def cycle_s(self, system, *, gamma, batch, context):
+    def cycle(self, system, *, gamma, batch, context):
         passes = np.minimum(gamma, 1) if self.flat else np.asarray(gamma)
-        return passes * self.cost * STEP
+        return Ledger.of(Wait(self.cost * STEP)).times(passes)
 
 
 def weights_alone(overhead=0.0):
@@ -334,8 +336,8 @@ def test_medusa_reads_a_head_per_position_and_has_only_so_many():
 class PerRow(Fixed):
     """A pass that costs its rows."""
 
-    def step_s(self, system, *, batch, context, rows=1):
-        return np.asarray(self.cost * rows * STEP)
+    def step(self, system, *, batch, context, rows=1):
+        return Ledger.of(Wait(self.cost * rows * STEP))
 
 
 def test_a_static_tree_pays_a_pass_per_depth_as_wide_as_its_parents():

@@ -6,9 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from specsim import catalog
+from specsim.acceptance import IID
 from specsim.architecture import model
 from specsim.catalog import SpecsimError
-from specsim.drafting import DraftModel, Lookup, Medusa, method
+from specsim.drafting import DraftModel, Eagle, Ensemble, Lookup, method
+from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.economics import (
     admit,
     dollars_per_million_tokens,
@@ -21,11 +24,11 @@ from specsim.economics import (
 from specsim.latency import time_per_token_s
 from specsim.leviathan import leviathan_speedup
 from specsim.speculation import predict
-from specsim.system import system
-from specsim.work import forward_work
+from specsim.system import Accelerator, Engine, System, system
+from specsim.work import PRECISIONS, forward_work
 
-EIGHT = model("llama-3.1-8b")
-PAIR = (EIGHT, DraftModel(model("llama-3.2-1b"), catch_up="none"), system("h100"))
+EIGHT, ONE = model("llama-3.1-8b"), model("llama-3.2-1b")
+PAIR = (EIGHT, DraftModel(ONE, catch_up="none"), system("h100"))
 
 
 def test_O1_O2_communication_is_divided_by_tokens_per_cycle():
@@ -59,7 +62,7 @@ def test_O5_joules():
 def test_a_predicted_token_costs_what_its_passes_move():
     place = {"batch": 2, "context": 1000}
     prediction = predict(*PAIR, gamma=4, alpha=0.8, **place)
-    cost = token_cost(prediction, PAIR[1], price_per_hour=3.0)
+    cost = token_cost(prediction, price_per_hour=3.0)
     tokens = 2 * 3.3616
     weights = 2 * (8_030_261_248 - 128_256 * 4096) + 4 * 2 * 1_235_814_400
     assert_allclose(cost.bytes_moved * tokens, weights, rtol=0.05)  # and the caches
@@ -76,12 +79,12 @@ def test_a_predicted_token_costs_what_its_passes_move():
 
 def test_speculation_saves_bytes_and_joules_but_not_arithmetic():
     over = predict(*PAIR, gamma=range(6), alpha=0.8)
-    cost = token_cost(over, PAIR[1])
+    cost = token_cost(over)
     assert cost.dollars_per_million is None
     assert cost.bytes_moved[3] < cost.bytes_moved[0]
     assert cost.joules[3] < cost.joules[0]
     assert np.all(np.diff(cost.flops) > 0)
-    plain = token_cost(predict(EIGHT, None, PAIR[2]), None)
+    plain = token_cost(predict(EIGHT, None, PAIR[2]))
     for name in ("bytes_moved", "flops", "joules"):
         assert_allclose(getattr(plain, name), getattr(cost, name)[0])
 
@@ -89,7 +92,7 @@ def test_speculation_saves_bytes_and_joules_but_not_arithmetic():
 @pytest.mark.parametrize("name", ["n-gram", "early-exit", "quantised-self", "eagle-3", "p-eagle"])
 def test_other_drafters_are_counted_too(name):
     drafter = method(name, EIGHT)
-    cost = token_cost(predict(EIGHT, drafter, PAIR[2], gamma=[0, 3], alpha=0.9), drafter)
+    cost = token_cost(predict(EIGHT, drafter, PAIR[2], gamma=[0, 3], alpha=0.9))
     assert np.all(cost.joules > 0)
     assert cost.flops[1] > cost.flops[0]
 
@@ -99,7 +102,7 @@ def test_two_devices_move_what_one_does_and_draw_twice_the_power():
     costs = []
     for machine in (one, two):
         prediction = predict(EIGHT, PAIR[1], machine, gamma=3, alpha=0.8)
-        costs.append((token_cost(prediction, PAIR[1]), prediction))
+        costs.append((token_cost(prediction), prediction))
     assert_allclose(costs[1][0].bytes_moved, costs[0][0].bytes_moved, rtol=0.02)
     assert_allclose(costs[1][0].flops, costs[0][0].flops, rtol=0.02)
     for (cost, prediction), power in zip(costs, (150, 300), strict=True):
@@ -114,7 +117,7 @@ def test_a_draft_on_one_of_eight_devices_is_counted_once():
     moved = []
     for drafter in (DraftModel(draft), DraftModel(draft, tensor_parallel=1)):
         prediction = predict(target, drafter, machine, gamma=4, alpha=0.8)
-        moved.append(token_cost(prediction, drafter).bytes_moved)
+        moved.append(token_cost(prediction).bytes_moved)
     assert_allclose(moved[1], moved[0], rtol=1e-9)
 
 
@@ -124,8 +127,10 @@ def test_a_draft_reads_no_further_than_its_window():
     cycle = predict(EIGHT, short, PAIR[2], context=32768, **place)
     whole = forward_work(EIGHT, PAIR[2].precision, rows=5, batch=16, context=32768)
     draft = forward_work(short.architecture, PAIR[2].precision, batch=16, context=512)
-    by_hand = whole.weight_bytes + whole.kv_bytes + 4 * (draft.weight_bytes + draft.kv_bytes)
-    found = token_cost(cycle, short).bytes_moved * 16 * cycle.tokens_per_cycle
+    first = forward_work(short.architecture, PAIR[2].precision, rows=2, batch=16, context=512)
+    by_hand = whole.weight_bytes + whole.kv_bytes + 3 * (draft.weight_bytes + draft.kv_bytes)
+    by_hand = by_hand + first.weight_bytes + first.kv_bytes  # which catches up
+    found = token_cost(cycle).bytes_moved * 16 * cycle.tokens_per_cycle
     assert_allclose(found, by_hand)
 
 
@@ -135,8 +140,63 @@ def test_a_lookup_verifies_only_what_it_finds():
         cycle = predict(EIGHT, drafter, PAIR[2], gamma=[0, 10], alpha=0.9, batch=batch)
         rows = np.array([1.0, 1 + 0.4 * 10])
         by_hand = forward_work(EIGHT, PAIR[2].precision, rows=rows, batch=batch).flops
-        found = token_cost(cycle, drafter).flops * batch * cycle.tokens_per_cycle
+        found = token_cost(cycle).flops * batch * cycle.tokens_per_cycle
         assert_allclose(found, by_hand)
+
+
+# ------------------------------------------------------------------------------ one ledger
+
+
+def drafter_called(name, target):
+    return method(name, target, ONE if name in NEED_A_DRAFT else None)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("name", [*catalog.load("methods"), "ensemble"])
+def test_a_method_moves_the_bytes_and_computes_the_flops_that_it_is_priced_for(name, devices):
+    """On a machine that does nothing but move bytes, seconds are bytes; on one that does nothing
+    but arithmetic, FLOPs. So the joules of every method are those of what its cycle is priced at,
+    the pass that catches up, the projection, the tree's wide passes, the misses included."""
+    drafter = Ensemble((DraftModel(ONE), Eagle(EIGHT))) if name == "ensemble" else None
+    drafter = drafter or drafter_called(name, EIGHT)
+    scenario = {"gamma": [[0], [1], [4]], "alpha": 0.7, "batch": [1, 16], "context": [100, 9000]}
+    engine, bf16 = Engine("bare"), PRECISIONS["bf16"]
+    link = {"link_bytes_per_s": np.inf, "link_latency_s": 0.0}
+    moving = System(Accelerator("m", 1e12, **link), engine, bf16, devices)
+    over = predict(EIGHT, drafter, moving, **scenario)
+    drafting_s = over.draft_s + over.overlapped_s
+    search_s = np.where(over.gamma > 0, getattr(drafter, "host_s", 0.0), 0.0)
+    if name == "cascade":
+        search_s = over.gamma * drafter.inner.host_s / drafter.inner.law(
+            IID(drafter.inner_alpha)
+        ).tokens_per_cycle(drafter.inner_gamma)  # fmt: skip
+    assert_allclose(over.verification.seconds * devices * 1e12, over.verification.bytes_moved)
+    moved = over.drafting.bytes_moved + np.zeros((3, 2))
+    assert_allclose((drafting_s - search_s) * devices * 1e12, moved, rtol=1e-9)
+    counting = System(Accelerator("c", np.inf, {"bf16": 1e15}, **link), engine, bf16, devices)
+    over = predict(EIGHT, drafter, counting, **scenario)
+    drafting_s = over.draft_s + over.overlapped_s
+    # norms and elementwise work are FLOPs too, which take no time of the tensor cores'
+    assert_allclose(over.verification.flops / devices / 1e15, over.verify_step_s, rtol=2e-3)
+    drafted = over.drafting.flops + np.zeros((3, 2))
+    assert_allclose(drafted / devices / 1e15, drafting_s - search_s, rtol=2e-3)
+    cost = token_cost(over)
+    moved = over.verification.bytes_moved + over.drafting.bytes_moved
+    assert_allclose(cost.bytes_moved * over.batch * over.tokens_per_cycle, moved)
+
+
+def test_routing_moves_the_bytes_that_it_is_priced_for():
+    target = model("qwen3-30b-a3b")
+    machine = System(Accelerator("m", 1e12), Engine("bare"), PRECISIONS["bf16"])
+    found = []
+    for correlation in (None, 0.0, 0.9):
+        over = predict(
+            target, method("mtp", target), machine,
+            gamma=4, alpha=0.7, routing_correlation=correlation,
+        )  # fmt: skip
+        assert_allclose(over.verify_step_s * 1e12, over.verification.bytes_moved)
+        found.append(float(token_cost(over).bytes_moved))
+    assert found[0] == found[1] > 1.3 * found[2]
 
 
 # ------------------------------------------------------------------------------ goodput
@@ -213,10 +273,19 @@ def test_a_straight_line_is_the_closed_form():
 
 
 def test_refusals():
-    heads = Medusa(EIGHT)
-    prediction = predict(EIGHT, heads, PAIR[2], gamma=2, alpha=0.5)
-    with pytest.raises(SpecsimError, match="the bytes of Medusa are not counted"):
-        token_cost(prediction, heads)
+    class Outside:
+        def step_s(self, system, *, batch, context):
+            return np.asarray(1e-3)
+
+        def cycle_s(self, system, *, gamma, batch, context):
+            return np.asarray(gamma) * 1e-3
+
+    prediction = predict(EIGHT, Outside(), PAIR[2], gamma=2, alpha=0.5)
+    assert prediction.draft_s == 2e-3
+    with pytest.raises(SpecsimError, match="the bytes of Outside are not counted: it has prices"):
+        token_cost(prediction)
+    inside = predict(EIGHT, method("pearl", EIGHT, ONE), PAIR[2], gamma=2, alpha=0.5)
+    assert token_cost(inside).joules > 0
     with pytest.raises(SpecsimError, match="survivals must hold a vector"):
         admit([], lambda rows: 1.0)
     with pytest.raises(SpecsimError, match="price_per_hour must be within"):

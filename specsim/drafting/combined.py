@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +11,8 @@ from numpy.typing import ArrayLike
 from specsim.acceptance import IID
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Drafter, Floats, Method, as_method, count, share
+from specsim.drafting.protocol import Drafter, Method, as_method, count, share
+from specsim.ledger import Ledger
 from specsim.system import System
 
 
@@ -46,14 +48,14 @@ class Cascade(Method):
         for drafter in (self.middle, self.inner):
             as_method(drafter).require_vocabulary_of(target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        gamma = self.inner_gamma
-        drafting = self.inner.cycle_s(system, gamma=gamma, batch=batch, context=context)
-        verifying = self.middle.step_s(system, batch=batch, context=context, rows=gamma + 1)
-        law = as_method(self.inner).law(IID(self.inner_alpha))
-        return (drafting + verifying) / law.tokens_per_cycle(gamma)
+    ) -> Ledger:
+        gamma, inner = self.inner_gamma, as_method(self.inner)
+        drafting = inner.cycle(system, gamma=gamma, batch=batch, context=context)
+        verifying = self.middle.step(system, batch=batch, context=context, rows=gamma + 1)
+        tokens = inner.law(IID(self.inner_alpha)).tokens_per_cycle(gamma)
+        return (drafting + verifying).times(1.0 / tokens)
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
@@ -86,19 +88,23 @@ class Ensemble(Method):
         for drafter in self.drafters:
             as_method(drafter).require_vocabulary_of(target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        steps = [one.step_s(system, batch=batch, context=context) for one in self.drafters]
-        return np.sum(np.broadcast_arrays(*steps), axis=0)
+    ) -> Ledger:
+        steps = (
+            as_method(one).step(system, batch=batch, context=context, rows=rows)
+            for one in self.drafters
+        )
+        return reduce(add, steps)
 
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
-        cycles = [
-            one.cycle_s(system, gamma=gamma, batch=batch, context=context) for one in self.drafters
-        ]
-        return np.sum(np.broadcast_arrays(*cycles), axis=0)
+    ) -> Ledger:
+        cycles = (
+            as_method(one).cycle(system, gamma=gamma, batch=batch, context=context)
+            for one in self.drafters
+        )
+        return reduce(add, cycles)
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike

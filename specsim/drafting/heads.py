@@ -13,22 +13,18 @@ from specsim.acceptance import Law
 from specsim.acceptance.bounds import distribution
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Floats, Method, count, decayed, require_vocabulary, share
+from specsim.drafting.protocol import (
+    Floats,
+    Method,
+    count,
+    decayed,
+    require_vocabulary,
+    sampling,
+    share,
+)
+from specsim.ledger import Ledger, Product, Wait, model_pass
 from specsim.memory import cache_bytes
-from specsim.passes import pass_s
 from specsim.system import System
-
-
-def linear_s(system: System, weights: ArrayLike, tokens: ArrayLike) -> Floats:
-    """Seconds of a linear layer of `weights` parameters on `tokens` rows: the larger of reading
-    the weights and doing the arithmetic, as `cost` prices every other."""
-    weights, tokens = np.asarray(weights, float), np.asarray(tokens, float)
-    engine, devices = system.engine, system.tensor_parallel
-    weight_bytes = weights * system.precision.weight_bytes / devices
-    efficiency = engine.weight_efficiency_at(np.maximum(weight_bytes, 1.0), tokens)
-    rate = system.accelerator.rate(system.precision.math)
-    compute_s = 2.0 * weights / devices * tokens / (engine.compute_efficiency * rate)
-    return np.maximum(weight_bytes / (efficiency * system.bandwidth_bytes_per_s), compute_s)
 
 
 def typical_threshold(target_probs: ArrayLike, epsilon: float = 0.09, delta: float = 0.3) -> Floats:
@@ -86,22 +82,22 @@ class Eagle(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(f"the head of {self.target.name}", self.target.vocab_size, target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
+    ) -> Ledger:
         head, tokens = self.architecture, np.asarray(batch, float) * np.asarray(rows, float)
-        projection = linear_s(system, self.features * self.target.hidden_size**2, tokens)
-        logits = np.asarray(batch, float) * head.vocab_size
-        sampling = system.engine.sampling_overhead_s + system.engine.logit_overhead_s * logits
-        passing = pass_s(head, system, batch=batch, rows=rows, context=context)
-        return passing + projection + sampling
+        return Ledger.of(
+            model_pass(head, system, batch=batch, rows=rows, context=context),
+            Product(system, self.features * self.target.hidden_size**2, tokens),
+            sampling(system, batch, head.vocab_size),
+        )
 
-    def first_step_s(
+    def first_step(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         rows = np.asarray(gamma) + 1
-        begin_s = system.engine.drafting_overhead_s
-        return begin_s + self.step_s(system, batch=batch, context=context, rows=rows)
+        begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
+        return begin + self.step(system, batch=batch, context=context, rows=rows)
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
@@ -136,13 +132,13 @@ class ParallelBlock(Eagle):
     No draft sees the one before it, so acceptance decays along the block: `decay`.
     """
 
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         gamma = np.asarray(gamma)
-        rows = np.maximum(gamma, 1)
-        block = self.step_s(system, batch=batch, context=context, rows=rows)
-        return np.where(gamma > 0, system.engine.drafting_overhead_s + block, 0.0)
+        block = self.step(system, batch=batch, context=context, rows=np.maximum(gamma, 1))
+        begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
+        return (begin + block).times(gamma > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +172,12 @@ class Medusa(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(f"the heads of {self.target.name}", self.target.vocab_size, target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
+    ) -> Ledger:
         hidden, vocab = self.target.hidden_size, self.target.vocab_size
-        batch = np.asarray(batch, float)
-        sampling = system.engine.sampling_overhead_s + system.engine.logit_overhead_s * (
-            batch * vocab
-        )
-        head = linear_s(system, hidden * (hidden + vocab), batch)
-        return head + sampling + np.zeros(np.shape(context))
+        head = Product(system, hidden * (hidden + vocab), np.asarray(batch, float))
+        return Ledger.of(head, sampling(system, batch, vocab))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from specsim.acceptance import IID, Law
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Floats, Method, Mixed, share
+from specsim.ledger import Ledger, Wait
 from specsim.system import System
 
 
@@ -33,15 +34,10 @@ class Lookup(Method):
         if not 0.0 <= self.host_s < float("inf"):
             raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
 
-    def step_s(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return np.zeros(np.broadcast_shapes(np.shape(batch), np.shape(context)))
-
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
-        return np.where(np.asarray(gamma) > 0, self.host_s, 0.0)
+    ) -> Ledger:
+        return Ledger.of(Wait(self.host_s)).times(np.asarray(gamma) > 0)
 
     def law(self, law: Law) -> Law:
         return Mixed(law, IID(0.0), self.hit)

@@ -7,9 +7,9 @@ from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Floats, Method, count, require_vocabulary, share
+from specsim.drafting.protocol import Method, count, require_vocabulary, sampling, share
+from specsim.ledger import Ledger, Wait, model_pass
 from specsim.memory import cache_bytes, stored_weight_bytes
-from specsim.passes import pass_s
 from specsim.system import System
 from specsim.work import forward_work
 from specsim.work import precision as precision_named
@@ -51,40 +51,38 @@ class DraftModel(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.architecture.name, self.architecture.vocab_size, target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return self._pass_s(self._own(system), batch=batch, context=context, rows=rows)
+    ) -> Ledger:
+        return self._pass(self._own(system), batch=batch, context=context, rows=rows)
 
-    def _pass_s(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike
-    ) -> Floats:
+    def _pass(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Ledger:
         if self.window is not None:
             context = np.minimum(context, self.window)
-        forward_s = pass_s(self.architecture, system, batch=batch, rows=rows, context=context)
-        logits = np.asarray(batch, float) * self.architecture.vocab_size
-        sampling = system.engine.sampling_overhead_s + system.engine.logit_overhead_s * logits
-        return forward_s + sampling
+        drafting = model_pass(self.architecture, system, batch=batch, rows=rows, context=context)
+        return Ledger.of(drafting, sampling(system, batch, self.architecture.vocab_size))
 
-    def first_step_s(
+    def first_step(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         rows = 2 if self.catch_up == "row" else 1
-        first = self.step_s(system, batch=batch, context=context, rows=rows)
+        first = self.step(system, batch=batch, context=context, rows=rows)
         if self.catch_up == "pass":
-            first = first + first
-        return self._own(system).engine.drafting_overhead_s + first
+            first = first.times(2)
+        return Ledger.of(Wait(self._own(system).engine.drafting_overhead_s)) + first
 
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         gamma = np.asarray(gamma)
         own = self._own(system)
         work = forward_work(self.architecture, own.precision, own.sharding)
         again = own.after_own_pass(float(work.weight_bytes))
-        first = self.first_step_s(system, gamma=gamma, batch=batch, context=context)
-        step = self._pass_s(again, batch=batch, context=context, rows=1)
-        return np.where(gamma > 0, first + (gamma - 1) * step, 0.0)
+        first = self.first_step(system, gamma=gamma, batch=batch, context=context)
+        step = self._pass(again, batch=batch, context=context)
+        return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
@@ -135,10 +133,10 @@ class EarlyExit(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.target.name, self.target.vocab_size, target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return DraftModel(self.architecture).step_s(system, batch=batch, context=context, rows=rows)
+    ) -> Ledger:
+        return DraftModel(self.architecture).step(system, batch=batch, context=context, rows=rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +157,10 @@ class QuantisedSelf(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.target.name, self.target.vocab_size, target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return DraftModel(self.target, precision=self.precision).step_s(
+    ) -> Ledger:
+        return DraftModel(self.target, precision=self.precision).step(
             system, batch=batch, context=context, rows=rows
         )
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from specsim.acceptance import Law
 from specsim.architecture import Architecture
 from specsim.drafting.protocol import Around, Drafter, Floats, Mixed, as_method, share
+from specsim.ledger import Ledger
 from specsim.system import System
 
 
@@ -81,14 +82,13 @@ class SSD(Around):
         for one in (self.drafter, self.backup or self.drafter):
             as_method(one).require_vocabulary_of(target)
 
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
-        ready = self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
-        late = (self.backup or self.drafter).cycle_s(
-            system, gamma=gamma, batch=batch, context=context
-        )
-        return self.hit * ready + (1.0 - self.hit) * late
+    ) -> Ledger:
+        place = {"gamma": gamma, "batch": batch, "context": context}
+        ready = as_method(self.drafter).cycle(system, **place)
+        late = as_method(self.backup or self.drafter).cycle(system, **place)
+        return ready.times(self.hit) + late.times(1.0 - self.hit)
 
     def law(self, law: Law) -> Law:
         own = as_method(self.drafter).law(law)

@@ -1,7 +1,7 @@
-"""What a drafting method is to the cost model: two prices, and what differs from the plain chain.
+"""What a drafting method is to the cost model: a ledger, and what differs from the plain chain.
 
-    cycle_s          all drafting of one cycle, seconds for the whole batch; 0 where gamma is 0
-    step_s           one draft pass (or head), where the method has such a thing
+    cycle            all drafting of one cycle, an entry per kind of pass; nothing where gamma is 0
+    step             one draft pass (or head), where the method has such a thing
     law              the acceptance of a chain -> the acceptance of this method's cycles
     verify_rows      how wide the target's pass becomes, and `drafting_share` how many passes do
     overlapped_s     how much of the drafting hides behind the verification
@@ -9,7 +9,8 @@
     held_bytes       the memory it takes on the target's
     lossless         whether the output law stays the target's
 
-Only the prices are required of a `Drafter`; the rest has defaults, in `Method`.
+`step_s` and `cycle_s` are the ledgers' seconds. A `Drafter` from outside may have these two alone;
+then its bytes are not known, and everything else has the defaults of `Method`.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from specsim.acceptance import IID, Decaying, Integers, Law, whole
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
+from specsim.ledger import Ledger, Uncounted, Wait
 from specsim.system import System
 
 Floats = NDArray[np.float64]
@@ -69,25 +71,35 @@ class Method:
     def require_vocabulary_of(self, target: Architecture) -> None:
         """SpecsimError unless this method can draft for `target`."""
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        raise NotImplementedError
+    ) -> Ledger:
+        """One draft pass of `rows` tokens for each sequence."""
+        return Ledger()
 
-    def first_step_s(
+    def first_step(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         """The first pass of a cycle, with whatever begins a cycle."""
-        begin_s = system.engine.drafting_overhead_s
-        return begin_s + self.step_s(system, batch=batch, context=context)
+        begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
+        return begin + self.step(system, batch=batch, context=context)
+
+    def cycle(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Ledger:
+        """All drafting of one cycle of `gamma` tokens."""
+        gamma = np.asarray(gamma)
+        first = self.first_step(system, gamma=gamma, batch=batch, context=context)
+        step = self.step(system, batch=batch, context=context)
+        return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
+
+    def step_s(self, system: System, *, batch: ArrayLike, context: ArrayLike) -> Floats:
+        return self.step(system, batch=batch, context=context).seconds
 
     def cycle_s(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
     ) -> Floats:
-        gamma = np.asarray(gamma)
-        first = self.first_step_s(system, gamma=gamma, batch=batch, context=context)
-        step = self.step_s(system, batch=batch, context=context)
-        return np.where(gamma > 0, first + (gamma - 1) * step, 0.0)
+        return self.cycle(system, gamma=gamma, batch=batch, context=context).seconds
 
     def law(self, law: Law) -> Law:
         return law
@@ -144,15 +156,15 @@ class Around(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         as_method(self.drafter).require_vocabulary_of(target)
 
-    def step_s(
+    def step(
         self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return self.drafter.step_s(system, batch=batch, context=context)
+    ) -> Ledger:
+        return as_method(self.drafter).step(system, batch=batch, context=context, rows=rows)
 
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
-        return self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
+    ) -> Ledger:
+        return as_method(self.drafter).cycle(system, gamma=gamma, batch=batch, context=context)
 
     def law(self, law: Law) -> Law:
         return as_method(self.drafter).law(law)
@@ -169,6 +181,20 @@ class Foreign(Method):
         if name != "_drafter" and hasattr(drafter, name):
             return getattr(drafter, name)
         return object.__getattribute__(self, name)
+
+    def step(
+        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
+    ) -> Ledger:
+        return self._priced(self._drafter.step_s(system, batch=batch, context=context))
+
+    def cycle(
+        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
+    ) -> Ledger:
+        drafter = self._drafter
+        return self._priced(drafter.cycle_s(system, gamma=gamma, batch=batch, context=context))
+
+    def _priced(self, seconds: ArrayLike) -> Ledger:
+        return Ledger.of(Uncounted(type(self._drafter).__name__, seconds))
 
 
 def as_method(drafter: Drafter) -> Method:
@@ -205,6 +231,13 @@ class Mixed:
         share, gamma = np.asarray(self.share), np.asarray(gamma)
         first = share * (self.first.tokens_per_cycle(gamma) - 1.0)
         return 1.0 + first + (1.0 - share) * (self.second.tokens_per_cycle(gamma) - 1.0)
+
+
+def sampling(system: System, batch: ArrayLike, vocab: int) -> Wait:
+    """Drawing a token for each sequence from the logits of a draft pass."""
+    engine = system.engine
+    logits = np.asarray(batch, float) * vocab
+    return Wait(engine.sampling_overhead_s + engine.logit_overhead_s * logits)
 
 
 def decayed(law: Law, decay: float) -> Law:

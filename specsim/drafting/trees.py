@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from specsim.acceptance import GammaDependent, Integers, Law, PerPosition, whole
 from specsim.catalog import SpecsimError
 from specsim.drafting.protocol import Around, Floats, Method, as_method, count
+from specsim.ledger import Ledger
 from specsim.system import System
 from specsim.trees import Tree, best_tree
 
@@ -53,29 +54,21 @@ class StaticTree(Around):
     def max_gamma(self) -> int | None:
         return None  # nodes, of which even few heads can fill any number
 
-    def step_s(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Floats:
-        return self.drafter.step_s(system, batch=batch, context=context, rows=rows)
-
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         gamma = whole("gamma", gamma)
         largest = self.shape(int(gamma.max(initial=0)))
-        pass_of_rows: dict[int, Floats] = {}
-        first = self.drafter.first_step_s(system, gamma=gamma, batch=batch, context=context)
-        total = np.zeros(np.broadcast_shapes(gamma.shape, first.shape))
+        passes: dict[int, Integers] = {}  # by their rows: how many of them each gamma takes
         for nodes in np.unique(gamma[gamma > 0]):
-            cycle = np.zeros(())
             for rows in _draft_rows(largest, int(nodes))[1:]:
-                if rows not in pass_of_rows:
-                    pass_of_rows[rows] = self.step_s(
-                        system, batch=batch, context=context, rows=rows
-                    )
-                cycle = cycle + pass_of_rows[rows]
-            total = np.where(gamma == nodes, first + cycle, total)
-        return total
+                passes[rows] = passes.get(rows, np.zeros_like(gamma)) + (gamma == nodes)
+        drafter = as_method(self.drafter)
+        first = drafter.first_step(system, gamma=gamma, batch=batch, context=context)
+        cycle = first.times(gamma > 0)
+        for rows, many in passes.items():
+            cycle += self.step(system, batch=batch, context=context, rows=rows).times(many)
+        return cycle
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
@@ -109,14 +102,14 @@ class DynamicTree(StaticTree):
         StaticTree.__post_init__(self)
         count("children", self.children)
 
-    def cycle_s(
+    def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Floats:
+    ) -> Ledger:
         gamma = np.asarray(gamma)
-        first = self.drafter.first_step_s(system, gamma=gamma, batch=batch, context=context)
-        wide = self.step_s(system, batch=batch, context=context, rows=self.children)
-        further = np.minimum(gamma, self.depth) - 1
-        return np.where(gamma > 0, first + further * wide, 0.0)
+        drafter = as_method(self.drafter)
+        first = drafter.first_step(system, gamma=gamma, batch=batch, context=context)
+        wide = self.step(system, batch=batch, context=context, rows=self.children)
+        return first.times(gamma > 0) + wide.times(np.clip(gamma, 1, self.depth) - 1)
 
     def law(self, law: Law) -> Law:
         return _BestLaw(self, as_method(self.drafter).law(law))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specsim.catalog import SpecsimError
 from specsim.drafting import DraftModel
 from specsim.economics import dollars_per_million_tokens, token_cost
 from specsim.explorer.sentences import milliseconds
@@ -70,23 +69,14 @@ def money_and_energy(scenario: Scenario, token_s: float, plain_s: float) -> list
         dollars = float(dollars_per_million_tokens(hour, batch / token_s))
         plain = float(dollars_per_million_tokens(plain_hour, batch / plain_s))
         found.append(Card("per million tokens", f"${dollars:.2f}", f"plain ${plain:.2f}"))
-    plain_j = joules(scenario, 0)
-    drafted_j = joules(scenario, scenario.gamma)
-    if drafted_j is not None and plain_j is not None:
-        note = f"plain {plain_j:.2g} J; assumed rates"
-        found.append(Card("energy per token", f"{drafted_j:.2g} J", note))
+    note = f"plain {joules(scenario, 0):.2g} J; assumed rates"
+    found.append(Card("energy per token", f"{joules(scenario, scenario.gamma):.2g} J", note))
     return found
 
 
-def joules(scenario: Scenario, gamma: int) -> float | None:
-    """Per token, by the orders of magnitude of `economics`; None where the drafter's bytes are not
-    counted."""
-    drafter = scenario.drafter if gamma else None
-    try:
-        spent = token_cost(scenario.predict(gamma=gamma), drafter).joules
-    except SpecsimError:
-        return None
-    return float(np.ravel(spent)[0])
+def joules(scenario: Scenario, gamma: int) -> float:
+    """Per token, by the orders of magnitude of `economics`."""
+    return float(np.ravel(token_cost(scenario.predict(gamma=gamma)).joules)[0])
 
 
 def rate(per_s: float) -> str:

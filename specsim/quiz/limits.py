@@ -50,7 +50,7 @@ def what_it_saves() -> dict[str, float]:
     cycle = (streamed_bytes(LLAMA_70B) + gamma * streamed_bytes(LLAMA_1B)) / GB
     draft, system = DraftModel(LLAMA_1B, catch_up="none"), roofline("h200-sxm")
     joules = [
-        float(token_cost(predict(LLAMA_70B, draft, system, gamma=g, alpha=alpha), draft).joules)
+        float(token_cost(predict(LLAMA_70B, draft, system, gamma=g, alpha=alpha)).joules)
         for g in (0, gamma)
     ]
     return {

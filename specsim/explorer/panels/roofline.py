@@ -8,11 +8,10 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from specsim.catalog import SpecsimError
-from specsim.economics import drafting_work
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.setting import Scenario
 from specsim.figures import COLOURS
+from specsim.ledger import ModelPass
 from specsim.work import ForwardWork, forward_work
 
 INTENSITIES = (0.3, 10_000.0)  # FLOP per byte, the width of the frame
@@ -28,7 +27,8 @@ class Point:
 
 
 def points(scenario: Scenario) -> dict[str, Point]:
-    """The passes of a cycle by name: "plain", and where there is drafting "draft" and "verify".
+    """The passes of a cycle by name: "plain", and where there is drafting "draft" (all of a cycle's
+    together) and "verify".
 
     Bytes are of weights and cache, FLOPs and bytes of one device; the seconds are those of the pass
     under the engine, so the distance to the roof is what software leaves.
@@ -46,13 +46,12 @@ def points(scenario: Scenario) -> dict[str, Point]:
     found = {"plain": both[0]}
     if scenario.drafter is None or scenario.gamma == 0:
         return found
-    try:
-        passes, drafted = drafting_work(scenario.drafter, scenario.predict())
-    except SpecsimError:  # a tree, a cascade: their passes differ from each other
-        passes = 0
-    if passes:
-        draft_s = scenario.of("draft_s") + scenario.of("overlapped_s")
-        found["draft"] = _points(drafted, np.array([draft_s / float(passes)]))[0]
+    drafting = scenario.predict().drafting
+    passes = [entry for _, entry in drafting.entries if isinstance(entry, ModelPass)]
+    if passes:  # all drafting of a cycle together; a lookup moves nothing
+        flops, moved = float(np.ravel(drafting.flops)[0]), float(np.ravel(drafting.bytes_moved)[0])
+        took_s = float(np.ravel(drafting.seconds)[0]) * passes[0].system.tensor_parallel
+        found["draft"] = Point(flops / moved, flops / took_s)
     return found | {"verify": both[-1]}
 
 
