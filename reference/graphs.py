@@ -145,6 +145,8 @@ def runner_for(
     that plain decoding and speculation may take turns. Runs at the same time share nothing.
     """
     if mode == "eager":
+        if target.device.type == "cuda":  # the windows, and so the kernels, that graphs would have
+            capacity = power_of_two(max(capacity, SMALLEST_WINDOW))
         yield Runner(Cycle(target, drafter, batch, capacity, settings), mode)
         return
     kind = (drafter, drafter.gamma, batch, settings, mode, target.device, target.dtype)
@@ -164,6 +166,11 @@ def runner_for(
     finally:
         if runner is not None:
             kept[kind] = runner
+
+
+def forget(target: Transformer) -> None:
+    """Give back what was recorded for runs of `target`, its caches among it."""
+    vars(target).pop("kept_runners", None)
 
 
 def mode_for(device: torch.device, mode: str | None) -> str:

@@ -6,16 +6,18 @@ cycle, its launch gap included. On a CPU the same probes run uncaptured, which i
 them and little else. No probe has the shape of a model that is predicted from them.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from reference.attention import attend, attention_bias
+from reference.attention import attend, attention_bias, chunks_of
 from reference.cycle import NoDrafter
 from reference.decoding import speculate
 from reference.dialled import random_model
@@ -96,6 +98,7 @@ SMALL = Grid(
 
 KV_HEADS, GROUPS, HEAD_SIZE = 4, 5, 128  # of the attention that is probed
 REPLAYS = 5
+HEAD_START = 1_000_000  # clock cycles, half a millisecond, in which the host launches a graph
 
 
 class Timer:
@@ -105,7 +108,11 @@ class Timer:
         self.device, self.on_cuda = device, device.type == "cuda"
 
     def each(self, calls: Sequence[Callable[[], object]]) -> float:
-        """The median over replays of all calls in turn, divided by their number."""
+        """The median over replays of all calls in turn, divided by their number.
+
+        The device is kept busy until the host has launched the replay: an idle one would start the
+        clock at once, and the launch would be counted among the kernels.
+        """
         for call in calls[:2]:  # library handles and kernel choice are not to be captured
             call()
         if not self.on_cuda:
@@ -115,19 +122,21 @@ class Timer:
         with torch.cuda.graph(graph):
             for call in calls:
                 call()
-        return self._median(graph.replay) / len(calls)
+        return self._median(graph.replay, HEAD_START) / len(calls)
 
     def eagerly(self, calls: Sequence[Callable[[], object]]) -> float:
         """The same, launched one by one."""
         return self._median(lambda: [call() for call in calls]) / len(calls)
 
-    def _median(self, run: Callable[[], object]) -> float:
+    def _median(self, run: Callable[[], object], busy: int = 0) -> float:
         run()
-        return statistics.median(self._once(run) for _ in range(REPLAYS))
+        return statistics.median(self._once(run, busy) for _ in range(REPLAYS))
 
-    def _once(self, run: Callable[[], object]) -> float:
+    def _once(self, run: Callable[[], object], busy: int) -> float:
         if self.on_cuda:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            if busy:
+                torch.cuda._sleep(busy)
             start.record()
             run()
             end.record()
@@ -153,7 +162,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         reads = step(read_probes(timer, grid))
         products = step(product_probes(timer, grid, dtype))
         caches = step(cache_probes(timer, grid, dtype))
-        small = step(small_probes(timer, grid, dtype))
+        small = step(small_probes(timer, grid, dtype) | chunk_probes(timer, grid, dtype))
         laps = {mode: step(lap_probes(device, grid, dtype, mode)) for mode in modes}
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     return KernelProbes(
@@ -228,6 +237,28 @@ def cache_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[CachePro
                 probes.append(CacheProbe(streams, context, rows, size, flops, seconds))
             del caches, queries, bias
     return tuple(probes)
+
+
+def chunk_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:
+    """Seconds of attention by few sequences, whole and in chunks: what `attention.chunks_of` goes
+    by."""
+    seconds = {}
+    for batch, context in itertools.product((1, 4), grid.contexts):
+        shape = (batch, context, KV_HEADS, HEAD_SIZE)
+        caches = [
+            [torch.randn(shape, device=timer.device, dtype=dtype) for _ in range(2)]
+            for _ in range(8)
+        ]
+        queries = torch.randn(shape, device=timer.device, dtype=dtype)[:, :1].repeat(
+            1, 1, GROUPS, 1
+        )
+        positions = torch.full((batch, 1), context - 1, device=timer.device)
+        bias = attention_bias(positions, context, GROUPS, dtype)
+        in_chunks = max(2, chunks_of(caches[0][0], GROUPS))
+        for name, chunks in (("whole", 1), ("in_chunks", in_chunks)):
+            calls = [partial(attend, queries, *pair, bias, chunks) for pair in caches]
+            seconds[f"attention_{batch}x{context}_{name}"] = timer.each(calls)
+    return seconds
 
 
 def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:

@@ -58,9 +58,10 @@ def need(
         many = max(point.batch, effort.counted) * point.context
         read = 6.0 * many * (target.intermediate_size + 2 * target.hidden_size)
         weights *= 1.6  # while it is dialled, the later layers' outputs are kept twice
-    memory = weights + kv + logits + cumulative + read
+    arms = 2 if point.gamma else 1  # each keeps a cache of the target's
+    kept = (arms - 1) * cached * target.kv_elements_per_token
+    memory = weights + kv + kept + logits + cumulative + read
     step = streamed / bandwidth + target.num_layers * LAYER_S[point.mode]
-    arms = 2 if point.gamma else 1
     cycles = effort.rounds * effort.fewest_cycles + effort.fewest_cycles + 2
     seconds = arms * (max(effort.seconds, cycles * step) + 4 * step)
     noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from reference.drift import DriftProbe
+from reference.graphs import forget
 from reference.machine import environment, free_bytes
 from reference.suites.arms import Effort, effort_on
 from reference.suites.budget import need
@@ -176,6 +177,7 @@ class PartRun:
         """Measure and write one point; None, or the sentence that says why not."""
         try:
             models = self.workshop.models(point)
+            forget(models.target)  # no other point runs what the last one recorded
             if point.part == "peer":
                 from reference.suites.peer import measure_peer
 

@@ -33,6 +33,7 @@ from reference import (
 )
 from reference.cycle import Cycle, Settings
 from reference.experts import Mixture
+from reference.graphs import runner_for
 from reference.heads import untrained_head
 from reference.quantization import GROUPS, quantized
 from reference.sampling import Sampling
@@ -231,6 +232,15 @@ def test_neither_do_quantised_weights(device, precision: str) -> None:
 def test_neither_does_another_dtype(device, dtype: torch.dtype) -> None:
     target = model(dtype, qk_norm=True, qkv_bias=True, tied_head=True)
     run_cycles(target, EarlyExit(1, 3), 3, SETTINGS[1])
+
+
+def test_eager_runs_read_the_windows_that_graphs_do(device, monkeypatch) -> None:
+    """Or a comparison of the two would be one of kernels, and of odd sizes."""
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    target, drafter = model(), NoDrafter()
+    for mode in ("eager", "cuda-graphs"):
+        with runner_for(target, drafter, 1, 300, SETTINGS[0], mode) as runner:
+            assert (runner.cycle.cache.capacity, runner.window(257)) == (512, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

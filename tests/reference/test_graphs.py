@@ -4,6 +4,7 @@ used while everything it reads is where it was."""
 import copy
 import itertools
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -283,6 +284,17 @@ def test_what_was_recorded_serves_the_next_prompt_until_something_moves(
     assert kept(target) is not runner, "sampling is part of a recording"
     assert len(target.kept_runners) == graphs.KEPT
     assert not copy.deepcopy(target).kept_runners, "a recording reads the original"
+
+
+def test_what_is_forgotten_is_given_back_and_recorded_again(pair, imitated) -> None:
+    target, _ = pair
+    for _ in range(2):
+        generate(target, PROMPTS[0], NEW, mode="cuda-graphs")
+        cache = weakref.ref(kept(target).cycle.cache)
+        graphs.forget(target)
+        assert cache() is None, "something else holds its memory"
+    assert len(imitated) == 2
+    graphs.forget(target)
 
 
 def test_two_streams_at_a_time_do_not_share_buffers(pair, imitated) -> None:

@@ -1,6 +1,9 @@
 """The probes of kernels, reduced, on the CPU: every one timed, none of a shape that is measured."""
 
+import itertools
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +34,9 @@ def test_everything_in_the_grid_is_timed(probes):
     assert min(seconds) > 0
     assert min(probes.small.values()) > 0
     assert {"tiny_kernel", "tiny_kernel_eager", "host_round_trip"} <= probes.small.keys()
+    for batch, context in itertools.product((1, 4), SMALL.contexts):
+        both = {f"attention_{batch}x{context}_{way}" for way in ("whole", "in_chunks")}
+        assert both <= probes.small.keys()
     json.dumps(probes_to_json(probes), allow_nan=False)
 
 
@@ -97,6 +103,49 @@ def test_the_part_writes_a_calibration_that_says_its_mode(tmp_path, monkeypatch,
     assert loaded.environment["mode"] == "eager"
     assert loaded.environment["drift_s"] > 0
     assert loaded.median_error == fitted.median_error
+
+
+class Timeline:
+    """A device that works through what the host has launched, in microseconds of its own: a kernel
+    takes 10, and launching anything takes the host 7."""
+
+    def __init__(self):
+        self.host = self.device = 0.0
+
+    def launch(self, work: float) -> float:
+        """When the device is through with it."""
+        self.host += 7
+        self.device = max(self.device, self.host) + work
+        return self.device
+
+    def event(self, **_) -> SimpleNamespace:
+        event = SimpleNamespace()
+        event.record = lambda: setattr(event, "at", self.launch(0))
+        event.synchronize = lambda: setattr(self, "host", max(self.host, event.at))
+        event.elapsed_time = lambda end: (end.at - event.at) / 1e3
+        return event
+
+
+def test_a_launch_is_no_part_of_a_kernels_time(monkeypatch):
+    """Of a graph's replay on an idle device the clock would start before the launch is made."""
+    line, recorded = Timeline(), []
+    graph = SimpleNamespace(replay=lambda: line.launch(10.0 * len(recorded)))
+    imitations = {
+        "Event": line.event,
+        "synchronize": lambda *_: None,
+        "CUDAGraph": lambda: graph,
+        "graph": lambda _: nullcontext(),
+        "_sleep": lambda cycles: line.launch(cycles / 2000),
+    }
+    for name, imitation in imitations.items():
+        monkeypatch.setattr(torch.cuda, name, imitation)
+    calls = [lambda: recorded.append(1)] * 4
+    timer = Timer(torch.device("cuda"))
+    seconds = timer.each([lambda: None] * 2 + calls)
+    assert seconds * 6 == pytest.approx(40e-6)
+    monkeypatch.setattr(kernels, "HEAD_START", 0)
+    recorded.clear()
+    assert timer.each([lambda: None] * 2 + calls) * 6 == pytest.approx(47e-6), "nothing was shown"
 
 
 @pytest.mark.gpu
