@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import Law, as_acceptance, whole, within
+from specsim.acceptance import Law, as_acceptance, per_position, whole, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.cost import ForwardTime, step_time
 from specsim.drafting import Drafter, Method, as_method
+from specsim.latency import RequestLatency, request_latency
 from specsim.ledger import Ledger, model_pass
 from specsim.system import System
 
@@ -34,7 +35,8 @@ class Prediction:
     `verification` and `drafting` are the ledgers that the seconds come from; they know bytes and
     FLOPs too. `error` is the relative half-width of the 80 % band on a pass, `tokens_error` the
     same of tokens per cycle. `extra_devices` are the drafter's own, beside the target's; the output
-    law stays the target's if `lossless`.
+    law stays the target's if `lossless`. `law` is the acceptance of the method's cycles, None where
+    tokens per cycle are all that is known.
     """
 
     target: Architecture
@@ -56,6 +58,7 @@ class Prediction:
     drafting: Ledger
     extra_devices: int = 0
     lossless: bool = True
+    law: Law | None = None
 
     @property
     def step(self) -> ForwardTime:
@@ -128,6 +131,25 @@ class Prediction:
         tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max(initial=0.0)
         return np.broadcast_to(self.gamma, speedup.shape)[tied]
 
+    def request(self, more_tokens: int = 256) -> RequestLatency:
+        """How long an answer of one scenario takes behind its first token, and how unevenly its
+        tokens arrive: percentiles, not only means.
+
+        Raises SpecsimError for an array of scenarios, and where tokens per cycle were given: a mean
+        does not say how it varies.
+        """
+        if self.cycle_s.ndim or np.ndim(self.gamma):
+            raise SpecsimError(f"request answers for one scenario, not for {self.cycle_s.shape}")
+        gamma, survival = int(self.gamma), np.zeros(0)
+        if gamma > 0:
+            if self.law is None:
+                raise SpecsimError(
+                    "tokens per cycle alone do not say how they vary: give alpha, survival or a law"
+                )
+            survival = np.asarray(per_position(self.law, gamma).vector)
+        sequences = max(1, int(self.batch))
+        return request_latency(more_tokens, survival, float(self.cycle_s), sequences)
+
     def waterfall(self) -> dict[str, Floats]:
         """Where the ideal gamma + 1 went: factors whose product is the speedup, exactly.
 
@@ -180,7 +202,7 @@ def predict(
     gamma = whole("gamma", gamma)
     batch, context = positive("batch", batch), positive("context", context)
     method = _method(drafter, target, gamma)
-    tau = _tokens(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
+    law, tau = _acceptance(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
     if routing_correlation is not None:
         if target.experts is None:
             raise SpecsimError(f"{target.name} has no experts whose routing could be correlated")
@@ -238,6 +260,7 @@ def predict(
         drafting=drafting,
         extra_devices=0 if method is None else method.extra_devices,
         lossless=method is None or method.lossless,
+        law=law,
     )
 
 
@@ -269,30 +292,31 @@ def verification_width(
     return method.verify_rows(gamma, batch), np.asarray(method.drafting_share(batch), float)
 
 
-def _tokens(
+def _acceptance(
     gamma: NDArray[np.int64],
     method: Method | None,
     alpha: ArrayLike | None,
     survival: ArrayLike | None,
     tokens_per_cycle: ArrayLike | None,
     acceptance: Law | None,
-) -> Floats:
-    """Tokens per cycle, from whichever of the four was given."""
+) -> tuple[Law | None, Floats]:
+    """The law of a cycle, where more is known than its mean, and tokens per cycle; from whichever
+    of the four was given."""
     given = [value is not None for value in (alpha, survival, tokens_per_cycle, acceptance)]
     if sum(given) > 1:
         raise SpecsimError(
             "give acceptance once, as one of alpha, survival, tokens_per_cycle, acceptance"
         )
     if not any(given) and np.all(gamma == 0):
-        return np.ones(gamma.shape)
+        return None, np.ones(gamma.shape)
     if tokens_per_cycle is not None:
-        return within("tokens_per_cycle", tokens_per_cycle, low=1.0, high=gamma + 1)
+        return None, within("tokens_per_cycle", tokens_per_cycle, low=1.0, high=gamma + 1)
     law = acceptance
     if law is None:
         law = as_acceptance(alpha=alpha, survival=survival)
     if method is not None:
         law = method.law(law)
-    return np.asarray(law.tokens_per_cycle(gamma))
+    return law, np.asarray(law.tokens_per_cycle(gamma))
 
 
 def positive(name: str, value: ArrayLike) -> Floats:

@@ -110,18 +110,6 @@ def best_tree(child_probs: ArrayLike, nodes: int, depth: int | None = None) -> T
     return Tree(np.array(parents), np.array(ranks), np.array(depths), np.array(path_probs))
 
 
-def any_child_accepted(target_probs: ArrayLike, children: ArrayLike) -> float:
-    """P(one of several deterministic children is accepted) = the sum of their target mass.
-
-    The children (distinct token ids) are point masses, tried one after the other against what is
-    left of p. Treating them as samples of the drafter's q instead would bias the output.
-    """
-    probs, ids = within("target_probs", target_probs), np.asarray(children)
-    if len(np.unique(ids)) != len(ids):
-        raise SpecsimError(f"children must be distinct tokens, got {ids.tolist()}")
-    return float(probs[ids].sum())
-
-
 def _child_table(child_probs: ArrayLike) -> Floats:
     table = within("child_probs", child_probs)
     if table.ndim not in (1, 2) or table.size == 0:

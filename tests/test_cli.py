@@ -478,6 +478,24 @@ def test_a_draft_that_cannot_be_split_so(capsys, options, said):
     assert said in line
 
 
+def test_percentiles_of_an_answer(capsys):
+    document = predict_json(capsys, *SCENARIO, *DRAFT, "--gamma", "5", "--tokens", "64")
+    found = document["latency"]
+    assert found["more_tokens"] == 64
+    each = list(found["time_per_token_s"].values())
+    assert each == sorted(each)
+    assert each[0] <= found["mean_s"] / 64 * 1.05
+    assert found["gap_s"]["p99"] == document["cycle_s"]
+    plain = predict_json(capsys, *SCENARIO)
+    assert plain["latency"]["gap_s"]["p50"] == plain["step_s"]
+    mean = ["--draft", "llama-3.2-1b", "--tokens-per-cycle", "3", "--gamma", "4"]
+    assert predict_json(capsys, *SCENARIO, *mean)["latency"] is None
+    assert cli.main(["predict", *SCENARIO, *DRAFT, "--gamma", "5"]) == 0
+    assert "come at once with the one before" in capsys.readouterr().out
+    assert cli.main(["predict", *SCENARIO, "--tokens", "0"]) == 2
+    assert "--tokens must be a whole number >= 1, got 0" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_said(capsys):
     big = ["--target", "llama-3.1-70b", "--accelerator", "h100-sxm"]
     document = predict_json(capsys, *big)

@@ -461,6 +461,7 @@ def test_an_mtp_module_has_the_targets_experts_and_an_eagle_head_none():
         (lambda: StaticTree(Fixed(0.1), depth=0), "depth must be a whole number >= 1"),
         (lambda: Ensemble(()), "at least one drafter"),
         (lambda: DraftModel(ONE, window=0), "window must be a whole number >= 1"),
+        (lambda: Eagle(EIGHT, own_layer=True, layers=2), "an MTP module is one layer"),
         (lambda: DraftModel(ONE, tensor_parallel=0), "tensor_parallel must be a whole number"),
         (lambda: StaticTree(Fixed(0.1)).law(IID(0.5)).survival(2), "at\\(gamma\\)"),
     ],

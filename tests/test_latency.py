@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 from specsim.acceptance import IID, per_position, pmf
 from specsim.catalog import SpecsimError
 from specsim.latency import (
+    EXACT,
     arithmetic_mean,
     cycles_estimate,
     cycles_to_emit,
@@ -23,6 +24,7 @@ from specsim.latency import (
     harmonic_mean,
     lockstep_tokens_per_cycle,
     padded_tokens_per_cycle,
+    request_latency,
     time_per_token_percentile_s,
     time_per_token_s,
     zero_gap_share,
@@ -219,3 +221,41 @@ def test_batches_and_lengths_broadcast_with_survivals():
 def test_refusals_name_the_value(call, message):
     with pytest.raises(SpecsimError, match=message):
         call()
+
+
+# ---------------------------------------------------------------------------------- an answer whole
+
+
+def test_an_answer_is_its_cycles():
+    """Ten thousand answers drawn one by one, eight at a time, beside the exact law."""
+    found = request_latency(64, SURVIVAL, CYCLE_S, batch=8)
+    rng = np.random.default_rng(7)
+    emitted = rng.choice(len(SURVIVAL) + 1, p=found.accepted_pmf, size=(10_000, 8, 64)) + 1
+    cycles = (np.cumsum(emitted, axis=-1) < 64).sum(axis=-1) + 1
+    assert_allclose(found.mean_s, cycles.mean() * CYCLE_S, rtol=3e-3)
+    assert_allclose(found.batch_s, cycles.max(axis=1).mean() * CYCLE_S, rtol=3e-3)
+    drawn = np.percentile(cycles, [50, 90, 99], method="inverted_cdf") * CYCLE_S / 64
+    assert_allclose(list(found.time_per_token_s.values()), drawn, rtol=1e-12)
+    assert_allclose(found.zero_gap_share, 0.72894, atol=PRINTED)
+    assert found.gap_s == {"p50": 0.0, "p90": CYCLE_S, "p99": CYCLE_S}
+    assert_allclose(sum(found.accepted_pmf), 1.0)
+
+
+def test_long_answers_follow_the_normal_law():
+    exact = request_latency(EXACT, SURVIVAL, CYCLE_S, batch=4)
+    near = request_latency(EXACT + 1, SURVIVAL, CYCLE_S, batch=4)
+    assert_allclose(near.mean_s, exact.mean_s, rtol=1e-3)
+    assert_allclose(near.batch_s, exact.batch_s, rtol=0.02)
+    for name, seconds in exact.time_per_token_s.items():
+        assert_allclose(near.time_per_token_s[name], seconds, rtol=2e-3)
+    alone = request_latency(10**6, SURVIVAL, CYCLE_S)
+    assert alone.mean_s == alone.batch_s
+
+
+def test_plain_decoding_is_even():
+    for length in (10, EXACT + 1):
+        plain = request_latency(length, [], CYCLE_S, batch=3)
+        assert_allclose([plain.mean_s, plain.batch_s], length * CYCLE_S)
+        assert_allclose(list(plain.time_per_token_s.values()), CYCLE_S)
+        assert set(plain.gap_s.values()) == {CYCLE_S}
+        assert (plain.zero_gap_share, plain.accepted_pmf) == (0.0, (1.0,))

@@ -495,3 +495,30 @@ def test_no_scenario_is_no_answer_and_no_complaint(name):
         assert all(np.size(factor) in (0, 1) for factor in nothing.waterfall().values())
         with pytest.raises(SpecsimError, match="no best of no scenarios"):
             nothing.best()
+
+
+# ------------------------------------------------------------------------------- one who waits
+
+
+@pytest.mark.parametrize("name", catalog.load("methods"))
+def test_an_answer_takes_as_many_cycles_as_its_tokens_per_cycle_say(name):
+    drafter = method(name, EIGHT, ONE if name in NEED_A_DRAFT else None)
+    predicted = predict(EIGHT, drafter, h100(), gamma=4, alpha=0.7, batch=4)
+    found = predicted.request(1000)
+    per_token_s = predicted.cycle_s / predicted.tokens_per_cycle
+    assert_allclose(found.mean_s / 1000, per_token_s, rtol=2e-3)
+    assert found.mean_s < found.batch_s
+    tokens = 1 + np.arange(len(found.accepted_pmf)) @ found.accepted_pmf
+    assert_allclose(tokens, predicted.tokens_per_cycle)
+    plain = predict(EIGHT, drafter, h100(), gamma=0, alpha=0.7).request(9)
+    assert plain.mean_s == pytest.approx(9 * predict(EIGHT, None, h100()).step_s)
+
+
+def test_a_request_needs_one_scenario_and_more_than_a_mean():
+    mean = predict(EIGHT, DRAFT, h100(), gamma=4, tokens_per_cycle=3.0)
+    with pytest.raises(SpecsimError, match="do not say how they vary"):
+        mean.request(100)
+    with pytest.raises(SpecsimError, match=r"one scenario, not for \(2,\)"):
+        predict(EIGHT, DRAFT, h100(), gamma=[1, 2], alpha=0.5).request()
+    with pytest.raises(SpecsimError, match="more_tokens must be a whole number >= 1, got 0"):
+        predict(EIGHT, None, h100()).request(0)

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from specsim.acceptance import IID, overlap, pmf
 from specsim.catalog import SpecsimError
-from specsim.trees import any_child_accepted, best_tree
+from specsim.trees import best_tree
 
 PRINTED = 6e-6
 CHILDREN = (0.6, 0.15, 0.08, 0.05, 0.03)
@@ -171,7 +171,6 @@ def test_two_sampled_children(draft, expected):
 
 
 def test_L3_point_mass_children_accept_their_target_mass():
-    assert_allclose(any_child_accepted(TARGET, [1, 2]), 0.5)
     points = [lambda tried, x=x: np.eye(3)[x] for x in (1, 2)]
     output, accepted = verify_children(TARGET, points)
     assert_allclose(accepted, 0.5)
@@ -188,7 +187,6 @@ def test_L3_point_mass_children_accept_their_target_mass():
         (lambda: best_tree((), 4), r"got shape \(0,\)"),
         (lambda: best_tree(CHILDREN, 0), "nodes must be a whole number >= 1, got 0"),
         (lambda: best_tree(CHILDREN, 4, depth=-1), "depth must be a whole number >= 0, got -1"),
-        (lambda: any_child_accepted(TARGET, [1, 1]), "distinct"),
     ],
 )
 def test_refusals_name_the_value(call, message):

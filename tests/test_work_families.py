@@ -104,7 +104,7 @@ def test_every_preset_streams_its_parameters_less_table_norms_and_biases(name):
     positions = shape.learned_positions * shape.hidden_size
     small = shape.parameters - table - positions - every.weight_bytes / 2
     assert 0 < small < 2e-3 * shape.parameters
-    if shape.is_llama_shaped:
+    if not shape.departures:
         norms = (2 * shape.num_layers + 1) * shape.hidden_size
         biases = shape.num_layers * (shape.query_size + 2 * shape.kv_size) * shape.qkv_bias
         gates = shape.expert_layers * shape.hidden_size if shape.experts else 0

@@ -145,11 +145,6 @@ class Architecture:
     # ------------------------------------------------------------- parameters (counted elsewhere)
 
     @property
-    def layer_parameters(self) -> int:
-        """Of one layer with an ordinary MLP."""
-        return parameters.dense_layer(self)
-
-    @property
     def embedding_parameters(self) -> int:
         return self.vocab_size * self.hidden_size
 
@@ -234,11 +229,6 @@ class Architecture:
             f"rope_type {self.rope_scaling!r}": isinstance(self.rope_scaling, str),
         }
         return tuple(words for words, departs in found.items() if departs)
-
-    @property
-    def is_llama_shaped(self) -> bool:
-        """Whether the decoder `reference` can run it."""
-        return not self.departures
 
     def require_llama_shape(self) -> "Architecture":
         """Itself; SpecsimError, naming every departure, for a shape that can only be priced."""

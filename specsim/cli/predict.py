@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--batch", type=int, default=1, help="sequences decoded together")
     parser.add_argument("--gamma", default="best", help="drafted tokens per cycle, or 'best'")
     add_acceptance(parser)
+    parser.add_argument(
+        "--tokens", type=int, default=256, metavar="N",
+        help="of an answer behind its first, for the percentiles of its latency (default 256)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="write the JSON object to this file")
 
@@ -112,6 +117,7 @@ def to_json(
         "lossless": prediction.lossless if speculative else None,
         "bound": str(prediction.bound),
         "band": {"step_s": band["step_s"], "speedup": band["speedup"] if speculative else None},
+        "latency": latency(prediction, options.tokens),
         "waterfall": {name: float(f) for name, f in prediction.waterfall().items()}
         if speculative
         else None,
@@ -124,6 +130,14 @@ def to_json(
         "assumptions": memory + assumptions(options, scenario),
         "version": __version__,
     }
+
+
+def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
+    """Percentiles for one who waits; None where tokens per cycle are all that is known."""
+    whole("--tokens", more_tokens, low=1)
+    if prediction.gamma > 0 and prediction.law is None:
+        return None
+    return asdict(prediction.request(more_tokens))
 
 
 def plain(value: Any) -> float | str:
@@ -163,7 +177,18 @@ def show(document: dict[str, Any]) -> None:
             print(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")
         if document["speedup_per_device"] != document["speedup"]:
             print(f"per device    {document['speedup_per_device']:8.3f} x")
+        if document["latency"] is not None:
+            show_latency(document["latency"])
         if not document["lossless"]:
             print("not lossless: the output law is not the target's")
     for sentence in document["assumptions"]:
         print(f"- {sentence}")
+
+
+def show_latency(found: dict[str, Any]) -> None:
+    each = found["time_per_token_s"]
+    times = ", ".join(f"{1e3 * seconds:.3f} ({name})" for name, seconds in each.items())
+    print(
+        f"per token     {times} ms over answers of {found['more_tokens']} tokens; "
+        f"{found['zero_gap_share']:.0%} come at once with the one before"
+    )

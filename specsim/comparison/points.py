@@ -15,7 +15,7 @@ from typing import Any
 from specsim.acceptance import PerPosition
 from specsim.catalog import SpecsimError
 from specsim.drafting import DraftModel, Lookup, Method
-from specsim.measurement import Measurement, Point
+from specsim.measurement import Point
 from specsim.speculation import Prediction, predict
 from specsim.system import System
 
@@ -216,11 +216,6 @@ def factors(parts: dict[str, Part], gamma: int, drift: float = 1.0) -> dict[str,
         result[name] = before / sum(laps.values())
     result["baseline"] = step.measured / predicted["step_s"]
     return result
-
-
-def compare_file(measurement: Measurement, system: System) -> list[Comparison]:
-    """Every point of a file that our own decoder measured beside its prediction."""
-    return [compare(point, system) for point in measurement.points if is_predicted(point)]
 
 
 def median_errors(

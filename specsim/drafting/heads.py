@@ -62,6 +62,8 @@ class Eagle(Method):
         share("decay", self.decay)
         count("features", self.features)
         count("layers", self.layers)
+        if self.own_layer and self.layers != 1:
+            raise SpecsimError(f"an MTP module is one layer of the target's, not {self.layers}")
         if self.draft_vocab is not None:
             count("draft_vocab", self.draft_vocab)
             if self.draft_vocab > self.target.vocab_size:
@@ -73,10 +75,10 @@ class Eagle(Method):
     @property
     def architecture(self) -> Architecture:
         vocab = self.target.vocab_size if self.draft_vocab is None else self.draft_vocab
-        body = self.target.first_layers(min(self.layers, self.target.num_layers))
-        if body.experts is not None:
-            experts = replace(body.experts, dense_layers=()) if self.own_layer else None
-            body = replace(body, experts=experts)
+        body = self.target.mtp_module
+        if not self.own_layer:
+            body = self.target.first_layers(min(self.layers, self.target.num_layers))
+            body = replace(body, experts=None)
         return replace(body, name=f"head of {self.target.name}", vocab_size=vocab)
 
     def require_vocabulary_of(self, target: Architecture) -> None:

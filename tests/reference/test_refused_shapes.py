@@ -11,7 +11,7 @@ from reference.transformer import Transformer
 from specsim import SpecsimError, catalog
 from specsim.architecture import model
 
-PRICED_ALONE = [name for name in catalog.load("models") if not model(name).is_llama_shaped]
+PRICED_ALONE = [name for name in catalog.load("models") if model(name).departures]
 
 
 @pytest.mark.parametrize("name", PRICED_ALONE)
