@@ -91,7 +91,9 @@ course.say("| chip | bf16, dense | memory | ridge |\n|---|---|---|---|\n" + "\n"
 # which no ordinary model reaches; it would put the ridge twice too far to the right.)
 #
 # Where do passes lie? A plain step; the verification of some drafted tokens; a batch of users; the
-# reading of a prompt. All of them are the *same* pass with more or fewer rows.
+# reading of a prompt. All of them are the *same* pass with more or fewer rows. (In speculative
+# decoding a small model, the *draft*, guesses γ tokens, and one pass of the large one, the
+# *target*, verifies them all. It keeps each with some probability α; notebook 2 says how.)
 
 # %%
 small = specsim.model("llama-3.1-8b")
@@ -179,13 +181,19 @@ if here.torch:
 if here.torch:
     medians = np.array([timed[rows].median for rows in widths])
     errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
+    corner = np.abs(np.log2(np.array(widths) / knee)) <= 1
+    near, far = (
+        f"{np.median(errors[part]):.0%}" if part.any() else "none" for part in (corner, ~corner)
+    )
     unrest = np.median([timing.p90 / timing.p10 for timing in timed.values()])
     course.say(f"""
 Two probes predicted nine widths with a median error of {np.median(errors):.0%} (worst
-{errors.max():.0%}, at {widths[errors.argmax()]} rows). What is missed is mostly the corner, where
-loads and products do not overlap as perfectly as the larger-of-two rule assumes, and whatever else
-this machine was doing: the slowest tenth of the passes took {unrest:.1f} times as long as the
-fastest. {"A busy machine; run this again when it is quiet." if unrest > 1.5 else ""}
+{errors.max():.0%}, at {widths[errors.argmax()]} rows): {near} within a factor of two of the
+predicted corner, {far} elsewhere. At the corner loads and products do not overlap as perfectly as
+the larger-of-two rule assumes; anywhere a kernel may be better or worse at one width than at
+another; and the machine may have been busy: of the passes of one width, the slowest tenth took
+{unrest:.1f} times as long as the fastest.
+{"That is a lot; run this again when it is quiet." if unrest > 1.5 else ""}
 
 **Measured here: 8 rows cost {medians[3] / medians[0]:.2f} times one row; {widths[-1]} rows cost
 {medians[-1] / medians[0]:.0f} times.**

@@ -89,10 +89,10 @@ else:
 # after, not its taste.)
 #
 # The project's decoder does the same with caches, batches and CUDA graphs. Seen in slow motion, on
-# one text (picked because every case occurs in it), the first cycles look like this. Above, what
-# the draft said; below, the one token that the target added itself. Tokens with a line through them
-# are not in the text: the first rejected draft, and those behind it, which nobody needs to judge
-# any more. A dot is a blank, a bent arrow the end of a line.
+# one text (picked because on a CPU every case occurs in it), the first cycles look like this.
+# Above, what the draft said; below, the one token that the target added itself. Tokens with a line
+# through them are not in the text: the first rejected draft, and those behind it, which nobody
+# needs to judge any more. A dot is a blank, a bent arrow the end of a line.
 
 # %%
 if here.torch:
@@ -116,9 +116,9 @@ if here.torch:
     positions = sum(len(cycle.drafted) + 1 for cycle in seen)
     course.say(f"""
 In {len(seen)} cycles the text grew by {emitted} tokens: {len(seen)} passes of the target instead of
-{emitted}. Popular articles sometimes say that the large model then "processes only a subset of the
-tokens". It is the other way round: it looked at {positions} positions, *more* than there are
-tokens, and computed as many times more. What it did less often is fetch its weights.
+{emitted}. It looked at {positions} positions, *more* than there are tokens, and computed as many
+times more (so it did not "process a subset of the tokens", as articles say; notebook 1). What it
+did less often is fetch its weights.
 
 **A cycle always adds a token of the target's own, so the worst draft costs time and never
 progress: {len(seen)} passes, {positions} positions, {emitted} tokens.**
@@ -150,7 +150,12 @@ kept_share = float(acceptance.overlap(p, q))
 redrawn = (1 - kept_share) * acceptance.residual(p, q)
 sheet, axes = figures.sheet()
 figures.coupling(axes, names, p, q, np.minimum(p, q), redrawn, "drafted, and what comes out")
-sheet
+course.show(sheet)
+shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, redrawn, strict=True))
+course.say(f"""
+A draft is kept in {kept_share:.0%} of the cycles. In the others the token is drawn from the
+residual: that adds {shares}, which is what p lacked.
+""")
 
 # %% [markdown]
 # That is an argument. Does the decoder's *code* do it? Its accept rules are pure functions of laws,
@@ -315,7 +320,8 @@ else:
 # The token rule stops at the first draft that fails its own test. But a draft that is a little too
 # likely may be followed by one that is not likely enough, and *together* they may deserve to stay.
 # Block verification (Sun et al., arXiv:2403.10444) tests every prefix and keeps the longest that
-# passes; the law is the same. It costs no pass and no parameter, and never keeps fewer drafts.
+# passes; the law is the same. It costs no pass and no parameter, and on average it never keeps
+# fewer drafts.
 #
 # Its smallest example has two tokens and two drafts. Enumerated as above:
 
@@ -388,7 +394,7 @@ if here.torch:
 without chance has nothing to gain either.**
 """)
 else:
-    course.say("**The block rule never keeps fewer drafts, and its law is the same.**")
+    course.say("**On average the block rule never keeps fewer drafts; its law is the same.**")
 
 # %% [markdown]
 # ## Temperature 0, and ties

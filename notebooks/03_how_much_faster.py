@@ -72,7 +72,7 @@ drafts buy little.**
 # Papers print α, the chance that a draft is kept *given that it is looked at*. Engines log accepted
 # over drafted, where drafts behind a rejection count as drafted though nobody looked at them.
 # Others print tokens per cycle, with or without the bonus. For the same text these are three
-# different numbers, and only the first does not move with γ.
+# different numbers; if every draft has the same chance, only the first does not move with γ.
 
 # %%
 law = acceptance.IID(0.8)
@@ -153,7 +153,8 @@ The same four runs, by each of the three names:
 {rows}
 
 The prediction missed the tokens per cycle by {np.median(errors):.1%} (median; worst
-{max(errors):.1%}).
+{max(errors):.1%}). On real text α depends on γ a little, too: a draft far down a block is looked at
+only where those before it were kept, which is where the text is easy.
 """)
 wrong = float(acceptance.IID(rate[3]).tokens_per_cycle(4))
 course.say(f"""
@@ -190,9 +191,11 @@ for.**
 # %% [markdown]
 # ## Why a ten times smaller draft is not ten times cheaper
 #
-# The usual napkin divides the parameters. Take a pair where the draft has about a thirteenth of
-# them and ask four ways what its pass costs, as a share of the target's: by FLOPs, by bytes, by
-# time with the launches captured in CUDA graphs, and by time in eager PyTorch.
+# The usual napkin divides the parameters. Take a pair where the draft has a small fraction of them,
+# and look at its pass as a share of the target's in other ways: by bytes, by time with the launches
+# captured in CUDA graphs, by time in eager PyTorch, and by the number of layers.
+#
+# *Guess first:* which of these is nearest to the share of the parameters, and which is farthest?
 
 # %%
 target_shape, draft_shape = specsim.model("qwen3-8b"), specsim.model("qwen3-0.6b")
@@ -204,9 +207,9 @@ both = {
     for name, s in (("ideal", ideal), ("graphs", graphs), ("eager", eager))
 }
 ratios = {name: [float(d.total_s / t.total_s)] for name, (d, t) in both.items()}
-flops = draft_shape.parameters / target_shape.parameters
+fewer = draft_shape.parameters / target_shape.parameters
 shares = {
-    "parameters": [flops],
+    "parameters": [fewer],
     "bytes (roofline)": ratios["ideal"],
     "time, CUDA graphs": ratios["graphs"],
     "time, eager": ratios["eager"],
@@ -240,7 +243,7 @@ course.say(f"""
 {target_shape.num_layers}; {head:.0%} of the draft's parameters are its (shared) embedding and LM
 head.
 
-**{1 / flops:.0f} times fewer parameters: {1 / ratios["ideal"][0]:.0f} times fewer bytes,
+**{1 / fewer:.0f} times fewer parameters: {1 / ratios["ideal"][0]:.0f} times fewer bytes,
 {1 / ratios["graphs"][0]:.1f} times less time with graphs, {1 / ratios["eager"][0]:.1f} times less
 in eager mode. Price a draft by its layers and launches, not by its parameters.**
 """)

@@ -92,10 +92,12 @@ if here.torch:
     course.show(sheet)
 
 # %% [markdown]
-# From the probes come a dozen constants, by least squares: what is read per second, by size and by
-# rows; what a layer, a pass, a draw and a cycle cost besides. The same constants must explain the
-# laps of all probe pairs; how far each lap is from that is the error of the fit, and the width of
-# the band of every prediction.
+# The figure divides bytes by the whole time of a stack, so that small stacks look slow: much of
+# their time is what each matrix costs besides. The fit takes the two apart. From the probes come a
+# dozen constants, by least squares: what is read per second, by size and by rows; what a layer, a
+# pass, a draw and a cycle cost besides. The same constants must explain the laps of all probe
+# pairs; how far each lap is from that is the error of the fit, and the width of the band of every
+# prediction.
 
 # %%
 if here.torch:
@@ -118,8 +120,8 @@ if here.torch:
 On the line the constants explain a lap fully.
 
 **A dozen constants reproduce {len(laps)} laps with a median error of {fitted.median_error:.0%}
-(worst {fitted.worst_error:.0%}): no prediction of a time can be expected to be better than that,
-and the 80 % band says ±{fitted.system.engine.error:.0%}.**
+(worst {fitted.worst_error:.0%}): expect no better of a predicted time; the 80 % band of every one
+is ±{fitted.system.engine.error:.0%}.**
 """)
 
 # %% [markdown]
@@ -421,6 +423,9 @@ pair: expect the first figure of a script, the second of an engine.**
 
 # %% [markdown]
 # ## Exercises
+#
+# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
+# looks like.
 
 # %%
 slower = quiz.Question(

@@ -22,6 +22,8 @@
 # idle, or where the draft costs more than it saves.
 
 # %%
+import itertools
+
 import numpy as np
 
 import specsim
@@ -54,7 +56,8 @@ lines = [
     for g in (1, 3, 5, 7)
 ]
 sheet, axes = figures.sheet()
-figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True)
+title = f"{target.name} with {draft.name}, α = 0.75"
+figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title=title)
 sheet
 
 # %% [markdown]
@@ -69,10 +72,10 @@ ridge = float(system.ridge_rows)
 course.say(f"""
 By what such an engine reaches of bandwidth and arithmetic, the ridge is at {ridge:.0f} rows. γ = 5
 makes six of a sequence, so the bend comes at a batch of {ridge / 6:.0f}. From there the gain
-shrinks; it is gone when the verification alone has grown by the tokens that a cycle gains.
+shrinks; it is gone where a cycle costs as many plain steps as it emits tokens.
 
-**γ = 5 pays up to a batch of {fixed.batch} here, and a smaller γ pays longer: at high load draft
-less, or nothing.**
+**γ = 5 pays up to a batch of {fixed.batch} here, γ = 1 still {lines[0].y[-1]:.2f}× at
+{batches[-1]}: at high load draft less, or nothing.**
 """)
 
 # %% [markdown]
@@ -176,8 +179,8 @@ not a result. With it, four rows take {wide / one:.2f} times one row at batch 1,
 takes {float(step_time(target, system, rows=4).total_s / step_time(target, system).total_s):.2f}.
 
 **A mixture of experts gains least at a batch of {batches[partly.argmin()]}
-({partly.min():.2f}×) and most around {batches[partly.argmax()]} ({partly.max():.2f}×): the
-opposite of a dense model.**
+({partly.min():.2f}×) and most around {batches[partly.argmax()]} ({partly.max():.2f}×), where the
+gain of a dense one has begun to fade.**
 """)
 
 # %% [markdown]
@@ -208,22 +211,25 @@ quick = specsim.system("h200-sxm", precision="int4")
 gain = float(step_time(target, system).total_s / step_time(target, quick).total_s)
 tops = {line.label: float(np.max(line.y)) for line in lines}
 both, apart = gain * tops["target int4, draft int4"], gain * tops["target bf16, draft bf16"]
+lost = (tops["target int4, draft int4"] - tops["target int4, draft bf16"]) / (
+    tops["target int4, draft int4"] - 1
+)
 course.say(f"""
 int4 alone gives {gain:.2f}×, speculation alone {tops["target bf16, draft bf16"]:.2f}×. With the
 same 16-bit draft only {tops["target int4, draft bf16"]:.2f}× is left of the latter.
 
-**Together {both:.2f}×, not the product {apart:.2f}×; quantise the draft too, or half of the gain
-is lost.**
+**Together {both:.2f}× with both in int4, not the product {apart:.2f}×; with a 16-bit draft
+{lost:.0%} of what speculation adds is lost.**
 """)
 
 # %% [markdown]
 # ## Temperature, and drafts that are greedy
 #
-# At temperature T both models are sampled from flatter laws, and flatter laws overlap more. A draft
-# that is *sampled* from its law is therefore accepted more often again at high temperature. A draft
-# that always takes its likeliest token is accepted with the target's probability of that one token,
-# which falls as T rises. Lookups and many heads draft that way. Between cold and hot there is no
-# rule: it depends on the two laws. An example with four tokens:
+# A temperature T above 1 flattens both laws, one below 1 sharpens them. Very flat laws overlap, so
+# at high T a draft that is *sampled* from its law is accepted more and more often. A draft that
+# always takes its likeliest token is accepted with the target's probability of that one token,
+# which falls instead. Lookups and many heads draft that way. Between cold and hot there is no rule:
+# it depends on the two laws. An example with four tokens:
 
 # %%
 heats = np.geomspace(0.125, 8, 49)
@@ -256,13 +262,12 @@ if here.torch:
         [tokenizer.encode(text)[:48] for text in texts[which][:prompts]]
         for which in ("calibration", "timed")
     )
-    warmth = (0.25, 0.5, 1.0, 2.0)
-    traces = [
-        suites.text_trace(
-            large, small, calibration, max_new_tokens=new_tokens, temperature=heat, seed=3
-        )
-        for heat in warmth
-    ]
+    warmth, seeds = (0.25, 0.5, 1.0, 2.0), course.effort((3, 4, 5), (3,))
+    traces = []
+    for heat in warmth:
+        ways = {"max_new_tokens": new_tokens, "temperature": heat}
+        each = [suites.text_trace(large, small, calibration, seed=s, **ways) for s in seeds]
+        traces.append([[*itertools.chain(*texts)] for texts in zip(*each, strict=True)])
     predicted = [float(acceptance.TextTrace(*t).tokens_per_cycle(1)) - 1 for t in traces]
     shown = ", ".join(f"{a:.2f} at T = {h}" for h, a in zip(warmth, predicted, strict=True))
     course.say(f"**Predicted** α: {shown}.")
@@ -271,22 +276,38 @@ else:
 
 # %%
 if here.torch:
-    runs = [
-        reference.speculate(
-            large, reference.DraftModel(small, 1), timed, new_tokens, temperature=heat, seed=4
-        ).statistics
-        for heat in warmth
+    runs = [reference.Statistics(1) for _ in warmth]
+    for (heat, total), seed in itertools.product(zip(warmth, runs, strict=True), seeds):
+        one_token = reference.DraftModel(small, 1)
+        run = reference.speculate(large, one_token, timed, new_tokens, heat, seed=seed)
+        total.extend(run.statistics)
+    of_texts = [
+        np.reshape([np.mean(text) for text in overlaps], (len(seeds), prompts)).mean(0)
+        for _, overlaps in traces
     ]
-    counted = [
-        (h, r.alpha, 1.28 * r.tokens_per_cycle_error) for h, r in zip(warmth, runs, strict=True)
-    ]
-    points = [(h, alpha, alpha - error, alpha + error) for h, alpha, error in counted]
-    line = figures.Curve("predicted from texts", warmth, predicted, "tokens", measured=points)
+    spread = np.array([1.28 * np.std(texts, ddof=1) / prompts**0.5 for texts in of_texts])  # 80 %
+    of_drafts = np.array([1.28 * run.tokens_per_cycle_error for run in runs])
+    errors, counted = np.hypot(spread, of_drafts), np.array([run.alpha for run in runs])
+    points = list(zip(warmth, counted, counted - errors, counted + errors, strict=True))
+    band = (predicted - spread, predicted + spread)
+    line = figures.Curve("predicted from texts", warmth, predicted, "tokens", *band, points)
     sheet, axes = figures.sheet(height=2.9)
     figures.curves(axes, [line], "temperature (1 is the model's own)", "α (share accepted)")
     course.show(sheet)
 
 # %%
+if here.torch:
+    apart = 1.28 * np.abs(predicted - counted) / np.hypot(spread, errors)
+    worst = int(apart.argmax())
+    luck = ", which is more than luck: other prompts, another α" if apart[worst] > 2 else ""
+    course.say(f"""
+Band and bars (80 %) take a text as one draw, not a draft. Cold, a target as small as this one
+repeats itself, and a text is then easy or hard as a whole: {prompts} prompts leave
+±{spread[0]:.3f} at T = {warmth[0]} and ±{spread[-1]:.3f} at T = {warmth[-1]}, where drafts that are
+counted as if each were on its own would claim ±{of_drafts[0]:.3f} and ±{of_drafts[-1]:.3f}. The two
+are farthest apart at T = {warmth[worst]}, by {apart[worst]:.1f} of their joint standard
+errors{luck}.
+""")
 sampled, greedy = (
     float(np.interp(1.0, heats, np.asarray(f(p, q))))
     for f in (acceptance.overlap, acceptance.greedy_overlap)
@@ -365,7 +386,7 @@ whole cost of a cycle for hardly more than a plain step's token.**
 # | symptom | cause | remedy |
 # |---|---|---|
 # | gain fades with load | rows reach the ridge | smaller γ by batch, or off (notebook 7) |
-# | gain fades with context | the draft reads all of its own cache | a window, a head, a lookup |
+# | long contexts gain nothing more | the draft reads all of its own cache | a window, a head |
 # | little at batch one, a mixture of experts | new experts per row | smaller γ, or larger batches |
 # | little after quantising | the draft did not shrink | quantise the draft |
 # | α falls when users raise T | greedy drafts | sample from the draft |
@@ -376,6 +397,8 @@ whole cost of a cycle for hardly more than a plain step's token.**
 
 # %% [markdown]
 # ## Exercises
+#
+# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
 
 # %%
 quiz.ask("when-it-hurts")

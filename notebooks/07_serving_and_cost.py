@@ -307,6 +307,8 @@ course.live(lambda: explorer.Explorer(preset="high-QPS server"))
 
 # %% [markdown]
 # ## Exercises
+#
+# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
 
 # %%
 quiz.ask("dollars")

@@ -947,8 +947,8 @@ predicted = {
 course.say(
     f"**Napkin.** c = {qwen_tiny.num_layers}/{qwen_8b.num_layers} = {c:.2f}. At α = 0.8, γ = 4: "
     f"{leviathan_speedup(0.8, 4, c):.2f}×; at best {leviathan_speedup(0.8, best, c):.2f}×, with "
-    f"γ = {best}. specsim's full sum, which adds the bytes to the launches, says "
-    f"{float(predicted['torch-eager'].speedup):.2f}× for eager PyTorch on an H100, and "
+    f"γ = {best}. specsim, for which a pass in eager mode takes the longer of its launches and its "
+    f"work on the device, says {float(predicted['torch-eager'].speedup):.2f}× for an H100, and "
     f"{float(predicted['cuda-graphs'].speedup):.2f}× with both models in CUDA graphs."
 )
 quiz.check("eager", leviathan_speedup(0.8, 4, c))
