@@ -48,7 +48,7 @@ class Grid:
     rounds: int
     rotated_bytes: float  # buffers that take turns, so that no cache holds the next
     most_cache_bytes: float
-    vocab_size: int = 100_000
+    vocab_size: int = 100_096
 
 
 GPU = Grid(
@@ -67,9 +67,9 @@ GPU = Grid(
     widths=(1, 2, 5, 9, 17, 33),
     read_bytes=tuple(2**k for k in range(20, 33)),
     pairs=(
-        ((1536, 12), (768, 3), 50_000),
-        ((2304, 20), (1280, 2), 100_000),
-        ((3328, 8), (3328, 1), 130_000),
+        ((1536, 12), (768, 3), 50_048),
+        ((2304, 20), (1280, 2), 100_096),
+        ((3328, 8), (3328, 1), 130_048),
     ),
     batches=(1, 16),
     gammas=(0, 1, 3, 7),

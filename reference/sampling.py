@@ -9,10 +9,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reference.sequences import Sequences
 from specsim.catalog import SpecsimError
+
+LARGE, BLOCK = 30_000, 128  # tokens of a vocabulary that is drawn from in two steps, and of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +118,30 @@ def draw(law: Tensor, uniforms: Tensor) -> Tensor:
     drawn; on MPS, in float32, what is compared stays below the total. Given a uniform in (0, 1) for
     every token, (..., V), the tokens race instead: the first of -log(u) / p wins, the Gumbel-max
     trick. Two laws that share such noise pick the same token nearly as often as they can.
+
+    In a large vocabulary a block of tokens is found first, and then the token in it: long running
+    sums are slow, but for a single one on a GPU, where all its processors share in it.
     """
     if uniforms.ndim == law.ndim:
         return (law / -uniforms.log()).argmax(-1)
-    finest = finest_float(law.device)
-    cumulative = law.cumsum(-1, dtype=finest)
-    total = cumulative[..., -1:]
-    below = total * (1 - torch.finfo(finest).eps)
-    targets = torch.minimum(uniforms.to(finest)[..., None] * total, below)
-    return (
-        torch.searchsorted(cumulative, targets, right=True)
-        .squeeze(-1)
-        .clamp_(max=law.shape[-1] - 1)
-    )
+    size, finest = law.shape[-1], finest_float(law.device)
+    uniforms = uniforms.to(finest)
+    if size < LARGE or size % BLOCK or (law.is_cuda and law.numel() == size):
+        cumulative = law.cumsum(-1, dtype=finest)
+        return first_beyond(cumulative, uniforms * cumulative[..., -1])
+    blocks = law.unflatten(-1, (-1, BLOCK))
+    cumulative = blocks.sum(-1, dtype=finest).cumsum(-1)
+    targets = uniforms * cumulative[..., -1]
+    block = first_beyond(cumulative, targets)[..., None]
+    left = targets - F.pad(cumulative, (1, 0)).gather(-1, block).squeeze(-1)
+    within = blocks.gather(-2, block[..., None].expand(*block.shape, BLOCK)).squeeze(-2)
+    return block.squeeze(-1) * BLOCK + first_beyond(within.cumsum(-1, dtype=finest), left)
+
+
+def first_beyond(cumulative: Tensor, targets: Tensor) -> Tensor:
+    """Where `cumulative` (..., N) first exceeds `targets` (...), which may reach its end by
+    rounding."""
+    below = cumulative[..., -1] * (1 - torch.finfo(cumulative.dtype).eps)
+    targets = torch.minimum(targets, below)[..., None]
+    found = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    return found.clamp_(max=cumulative.shape[-1] - 1)

@@ -30,6 +30,7 @@ from reference import (
     StaticTree,
     Tree,
     attention,
+    sampling,
 )
 from reference.cycle import Cycle, Settings
 from reference.experts import Mixture
@@ -257,6 +258,14 @@ def test_neither_does_a_long_context(device, monkeypatch, batch: int, dtype) -> 
         run_cycles(target, drafter, batch, SETTINGS[1], window=4096)
         assert set(read) == {16}
         read.clear()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_neither_does_a_large_vocabulary(device, batch: int) -> None:
+    """Which several rows draw from in two steps."""
+    vocabulary = -(-sampling.LARGE // sampling.BLOCK) * sampling.BLOCK
+    target, draft = (model(vocab_size=vocabulary) for _ in range(2))
+    run_cycles(target, DraftModel(draft, 3), batch, Settings(Sampling(1.0)))
 
 
 class Defective(NGram):

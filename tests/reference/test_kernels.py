@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reference import kernels
+from reference import kernels, sampling
 from reference.kernels import GPU, SMALL, Timer, probe_architecture, run_kernel_probes
 from reference.suites import calibrating
 from reference.suites.points import load_suite
@@ -59,6 +59,16 @@ def test_what_does_not_fit_is_left_out_and_every_length_is_still_read(probes):
         for context in grid.contexts:
             size = 2 * grid.streams[0] * context * kernels.HEAD_SIZE * 2
             assert size <= grid.most_cache_bytes
+
+
+def test_vocabularies_are_drawn_from_as_those_that_are_measured():
+    """In two steps, where several rows draw."""
+    sizes = [GPU.vocab_size, *(vocab_size for _, _, vocab_size in GPU.pairs)]
+    measured = {load_suite("gpu").shape(name).vocab_size for name in ("llama-3.1-8b", "qwen3-4b")}
+    for size in (*sizes, *measured):
+        assert size >= sampling.LARGE
+        assert size % sampling.BLOCK == 0
+    assert not measured.intersection(sizes)
 
 
 def test_no_probe_is_a_shape_that_is_measured():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from reference import sampling
 from reference.sampling import Sampling, draw, keep_nucleus
 from reference.sequences import Sequences
 
@@ -297,6 +298,26 @@ def test_float32_laws_over_a_large_vocabulary_are_not_overrun(seed: int) -> None
     law[-100:] = 0
     assert draw(law, torch.tensor(ALMOST_ONE)).item() < 31_900
     assert law[draw(law, torch.tensor(0.0))] > 0
+
+
+@pytest.mark.parametrize("float_of_sums", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_in_two_steps_the_token_is_that_of_one(monkeypatch, float_of_sums, shape) -> None:
+    """First its block: of sums that are exact, and of laws with empty blocks here and there."""
+    monkeypatch.setattr("reference.sampling.finest_float", lambda device: float_of_sums)
+    monkeypatch.setattr(sampling, "BLOCK", 4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        weights = torch.randint(-6, 7, (*shape, 24), generator=generator).clamp(min=0)
+        weights[..., 5] += weights.sum(-1) == 0
+        u = torch.randint(2**12, shape, generator=generator) * 2.0**-12
+        for uniforms in (u, u * 0, u * 0 + ALMOST_ONE):
+            tokens = []
+            for large in (24, 25):
+                monkeypatch.setattr(sampling, "LARGE", large)
+                tokens.append(draw(weights.float(), uniforms))
+            assert torch.equal(*tokens)
+            assert (weights.gather(-1, tokens[0][..., None]) > 0).all()
 
 
 def test_in_32_bits_a_token_without_probability_is_not_drawn_either(monkeypatch) -> None:
