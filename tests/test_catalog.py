@@ -52,6 +52,7 @@ def test_a_hub_id_is_found_without_its_owner(spelling: str, row: str) -> None:
         ("accelerators", "rtx-4900", "rtx-4090"),
         ("models", "llama-3.1-9b", "llama-3.1-8b"),
         ("models", "qwen3-8", "qwen3-8b"),
+        ("models", "llama3", "llama-3-8b, llama-3-70b, llama-3.1-8b"),
     ],
 )
 def test_an_unknown_name_is_an_error_that_names_the_nearest(

@@ -537,3 +537,39 @@ def test_what_the_catalog_does_not_know_is_said(capsys):
     said = " ".join(predict_json(capsys, *SCENARIO, "--engine", "vllm")["assumptions"])
     assert "unknown" not in said
     assert "from the catalog (fitted)" in said
+
+
+def test_the_parts_that_are_shown_add_up_to_the_step(capsys):
+    for engine in ("vllm", "torch-eager"):
+        options = ["--target", "deepseek-v2-lite", "--accelerator", "h100", "--engine", engine]
+        assert cli.main(["predict", *options]) == 0
+        first, *lines = capsys.readouterr().out.splitlines()
+        parts = [line for line in lines if line.startswith("  ")]
+        total = sum(float(line.split(" ms")[0].split()[-1]) for line in parts)
+        assert total == pytest.approx(float(first.split()[2]), abs=0.0005 * (len(parts) + 1))
+        assert len({line.index(" ms") for line in parts}) == 1  # one column, however long a name
+        assert any("host: sampling" in line for line in parts)
+
+
+def test_a_best_gamma_at_the_edge_of_what_was_looked_at_is_said(capsys):
+    at_the_edge = [*SCENARIO, "--draft", "llama-3.2-1b", "--survival", "0.95,0.9"]
+    document = predict_json(capsys, *at_the_edge)
+    assert document["best_gamma"] == 2
+    assert "largest that was looked at, 2" in document["assumptions"][0]
+    inside = predict_json(capsys, *SCENARIO, *DRAFT)
+    assert not any("looked at" in sentence for sentence in inside["assumptions"])
+
+
+def test_a_plan_says_what_would_make_it_fit(capsys):
+    big = ["--target", "llama-3.1-70b", "--accelerator", "h100-sxm", *DRAFT, "--batches", "1,8"]
+    planned = plan_json(capsys, *big)
+    assert planned["assumptions"][0].startswith("A batch of 1 does not fit: llama-3.1-70b needs")
+    assert "tensor_parallel = 2" in planned["assumptions"][0]
+
+
+def test_a_draft_whose_heads_do_not_divide_may_be_split_over_fewer(capsys):
+    pair = ["--target", "qwen2.5-7b", "--draft", "qwen2.5-0.5b", "--accelerator", "h100"]
+    pair += ["--alpha", "0.7", "--tensor-parallel", "4"]
+    assert cli.main(["predict", *pair]) == 2
+    assert "(--draft-tp splits the draft over fewer)" in capsys.readouterr().err
+    assert predict_json(capsys, *pair, "--draft-tp", "2")["speedup"] > 1

@@ -75,13 +75,20 @@ def resolve(table: str, name: str, folder: Path | None = None) -> str:
     wanted = slug(name)
     if wanted in names:
         return names[wanted]
+    # first what begins so, hyphens and dots aside: "llama3" is llama-3-8b, llama-3.1-8b, …
+    begun = [key for key in rows if _letters(wanted) and _letters(key).startswith(_letters(wanted))]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
-    nearest = list(dict.fromkeys(names[found] for found in close))[:3]
+    nearest = list(dict.fromkeys([*begun, *(names[found] for found in close)]))
+    nearest = nearest[: max(3, min(len(begun), 6))]
     hint = f"nearest: {', '.join(nearest)}"
     if not nearest:
         few = len(rows) <= FEW
         hint = f"there are: {', '.join(rows)}" if few else f"see the {len(rows)} in {table}.toml"
     raise SpecsimError(f"no {table.removesuffix('s')} is called {name!r}; {hint}")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name)
 
 
 def lookup(table: str, name: str, folder: Path | None = None) -> Row:

@@ -16,7 +16,7 @@ from specsim.cli.scenario import (
     gammas_of,
     scenario_of,
 )
-from specsim.memory import footprint, largest_batch
+from specsim.memory import footprint, largest_batch, shortage
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
@@ -67,6 +67,14 @@ def run(options: argparse.Namespace) -> int:
         scenario.target, scenario.machine, drafter=drafter, context=options.context, gamma=first
     )
     fits = np.broadcast_to(held.fits, planned.batch.shape).tolist()
+    said = []
+    if not all(fits):
+        at = fits.index(False)
+        missing = shortage(
+            scenario.target, scenario.machine, drafter=drafter, context=options.context,
+            batch=int(planned.batch[at]), gamma=int(planned.gamma[at]),
+        )  # fmt: skip
+        said.append(f"A batch of {planned.batch[at]} does not fit: {missing}.")
     document = {
         "batches": [row | {"fits": fit} for row, fit in zip(planned.rows(), fits, strict=True)],
         "crossover_batch": last.batch,
@@ -76,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             name: engine_settings(planned, name, drafter) for name in ENGINES_WITH_SETTINGS
         },
         "sensitivity": moves,
-        "assumptions": assumptions(options, scenario),
+        "assumptions": said + assumptions(options, scenario),
         "version": __version__,
     }
     if options.json:

@@ -99,7 +99,9 @@ def to_json(
     }  # fmt: skip
     held = footprint(scenario.target, scenario.machine, **asked)
     missing = shortage(scenario.target, scenario.machine, **asked)
-    memory = [] if missing is None else [f"It does not fit: {missing}."]
+    said = [] if missing is None else [f"It does not fit: {missing}."]
+    if over is not None and 0 < prediction.gamma == over.gamma.max():
+        said.append(f"The best gamma is the largest that was looked at, {prediction.gamma}.")
     return {
         "step_s": float(prediction.step_s),
         "tokens_per_s": float(prediction.tokens_per_s),
@@ -127,7 +129,7 @@ def to_json(
         ],
         "memory_bytes": float(held.total_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
-        "assumptions": memory + assumptions(options, scenario),
+        "assumptions": said + assumptions(options, scenario),
         "version": __version__,
     }
 
@@ -155,18 +157,20 @@ def show(document: dict[str, Any]) -> None:
         f"plain step    {ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), "
         f"{document['tokens_per_s']:.1f} tokens/s, bound by {document['bound']}"
     )
-    total = sum(row["seconds"] for row in document["breakdown"])
-    for row in document["breakdown"]:
-        if row["seconds"] > 0:
-            share = row["seconds"] / total
-            print(
-                f"  {row['name']:28s} {row['seconds'] * 1e3:8.3f} ms  {share:5.1%}  {row['bound']}"
-            )
+    shown = [row for row in document["breakdown"] if row["seconds"] > 0]
+    beside = document["step_s"] - sum(row["seconds"] for row in document["breakdown"])
+    if beside > 1e-9:
+        shown.append({"name": "host: sampling, scheduling", "seconds": beside, "bound": "overhead"})
+    wide = max(len(row["name"]) for row in shown)
+    for row in shown:
+        took, share = row["seconds"] * 1e3, row["seconds"] / document["step_s"]
+        print(f"  {row['name']:{wide}s} {took:8.3f} ms  {share:5.1%}  {row['bound']}")
     if document["speedup"] is not None:
         low, high = document["band"]["speedup"]
         gamma, tokens = document["gamma"], document["tokens_per_cycle"]
         print(f"draft step    {ms('draft_step_s')}")
         print(f"verification  {ms('verify_step_s')} for {gamma + 1} rows per sequence")
+        print(f"overhead      {ms('overhead_s')} of the host, accepting and rolling back")
         print(f"cycle         {ms('cycle_s')}, {tokens:.3f} tokens per cycle")
         print(
             f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "

@@ -13,7 +13,7 @@ from specsim.catalog import SpecsimError
 from specsim.cli.parser import numbers
 from specsim.drafting import DraftModel, Method, method
 from specsim.system import System, system
-from specsim.work import PRECISIONS, precision
+from specsim.work import PRECISIONS, precision, require_even_split
 
 
 def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:
@@ -106,6 +106,11 @@ def drafter_of(options: argparse.Namespace, target: Architecture) -> Method | No
             f"--draft-tp must be within 1 and the target's --tensor-parallel "
             f"{options.tensor_parallel}, got {devices}"
         )
+    if draft is not None and devices is None:
+        try:
+            require_even_split(draft, options.tensor_parallel)
+        except SpecsimError as error:
+            raise SpecsimError(f"{error} (--draft-tp splits the draft over fewer)") from None
     if options.method is not None:
         return method(
             options.method, target, draft, draft_precision=stored, draft_tensor_parallel=devices
