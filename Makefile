@@ -12,6 +12,8 @@ RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST := $(RUN) -m pytest --timeout 300
+# a process a core; a file's tests share what they load, and small tensors gain nothing by threads
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would race
@@ -29,7 +31,7 @@ demo: $(VENV)/demo.stamp  ## predict, then measure, the bundled pair on this mac
 
 .PHONY: test
 test: $(VENV)/test.stamp  ## the tests (those marked gpu only where there is a CUDA device)
-	$(PYTEST) -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not browser"
 
 .PHONY: test-browser
 test-browser: $(VENV)/browser.stamp browser.ready  ## the explorer in a real browser; screenshots in out/
