@@ -13,8 +13,8 @@
 #
 # **Question.** Why does a GPU with twice the arithmetic decode not one token per second more?
 #
-# **Takes** about a minute on two CPU cores, less on a GPU. **Needs** `specsim`; with PyTorch it
-# also measures, here and now. No model is downloaded.
+# **Takes** under a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also measures, here
+# and now. No model is downloaded.
 #
 # You know what a transformer computes. This notebook asks what it has to *carry* to compute it,
 # predicts what follows, and then lets your own machine confirm or contradict it.

@@ -14,7 +14,7 @@
 # **Question.** A small model guesses, a large one checks. Why is the text *exactly* the large
 # model's, and what quietly breaks that?
 #
-# **Takes** about a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also watches the
+# **Takes** under a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also watches the
 # small pair of models that comes with the project at work. No download.
 #
 # First we watch the algorithm, one cycle at a time. Then we add up every chance there is and find

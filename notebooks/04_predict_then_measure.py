@@ -14,7 +14,7 @@
 # **Question.** How far can you trust a speedup that was predicted before anything was decoded, and
 # what do you do when the measurement says something else?
 #
-# **Takes** about a minute and a half on two CPU cores, less on a GPU. **Needs** `specsim` with
+# **Takes** about a minute on two CPU cores, less on a GPU. **Needs** `specsim` with
 # PyTorch; without it the shipped measurements are still read. No download.
 #
 # A prediction that was adjusted until it fitted is worth nothing. So the order of this notebook is

@@ -337,7 +337,7 @@ quiz.check("which-latency", "c")
 # %%
 course.say(
     f"**Takeaway: a batch shares the weights and not the caches. Decode attention stays at "
-    f"{per_byte:.0f} FLOP/byte; prefill is the one part of serving that computes.**"
+    f"{per_byte:.0f} FLOP/byte; prefill computes even for a single user.**"
 )
 
 # %% [markdown]
@@ -563,15 +563,19 @@ quiz.check("same-output", "c")
 quiz.ask("flops-saved")
 
 # %%
+from specsim import economics
+
 saved = quiz.question("flops-saved").worked()
-ratio = saved["ratio"]
+ratio, plain_gb = saved["ratio"], saved["plain_gb"]
+draft_gb = (saved["gb_per_token"] * tokens - plain_gb) / 4
 course.say(
     f"**Napkin.** Rows per cycle: γ drafts at ĉ = {ratio:.3f} and γ + 1 verified. "
     f"(4 × {ratio:.3f} + 5) / {tokens:.4f} = {(4 * ratio + 5) / tokens:.2f}× the FLOPs of plain "
-    f"decoding. Bytes: (139.0 + 4 × 2.47) / {tokens:.4f} = {saved['gb_per_token']:.1f} GB a token "
-    f"against {saved['plain_gb']:.1f}. Energy on a roofline H200, with assumed constants "
-    f"(40 pJ/byte, 0.7 pJ/FLOP, 150 W idle): {saved['plain_j']:.1f} → "
-    f"{saved['speculative_j']:.1f} J a token."
+    f"decoding. Bytes: ({plain_gb:.1f} + 4 × {draft_gb:.2f}) / {tokens:.4f} = "
+    f"{saved['gb_per_token']:.1f} GB a token against {plain_gb:.1f}. Energy on a roofline H200, "
+    f"with assumed constants ({1e12 * economics.JOULES_PER_BYTE:.0f} pJ/byte, "
+    f"{1e12 * economics.JOULES_PER_FLOP:.1f} pJ/FLOP, {economics.IDLE_POWER_W:.0f} W idle): "
+    f"{saved['plain_j']:.1f} → {saved['speculative_j']:.1f} J a token."
 )
 quiz.check("flops-saved", (4 * ratio + 5) / tokens)
 
@@ -1011,7 +1015,7 @@ for chosen in np.random.default_rng(seed).choice(30, size=6, replace=False):
 
 # %%
 mine, model = specsim.system("rtx-4090", "ideal"), specsim.model("qwen3-8b")
-question = quiz.Question(
+ceiling = quiz.Question(
     f"The ceiling of {model.name} on a {mine.accelerator.name}, in tokens/s?",
     answer=lambda: specsim.predict(model, None, mine, context=1).tokens_per_s,
     slips={
@@ -1021,7 +1025,7 @@ question = quiz.Question(
     tolerance=0.05,
     unit="tokens/s",
 )
-quiz.ask(question)
+quiz.ask(ceiling)
 
 # %% [markdown]
 # **A log from work.** An engine at γ = 3 reports a mean acceptance length of `2.4`, bonus included.
