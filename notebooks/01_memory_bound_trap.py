@@ -13,8 +13,8 @@
 #
 # **Question.** Why does a GPU with twice the arithmetic decode not one token per second more?
 #
-# **Takes** under a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also measures, here
-# and now. No model is downloaded.
+# **Takes** under a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also measures,
+# here and now. No model is downloaded.
 #
 # You know what a transformer computes. This notebook asks what it has to *carry* to compute it,
 # predicts what follows, and then lets your own machine confirm or contradict it.
@@ -115,12 +115,10 @@ sheet
 # %%
 plain, verify = (step_time(small, graphs, rows=rows).total_s for rows in (1, 8))
 course.say(f"""
-On the slope, more rows are nearly free: {small.name} verifies 7 drafts in {1e3 * verify:.2f} ms,
-while a step of one row takes {1e3 * plain:.2f} ms. (That is the rule "the larger of the two times",
-which flatters a little. Measurements follow.)
-
-**Left of the ridge, a pass costs what its bytes cost: eight times the rows for
-{verify / plain:.2f} times the time.**
+On the slope a pass costs what its bytes cost, and more rows are nearly free: {small.name} verifies
+7 drafts in {1e3 * verify:.2f} ms, {verify / plain:.2f} times the {1e3 * plain:.2f} ms of a step of
+one row. (That is the rule "the larger of the two times", which flatters a little. Measurements
+follow.)
 """)
 
 # %% [markdown]
@@ -130,8 +128,9 @@ which flatters a little. Measurements follow.)
 course.live(lambda: explorer.roofline(preset="chat at batch 1"))
 
 # %% [markdown]
-# **Batch and γ move a pass to the right; a long context holds it back, since each sequence brings
-# keys and values that it shares with nobody.**
+# **Left of the ridge a pass costs its bytes, whatever its rows. Batch and γ move it to the right; a
+# long context holds it back, since each sequence brings keys and values that it shares with
+# nobody.**
 
 # %% [markdown]
 # ## Measured here: one row against many
