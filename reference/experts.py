@@ -5,7 +5,7 @@ chosen are read, one of three ways:
 
 | way | where | bytes read of the experts | waits for the host |
 |---|---|---|---|
-| `grouped` | CUDA from compute capability 9.0, bf16 | each chosen expert once | no |
+| `grouped` | CUDA of compute capability 9 or 10, bf16 | each chosen expert once | no |
 | `gathered` | other devices, few rows | thrice for every visit: copied, then multiplied | no |
 | `one_by_one` | the CPU; other devices, many rows | each chosen expert once | yes, free on a CPU |
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from specsim.architecture import Experts
 from specsim.catalog import SpecsimError
+
+DATACENTRES = (9, 10)  # Hopper and Blackwell there; on others torch's grouped product asks the host
 
 
 class LinearStack(nn.Module):
@@ -128,5 +130,5 @@ def can_group(rows: Tensor, stack: nn.Module) -> bool:
     if not isinstance(stack, LinearStack) or rows.device.type != "cuda":
         return False
     aligned = all(size % 8 == 0 for size in stack.weight.shape[1:])  # rows of 16 bytes
-    hopper = torch.cuda.get_device_capability(rows.device) >= (9, 0)
-    return hopper and aligned and rows.dtype == torch.bfloat16
+    major, _ = torch.cuda.get_device_capability(rows.device)
+    return major in DATACENTRES and aligned and rows.dtype == torch.bfloat16

@@ -136,7 +136,8 @@ class Transformer(nn.Module):
                 qk = normalise_heads(qk, layer, shape)
             # rotary embedding of queries and keys at once; the sign of the rotated half is in the
             # sine table
-            qk = qk * cos + qk.roll(shape.head_dim // 2, dims=-1) * sin
+            turned = torch.cat(qk.chunk(2, dim=-1)[::-1], dim=-1)
+            qk = torch.addcmul(qk * cos, turned, sin)
             queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
             if cache is not None:
                 cache.write(index, slots, keys, values)
@@ -159,7 +160,7 @@ def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine of every position's angles, (max_context + MAX_GAMMA, D) each.
 
     RoPE (Su et al., arXiv:2104.09864) in the half-split layout of Hugging Face checkpoints.
-    Rotating half a head is [-x2, x1] = roll(x, D/2) with the first half negated; the negation is
+    Rotating half a head is [-x2, x1], the halves exchanged and the first negated; the negation is
     folded into the sine table.
     """
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)

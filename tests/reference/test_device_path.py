@@ -209,7 +209,9 @@ def test_neither_does_one_that_drafts_fewer_tokens_than_it_could(device, kind: s
 EXPERTS = Experts(8, 2, 128, shared_size=64, shared_gate=True)
 
 
-@pytest.mark.parametrize(("way", "capability"), [("grouped", HOPPER), ("gathered", (8, 0))])
+@pytest.mark.parametrize(
+    ("way", "capability"), [("grouped", HOPPER), ("gathered", (8, 0)), ("gathered", (12, 0))]
+)
 def test_neither_do_experts(device, monkeypatch, way: str, capability) -> None:
     """One product over all groups where the device has it; else a copy for each of few visits."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
