@@ -52,12 +52,18 @@ def calibration_table(calibration: Calibration) -> list[str]:
     def us(seconds: float) -> str:
         return f"{seconds * 1e6:.0f} us"
 
+    overhead = f"{us(engine.layer_overhead_s)} a layer, {us(engine.pass_overhead_s)}"
+    if engine.layer_launch_s or engine.pass_launch_s:
+        overhead = (
+            f"its work, or where that is less launches of {us(engine.layer_launch_s)} a layer, "
+            f"{us(engine.pass_launch_s)}"
+        )
     return [
         "calibration on probe shapes (none of them a shape that is predicted below)",
         f"  weights, one row   GB/s by size of the {table.of}: {speeds}",
         f"  KV cache           {kv:.1f} GB/s",
         f"  arithmetic         {rate:.0f} GFLOP/s",
-        f"  a pass             {us(engine.layer_overhead_s)} a layer, {us(engine.pass_overhead_s)}",
+        f"  a pass             {overhead}",
         f"  drafting           {us(engine.drafting_overhead_s)} a cycle, "
         f"{us(engine.sampling_overhead_s)} a draw",
         f"  sampling and host  {us(engine.cycle_overhead_s)} a step, "

@@ -106,6 +106,8 @@ def show(document: dict[str, Any]) -> None:
     last = document["crossover_batch"]
     if document["crossover_beyond"]:
         print(f"it still pays at a batch of {last}, the largest looked at, memory aside")
+    elif last == 0:
+        print("it pays at no batch")
     else:
         print(f"it pays up to a batch of {last}, memory aside")
     if document["largest_batch_in_memory"] is not None:

@@ -169,7 +169,8 @@ def show(document: dict[str, Any]) -> None:
         low, high = document["band"]["speedup"]
         gamma, tokens = document["gamma"], document["tokens_per_cycle"]
         print(f"draft step    {ms('draft_step_s')}")
-        print(f"verification  {ms('verify_step_s')} for {gamma + 1} rows per sequence")
+        rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
+        print(f"verification  {ms('verify_step_s')} for {rows} per sequence")
         print(f"overhead      {ms('overhead_s')} of the host, accepting and rolling back")
         print(f"cycle         {ms('cycle_s')}, {tokens:.3f} tokens per cycle")
         print(
