@@ -91,9 +91,10 @@ course.say("| chip | bf16, dense | memory | ridge |\n|---|---|---|---|\n" + "\n"
 # which no ordinary model reaches; it would put the ridge twice too far to the right.)
 #
 # Where do passes lie? A plain step; the verification of some drafted tokens; a batch of users; the
-# reading of a prompt. All of them are the *same* pass with more or fewer rows. (In speculative
-# decoding a small model, the *draft*, guesses γ tokens, and one pass of the large one, the
-# *target*, verifies them all. It keeps each with some probability α; notebook 2 says how.)
+# reading of a prompt. All of them are the *same* pass with more or fewer rows, a row being the
+# vector of one token of one sequence. (In speculative decoding a small model, the *draft*, guesses
+# γ tokens, and one pass of the large one, the *target*, verifies them all. It keeps those before
+# the first that it rejects, and accepts each with some probability α; notebook 2 says how.)
 
 # %%
 small = specsim.model("llama-3.1-8b")

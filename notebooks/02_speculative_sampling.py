@@ -50,8 +50,8 @@ were trained on Python source code, and share one tokenizer.
 # ## One cycle
 #
 # Here is the whole algorithm, written out once, without caches and without care for speed. The law
-# that a token is drawn from is called *p* where it is the large model's (the *target*), *q* where
-# it is the small one's (the *draft*).
+# that a token is drawn from, its probability distribution over the vocabulary, is called *p* where
+# it is the large model's (the *target*), *q* where it is the small one's (the *draft*).
 
 # %% tags=["teaching"]
 if here.torch:
