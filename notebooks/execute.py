@@ -28,6 +28,7 @@ from traitlets.config import Config
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 CELL_LIMIT_S = 600  # for a machine that is slow or busy; quiet, no notebook takes a sixth of it
+START_LIMIT_S = 240
 SIZE_LIMIT = 400_000  # bytes of an .ipynb: code hosts render no large ones
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -61,7 +62,7 @@ def run(notebook: Notebook) -> Notebook:
         client = NotebookClient(
             notebook,
             timeout=CELL_LIMIT_S,
-            startup_timeout=CELL_LIMIT_S,
+            startup_timeout=START_LIMIT_S,
             kernel_name="python3",
             resources={"metadata": {"path": str(FOLDER)}},
             config=Config({} if os.name == "nt" else {"KernelManager": files}),

@@ -86,6 +86,15 @@ def test_a_failing_cell_stops_the_run() -> None:
         execute.run(planted("1 / 0"))
 
 
+def test_a_notebook_that_takes_too_long_is_named(tmp_path: Path, monkeypatch, capsys) -> None:
+    slow = tmp_path / "01_slow.py"
+    slow.write_text("# %%\nimport time\n\ntime.sleep(90)\n")
+    monkeypatch.setattr(execute, "sources", lambda: [slow])
+    monkeypatch.setattr(execute, "CELL_LIMIT_S", 1)
+    assert execute.main([]) == 1
+    assert "01_slow.py: A cell timed out" in capsys.readouterr().err
+
+
 # --- the generated pairs -----------------------------------------------------------------------
 
 
