@@ -11,7 +11,8 @@ Needs NumPy alone. The decoder that measures what is predicted here is the packa
 from specsim.architecture import Architecture, model
 from specsim.catalog import SpecsimError
 from specsim.drafting import DraftModel, method
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 from specsim.system import System, system
 
 __version__ = "0.1.0"

@@ -23,7 +23,8 @@ from specsim.catalog import SpecsimError
 from specsim.comparison import Comparison, compare, median_errors, to_rows
 from specsim.drafting import DraftModel
 from specsim.measurement import Measurement, Point, write_json
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 
 GAMMAS = range(9)
 DIALLED = Architecture(

@@ -19,7 +19,7 @@ from specsim.acceptance import (
 )
 from specsim.catalog import SpecsimError
 from specsim.counters import Counters, read_log
-from specsim.speculation import Prediction
+from specsim.prediction import Prediction
 
 __all__ = ["Counters", "Diagnosis", "diagnose", "read_log"]
 

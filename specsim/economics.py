@@ -20,7 +20,8 @@ from specsim.acceptance import as_survival, one_count, within
 from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting import Drafter
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 from specsim.system import System
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from specsim.comparison import (
     summarise,
 )
 from specsim.measurement import Point
-from specsim.speculation import Prediction
+from specsim.prediction import Prediction
 from specsim.system import EfficiencyTable
 
 COLUMNS = {

@@ -15,7 +15,6 @@ from numpy.testing import assert_allclose
 from specsim.acceptance import IID, per_position, pmf
 from specsim.catalog import SpecsimError
 from specsim.latency import (
-    EXACT,
     arithmetic_mean,
     cycles_estimate,
     cycles_to_emit,
@@ -24,11 +23,11 @@ from specsim.latency import (
     harmonic_mean,
     lockstep_tokens_per_cycle,
     padded_tokens_per_cycle,
-    request_latency,
     time_per_token_percentile_s,
     time_per_token_s,
     zero_gap_share,
 )
+from specsim.requests import EXACT, request_latency
 
 PRINTED = 6e-6
 SURVIVAL = per_position(IID(0.8), 5).vector

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from specsim import catalog, speculation
+from specsim import catalog, prediction
 from specsim.acceptance import IID, BetaMixture, Markov, TextTrace
 from specsim.architecture import model
 from specsim.catalog import SpecsimError
@@ -392,7 +392,7 @@ def test_band_holds_the_value_and_widens_with_the_errors():
 
 @pytest.mark.parametrize(("shared", "left"), [(1.0, 0.0), (0.5, 1.0), (0.0, np.sqrt(2.0))])
 def test_what_cancels_of_the_machines_error_is_what_step_and_cycle_share(monkeypatch, shared, left):
-    monkeypatch.setattr(speculation, "SHARED", shared)
+    monkeypatch.setattr(prediction, "SHARED", shared)
     predicted = predict(EIGHT, DRAFT, h100("vllm"), gamma=4, alpha=0.8)
     low, high = predicted.band["speedup"]
     assert high == pytest.approx(predicted.speedup * (1 + left * predicted.error))

@@ -22,7 +22,8 @@ from specsim.cli.scenario import (
 )
 from specsim.measurement import write_json
 from specsim.memory import footprint, shortage
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 
 
 def add(commands: Commands) -> None:

@@ -16,7 +16,8 @@ from specsim.acceptance import PerPosition
 from specsim.catalog import SpecsimError
 from specsim.drafting import DraftModel, Lookup, Method
 from specsim.measurement import Point
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 from specsim.system import System
 
 PARTS = (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specsim.comparison.points import Comparison
-from specsim.speculation import INDISTINGUISHABLE
+from specsim.prediction import INDISTINGUISHABLE
 
 SUMMED = ("step_s", "verify_step_s", "draft_step_s", "cycle_s", "tokens_per_cycle", "speedup")
 PAYS_BY = 0.03  # a speedup closer to 1 than this neither pays nor costs

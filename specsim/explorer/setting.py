@@ -18,7 +18,8 @@ from specsim.catalog import SpecsimError
 from specsim.drafting import Method, StaticTree, method
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.memory import footprint, shortage
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 from specsim.system import System, system
 
 PLAIN = "none"  # the method of plain decoding

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from specsim.cost import BOUNDS, ForwardTime
 from specsim.figures.style import COLOURS, styled
-from specsim.speculation import Prediction
+from specsim.prediction import Prediction
 
 BOUND_NAMES = {
     "weights": "reading weights",

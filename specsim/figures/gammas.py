@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from specsim.comparison import Comparison
 from specsim.figures.style import COLOURS, Sheet, styled
 from specsim.measurement import Point, Timing
-from specsim.speculation import Prediction
+from specsim.prediction import Prediction
 
 
 @styled

@@ -15,7 +15,8 @@ from specsim.architecture import Architecture
 from specsim.catalog import SpecsimError
 from specsim.drafting import Drafter, candidates
 from specsim.leviathan import best_gamma_closed_form
-from specsim.speculation import INDISTINGUISHABLE, Prediction, predict
+from specsim.prediction import INDISTINGUISHABLE, Prediction
+from specsim.speculation import predict
 from specsim.system import System
 
 Floats = NDArray[np.float64]

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from specsim.architecture import Architecture, model
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 from specsim.system import Accelerator, Engine, System, accelerator, catalog_engine
 from specsim.work import PRECISIONS, Precision
 

@@ -16,7 +16,8 @@ from specsim.architecture import model
 from specsim.catalog import published
 from specsim.drafting import DynamicTree, Eagle, Method, method
 from specsim.leviathan import best_gamma, leviathan_speedup
-from specsim.speculation import Prediction, predict
+from specsim.prediction import Prediction
+from specsim.speculation import predict
 from specsim.system import System, accelerator, catalog_engine, system
 from specsim.validation.cases import DYNAMIC_SD, Skip
 from specsim.work import precision

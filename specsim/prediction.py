@@ -1,0 +1,168 @@
+"""What predict() answers with: the seconds of a cycle, what it emits, and what follows from both.
+
+    speedup = tokens per cycle x plain step / cycle
+
+A value that was not measured carries a band; where the ideal gamma + 1 went is a waterfall.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specsim.acceptance import Law, per_position
+from specsim.architecture import Architecture
+from specsim.catalog import SpecsimError
+from specsim.cost import ForwardTime, step_time
+from specsim.ledger import Ledger
+from specsim.requests import RequestLatency, request_latency
+from specsim.system import System
+
+Floats = NDArray[np.float64]
+
+INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
+SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds are for one pass, or one cycle, of the whole batch; all arrays broadcast together.
+
+    `tokens_per_cycle` is per sequence and includes the bonus or correction token. `draft_s` is what
+    a cycle waits for drafting; `overlapped_s` is drafting that hides behind the verification.
+    `verification` and `drafting` are the ledgers that the seconds come from; they know bytes and
+    FLOPs too. `error` is the relative half-width of the 80 % band on a pass, `tokens_error` the
+    same of tokens per cycle. `extra_devices` are the drafter's own, beside the target's; the output
+    law stays the target's if `lossless`. `law` is the acceptance of the method's cycles, None where
+    tokens per cycle are all that is known.
+    """
+
+    target: Architecture
+    system: System
+    gamma: NDArray[np.int64]
+    batch: Floats
+    context: Floats
+    step_s: Floats
+    plain_overhead_s: Floats
+    draft_step_s: Floats
+    draft_s: Floats
+    verify_step_s: Floats
+    overhead_s: Floats
+    tokens_per_cycle: Floats
+    error: float
+    tokens_error: Floats
+    overlapped_s: Floats
+    verification: Ledger
+    drafting: Ledger
+    extra_devices: int = 0
+    lossless: bool = True
+    law: Law | None = None
+
+    @property
+    def step(self) -> ForwardTime:
+        """The plain pass, operator by operator."""
+        return step_time(self.target, self.system, batch=self.batch, context=self.context)
+
+    @property
+    def cycle_s(self) -> Floats:
+        return self.draft_s + self.verify_step_s + self.overhead_s
+
+    @property
+    def speedup(self) -> Floats:
+        return self.tokens_per_cycle * (self.step_s / self.cycle_s)
+
+    @property
+    def speedup_per_device(self) -> Floats:
+        """The same per accelerator: plain decoding needs none of the drafter's own."""
+        devices = self.system.tensor_parallel
+        return self.speedup * (devices / (devices + self.extra_devices))
+
+    @property
+    def tokens_per_s(self) -> Floats:
+        """Plain decoding, all sequences together."""
+        return self.batch / self.step_s
+
+    @property
+    def speculative_tokens_per_s(self) -> Floats:
+        return self.batch * self.tokens_per_cycle / self.cycle_s
+
+    @property
+    def bound(self) -> NDArray[np.str_]:
+        """What the plain step mostly spends its time on."""
+        return self.step.bound
+
+    @property
+    def band(self) -> dict[str, tuple[Floats, Floats]]:
+        """80 % bands.
+
+        The speedup is a quotient of two times on one machine, whose errors are correlated by
+        `SHARED` = 1/2 (assumed): sqrt(2 (1 - 1/2)) = 1 of a pass's error is left in it. Were they
+        one and the same error it would cancel (flatters: drafts are smaller, verifications wider
+        than a step); were they independent, 1.41 of it would stay. Tokens per cycle are independent
+        of both.
+        """
+        wide = 1 + self.error
+        # gamma = 0 is the baseline itself, whatever the error
+        many = 1 + np.where(self.gamma > 0, self.tokens_error, 0.0)
+        quotient = self.error * np.sqrt(2 * (1 - SHARED))
+        spread = np.where(self.gamma > 0, np.hypot(quotient, self.tokens_error), 0.0)
+        return {
+            "step_s": (self.step_s / wide, self.step_s * wide),
+            "verify_step_s": (self.verify_step_s / wide, self.verify_step_s * wide),
+            "draft_step_s": (self.draft_step_s / wide, self.draft_step_s * wide),
+            "cycle_s": (self.cycle_s / wide, self.cycle_s * wide),
+            "tokens_per_cycle": (self.tokens_per_cycle / many, self.tokens_per_cycle * many),
+            "speedup": (self.speedup / (1 + spread), self.speedup * (1 + spread)),
+        }
+
+    def best(self, axis: int = -1) -> NDArray[np.intp]:
+        """The index of the best gamma along `axis`; the smallest of equals."""
+        if not self.speedup.size:
+            raise SpecsimError(
+                f"no best of no scenarios: the speedup's shape is {self.speedup.shape}"
+            )
+        return self.speedup.argmax(axis=axis)
+
+    def ties(self) -> NDArray[np.int64]:
+        """The gammas of a one-dimensional prediction that are within 2 % of the best."""
+        speedup = self.speedup
+        tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max(initial=0.0)
+        return np.broadcast_to(self.gamma, speedup.shape)[tied]
+
+    def request(self, more_tokens: int = 256) -> RequestLatency:
+        """How long an answer of one scenario takes behind its first token, and how unevenly its
+        tokens arrive: percentiles, not only means.
+
+        Raises SpecsimError for an array of scenarios, and where tokens per cycle were given: a mean
+        does not say how it varies.
+        """
+        if self.cycle_s.ndim or np.ndim(self.gamma):
+            raise SpecsimError(f"request answers for one scenario, not for {self.cycle_s.shape}")
+        gamma, survival = int(self.gamma), np.zeros(0)
+        if gamma > 0:
+            if self.law is None:
+                raise SpecsimError(
+                    "tokens per cycle alone do not say how they vary: give alpha, survival or a law"
+                )
+            survival = np.asarray(per_position(self.law, gamma).vector)
+        sequences = max(1, int(self.batch))
+        return request_latency(more_tokens, survival, float(self.cycle_s), sequences)
+
+    def waterfall(self) -> dict[str, Floats]:
+        """Where the ideal gamma + 1 went: factors whose product is the speedup, exactly.
+
+        "ideal" every draft accepted, drafts free, verification as cheap as a step; then what
+        acceptance, the drafting, the widening of the pass from 1 to gamma + 1 rows, and the
+        remaining overhead leave of it.
+        """
+        ideal = np.asarray(self.gamma + 1.0)
+        narrow_cycle = self.step_s  # verification as narrow as a plain step, drafts free
+        drafted = narrow_cycle + self.draft_s
+        widened = self.draft_s + self.verify_step_s + self.plain_overhead_s
+        return {
+            "ideal": ideal,
+            "acceptance": self.tokens_per_cycle / ideal,
+            "drafting": narrow_cycle / drafted,
+            "wider verification": drafted / widened,
+            "overhead": widened / self.cycle_s,
+        }
