@@ -36,21 +36,25 @@ def dtype_named(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+class DoesNotFit(SpecsimError):
+    """What was asked for is more than there is memory."""
+
+
 @contextmanager
 def memory_for(what: str, nbytes: float, device: torch.device) -> Iterator[None]:
-    """Allocate within: where `what` does not fit, SpecsimError says so, with the bytes asked for.
+    """Allocate within: where `what` does not fit, DoesNotFit says so, with the bytes asked for.
 
     It is refused before the first byte where that is known, because a CPU's system hands out more
     than it has.
     """
     free = free_bytes(device)
     if nbytes > free:
-        raise SpecsimError(f"{what} need {in_bytes(nbytes)} of memory; {in_bytes(free)} are free")
+        raise DoesNotFit(f"{what} need {in_bytes(nbytes)} of memory; {in_bytes(free)} are free")
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise SpecsimError(
+            raise DoesNotFit(
                 f"{what} need {in_bytes(nbytes)}, and {device} is out of memory"
             ) from None
         raise

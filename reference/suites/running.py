@@ -19,7 +19,7 @@ import torch
 
 from reference.drift import DriftProbe
 from reference.graphs import forget
-from reference.machine import environment, free_bytes
+from reference.machine import DoesNotFit, environment, free_bytes
 from reference.suites.arms import Effort, effort_on
 from reference.suites.budget import need
 from reference.suites.measuring import Measurer
@@ -186,6 +186,8 @@ class PartRun:
                 measured = measurer.measure(point, models)
         except torch.OutOfMemoryError:
             sentence = "skipped: the memory ran out"
+        except DoesNotFit as error:
+            sentence = f"skipped: {error}"
         except Exception as error:  # one point that fails must not cost the points after it
             if not isinstance(error, SpecsimError | ImportError):
                 traceback.print_exc()

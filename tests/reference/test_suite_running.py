@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reference.__main__ import main
+from reference.machine import DoesNotFit
 from reference.statistics import Statistics
 from reference.suites import budget, running
 from reference.suites.arms import Effort, interleaved
@@ -158,14 +159,22 @@ def test_a_point_that_fails_is_named_and_the_next_is_measured(suite, tmp_path, m
     assert names(tmp_path / "m" / "plain.json") == ["p3"]
 
 
-def test_memory_that_runs_out_is_a_skip(suite, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "the memory ran out"),
+        (DoesNotFit("the keys need 9 GB of memory; 1 GB are free"), "the keys need 9 GB of memory"),
+    ],
+    ids=["while it runs", "before"],
+)
+def test_memory_that_runs_out_is_a_skip(suite, tmp_path, monkeypatch, error, sentence):
     def full(self, point, models):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(Measurer, "measure", full)
     failed, said = run(suite, tmp_path, "plain")
     assert failed == 0
-    assert "p1: skipped: the memory ran out" in said
+    assert f"p1: skipped: {sentence}" in said
 
 
 def test_what_does_not_fit_is_skipped_with_a_sentence(suite, tmp_path, monkeypatch):
