@@ -12,6 +12,7 @@ after some ten seconds a stage; the compiler packs the weights as `packing` does
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, is_dataclass
 from types import FunctionType, ModuleType
 
 import torch
@@ -224,3 +225,5 @@ def reachable(*things: object) -> Iterator[object]:
             to_visit += thing
         elif hasattr(thing, "__dict__"):
             to_visit += vars(thing).values()
+        elif is_dataclass(thing):  # with slots
+            to_visit += [getattr(thing, field.name) for field in fields(thing)]

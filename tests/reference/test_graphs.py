@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from reference import (
     ConfidenceTree,
@@ -17,6 +18,7 @@ from reference import (
     Ensemble,
     NGram,
     NoDrafter,
+    Proposal,
     StaticTree,
     Tree,
     generate,
@@ -27,7 +29,7 @@ from reference import (
 from reference.cycle import Cycle, Settings
 from reference.decoding import cycles
 from reference.drafters.head import DraftHead
-from reference.graphs import Runner, addresses, power_of_two, runner_for
+from reference.graphs import Runner, addresses, power_of_two, reachable, runner_for
 from reference.heads import untrained_head
 from reference.packing import can_pack, pack
 from reference.sampling import Sampling
@@ -230,6 +232,86 @@ def test_addresses_change_with_whatever_moves(pair, perturbed) -> None:
     assert len(with_cache) > len(found)
     target.layers[1].down.weight.data = target.layers[1].down.weight.data.clone()
     assert addresses(target, drafter) != with_cache
+
+
+class Reads(TorchDispatchMode):
+    """Where the tensors lie that a stage takes from outside: what a recording of it would read
+    again and again."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside: set[int] = set()
+        self.made: list[torch.Tensor] = []  # kept, so that no address is used twice
+        self.own: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for tensor in tensors_in((args, kwargs)):
+            self.outside |= {storage_of(tensor)} - self.own
+        made = func(*args, **(kwargs or {}))
+        for tensor in tensors_in(made):
+            if storage_of(tensor) not in self.outside:
+                self.made.append(tensor)
+                self.own.add(storage_of(tensor))
+        return made
+
+
+def tensors_in(tree) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.numel()]
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def read_by_a_cycle(cycle: Cycle, prompts) -> set[int]:
+    cycle.begin(prompts, [NEW] * len(prompts), seed=1)
+    cycle.sequences.window = 40
+    with Reads() as reads:
+        cycle.noise.refresh()
+        for stage in cycle.stages:
+            stage()
+    return reads.outside
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("index", range(10))
+@torch.inference_mode()
+def test_whatever_a_recording_reads_stays_or_is_seen_to_move(pair, settings, index: int) -> None:
+    """It lies in the cycle, the models or the drafter, and the next prompts find it there."""
+    target, drafter = pair[0], [*drafters(*pair), *trees(pair[1])][index]
+    if drafter.nodes is not None and settings not in OF_TREES:
+        settings = OF_TREES[-1]
+    cycle = Cycle(target, drafter, len(PROMPTS), 64, settings)
+    read = read_by_a_cycle(cycle, PROMPTS)
+    found = addresses(target, drafter)
+    known = {storage_of(thing) for thing in tensors_in([*reachable(target, drafter, cycle)])}
+    assert len(read) > 10
+    assert read <= known, "something is read that nobody watches"
+    assert read_by_a_cycle(cycle, PROMPTS[::-1]) == read
+    assert addresses(target, drafter) == found
+
+
+class Moving(NGram):
+    """A drafter whose table is made anew for every prompt, where nobody looks."""
+
+    def start(self, sequences, target, cache) -> None:
+        tables.append(torch.zeros(3, dtype=torch.long))
+
+    def propose(self, sequences, sampling, uniforms):
+        tokens, laws, *_ = super().propose(sequences, sampling, uniforms)
+        return Proposal(tokens + tables[-1], laws)
+
+
+tables: list[torch.Tensor] = []
+
+
+@torch.inference_mode()
+def test_what_nobody_watches_is_caught(pair) -> None:
+    cycle = Cycle(pair[0], Moving(3), len(PROMPTS), 64, SETTINGS[0])
+    read = read_by_a_cycle(cycle, PROMPTS)
+    known = {storage_of(thing) for thing in tensors_in([*reachable(pair[0], cycle.drafter, cycle)])}
+    assert read - known == {storage_of(tables[0])}
+    assert read_by_a_cycle(cycle, PROMPTS) - read == {storage_of(tables[1])}
 
 
 def kept(target) -> Runner:
