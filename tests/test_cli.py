@@ -551,6 +551,18 @@ def test_the_parts_that_are_shown_add_up_to_the_step(capsys):
         assert any("host: sampling" in line for line in parts)
 
 
+def test_launches_that_overlap_and_launches_that_add_are_told_apart(capsys):
+    options = ["--target", "llama-3.1-8b", "--engine", "torch-eager", "--accelerator"]
+    said = {
+        name: predict_json(capsys, *options, name)["assumptions"] for name in ("h100", "epyc-9654")
+    }
+    assert any("a pass takes the longer of that" in sentence for sentence in said["h100"])
+    assert any("500 us a layer and 300 us a pass" in sentence for sentence in said["h100"])
+    assert any("it adds" in sentence for sentence in said["epyc-9654"])
+    graphs = predict_json(capsys, *SCENARIO)["assumptions"]
+    assert not any("launched one by one" in sentence for sentence in graphs)
+
+
 def test_a_best_gamma_at_the_edge_of_what_was_looked_at_is_said(capsys):
     at_the_edge = [*SCENARIO, "--draft", "llama-3.2-1b", "--survival", "0.95,0.9"]
     document = predict_json(capsys, *at_the_edge)

@@ -199,6 +199,18 @@ def assumptions(options: argparse.Namespace, scenario: Scenario) -> list[str]:
             name = catalog.resolve("methods", options.method)
             trust = catalog.lookup("methods", name)["confidence"]
             sentences.append(f"Parameters of the method {name} come from the catalog ({trust}).")
+    engine, chip = scenario.machine.engine, scenario.machine.accelerator
+    if engine.layer_launch_s or engine.pass_launch_s:
+        launches = (
+            f"Kernels are launched one by one, {engine.layer_launch_s * 1e6:.0f} us a layer and "
+            f"{engine.pass_launch_s * 1e6:.0f} us a pass"
+        )
+        sentences.append(
+            f"{launches}, on the CPU that computes too: it adds."
+            if chip.is_host
+            else f"{launches}, by a host that runs ahead: a pass takes the longer of that and its "
+            "kernels."
+        )
     sentences += unknowns(scenario.machine)
     if not options.engine.endswith(".json"):
         trust = scenario.machine.engine.confidence
