@@ -312,6 +312,25 @@ def test_every_accelerator_has_its_words_and_its_points() -> None:
         assert set(points(scenario)) == {"plain", "draft", "verify"}
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        (Setting(gamma=5), "nearly free"),
+        (Setting(gamma=5, batch=64, context=256), "reads weights, while"),
+        (Setting(gamma=5, batch=256, context=1024), "reads the KV cache, while"),
+        (Setting(gamma=5, batch=512, context=16), "paid for in full: "),
+        (Setting(target="qwen3-30b-a3b", draft="qwen3-0.6b", gamma=3), "wake more experts: "),
+    ],
+)
+def test_a_wider_pass_is_called_free_only_where_it_is(setting: Setting, says: str) -> None:
+    said = describe(scenario_of(setting))
+    assert says in said
+    found = predicted(setting, gamma=setting.gamma)
+    ratio = float(found.verify_step_s / found.step_s)
+    assert ("times as long" in said) == (ratio > 1.1)
+    assert "times as long" not in said or f"takes {ratio:.1f} times as long" in said
+
+
 @pytest.mark.parametrize("told", explorer.PRESETS, ids=lambda told: told.key)
 def test_every_preset_sets_every_control_and_tells_its_story(
     shown: Explorer, told: explorer.Preset

@@ -29,7 +29,7 @@ PRESETS = (
         "high-QPS server",
         Setting(batch=256, context=1024, gamma=5, alpha=0.7),
         "Hundreds of sequences share each read of the weights, so the arithmetic is no longer "
-        "spare and wide verification has to be paid for. Move the batch, then set γ to best.",
+        "spare: drafts and wide verification are paid for. Move the batch, then set γ to best.",
     ),
     Preset(
         "128k context",

@@ -4,13 +4,14 @@ from specsim.drafting import DraftModel, Lookup, ParallelBlock
 from specsim.explorer.setting import Scenario, Setting
 from specsim.tables import REASONS
 
-BOUNDS = {
-    "weights": "mostly reads weights, so further rows in the same pass are nearly free",
-    "kv": "mostly reads the KV cache, which a wider pass reads no more often",
-    "compute": "mostly computes, so every further row is paid for in full",
-    "overhead": "is mostly launches and host time, which no faster memory shortens",
+BOUNDS = {  # what a plain step does, and so what a wider pass costs where that is all
+    "weights": ("mostly reads weights", "so further rows in the same pass are nearly free"),
+    "kv": ("mostly reads the KV cache", "which a wider pass reads no more often"),
+    "compute": ("mostly computes", "so every further row is paid for in full"),
+    "overhead": ("is mostly launches and host time", "which no faster memory shortens"),
 }
-EXPERTS = "mostly reads weights, of which further rows wake more experts"
+EXPERTS = ("mostly reads weights", "of which further rows wake more experts")
+WIDER = 1.1  # a verification is called longer than a plain step from this ratio on
 A_TIE = 0.02  # a gain or a loss below this is called none
 
 
@@ -34,10 +35,16 @@ def describe(scenario: Scenario) -> str:
 
 
 def waits(scenario: Scenario) -> str:
-    """What a plain step does with its time, and so what a wider one would cost."""
-    if scenario.bound == "weights" and scenario.target.experts is not None:
-        return EXPERTS
-    return BOUNDS[scenario.bound]
+    """What a plain step does with its time, and what a wider one costs beside it."""
+    wakes = scenario.bound == "weights" and scenario.target.experts is not None
+    does, so = EXPERTS if wakes else BOUNDS[scenario.bound]
+    wider = scenario.of("verify_step_s") / scenario.of("step_s")
+    if scenario.gamma == 0 or wider < WIDER:
+        return f"{does}, {so}"
+    times = f"takes {wider:.1f} times as long"
+    if wakes or scenario.bound == "compute":
+        return f"{does}, {so}: a verification {times}"
+    return f"{does}, while the wider pass of a verification {times}"
 
 
 def gain(scenario: Scenario) -> str:
