@@ -54,9 +54,10 @@ def attend(
 def chunks_of(keys: Tensor, rows: int) -> int:
     """In how many chunks `keys` (B, S, K, D) are best read for `rows` rows a head: on a GPU so many
     that it is busy, where they are long and lie without gaps between sequences; elsewhere 1."""
-    batch, slots, kv_heads, _ = keys.shape
+    batch, slots, kv_heads, size = keys.shape
     gapless = batch == 1 or keys.stride(0) == slots * keys.stride(1)
-    if keys.device.type != "cuda" or keys.dtype == torch.float64 or slots < LONG or not gapless:
+    has_kernel = keys.device.type == "cuda" and keys.dtype != torch.float64 and size % 8 == 0
+    if not has_kernel or slots < LONG or not gapless:
         return 1
     blocks, chunks = batch * kv_heads * -(-rows // ROWS_OF_A_BLOCK), 1
     while blocks * chunks < BLOCKS and slots % (2 * chunks * SHORTEST_CHUNK) == 0:

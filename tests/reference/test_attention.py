@@ -144,7 +144,8 @@ def test_a_gpu_that_would_be_idle_gets_chunks(batch, slots, rows, chunks) -> Non
         gaps = (2 * slots * 1024, 1024, 128, 1)  # the first half of what is allocated
         part = torch.empty_strided(keys.shape, gaps, device="cuda", dtype=torch.bfloat16)
         assert chunks_of(keys, rows) == chunks
-        assert chunks_of(keys.double(), rows) == 1, "no kernel of a GPU has its sums"
+        for other in (keys.double(), torch.empty(batch, slots, 8, 12, device="cuda")):
+            assert chunks_of(other, rows) == 1, "no kernel of a GPU has its sums"
         assert chunks_of(part, rows) == (chunks if batch == 1 else 1), "it would be copied"
     assert chunks_of(torch.empty(batch, slots, 8, 128), rows) == 1, "a CPU reads it whole"
 
