@@ -7,6 +7,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -439,6 +440,15 @@ def test_a_page_without_a_kernel_shows_the_question_as_text(monkeypatch):
     text, box = shown
     assert "- a) the tensors are sliced" in text["text/markdown"]
     assert box is form.box
+
+
+def test_a_question_of_ones_own_is_called_as_the_notebook_calls_it(monkeypatch):
+    ipython = pytest.importorskip("IPython")
+    assert "quiz.check(question, …)" in quiz.ask(OWN).markdown
+    shell = SimpleNamespace(user_ns={"_7": OWN, "other": 3, "of_mine": OWN})
+    monkeypatch.setattr(ipython, "get_ipython", lambda: shell)
+    assert "quiz.check(of_mine, …)" in quiz.ask(OWN).markdown
+    assert 'quiz.check("kv-size", …)' in quiz.ask("kv-size").markdown
 
 
 def test_a_choice_replies():

@@ -5,6 +5,7 @@ Where there is no ipywidgets, and where a notebook is only read, the same form i
 
 from __future__ import annotations
 
+import sys
 from html import escape
 from typing import Any
 
@@ -43,9 +44,18 @@ class Form:
         return [f"{letter}) {option}" for letter, option in self.question.letters.items()]
 
     def _how(self) -> str:
-        name = f'"{self.question.id}"' if self.question.id else "question"
+        name = f'"{self.question.id}"' if self.question.id else _variable(self.question)
         value = '"a"' if isinstance(self.question, Choice) else "…"
         return f"quiz.check({name}, {value})"
+
+
+def _variable(question: AnyQuestion) -> str:
+    """What the notebook calls its own question, so that the line can be typed as it stands."""
+    notebook = sys.modules.get("IPython")  # where none is running there is nothing to ask
+    shell: Any = notebook.get_ipython() if notebook is not None else None
+    known = shell.user_ns if shell is not None else {}
+    names = (name for name, value in known.items() if value is question and name[0] != "_")
+    return next(names, "question")
 
 
 def _widgets(question: AnyQuestion) -> Any:
