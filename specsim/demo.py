@@ -53,6 +53,10 @@ class Effort:
 FULL = Effort(5, prompts=7, new_tokens=44, dialled_prompts=3, dialled_tokens=32, counted_runs=1)
 QUICK = Effort(2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24, counted_runs=1)
 
+# The target writes so many texts from each calibration prompt: now and then one repeats itself, and
+# is easy to draft.
+TEXTS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -159,7 +163,8 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
     calibrated.
     """
     count = len(pair.calibration_prompts)
-    say("", f"{pair.title}: acceptance at temperature 1 from {count} calibration prompts")
+    texts = f"{TEXTS} texts from each of {count} calibration prompts"
+    say("", f"{pair.title}: acceptance at temperature 1 from {texts}")
     trace, prediction = predict_pair(pair, calibration)
     say("", *tables.prediction_table(prediction))
     result = measure_predicted(pair, trace, prediction, calibration, drift)
@@ -178,7 +183,7 @@ def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Predi
         *suites.text_trace(
             target,
             draft,
-            pair.calibration_prompts,
+            TEXTS * pair.calibration_prompts,
             max_new_tokens=pair.new_tokens + len(GAMMAS),
         )
     )
