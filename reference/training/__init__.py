@@ -14,22 +14,26 @@ writes a checkpoint as it goes and resumes from it.
 |---|---|
 | `recipe` | what is trained, on how much, how fast; the recipes of the presets |
 | `run` | the run of any part: batches, optimisers, checkpoints, the best weights |
-| `models`, `head` | what a model learns from the text, and a head from the target |
+| `models` | what a model learns from the text |
+| `distillation`, `head` | what a draft and a head learn from the target |
 | `pair`, `card` | all of it, into a folder; what the folder says of itself |
 """
 
+from reference.training.distillation import distil
 from reference.training.head import acceptance_by_depth, train_head
 from reference.training.models import train_model
 from reference.training.pair import PARTS, make_pair
-from reference.training.recipe import RECIPES, HeadRecipe, Recipe, bundled_shape
+from reference.training.recipe import RECIPES, DraftRecipe, HeadRecipe, Recipe, bundled_shape
 
 __all__ = [
     "PARTS",
     "RECIPES",
+    "DraftRecipe",
     "HeadRecipe",
     "Recipe",
     "acceptance_by_depth",
     "bundled_shape",
+    "distil",
     "make_pair",
     "train_head",
     "train_model",

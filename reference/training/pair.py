@@ -21,9 +21,10 @@ from reference.corpus import (
 )
 from reference.heads import save_head
 from reference.training.card import model_card
+from reference.training.distillation import distil, overlap
 from reference.training.head import acceptance_by_depth, train_head
-from reference.training.models import train_model
-from reference.training.recipe import RECIPES, HeadRecipe, Recipe
+from reference.training.models import evaluate, train_model
+from reference.training.recipe import RECIPES, DraftRecipe, HeadRecipe, Recipe
 from reference.training.run import even_windows
 from reference.transformer import Transformer
 from specsim.architecture import read_config
@@ -67,6 +68,8 @@ def make_pair(
         recipe, checkpoint = RECIPES[preset][part], out / "training" / f"{part}.pt"
         if budget is not None:
             recipe = replace(recipe, budget_tokens=budget)
+            if isinstance(recipe, DraftRecipe):
+                recipe = replace(recipe, distilled_tokens=budget)
         started = time.monotonic()
         if part not in parts:
             if part != "head":
@@ -78,20 +81,26 @@ def make_pair(
             save_head(head, target, out / part)
             entry = {
                 "parameters": sum(weight.numel() for weight in head.own.values()),
+                "held_out_loss": min(point["held_out_loss"] for point in curve),
                 "acceptance_by_depth": acceptance_by_depth(head, target, held_out),
             }
         else:
             model, curve = train_model(recipe, tokens, held_out, checkpoint, device, compiled)
+            entry = {"parameters": recipe.architecture.parameters}
+            if isinstance(recipe, DraftRecipe):
+                file = checkpoint.with_stem(f"{part}-distilled")
+                entry["distillation"] = distil(
+                    recipe, model, models["target"], tokens, held_out, file, compiled
+                )
             model.stop_ids = frozenset([tokenizer.token_to_id(END_OF_TEXT)])
             save_checkpoint(model, out / part, tokenizer=tokenizer)
             # as it was written, in bfloat16: what the head is trained on is what it will meet
             models[part] = load_part(out / part, recipe, device)
-            entry = {"parameters": recipe.architecture.parameters}
+            entry["held_out_loss"] = round(evaluate(models[part], held_out, recipe.sequence), 4)
         card["models"][part] = entry | {
             "recipe": {
                 key: value for key, value in asdict(recipe).items() if key != "architecture"
             },
-            "held_out_loss": min(point["held_out_loss"] for point in curve),
             "curve": curve,
             "minutes": round((time.monotonic() - started) / 60, 1),
         }
@@ -150,5 +159,4 @@ def mean_overlap(
     """alpha of the pair on held-out text at temperature 1: the mean over positions of sum min(p,
     q)."""
     windows = even_windows(tokens, sequence, rows)[:, :-1].to(target.device)
-    p, q = (model(windows).float().softmax(-1) for model in (target, draft))
-    return torch.minimum(p, q).sum(-1).mean().item()
+    return overlap(target, draft, windows).item()

@@ -26,6 +26,15 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftRecipe(Recipe):
+    """A model that then learns from the target, on `distilled_tokens`, at `distilled_rate` times
+    the rates."""
+
+    distilled_tokens: int = 0
+    distilled_rate: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class HeadRecipe(Recipe):
     """A head of the model `architecture`, which learns to draft up to `depth` tokens in a row."""
 
@@ -49,10 +58,11 @@ GPU_TARGET = bundled_shape("gpu-target", 512, 12, 8, 4, 1536)
 RECIPES: dict[str, dict[str, Recipe]] = {
     "bundled": {
         "target": Recipe(BUNDLED_TARGET, budget_tokens=9_000_000),
-        "draft": Recipe(
+        "draft": DraftRecipe(
             bundled_shape("bundled-draft", 192, 1, 3, 1, 512),
             budget_tokens=8_000_000,
             batch_tokens=4096,
+            distilled_tokens=10_000_000,
         ),
         # of 150,000 tokens, three times the rates of the models taught a head a quarter more
         "head": HeadRecipe(
@@ -65,10 +75,11 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     "gpu": {
         "target": Recipe(GPU_TARGET, budget_tokens=200_000_000, batch_tokens=65_536),
-        "draft": Recipe(
+        "draft": DraftRecipe(
             bundled_shape("gpu-draft", 384, 1, 6, 2, 1024),
             budget_tokens=200_000_000,
             batch_tokens=65_536,
+            distilled_tokens=40_000_000,
         ),
         "head": HeadRecipe(GPU_TARGET, budget_tokens=100_000_000, batch_tokens=65_536),
     },

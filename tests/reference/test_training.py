@@ -11,18 +11,22 @@ from reference.checkpoints import PAIR, Tokenizer, load_checkpoint
 from reference.corpus import Corpus, choose_prompts, standard_library, token_stream, train_tokenizer
 from reference.heads import load_head, untrained_head
 from reference.training import (
+    DraftRecipe,
     HeadRecipe,
     Recipe,
     acceptance_by_depth,
     bundled_shape,
+    distil,
     make_pair,
     pair,
     run,
     train_head,
     train_model,
 )
+from reference.training.distillation import overlap
 from reference.training.run import batches, learning_rate_factor
 from reference.transformer import Transformer
+from reference.verification import keeps
 from specsim.catalog import SpecsimError
 
 SHAPE = replace(bundled_shape("micro", 64, 1, 1, 1, 96), vocab_size=64)
@@ -67,7 +71,7 @@ def test_a_resumed_run_is_the_run(tmp_path, interruption):
         torch.testing.assert_close(resumed.state_dict()[name], weight)
 
 
-# A head
+# A draft and a head, taught by the target
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,46 @@ HEAD_RECIPE = HeadRecipe(
     warmup=0.1, depth=2,
 )  # fmt: skip
 TEXT = torch.randint(16, (20_000,), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
+
+
+DRAFT_RECIPE = DraftRecipe(
+    replace(SHAPE, vocab_size=16), budget_tokens=1, batch_tokens=256, sequence=32, warmup=0.1,
+    distilled_tokens=25_600, distilled_rate=2.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def draft(tiny) -> Transformer:
+    return tiny(3, dtype=torch.float32, num_layers=1, vocab_size=16)
+
+
+def test_a_draft_learns_to_say_what_its_target_says(target, draft, tmp_path):
+    kept = [weight.clone() for weight in target.parameters()]
+    windows = TEXT[:320].view(10, 32).long()
+    before = overlap(target, draft, windows).item()
+    curve = distil(DRAFT_RECIPE, draft, target, TEXT, TEXT, tmp_path / "run.pt", compiled=False)
+    after = overlap(target, draft, windows).item()
+    assert before < 0.25
+    assert after > 0.6
+    assert curve[-1]["held_out_loss"] == pytest.approx(1 - after, abs=0.03)
+    assert curve[-1]["tokens"] == DRAFT_RECIPE.distilled_tokens
+    assert all(map(torch.equal, kept, target.parameters())), "the target was trained as well"
+
+
+def test_the_overlap_is_how_often_a_draft_is_accepted(target, draft):
+    """Against the accept rule itself, on drafts that are drawn."""
+    tokens = torch.randint(16, (40, 30), generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        p, q = (model(tokens).double().softmax(-1).flatten(0, 1) for model in (target, draft))
+        expected = overlap(target, draft, tokens).item()
+    accepted, rounds = 0.0, 40
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(rounds):
+        drafted = q.multinomial(1, generator=generator)
+        uniforms = torch.rand(len(q), 1, generator=generator, dtype=torch.float64)
+        accepted += keeps(p[:, None], q[:, None], drafted, uniforms).double().mean().item()
+    error = (expected * (1 - expected) / (rounds * len(q))) ** 0.5
+    assert abs(accepted / rounds - expected) < 4 * error
 
 
 def test_a_head_learns_to_say_what_its_target_says(target, tmp_path):
@@ -131,13 +175,19 @@ def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     shape = replace(SHAPE, vocab_size=size, max_context=256)
     recipe = replace(RECIPE, architecture=shape, budget_tokens=1280)
     head = HeadRecipe(shape, budget_tokens=1280, batch_tokens=128, sequence=32)
-    recipes = {"bundled": {"target": recipe, "draft": recipe, "head": head}}
+    draft = DraftRecipe(
+        shape, budget_tokens=1280, batch_tokens=128, sequence=32, distilled_tokens=640
+    )
+    recipes = {"bundled": {"target": recipe, "draft": draft, "head": head}}
     monkeypatch.setattr(pair, "RECIPES", recipes)
     whole = make_pair("bundled", tmp_path, compiled=False)
     assert json.loads((tmp_path / "card.json").read_text()) == whole
     assert list(whole["models"]) == ["target", "draft", "head"]
     assert len(whole["models"]["head"]["acceptance_by_depth"]["sampled"]) == 8
-    assert "| head |" in (tmp_path / "README.md").read_text()
+    readme = (tmp_path / "README.md").read_text()
+    assert "| head |" in readme
+    assert "| 0.0M, 0.0M distilled |" in readme
+    assert whole["models"]["draft"]["distillation"][-1]["tokens"] == 640
     target = load_checkpoint(tmp_path / "target")
     assert load_head(tmp_path / "head", target).architecture.num_layers == 1
     kept = (tmp_path / "target" / "model.safetensors").read_bytes()
@@ -194,6 +244,9 @@ def test_the_card_says_how_the_shipped_pair_was_made():
         model = card["models"][role]
         assert {"recipe", "held_out_loss", "curve", "parameters"} <= model.keys()
         assert model["curve"][-1]["held_out_loss"] < model["curve"][0]["held_out_loss"]
+    draft = card["models"]["draft"]
+    assert draft["distillation"][-1]["tokens"] >= 0.99 * draft["recipe"]["distilled_tokens"]
+    assert 1 - draft["distillation"][-1]["held_out_loss"] == pytest.approx(card["alpha"], abs=0.01)
     sizes = [file.stat().st_size for file in PAIR.rglob("*") if file.is_file()]
     assert max(sizes) <= 16e6
     assert sum(sizes) <= 25e6
