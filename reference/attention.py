@@ -55,9 +55,9 @@ def chunks_of(keys: Tensor, rows: int) -> int:
     """In how many chunks `keys` (B, S, K, D) are best read for `rows` rows a head: on a GPU so many
     that it is busy, where they are long and lie without gaps between sequences; elsewhere 1."""
     batch, slots, kv_heads, size = keys.shape
-    gapless = batch == 1 or keys.stride(0) == slots * keys.stride(1)
-    has_kernel = keys.device.type == "cuda" and keys.dtype != torch.float64 and size % 8 == 0
-    if not has_kernel or slots < LONG or not gapless:
+    if slots < LONG or not keys.is_cuda or keys.dtype == torch.float64 or size % 8:
+        return 1
+    if batch > 1 and keys.stride(0) != slots * keys.stride(1):
         return 1
     blocks, chunks = batch * kv_heads * -(-rows // ROWS_OF_A_BLOCK), 1
     while blocks * chunks < BLOCKS and slots % (2 * chunks * SHORTEST_CHUNK) == 0:
@@ -102,15 +102,14 @@ def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dty
     """0 where a query may look and next to -inf where it may not: (B, 1, G·T, S), built once per
     pass for all layers."""
     slots = torch.arange(window, device=positions.device)
-    return bias_of(slots <= positions[:, :, None], groups, dtype)
+    return bias_of(slots > positions[:, :, None], groups, dtype)
 
 
-def bias_of(visible: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """The same of what is `visible`, (B, T, S).
+def bias_of(hidden: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """The same of what is `hidden`, (B, T, S).
 
     Hidden slots get half the dtype's least number, of which every exponential is 0: of a chunk that
     a row does not see at all, -inf would make it NaN.
     """
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    bias = bias.masked_fill_(~visible, torch.finfo(dtype).min / 2)
-    return torch.cat((bias,) * groups, dim=1)[:, None]
+    hidden = torch.cat((hidden[:, None],) * groups, dim=2)
+    return hidden.to(dtype) * (torch.finfo(dtype).min / 2)

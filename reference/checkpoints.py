@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from reference.machine import DTYPES, memory_for
 from reference.packing import PackedLinear, pack
 from reference.quantization import GROUPS, QuantizedLinear, quantized
-from reference.transformer import Transformer, rotary_tables
+from reference.transformer import Transformer, rotary_table
 from reference.weights import Safetensors, our_weights, their_weights
 from specsim.architecture import Architecture, read_config
 from specsim.catalog import SpecsimError
@@ -195,7 +195,7 @@ def load_checkpoint(
         model.load_state_dict(weights, assign=True)
         if architecture.tied_head:
             model.head.weight = model.embedding.weight
-        model.cos, model.sin = (table.to(device, dtype) for table in rotary_tables(architecture))
+        model.rotary = rotary_table(architecture).to(device, dtype)
         model.stop_ids = stop_ids(folder, config)
         model.eval().requires_grad_(False)
         if precision in GROUPS:

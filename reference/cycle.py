@@ -5,6 +5,7 @@ it: no `.item()`, no branch on what was accepted. So a GPU can record the three 
 replay them (see `graphs`), and a CPU runs the very same code.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ class Cycle:
             kept = branches(ancestors, nodes, sequences.lengths, sequences.window)
         hidden = self.target.hidden(self.tokens, positions, self.cache, sequences.window, kept)
         logits = self.target.head(hidden)
-        self.is_number = logits.amax(-1).isfinite()  # (B, G+1)
+        self.is_number = logits.amax(-1).abs() < math.inf  # (B, G+1)
         self.logits = sampling.penalise(logits, sequences, self.proposal.tokens, ancestors)
         if tree is None:
             self.drafter.observe(hidden, positions)
@@ -115,7 +116,7 @@ class Cycle:
         drafted, laws, counts, tree = proposal
         is_number = self.is_number
         if laws is not None:  # one NaN among the draft's logits, and a law is all NaN
-            chosen = laws.gather(-1, drafted[..., None]).squeeze(-1).isfinite()
+            chosen = laws[..., 0] < math.inf
             if tree is None:
                 is_number = torch.cat((is_number[:, :-1] & chosen, is_number[:, -1:]), dim=1)
             else:

@@ -19,7 +19,7 @@ import torch
 from reference.drafters.early_exit import first_layers
 from reference.machine import memory_for
 from reference.packing import pack
-from reference.transformer import Layer, Transformer, rotary_tables
+from reference.transformer import Layer, Transformer, rotary_table
 from specsim.architecture import Architecture, model
 from specsim.catalog import SpecsimError
 
@@ -122,7 +122,7 @@ def random_model(
         torch.device(device),
     ):
         model.to_empty(device=device)
-    model.cos, model.sin = (table.to(device, dtype) for table in rotary_tables(architecture))
+    model.rotary = rotary_table(architecture).to(device, dtype)
     if architecture.tied_head:
         model.head.weight = model.embedding.weight
     for name, parameter in model.named_parameters():

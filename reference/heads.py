@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reference.cache import KVCache
 from reference.checkpoints import PAIR, resolve, write_text
+from reference.norms import rms_norm
 from reference.packing import pack
 from reference.transformer import Transformer
 from reference.weights import LAYER, Safetensors
@@ -54,7 +54,7 @@ class Head(Transformer):
             self.hidden_norm = nn.Parameter(torch.ones(shape.hidden_size))
             self.projection = nn.Linear(2 * shape.hidden_size, shape.hidden_size, bias=False)
         self.embedding, self.head = target.embedding, target.head
-        self.cos, self.sin = target.cos, target.sin
+        self.rotary = target.rotary
         self.stop_ids = target.stop_ids
 
     @property
@@ -82,9 +82,9 @@ class Head(Transformer):
         `tokens` (B, T) stand there; `before` (B, T, C) are the states one place earlier: the
         target's, or where it has not been, this head's own. Before the first place: zeros.
         """
-        size, eps = (self.architecture.hidden_size,), self.architecture.norm_eps
-        token = F.rms_norm(self.embedding(tokens), size, self.token_norm, eps)
-        hidden = F.rms_norm(before, size, self.hidden_norm, eps)
+        eps = self.architecture.norm_eps
+        token = rms_norm(self.embedding(tokens), self.token_norm, eps)
+        hidden = rms_norm(before, self.hidden_norm, eps)
         # in training, autocast would make the residual stream of the layer bfloat16
         x = self.projection(torch.cat((token, hidden), dim=-1)).to(token.dtype)  # (B, T, C)
         return self.through_layers(x, positions, cache, window, bias)

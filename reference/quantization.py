@@ -62,7 +62,7 @@ def quantized(model: Transformer, precision: str) -> Transformer:
     with torch.device("meta"):  # everything is replaced
         copy = Transformer(model.architecture)
     copy.stop_ids, copy.precision = model.stop_ids, precision
-    copy.cos, copy.sin = model.cos.bfloat16(), model.sin.bfloat16()
+    copy.rotary = model.rotary.bfloat16()
     for path, old in list(copy.named_modules()):
         name, held = path.rpartition(".")[2], model.get_submodule(path)
         if isinstance(old, nn.Linear):

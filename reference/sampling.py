@@ -81,7 +81,8 @@ class Sampling:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.greedy:
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-        logits = logits / self.temperature
+        if self.temperature != 1:
+            logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             lowest_kept = logits.topk(self.top_k, dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < lowest_kept, -math.inf)
@@ -125,23 +126,28 @@ def draw(law: Tensor, uniforms: Tensor) -> Tensor:
     if uniforms.ndim == law.ndim:
         return (law / -uniforms.log()).argmax(-1)
     size, finest = law.shape[-1], finest_float(law.device)
-    uniforms = uniforms.to(finest)
     if size < LARGE or size % BLOCK or (law.is_cuda and law.numel() == size):
         cumulative = law.cumsum(-1, dtype=finest)
-        return first_beyond(cumulative, uniforms * cumulative[..., -1])
+        return first_beyond(cumulative, uniforms[..., None] * just_below(cumulative)).squeeze(-1)
     blocks = law.unflatten(-1, (-1, BLOCK))
     cumulative = blocks.sum(-1, dtype=finest).cumsum(-1)
-    targets = uniforms * cumulative[..., -1]
-    block = first_beyond(cumulative, targets)[..., None]
-    left = targets - F.pad(cumulative, (1, 0)).gather(-1, block).squeeze(-1)
+    targets = uniforms[..., None] * just_below(cumulative)
+    block = first_beyond(cumulative, targets)  # (..., 1)
+    left = targets - F.pad(cumulative, (1, 0)).gather(-1, block)
     within = blocks.gather(-2, block[..., None].expand(*block.shape, BLOCK)).squeeze(-2)
-    return block.squeeze(-1) * BLOCK + first_beyond(within.cumsum(-1, dtype=finest), left)
+    within = within.cumsum(-1, dtype=finest)
+    left = torch.minimum(left, just_below(within))  # it may reach the end by rounding
+    return (block * BLOCK + first_beyond(within, left)).squeeze(-1)
+
+
+def just_below(cumulative: Tensor) -> Tensor:
+    """The total (..., 1) of running sums (..., N), or next to it: what is less is below it, however
+    it is rounded."""
+    return cumulative[..., -1:] * (1 - torch.finfo(cumulative.dtype).eps)
 
 
 def first_beyond(cumulative: Tensor, targets: Tensor) -> Tensor:
-    """Where `cumulative` (..., N) first exceeds `targets` (...), which may reach its end by
-    rounding."""
-    below = cumulative[..., -1] * (1 - torch.finfo(cumulative.dtype).eps)
-    targets = torch.minimum(targets, below)[..., None]
-    found = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    """Where `cumulative` (..., N) first exceeds `targets` (..., 1); its end if they are no
+    numbers."""
+    found = torch.searchsorted(cumulative, targets, right=True)
     return found.clamp_(max=cumulative.shape[-1] - 1)

@@ -105,15 +105,15 @@ class Sequences:
         left = self.room - kept
         if len(self.stops):
             goes_on = (emitted[..., None] != self.stops).all(-1)
-            before = goes_on.long().cumprod(1).sum(1)  # the first stop; as many if there is none
+            before = goes_on.cumprod(1).sum(1)  # the first stop; as many if there is none
             left = left * (before >= kept)
             kept = torch.minimum(kept, before + 1)
         self.lengths += kept
         self.room.copy_(left)
         if counts is None:
             counts = torch.full_like(kept, drafted.shape[1] - 1)
-        facts = (self.lengths, left, counts, accepted, kept)
-        return torch.cat((*(fact[:, None] for fact in facts), emitted), dim=1)
+        facts = torch.stack((self.lengths, left, counts, accepted, kept), dim=1)
+        return torch.cat((facts, emitted), dim=1)
 
 
 FACTS = 5  # columns of a report before its tokens

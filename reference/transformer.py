@@ -10,12 +10,12 @@ G = H / K, D head size, C hidden size, V vocabulary.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
 from reference.experts import Mixture, swiglu
+from reference.norms import rms_norm
 from reference.sequences import Sequences
 from reference.trees import Branches
 from specsim.architecture import Architecture
@@ -61,9 +61,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
         if architecture.tied_head:
             self.head.weight = self.embedding.weight
-        cos, sin = rotary_tables(architecture)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("rotary", rotary_table(architecture), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -116,48 +114,47 @@ class Transformer(nn.Module):
         """The layers and the last norm on `x` (B, T, C), whatever it was made of; rest as in
         `forward`. With a cache, `bias` may say who looks where (see `attention_bias`)."""
         shape = self.architecture
-        cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # (B, T, 1, D)
+        cos, sin = self.rotary[positions].chunk(2, dim=-1)  # (B, T, 1, D) each
         if cache is not None:
             window = cache.capacity if window is None else window
             groups = shape.num_heads // shape.num_kv_heads
             if branches is not None:
-                bias = bias_of(branches.visible, groups, self.dtype)
+                bias = bias_of(~branches.visible, groups, self.dtype)
             elif bias is None:
                 bias = attention_bias(positions, window, groups, self.dtype)
         slots = positions if branches is None else branches.slots
         batch, rows, _ = x.shape
         for index, layer in enumerate(self.layers):
-            h = F.rms_norm(x, (shape.hidden_size,), layer.attention_norm, shape.norm_eps)
+            h = rms_norm(x, layer.attention_norm, shape.norm_eps)
             heads = layer.qkv(h).view(batch, rows, -1, shape.head_dim)  # (B, T, H + 2K, D)
-            qk, values = heads.split(
+            qk, values = heads.split_with_sizes(
                 (shape.num_heads + shape.num_kv_heads, shape.num_kv_heads), dim=2
             )
             if layer.query_norm is not None:
                 qk = normalise_heads(qk, layer, shape)
-            # rotary embedding of queries and keys at once; the sign of the rotated half is in the
-            # sine table
-            turned = torch.cat(qk.chunk(2, dim=-1)[::-1], dim=-1)
-            qk = torch.addcmul(qk * cos, turned, sin)
-            queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
+            # rotary embedding of queries and keys at once: `roll` exchanges the halves of a head,
+            # and the sign of the rotated half is in the sine table
+            qk = torch.addcmul(qk * cos, qk.roll(shape.head_dim // 2, -1), sin)
+            queries, keys = qk.split_with_sizes((shape.num_heads, shape.num_kv_heads), dim=2)
             if cache is not None:
                 cache.write(index, slots, keys, values)
                 keys, values = cache.read(index, window)
             x = x + layer.output(attend(queries, keys, values, bias))
-            h = F.rms_norm(x, (shape.hidden_size,), layer.mlp_norm, shape.norm_eps)
+            h = rms_norm(x, layer.mlp_norm, shape.norm_eps)
             x = x + (layer.experts(h) if layer.experts else layer.down(swiglu(layer.gate_up(h))))
-        return F.rms_norm(x, (shape.hidden_size,), self.norm, shape.norm_eps)
+        return rms_norm(x, self.norm, shape.norm_eps)
 
 
 def normalise_heads(qk: Tensor, layer: Layer, shape: Architecture) -> Tensor:
     """RMSNorm over each head of the queries and of the keys (Qwen3)."""
     queries, keys = qk.split((shape.num_heads, shape.num_kv_heads), dim=2)
-    queries = F.rms_norm(queries, (shape.head_dim,), layer.query_norm, shape.norm_eps)
-    keys = F.rms_norm(keys, (shape.head_dim,), layer.key_norm, shape.norm_eps)
+    queries = rms_norm(queries, layer.query_norm, shape.norm_eps)
+    keys = rms_norm(keys, layer.key_norm, shape.norm_eps)
     return torch.cat((queries, keys), dim=2)
 
 
-def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine of every position's angles, (max_context + MAX_GAMMA, D) each.
+def rotary_table(shape: Architecture) -> Tensor:
+    """Cosine and signed sine of every position's angles, (max_context + MAX_GAMMA, 1, 2D).
 
     RoPE (Su et al., arXiv:2104.09864) in the half-split layout of Hugging Face checkpoints.
     Rotating half a head is [-x2, x1], the halves exchanged and the first negated; the negation is
@@ -177,7 +174,7 @@ def rotary_tables(shape: Architecture) -> tuple[Tensor, Tensor]:
     positions = torch.arange(shape.max_context + MAX_GAMMA, dtype=torch.float32)
     angles = torch.outer(positions, frequencies)  # (max_context + MAX_GAMMA, D/2)
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
+    return torch.cat((cos, cos, -sin, sin), dim=1)[:, None]
 
 
 @torch.inference_mode()

@@ -59,7 +59,7 @@ def keeps(
 ) -> Tensor:
     """Whether each draft passes its own test, (B, G): u q(x) < p(x), strict, so that p(x) = 0 never
     passes."""
-    p = target_probs[:, :-1].gather(-1, drafted[..., None]).squeeze(-1)
+    p = target_probs.gather(-1, drafted[..., None]).squeeze(-1)
     if draft_probs is None:
         return uniforms < p
     q = draft_probs.gather(-1, drafted[..., None]).squeeze(-1)
@@ -70,7 +70,7 @@ def leading_run(kept: Tensor, counts: Tensor | None = None) -> Tensor:
     """The number of drafts, of `counts` (B,), before the first one that fails, (B,)."""
     if counts is not None:
         kept = kept & (torch.arange(kept.shape[1], device=kept.device) < counts[:, None])
-    return kept.long().cumprod(dim=1).sum(dim=1)
+    return kept.cumprod(dim=1).sum(dim=1)
 
 
 def following_law(
@@ -82,16 +82,16 @@ def following_law(
 ) -> Tensor:
     """The law (B, V) of the token after `accepted` drafts: the residual, or the bonus law if all
     were accepted."""
-    at = accepted[:, None, None].expand(-1, 1, target_probs.shape[-1])
-    p = target_probs.gather(1, at).squeeze(1)
     gamma = drafted.shape[1]
     if gamma == 0:
-        return p
-    rejected = accepted.clamp(max=gamma - 1)[:, None]  # the draft that failed, where there is one
+        return target_probs[:, 0]
+    at = accepted[:, None, None].expand(-1, 1, target_probs.shape[-1])  # (B, 1, V)
+    p = target_probs.gather(1, at).squeeze(1)
+    at = at.clamp(max=gamma - 1)  # the draft that failed, where there is one
     if draft_probs is None:
-        q = torch.zeros_like(p).scatter_(1, drafted.gather(1, rejected), 1.0)
+        q = torch.zeros_like(p).scatter_(1, drafted.gather(1, at[..., 0]), 1.0)
     else:
-        q = draft_probs.gather(1, rejected[..., None].expand(-1, 1, p.shape[-1])).squeeze(1)
+        q = draft_probs.gather(1, at).squeeze(1)
     failed = accepted < (gamma if counts is None else counts)
     return torch.where(failed[:, None], residual(p, q), p)
 

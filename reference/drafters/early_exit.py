@@ -38,5 +38,5 @@ def first_layers(model: Transformer, layers: int) -> Transformer:
         cut = Transformer(shape)
     cut.embedding, cut.norm, cut.head = model.embedding, model.norm, model.head
     cut.layers = nn.ModuleList(model.layers[:layers])
-    cut.cos, cut.sin, cut.precision = model.cos, model.sin, model.precision
+    cut.rotary, cut.precision = model.rotary, model.precision
     return cut.eval()

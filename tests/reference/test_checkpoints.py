@@ -178,8 +178,7 @@ def test_what_we_save_we_read_bit_for_bit(tiny, tmp_path: Path, dtype: torch.dty
     assert loaded.state_dict().keys() == saved.keys()
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, saved[name]), name
-    assert torch.equal(loaded.cos, model.cos)
-    assert torch.equal(loaded.sin, model.sin)
+    assert torch.equal(loaded.rotary, model.rotary)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 

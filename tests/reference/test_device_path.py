@@ -126,7 +126,7 @@ def model(dtype: torch.dtype = torch.bfloat16, **fields) -> Transformer:
             made = Transformer(Architecture(**(SHAPE | fields)))
     finally:
         torch.set_default_dtype(torch.float32)
-    made.cos, made.sin = made.cos.to(dtype), made.sin.to(dtype)
+    made.rotary = made.rotary.to(dtype)
     return made.eval().requires_grad_(False)
 
 
