@@ -53,8 +53,8 @@ class Effort:
 FULL = Effort(5, prompts=7, new_tokens=44, dialled_prompts=3, dialled_tokens=32, counted_runs=1)
 QUICK = Effort(2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24, counted_runs=1)
 
-# The target writes so many texts from each calibration prompt: now and then one repeats itself, and
-# is easy to draft.
+# A trained target writes so many texts from each calibration prompt: now and then one repeats
+# itself, and is easy to draft.
 TEXTS = 3
 
 
@@ -162,9 +162,8 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
     `drift` is the probe whose laps say whether the machine is still as fast as when it was
     calibrated.
     """
-    count = len(pair.calibration_prompts)
-    texts = f"{TEXTS} texts from each of {count} calibration prompts"
-    say("", f"{pair.title}: acceptance at temperature 1 from {texts}")
+    texts = len(pair.calibration_prompts)
+    say("", f"{pair.title}: acceptance at temperature 1 from {texts} texts from calibration prompts")
     trace, prediction = predict_pair(pair, calibration)
     say("", *tables.prediction_table(prediction))
     result = measure_predicted(pair, trace, prediction, calibration, drift)
@@ -183,7 +182,7 @@ def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Predi
         *suites.text_trace(
             target,
             draft,
-            TEXTS * pair.calibration_prompts,
+            pair.calibration_prompts,
             max_new_tokens=pair.new_tokens + len(GAMMAS),
         )
     )
@@ -257,7 +256,7 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
         f"the trained pair, {target.architecture.name}",
         target,
         draft,
-        prompts["calibration"],
+        TEXTS * prompts["calibration"],
         prompts["timed"],
         effort.prompts,
         effort.new_tokens,
