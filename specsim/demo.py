@@ -162,8 +162,8 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
     `drift` is the probe whose laps say whether the machine is still as fast as when it was
     calibrated.
     """
-    texts = len(pair.calibration_prompts)
-    say("", f"{pair.title}: acceptance at temperature 1 from {texts} texts from calibration prompts")
+    texts = f"{len(pair.calibration_prompts)} texts from calibration prompts"
+    say("", f"{pair.title}: acceptance at temperature 1 from {texts}")
     trace, prediction = predict_pair(pair, calibration)
     say("", *tables.prediction_table(prediction))
     result = measure_predicted(pair, trace, prediction, calibration, drift)
