@@ -102,14 +102,13 @@ def attention_bias(positions: Tensor, window: int, groups: int, dtype: torch.dty
     """0 where a query may look and next to -inf where it may not: (B, 1, G·T, S), built once per
     pass for all layers."""
     slots = torch.arange(window, device=positions.device)
-    return bias_of(slots > positions[:, :, None], groups, dtype)
+    return bias_of(slots > positions[:, None, :, None], groups, dtype)
 
 
 def bias_of(hidden: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """The same of what is `hidden`, (B, T, S).
+    """The same of what is `hidden`, (B, 1, T, S).
 
     Hidden slots get half the dtype's least number, of which every exponential is 0: of a chunk that
     a row does not see at all, -inf would make it NaN.
     """
-    hidden = torch.cat((hidden[:, None],) * groups, dim=2)
-    return hidden.to(dtype) * (torch.finfo(dtype).min / 2)
+    return torch.cat((hidden,) * groups, dim=2).to(dtype) * (torch.finfo(dtype).min / 2)

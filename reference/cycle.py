@@ -15,7 +15,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.noise import FreshNoise, SharedNoise
-from reference.sampling import Sampling, finest_float
+from reference.sampling import Sampling, finest_float, likeliest
 from reference.sequences import FACTS, Sequences
 from reference.transformer import Transformer, prefill
 from reference.tree_verification import TREE_RULES, TreeVerdict, follow
@@ -149,10 +149,10 @@ def accept(
     """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has but one."""
     drafted, draft_probs, counts, tree = proposal
     if tree is not None and sampling.greedy:
-        return follow(logits.argmax(-1), drafted, tree)
+        return follow(likeliest(logits), drafted, tree)
     if tree is not None:
         laws = sampling.probabilities(logits)
         return TREE_RULES[rule](laws, draft_probs, drafted, uniforms, tree)
     if sampling.greedy:
-        return verify_greedy(logits.argmax(-1), drafted, counts)
+        return verify_greedy(likeliest(logits), drafted, counts)
     return RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms, counts)

@@ -80,7 +80,7 @@ class Sampling:
         """The law (..., V) that a token is drawn from; exactly one-hot when greedy."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.greedy:
-            return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+            return torch.zeros_like(logits).scatter_(-1, likeliest(logits)[..., None], 1.0)
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
@@ -103,6 +103,12 @@ def keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
         -1, order, mass_before >= top_p
     )
     return logits.masked_fill(dropped, -math.inf)
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The ids (...) of the largest of `logits` (..., V), the lowest where several tie. On a CPU
+    `argmax` says the same in three times the time if they have 16 bits."""
+    return logits.max(-1).indices
 
 
 def finest_float(device: torch.device) -> torch.dtype:

@@ -119,7 +119,7 @@ class Transformer(nn.Module):
             window = cache.capacity if window is None else window
             groups = shape.num_heads // shape.num_kv_heads
             if branches is not None:
-                bias = bias_of(~branches.visible, groups, self.dtype)
+                bias = bias_of(~branches.visible[:, None], groups, self.dtype)
             elif bias is None:
                 bias = attention_bias(positions, window, groups, self.dtype)
         slots = positions if branches is None else branches.slots

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
-from reference.sampling import Sampling, draw
+from reference.sampling import Sampling, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill
 from reference.verification import leading_run
@@ -66,7 +66,7 @@ class DraftModel(Drafter):
             logits = self.model(tokens, positions, self.cache, sequences.window)[:, -1:]
             logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
-                token = logits.argmax(-1)
+                token = likeliest(logits)
                 law = logits.float().softmax(-1) if self.stop_below else None
             else:
                 law = sampling.probabilities(logits)

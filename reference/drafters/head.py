@@ -6,7 +6,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.heads import Head
-from reference.sampling import Sampling, draw
+from reference.sampling import Sampling, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.catalog import SpecsimError
@@ -64,7 +64,7 @@ class DraftHead(Drafter):
             before = states[:, -1:]
             logits = sampling.penalise(self.head.head(before), sequences, drafted)[:, 0]
             if sampling.greedy:
-                token = logits.argmax(-1)
+                token = likeliest(logits)
             else:
                 laws.append(sampling.probabilities(logits))
                 token = draw(laws[-1], uniforms[:, k])
