@@ -324,7 +324,8 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
         say(f"  not identical: {difference}")
         return False
     passes = len(speculative.statistics.cycle_times)
-    say(f"  identical: {len(plain.tokens)} tokens, in {passes} passes of the target for as many")
+    count = len(plain.tokens)
+    say(f"  identical: {count} tokens, in {passes} passes of the target instead of {count}")
     return True
 
 
