@@ -74,13 +74,13 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         ),
     },
     "gpu": {
-        "target": Recipe(GPU_TARGET, budget_tokens=200_000_000, batch_tokens=65_536),
+        "target": Recipe(GPU_TARGET, budget_tokens=160_000_000, batch_tokens=65_536),
         "draft": DraftRecipe(
             bundled_shape("gpu-draft", 384, 1, 6, 2, 1024),
-            budget_tokens=200_000_000,
+            budget_tokens=100_000_000,
             batch_tokens=65_536,
             distilled_tokens=40_000_000,
         ),
-        "head": HeadRecipe(GPU_TARGET, budget_tokens=100_000_000, batch_tokens=65_536),
+        "head": HeadRecipe(GPU_TARGET, budget_tokens=60_000_000, batch_tokens=65_536),
     },
 }
