@@ -9,8 +9,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., C) over the root of its mean square, times `weight` (C,) (Zhang and Sennrich,
     arXiv:1910.07467).
 
-    A CPU's RMSNorm is a dozen kernels, its LayerNorm one, and of (x, -x) they are the same: the
-    mean is 0, the variance the mean square. A compiler makes one kernel of either.
+    On a CPU, torch's RMSNorm is a dozen kernels and its LayerNorm one, which does the same for
+    (x, -x): the mean is 0, the variance the mean square. A compiler makes one kernel of either.
+    Where gradients are wanted it is torch's own, so that nothing is kept for them twice.
     """
     size = x.shape[-1]
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():

@@ -120,9 +120,9 @@ def draw(law: Tensor, uniforms: Tensor) -> Tensor:
     """The token ids (...) that `uniforms` (...) in [0, 1) pick from `law` (..., V), which need not
     be normalised.
 
-    Inverse transform: the first token whose cumulative mass exceeds u times the total. The
-    comparison is strict and the sum is carried in float64, so a token of probability 0 is never
-    drawn; on MPS, in float32, what is compared stays below the total. Given a uniform in (0, 1) for
+    Inverse transform: the first token whose cumulative mass exceeds u times the total, less a
+    rounding. The comparison is strict and the sum is carried in float64 (on MPS in float32), so a
+    token of probability 0 is never drawn. Given a uniform in (0, 1) for
     every token, (..., V), the tokens race instead: the first of -log(u) / p wins, the Gumbel-max
     trick. Two laws that share such noise pick the same token nearly as often as they can.
 
@@ -147,13 +147,13 @@ def draw(law: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def just_below(cumulative: Tensor) -> Tensor:
-    """The total (..., 1) of running sums (..., N), or next to it: what is less is below it, however
-    it is rounded."""
+    """A rounding or two below the total (..., 1) of running sums (..., N): times a number up to 1,
+    it never reaches the total."""
     return cumulative[..., -1:] * (1 - torch.finfo(cumulative.dtype).eps)
 
 
 def first_beyond(cumulative: Tensor, targets: Tensor) -> Tensor:
-    """Where `cumulative` (..., N) first exceeds `targets` (..., 1); its end if they are no
-    numbers."""
+    """Where `cumulative` (..., N) first exceeds `targets` (..., 1); its end where it
+    does not, or they are no numbers."""
     found = torch.searchsorted(cumulative, targets, right=True)
     return found.clamp_(max=cumulative.shape[-1] - 1)

@@ -85,13 +85,13 @@ def following_law(
     gamma = drafted.shape[1]
     if gamma == 0:
         return target_probs[:, 0]
-    at = accepted[:, None, None].expand(-1, 1, target_probs.shape[-1])  # (B, 1, V)
+    at = accepted[:, None, None].expand(-1, 1, target_probs.shape[-1])
     p = target_probs.gather(1, at).squeeze(1)
-    at = at.clamp(max=gamma - 1)  # the draft that failed, where there is one
+    rejected = accepted.clamp(max=gamma - 1)[:, None]  # the draft that failed, where there is one
     if draft_probs is None:
-        q = torch.zeros_like(p).scatter_(1, drafted.gather(1, at[..., 0]), 1.0)
+        q = torch.zeros_like(p).scatter_(1, drafted.gather(1, rejected), 1.0)
     else:
-        q = draft_probs.gather(1, at).squeeze(1)
+        q = draft_probs.gather(1, rejected[..., None].expand(-1, 1, p.shape[-1])).squeeze(1)
     failed = accepted < (gamma if counts is None else counts)
     return torch.where(failed[:, None], residual(p, q), p)
 

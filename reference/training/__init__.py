@@ -1,6 +1,6 @@
 """How the bundled pair was made: the Python standard library in, small Llama checkpoints out.
 
-    python -m reference train                the tokenizer, target, draft and head, as shipped
+    python -m reference train                the tokenizer, target, draft and head
     python -m reference train --part head    a head alone, for the target that is there
     python -m reference train --preset gpu   a larger pair, for a machine with a GPU
 

@@ -34,7 +34,8 @@ def model_card(card: dict) -> str:
         f"**{card['alpha']:.3f}**.",
     ]
     if "distillation" in models["draft"]:
-        first, *_, last = models["draft"]["distillation"]
+        curve = models["draft"]["distillation"]
+        first, last = curve[0], curve[-1]
         lines += [
             "The draft first learned the text, then the target's law: its distance in total",
             "variation, one minus that overlap, on held-out windows of the length it is trained on",

@@ -46,7 +46,8 @@ def make_pair(
     Checkpoints of the runs lie in `out`/training and an interrupted run goes on from them. `budget`
     replaces the recipes' tokens (for a trial). Returns what the card says. With all three parts the
     tokenizer and the prompts are made anew as well; with fewer, `out` must hold a pair, which keeps
-    the others. A head belongs to the target it was trained on: a new target wants a new head.
+    the others. A head and a distilled draft belong to the target that taught them: a new target
+    wants new ones.
     """
     corpus = standard_library()
     if set(parts) == set(PARTS):
@@ -85,12 +86,14 @@ def make_pair(
                 "acceptance_by_depth": acceptance_by_depth(head, target, held_out),
             }
         else:
+            second = checkpoint.with_stem(f"{part}-distilled")
+            if not checkpoint.exists():  # what was distilled was another model
+                second.unlink(missing_ok=True)
             model, curve = train_model(recipe, tokens, held_out, checkpoint, device, compiled)
             entry = {"parameters": recipe.architecture.parameters}
-            if isinstance(recipe, DraftRecipe):
-                file = checkpoint.with_stem(f"{part}-distilled")
+            if isinstance(recipe, DraftRecipe) and recipe.distilled_tokens:
                 entry["distillation"] = distil(
-                    recipe, model, models["target"], tokens, held_out, file, compiled
+                    recipe, model, models["target"], tokens, held_out, second, compiled
                 )
             model.stop_ids = frozenset([tokenizer.token_to_id(END_OF_TEXT)])
             save_checkpoint(model, out / part, tokenizer=tokenizer)

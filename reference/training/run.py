@@ -26,7 +26,7 @@ def run(
     batch_loss: Callable[[Tensor], Tensor],
     held_out_loss: Callable[[], float],
 ) -> Curve:
-    """Train `weights` in place on the stream `tokens`; returns the loss curve (nats per token).
+    """Train `weights` in place on the stream `tokens`; returns the loss curve.
 
     `batch_loss` makes a scalar of windows (B, sequence + 1). Writes `checkpoint` every few minutes
     and starts from it if it exists. The weights are left as they were when `held_out_loss` was

@@ -122,7 +122,8 @@ def test_the_overlap_is_how_often_a_draft_is_accepted(target, draft):
     for _ in range(rounds):
         drafted = q.multinomial(1, generator=generator)
         uniforms = torch.rand(len(q), 1, generator=generator, dtype=torch.float64)
-        accepted += keeps(p[:, None], q[:, None], drafted, uniforms).double().mean().item()
+        laws = p[:, None].expand(-1, 2, -1)  # of the drafted place, and of the one after it
+        accepted += keeps(laws, q[:, None], drafted, uniforms).double().mean().item()
     error = (expected * (1 - expected) / (rounds * len(q))) ** 0.5
     assert abs(accepted / rounds - expected) < 4 * error
 
@@ -176,7 +177,7 @@ def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     recipe = replace(RECIPE, architecture=shape, budget_tokens=1280)
     head = HeadRecipe(shape, budget_tokens=1280, batch_tokens=128, sequence=32)
     draft = DraftRecipe(
-        shape, budget_tokens=1280, batch_tokens=128, sequence=32, distilled_tokens=640
+        shape, budget_tokens=128_000, batch_tokens=12_800, sequence=32, distilled_tokens=12_800
     )
     recipes = {"bundled": {"target": recipe, "draft": draft, "head": head}}
     monkeypatch.setattr(pair, "RECIPES", recipes)
@@ -186,8 +187,8 @@ def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     assert len(whole["models"]["head"]["acceptance_by_depth"]["sampled"]) == 8
     readme = (tmp_path / "README.md").read_text()
     assert "| head |" in readme
-    assert "| 0.0M, 0.0M distilled |" in readme
-    assert whole["models"]["draft"]["distillation"][-1]["tokens"] == 640
+    assert "| 0.1M, 0.0M distilled |" in readme
+    assert [point["tokens"] for point in whole["models"]["draft"]["distillation"]] == [12_800]
     target = load_checkpoint(tmp_path / "target")
     assert load_head(tmp_path / "head", target).architecture.num_layers == 1
     kept = (tmp_path / "target" / "model.safetensors").read_bytes()
@@ -196,6 +197,10 @@ def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     assert (tmp_path / "target" / "model.safetensors").read_bytes() == kept
     assert again["models"]["target"] == whole["models"]["target"]
     assert again["models"]["head"]["recipe"]["budget_tokens"] == 256
+    (tmp_path / "training" / "draft.pt").unlink()
+    (tmp_path / "training" / "draft-distilled.pt").write_bytes(b"of another draft")
+    again = make_pair("bundled", tmp_path, compiled=False, budget=256, parts=["draft"])
+    assert again["models"]["draft"]["recipe"]["distilled_tokens"] == 256
     recipes["bundled"]["target"] = replace(recipe, architecture=replace(shape, num_layers=2))
     with pytest.raises(SpecsimError, match="has not the shape of micro"):
         make_pair("bundled", tmp_path, compiled=False, parts=["head"])
