@@ -15,7 +15,7 @@ import time
 import torch
 
 import reference
-from reference.probes import fastest_dtype
+from reference.lab.probes import fastest_dtype
 
 NEW_TOKENS = 64
 

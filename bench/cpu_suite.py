@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from specsim.measurement import Measurement, Point
+from specsim.evidence.measurement import Measurement, Point
 
 COMMITTED = Path(__file__).parent.parent / "measurements"
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from specsim import catalog
-from specsim.validation.cases import passes
-from specsim.validation.fitting import FITTED, fitted
-from specsim.validation.scores import Scored, bands, scored
-from specsim.validation.speculative import speculation_overhead
+from specsim.evidence.validation.cases import passes
+from specsim.evidence.validation.fitting import FITTED, fitted
+from specsim.evidence.validation.scores import Scored, bands, scored
+from specsim.evidence.validation.speculative import speculation_overhead
 
 
 def main() -> None:

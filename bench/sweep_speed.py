@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import specsim
-from specsim import passes
-from specsim.sweep import speedup_map, speedups
+from specsim.cost import passes
+from specsim.planning.sweep import speedup_map, speedups
 
 PAIR = (
     specsim.model("llama-3.1-8b"),

@@ -20,9 +20,9 @@ from torch import Tensor
 
 import reference
 from reference import ConfidenceTree, DraftModel, NoDrafter, StaticTree, Tree
-from reference.probes import fastest_dtype
+from reference.lab.probes import fastest_dtype
 from reference.sampling import Sampling
-from specsim.trees import best_tree
+from specsim.acceptance.optimal_trees import best_tree
 
 NEW_TOKENS, PROMPTS, CALIBRATION = 64, 4, 12
 NODES, DEPTH, RANKS = (4, 8, 16), 5, 4

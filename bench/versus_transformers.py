@@ -25,7 +25,7 @@ import transformers
 
 import reference
 from reference.checkpoints import PAIR
-from reference.probes import fastest_dtype
+from reference.lab.probes import fastest_dtype
 from reference.quantization import quantized
 
 NEW_TOKENS = 96

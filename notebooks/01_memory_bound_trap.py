@@ -23,9 +23,11 @@
 import numpy as np
 
 import specsim
-from specsim import course, economics, explorer, figures, quiz
+from specsim import course, explorer, figures
 from specsim.cost import step_time
-from specsim.work import forward_work
+from specsim.course import quiz
+from specsim.operators import forward_work
+from specsim.planning import economics
 
 here = course.here()
 course.say(here.sentence)
@@ -149,7 +151,8 @@ widths = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 if here.torch:
     import torch
 
-    from reference import ceilings, machine, probes
+    from reference import machine
+    from reference.lab import ceilings, probes
 
     torch.manual_seed(0)
     device = machine.device_named(None)

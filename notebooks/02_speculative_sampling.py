@@ -26,7 +26,8 @@ import itertools
 
 import numpy as np
 
-from specsim import acceptance, course, figures, quiz
+from specsim import acceptance, course, figures
+from specsim.course import quiz
 
 here = course.here()
 course.say(here.sentence)
@@ -34,7 +35,8 @@ if here.torch:
     import torch
 
     import reference
-    from reference import checkpoints, slow_motion, suites, verification
+    from reference import checkpoints, slow_motion, verification
+    from reference.lab import suites
     from reference.sampling import Sampling, draw
 
     target, draft, tokenizer = reference.load_pair("bundled")

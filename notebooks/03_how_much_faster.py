@@ -24,8 +24,10 @@
 import numpy as np
 
 import specsim
-from specsim import acceptance, course, explorer, figures, latency, leviathan, planning, quiz
+from specsim import acceptance, course, explorer, figures, planning
+from specsim.acceptance import latency, leviathan
 from specsim.cost import step_time
+from specsim.course import quiz
 
 here = course.here()
 course.say(here.sentence)
@@ -96,7 +98,8 @@ sheet
 drafted = (1, 2, 4, 8)
 if here.torch:
     import reference
-    from reference import checkpoints, machine, suites
+    from reference import checkpoints, machine
+    from reference.lab import suites
 
     target, draft, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
     texts = checkpoints.prompt_texts()
@@ -289,7 +292,7 @@ the one that hurts least.**
 # predicted freely is the shape: over γ, over two heads, over two batches.
 
 # %%
-from specsim.validation import speculative
+from specsim.evidence.validation import speculative
 
 table = list(speculative.dynamic_sd_speedups())
 lines = []

@@ -27,17 +27,9 @@ from pathlib import Path
 import numpy as np
 
 import specsim
-from specsim import (
-    acceptance,
-    calibration,
-    comparison,
-    course,
-    demo,
-    figures,
-    planning,
-    quiz,
-    tables,
-)
+from specsim import acceptance, course, demo, figures, planning, tables
+from specsim.course import quiz
+from specsim.evidence import calibration, comparison
 
 here = course.here()
 course.say(here.sentence)
@@ -56,7 +48,8 @@ course.say(here.sentence)
 if here.torch:
     import torch
 
-    from reference import drift, machine, probes
+    from reference import machine
+    from reference.lab import drift, probes
 
     torch.manual_seed(0)
     device = machine.device_named(None)

@@ -27,8 +27,10 @@ import itertools
 import numpy as np
 
 import specsim
-from specsim import acceptance, course, explorer, figures, latency, planning, quiz
+from specsim import acceptance, course, explorer, figures, planning
+from specsim.acceptance import latency
 from specsim.cost import step_time
+from specsim.course import quiz
 
 here = course.here()
 course.say(here.sentence)
@@ -81,7 +83,7 @@ batch of {fixed.batch}. γ = 1 still gives {lines[0].y[-1]:.2f}× at {batches[-1
 # part, where the model says that a batch changes little.
 
 # %%
-from specsim.validation import speculative
+from specsim.evidence.validation import speculative
 
 table = list(speculative.dynamic_sd_speedups())
 lines = []
@@ -254,7 +256,8 @@ sheet
 # %%
 if here.torch:
     import reference
-    from reference import checkpoints, machine, suites
+    from reference import checkpoints, machine
+    from reference.lab import suites
 
     large, small, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
     texts = checkpoints.prompt_texts()

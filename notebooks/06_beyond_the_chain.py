@@ -25,7 +25,9 @@
 import numpy as np
 
 import specsim
-from specsim import acceptance, course, drafting, figures, quiz, trees
+from specsim import acceptance, course, drafting, figures
+from specsim.acceptance import optimal_trees as trees
+from specsim.course import quiz
 
 here = course.here()
 course.say(here.sentence)
@@ -55,8 +57,9 @@ if here.torch:
     import torch
 
     import reference
-    from reference import adaptive, checkpoints, machine, probes, slow_motion
-    from specsim.calibration import fit
+    from reference import adaptive, checkpoints, machine, slow_motion
+    from reference.lab import probes
+    from specsim.evidence.calibration import fit
 
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)

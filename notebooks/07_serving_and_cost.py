@@ -24,7 +24,10 @@
 import numpy as np
 
 import specsim
-from specsim import course, economics, explorer, figures, latency, memory, planning, prefill, quiz
+from specsim import course, explorer, figures, planning
+from specsim.acceptance import latency
+from specsim.course import quiz
+from specsim.planning import economics, memory, prefill
 
 target, draft = specsim.model("llama-3-70b"), specsim.model("llama-3.2-1b")
 drafter = specsim.DraftModel(draft)

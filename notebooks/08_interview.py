@@ -29,9 +29,10 @@ from dataclasses import replace
 import numpy as np
 
 import specsim
-from specsim import course, figures, quiz
+from specsim import course, figures
 from specsim.acceptance import IID, overlap, residual
 from specsim.cost import step_time
+from specsim.course import quiz
 
 llama_70b, llama_8b = specsim.model("llama-3-70b"), specsim.model("llama-3-8b")
 llama_1b = specsim.model("llama-3.2-1b")
@@ -401,7 +402,7 @@ quiz.check("tokens-per-cycle", tokens)
 quiz.ask("speedup")
 
 # %%
-from specsim.leviathan import best_gamma, best_gamma_closed_form, leviathan_speedup
+from specsim.acceptance.leviathan import best_gamma, best_gamma_closed_form, leviathan_speedup
 
 cost = 0.05
 course.say(
@@ -459,7 +460,7 @@ quiz.check("best-gamma", best)
 quiz.ask("alpha-from-a-log")
 
 # %%
-from specsim.diagnosis import Counters, diagnose
+from specsim.evidence.diagnosis import Counters, diagnose
 
 found = diagnose(Counters(accepted_per_drafted=0.54, gamma=5))
 course.say(
@@ -563,7 +564,7 @@ quiz.check("same-output", "c")
 quiz.ask("flops-saved")
 
 # %%
-from specsim import economics
+from specsim.planning import economics
 
 saved = quiz.question("flops-saved").worked()
 ratio, plain_gb = saved["ratio"], saved["plain_gb"]
@@ -619,7 +620,7 @@ quiz.ask("experts")
 
 # %%
 from specsim.architecture import Experts
-from specsim.work import distinct_experts
+from specsim.operators import distinct_experts
 
 routed = Experts(count=256, per_token=8, intermediate_size=1)
 independent, alike = (
@@ -743,7 +744,7 @@ quiz.check("which-drafter", "b")
 quiz.ask("tree-or-chain")
 
 # %%
-from specsim.trees import best_tree
+from specsim.acceptance.optimal_trees import best_tree
 
 children = (0.6, 0.15, 0.08, 0.05, 0.03)
 nodes = np.arange(1, 65)
@@ -833,8 +834,7 @@ course.say(
 quiz.ask("percentiles")
 
 # %%
-from specsim import latency
-from specsim.acceptance import per_position
+from specsim.acceptance import latency, per_position
 
 law = IID(0.8)
 emitted = float(law.tokens_per_cycle(5))
@@ -897,8 +897,8 @@ quiz.check("benchmark", "c")
 quiz.ask("dollars")
 
 # %%
-from specsim.economics import dollars_per_million_tokens
-from specsim.memory import footprint
+from specsim.planning.economics import dollars_per_million_tokens
+from specsim.planning.memory import footprint
 
 unlinked = replace(chip, link_latency_s=0.0, link_bytes_per_s=np.inf)  # all-reduces left out
 engine = replace(h100.engine, weight_efficiency=0.75, kv_efficiency=0.75)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reference.machine import DTYPES, device_named, environment, is_out_of_memory
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 METHODS = ("draft-model", "n-gram", "early-exit", "quantised-self", "ensemble", "head")
 
@@ -265,8 +265,8 @@ def run_measure(options: argparse.Namespace) -> int:
 
 
 def measure_suite(options: argparse.Namespace) -> int:
-    from reference.suites.points import PARTS, load_suite
-    from reference.suites.running import run_suite
+    from reference.lab.suites.points import PARTS, load_suite
+    from reference.lab.suites.running import run_suite
 
     parts = PARTS if options.part == ["all"] else options.part
     failed = run_suite(
@@ -289,11 +289,11 @@ def measure_suite(options: argparse.Namespace) -> int:
 
 def measure_one(options: argparse.Namespace) -> int:
     from reference.checkpoints import prompt_texts
-    from reference.suites import measure_pair
-    from specsim.measurement import Measurement
+    from reference.lab.suites import measure_pair
+    from specsim.evidence.measurement import Measurement
 
     if options.dialled:
-        from reference.dialled import dialled_pair, random_prompts, shape_named
+        from reference.lab.dialled import dialled_pair, random_prompts, shape_named
 
         shape = shape_named(options.dialled)
         layers = options.draft_layers or max(1, shape.num_layers // 6)
@@ -330,9 +330,9 @@ def measure_one(options: argparse.Namespace) -> int:
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
-    from reference.probes import fastest_dtype, run_probes
-    from specsim.calibration import fit, to_json
-    from specsim.measurement import write_json
+    from reference.lab.probes import fastest_dtype, run_probes
+    from specsim.evidence.calibration import fit, to_json
+    from specsim.evidence.measurement import write_json
 
     device = options.device
     dtype = DTYPES[options.dtype] if options.dtype else fastest_dtype(device)[0]
@@ -348,7 +348,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from reference.training import PARTS, make_pair
+    from reference.lab.training import PARTS, make_pair
 
     card = make_pair(
         options.preset, options.out, options.device, not options.no_compile, options.tokens,

@@ -9,7 +9,7 @@ nothing waits, and every gamma that is chosen has its graphs already after its f
 from collections.abc import Callable, Sequence
 
 from reference.statistics import Statistics
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 Chooser = Callable[[Statistics], int]
 

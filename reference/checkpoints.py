@@ -22,7 +22,7 @@ from reference.quantization import GROUPS, QuantizedLinear, quantized
 from reference.transformer import Transformer, rotary_table
 from reference.weights import Safetensors, our_weights, their_weights
 from specsim.architecture import Architecture, read_config
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PAIR = Path(__file__).parent / "pair"
 # of a repository on the hub; others hold the weights a second time under other names

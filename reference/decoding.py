@@ -23,7 +23,7 @@ from reference.transformer import MAX_GAMMA, Transformer
 from reference.tree_verification import TREE_RULES
 from reference.verification import RULES
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 @dataclass(slots=True)

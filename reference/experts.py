@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specsim.architecture import Experts
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 DATACENTRES = (9, 10)  # Hopper and Blackwell there; on others torch's grouped product asks the host
 

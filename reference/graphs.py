@@ -22,7 +22,7 @@ from reference.cycle import Cycle, Settings
 from reference.drafters import Drafter
 from reference.packing import PackedLinear
 from reference.transformer import Transformer
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 MODES = ("eager", "cuda-graphs", "compiled")
 SMALLEST_WINDOW = 256  # slots that are attended at least, where windows are powers of two

@@ -23,7 +23,7 @@ from reference.packing import pack
 from reference.transformer import Transformer
 from reference.weights import LAYER, Safetensors
 from specsim.architecture import read_config
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 # our weights, and the tensors of a checkpoint that they are made of, in order
 NAMES = {

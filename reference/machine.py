@@ -7,8 +7,8 @@ from datetime import date
 
 import torch
 
-from specsim.catalog import SpecsimError
-from specsim.measurement import Environment
+from specsim.checks import SpecsimError
+from specsim.evidence.measurement import Environment
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISION_OF = {dtype: name for name, dtype in DTYPES.items()}

@@ -1,7 +1,7 @@
 """Weight-only int8 and int4: weights stored in fewer bits, products in bf16.
 
 int8 keeps a scale per output channel; int4 a scale and a zero per group of 32 or 128 weights, both
-in bf16, so a weight takes 1, 0.625 or 0.531 bytes: the formats of `specsim.work.precision`.
+in bf16, so a weight takes 1, 0.625 or 0.531 bytes: the formats of `specsim.operators.precision`.
 Decoding waits for the weights' bytes, so fewer bytes are less time, but only where a kernel reads
 them as they lie:
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from reference.experts import LinearStack, SeparateLinears
 from reference.packing import PackedLinear
 from reference.transformer import Transformer
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 GROUPS = {"int8": None, "int4": 128, "int4-g32": 32}  # weights that share a scale; None: a channel
 KEPT = ("router", "shared_gate")  # a choice of experts is not worth the few bytes

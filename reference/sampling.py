@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reference.sequences import Sequences
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 LARGE, BLOCK = 30_000, 128  # tokens of a vocabulary that is drawn from in two steps, and of a block
 

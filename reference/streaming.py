@@ -6,7 +6,7 @@ from reference.checkpoints import Tokenizer
 from reference.decoding import stream
 from reference.drafters import Drafter
 from reference.transformer import Transformer
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 UNFINISHED = "\ufffd"  # what a tokenizer makes of half a character
 

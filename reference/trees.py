@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from specsim.architecture import Architecture, read_config
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 # our fused weights, and the weights of a Hugging Face layer that they are made of, in order;
 # {e} counts the experts

@@ -9,11 +9,11 @@ Needs NumPy alone. The decoder that measures what is predicted here is the packa
 """
 
 from specsim.architecture import Architecture, model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel, method
+from specsim.hardware import System, system
 from specsim.prediction import Prediction
 from specsim.speculation import predict
-from specsim.system import System, system
 
 __version__ = "0.1.0"
 __all__ = [

@@ -18,11 +18,11 @@ import numpy as np
 from specsim import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
-from specsim.calibration import Calibration, fit, to_json
-from specsim.catalog import SpecsimError
-from specsim.comparison import Comparison, compare, median_errors, to_rows
+from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel
-from specsim.measurement import Measurement, Point, write_json
+from specsim.evidence.calibration import Calibration, fit, to_json
+from specsim.evidence.comparison import Comparison, compare, median_errors, to_rows
+from specsim.evidence.measurement import Measurement, Point, write_json
 from specsim.prediction import Prediction
 from specsim.speculation import predict
 
@@ -97,8 +97,9 @@ def main(
     """
     import torch
 
-    from reference import machine, probes
-    from reference.drift import DriftProbe
+    from reference import machine
+    from reference.lab import probes
+    from reference.lab.drift import DriftProbe
 
     out, effort = Path(out), QUICK if quick else FULL
     check_writable(out)
@@ -175,7 +176,7 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
 def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Prediction]:
     """Acceptance from the calibration prompts, and the prediction over gamma that follows: before
     any cycle is run."""
-    from reference import suites
+    from reference.lab import suites
 
     target, draft = pair.target, pair.draft
     trace = TextTrace(
@@ -208,7 +209,7 @@ def measure_predicted(
     gammas: Sequence[int] = GAMMAS,
 ) -> Result:
     """Plain and speculative decoding of the timed prompts, beside what was predicted."""
-    from reference import suites
+    from reference.lab import suites
 
     measured = suites.measure_pair(
         pair.target,
@@ -266,7 +267,7 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
 
 def dialled_pair(dtype: Any, device: Any, effort: Effort, shape: Architecture = DIALLED) -> Pair:
     """Random weights, a draft of the first layer alone, and random prompts."""
-    from reference import dialled
+    from reference.lab import dialled
 
     target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
     millions = shape.parameters / 1e6
@@ -307,7 +308,8 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
     import torch
 
     import reference
-    from reference import checkpoints, suites
+    from reference import checkpoints
+    from reference.lab import suites
 
     target, draft, tokenizer = reference.load_pair(*source, dtype=torch.float32, device=device)
     prompt = tokenizer.encode(checkpoints.prompt_texts()["timed"][SAMPLE])[:64]

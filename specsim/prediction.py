@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specsim.acceptance import Law, per_position
+from specsim.acceptance.requests import RequestLatency, request_latency
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, SpecsimError
 from specsim.cost import ForwardTime, step_time
-from specsim.ledger import Ledger
-from specsim.requests import RequestLatency, request_latency
-from specsim.system import System
-
-Floats = NDArray[np.float64]
+from specsim.cost.ledger import Ledger
+from specsim.hardware import System
 
 INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
 SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine

@@ -9,15 +9,13 @@ A plain step is the same sum with gamma = 0, so speedup(gamma = 0) is exactly 1.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import Law, as_acceptance, whole, within
+from specsim.acceptance import Law, as_acceptance
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, SpecsimError, at_least_one, whole, within
+from specsim.cost.ledger import Ledger, model_pass
 from specsim.drafting import Drafter, Method, as_method
-from specsim.ledger import Ledger, model_pass
+from specsim.hardware import System
 from specsim.prediction import Prediction
-from specsim.system import System
-
-Floats = NDArray[np.float64]
 
 
 def predict(
@@ -50,7 +48,7 @@ def predict(
     per cycle are taken as they are.
     """
     gamma = whole("gamma", gamma)
-    batch, context = positive("batch", batch), positive("context", context)
+    batch, context = at_least_one("batch", batch), at_least_one("context", context)
     method = _method(drafter, target, gamma)
     law, tau = _acceptance(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
     if routing_correlation is not None:
@@ -167,8 +165,3 @@ def _acceptance(
     if method is not None:
         law = method.law(law)
     return law, np.asarray(law.tokens_per_cycle(gamma))
-
-
-def positive(name: str, value: ArrayLike) -> Floats:
-    """`value` as an array of finite numbers >= 1; SpecsimError names the first that is not."""
-    return within(name, value, low=1.0, high=1e15)

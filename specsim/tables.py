@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from specsim.calibration import Calibration
-from specsim.comparison import (
+from specsim.evidence.calibration import Calibration
+from specsim.evidence.comparison import (
     Comparison,
     Summary,
     median_errors,
@@ -14,9 +14,9 @@ from specsim.comparison import (
     regrets,
     summarise,
 )
-from specsim.measurement import Point
+from specsim.evidence.measurement import Point
+from specsim.hardware import EfficiencyTable
 from specsim.prediction import Prediction
-from specsim.system import EfficiencyTable
 
 COLUMNS = {
     "draft_step_s": "draft step (ms)",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from specsim.architecture import Architecture, Llama3RopeScaling
-from specsim.measurement import Point, Scenario, Timing
+from specsim.evidence.measurement import Point, Scenario, Timing
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")

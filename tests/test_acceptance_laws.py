@@ -22,7 +22,7 @@ from specsim.acceptance import (
     alpha_from_tokens_per_cycle,
     per_position,
 )
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 LOGGED = (0.68, 0.39, 0.20)

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import IID, Markov
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 EASY_AND_HARD = Markov(easy=0.95, hard=0.4, stay_easy=0.9, stay_hard=0.8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import from_betas, greedy_overlap, overlap, residual, token_probs
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 TARGET, DRAFT = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])

@@ -20,7 +20,7 @@ from specsim.acceptance import (
     tokens_per_cycle_from_accepted_per_drafted,
     variance,
 )
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 LOGGED = (0.68, 0.39, 0.20)

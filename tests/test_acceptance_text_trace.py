@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import Markov, TextTrace, overlap, per_position
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 SIDES = 4  # every row of a target is a die with this many sides, so texts can be weighted exactly
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import empirical, from_betas, from_counts, overlap
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 

@@ -16,7 +16,7 @@ from specsim.architecture import (
     Llama3RopeScaling,
     model,
 )
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PRESETS = catalog.load("models")
 LLAMA_SHAPED = [name for name in PRESETS if not model(name).departures]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from specsim.architecture import Architecture
-from specsim.calibration import (
+from specsim.checks import SpecsimError
+from specsim.cost import forward_time, step_time
+from specsim.evidence.calibration import (
     AttentionProbe,
     LapProbe,
     LinearProbe,
@@ -18,10 +20,8 @@ from specsim.calibration import (
     non_negative_fit,
     to_json,
 )
-from specsim.catalog import SpecsimError
-from specsim.cost import forward_time, step_time
-from specsim.system import Accelerator, EfficiencyTable, Engine, System
-from specsim.work import forward_work, precision
+from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
+from specsim.operators import forward_work, precision
 
 BANDWIDTH, RATE = 20e9, 400e9
 SIZES = np.array([1e6, 8e6, 64e6, 300e6])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from specsim import catalog
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 ACCELERATORS = catalog.load("accelerators")
 MODELS = catalog.load("models")

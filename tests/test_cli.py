@@ -8,8 +8,9 @@ import sys
 import pytest
 
 import specsim
-from specsim import calibration, cli
-from specsim.calibration import Calibration
+from specsim import cli
+from specsim.evidence import calibration
+from specsim.evidence.calibration import Calibration
 
 SCENARIO = ["--target", "llama-3.1-8b", "--accelerator", "h200-sxm"]
 DRAFT = ["--draft", "llama-3.2-1b", "--alpha", "0.8"]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsim.calibration import Calibration, to_json
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cli import main
-from specsim.comparison import (
+from specsim.evidence.calibration import Calibration, to_json
+from specsim.evidence.comparison import (
     checks,
     compare,
     factors,
@@ -25,10 +25,10 @@ from specsim.comparison import (
     summarise,
     to_rows,
 )
-from specsim.comparison.lenses import catalog_name
-from specsim.measurement import Environment, Measurement, Timing, write_json
-from specsim.system import Accelerator, EfficiencyTable, Engine, System
-from specsim.work import precision
+from specsim.evidence.comparison.predictors import catalog_name
+from specsim.evidence.measurement import Environment, Measurement, Timing, write_json
+from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
+from specsim.operators import precision
 
 SYSTEM = System(
     Accelerator("a machine", 20e9, {"bf16": 400e9}),

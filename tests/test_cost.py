@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from specsim import catalog
 from specsim.architecture import model
 from specsim.cost import BOUNDS, forward_time, step_time
-from specsim.system import Accelerator, EfficiencyTable, Engine, System, catalog_engine, system
-from specsim.work import LINEAR, PRECISIONS, Precision, forward_work
+from specsim.hardware import Accelerator, EfficiencyTable, Engine, System, catalog_engine, system
+from specsim.operators import LINEAR, PRECISIONS, Precision, forward_work
 
 EIGHT, SEVENTY, ONE = model("llama-3.1-8b"), model("llama-3.1-70b"), model("llama-3.2-1b")
 H100 = {"bandwidth": 3.35e12, "flops": 989e12}

@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose
 import specsim
 from specsim import DraftModel, SpecsimError
 from specsim.architecture import Architecture, Experts, LatentAttention, model
-from specsim.cost import BOUNDS, pipeline, step_time
-from specsim.system import Accelerator, Engine, System, accelerator, system
-from specsim.work import LINEAR, PRECISIONS
+from specsim.cost import BOUNDS, step_time
+from specsim.hardware import Accelerator, Engine, System, accelerator, system
+from specsim.operators import LINEAR, PRECISIONS
 
 SEVENTY = model("llama-3.1-70b")
 FAMILIES = [
@@ -155,18 +155,6 @@ def test_an_unknown_link_is_assumed_slow_and_never_infinite(name, peers, rate):
     assert_allclose(messages, by_hand, rtol=1e-12)
     linked = replace(two, accelerator=replace(chip, link_bytes_per_s=600e9))
     assert step_time(SEVENTY, linked, rows=512).total_s < step_time(SEVENTY, two, rows=512).total_s
-
-
-def test_a_pipeline_delivers_no_token_sooner():
-    machine = system("h100")
-    hop = replace(machine, engine=replace(machine.engine, stage_overhead_s=10e-6))
-    step = step_time(SEVENTY, hop)
-    assert pipeline(step, hop, 1).latency_s == step.total_s
-    four = pipeline(step, hop, 4)
-    assert_allclose(four.latency_s, step.total_s + 30e-6, rtol=1e-14)
-    assert_allclose(four.interval_s, four.latency_s / 4, rtol=1e-14)
-    with pytest.raises(SpecsimError, match="stages must be a whole number >= 1, not 0"):
-        pipeline(step, hop, 0)
 
 
 # ------------------------------------------------------------------------------- experts, latents

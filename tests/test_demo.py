@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from reference.checkpoints import PAIR
-from specsim import calibration
-from specsim.measurement import Measurement
+from specsim.evidence import calibration
+from specsim.evidence.measurement import Measurement
 
 DEMO = [sys.executable, "-m", "specsim.cli", "demo"]
 

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from specsim.acceptance import IID
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
-from specsim.counters import Counters, read_log
-from specsim.diagnosis import LIMITS, bottleneck, diagnose
+from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel
+from specsim.evidence.counters import Counters, read_log
+from specsim.evidence.diagnosis import LIMITS, bottleneck, diagnose
+from specsim.hardware import system
 from specsim.speculation import predict
-from specsim.system import system
 
 # vLLM PR #24127, an n-gram run, and the same with the words in later versions' order
 VLLM_OLD = (

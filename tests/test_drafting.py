@@ -10,9 +10,11 @@ from numpy.testing import assert_allclose
 
 from specsim import catalog
 from specsim.acceptance import IID, Markov, PerPosition
+from specsim.acceptance.optimal_trees import best_tree
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cost import step_time
+from specsim.cost.ledger import Ledger, Wait
 from specsim.drafting import (
     SSD,
     Cascade,
@@ -33,11 +35,9 @@ from specsim.drafting import (
     typical_threshold,
 )
 from specsim.drafting.protocol import decayed
-from specsim.ledger import Ledger, Wait
+from specsim.hardware import Accelerator, Engine, System, system
+from specsim.operators import PRECISIONS
 from specsim.speculation import predict
-from specsim.system import Accelerator, Engine, System, system
-from specsim.trees import best_tree
-from specsim.work import PRECISIONS
 
 EIGHT, ONE = model("llama-3.1-8b"), model("llama-3.2-1b")
 NAMES = tuple(catalog.load("methods"))

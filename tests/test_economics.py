@@ -8,11 +8,15 @@ from numpy.testing import assert_allclose
 
 from specsim import catalog
 from specsim.acceptance import IID
+from specsim.acceptance.latency import time_per_token_s
+from specsim.acceptance.leviathan import leviathan_speedup
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel, Eagle, Ensemble, Lookup, method
 from specsim.drafting.methods import NEED_A_DRAFT
-from specsim.economics import (
+from specsim.hardware import Accelerator, Engine, System, system
+from specsim.operators import PRECISIONS, forward_work
+from specsim.planning.economics import (
     admit,
     dollars_per_million_tokens,
     end_to_end_speedup,
@@ -21,11 +25,7 @@ from specsim.economics import (
     operating_point,
     token_cost,
 )
-from specsim.latency import time_per_token_s
-from specsim.leviathan import leviathan_speedup
 from specsim.speculation import predict
-from specsim.system import Accelerator, Engine, System, system
-from specsim.work import PRECISIONS, forward_work
 
 EIGHT, ONE = model("llama-3.1-8b"), model("llama-3.2-1b")
 PAIR = (EIGHT, DraftModel(ONE, catch_up="none"), system("h100"))

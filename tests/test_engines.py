@@ -12,12 +12,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from specsim import catalog
 from specsim.catalog import published
-from specsim.system import Accelerator, accelerator, catalog_engine, engine_row, entry, system
-from specsim.validation.cases import passes
-from specsim.validation.fitting import FITTED, GROUPS, Fit, constants_of, fitted
-from specsim.validation.pricing import side_by_side
-from specsim.validation.scores import bands, half_width, scored, step_s
-from specsim.validation.speculative import speculation_overhead
+from specsim.evidence.validation.cases import passes
+from specsim.evidence.validation.fitting import FITTED, GROUPS, Fit, constants_of, fitted
+from specsim.evidence.validation.pricing import side_by_side
+from specsim.evidence.validation.scores import bands, half_width, scored, step_s
+from specsim.evidence.validation.speculative import speculation_overhead
+from specsim.hardware import Accelerator, accelerator, catalog_engine, engine_row, entry, system
 
 ENGINES = catalog.load("engines")
 CASES, _ = passes()

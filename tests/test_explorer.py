@@ -23,8 +23,8 @@ from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
 from specsim.explorer.sentences import describe
 from specsim.explorer.setting import PLAIN, Scenario, Setting, changed, scenario_of
 from specsim.explorer.widget import CHOICES, Explorer
-from specsim.sweep import speedup_map
-from specsim.work import forward_work
+from specsim.operators import forward_work
+from specsim.planning.sweep import speedup_map
 
 
 @pytest.fixture(scope="module")

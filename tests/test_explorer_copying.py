@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from specsim import SpecsimError, cli, explorer
+from specsim.evidence.measurement import Environment, Measurement, Point, Timing
+from specsim.evidence.measurement import Scenario as Run
 from specsim.explorer import page
 from specsim.explorer.copying import as_code, as_query, as_vllm, from_query
 from specsim.explorer.measured import Markers, marker_of, markers_in
 from specsim.explorer.setting import PLAIN, Setting, scenario_of
-from specsim.measurement import Environment, Measurement, Point, Timing
-from specsim.measurement import Scenario as Run
 
 SETTINGS = [
     *(each.setting for each in explorer.PRESETS),

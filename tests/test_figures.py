@@ -11,8 +11,8 @@ from PIL import Image
 import specsim
 from specsim import figures
 from specsim.cost import step_time
-from specsim.measurement import Timing
-from specsim.sweep import speedup_map
+from specsim.evidence.measurement import Timing
+from specsim.planning.sweep import speedup_map
 
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 SYSTEM = specsim.system("h200-sxm")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from specsim.architecture import Architecture
-from specsim.calibration import (
+from specsim.checks import SpecsimError
+from specsim.cost import step_time
+from specsim.evidence.calibration import (
     CacheProbe,
     KernelProbes,
     LapProbe,
@@ -17,10 +19,8 @@ from specsim.calibration import (
     probes_to_json,
     to_json,
 )
-from specsim.catalog import SpecsimError
-from specsim.cost import step_time
-from specsim.system import Accelerator, EfficiencyTable, Engine, System
-from specsim.work import forward_work, precision
+from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
+from specsim.operators import forward_work, precision
 
 BANDWIDTH, RATE, ATTENTION_RATE = 4e12, 700e12, 150e12
 MATRICES = ((1024, 1024), (2048, 8192), (8192, 2048), (4096, 16384), (4096, 131072))

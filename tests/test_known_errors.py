@@ -14,8 +14,8 @@ import specsim
 from specsim import DraftModel
 from specsim.architecture import Architecture, model
 from specsim.cost import step_time
-from specsim.system import Accelerator, system
-from specsim.work import PRECISIONS, forward_work
+from specsim.hardware import Accelerator, system
+from specsim.operators import PRECISIONS, forward_work
 
 BF16 = PRECISIONS["bf16"]
 EIGHT, SEVENTY, ONE = model("llama-3.1-8b"), model("llama-3.1-70b"), model("llama-3.2-1b")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import IID, per_position, pmf
-from specsim.catalog import SpecsimError
-from specsim.latency import (
+from specsim.acceptance.latency import (
     arithmetic_mean,
     cycles_estimate,
     cycles_to_emit,
@@ -27,7 +26,8 @@ from specsim.latency import (
     time_per_token_s,
     zero_gap_share,
 )
-from specsim.requests import EXACT, request_latency
+from specsim.acceptance.requests import EXACT, request_latency
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6
 SURVIVAL = per_position(IID(0.8), 5).vector

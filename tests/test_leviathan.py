@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import IID, PerPosition, alpha_from_tokens_per_cycle
-from specsim.catalog import SpecsimError
-from specsim.leviathan import (
+from specsim.acceptance.leviathan import (
     best_gamma,
     best_gamma_closed_form,
     flop_multiplier,
     leviathan_speedup,
 )
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6  # the vectors are printed with five decimals
 

@@ -10,7 +10,9 @@ from numpy.testing import assert_allclose
 from specsim import SpecsimError, catalog
 from specsim.architecture import model
 from specsim.drafting import DraftModel, Medusa, QuantisedSelf, method
-from specsim.memory import (
+from specsim.hardware import Accelerator, system
+from specsim.operators import PRECISIONS, Sharding
+from specsim.planning.memory import (
     cache_bytes,
     footprint,
     largest_batch,
@@ -18,8 +20,6 @@ from specsim.memory import (
     shortage,
     stored_weight_bytes,
 )
-from specsim.system import Accelerator, system
-from specsim.work import PRECISIONS, Sharding
 
 SEVENTY, EIGHT, ONE = model("llama-3.1-70b"), model("llama-3.1-8b"), model("llama-3.2-1b")
 H200 = system("h200-sxm")

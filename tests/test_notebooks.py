@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from specsim import course
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -37,7 +37,7 @@ every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: s
 
 # Run behind each notebook: its own questions can be answered, and their slips are not answers.
 EXERCISES = """
-from specsim import quiz
+from specsim.course import quiz
 for own in [value for value in list(globals().values()) if isinstance(value, quiz.Question)]:
     assert own.check(own.expected), own.prompt
     for slip, value in own.slip_values().items():

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from specsim import passes
 from specsim.architecture import model
-from specsim.cost import step_time
-from specsim.passes import pass_s
-from specsim.system import EfficiencyTable, system
+from specsim.cost import passes, step_time
+from specsim.cost.passes import pass_s
+from specsim.hardware import EfficiencyTable, system
 
 EIGHT = model("llama-3.1-8b")
 TABLE = EfficiencyTable([1e6, 1e9, 1e11], [1, 8, 64], [[0.1, 0.2, 0.2], [0.7, 0.6, 0.5], [0.9] * 3])

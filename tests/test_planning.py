@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.architecture import Architecture, model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel, method
+from specsim.hardware import Accelerator, Engine, System, system
+from specsim.operators import PRECISIONS
 from specsim.planning import (
     ENGINES_WITH_SETTINGS,
     Plan,
@@ -23,8 +25,6 @@ from specsim.planning import (
     sensitivity,
 )
 from specsim.speculation import predict
-from specsim.system import Accelerator, Engine, System, system
-from specsim.work import PRECISIONS
 
 EIGHT, ONE = model("llama-3.1-8b"), model("llama-3.2-1b")
 PAIR = (EIGHT, DraftModel(ONE), system("h100"))

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cost import step_time
-from specsim.prefill import prefill_s, time_to_first_token
-from specsim.system import system
+from specsim.hardware import system
+from specsim.planning.prefill import prefill_s, time_to_first_token
 
 EIGHT, ONE, SEVENTY = model("llama-3.1-8b"), model("llama-3.2-1b"), model("llama-3.1-70b")
 H200, IDEAL = system("h200-sxm"), system("h200-sxm", engine="ideal")

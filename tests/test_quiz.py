@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsim import quiz
 from specsim.acceptance import IID
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
+from specsim.course import quiz
 
 # The worked answers as they were first written down by hand, each number to the digits it was
 # written with; where it was written down wrong or rounded twice, the comment says so.

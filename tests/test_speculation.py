@@ -10,15 +10,15 @@ from numpy.testing import assert_allclose
 
 from specsim import catalog, prediction
 from specsim.acceptance import IID, BetaMixture, Markov, TextTrace
+from specsim.acceptance.leviathan import leviathan_speedup
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cost import step_time
 from specsim.drafting import CATCH_UPS, DraftModel, method
 from specsim.drafting.methods import NEED_A_DRAFT
-from specsim.leviathan import leviathan_speedup
+from specsim.hardware import Accelerator, EfficiencyTable, Engine, System, system
+from specsim.operators import PRECISIONS
 from specsim.speculation import predict
-from specsim.system import Accelerator, EfficiencyTable, Engine, System, system
-from specsim.work import PRECISIONS
 
 EIGHT, SEVENTY, ONE = model("llama-3.1-8b"), model("llama-3.1-70b"), model("llama-3.2-1b")
 DRAFT = DraftModel(ONE)

@@ -11,11 +11,11 @@ from numpy.testing import assert_allclose
 
 from specsim.acceptance import IID
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel, method
+from specsim.hardware import system
+from specsim.planning.sweep import blocks, speedup_map, speedups
 from specsim.speculation import predict
-from specsim.sweep import blocks, speedup_map, speedups
-from specsim.system import system
 
 EIGHT = model("llama-3.1-8b")
 PAIR = (EIGHT, DraftModel(model("llama-3.2-1b")), system("h200-sxm"))

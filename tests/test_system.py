@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose
 
 from specsim import catalog
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cost import forward_time
-from specsim.system import (
+from specsim.hardware import (
     CACHE_SPEEDUP,
     Accelerator,
     EfficiencyTable,
@@ -22,7 +22,7 @@ from specsim.system import (
     catalog_engine,
     system,
 )
-from specsim.work import PRECISIONS, forward_work
+from specsim.operators import PRECISIONS, forward_work
 
 TABLE = EfficiencyTable([1e6, 1e8, 1e9], [1, 4], [[0.2, 0.1], [0.6, 0.4], [0.8, 0.8]])
 

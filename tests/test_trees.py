@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim.acceptance import IID, overlap, pmf
-from specsim.catalog import SpecsimError
-from specsim.trees import best_tree
+from specsim.acceptance.optimal_trees import best_tree
+from specsim.checks import SpecsimError
 
 PRINTED = 6e-6
 CHILDREN = (0.6, 0.15, 0.08, 0.05, 0.03)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from specsim import catalog, validation
+from specsim import catalog
 from specsim.catalog import published
 from specsim.cli import main
-from specsim.validation.cases import DYNAMIC_SD, Case, passes
-from specsim.validation.report import report
-from specsim.validation.scores import left_out, scored, step_s
-from specsim.validation.speculative import Result, results, rounded_from
+from specsim.evidence import validation
+from specsim.evidence.validation.cases import DYNAMIC_SD, Case, passes
+from specsim.evidence.validation.reports import report
+from specsim.evidence.validation.scores import left_out, scored, step_s
+from specsim.evidence.validation.speculative import Result, results, rounded_from
 
 ENGINES = catalog.load("engines")
 CASES, SKIPS = passes()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from specsim.architecture import Architecture, model
-from specsim.catalog import SpecsimError
-from specsim.work import ATTENTION, LINEAR, PRECISIONS, forward_work, precision
+from specsim.checks import SpecsimError
+from specsim.operators import ATTENTION, LINEAR, PRECISIONS, forward_work, precision
 
 BF16 = PRECISIONS["bf16"]
 COUNTS = ("flops", "weight_bytes", "kv_bytes", "activation_bytes")

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from specsim import catalog
 from specsim.architecture import Architecture, Experts, LatentAttention, model
-from specsim.catalog import SpecsimError
-from specsim.work import (
+from specsim.checks import SpecsimError
+from specsim.operators import (
     ATTENTION,
     COLLECTIVE,
     LINEAR,

@@ -9,7 +9,7 @@ from reference.sampling import Sampling, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill
 from reference.verification import leading_run
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 class DraftModel(Drafter):

@@ -9,7 +9,7 @@ from reference.drafters.n_gram import look_up
 from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.transformer import Transformer
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 class Ensemble(Drafter):

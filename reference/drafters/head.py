@@ -9,7 +9,7 @@ from reference.heads import Head
 from reference.sampling import Sampling, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import Transformer
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 class DraftHead(Drafter):

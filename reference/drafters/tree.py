@@ -16,7 +16,7 @@ from reference.sampling import Sampling, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from reference.trees import Tree, branches, lay_out, likeliest_nodes
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 class TreeDraft(DraftModel):

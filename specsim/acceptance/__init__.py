@@ -21,10 +21,8 @@ wrong one of the three misleads by tens of percent.
 | `markov` | easy and hard stretches, and why cycles start in the hard ones |
 | `traces` | survivals measured: from counts of cycles, from overlaps, from one sampled text |
 | `rates` | a survival as a rate, a rate as a survival |
-| `bounds` | what a value must be |
 """
 
-from specsim.acceptance.bounds import Floats, Integers, as_survival, one_count, whole, within
 from specsim.acceptance.laws import (
     IID,
     BetaMixture,
@@ -53,9 +51,7 @@ __all__ = [
     "BetaMixture",
     "Decaying",
     "Estimate",
-    "Floats",
     "GammaDependent",
-    "Integers",
     "Law",
     "Markov",
     "PerPosition",
@@ -63,13 +59,11 @@ __all__ = [
     "accepted_per_drafted",
     "alpha_from_tokens_per_cycle",
     "as_acceptance",
-    "as_survival",
     "conditional",
     "empirical",
     "from_betas",
     "from_counts",
     "greedy_overlap",
-    "one_count",
     "overlap",
     "per_position",
     "pmf",
@@ -78,6 +72,4 @@ __all__ = [
     "token_probs",
     "tokens_per_cycle_from_accepted_per_drafted",
     "variance",
-    "whole",
-    "within",
 ]

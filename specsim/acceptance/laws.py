@@ -12,8 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.bounds import Floats, as_survival, freeze, one_count, whole, within
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, SpecsimError, as_survival, one_count, whole, within
 
 
 class Law(Protocol):
@@ -176,3 +175,10 @@ def _sum_of_products(conditional: Callable[[int], Floats], gamma: ArrayLike) -> 
         survival = survival * conditional(position)
         tokens = tokens + np.where(position <= gamma, survival, 0.0)
     return tokens[()]
+
+
+def freeze(law: object, **parameters: Floats) -> None:
+    """Set read-only parameters of a frozen object; a single number as a plain float."""
+    for name, value in parameters.items():
+        value.flags.writeable = False
+        object.__setattr__(law, name, value.item() if value.ndim == 0 else value)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.bounds import Floats, freeze, one_count, whole, within
-from specsim.acceptance.laws import PerPosition
-from specsim.catalog import SpecsimError
+from specsim.acceptance.laws import PerPosition, freeze
+from specsim.checks import Floats, SpecsimError, one_count, whole, within
 
 
 @dataclass(frozen=True, slots=True, eq=False)

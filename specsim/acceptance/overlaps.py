@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.bounds import Floats, distribution, within
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, SpecsimError, distribution, within
 
 
 def overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.bounds import Floats, as_survival, whole, within
 from specsim.acceptance.laws import IID, Law, PerPosition, from_zero
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, SpecsimError, as_survival, whole, within
 
 
 def as_acceptance(

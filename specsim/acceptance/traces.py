@@ -14,9 +14,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.bounds import Floats, Integers, one_count, rounded, whole
 from specsim.acceptance.laws import PerPosition
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, Integers, SpecsimError, one_count, rounded, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)

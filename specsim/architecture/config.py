@@ -7,7 +7,7 @@ from specsim.architecture.families import DEFAULTS, FAMILIES
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Experts, Llama3RopeScaling
 from specsim.architecture.shape import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys(
     ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), "gelu"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Experts, LatentAttention
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 DEFAULTS: dict[str, Fields] = {
     "gemma": {"tie_word_embeddings": True, "head_dim": 256, "hidden_act": "gelu"},

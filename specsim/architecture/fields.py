@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from specsim.architecture.parts import require_size
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError, require_size
 
 Fields = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from specsim import catalog
 from specsim.architecture.shape import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError, require_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,3 @@ class LatentAttention:
     def cached(self) -> int:
         """Elements that one layer caches per token."""
         return self.kv_rank + self.rope_size
-
-
-def require_size(label: str, value: object, least: int = 1) -> None:
-    """SpecsimError unless `value` is an integer of at least `least`, 1 or 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        wanted = "a positive integer" if least else "a whole number >= 0"
-        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")

@@ -9,13 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specsim.architecture import parameters
-from specsim.architecture.parts import (
-    Experts,
-    LatentAttention,
-    Llama3RopeScaling,
-    require_size,
-)
-from specsim.catalog import SpecsimError
+from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
+from specsim.checks import SpecsimError, require_size
 
 ACTIVATIONS = ("silu", "gelu", "relu")
 NORMS = ("rms", "layer")

@@ -19,15 +19,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from specsim.checks import SpecsimError
+
 Row = Mapping[str, Any]
 Table = Mapping[str, Row]
 
 FEW = 20  # rows of a table that an error can name
 _REQUIRED = ("source", "confidence")
-
-
-class SpecsimError(ValueError):
-    """A user's mistake, in one clear line; the command line prints it and exits with status 2."""
 
 
 def slug(name: str) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from specsim import __version__
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cli import compare, demo, diagnose, explore, plan, predict, validate
 from specsim.cli.parser import Parser
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from specsim import tables
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cli.parser import Commands
-from specsim.comparison import (
+from specsim.evidence.comparison import (
     Comparison,
     beside,
     calibrations,
@@ -23,7 +23,7 @@ from specsim.comparison import (
     through,
     to_rows,
 )
-from specsim.measurement import Measurement, Point
+from specsim.evidence.measurement import Measurement, Point
 
 ONE_PART = "measured"  # what the points of a file that is no suite's are listed under
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cli.parser import Commands
 
 

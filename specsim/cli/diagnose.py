@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from specsim import __version__
-from specsim.acceptance import within
 from specsim.architecture import model
-from specsim.catalog import SpecsimError
-from specsim.cli.parser import Commands, numbers
+from specsim.checks import SpecsimError, numbers, within
+from specsim.cli.parser import Commands
 from specsim.cli.scenario import add_scenario, drafter_of, machine_of
-from specsim.counters import Counters, read_log
-from specsim.diagnosis import Diagnosis, bottleneck, diagnose
+from specsim.evidence.counters import Counters, read_log
+from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
 from specsim.speculation import predict
 
 

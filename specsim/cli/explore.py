@@ -3,7 +3,7 @@
 import argparse
 from urllib.parse import urlencode
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.cli.parser import Commands
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from specsim import __version__
-from specsim.catalog import SpecsimError
-from specsim.cli.parser import Commands, whole_numbers
+from specsim.checks import SpecsimError, whole_numbers
+from specsim.cli.parser import Commands
 from specsim.cli.scenario import (
     add_acceptance,
     add_scenario,
@@ -16,7 +16,6 @@ from specsim.cli.scenario import (
     gammas_of,
     scenario_of,
 )
-from specsim.memory import footprint, largest_batch, shortage
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
@@ -25,6 +24,7 @@ from specsim.planning import (
     plan,
     sensitivity,
 )
+from specsim.planning.memory import footprint, largest_batch, shortage
 
 
 def add(commands: Commands) -> None:

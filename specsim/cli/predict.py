@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from specsim import __version__
-from specsim.acceptance import whole
-from specsim.catalog import SpecsimError
-from specsim.cli.parser import Commands, number
+from specsim.checks import SpecsimError, number, whole
+from specsim.cli.parser import Commands
 from specsim.cli.scenario import (
     Scenario,
     add_acceptance,
@@ -20,8 +19,8 @@ from specsim.cli.scenario import (
     gammas_of,
     scenario_of,
 )
-from specsim.measurement import write_json
-from specsim.memory import footprint, shortage
+from specsim.evidence.measurement import write_json
+from specsim.planning.memory import footprint, shortage
 from specsim.prediction import Prediction
 from specsim.speculation import predict
 

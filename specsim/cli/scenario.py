@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from specsim import calibration, catalog
-from specsim.acceptance import Integers
+from specsim import catalog
 from specsim.architecture import Architecture, model
-from specsim.catalog import SpecsimError
-from specsim.cli.parser import numbers
+from specsim.checks import Integers, SpecsimError, numbers
 from specsim.drafting import DraftModel, Method, method
-from specsim.system import System, system
-from specsim.work import PRECISIONS, precision, require_even_split
+from specsim.evidence import calibration
+from specsim.hardware import System, system
+from specsim.operators import PRECISIONS, precision, require_even_split
 
 
 def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from specsim import validation
+    from specsim.evidence import validation
 
     report = validation.report()
     if options.json:

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Drafter, Method, as_method, count, share
-from specsim.ledger import Ledger
-from specsim.system import System
+from specsim.checks import SpecsimError, require_count, require_share
+from specsim.cost.ledger import Ledger
+from specsim.drafting.protocol import Drafter, Method, as_method
+from specsim.hardware import System
 
 
 def held_together(
@@ -41,8 +41,8 @@ class Cascade(Method):
     inner_alpha: float = 0.6
 
     def __post_init__(self) -> None:
-        count("inner_gamma", self.inner_gamma)
-        share("inner_alpha", self.inner_alpha)
+        require_count("inner_gamma", self.inner_gamma)
+        require_share("inner_alpha", self.inner_alpha)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         for drafter in (self.middle, self.inner):

@@ -10,21 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.acceptance import Law
-from specsim.acceptance.bounds import distribution
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import (
-    Floats,
-    Method,
-    count,
-    decayed,
-    require_vocabulary,
-    sampling,
-    share,
-)
-from specsim.ledger import Ledger, Product, Wait, model_pass
-from specsim.memory import cache_bytes
-from specsim.system import System
+from specsim.checks import Floats, SpecsimError, distribution, require_count, require_share
+from specsim.cost.ledger import Ledger, Product, Wait, model_pass
+from specsim.drafting.protocol import Method, decayed, require_vocabulary, sampling
+from specsim.hardware import System
+from specsim.operators import cache_bytes
 
 
 def typical_threshold(target_probs: ArrayLike, epsilon: float = 0.09, delta: float = 0.3) -> Floats:
@@ -59,13 +50,13 @@ class Eagle(Method):
     own_layer: bool = False
 
     def __post_init__(self) -> None:
-        share("decay", self.decay)
-        count("features", self.features)
-        count("layers", self.layers)
+        require_share("decay", self.decay)
+        require_count("features", self.features)
+        require_count("layers", self.layers)
         if self.own_layer and self.layers != 1:
             raise SpecsimError(f"an MTP module is one layer of the target's, not {self.layers}")
         if self.draft_vocab is not None:
-            count("draft_vocab", self.draft_vocab)
+            require_count("draft_vocab", self.draft_vocab)
             if self.draft_vocab > self.target.vocab_size:
                 raise SpecsimError(
                     f"draft_vocab must be a part of the {self.target.vocab_size} tokens of "
@@ -158,8 +149,8 @@ class Medusa(Method):
     acceptance: str = "typical"
 
     def __post_init__(self) -> None:
-        share("decay", self.decay)
-        count("heads", self.heads)
+        require_share("decay", self.decay)
+        require_count("heads", self.heads)
         if self.acceptance not in ("typical", "exact"):
             raise SpecsimError(f"acceptance must be typical or exact, not {self.acceptance!r}")
 

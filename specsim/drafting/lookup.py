@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID, Law
-from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Floats, Method, Mixed, share
-from specsim.ledger import Ledger, Wait
-from specsim.system import System
+from specsim.checks import Floats, SpecsimError, require_share
+from specsim.cost.ledger import Ledger, Wait
+from specsim.drafting.protocol import Method, Mixed
+from specsim.hardware import System
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Lookup(Method):
     pad: bool = False
 
     def __post_init__(self) -> None:
-        share("hit", self.hit)
+        require_share("hit", self.hit)
         if not 0.0 <= self.host_s < float("inf"):
             raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from specsim import catalog
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting.combined import Cascade
 from specsim.drafting.heads import Eagle, Medusa, ParallelBlock
 from specsim.drafting.lookup import Lookup

@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Method, count, require_vocabulary, sampling, share
-from specsim.ledger import Ledger, Wait, model_pass
-from specsim.memory import cache_bytes, stored_weight_bytes
-from specsim.system import System
-from specsim.work import forward_work
-from specsim.work import precision as precision_named
+from specsim.checks import SpecsimError, require_count, require_share
+from specsim.cost.ledger import Ledger, Wait, model_pass
+from specsim.drafting.protocol import Method, require_vocabulary, sampling
+from specsim.hardware import System
+from specsim.operators import cache_bytes, forward_work, stored_weight_bytes
+from specsim.operators import precision as precision_named
 
 CATCH_UPS = ("row", "pass", "none")
 
@@ -46,7 +45,7 @@ class DraftModel(Method):
             precision_named(self.precision)
         for name in ("tensor_parallel", "window"):
             if getattr(self, name) is not None:
-                count(name, getattr(self, name))
+                require_count(name, getattr(self, name))
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.architecture.name, self.architecture.vocab_size, target)
@@ -122,7 +121,7 @@ class EarlyExit(Method):
     kept: float = 0.5
 
     def __post_init__(self) -> None:
-        share("kept", self.kept)
+        require_share("kept", self.kept)
         if self.kept == 0.0:
             raise SpecsimError("kept must be above 0: a draft needs a layer")
 

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 
 from specsim.acceptance import Law
 from specsim.architecture import Architecture
-from specsim.drafting.protocol import Around, Drafter, Floats, Mixed, as_method, share
-from specsim.ledger import Ledger
-from specsim.system import System
+from specsim.checks import Floats, require_share
+from specsim.cost.ledger import Ledger
+from specsim.drafting.protocol import Around, Drafter, Mixed, as_method
+from specsim.hardware import System
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class SSD(Around):
     backup_law: Law | None = None
 
     def __post_init__(self) -> None:
-        share("hit", self.hit)
+        require_share("hit", self.hit)
 
     @property
     def lossless(self) -> bool:

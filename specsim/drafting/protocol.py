@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from specsim.acceptance import IID, Decaying, Integers, Law, whole
+from specsim.acceptance import IID, Decaying, Law
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
-from specsim.ledger import Ledger, Uncounted, Wait
-from specsim.system import System
-
-Floats = NDArray[np.float64]
+from specsim.checks import Floats, Integers, SpecsimError, whole
+from specsim.cost.ledger import Ledger, Uncounted, Wait
+from specsim.hardware import System
 
 
 class Drafter(Protocol):
@@ -257,14 +255,3 @@ def require_vocabulary(name: str, vocab_size: int, target: Architecture) -> None
             f"{name} has {vocab_size} tokens and {target.name} {target.vocab_size}: "
             "a draft must share the target's vocabulary"
         )
-
-
-def share(name: str, value: float, low: float = 0.0) -> None:
-    """SpecsimError unless `value` is a number within [low, 1]."""
-    if not low <= value <= 1.0:
-        raise SpecsimError(f"{name} must be within [{low:g}, 1], got {value!r}")
-
-
-def count(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise SpecsimError(f"{name} must be a whole number >= 1, got {value!r}")

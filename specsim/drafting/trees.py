@@ -13,12 +13,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance import GammaDependent, Integers, Law, PerPosition, whole
-from specsim.catalog import SpecsimError
-from specsim.drafting.protocol import Around, Floats, Method, as_method, count
-from specsim.ledger import Ledger
-from specsim.system import System
-from specsim.trees import Tree, best_tree
+from specsim.acceptance import GammaDependent, Law, PerPosition
+from specsim.acceptance.optimal_trees import Tree, best_tree
+from specsim.checks import Floats, Integers, SpecsimError, require_count, whole
+from specsim.cost.ledger import Ledger
+from specsim.drafting.protocol import Around, Method, as_method
+from specsim.hardware import System
 
 SIBLINGS = (0.60, 0.15, 0.08, 0.05, 0.03)  # children of one node; theory's own example, assumed
 
@@ -36,7 +36,7 @@ class StaticTree(Around):
     depth: int = 6
 
     def __post_init__(self) -> None:
-        count("depth", self.depth)
+        require_count("depth", self.depth)
         best_tree(self.child_probs, 1)  # refuses what is not a vector of child probabilities
 
     @property
@@ -100,7 +100,7 @@ class DynamicTree(StaticTree):
 
     def __post_init__(self) -> None:
         StaticTree.__post_init__(self)
-        count("children", self.children)
+        require_count("children", self.children)
 
     def cycle(
         self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike

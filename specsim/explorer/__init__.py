@@ -23,7 +23,7 @@ needs ipywidgets.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.explorer.presets import PRESETS, Preset, preset
 from specsim.explorer.setting import Scenario, Setting, scenario_of
 from specsim.explorer.sweeping import Sweep, sweep

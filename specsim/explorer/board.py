@@ -15,7 +15,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from specsim.catalog import SpecsimError, slug
+from specsim.catalog import slug
+from specsim.checks import SpecsimError
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer import controls as controls_of
 from specsim.explorer.canvas import HEIGHT, WIDTH, Canvas

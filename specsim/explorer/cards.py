@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from specsim.drafting import DraftModel
-from specsim.economics import dollars_per_million_tokens, token_cost
 from specsim.explorer.sentences import milliseconds
 from specsim.explorer.setting import Scenario
-from specsim.memory import footprint
-from specsim.prefill import time_to_first_token
+from specsim.planning.economics import dollars_per_million_tokens, token_cost
+from specsim.planning.memory import footprint
+from specsim.planning.prefill import time_to_first_token
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from specsim import catalog
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.explorer.setting import PLAIN, Setting
-from specsim.work import PRECISIONS
+from specsim.operators import PRECISIONS
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 CONTEXTS = (

@@ -7,7 +7,7 @@ from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
 from specsim import catalog
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer.presets import PRESETS, preset
 from specsim.explorer.setting import PLAIN, Scenario, Setting

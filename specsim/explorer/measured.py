@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specsim.catalog import SpecsimError, slug
+from specsim.catalog import slug
+from specsim.checks import SpecsimError
+from specsim.evidence.measurement import Measurement, Point
 from specsim.explorer.setting import Scenario
-from specsim.measurement import Measurement, Point
 
 NEAR = 1.25  # contexts apart by no more than this factor count as the same
 

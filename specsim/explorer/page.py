@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 HOST = "127.0.0.1"  # and no other: who reaches the page moves its controls, and may end its kernel
 PATIENCE_S = 60.0

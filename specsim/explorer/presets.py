@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from specsim.catalog import SpecsimError, slug
+from specsim.catalog import slug
+from specsim.checks import SpecsimError
 from specsim.explorer.setting import Setting
 
 

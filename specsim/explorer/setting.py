@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from specsim import calibration
-from specsim.acceptance import Integers
 from specsim.architecture import Architecture, model
-from specsim.catalog import SpecsimError
+from specsim.checks import Integers, SpecsimError
 from specsim.drafting import Method, StaticTree, method
 from specsim.drafting.methods import NEED_A_DRAFT
-from specsim.memory import footprint, shortage
+from specsim.evidence import calibration
+from specsim.hardware import System, system
+from specsim.planning.memory import footprint, shortage
 from specsim.prediction import Prediction
 from specsim.speculation import predict
-from specsim.system import System, system
 
 PLAIN = "none"  # the method of plain decoding
 

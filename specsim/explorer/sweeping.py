@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.explorer.setting import NAMES, Scenario, Setting, changed, scenario_of
+from specsim.figures import curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ class Sweep:
         `name` is what the values are, with their unit; `unit_line` draws plain decoding's 1. Needs
         matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
         """
-        from specsim.figures import Curve, curves, sheet
+        from specsim.figures import Curve, sheet
 
         along, *others = self.axes
         x = self.axes[along]
@@ -76,8 +77,8 @@ def sweep(
 
     Axes are named as the fields of `Setting`, and every other value is that of `setting` with its
     `changes`. Where nothing but batch, context, gamma or alpha varies and the function is the
-    speedup, `specsim.sweep` does the same a thousand times faster. Raises SpecsimError for an axis
-    that is no setting.
+    speedup, `specsim.planning.sweep` does the same a thousand times faster. Raises SpecsimError for
+    an axis that is not a setting.
     """
     start = changed(setting, **changes)
     unknown = [name for name in axes if name not in NAMES]

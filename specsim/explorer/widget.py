@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.explorer import copying
 from specsim.explorer.board import STYLE_SHEET, Board
 from specsim.explorer.cards import as_html, cards

@@ -19,9 +19,8 @@ marker with its spread.
 | `comparisons` | measured points of a suite beside their predictions |
 """
 
-from specsim.figures.bars import bars, gains, step_shares, waterfall
+from specsim.figures.bar_charts import bars, gains, step_shares, waterfall
 from specsim.figures.comparisons import error_budget, parity, speedup_by_batch, verify_curve
-from specsim.figures.curves import Curve, curves
 from specsim.figures.drafts import DraftedCycle, drafted_cycles
 from specsim.figures.gammas import (
     cycle_parts,
@@ -31,6 +30,7 @@ from specsim.figures.gammas import (
     tokens_vs_gamma,
 )
 from specsim.figures.laws import coupling, law_errors
+from specsim.figures.line_charts import Curve, curves
 from specsim.figures.maps import speedup_map
 from specsim.figures.methods import Row, by_method
 from specsim.figures.rooflines import Spot, roofline, spot, times_vs_width

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 import specsim
-from specsim import calibration, figures, sweep
-from specsim.comparison import compare
-from specsim.measurement import Measurement
+from specsim import figures
+from specsim.evidence import calibration
+from specsim.evidence.comparison import compare
+from specsim.evidence.measurement import Measurement
+from specsim.planning import sweep
 
 
 def demo(measured: Path) -> figures.Sheet:

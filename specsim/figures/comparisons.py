@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from specsim.comparison import Comparison
-from specsim.figures.curves import Curve, curves
+from specsim.evidence.comparison import Comparison
+from specsim.figures.line_charts import Curve, curves
 from specsim.figures.style import COLOURS, Sheet, by_decades, sheet, styled
 
 QUANTITY = {"step_s": "plain", "verify_step_s": "verify", "cycle_s": "cycle"}

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from specsim.comparison import Comparison
+from specsim.evidence.comparison import Comparison
+from specsim.evidence.measurement import Point, Timing
 from specsim.figures.style import COLOURS, Sheet, styled
-from specsim.measurement import Point, Timing
 from specsim.prediction import Prediction
 
 

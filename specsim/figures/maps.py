@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.ticker import FuncFormatter, NullLocator
-from numpy.typing import NDArray
 
+from specsim.checks import Floats
 from specsim.figures.style import COLOURS, plain_number, styled
-from specsim.sweep import SpeedupMap
+from specsim.planning.sweep import SpeedupMap
 
 AXES = {
     "batch": "batch (sequences)",
@@ -17,8 +17,6 @@ AXES = {
     "alpha": "α, chance that a draft is accepted",
     "bandwidth": "bandwidth (bytes/s)",
 }
-Floats = NDArray[np.float64]
-
 GAIN = LinearSegmentedColormap.from_list("gain", [COLOURS["verify"], "#FFFFFF", COLOURS["speedup"]])
 
 

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from specsim.cost import ForwardTime
-from specsim.figures.curves import Spread, markers
+from specsim.figures.line_charts import Spread, markers
 from specsim.figures.style import COLOURS, by_decades, by_doubling, styled
-from specsim.system import System
+from specsim.hardware import System
 
 
 @dataclass(frozen=True, slots=True)

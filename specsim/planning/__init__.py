@@ -7,6 +7,7 @@
 | `sensitivity` | which input moves the speedup most |
 """
 
+from specsim.planning.elasticities import sensitivity
 from specsim.planning.gammas import (
     BATCHES,
     BestGamma,
@@ -18,7 +19,6 @@ from specsim.planning.gammas import (
     marginal_rule,
     plan,
 )
-from specsim.planning.sensitivity import sensitivity
 from specsim.planning.settings import ENGINES_WITH_SETTINGS, batch_ranges, engine_settings
 
 __all__ = [

@@ -8,18 +8,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from specsim.acceptance import IID, Integers, one_count, whole
+from specsim.acceptance import IID
+from specsim.acceptance.leviathan import best_gamma_closed_form
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import Floats, Integers, SpecsimError, one_count, whole
 from specsim.drafting import Drafter, candidates
-from specsim.leviathan import best_gamma_closed_form
+from specsim.hardware import System
 from specsim.prediction import INDISTINGUISHABLE, Prediction
 from specsim.speculation import predict
-from specsim.system import System
-
-Floats = NDArray[np.float64]
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

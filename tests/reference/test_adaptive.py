@@ -8,7 +8,7 @@ from reference import DraftModel, EarlyExit, Ensemble, Statistics, generate, spe
 from reference.adaptive import among, best_gamma, by_confidence, by_marginal_cost, recent_alpha
 from reference.sampling import Sampling
 from reference.verification import LOSSLESS
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]

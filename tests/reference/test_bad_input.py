@@ -5,7 +5,7 @@ import torch
 
 from reference import DraftModel, EarlyExit, NGram, generate, speculate
 from reference.cache import KVCache
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 NAN, INF = float("nan"), float("inf")
 

@@ -17,7 +17,7 @@ from reference.decoding import generate, speculate
 from reference.drafters.draft_model import DraftModel
 from reference.packing import PackedLinear, can_pack
 from specsim.architecture import Experts
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

@@ -7,9 +7,9 @@ import pytest
 from reference.__main__ import main
 from reference.checkpoints import PAIR, load_checkpoint
 from reference.heads import save_head, untrained_head
-from specsim import calibration
-from specsim.calibration import Calibration
-from specsim.measurement import Measurement
+from specsim.evidence import calibration
+from specsim.evidence.calibration import Calibration
+from specsim.evidence.measurement import Measurement
 
 
 def test_generate_prints_the_prompt_and_its_continuation(capsys):
@@ -166,7 +166,7 @@ def test_measure_writes_a_measurement_file(tmp_path, capsys):
 
 
 def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
-    from reference import probes
+    from reference.lab import probes
 
     monkeypatch.setattr(probes, "STACKS", ((64, 2), (128, 1), (192, 2)))
     monkeypatch.setattr(probes, "PAIRS", (((128, 2), (64, 1), 512), ((192, 2), (128, 1), 1024)))

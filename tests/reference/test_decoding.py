@@ -21,7 +21,7 @@ from reference.statistics import Statistics
 from reference.transformer import MAX_GAMMA, Transformer
 from reference.verification import RULES, Verdict, verify
 from specsim.architecture import Architecture
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 GAMMAS = range(1, 9)
 NEW = 24

@@ -36,9 +36,9 @@ from reference.cycle import Cycle, Settings
 from reference.experts import Mixture
 from reference.graphs import runner_for
 from reference.heads import untrained_head
+from reference.lab.suites.arms import Given
 from reference.quantization import GROUPS, quantized
 from reference.sampling import Sampling
-from reference.suites.arms import Given
 from reference.transformer import Transformer
 from specsim.architecture import Architecture, Experts
 

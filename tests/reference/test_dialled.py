@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from reference import DraftModel, EarlyExit, speculate
-from reference.dialled import dialled_pair, random_model, shape_named
+from reference.lab.dialled import dialled_pair, random_model, shape_named
 from specsim.architecture import Architecture, Experts, model
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 SHAPE = Architecture(
     name="small", hidden_size=64, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=16,

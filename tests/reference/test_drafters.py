@@ -25,7 +25,7 @@ from reference.sampling import Sampling, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from reference.verification import LOSSLESS
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 GAMMAS = range(1, 9)
 NEW = 24

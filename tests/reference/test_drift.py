@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reference import drift
-from reference.drift import DriftProbe
+from reference.lab import drift
+from reference.lab.drift import DriftProbe
 
 
 class Clock:

@@ -34,7 +34,7 @@ from reference.heads import untrained_head
 from reference.packing import can_pack, pack
 from reference.sampling import Sampling
 from reference.statistics import Statistics
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]

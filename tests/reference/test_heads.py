@@ -12,15 +12,15 @@ from reference import DraftHead, Ensemble, generate, load_head, load_pair, promp
 from reference.checkpoints import PAIR, load_checkpoint, save_checkpoint
 from reference.graphs import addresses
 from reference.heads import Head, fingerprint, save_head, untrained_head
+from reference.lab.training.head import unrolled
 from reference.packing import PackedLinear
 from reference.sampling import Sampling
-from reference.training.head import unrolled
 from reference.transformer import Transformer
 from reference.verification import LOSSLESS
 from specsim.architecture import Experts, read_config
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 from specsim.drafting import method
-from specsim.system import system
+from specsim.hardware import system
 
 GAMMAS = range(1, 9)
 NEW = 24

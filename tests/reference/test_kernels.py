@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reference import kernels, sampling
-from reference.kernels import GPU, SMALL, Timer, probe_architecture, run_kernel_probes
-from reference.suites import calibrating
-from reference.suites.points import load_suite
-from specsim import calibration
-from specsim.calibration import fit_kernels, probes_to_json
+from reference import sampling
+from reference.lab import kernels
+from reference.lab.kernels import GPU, SMALL, Timer, probe_architecture, run_kernel_probes
+from reference.lab.suites import calibrating
+from reference.lab.suites.points import load_suite
 from specsim.cost import step_time
+from specsim.evidence import calibration
+from specsim.evidence.calibration import fit_kernels, probes_to_json
 
 CPU = torch.device("cpu")
 

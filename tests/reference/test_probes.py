@@ -2,8 +2,8 @@
 
 import torch
 
-from reference import probes
-from reference.probes import AGREEMENT, MOST_VISITS, settled
+from reference.lab import probes
+from reference.lab.probes import AGREEMENT, MOST_VISITS, settled
 
 
 def test_two_visits_that_agree_at_every_width_are_enough():

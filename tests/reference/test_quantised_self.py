@@ -5,7 +5,7 @@ import torch
 
 from reference import QuantisedSelf, generate, speculate
 from reference.sampling import Sampling
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0]]
 FIELDS = {"hidden_size": 64, "intermediate_size": 96, "num_heads": 4, "head_dim": 16}

@@ -19,8 +19,8 @@ from reference.quantization import (
     to_int8,
 )
 from specsim.architecture import Experts
-from specsim.catalog import SpecsimError
-from specsim.work import forward_work, precision
+from specsim.checks import SpecsimError
+from specsim.operators import forward_work, precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 STEPS = {"int8": 254, "int4": 15, "int4-g32": 15}

@@ -16,7 +16,7 @@ from reference import (
 from reference.cycle import accept
 from reference.sampling import Sampling
 from reference.verification import LOSSLESS, RULES
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 NEW = 16
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]

@@ -6,7 +6,7 @@ import pytest
 
 from reference import DraftModel, Statistics, generate, speculate, stream, stream_text
 from reference.streaming import held_back, pieces
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 PROMPTS = [[17], [9, 9, 30, 2, 55]]
 

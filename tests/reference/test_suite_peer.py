@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
+from reference.lab.suites import peer
+from reference.lab.suites.arms import Effort
+from reference.lab.suites.measuring import Measurer
+from reference.lab.suites.models import Models
+from reference.lab.suites.points import PlannedPoint
 from reference.packing import pack
-from reference.suites import peer
-from reference.suites.arms import Effort
-from reference.suites.measuring import Measurer
-from reference.suites.models import Models
-from reference.suites.points import PlannedPoint
 from specsim.architecture import Llama3RopeScaling
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 pytest.importorskip("transformers")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reference.probes import PAIRS, STACKS, probe_shape
-from reference.suites.points import (
+from reference.lab.probes import PAIRS, STACKS, probe_shape
+from reference.lab.suites.points import (
     PARTS,
     PREDICTED,
     SUITES,
@@ -17,7 +17,7 @@ from reference.suites.points import (
     load_suite,
     reserved_names,
 )
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 GOOD = '{ name = "a", part = "plain", target = "llama-3.1-8b" }'
 

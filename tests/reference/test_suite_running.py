@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from reference.__main__ import main
+from reference.lab.suites import budget, running
+from reference.lab.suites.arms import Effort, interleaved
+from reference.lab.suites.measuring import Measurer
+from reference.lab.suites.points import load_suite
+from reference.lab.suites.running import machine_name, run_suite
 from reference.machine import DoesNotFit
 from reference.statistics import Statistics
-from reference.suites import budget, running
-from reference.suites.arms import Effort, interleaved
-from reference.suites.measuring import Measurer
-from reference.suites.points import load_suite
-from reference.suites.running import machine_name, run_suite
-from specsim.catalog import SpecsimError
-from specsim.measurement import Environment, Measurement
+from specsim.checks import SpecsimError
+from specsim.evidence.measurement import Environment, Measurement
 
 POINTS = """
 points = [

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from reference.decoding import speculate
-from reference.dialled import dialled_pair
 from reference.drafters.draft_model import DraftModel
-from reference.suites import first_difference, measure_pair, parting, text_trace
+from reference.lab.dialled import dialled_pair
+from reference.lab.suites import first_difference, measure_pair, parting, text_trace
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 

@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from reference.checkpoints import PAIR, Tokenizer, load_checkpoint
-from reference.corpus import Corpus, choose_prompts, standard_library, token_stream, train_tokenizer
 from reference.heads import load_head, untrained_head
-from reference.training import (
+from reference.lab.corpus import (
+    Corpus,
+    choose_prompts,
+    standard_library,
+    token_stream,
+    train_tokenizer,
+)
+from reference.lab.training import (
     DraftRecipe,
     HeadRecipe,
     Recipe,
@@ -23,11 +29,11 @@ from reference.training import (
     train_head,
     train_model,
 )
-from reference.training.distillation import overlap
-from reference.training.run import batches, learning_rate_factor
+from reference.lab.training.distillation import overlap
+from reference.lab.training.run import batches, learning_rate_factor
 from reference.transformer import Transformer
 from reference.verification import keeps
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 SHAPE = replace(bundled_shape("micro", 64, 1, 1, 1, 96), vocab_size=64)
 RECIPE = Recipe(SHAPE, budget_tokens=6_400, batch_tokens=128, sequence=32, warmup=0.1)

@@ -14,7 +14,7 @@ from reference.sampling import Sampling
 from reference.sequences import Sequences
 from reference.transformer import Transformer, prefill
 from reference.trees import branches
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]

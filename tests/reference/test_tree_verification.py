@@ -29,7 +29,7 @@ from reference.tree_verification import (
 )
 from reference.trees import Layout, Tree, lay_out
 from reference.verification import residual, verify, verify_greedy
-from specsim.trees import best_tree
+from specsim.acceptance.optimal_trees import best_tree
 
 Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor, Layout], TreeVerdict]
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.trees import Tree, lay_out, likeliest_nodes
-from specsim.catalog import SpecsimError
-from specsim.trees import best_tree
+from specsim.acceptance.optimal_trees import best_tree
+from specsim.checks import SpecsimError
 
 BUSHY = Tree((0, 0, 0, 1, 1, 2, 4, 6))
 

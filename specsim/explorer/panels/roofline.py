@@ -8,11 +8,11 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from specsim.cost.ledger import ModelPass
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.setting import Scenario
 from specsim.figures import COLOURS
-from specsim.ledger import ModelPass
-from specsim.work import ForwardWork, forward_work
+from specsim.operators import ForwardWork, forward_work
 
 INTENSITIES = (0.3, 10_000.0)  # FLOP per byte, the width of the frame
 ROOM = 3.0  # how far the frame reaches beyond the roof, and below the lowest point

@@ -11,13 +11,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from specsim import sweep
 from specsim.acceptance import PerPosition
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.setting import Scenario
 from specsim.figures import COLOURS
 from specsim.figures.maps import GAIN
 from specsim.figures.style import plain_number
+from specsim.planning import sweep
 
 BATCHES = (1, 512)
 CONTEXTS = (256, 262_144)

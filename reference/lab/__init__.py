@@ -1,0 +1,1 @@
+"""The laboratory: what measures, calibrates and trains. The decoder imports nothing of it."""

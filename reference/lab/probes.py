@@ -1,0 +1,248 @@
+"""The micro-measurements that calibrate a System: small kernels and small random transformers,
+timed here and now.
+
+No probe has the shape of a model that is predicted from them. Repetitions go round all probes of a
+kind in turn, so that a machine that speeds up or slows down meanwhile does so for all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from tqdm import tqdm
+
+from reference.attention import attend, attention_bias
+from reference.cycle import NoDrafter
+from reference.decoding import speculate
+from reference.drafters.draft_model import DraftModel
+from reference.lab.dialled import random_model
+from reference.machine import PRECISION_OF, environment
+from reference.packing import pack
+from reference.statistics import Statistics
+from specsim.architecture import Architecture
+from specsim.evidence.calibration import AttentionProbe, LapProbe, LinearProbe, Probes
+from specsim.operators import precision
+
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
+# (hidden size, layers) of the linear stacks: a few hundred kB to a few hundred MB
+STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (672, 5), (896, 8), (1152, 10))
+MOST_VISITS = 4  # to a stack, which is left alone once two of them agree
+AGREEMENT = 1.12  # the slower over the faster of two times that agree
+
+
+def round_robin(
+    actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
+) -> list[float]:
+    """The median seconds of each action over `rounds` rounds through all of them, after a warm-up
+    round."""
+    samples: list[list[float]] = [[] for _ in actions]
+    for turn in range(rounds + 1):
+        for action, times in zip(actions, samples, strict=True):
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            action()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times.append(time.perf_counter() - started)
+    return [statistics.median(times) for times in samples]
+
+
+def probe_shape(hidden: int, layers: int, vocab_size: int = 1536) -> Architecture:
+    heads = max(1, hidden // 64)
+    return Architecture(
+        name=f"probe-{hidden}x{layers}", hidden_size=hidden, num_layers=layers, num_heads=heads,
+        num_kv_heads=heads // 2 if heads % 2 == 0 else 1, head_dim=64,
+        intermediate_size=hidden * 11 // 4, vocab_size=vocab_size, max_context=4096,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def run_probes(
+    device: torch.device,
+    dtype: torch.dtype,
+    rounds: int = 7,
+    between: Callable[[], object] = lambda: None,
+) -> Probes:
+    """Time every probe; about 15 seconds on two cores. `between` is called now and then, to note
+    how fast the machine is meanwhile."""
+    with tqdm(total=3, desc="calibrating", leave=False) as bar:
+        between()
+        linear, bandwidth, flops = linear_probes(device, dtype, rounds)
+        bar.update()
+        between()
+        attention = attention_probes(device, dtype, rounds)
+        bar.update()
+        laps = lap_probes(device, dtype, rounds, between)
+        bar.update()
+    return Probes(
+        machine=environment(device).device,
+        precision=PRECISION_OF[dtype],
+        bandwidth_bytes_per_s=bandwidth,
+        flops_per_s=flops,
+        linear=linear,
+        attention=attention,
+        laps=laps,
+    )
+
+
+def linear_stack(
+    hidden: int, layers: int, device: torch.device, dtype: torch.dtype
+) -> list[torch.nn.Linear]:
+    """The products of `layers` layers, laid out as the decoder lays them out."""
+    shapes = [
+        (hidden, 2 * hidden),
+        (hidden, hidden),
+        (hidden, 5 * hidden),
+        (5 * hidden // 2, hidden),
+    ]
+    stack = torch.nn.ModuleList(
+        torch.nn.Linear(fan_in, fan_out, bias=False, device=device, dtype=dtype)
+        for _ in range(layers)
+        for fan_in, fan_out in shapes
+    )
+    return list(pack(stack))
+
+
+def linear_probes(
+    device: torch.device, dtype: torch.dtype, rounds: int
+) -> tuple[tuple[LinearProbe, ...], float, float]:
+    """Linear stacks of every size at every width; the best bandwidth and arithmetic rate seen."""
+    size_of = precision(PRECISION_OF[dtype]).weight_bytes
+    stacks = [linear_stack(hidden, layers, device, dtype) for hidden, layers in STACKS]
+    weight_bytes = [
+        size_of * sum(layer.in_features * layer.out_features for layer in stack) for stack in stacks
+    ]
+    widths = {layer.in_features for stack in stacks for layer in stack}
+    inputs = {
+        (rows, width): torch.randn(rows, width, device=device, dtype=dtype)
+        for rows in ROWS
+        for width in widths
+    }
+
+    def run(stack: list[torch.nn.Linear], rows: int) -> None:
+        for layer in stack:
+            layer(inputs[rows, layer.in_features])
+
+    visits: list[list[list[float]]] = [[] for _ in stacks]
+    while pending := [i for i, seen in enumerate(visits) if not settled(seen)]:
+        for i in pending:
+            turns = rounds * (2 if weight_bytes[i] < 5e7 else 1)
+            actions = [lambda s=stacks[i], r=rows: run(s, r) for rows in ROWS]
+            visits[i].append(round_robin(actions, turns, device))
+    probes = [
+        LinearProbe(weight_bytes[i], len(stack), rows, statistics.mean(sorted(times)[:2]))
+        for i, stack in enumerate(stacks)
+        for rows, times in zip(ROWS, zip(*visits[i], strict=True), strict=True)
+    ]
+    largest = max(probe.weight_bytes for probe in probes)
+    bandwidth = max(
+        probe.weight_bytes / probe.seconds for probe in probes if probe.weight_bytes == largest
+    )
+    wide = torch.nn.Linear(2048, 2048, bias=False, device=device, dtype=dtype)
+    x = torch.randn(1024, 2048, device=device, dtype=dtype)
+    multiply = pack(torch.nn.ModuleList([wide]))[0]
+    (seconds,) = round_robin([lambda: multiply(x)], rounds, device)
+    return tuple(probes), bandwidth, 2 * 1024 * 2048 * 2048 / seconds
+
+
+def settled(visits: Sequence[Sequence[float]]) -> bool:
+    """Whether a stack has been visited enough; each visit is a time for every width.
+
+    A burst of other work spoils whole visits, against which the median within a visit does not
+    help, and one spoilt width would pass for a kernel that is slow at that width. So the two
+    fastest visits have to agree at every width.
+    """
+    if len(visits) < 2:
+        return False
+    fastest = [sorted(times)[:2] for times in zip(*visits, strict=True)]
+    return len(visits) == MOST_VISITS or all(b < AGREEMENT * a for a, b in fastest)
+
+
+def attention_probes(
+    device: torch.device, dtype: torch.dtype, rounds: int
+) -> tuple[AttentionProbe, ...]:
+    """Attention of one layer with 6 heads over 3 key-value heads, at two contexts and two
+    widths."""
+    heads, kv_heads, size = 6, 3, 64
+    element = precision(PRECISION_OF[dtype]).kv_bytes
+    actions, shapes = [], []
+    for context in (256, 2048):
+        for rows in (1, ROWS[-1]):
+            keys = torch.randn(1, context, kv_heads, size, device=device, dtype=dtype)
+            queries = torch.randn(1, rows, heads, size, device=device, dtype=dtype)
+            positions = torch.arange(context - rows, context, device=device)[None]
+            bias = attention_bias(positions, context, heads // kv_heads, dtype)
+            actions.append(lambda q=queries, k=keys, b=bias: attend(q, k, k, b))
+            shapes.append((context, rows))
+    seconds = round_robin(actions, rounds * 10, device)
+    return tuple(
+        AttentionProbe(
+            context=context,
+            rows=rows,
+            kv_bytes=2 * context * kv_heads * size * element,
+            flops=4 * rows * context * heads * size,
+            seconds=s,
+        )
+        for (context, rows), s in zip(shapes, seconds, strict=True)
+    )
+
+
+# (hidden size, layers) of target and draft, and the vocabulary, of the pairs whose cycles are timed
+PAIRS = (
+    ((192, 6), (128, 1), 1024),
+    ((384, 10), (192, 2), 2560),
+    ((320, 3), (320, 1), 6144),
+    ((640, 6), (448, 1), 1024),
+    ((896, 9), (896, 1), 6144),
+)
+
+
+def lap_probes(
+    device: torch.device, dtype: torch.dtype, rounds: int, between: Callable[[], object]
+) -> tuple[LapProbe, ...]:
+    """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma
+    and context."""
+    cases = []
+    for target_size, draft_size, vocab_size in PAIRS:
+        target, draft = (
+            pack(random_model(probe_shape(*size, vocab_size), dtype, device, seed=seed))
+            for seed, size in enumerate((target_size, draft_size))
+        )
+        for prompt_length in (24, 400) if target_size == (384, 10) else (120,):
+            for gamma in (0, 1, 3, 8):
+                drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+                cases.append((target, drafter, prompt_length, Statistics(gamma)))
+    for turn in range(rounds + 1):
+        between()
+        for target, drafter, prompt_length, laps in cases:
+            # nearly every draft of an unrelated model is rejected, so this is a handful of cycles
+            run = speculate(target, drafter, [1] * prompt_length, 5, temperature=1.0, seed=turn)
+            if turn:  # the first round warms up
+                laps.extend(run.statistics)
+    probes = []
+    for target, drafter, prompt_length, laps in cases:
+        gamma, context = laps.gamma, prompt_length + 3
+        probes.append(LapProbe("verify", target.architecture, gamma, context, laps.verify_s))
+        probes.append(LapProbe("host", target.architecture, gamma, context, laps.host_s))
+        if gamma:
+            draft = drafter.model.architecture
+            probes.append(LapProbe("draft", draft, gamma, context, laps.draft_s))
+    return tuple(probes)
+
+
+@torch.inference_mode()
+def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """bf16 or fp32, whichever decodes faster here, and the sentence that says so."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        stack = linear_stack(448, 4, device, dtype)
+        inputs = [torch.randn(1, layer.in_features, device=device, dtype=dtype) for layer in stack]
+        run = lambda stack=stack, inputs=inputs: [f(x) for f, x in zip(stack, inputs, strict=True)]  # noqa: E731
+        (seconds[dtype],) = round_robin([run], 15, device)
+    ratio = seconds[torch.float32] / seconds[torch.bfloat16]
+    if ratio > 1.1:
+        return torch.bfloat16, f"bf16, which reads weights {ratio:.1f}x faster than fp32 here"
+    return torch.float32, f"fp32, because bf16 is only {ratio:.1f}x as fast here"

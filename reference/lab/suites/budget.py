@@ -1,0 +1,83 @@
+"""What a point needs, before it is run: bytes of memory, and roughly how long it takes.
+
+The seconds are a plan, not a prediction: bytes over the bandwidth that one read just showed, a
+round figure for the launches of every layer, and what making models and capturing graphs takes.
+"""
+
+from dataclasses import dataclass
+
+from reference.graphs import SMALLEST_WINDOW, power_of_two
+from reference.lab.suites.arms import Effort
+from reference.lab.suites.models import Workshop
+from reference.lab.suites.points import PlannedPoint
+from specsim.architecture import Architecture
+from specsim.operators import precision
+
+LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
+CAPTURE_S = 0.4  # of one arm's graphs, in every round
+RANDOM_PER_S = {"cuda": 4e10, "cpu": 1.5e8}  # normal numbers
+SLACK_BYTES = 1.5e9  # the CUDA context, the allocator's slack, the drift probe
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes at the most, and seconds about."""
+
+    memory_bytes: float
+    seconds: float
+
+
+def need(
+    point: PlannedPoint,
+    workshop: Workshop,
+    effort: Effort,
+    bandwidth: float,
+    made: bool,
+) -> Need:
+    """What `point` needs on a machine that reads `bandwidth` bytes per second; `made` if the
+    models of the point before serve it too."""
+    target, draft = workshop.shapes(point)
+    stored = precision(point.precision)
+    weights = held_bytes(target, stored.weight_bytes)
+    on = "cuda" if workshop.device.type == "cuda" else "cpu"
+    slots = point.context + point.gamma + 1
+    if on == "cuda":  # buffers and windows are powers of two there
+        slots = power_of_two(max(point.context, SMALLEST_WINDOW))
+    cached = point.batch * slots * stored.kv_bytes
+    kv = cached * target.kv_elements_per_token
+    streamed = weights + kv
+    if draft is not None:
+        kv += cached * draft.kv_elements_per_token
+        if point.draft_layers is None:
+            weights += held_bytes(draft, stored.weight_bytes)
+    rows = point.batch * (point.gamma + 1)
+    logits = 4 * 4.0 * rows * target.vocab_size  # in float32, and as laws, of both models
+    cumulative = 8.0 * point.batch * target.vocab_size
+    read = 0.0
+    if point.alpha is not None and not point.synthetic:  # one pass over the prompts
+        many = max(point.batch, effort.counted) * point.context
+        read = 6.0 * many * (target.intermediate_size + 2 * target.hidden_size)
+        weights *= 1.6  # while it is dialled, the later layers' outputs are kept twice
+    arms = 2 if point.gamma else 1  # each keeps a cache of the target's
+    kept = (arms - 1) * cached * target.kv_elements_per_token
+    memory = weights + kv + kept + logits + cumulative + read
+    step = streamed / bandwidth + target.num_layers * LAYER_S[point.mode]
+    cycles = effort.rounds * effort.fewest_cycles + effort.fewest_cycles + 2
+    seconds = arms * (max(effort.seconds, cycles * step) + 4 * step)
+    noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]
+    seconds += arms * (effort.rounds + 2) * noise
+    if point.mode == "cuda-graphs":
+        seconds += arms * (effort.rounds + 2) * CAPTURE_S
+    if not made:
+        passes = 2 if read else 1
+        seconds += passes * target.parameters / RANDOM_PER_S[on] + 1.0
+    if read:
+        eager = streamed / bandwidth + target.num_layers * LAYER_S["eager"]
+        seconds += eager * effort.counted_cycles * (1 + 0.2 * point.gamma)
+        seconds += 0 if made else eager * effort.calibration_tokens
+    slack = SLACK_BYTES if on == "cuda" else 0.3e9
+    return Need(memory + slack, seconds)
+
+
+def held_bytes(shape: Architecture, weight_bytes: float) -> float:
+    return shape.parameters * weight_bytes

@@ -1,0 +1,179 @@
+"""One planned point -> one measured point."""
+
+import torch
+
+from reference.cycle import NoDrafter
+from reference.decoding import speculate
+from reference.drafters.early_exit import first_layers
+from reference.graphs import SMALLEST_WINDOW, power_of_two
+from reference.lab.drift import DriftProbe
+from reference.lab.suites.arms import (
+    Arm,
+    Effort,
+    arm,
+    counted,
+    drafter_of,
+    interleaved,
+    prompt_length,
+)
+from reference.lab.suites.models import Models
+from reference.lab.suites.pairs import text_trace
+from reference.lab.suites.points import PlannedPoint
+from reference.statistics import Statistics
+from specsim.acceptance import TextTrace
+from specsim.evidence.measurement import Point, Scenario, Timing
+
+ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is a result
+
+
+class Measurer:
+    """Measures points on one device; keeps the traces that calibrate acceptance."""
+
+    def __init__(self, device: torch.device, effort: Effort, calibration_lap: float | None):
+        self.device, self.effort, self.calibration_lap = device, effort, calibration_lap
+        self.probe = DriftProbe(device)
+        self._traces: dict[tuple, TextTrace] = {}
+
+    @torch.inference_mode()
+    def measure(self, point: PlannedPoint, models: Models) -> Point:
+        """Plain decoding and the point's own method, in turn."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        survival, tokens_error = self.calibrated(point, models)
+        expected = 1.0 + sum(survival or ())
+        drafter = drafter_of(point, models)
+        arms: dict[str, Arm] = {"plain": arm(point, models, NoDrafter(), 1.0)}
+        if point.gamma:
+            drawn = survival if point.synthetic else None
+            arms["speculative"] = arm(point, models, drafter, expected, drawn)
+        laps: list[float] = []
+        totals, rounds, left_out = interleaved(
+            arms, self.effort, lambda: laps.append(self.probe.lap())
+        )
+        laps.append(self.probe.lap())
+        total = totals.get("speculative", totals["plain"])
+        timed = len(total.cycle_times)
+        if point.gamma and point.method in ACCEPTING and not point.synthetic:
+            more = counted(point, models, drafter, self.effort)
+            total.extend_counts(more)
+        return Point(
+            scenario=scenario(point, models, total, rounds),
+            step_s=Timing.of(totals["plain"].cycle_times),
+            draft_step_s=draft_step(point, total),
+            verify_step_s=Timing.of(total.verify_times),
+            cycle_s=Timing.of(total.cycle_times),
+            host_s=Timing.of(total.host_times),
+            survival=total.survival,
+            accepted_histogram=total.accepted_histogram,
+            tokens_per_cycle=total.tokens_per_cycle,
+            tokens_per_cycle_error=total.tokens_per_cycle_error,
+            tokens_per_s=throughput(point, total),
+            calibration_survival=survival,
+            tokens_error=tokens_error,
+            peak_memory_bytes=self.peak_memory(),
+            synthetic_acceptance=point.synthetic,
+            notes=f"{models.note}; {timed} cycles timed in {rounds} rounds, {left_out} disturbed",
+            name=point.name,
+            part=point.part,
+            reserved=point.reserved,
+            drift=self.drift(laps),
+        )
+
+    def drift(self, laps: list[float]) -> float | None:
+        """How much longer the fixed read took than at calibration; None where that is not known."""
+        if self.calibration_lap is None:
+            return None
+        return sorted(laps)[len(laps) // 2] / self.calibration_lap
+
+    def peak_memory(self) -> int | None:
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def calibrated(self, point: PlannedPoint, models: Models) -> tuple[list[float] | None, float]:
+        """The survival to predict from, of other prompts than the timed ones, and the relative
+        half-width of its 80 % band."""
+        if point.gamma == 0 or point.method not in ACCEPTING:
+            return None, 0.0
+        if point.synthetic:
+            assert point.alpha is not None
+            return [point.alpha**k for k in range(1, point.gamma + 1)], 0.0
+        effort = self.effort
+        prompts = models.prompts("calibration", effort.calibration_prompts, point.context)
+        if point.method == "n-gram":  # what it finds is no law: it is run on the other prompts
+            run = speculate(
+                models.target, drafter_of(point, models), prompts,
+                2 * effort.calibration_tokens, point.temperature, seed=2000,
+            ).statistics  # fmt: skip
+            assert run.survival is not None
+            spread = 1.28 * (run.tokens_per_cycle_error or 0.0) / (run.tokens_per_cycle or 1.0)
+            return run.survival, spread
+        key = (*point.pair, point.method, point.temperature, point.context)
+        if key not in self._traces:
+            if self._traces and next(iter(self._traces))[:4] != point.pair:
+                self._traces.clear()
+            draft = models.draft
+            if point.method == "early-exit":
+                draft = first_layers(models.target, point.draft_layers)
+            self._traces[key] = TextTrace(
+                *text_trace(
+                    models.target,
+                    draft,
+                    prompts,
+                    max_new_tokens=effort.calibration_tokens,
+                    temperature=point.temperature,
+                )
+            )
+        trace = self._traces[key]
+        vector = [float(s) for s in trace.at(point.gamma).vector]
+        return vector, float(trace.tokens_error(point.gamma))
+
+
+def draft_step(point: PlannedPoint, total: Statistics) -> Timing | None:
+    """One of the cycle's draft passes; None where nothing is computed to draft."""
+    if point.gamma == 0 or point.method == "given":
+        return None
+    return Timing.of([seconds / point.gamma for seconds in total.draft_times])
+
+
+def throughput(point: PlannedPoint, total: Statistics) -> float | None:
+    """Tokens per second of the whole batch."""
+    if not total.cycle_s or total.tokens_per_cycle is None:
+        return None
+    return point.batch * total.tokens_per_cycle / total.cycle_s
+
+
+def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int) -> Scenario:
+    target, draft = models.target.architecture, models.draft
+    if point.method == "early-exit":
+        shape = target.first_layers(point.draft_layers)
+    else:
+        shape = draft.architecture if point.method == "draft-model" else None
+    written = len(total.cycle_times) / rounds * (total.tokens_per_cycle or 1.0)
+    if models.texts is None:
+        length = prompt_length(point, round(written))
+    else:
+        lengths = [len(text) for text in models.texts["timed"]]
+        length = sum(lengths) / len(lengths)
+    context = round(length + written / 2)
+    return Scenario(
+        target=target,
+        draft=shape,
+        precision=point.precision,
+        method=point.method,
+        gamma=point.gamma,
+        rule="greedy" if point.temperature == 0 else "token",
+        temperature=point.temperature,
+        batch=point.batch,
+        context=context,
+        allocated_context=attended(models.target.device, context, length + written, point),
+        mode=point.mode,
+        seed=1,
+    )
+
+
+def attended(device: torch.device, context: int, most: float, point: PlannedPoint) -> int:
+    """The slots that a pass reads for each sequence: on a GPU the window, a power of two."""
+    if device.type != "cuda":
+        return context + point.gamma + 1
+    return power_of_two(max(round(most) + 2 * (point.gamma + 1), SMALLEST_WINDOW))

@@ -1,0 +1,147 @@
+"""The models that a point needs, made or loaded once and kept while the next points need the same.
+
+A made pair has random weights (`dialled`); where acceptance is synthetic its draft may be any
+shape, since nothing depends on what the draft says.
+"""
+
+import gc
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from reference.checkpoints import load_pair, prompt_texts
+from reference.drafters.early_exit import first_layers
+from reference.lab.dialled import dialled_pair, random_model
+from reference.lab.suites.points import PlannedPoint, Suite
+from reference.machine import PRECISION_OF
+from reference.packing import pack
+from reference.quantization import GROUPS, quantized
+from reference.transformer import Transformer
+from specsim.architecture import Architecture
+from specsim.checks import SpecsimError
+
+DTYPE_OF = {name: dtype for dtype, name in PRECISION_OF.items()}
+KINDS = {"calibration": 1, "timed": 2, "counted": 3}  # of prompts; no text is of two kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A target, its draft if any, and where their prompts come from.
+
+    `texts` holds tokenised prompts by kind; without them prompts are random ids. `note` says what
+    a reader of the point should know of the pair.
+    """
+
+    target: Transformer
+    draft: Transformer | None
+    texts: Mapping[str, list[list[int]]] | None = None
+    note: str = ""
+
+    def prompts(self, kind: str, count: int, length: int) -> list[list[int]]:
+        """`count` prompts of `kind`: the same ones every time; random ones are `length` long."""
+        if self.texts is not None:
+            texts = self.texts[kind]
+            return [texts[index % len(texts)] for index in range(count)]
+        generator = torch.Generator().manual_seed(KINDS[kind])
+        vocab_size = self.target.architecture.vocab_size
+        return torch.randint(vocab_size, (count, length), generator=generator).tolist()
+
+
+class Workshop:
+    """Makes the models of points, and keeps the last ones."""
+
+    def __init__(self, suite: Suite, device: torch.device, pair: str = "bundled"):
+        self.suite, self.device, self.pair = suite, device, pair
+        self._kept: tuple[tuple, Models] | None = None
+
+    def models(self, point: PlannedPoint) -> Models:
+        """Raises SpecsimError for a precision that these weights cannot be stored in."""
+        if self._kept is None or self._kept[0] != point.pair:
+            self.clear()
+            self._kept = point.pair, self._made(point)
+        return self._kept[1]
+
+    def holds(self, point: PlannedPoint) -> bool:
+        """Whether the models of the last point serve this one too."""
+        return self._kept is not None and self._kept[0] == point.pair
+
+    def clear(self) -> None:
+        """Forget the models and give their memory back."""
+        self._kept = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def shapes(self, point: PlannedPoint) -> tuple[Architecture, Architecture | None]:
+        """The shapes of target and draft, before anything is made."""
+        if point.target == "trained":
+            from reference.checkpoints import PAIR
+            from specsim.architecture import read_config
+
+            root = PAIR if self.pair == "bundled" else Path(self.pair)
+            target, draft = (
+                Architecture.from_config(read_config(root / role), role)
+                for role in ("target", "draft")
+            )
+            return target, None if point.draft is None and point.gamma == 0 else draft
+        target = self.suite.shape(point.target)
+        if point.draft is None:
+            return target, None
+        layers = point.draft_layers
+        return target, self.suite.shape(point.draft) if layers is None else target.first_layers(
+            layers
+        )
+
+    def _made(self, point: PlannedPoint) -> Models:
+        dtype = torch.bfloat16 if point.precision in GROUPS else DTYPE_OF.get(point.precision)
+        if dtype is None:
+            known = ", ".join((*DTYPE_OF, *GROUPS))
+            raise SpecsimError(
+                f"weights in {point.precision} are not measured here; known: {known}"
+            )
+        if point.target == "trained":
+            return self._trained(dtype)
+        shape, draft_shape = self.shapes(point)
+        if draft_shape is None:
+            return Models(self._unread(shape, dtype, 0, point.precision), None, None, NOISE)
+        if not point.synthetic:
+            assert point.alpha is not None
+            assert point.draft_layers is not None
+            target, draft, reached = dialled_pair(
+                shape, point.draft_layers, point.alpha, dtype=dtype, device=self.device
+            )
+            note = f"random weights, alpha dialled to {reached:.3f} at temperature 1"
+            return Models(target, draft, None, note)
+        target = self._unread(shape, dtype, 0, point.precision)
+        if point.draft_layers is not None:
+            draft = first_layers(target, point.draft_layers)
+            draft.reads_prompts = False
+        else:
+            draft = self._unread(draft_shape, dtype, 1, point.precision)
+        return Models(target, draft, None, f"accept counts are drawn; {NOISE}")
+
+    def _unread(
+        self, shape: Architecture, dtype: torch.dtype, seed: int, precision: str
+    ) -> Transformer:
+        """A random model that is timed without reading prompts."""
+        made = random_model(shape, dtype, self.device, seed)
+        made = quantized(made, precision) if precision in GROUPS else pack(made)
+        made.reads_prompts = False
+        return made
+
+    def _trained(self, dtype: torch.dtype) -> Models:
+        target, draft, tokenizer = load_pair(self.pair, dtype=dtype, device=self.device)
+        file = Path(self.pair) / "prompts.json"
+        texts = prompt_texts()
+        if self.pair != "bundled" and file.is_file():
+            written = json.loads(file.read_text(encoding="utf-8"))
+            texts = {kind: [piece["text"] for piece in pieces] for kind, pieces in written.items()}
+        ids = {kind: [tokenizer.encode(text)[:96] for text in texts[kind]] for kind in texts}
+        ids["counted"] = ids["timed"]
+        return Models(target, draft, ids, "a trained pair, on pieces of held-out files")
+
+
+NOISE = "random weights, a context of noise that no pass has read"

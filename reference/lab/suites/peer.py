@@ -1,0 +1,138 @@
+"""transformers' `generate` and assisted generation on the same weights, in turn with our decoder.
+
+A peer's point holds its time per token as `cycle_s`, one token per cycle, beside our own plain
+step: its "speedup" is how fast it decodes relative to our plain decoding. It is greedy, so that
+both write the same text up to rounding.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from reference.checkpoints import PAIR
+from reference.cycle import NoDrafter
+from reference.lab.suites.arms import arm, interleaved
+from reference.lab.suites.measuring import Measurer, scenario
+from reference.lab.suites.models import Models
+from reference.lab.suites.points import PlannedPoint
+from reference.packing import PackedLinear
+from reference.statistics import Statistics
+from reference.transformer import Transformer
+from reference.weights import sources
+from specsim.checks import SpecsimError
+from specsim.evidence.measurement import Point, Timing
+
+
+def measure_peer(point: PlannedPoint, models: Models, measurer: Measurer, pair: str) -> Point:
+    """Our plain steps and the peer's tokens, in turn. ImportError without transformers; `pair` is
+    where a trained pair comes from."""
+    target, assistant = their_models(point, models, pair)
+    options: dict = {"do_sample": False, "pad_token_id": 0}
+    if point.gamma:
+        settings = assistant.generation_config
+        settings.num_assistant_tokens = point.gamma
+        settings.num_assistant_tokens_schedule = "constant"
+        settings.assistant_confidence_threshold = 0.0
+        options["assistant_model"] = assistant
+
+    def generate(cycles: int, seed: int) -> Statistics:
+        prompts = models.prompts("timed", point.batch, point.context)
+        if point.batch == 1:
+            prompts = [models.prompts("timed", seed + 1, point.context)[seed]]
+        length = min(map(len, prompts))
+        ids = torch.tensor([prompt[:length] for prompt in prompts], device=models.target.device)
+        result = Statistics(0)
+        first = seconds_of(lambda: target.generate(ids, **mask(ids), max_new_tokens=1, **options))
+        tokens = max(8, cycles)
+        before = time.perf_counter()
+        written = target.generate(ids, **mask(ids), max_new_tokens=tokens, **options)
+        synchronise(ids.device)
+        took = time.perf_counter() - before - first  # the prompt is read in both
+        count = max(written.shape[1] - length - 1, 1)
+        zeros = [0] * point.batch
+        result.add_cycle(zeros, zeros, [0.0, max(took, 1e-9) / count, 0.0, 0.0])
+        return result
+
+    arms = {"plain": arm(point, models, NoDrafter(), 1.0), "theirs": generate}
+    laps: list[float] = []
+    totals, rounds, _ = interleaved(
+        arms, measurer.effort, lambda: laps.append(measurer.probe.lap())
+    )
+    theirs = Timing.of(totals["theirs"].cycle_times)
+    assert theirs is not None
+    return Point(
+        scenario=scenario(point, models, totals["plain"], rounds),
+        step_s=Timing.of(totals["plain"].cycle_times),
+        draft_step_s=None,
+        verify_step_s=None,
+        cycle_s=theirs,
+        host_s=None,
+        tokens_per_cycle=1.0,
+        tokens_per_s=point.batch / theirs.median,
+        peak_memory_bytes=measurer.peak_memory(),
+        notes=f"cycle_s is transformers' time per token, step_s our own plain step; {models.note}",
+        name=point.name,
+        part=point.part,
+        drift=measurer.drift(laps),
+    )
+
+
+def mask(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"attention_mask": torch.ones_like(ids)}
+
+
+def seconds_of(call: Callable[[], torch.Tensor]) -> float:
+    begun = time.perf_counter()
+    synchronise(call().device)
+    return time.perf_counter() - begun
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def their_models(point: PlannedPoint, models: Models, pair: str):
+    """transformers' target and assistant (None unless the point has one)."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    wanted = [("target", models.target), ("draft", models.draft)][: 2 if point.gamma else 1]
+    if point.target == "trained":  # ours may be packed, so theirs are read from the same files
+        root = PAIR if pair == "bundled" else pair
+        made = [
+            transformers.AutoModelForCausalLM.from_pretrained(
+                f"{root}/{role}", dtype=model.dtype
+            ).to(model.device)
+            for role, model in wanted
+        ]
+    else:
+        made = [their_model(model) for _, model in wanted]
+    made = [model.eval() for model in made]
+    return made[0], made[1] if point.gamma else None
+
+
+def their_model(model: Transformer):
+    """transformers' model around the very weights of ours: nothing is copied."""
+    import transformers
+
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise SpecsimError(f"{model.architecture.name} is packed: its weights cannot be shared")
+    shape = model.architecture
+    fields = shape.to_config()
+    config = transformers.AutoConfig.for_model(**fields)
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    qkv, tensors = [shape.query_size, shape.kv_size, shape.kv_size], {}
+    for name, weight in model.state_dict().items():
+        if name == "head.weight":  # also where it is tied
+            tensors["lm_head.weight"] = weight
+            continue
+        (group,) = sources(name, shape, mixtral=False)
+        pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(group))
+        tensors |= dict(zip(group, pieces, strict=True))
+    theirs.load_state_dict(tensors, strict=True, assign=True)
+    rotary = theirs.model.rotary_emb  # its tables are no weights, and lie on the meta device
+    theirs.model.rotary_emb = type(rotary)(config=theirs.config).to(model.device)
+    return theirs

@@ -1,0 +1,161 @@
+"""The points of a suite: what is to be measured, listed in a file before anything is.
+
+A third of the points of every part is reserved: nobody looks at them while the model of the machine
+is being changed, and the errors that are quoted are theirs. Which ones they are follows from their
+names alone (`reserved_names`), so that nobody chooses them.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from specsim.architecture import Architecture, model
+from specsim.checks import SpecsimError
+
+SUITES = {name: Path(__file__).parent / f"{name}.toml" for name in ("gpu", "cpu")}
+PARTS = ("probes", "plain", "verify", "speculation", "trained", "peer")
+PREDICTED = ("plain", "verify", "speculation", "trained")  # the parts with reserved points
+METHODS = (
+    "plain", "given", "draft-model", "early-exit", "n-gram",
+    "transformers-generate", "transformers-assisted",
+)  # fmt: skip
+MODES = ("eager", "cuda-graphs")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPoint:
+    """One scenario to measure.
+
+    `target` is a shape of the suite's file, a model of the catalog, or "trained", the pair that the
+    run is given. `draft` is "first-K", the target's first K layers, or a shape or model. `alpha` is
+    the acceptance that the pair is dialled to, or, if `synthetic`, that accept counts are drawn
+    with. A method "given" has gamma drafts at no cost: a pass of gamma + 1 rows.
+    """
+
+    name: str
+    part: str
+    target: str
+    method: str = "plain"
+    gamma: int = 0
+    draft: str | None = None
+    alpha: float | None = None
+    synthetic: bool = False
+    batch: int = 1
+    context: int = 512
+    temperature: float = 1.0
+    precision: str = "bf16"
+    mode: str = "eager"
+    reserved: bool = False
+
+    @property
+    def pair(self) -> tuple[Any, ...]:
+        """What models it needs: equal for points that can share them."""
+        dialled = None if self.synthetic else self.alpha
+        return self.target, self.draft, dialled, self.precision
+
+    @property
+    def draft_layers(self) -> int | None:
+        """K of "first-K"."""
+        if self.draft is None or not self.draft.startswith("first-"):
+            return None
+        return int(self.draft.removeprefix("first-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The points of a suite in the order in which they are measured, and the shapes they name."""
+
+    name: str
+    points: tuple[PlannedPoint, ...]
+    shapes: Mapping[str, Architecture]
+
+    def shape(self, name: str) -> Architecture:
+        """A shape of the suite's own, or a model of the catalog."""
+        return self.shapes[name] if name in self.shapes else model(name)
+
+    def of(self, part: str) -> list[PlannedPoint]:
+        return [point for point in self.points if point.part == part]
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """The suite called "gpu" or "cpu", or another file of the same form.
+
+    Raises SpecsimError, naming the file and the point, for what cannot be measured as it stands.
+    """
+    path = SUITES.get(str(name_or_path), Path(name_or_path))
+    try:
+        with open(path, "rb") as file:
+            data = tomllib.load(file)
+    except OSError as error:
+        known = ", ".join(SUITES)
+        raise SpecsimError(
+            f"no suite {str(name_or_path)!r} ({error.strerror}); known: {known}, or a .toml file"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecsimError(f"{path} is not valid TOML: {error}") from None
+    unknown = data.keys() - {"shapes", "points"}
+    if unknown or not data.get("points"):
+        raise SpecsimError(f"{path} must hold shapes and points, and nothing else: {set(data)}")
+    shapes = {
+        name: _shape(f"{path}: shape {name!r}", fields | {"name": name})
+        for name, fields in data.get("shapes", {}).items()
+    }
+    points = tuple(_point(str(path), row) for row in data["points"])
+    names = [point.name for point in points]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SpecsimError(f"{path}: two points are called {sorted(twice)[0]!r}")
+    return Suite(path.stem, points, shapes)
+
+
+def _shape(place: str, values: Mapping[str, Any]) -> Architecture:
+    try:
+        return Architecture(**values)
+    except TypeError as error:
+        raise SpecsimError(f"{place}: {error}") from None
+
+
+def _point(place: str, row: Mapping[str, Any]) -> PlannedPoint:
+    place = f"{place}: point {row.get('name', row)!r}"
+    types = {field.name: field for field in fields(PlannedPoint)}
+    if unknown := row.keys() - types.keys():
+        raise SpecsimError(f"{place}: unknown {sorted(unknown)[0]!r}; known: {', '.join(types)}")
+    try:
+        point = PlannedPoint(**row)
+    except TypeError as error:
+        raise SpecsimError(f"{place}: {error}") from None
+    for key, known in (("part", PARTS[1:]), ("method", METHODS), ("mode", MODES)):
+        if getattr(point, key) not in known:
+            raise SpecsimError(
+                f"{place}: {key} must be one of {', '.join(known)}, not {getattr(point, key)!r}"
+            )
+    for key, least in (("gamma", 0), ("batch", 1), ("context", 1)):
+        value = getattr(point, key)
+        if not isinstance(value, int) or value < least:
+            raise SpecsimError(f"{place}: {key} must be a whole number >= {least}, not {value!r}")
+    drafts = point.method not in ("plain", "transformers-generate")
+    if drafts != (point.gamma > 0):
+        raise SpecsimError(f"{place}: gamma = {point.gamma} does not go with {point.method!r}")
+    if point.alpha is not None and not 0 < point.alpha < 1:
+        raise SpecsimError(f"{place}: alpha must be inside (0, 1), not {point.alpha}")
+    if point.method in ("draft-model", "early-exit") and point.target != "trained":
+        if point.draft is None or point.alpha is None:
+            raise SpecsimError(f"{place}: {point.method} needs a draft and an alpha")
+        if point.draft_layers is None and not point.synthetic:
+            raise SpecsimError(
+                f"{place}: a draft that is not the target's first layers accepts nothing; "
+                "make it synthetic"
+            )
+    return point
+
+
+def reserved_names(points: Iterable[PlannedPoint]) -> set[str]:
+    """Of every part that is predicted the third of its names whose SHA-256 is smallest."""
+    points, reserved = list(points), set()
+    for part in PREDICTED:
+        names = [point.name for point in points if point.part == part]
+        names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        reserved |= set(names[: round(len(names) / 3)])
+    return reserved

@@ -1,0 +1,256 @@
+"""A part of a suite, run point by point into a file: what is there already is not measured again.
+
+    measurements/nvidia-h200/calibration.json   the probes (and calibration-eager.json)
+    measurements/nvidia-h200/plain.json         a file per part, written whole after every point
+
+A point that does not fit is skipped and said so; one that fails is named and the next one is
+measured.
+"""
+
+import gc
+import json
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from reference.graphs import forget
+from reference.lab.drift import DriftProbe
+from reference.lab.suites.arms import Effort, effort_on
+from reference.lab.suites.budget import need
+from reference.lab.suites.measuring import Measurer
+from reference.lab.suites.models import Workshop
+from reference.lab.suites.points import PARTS, PlannedPoint, Suite
+from reference.machine import DoesNotFit, environment, free_bytes
+from specsim.checks import SpecsimError
+from specsim.evidence.measurement import Environment, Measurement, Point
+
+Say = Callable[[str], None]
+
+
+def machine_name(env: Environment, device: torch.device) -> str:
+    """The folder of a machine: "nvidia-h200", "cpu-2core"."""
+    if device.type == "cpu":
+        return f"cpu-{env.threads}core"
+    return re.sub(r"[^a-z0-9]+", "-", env.device.lower()).strip("-")
+
+
+def run_suite(
+    suite: Suite,
+    parts: Iterable[str],
+    out: Path,
+    device: torch.device,
+    *,
+    machine: str | None = None,
+    pair: str = "bundled",
+    minutes: float | None = None,
+    dry_run: bool = False,
+    effort: Effort | None = None,
+    say: Say = print,
+) -> int:
+    """Measure what is missing of `parts`; how many points failed.
+
+    `minutes` is a limit for each part: a point is not begun that would pass it. Raises SpecsimError
+    for an unknown part, or a file in `out` that is not a measurement.
+    """
+    for part in (parts := list(parts)):
+        if part not in PARTS:
+            raise SpecsimError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+    env = environment(device)
+    folder = out / (machine or machine_name(env, device))
+    effort = effort or effort_on(device)
+    failed = 0
+    for part in parts:
+        if part == "probes":
+            calibrate(folder, device, say, dry_run)
+            continue
+        run = PartRun(suite, part, folder, device, env, effort, pair, say)
+        failed += run.plan() if dry_run else run.measure(minutes)
+    return failed
+
+
+def calibrate(folder: Path, device: torch.device, say: Say, dry_run: bool) -> None:
+    """Time the probes and fit a System to them, in every mode, unless it has been done."""
+    from reference.lab.suites import calibrating
+
+    files = [folder / name for name in calibrating.files_of(device)]
+    if all(file.is_file() for file in files):
+        say(f"probes: {', '.join(map(str, files))} is there already")
+    elif dry_run:
+        say(f"probes: {', '.join(map(str, files))}, about a minute and a half")
+    else:
+        for file, calibration in calibrating.calibrate(folder, device).items():
+            say(
+                f"probes: wrote {file}; fit: median error {calibration.median_error:.1%}, worst "
+                f"{calibration.worst_error:.1%}"
+            )
+
+
+class PartRun:
+    """One part of a suite on one machine."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        part: str,
+        folder: Path,
+        device: torch.device,
+        env: Environment,
+        effort: Effort,
+        pair: str,
+        say: Say,
+    ):
+        self.suite, self.part, self.device = suite, part, device
+        self.folder, self.file = folder, folder / f"{part}.json"
+        self.effort, self.say = effort, say
+        self.workshop = Workshop(suite, device, pair)
+        self.measurement = Measurement.read(self.file) if self.file.is_file() else Measurement(env)
+        if self.measurement.environment.device != env.device:
+            raise SpecsimError(
+                f"{self.file} was measured on {self.measurement.environment.device}, and this is "
+                f"{env.device}; give another folder with --machine"
+            )
+        if (folder / "calibration.json").is_file():
+            self.measurement.calibration = "calibration.json"
+        done = {point.name for point in self.measurement.points}
+        self.done = [point for point in suite.of(part) if point.name in done]
+        self.missing = [point for point in suite.of(part) if point.name not in done]
+
+    def plan(self) -> int:
+        """Say what would be measured and about how long it takes."""
+        bandwidth, total, last = self._bandwidth(DriftProbe(self.device)), 0.0, None
+        for point in self.missing:
+            if sentence := self._obstacle(point, bandwidth):
+                self.say(f"{point.name}: skipped: {sentence}")
+                continue
+            made = last is not None and last.pair == point.pair
+            wanted = need(point, self.workshop, self.effort, bandwidth, made)
+            total, last = total + wanted.seconds, point
+            self.say(
+                f"{point.name}: about {wanted.seconds:.1f} s, {wanted.memory_bytes / 1e9:.1f} GB"
+                + (", reserved" if point.reserved else "")
+            )
+        self.say(
+            f"{self.part}: {len(self.missing)} of {len(self.suite.of(self.part))} points to "
+            f"measure, about {total / 60:.1f} minutes at {bandwidth / 1e9:.0f} GB/s"
+        )
+        return 0
+
+    def measure(self, minutes: float | None = None) -> int:
+        """Measure what is missing, writing after every point; how many failed."""
+        if self.done:
+            self.say(f"{self.part}: {len(self.done)} points are in {self.file} already")
+        if not self.missing:
+            return 0
+        started, failed = time.monotonic(), 0
+        measurer = Measurer(self.device, self.effort, self._calibration_lap())
+        bandwidth = self._bandwidth(measurer.probe)
+        for index, point in enumerate(self.missing, 1):
+            wanted = need(point, self.workshop, self.effort, bandwidth, self.workshop.holds(point))
+            elapsed = time.monotonic() - started
+            if minutes is not None and elapsed + wanted.seconds > 60 * minutes:
+                left = len(self.missing) - index + 1
+                self.say(
+                    f"{self.part}: stopped after {elapsed / 60:.1f} minutes with {left} points "
+                    "left; run the same command again to go on"
+                )
+                break
+            if sentence := self._obstacle(point, bandwidth):
+                self.say(f"{point.name}: skipped: {sentence}")
+                continue
+            begun = time.monotonic()
+            sentence = self._one(point, measurer)
+            failed += sentence is not None and sentence.startswith("failed")
+            took = time.monotonic() - begun
+            outcome = sentence or described(self.measurement.points[-1])
+            self.say(f"[{index}/{len(self.missing)}] {point.name}: {outcome} ({took:.1f} s)")
+            if sentence and not self._device_answers():
+                self.say(f"{self.part}: stopped: the device no longer answers; run this again")
+                break
+        self.workshop.clear()
+        return failed
+
+    def _one(self, point: PlannedPoint, measurer: Measurer) -> str | None:
+        """Measure and write one point; None, or the sentence that says why not."""
+        try:
+            models = self.workshop.models(point)
+            forget(models.target)  # no other point runs what the last one recorded
+            if point.part == "peer":
+                from reference.lab.suites.peer import measure_peer
+
+                measured = measure_peer(point, models, measurer, self.workshop.pair)
+            else:
+                measured = measurer.measure(point, models)
+        except torch.OutOfMemoryError:
+            sentence = "skipped: the memory ran out"
+        except DoesNotFit as error:
+            sentence = f"skipped: {error}"
+        except Exception as error:  # one point that fails must not cost the points after it
+            if not isinstance(error, SpecsimError | ImportError):
+                traceback.print_exc()
+            text = str(error).strip() or "no reason given"
+            sentence = f"failed: {type(error).__name__}: {text.splitlines()[0]}"
+        else:
+            self.measurement.points.append(measured)
+            self.measurement.write(self.file)
+            return None
+        self.workshop.clear()  # nothing half-made is kept
+        gc.collect()
+        return sentence
+
+    def _device_answers(self) -> bool:
+        """Whether the device still computes: some errors end its context for good."""
+        try:
+            return torch.ones(1, device=self.device).add(1).item() == 2.0
+        except RuntimeError:
+            return False
+
+    def _obstacle(self, point: PlannedPoint, bandwidth: float) -> str | None:
+        """Why a point cannot be measured here, in a sentence; None if it can."""
+        if point.mode == "cuda-graphs" and self.device.type != "cuda":
+            return f"CUDA graphs need a CUDA device, and this is a {self.device.type}"
+        wanted = need(point, self.workshop, self.effort, bandwidth, True).memory_bytes
+        free = free_bytes(self.device) + self._held_bytes()
+        if wanted > free:
+            return f"it needs {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        return None
+
+    def _held_bytes(self) -> float:
+        """What the kept models hold, which makes room for the next or serves it."""
+        return float(torch.cuda.memory_allocated(self.device)) if self._on_cuda else 0.0
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _bandwidth(self, probe: DriftProbe) -> float:
+        return probe.nbytes / probe.lap()
+
+    def _calibration_lap(self) -> float | None:
+        """Seconds of the drift probe when the machine was calibrated, where that was noted."""
+        file = self.folder / "calibration.json"
+        if not file.is_file():
+            return None
+        return json.loads(file.read_text(encoding="utf-8")).get("environment", {}).get("drift_s")
+
+
+def described(point: Point) -> str:
+    """The result in a few words."""
+    assert point.step_s is not None
+    assert point.cycle_s is not None
+    step = point.step_s.median * 1e3
+    if point.part == "peer":
+        ratio = point.cycle_s.median / point.step_s.median
+        return f"{point.cycle_s.median * 1e3:.3f} ms a token, {ratio:.2f}x our plain step"
+    if not point.scenario.gamma:
+        return f"{step:.3f} ms a step"
+    assert point.verify_step_s is not None
+    verify = point.verify_step_s.median * 1e3
+    if point.scenario.method == "given":
+        return f"{verify:.3f} ms for {point.scenario.gamma + 1} rows, {step:.3f} ms for one"
+    tokens = point.tokens_per_cycle or 1.0
+    gain = tokens * point.step_s.median / point.cycle_s.median
+    return f"{tokens:.2f} tokens per cycle, {gain:.2f}x"

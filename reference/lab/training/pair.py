@@ -1,0 +1,165 @@
+"""The pair and its head, from nothing to a folder of checkpoints."""
+
+import json
+import time
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from reference.checkpoints import load_checkpoint, save_checkpoint, write_text
+from reference.heads import save_head
+from reference.lab.corpus import (
+    END_OF_TEXT,
+    Corpus,
+    choose_prompts,
+    standard_library,
+    token_stream,
+    train_tokenizer,
+)
+from reference.lab.training.card import model_card
+from reference.lab.training.distillation import distil, overlap
+from reference.lab.training.head import acceptance_by_depth, train_head
+from reference.lab.training.models import evaluate, train_model
+from reference.lab.training.recipe import RECIPES, DraftRecipe, HeadRecipe, Recipe
+from reference.lab.training.run import even_windows
+from reference.transformer import Transformer
+from specsim.architecture import read_config
+from specsim.checks import SpecsimError
+
+PARTS = ("target", "draft", "head")  # in the order in which they are trained
+
+
+def make_pair(
+    preset: str,
+    out: Path,
+    device: torch.device | str = "cpu",
+    compiled: bool = True,
+    budget: int | None = None,
+    parts: Collection[str] = PARTS,
+) -> dict:
+    """Train the `parts` of `preset`, and write them with their card into `out`.
+
+    Checkpoints of the runs lie in `out`/training and an interrupted run goes on from them. `budget`
+    replaces the recipes' tokens (for a trial). Returns what the card says. With all three parts the
+    tokenizer and the prompts are made anew as well; with fewer, `out` must hold a pair, which keeps
+    the others. A head and a distilled draft belong to the target that taught them: a new target
+    wants new ones.
+    """
+    corpus = standard_library()
+    if set(parts) == set(PARTS):
+        out.mkdir(parents=True, exist_ok=True)
+        tokenizer, card = train_tokenizer(corpus.train), {"models": {}}
+        write_text(out / "prompts.json", json.dumps(choose_prompts(corpus), indent=1) + "\n")
+    else:
+        tokenizer, card = existing(out, corpus)
+    tokens = token_stream(tokenizer, corpus.train)
+    held_out = token_stream(tokenizer, [text for _, text in corpus.held_out])
+    print(
+        f"corpus: {len(corpus.train)} files, {len(tokens) / 1e6:.1f}M tokens, "
+        f"sha256 {corpus.sha256[:16]}",
+        flush=True,
+    )
+    card["corpus"] = described(corpus, len(tokens))
+    models = {}
+    for part in PARTS:
+        recipe, checkpoint = RECIPES[preset][part], out / "training" / f"{part}.pt"
+        if budget is not None:
+            recipe = replace(recipe, budget_tokens=budget)
+            if isinstance(recipe, DraftRecipe):
+                recipe = replace(recipe, distilled_tokens=budget)
+        started = time.monotonic()
+        if part not in parts:
+            if part != "head":
+                models[part] = load_part(out / part, recipe, device)
+            continue
+        if isinstance(recipe, HeadRecipe):
+            target = models["target"]
+            head, curve = train_head(recipe, target, tokens, held_out, checkpoint, compiled)
+            save_head(head, target, out / part)
+            entry = {
+                "parameters": sum(weight.numel() for weight in head.own.values()),
+                "held_out_loss": min(point["held_out_loss"] for point in curve),
+                "acceptance_by_depth": acceptance_by_depth(head, target, held_out),
+            }
+        else:
+            second = checkpoint.with_stem(f"{part}-distilled")
+            if not checkpoint.exists():  # what was distilled was another model
+                second.unlink(missing_ok=True)
+            model, curve = train_model(recipe, tokens, held_out, checkpoint, device, compiled)
+            entry = {"parameters": recipe.architecture.parameters}
+            if isinstance(recipe, DraftRecipe) and recipe.distilled_tokens:
+                entry["distillation"] = distil(
+                    recipe, model, models["target"], tokens, held_out, second, compiled
+                )
+            model.stop_ids = frozenset([tokenizer.token_to_id(END_OF_TEXT)])
+            save_checkpoint(model, out / part, tokenizer=tokenizer)
+            # as it was written, in bfloat16: what the head is trained on is what it will meet
+            models[part] = load_part(out / part, recipe, device)
+            entry["held_out_loss"] = round(evaluate(models[part], held_out, recipe.sequence), 4)
+        card["models"][part] = entry | {
+            "recipe": {
+                key: value for key, value in asdict(recipe).items() if key != "architecture"
+            },
+            "curve": curve,
+            "minutes": round((time.monotonic() - started) / 60, 1),
+        }
+    card["alpha"] = round(mean_overlap(models["target"], models["draft"], held_out), 4)
+    write_text(out / "card.json", json.dumps(card, indent=1) + "\n")
+    write_text(out / "README.md", model_card(card))
+    return card
+
+
+def existing(out: Path, corpus: Corpus) -> tuple[Tokenizer, dict]:
+    """The tokenizer and the card of the pair in `out`, which this corpus must have made."""
+    tokenizer, card = out / "target" / "tokenizer.json", out / "card.json"
+    for file in (tokenizer, card):
+        if not file.is_file():
+            raise SpecsimError(
+                f"no such file: {file}; a part alone is trained on an existing pair, so train "
+                "all parts first"
+            )
+    content = read_config(card)
+    if content["corpus"]["sha256"] != corpus.sha256:
+        raise SpecsimError(
+            f"{out} was made from another corpus ({content['corpus']['what']}) than "
+            f"Python {corpus.python}'s here: what one holds out the other trains on; train all "
+            "parts, or use that Python"
+        )
+    return Tokenizer.from_file(str(tokenizer)), content
+
+
+def load_part(folder: Path, recipe: Recipe, device: torch.device | str) -> Transformer:
+    """The model in `folder`, which must have the recipe's shape, in float32 and not packed."""
+    model, wanted = load_checkpoint(folder, device=device, packed=False), recipe.architecture
+    model.architecture = replace(model.architecture, name=wanted.name)
+    if model.architecture != wanted:
+        raise SpecsimError(
+            f"{folder} has not the shape of {wanted.name}: give the preset that it was made with"
+        )
+    return model
+
+
+def described(corpus: Corpus, tokens: int) -> dict:
+    size = sum(len(text.encode()) for text in corpus.train)
+    return {
+        "what": f"the source of Python {corpus.python}'s standard library (PSF licence)",
+        "sha256": corpus.sha256,
+        "files": len(corpus.train),
+        "held_out_files": len(corpus.held_out),
+        "tokens": tokens,
+        "bytes_per_token": round(size / tokens, 3),
+    }
+
+
+@torch.inference_mode()
+def mean_overlap(
+    target: Transformer, draft: Transformer, tokens: Tensor, rows: int = 32, sequence: int = 256
+) -> float:
+    """alpha of the pair on held-out text at temperature 1: the mean over positions of sum min(p,
+    q)."""
+    windows = even_windows(tokens, sequence, rows)[:, :-1].to(target.device)
+    return overlap(target, draft, windows).item()

@@ -1,0 +1,144 @@
+"""The training run of any part of the pair: batches, optimisers, checkpoints, the best weights."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reference.lab.training.recipe import Recipe
+
+CHECKPOINT_EVERY_S = 120.0
+
+Curve = list[dict[str, float]]
+
+
+def run(
+    name: str,
+    weights: Mapping[str, nn.Parameter],
+    recipe: Recipe,
+    tokens: Tensor,
+    checkpoint: Path,
+    *,
+    batch_loss: Callable[[Tensor], Tensor],
+    held_out_loss: Callable[[], float],
+) -> Curve:
+    """Train `weights` in place on the stream `tokens`; returns the loss curve.
+
+    `batch_loss` makes a scalar of windows (B, sequence + 1). Writes `checkpoint` every few minutes
+    and starts from it if it exists. The weights are left as they were when `held_out_loss` was
+    lowest (early stopping by selection).
+    """
+    device = next(iter(weights.values())).device
+    optimisers = make_optimisers(weights, recipe)
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    peaks = [group["lr"] for group in groups]
+    first, curve, best = 0, [], (math.inf, None)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        put(weights, state["model"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        first, curve, best = state["step"], state["curve"], tuple(state["best"])
+    started = saved_at = time.monotonic()
+    for step, batch in enumerate(batches(recipe, tokens, first), first):
+        factor = learning_rate_factor(step / recipe.steps, recipe.warmup)
+        for group, peak in zip(groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        loss = batch_loss(batch.to(device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        done = step + 1
+        if done % max(1, recipe.steps // 40) == 0 or done == recipe.steps:
+            reached = held_out_loss()
+            if reached < best[0]:
+                best = (reached, taken(weights))
+            point = {
+                "tokens": done * recipe.batch_tokens,
+                "loss": round(loss.item(), 4),
+                "held_out_loss": round(reached, 4),
+            }
+            curve.append(point)
+            speed = (done - first) * recipe.batch_tokens / (time.monotonic() - started)
+            print(f"{name} {point} {speed:.0f} tokens/s", flush=True)
+        if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            saved_at = time.monotonic()
+            save_run(checkpoint, weights, optimisers, done, curve, best)
+    save_run(checkpoint, weights, optimisers, recipe.steps, curve, best)
+    put(weights, best[1])
+    return curve
+
+
+def make_optimisers(
+    weights: Mapping[str, nn.Parameter], recipe: Recipe
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for the tables at both ends and for the vectors."""
+    matrices = [
+        weight
+        for name, weight in weights.items()
+        if weight.ndim == 2 and not name.startswith(("embedding.", "head."))
+    ]
+    chosen = set(matrices)
+    return [
+        torch.optim.Muon(
+            matrices,
+            lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            [weight for weight in weights.values() if weight not in chosen],
+            lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
+        ),
+    ]  # fmt: skip
+
+
+def batches(recipe: Recipe, tokens: Tensor, first: int) -> Iterator[Tensor]:
+    """Random windows (B, sequence + 1) of the stream; batch number n is the same in a resumed
+    run."""
+    rows = recipe.batch_tokens // recipe.sequence
+    window = torch.arange(recipe.sequence + 1)
+    for step in range(first, recipe.steps):
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        starts = torch.randint(len(tokens) - recipe.sequence - 1, (rows, 1), generator=generator)
+        yield tokens[starts + window].long()
+
+
+def even_windows(tokens: Tensor, sequence: int, rows: int) -> Tensor:
+    """`rows` windows (rows, sequence + 1), spread evenly over the stream."""
+    starts = torch.linspace(0, len(tokens) - sequence - 2, rows).long()[:, None]
+    return tokens[starts + torch.arange(sequence + 1)].long()
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear warm-up, then linear decay to zero at the end of the budget."""
+    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
+
+
+def taken(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """A copy of the weights as they are."""
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def put(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])
+
+
+def save_run(path: Path, weights, optimisers, step: int, curve: Curve, best: tuple) -> None:
+    """Replace the checkpoint in one move, so that an interrupted run leaves a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "model": taken(weights), "optimisers": [o.state_dict() for o in optimisers],
+        "step": step, "curve": curve, "best": best,
+    }  # fmt: skip
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)

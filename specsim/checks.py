@@ -1,0 +1,156 @@
+"""What comes in is checked here: the one error, the array types, and every check of a value.
+
+An error names the value, what was expected of it, and is raised where the value enters.
+
+| check | returns |
+|---|---|
+| `within`, `at_least_one`, `rounded` | floats inside their limits |
+| `whole`, `one_count` | whole numbers |
+| `as_survival`, `distribution` | probabilities of the right form |
+| `require_positive`, `require_size`, `require_share`, `require_count` | nothing: they only raise |
+| `number`, `numbers`, `whole_numbers` | numbers, from text |
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+class SpecsimError(ValueError):
+    """A user's mistake, in one clear line; the command line prints it and exits with status 2."""
+
+
+# ------------------------------------------------------------------------------------- arrays
+
+
+def within(name: str, value: ArrayLike, low: float = 0.0, high: ArrayLike = 1.0) -> Floats:
+    """A float64 copy of `value`; refuses its first element that is NaN or outside [low, high]."""
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SpecsimError(f"{name} must be a number or a regular array of numbers") from None
+    inside = (array >= low) & (array <= np.asarray(high, dtype=np.float64))  # False for NaN
+    if not np.all(inside):
+        bad, top = (np.broadcast_to(x, inside.shape)[~inside][0] for x in (array, high))
+        raise SpecsimError(f"{name} must be within [{low:g}, {top:g}], got {bad:g}")
+    return array
+
+
+def at_least_one(name: str, value: ArrayLike) -> Floats:
+    """`value` as an array of finite numbers >= 1; SpecsimError names the first that is not."""
+    return within(name, value, low=1.0, high=1e15)
+
+
+def whole(name: str, value: ArrayLike, low: int = 0) -> Integers:
+    """`value` as int64; refuses its first element that is not a whole number of at least `low`."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise SpecsimError(f"{name} must be whole numbers >= {low}, got {array.dtype} values")
+    good = (array >= low) & (array < 2**53) & (array == np.floor(array))
+    if not np.all(good):
+        raise SpecsimError(f"{name} must be a whole number >= {low}, got {array[~good].flat[0]:g}")
+    return array.astype(np.int64)
+
+
+def one_count(name: str, value: ArrayLike, low: int = 0) -> int:
+    """`value` as one whole number of at least `low`; refuses an array."""
+    array = whole(name, value, low)
+    if array.ndim:
+        raise SpecsimError(f"{name} must be a single whole number here, got shape {array.shape}")
+    return int(array)
+
+
+# ------------------------------------------------------------------------------ probabilities
+
+
+def as_survival(survival: ArrayLike) -> Floats:
+    """Checks a survival vector: s_1..s_gamma along the last axis, within [0, 1], never rising."""
+    vector = within("survival", survival)
+    if vector.ndim == 0:
+        raise SpecsimError(f"survival must be a vector s_1..s_gamma, got the number {vector:g}")
+    rises = np.argwhere(np.diff(vector, axis=-1) > 0.0)
+    if len(rises):
+        *row, k = rises[0]
+        before, after = vector[(*row, k)], vector[(*row, k + 1)]
+        raise SpecsimError(
+            f"survival must not rise with position, got {before:g} at {k + 1} and {after:g} at "
+            f"{k + 2}: conditional rates become a survival by a running product"
+        )
+    return vector
+
+
+def rounded(name: str, probs: ArrayLike) -> Floats:
+    """Probabilities as 32-bit arithmetic leaves them: a hair above 1 is 1."""
+    return np.minimum(within(name, probs, high=1.0001), 1.0)
+
+
+def distribution(name: str, probs: ArrayLike) -> Floats:
+    """Probabilities along the last axis; refuses a sum that is more than 1e-3 away from 1."""
+    array = rounded(name, probs)
+    total = array.sum(axis=-1)
+    if not np.all(np.abs(total - 1.0) < 1e-3):
+        worst = total.flat[np.argmax(np.abs(total - 1.0))]
+        raise SpecsimError(f"{name} must sum to 1 along the last axis, got a sum of {worst:g}")
+    return array
+
+
+# ---------------------------------------------------------------------------- fields of a type
+
+
+def require_positive(label: str, value: Any, *, or_zero: bool = False) -> None:
+    """SpecsimError unless `value`, a number or an array, is above 0 everywhere (or 0, too, and then
+    finite)."""
+    number = isinstance(value, int | float | np.number | np.ndarray) and not isinstance(value, bool)
+    good = number and np.all((value >= 0) & (value < np.inf) if or_zero else value > 0)
+    if not good:
+        wanted = "a finite number >= 0" if or_zero else "above 0"
+        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")
+
+
+def require_size(label: str, value: object, least: int = 1) -> None:
+    """SpecsimError unless `value` is an integer of at least `least`, 1 or 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        wanted = "a positive integer" if least else "a whole number >= 0"
+        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")
+
+
+def require_share(name: str, value: float, low: float = 0.0) -> None:
+    """SpecsimError unless `value` is a number within [low, 1]."""
+    if not low <= value <= 1.0:
+        raise SpecsimError(f"{name} must be within [{low:g}, 1], got {value!r}")
+
+
+def require_count(name: str, value: int) -> None:
+    """SpecsimError unless `value` is a whole number of at least 1."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise SpecsimError(f"{name} must be a whole number >= 1, got {value!r}")
+
+
+# ---------------------------------------------------------------------------------------- text
+
+
+def number(name: str, text: str) -> float:
+    """The number that `text` spells."""
+    try:
+        return float(text)
+    except ValueError:
+        raise SpecsimError(f"{name} must be a number, not {text!r}") from None
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """The numbers of a comma-separated list."""
+    return [number(name, part) for part in text.split(",")]
+
+
+def whole_numbers(name: str, text: str) -> list[int]:
+    """The whole numbers, each at least 1, of a comma-separated list."""
+    values = numbers(name, text)
+    for value in values:
+        if not (1 <= value < float("inf") and value == int(value)):
+            raise SpecsimError(f"{name} must be whole numbers >= 1, got {value:g}")
+    return [int(value) for value in values]

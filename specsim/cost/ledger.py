@@ -1,0 +1,198 @@
+"""What happens in a cycle, entry by entry: its seconds, its bytes and its FLOPs in one ledger.
+
+`predict` adds the seconds up and `economics` the bytes and FLOPs, of the very same passes of the
+very same rows over the very same contexts, so that a price and a joule cannot tell two stories.
+
+    ledger = 2 * Ledger.of(model_pass(draft, system, batch=8, context=1000)) + Ledger.of(Wait(1e-5))
+    ledger.seconds, ledger.bytes_moved, ledger.flops
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim.architecture import Architecture
+from specsim.checks import Floats, SpecsimError
+from specsim.cost.passes import pass_s
+from specsim.hardware import System
+from specsim.operators import ForwardWork, forward_work
+
+
+class Entry(Protocol):
+    """Something that a cycle does once, for the whole batch; bytes and FLOPs over all devices."""
+
+    @property
+    def seconds(self) -> Floats: ...
+
+    @property
+    def bytes_moved(self) -> Floats: ...
+
+    @property
+    def flops(self) -> Floats: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelPass:
+    """One forward pass; `seconds` are what `model_pass` priced it at."""
+
+    model: Architecture
+    system: System
+    batch: ArrayLike
+    rows: ArrayLike
+    context: ArrayLike
+    routing_correlation: ArrayLike | None
+    seconds: Floats
+
+    @property
+    def work(self) -> ForwardWork:
+        """Its operators, of one device."""
+        return forward_work(
+            self.model,
+            self.system.precision,
+            self.system.sharding,
+            batch=self.batch,
+            rows=self.rows,
+            context=self.context,
+            routing_correlation=self.routing_correlation,
+        )
+
+    @property
+    def bytes_moved(self) -> Floats:
+        """Weights and cache. Weights that stay in the last cache count too (punishes)."""
+        work = self.work
+        return work.devices * (work.weight_bytes + work.kv_bytes)
+
+    @property
+    def flops(self) -> Floats:
+        work = self.work
+        return work.devices * work.flops
+
+
+def model_pass(
+    model: Architecture,
+    system: System,
+    *,
+    batch: ArrayLike = 1,
+    rows: ArrayLike = 1,
+    context: ArrayLike = 1024,
+    routing_correlation: ArrayLike | None = None,
+) -> ModelPass:
+    """A pass of `rows` tokens for each of `batch` sequences, priced by `passes.pass_s`."""
+    seconds = pass_s(
+        model, system, batch=batch, rows=rows, context=context,
+        routing_correlation=routing_correlation,
+    )  # fmt: skip
+    return ModelPass(model, system, batch, rows, context, routing_correlation, seconds)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """One linear layer of `weights` parameters on `tokens` rows: the larger of reading the weights
+    and doing the arithmetic, as `cost` prices every other."""
+
+    system: System
+    weights: float
+    tokens: Floats
+
+    @property
+    def seconds(self) -> Floats:
+        engine, devices = self.system.engine, self.system.tensor_parallel
+        weight_bytes = self.bytes_moved / devices
+        efficiency = engine.weight_efficiency_at(np.maximum(weight_bytes, 1.0), self.tokens)
+        rate = engine.compute_efficiency * self.system.accelerator.rate(self.system.precision.math)
+        memory_s = weight_bytes / (efficiency * self.system.bandwidth_bytes_per_s)
+        return np.maximum(memory_s, self.flops / devices / rate)
+
+    @property
+    def bytes_moved(self) -> Floats:
+        return np.asarray(self.weights * self.system.precision.weight_bytes)
+
+    @property
+    def flops(self) -> Floats:
+        return np.asarray(2.0 * self.weights * self.tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wait:
+    """Seconds in which nothing is moved or computed that is counted: host work, sampling."""
+
+    waited_s: ArrayLike
+
+    @property
+    def seconds(self) -> Floats:
+        return np.asarray(self.waited_s, float)
+
+    @property
+    def bytes_moved(self) -> Floats:
+        return np.zeros(())
+
+    @property
+    def flops(self) -> Floats:
+        return np.zeros(())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Uncounted:
+    """Seconds of a drafter from outside, which says what it costs and not what it moves."""
+
+    drafter: str
+    priced_s: ArrayLike
+
+    @property
+    def seconds(self) -> Floats:
+        return np.asarray(self.priced_s, float)
+
+    @property
+    def bytes_moved(self) -> Floats:
+        raise self.refusal
+
+    @property
+    def flops(self) -> Floats:
+        raise self.refusal
+
+    @property
+    def refusal(self) -> SpecsimError:
+        return SpecsimError(
+            f"the bytes of {self.drafter} are not counted: it has prices alone (define step and "
+            "cycle, which return a ledger)"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ledger:
+    """Entries and how many times a cycle does each; the times may be arrays, and fractions."""
+
+    entries: tuple[tuple[ArrayLike, Entry], ...] = ()
+
+    @staticmethod
+    def of(*entries: Entry) -> "Ledger":
+        """Each of them once."""
+        return Ledger(tuple((1.0, entry) for entry in entries))
+
+    def __add__(self, other: "Ledger") -> "Ledger":
+        return Ledger(self.entries + other.entries)
+
+    def times(self, many: ArrayLike) -> "Ledger":
+        """All of it so many times."""
+        scaled = ((np.multiply(times, many), entry) for times, entry in self.entries)
+        return Ledger(tuple(scaled))
+
+    @property
+    def seconds(self) -> Floats:
+        return self._sum("seconds")
+
+    @property
+    def bytes_moved(self) -> Floats:
+        return self._sum("bytes_moved")
+
+    @property
+    def flops(self) -> Floats:
+        return self._sum("flops")
+
+    def _sum(self, what: str) -> Floats:
+        if not self.entries:
+            return np.zeros(())
+        return reduce(np.add, (times * getattr(entry, what) for times, entry in self.entries))

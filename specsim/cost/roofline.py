@@ -1,0 +1,204 @@
+"""Work x System -> seconds, with the bound and the share of every term.
+
+One pass takes, summed over its operators,
+
+    linear      max(weight bytes / (e_w BW),  FLOPs / (e_f F))     weights once per pass
+    attention   max(KV bytes / (e_k BW),      FLOPs / (e_a F))     KV once per sequence
+                where F is the rate of the operator's own arithmetic
+    elementwise activation bytes / (e_x BW)
+    all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
+    overhead    layers x o_layer + o_pass                          launch gaps, small kernels
+
+and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode it runs
+ahead of the device, so a pass takes the longer of the two (on a CPU, which is both, their sum).
+
+The sum over operators assumes that kernels do not overlap (punishes); the maximum within one
+assumes that its loads and its arithmetic overlap perfectly (flatters, most around the ridge). The
+other end is their sum, `serial_s`; a p-norm lies between (`norm`; 2 fits public vLLM rows a little
+better than the maximum). No kernel takes less than the engine's floor for it, where it has one.
+"""
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specsim.architecture import Architecture
+from specsim.checks import Floats
+from specsim.hardware import EfficiencyTable, System
+from specsim.operators import ATTENTION, COLLECTIVE, LINEAR, ForwardWork, Operator, forward_work
+
+BOUNDS = ("weights", "kv", "compute", "overhead")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The time of one operator, and how much of it each resource would take alone. Seconds."""
+
+    name: str
+    operator: Operator | None
+    memory_s: Floats
+    compute_s: Floats
+    memory_bound: str  # what its bytes are: "weights", "kv" or, for elementwise work, "overhead"
+    floor_s: float | Floats = 0.0  # its kernels take no less, whatever they move
+    norm: float = np.inf  # how the two resources overlap: inf perfectly, 1 not at all
+
+    @property
+    def seconds(self) -> Floats:
+        if np.isinf(self.norm):
+            busy = np.maximum(self.memory_s, self.compute_s)
+        else:
+            powers = self.memory_s**self.norm + self.compute_s**self.norm
+            busy = powers ** (1.0 / self.norm)
+        return np.maximum(busy, self.floor_s)
+
+    def limited_by(self, bound: str) -> NDArray[np.bool_]:
+        """Where `bound` is what it waits for."""
+        computing = self.compute_s > self.memory_s
+        floored = self.floor_s > np.maximum(self.memory_s, self.compute_s)
+        if bound == "compute":
+            return computing & ~floored
+        by_memory = ~computing & ~floored if bound == self.memory_bound else np.False_
+        return by_memory | floored if bound == "overhead" else np.asarray(by_memory)
+
+    @property
+    def bound(self) -> NDArray[np.str_]:
+        named = np.where(self.limited_by("compute"), "compute", self.memory_bound)
+        return np.where(self.limited_by("overhead"), "overhead", named)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardTime:
+    """The terms of one pass on the device, and what launching them takes beside it, on the host.
+
+    `total_s` is the longer of the terms' sum and `launch_s`.
+    """
+
+    terms: tuple[Term, ...]
+    launch_s: float | Floats = 0.0
+
+    @property
+    def device_s(self) -> Floats:
+        # one after the other, and not np.sum: a scenario then rounds alike alone and in an array
+        return reduce(np.add, (term.seconds for term in self.terms))
+
+    @property
+    def total_s(self) -> Floats:
+        return np.maximum(self.device_s, self.launch_s)
+
+    @property
+    def waiting_s(self) -> Floats:
+        """What the device waits for the host: 0 where its own work takes longer than launching."""
+        return np.maximum(self.launch_s - self.device_s, 0.0)
+
+    @property
+    def serial_s(self) -> Floats:
+        """The upper end of the roofline: no load overlaps with any arithmetic."""
+        serial = reduce(np.add, (replace(term, norm=1.0).seconds for term in self.terms))
+        return np.maximum(serial, self.launch_s)
+
+    def share(self, bound: str) -> Floats:
+        """Seconds of the operators limited by `bound`: weights, kv, compute or overhead (with what
+        waits for the host)."""
+        limited = (np.where(term.limited_by(bound), term.seconds, 0.0) for term in self.terms)
+        share: Floats = reduce(np.add, limited)
+        return share + self.waiting_s if bound == "overhead" else share
+
+    @property
+    def bound(self) -> NDArray[np.str_]:
+        """The bound with the largest share, of each scenario."""
+        shares = np.stack(np.broadcast_arrays(*(self.share(bound) for bound in BOUNDS)))
+        return np.asarray(BOUNDS)[shares.argmax(axis=0)]
+
+    def breakdown(self) -> list[dict[str, Any]]:
+        """A row per operator: name, flops, weight_bytes, kv_bytes, seconds, bound."""
+        rows = []
+        for term in self.terms:
+            counts = ("flops", "weight_bytes", "kv_bytes")
+            row: dict[str, Any] = {"name": term.name}
+            row |= {key: getattr(term.operator, key) if term.operator else 0.0 for key in counts}
+            rows.append(row | {"seconds": term.seconds, "bound": term.bound})
+        if np.any(self.waiting_s > 0):
+            nothing = dict.fromkeys(("flops", "weight_bytes", "kv_bytes"), 0.0)
+            waiting: dict[str, Any] = {"name": "waiting for the host", **nothing}
+            overhead = np.full(np.shape(self.waiting_s), "overhead")
+            rows.append(waiting | {"seconds": self.waiting_s, "bound": overhead})
+        return rows
+
+
+def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> ForwardTime:
+    """Price one pass on one system; `norm` says how loads and arithmetic overlap (see above)."""
+    engine, chip = system.engine, system.accelerator
+    bandwidth = system.bandwidth_bytes_per_s
+    table = engine.weight_efficiency
+    of_kernels = isinstance(table, EfficiencyTable) and table.of == "matrix"
+    of_pass = 1.0 if of_kernels else engine.weight_efficiency_at(work.weight_bytes, work.rows)
+    terms = []
+    for operator in work:
+        memory_s: Floats
+        floor_s: Floats | float = 0.0
+        if operator.kind == LINEAR:
+            efficiency = of_pass
+            if of_kernels:
+                efficiency = engine.product_efficiency(operator, work)
+            memory_s = operator.weight_bytes / (bandwidth * efficiency)
+            compute_s = operator.flops / (engine.compute_efficiency * chip.rate(operator.math))
+            floor_s = operator.kernels * engine.kernel_floor_s
+            bound = "weights"
+        elif operator.kind == ATTENTION:
+            efficiency = engine.attention_efficiency(operator)
+            memory_s = operator.kv_bytes / (efficiency * bandwidth)
+            rate = engine.attention_compute_efficiency * chip.rate(operator.math)
+            compute_s = operator.flops / rate
+            floor_s = operator.kernels * engine.attention_floor_s
+            bound = "kv"
+        elif operator.kind == COLLECTIVE:
+            sending_s = np.asarray(operator.link_bytes) / (0.5 * chip.link_rate)
+            memory_s = operator.kernels * chip.link_latency_s + sending_s
+            compute_s = np.zeros_like(memory_s)
+            bound = "overhead"
+        else:  # ELEMENTWISE
+            memory_s = operator.activation_bytes / (engine.activation_efficiency * bandwidth)
+            compute_s = np.zeros_like(memory_s)
+            bound = "overhead"
+        terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, norm))
+    overhead_s = work.layers * engine.layer_overhead_s + engine.pass_overhead_s
+    launch_s = work.layers * engine.layer_launch_s + engine.pass_launch_s
+    if chip.is_host:
+        overhead_s, launch_s = overhead_s + launch_s, 0.0
+    overhead = np.zeros_like(work.rows) + overhead_s
+    nothing = np.zeros_like(overhead)
+    terms.append(Term("launches and small kernels", None, overhead, nothing, "overhead"))
+    return ForwardTime(tuple(terms), launch_s)
+
+
+def step_time(
+    model: Architecture,
+    system: System,
+    *,
+    batch: ArrayLike = 1,
+    rows: ArrayLike = 1,
+    context: ArrayLike = 1024,
+    allocated_context: ArrayLike | None = None,
+    logit_rows: ArrayLike | None = None,
+    routing_correlation: ArrayLike | None = None,
+    norm: float = np.inf,
+) -> ForwardTime:
+    """The time of one pass of `rows` tokens per sequence: count the work, then price it.
+
+    Raises SpecsimError where the system's devices cannot share the model's heads evenly.
+    """
+    work = forward_work(
+        model,
+        system.precision,
+        system.sharding,
+        batch=batch,
+        rows=rows,
+        context=context,
+        allocated_context=allocated_context,
+        logit_rows=logit_rows,
+        routing_correlation=routing_correlation,
+    )
+    return forward_time(work, system, norm)

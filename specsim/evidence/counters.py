@@ -1,0 +1,213 @@
+"""The counters of a log: vLLM, SGLang and llama.cpp print them, each in its own words.
+
+Several lines of one log are added up where they count, and averaged where they are rates already.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from specsim.checks import SpecsimError
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What an engine counted. `tokens_per_cycle` includes the bonus; `survival` is per position."""
+
+    engine: str | None = None
+    accepted: float | None = None
+    drafted: float | None = None
+    cycles: float | None = None
+    gamma: float | None = None
+    accepted_per_drafted: float | None = None
+    tokens_per_cycle: float | None = None
+    survival: tuple[float, ...] | None = None
+
+
+NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+LIST = r"[(\[]?\s*((?:\d*\.?\d+)(?:\s*,\s*\d*\.?\d+)*)"
+
+
+def read_log(text: str) -> Counters:
+    """The counters in `text`; SpecsimError if there are none that are known."""
+    for reader in (_vllm, _vllm_0, _prometheus, _llama_cpp, _llama_cpp_example, _sglang, _json):
+        found = reader(text)
+        if found is not None:
+            return found
+    raise SpecsimError(
+        "no speculation counters found: known are vLLM's 'SpecDecoding metrics' and Prometheus "
+        "counters, SGLang's 'accept len', llama.cpp's 'draft acceptance' and 'n_drafted'"
+    )
+
+
+def _vllm(text: str) -> Counters | None:
+    lines = [line for line in text.splitlines() if "SpecDecoding metrics" in line]
+    if not lines:
+        return None
+    accepted = _all(r"Accepted: " + NUMBER + " tokens", lines)
+    drafted = _all(r"Drafted: " + NUMBER + " tokens", lines)
+    lengths = _all(r"Mean acceptance length: " + NUMBER, lines)
+    rates = _all(r"[Dd]raft acceptance rate: " + NUMBER + r"\s*%", lines)
+    positions = [_list(r"Per-position acceptance rate: " + LIST, line) for line in lines]
+    known = [each for each in positions if each]
+    if not (accepted and drafted) and not lengths and not known and not rates:
+        raise SpecsimError("a line of 'SpecDecoding metrics' without numbers that are known")
+    counted = len(accepted) == len(drafted) == len(lines)
+    # every line stands for as many cycles as drafted / gamma: the weight of its rates
+    weights = drafted if counted and sum(drafted) > 0 else [1.0] * len(lines)
+    return Counters(
+        engine="vllm",
+        accepted=sum(accepted) if counted else None,
+        drafted=sum(drafted) if counted else None,
+        accepted_per_drafted=_mean(rates, weights, 0.01),
+        tokens_per_cycle=_mean(lengths, weights),
+        survival=_mean_vector(known, weights if len(known) == len(lines) else None),
+    )
+
+
+def _vllm_0(text: str) -> Counters | None:
+    """vLLM 0: cycles = drafted / gamma, and tokens per cycle = emitted / cycles."""
+    found = re.findall(
+        r"Number of speculative tokens: (\d+).*?Number of draft tokens: (\d+)"
+        r"(?:.*?Number of emitted tokens: (\d+))?",
+        text,
+    )
+    if not found:
+        return None
+    gamma, drafted, emitted = found[-1]  # cumulative: the last line holds all of it
+    cycles = float(drafted) / float(gamma) if float(gamma) else 0.0
+    if not cycles or not emitted:
+        raise SpecsimError("vLLM's 'Speculative metrics' line counts no emitted tokens")
+    return Counters(
+        engine="vllm-0",
+        gamma=float(gamma),
+        cycles=cycles,
+        drafted=float(drafted),
+        tokens_per_cycle=float(emitted) / cycles,
+    )
+
+
+def _prometheus(text: str) -> Counters | None:
+    def total(name: str) -> float | None:
+        pattern = rf"^vllm:spec_decode_num_{name}(?:_total)?(?:\{{[^}}]*\}})?\s+{NUMBER}"
+        values = re.findall(pattern, text, flags=re.MULTILINE)
+        return sum(map(float, values)) if values else None
+
+    cycles, drafted, accepted = (
+        total(name) for name in ("drafts", "draft_tokens", "accepted_tokens")
+    )
+    if accepted is None or drafted is None:
+        return None
+    pattern = rf'accepted_tokens_per_pos(?:_total)?\{{[^}}]*position="(\d+)"[^}}]*\}}\s+{NUMBER}'
+    by_position: dict[int, float] = {}
+    for position, value in re.findall(pattern, text):
+        by_position[int(position)] = by_position.get(int(position), 0.0) + float(value)
+    survival = None
+    if by_position and cycles:
+        survival = tuple(by_position.get(k, 0.0) / cycles for k in range(max(by_position) + 1))
+    return Counters(
+        engine="vllm", accepted=accepted, drafted=drafted, cycles=cycles, survival=survival
+    )
+
+
+def _llama_cpp(text: str) -> Counters | None:
+    """llama-server, a line per request: accepted and generated drafts, later also the lengths."""
+    lines = [line for line in text.splitlines() if re.search(r"draft acceptance", line)]
+    pairs = [
+        re.search(rf"\(\s*{NUMBER}\s+accepted\s*/\s*{NUMBER}\s+generated\s*\)", line)
+        for line in lines
+    ]
+    if not lines or not all(pairs):
+        return None
+    accepted = [float(pair[1]) for pair in pairs if pair]
+    drafted = [float(pair[2]) for pair in pairs if pair]
+    lengths = _all(r"mean acceptance length\s*=\s*" + NUMBER, lines)
+    # a request's cycles: accepted / (mean length - 1); they weigh its rates
+    full = len(lengths) == len(lines)
+    cycles = (
+        [a / (m - 1) if m > 1 else 1.0 for a, m in zip(accepted, lengths, strict=True)]
+        if full
+        else None
+    )
+    positions = [_list(r"acceptance rate per position\s*=\s*" + LIST, line) for line in lines]
+    known = [each for each in positions if each]
+    return Counters(
+        engine="llama.cpp",
+        accepted=sum(accepted),
+        drafted=sum(drafted),
+        tokens_per_cycle=_mean(lengths, cycles),
+        survival=_mean_vector(known, cycles if len(known) == len(lines) else None),
+    )
+
+
+def _llama_cpp_example(text: str) -> Counters | None:
+    """llama-speculative's summary: n_draft (the most per cycle), n_drafted, n_accept."""
+    drafted = re.findall(r"n_drafted\s*=\s*" + NUMBER, text)
+    accepted = re.findall(r"n_accept(?:ed)?\s*=\s*" + NUMBER, text)
+    if not drafted or len(drafted) != len(accepted):
+        return None
+    return Counters(
+        engine="llama.cpp", accepted=sum(map(float, accepted)), drafted=sum(map(float, drafted))
+    )
+
+
+def _sglang(text: str) -> Counters | None:
+    lengths = [float(v) for v in re.findall(r"[Aa]ccept len(?:gth)?\s*[:=]\s*" + NUMBER, text)]
+    if not lengths:
+        return None
+    rates = [float(v) for v in re.findall(r"[Aa]ccept rate\s*[:=]\s*" + NUMBER, text)]
+    return Counters(
+        engine="sglang",
+        tokens_per_cycle=_mean(lengths, None),
+        accepted_per_drafted=_mean(rates, None),
+    )
+
+
+def _json(text: str) -> Counters | None:
+    """llama-server's `timings`, SGLang's `meta_info`, or our own `statistics`, as JSON."""
+    values: dict[str, float] = {}
+    names = "draft_n|draft_n_accepted|accepted|drafted|cycles|spec_accept_rate|spec_accept_length"
+    for name, value in re.findall(rf"[\"']({names})[\"']\s*:\s*{NUMBER}", text):
+        values[name] = float(json.loads(value.lstrip("+")))
+    accepted = values.get("draft_n_accepted", values.get("accepted"))
+    drafted = values.get("draft_n", values.get("drafted"))
+    if accepted is not None and drafted is not None:
+        engine = "llama.cpp" if "draft_n" in values else None
+        return Counters(engine, accepted=accepted, drafted=drafted, cycles=values.get("cycles"))
+    if "spec_accept_length" in values:
+        return Counters(
+            "sglang",
+            tokens_per_cycle=values["spec_accept_length"],
+            accepted_per_drafted=values.get("spec_accept_rate"),
+        )
+    return None
+
+
+def _all(pattern: str, lines: Iterable[str]) -> list[float]:
+    found = (re.search(pattern, line) for line in lines)
+    return [float(match[1]) for match in found if match]
+
+
+def _list(pattern: str, line: str) -> tuple[float, ...] | None:
+    match = re.search(pattern, line)
+    return tuple(float(part) for part in match[1].split(",")) if match else None
+
+
+def _mean(values: list[float], weights: list[float] | None, unit: float = 1.0) -> float | None:
+    if not values:
+        return None
+    if weights is None or len(weights) != len(values) or not sum(weights) > 0:
+        weights = [1.0] * len(values)
+    total = sum(v * w for v, w in zip(values, weights, strict=True))
+    return unit * total / sum(weights)
+
+
+def _mean_vector(
+    vectors: list[tuple[float, ...]], weights: list[float] | None
+) -> tuple[float, ...] | None:
+    if not vectors:
+        return None
+    length = max(map(len, vectors))
+    padded = [vector + (0.0,) * (length - len(vector)) for vector in vectors]
+    return tuple(_mean(list(column), weights) or 0.0 for column in zip(*padded, strict=True))

@@ -1,0 +1,227 @@
+"""Engine constants from cases: the robust fit whose result engines.toml holds.
+
+Minimised over the logarithms of the constants:
+
+    Σ huber(log(predicted / measured) / NOISE)  +  Σ ((constant - centre) / spread)²
+
+The second sum is what few rows lean on, and what a row that is left out falls back to: a constant
+of a family or a format is centred on its engine's default, the default of an engine on that of the
+relative it is `like`, and where there is none on the textbook's (`CENTRES`, `BLIS`: none of it from
+the rows that are predicted). Which constants there are is data, the keys of engines.toml; the
+search starts from the centres, so that nothing else of that file enters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specsim import catalog
+from specsim.checks import Floats
+from specsim.evidence.validation.cases import Case
+from specsim.evidence.validation.pricing import Place, side_by_side
+
+Mask = NDArray[np.bool_]
+
+GROUPS = (("gpt-fast",), ("vllm",), ("llama.cpp", "llama.cpp-2024"))  # fitted together
+# Which constants of which engine the rows can tell apart; the others stay as engines.toml has them.
+FITTED = {
+    "gpt-fast": ("weight_efficiency", "kv_efficiency", "layer_overhead_s"),
+    "vllm": (
+        "weight_efficiency",
+        "kv_efficiency",
+        "layer_overhead_s",
+        "pass_overhead_s",
+        "sequence_overhead_s",
+    ),
+    "llama.cpp": (
+        "weight_efficiency",
+        "weight_ceiling_bytes_per_s",
+        "kv_efficiency",
+        "activation_efficiency",
+        "compute_efficiency",
+        "attention_compute_efficiency",
+        "layer_overhead_s",
+    ),
+    "llama.cpp-2024": ("kv_ceiling_bytes_per_s", "layer_overhead_s", "stage_overhead_s"),
+}
+# (centre, spread of its logarithm) of an engine's default, before any row is seen: cost_model's
+# orders of magnitude, and for ceilings "hardly any"
+CENTRES = {
+    "weight_efficiency": (0.80, 0.15),
+    "weight_ceiling_bytes_per_s": (2e12, 0.7),
+    "kv_efficiency": (0.53, 0.4),
+    "kv_ceiling_bytes_per_s": (1e12, 1.5),
+    "activation_efficiency": (0.1, 1.0),
+    "compute_efficiency": (0.75, 0.3),
+    "attention_compute_efficiency": (0.5, 0.5),
+    "layer_overhead_s": (50e-6, 0.7),
+    "stage_overhead_s": (0.1e-3, 1.0),
+}
+# BLIS, inference-sim docs/guide/latency-models.md: weight bytes x 1.4, KV bytes x 1.9, 32 us a
+# layer and 126 us a step, for serving engines with CUDA graphs on the H100
+BLIS = {
+    "weight_efficiency": (1 / 1.4, 0.15),
+    "kv_efficiency": (1 / 1.9, 0.3),
+    "layer_overhead_s": (32e-6, 0.15),
+    "pass_overhead_s": (126e-6, 0.15),
+    "sequence_overhead_s": (10e-6, 1.0),  # not BLIS's: host work of the order of a kernel launch
+}
+# how far a family, a format or a relative may stray from the default that it is centred on
+STRAY = {
+    "weight_efficiency": 0.1,
+    "weight_ceiling_bytes_per_s": 0.3,
+    "kv_efficiency": 0.2,
+    "kv_ceiling_bytes_per_s": 0.5,
+    "layer_overhead_s": 0.4,
+}
+# a ceiling that does not bind has no slope: the search starts where it does
+START = {"weight_ceiling_bytes_per_s": 1e12, "kv_ceiling_bytes_per_s": 1e11}
+NOISE = 0.03  # relative; beyond it a row counts by its distance, not by its square
+PATIENCE = 60  # steps of the search; it takes about ten
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One number to find, and where it is expected: at `centre`, or where `parent` is."""
+
+    place: Place
+    centre: float  # a logarithm
+    parent: int | None
+    spread: float
+
+    @property
+    def start(self) -> float:
+        return float(np.log(START[self.place[1]])) if self.place[1] in START else self.centre
+
+    @property
+    def is_fraction(self) -> bool:
+        return self.place[1].endswith("efficiency")
+
+
+def constants_of(group: Sequence[str], engines: catalog.Table) -> list[Constant]:
+    """The constants of a group of engines, each after the one that it is centred on."""
+    found: list[Constant] = []
+    for engine in group:
+        relative = str(engines[engine].get("like"))
+        for field in FITTED[engine]:
+            for key in keys_of(engines[engine][field]):
+                parent: Place | None = None
+                if key not in (None, "default"):
+                    family = key.split()[0]
+                    here = (engine, field, family)
+                    known = key != family and any(c.place == here for c in found)
+                    parent = here if known else (engine, field, "default")
+                elif relative in group and field in FITTED[relative]:
+                    parent = (relative, field, keys_of(engines[relative][field])[0])
+                if parent is None:
+                    centre, spread = (BLIS if engine == "vllm" else CENTRES)[field]
+                    found.append(Constant((engine, field, key), np.log(centre), None, spread))
+                else:
+                    at = [constant.place for constant in found].index(parent)
+                    centre = found[at].centre
+                    found.append(Constant((engine, field, key), centre, at, STRAY[field]))
+    return found
+
+
+def keys_of(value: Any) -> Sequence[Any]:
+    """The keys of a tabled constant, the general before the special; [None] of a number."""
+    if not isinstance(value, Mapping):
+        return [None]
+    return sorted(value, key=lambda key: (key != "default", len(key.split()), key))
+
+
+class Fit:
+    """The cases of one group of engines, and the search for its constants."""
+
+    def __init__(self, cases: Sequence[Case], group: Sequence[str], engines: catalog.Table) -> None:
+        self.engines = engines
+        self.side = side_by_side(cases, engines)
+        self.constants = constants_of(group, engines)
+        self.usable = np.array([case.fitted for case in cases])
+        self._measured = np.log(self.side.measured_s)
+        index = {constant.place: i for i, constant in enumerate(self.constants)}
+        self._at = {
+            field: np.array([index.get(place, -1) for place in places])
+            for field, places in self.side.places.items()
+            if field in {constant.place[1] for constant in self.constants}
+        }
+
+    def log_seconds(self, theta: Floats) -> Floats:
+        """Predicted, (…, cases), for the logarithms of the constants, (…, constants)."""
+        caps = np.where([constant.is_fraction for constant in self.constants], 0.0, np.inf)
+        numbers = np.exp(np.minimum(theta, caps))
+        values = {
+            field: np.where(at >= 0, numbers[..., at], self.side.values[field])
+            for field, at in self._at.items()
+        }
+        return np.log(self.side.seconds(values))
+
+    def search(self, train: Mask) -> Floats:
+        """The constants from the cases where `train` holds, and from nothing of the others.
+
+        Levenberg and Marquardt's damped Gauss-Newton, reweighted for the Huber loss.
+        """
+        theta = np.array([constant.start for constant in self.constants])
+        pull, toward = priors(self.constants)
+        nudge, damping = 1e-5, 1e-3
+        loss = self._loss(theta, train, pull, toward)
+        for _ in range(PATIENCE):
+            nudged = theta + nudge * np.concatenate([0 * theta[None], np.eye(len(theta))])
+            predicted = self.log_seconds(nudged)[:, train]
+            miss = (predicted[0] - self._measured[train]) / NOISE
+            slope = (predicted[1:] - predicted[0]) / (nudge * NOISE)  # (constants, cases)
+            weight = 1 / np.maximum(np.abs(miss), 1.0)
+            curvature = (slope * weight) @ slope.T + pull.T @ pull
+            gradient = slope @ (weight * miss) + pull.T @ (pull @ theta - toward)
+            lower, new = np.inf, theta
+            while lower > loss and damping < 1e8:
+                damped = curvature + damping * np.diag(np.diag(curvature))
+                new = theta - np.linalg.solve(damped, gradient)
+                lower = self._loss(new, train, pull, toward)
+                damping *= 4 if lower > loss else 0.2
+            if lower > loss:
+                break
+            gained, theta, loss = loss - lower, new, lower
+            if gained < 1e-4:
+                break
+        return theta
+
+    def _loss(self, theta: Floats, train: Mask, pull: Floats, toward: Floats) -> float:
+        off = np.abs(self.log_seconds(theta)[train] - self._measured[train]) / NOISE
+        huber = np.where(off < 1, off**2, 2 * off - 1)
+        return float(huber.sum() + ((pull @ theta - toward) ** 2).sum())
+
+    def engines_with(self, theta: Floats) -> dict[str, dict[str, Any]]:
+        """The table of engines with the constants that were found in their places."""
+        engines = {name: dict(row) for name, row in self.engines.items()}
+        for constant, logarithm in zip(self.constants, theta, strict=True):
+            engine, field, key = constant.place
+            value = float(np.exp(min(logarithm, 0.0) if constant.is_fraction else logarithm))
+            old = engines[engine][field]
+            engines[engine][field] = value if key is None else dict(old) | {key: value}
+        return engines
+
+
+def priors(constants: Sequence[Constant]) -> tuple[Floats, Floats]:
+    """A matrix and a vector whose |matrix @ theta - vector|² is the second sum."""
+    pull, toward = np.zeros((len(constants),) * 2), np.zeros(len(constants))
+    for i, constant in enumerate(constants):
+        pull[i, i] = 1 / constant.spread
+        if constant.parent is None:
+            toward[i] = constant.centre / constant.spread
+        else:
+            pull[i, constant.parent] = -1 / constant.spread
+    return pull, toward
+
+
+def fitted(cases: Sequence[Case], engines: catalog.Table) -> dict[str, dict[str, Any]]:
+    """The table of engines with every group's constants found anew from the usable cases."""
+    found = {name: dict(row) for name, row in engines.items()}
+    for group in GROUPS:
+        fit = Fit([case for case in cases if case.engine in group], group, engines)
+        table = fit.engines_with(fit.search(fit.usable))
+        found |= {engine: table[engine] for engine in group}
+    return found

@@ -1,0 +1,116 @@
+"""How far predictions are from published measurements, and how far once constants may not look.
+
+Each case is priced five times: on the roofline (`ideal`), with the constants that engines.toml
+ships, and with constants fitted without any row of its chip, or without any row of its source.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specsim import catalog
+from specsim.checks import Floats
+from specsim.cost import step_time
+from specsim.evidence.validation.cases import Case
+from specsim.evidence.validation.fitting import GROUPS, Fit
+from specsim.evidence.validation.pricing import beyond_the_pass
+from specsim.hardware import System, catalog_engine
+from specsim.operators import precision
+
+FEW = 10  # an engine with fewer rows has no band of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A case and its predictions, seconds; `band` is the engine's 80 % half-width."""
+
+    case: Case
+    ideal_s: float
+    predicted_s: float
+    without_chip_s: float
+    without_source_s: float
+    band: float
+
+    @property
+    def scores(self) -> bool:
+        """Whether its error counts in its engine's medians: a verified step of plain decoding."""
+        return self.case.plain and self.case.verified
+
+    def error(self, of: str = "predicted") -> float:
+        """Relative, of "ideal", "predicted", "without_chip" or "without_source"."""
+        return float(getattr(self, f"{of}_s")) / self.case.seconds - 1
+
+    def within_band(self, of: str) -> bool:
+        return abs(np.log1p(self.error(of))) <= np.log1p(self.band)
+
+
+def scored(cases: Sequence[Case], engines: catalog.Table | None = None) -> list[Scored]:
+    """Every case, in the order given; `engines` in place of the catalog's."""
+    engines = catalog.load("engines") if engines is None else engines
+    without = {kind: left_out(cases, kind, engines) for kind in ("chip", "source")}
+    return [
+        Scored(
+            case=case,
+            ideal_s=step_s(case, "ideal", engines),
+            predicted_s=step_s(case, case.engine, engines),
+            without_chip_s=without["chip"][i],
+            without_source_s=without["source"][i],
+            band=engines[case.engine]["error"],
+        )
+        for i, case in enumerate(cases)
+    ]
+
+
+def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
+    """Seconds of the case's pass under an engine of a table of engines."""
+    driver = catalog_engine(engine, case.precision, case.chip, engines)
+    forward = step_time(
+        case.architecture,
+        System(case.chip, driver, precision(case.precision), case.tensor_parallel),
+        batch=case.batch,
+        rows=case.rows,
+        context=case.context,
+        allocated_context=case.allocated_context,
+    )
+    logits = case.batch * case.rows * case.architecture.vocab_size
+    return float(forward.total_s + beyond_the_pass(driver, case.stages, case.batch, logits))
+
+
+def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats:
+    """Seconds of each case by constants fitted without its "chip", or without its "source".
+
+    An engine that is not fitted has never seen its cases: the constants it borrows stand.
+    """
+    seconds = np.array([step_s(case, case.engine, engines) for case in cases])
+    groups_of = np.array([case.chip.name if kind == "chip" else case.source for case in cases])
+    for group in GROUPS:
+        mine = np.array([i for i, case in enumerate(cases) if case.engine in group])
+        if not len(mine):
+            continue
+        fit = Fit([cases[int(i)] for i in mine], group, engines)
+        for name in np.unique(groups_of[mine]):
+            out = groups_of[mine] == name
+            constants = fit.search(fit.usable & ~out)
+            seconds[mine[out]] = np.exp(fit.log_seconds(constants)[out])
+    return seconds
+
+
+def half_width(ratios: Iterable[float]) -> float:
+    """e such that 80 % of predicted / measured lie within 1 / (1 + e) and 1 + e."""
+    off = np.abs(np.log(list(ratios)))
+    return float(np.expm1(np.quantile(off, 0.8))) if len(off) else 0.0
+
+
+def bands(rows: Sequence[Scored]) -> Mapping[str, float]:
+    """The `error` of each engine, from both ways of leaving out; pooled where rows are few."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        if row.scores:
+            both = (row.error("without_chip"), row.error("without_source"))
+            ratios.setdefault(row.case.engine, []).extend(1 + error for error in both)
+    pooled = half_width(ratio for found in ratios.values() for ratio in found)
+    return {
+        engine: half_width(found) if len(found) >= 2 * FEW else max(half_width(found), pooled)
+        for engine, found in ratios.items()
+    }

@@ -1,0 +1,141 @@
+"""The software: which fraction of a chip arrives, and what every layer, pass and cycle costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specsim import catalog
+from specsim.checks import Floats, require_positive
+from specsim.hardware.accelerators import Accelerator
+from specsim.hardware.efficiency import EfficiencyTable
+from specsim.operators import ForwardWork, Operator
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What software makes of a chip: efficiencies are fractions of its peak, overheads seconds.
+
+    | field | errs when assumed constant |
+    |---|---|
+    | `weight_efficiency` | flatters small matrices and odd widths: a table where it was measured |
+    | `compute_efficiency` | flatters passes between one row and full tiles |
+    | `kv_efficiency`, `attention_compute_efficiency` | flatter short contexts and few KV heads |
+    | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; punish behind long kernels |
+    | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
+    | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
+    | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
+    | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
+    | `drafting_overhead_s` | what beginning to draft costs, per cycle that drafts |
+    | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
+    | `stage_overhead_s` | handing a row to the next device of a layer split, per further device |
+    | `kernel_floor_s`, `attention_floor_s` | no product, no attention of a layer takes less |
+    | `head_sharded` | whether tensor parallelism splits the LM head too |
+
+    Launching flatters where it counts: the host is taken to be a whole pass ahead at its beginning.
+    """
+
+    name: str
+    weight_efficiency: float | EfficiencyTable = 1.0
+    compute_efficiency: float = 1.0
+    kv_efficiency: float | EfficiencyTable = 1.0
+    attention_compute_efficiency: float = 1.0
+    activation_efficiency: float = float("inf")
+    layer_overhead_s: float = 0.0
+    pass_overhead_s: float = 0.0
+    layer_launch_s: float = 0.0
+    pass_launch_s: float = 0.0
+    cycle_overhead_s: float = 0.0
+    sequence_overhead_s: float = 0.0
+    speculation_overhead_s: float = 0.0
+    drafting_overhead_s: float = 0.0
+    sampling_overhead_s: float = 0.0
+    stage_overhead_s: float = 0.0
+    kernel_floor_s: float = 0.0
+    attention_floor_s: float = 0.0
+    head_sharded: bool = True
+    logit_overhead_s: float = 0.0  # per logit, wherever a law is made of logits
+    error: float = 0.0  # relative half-width of the 80 % band on a pass
+    source: str = ""
+    confidence: str = "assumed"
+
+    def __post_init__(self) -> None:
+        for constant in fields(self):
+            value = getattr(self, constant.name)
+            if constant.name.endswith("efficiency") and not isinstance(value, EfficiencyTable):
+                require_positive(f"engine {self.name}: {constant.name}", value)
+            if constant.name.endswith("_s") or constant.name == "error":
+                require_positive(f"engine {self.name}: {constant.name}", value, or_zero=True)
+
+    def weight_efficiency_at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
+        if isinstance(self.weight_efficiency, EfficiencyTable):
+            return self.weight_efficiency.at(pass_bytes, rows)
+        return np.asarray(self.weight_efficiency)
+
+    def product_efficiency(self, operator: Operator, work: ForwardWork) -> Floats:
+        """Of the bandwidth, for one kind of product in a pass, by a table of kernels."""
+        return self.weight_efficiency_at(operator.weight_bytes / operator.kernels, work.rows)
+
+    def attention_efficiency(self, operator: Operator) -> Floats:
+        """Of the bandwidth, for reading the cache."""
+        table = self.kv_efficiency
+        if not isinstance(table, EfficiencyTable):
+            return np.asarray(table)
+        streams = np.maximum(operator.streams, 1.0)
+        return table.at(operator.kv_bytes / (np.maximum(operator.kernels, 1.0) * streams), streams)
+
+
+# What a row of engines.toml says about itself, and is no constant of an Engine.
+_ABOUT = ("aliases", "notes", "like", "points", "fit_error")
+CEILINGS = {  # bytes per second a kernel never exceeds -> the efficiency that it caps
+    "weight_ceiling_bytes_per_s": "weight_efficiency",
+    "kv_ceiling_bytes_per_s": "kv_efficiency",
+}
+
+
+def entry(constant: Mapping[str, float], chip: Accelerator | None, precision: str) -> str:
+    """The key of a tabled constant that holds for this chip and format; the most special first.
+
+    `"hopper q8_0"`, then `"hopper"`, then `"q8_0"`, then `"default"`; a chip's kind ("edge") goes
+    before its family.
+    """
+    places = [] if chip is None else [place for place in (chip.kind, chip.family) if place]
+    special = [key for place in places for key in (f"{place} {precision}", place)]
+    return next(key for key in (*special, precision, "default") if key in constant)
+
+
+def engine_row(name: str, rows: catalog.Table | None = None) -> dict[str, Any]:
+    """The constants of an engine, those of the relative it is `like` where it has none of its own.
+
+    Arguments: `rows`, the table of engines (the catalog's).
+    """
+    row = dict((catalog.load("engines") if rows is None else rows)[name])
+    if "like" in row:
+        about = (*_ABOUT, "source", "confidence", "error")
+        relative = engine_row(row["like"], rows)
+        row = {key: value for key, value in relative.items() if key not in about} | row
+    return row
+
+
+def catalog_engine(
+    name: str, precision: str, chip: Accelerator | None = None, rows: catalog.Table | None = None
+) -> Engine:
+    """The engine called `name`, with the constants of its kernels for `precision` on `chip`.
+
+    A ceiling in bytes per second becomes the fraction of the chip's bandwidth that it is. Without
+    a chip, or on one of a family that no row names, an engine's defaults hold.
+    """
+    key = catalog.resolve("engines", name) if rows is None else name
+    row = {
+        field: value[entry(value, chip, precision)] if isinstance(value, Mapping) else value
+        for field, value in engine_row(key, rows).items()
+        if field not in _ABOUT
+    }
+    for ceiling, efficiency in CEILINGS.items():
+        limit = row.pop(ceiling, None)
+        if limit is not None and chip is not None:
+            fraction = np.minimum(row.get(efficiency, 1.0), limit / chip.bandwidth_bytes_per_s)
+            row[efficiency] = float(fraction) if np.ndim(fraction) == 0 else fraction
+    return Engine(name=key, **row)

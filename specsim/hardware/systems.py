@@ -1,0 +1,133 @@
+"""One chip, or several, driven by one engine, with weights in one format: what a pass runs on."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from specsim import catalog
+from specsim.checks import Floats
+from specsim.hardware.accelerators import Accelerator, accelerator
+from specsim.hardware.efficiency import EfficiencyTable
+from specsim.hardware.engines import CEILINGS, Engine, catalog_engine
+from specsim.operators import PRECISIONS, Precision, Sharding
+from specsim.operators import precision as precision_named
+
+# A model whose weights fill no more than this share of the last cache is read from there when a
+# pass follows its own. Both numbers are assumed: the cache is shared with activations and KV, and
+# published microbenchmarks of A100 and H100 put its read bandwidth at two to three times the
+# memory's.
+CACHED_SHARE = 0.5
+CACHE_SPEEDUP = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One device, or `tensor_parallel` of them, driven by one engine, holding weights in one
+    precision."""
+
+    accelerator: Accelerator
+    engine: Engine
+    precision: Precision
+    tensor_parallel: int = 1
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float | Floats:
+        return self.accelerator.bandwidth_bytes_per_s
+
+    @property
+    def sharding(self) -> Sharding:
+        return Sharding(self.tensor_parallel, self.engine.head_sharded)
+
+    def after_own_pass(self, weight_bytes: float) -> "System":
+        """The System that a pass sees which follows a pass of the same model: weights that fit in
+        the last cache are still there.
+
+        `weight_bytes` are what one device streams. A measured efficiency, a table, has the cache in
+        it already and stays; so does everything where the cache's size is unknown.
+        """
+        cache, efficiency = self.accelerator.l2_bytes, self.engine.weight_efficiency
+        if isinstance(efficiency, EfficiencyTable):
+            return self
+        if cache is None or weight_bytes > CACHED_SHARE * cache:
+            return self
+        return replace(
+            self, engine=replace(self.engine, weight_efficiency=CACHE_SPEEDUP * efficiency)
+        )
+
+    @property
+    def ridge(self) -> float | Floats:
+        """FLOP per byte of weights at which loads and arithmetic take as long as each other.
+
+        Of what arrives: the engine's efficiencies count, those of a large pass of one row.
+        """
+        streaming = self.engine.weight_efficiency_at(1e12, 1.0) * self.bandwidth_bytes_per_s
+        computing = self.engine.compute_efficiency * self.accelerator.rate(self.precision.math)
+        return computing / streaming
+
+    @property
+    def ridge_rows(self) -> float | Floats:
+        """Query rows of a pass, over all sequences, beyond which linear layers compute: F b / (2
+        BW), two FLOPs and b bytes per weight. A batch of B that verifies gamma drafts has
+        B (gamma + 1) rows."""
+        return self.ridge * self.precision.weight_bytes / 2.0
+
+    def with_precision(self, name: str) -> "System":
+        """The same machine and engine with weights stored in another precision.
+
+        A weight efficiency that is the catalog's becomes the catalog's for the other format; one
+        that was measured or set by hand stays. So does a KV format that was chosen.
+        """
+        precision, engine = precision_named(name), self.engine
+        if self.precision.kv_bytes != PRECISIONS.get(self.precision.name, precision).kv_bytes:
+            precision = replace(precision, kv_bytes=self.precision.kv_bytes)
+        if engine.name in catalog.load("engines"):
+            stored, chip = self.precision.name, self.accelerator
+            here = catalog_engine(engine.name, stored, chip).weight_efficiency
+            if _alike(engine.weight_efficiency, here):
+                there = catalog_engine(engine.name, name, chip).weight_efficiency
+                engine = replace(engine, weight_efficiency=there)
+        return replace(self, precision=precision, engine=engine)
+
+    def with_bandwidth(self, bandwidth_bytes_per_s: float | Floats) -> "System":
+        """The same machine and engine with another memory, or with several: an array.
+
+        Where the catalog caps the engine's kernels in bytes per second, the efficiency becomes what
+        the cap leaves of the new bandwidth; one that was measured or set by hand stays.
+        """
+        chip = replace(self.accelerator, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+        engine, stored = self.engine, self.precision.name
+        if engine.name in catalog.load("engines"):
+            here, there = (
+                catalog_engine(engine.name, stored, each) for each in (self.accelerator, chip)
+            )
+            capped: dict[str, Any] = {
+                name: getattr(there, name)
+                for name in CEILINGS.values()
+                if _alike(getattr(engine, name), getattr(here, name))
+            }
+            engine = replace(engine, **capped)
+        return replace(self, accelerator=chip, engine=engine)
+
+
+def _alike(one: object, other: object) -> bool:
+    """Equal, whether numbers, arrays of them, or one and the same table."""
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def system(
+    accelerator_name: str,
+    engine: str = "cuda-graphs",
+    precision: str = "bf16",
+    kv_precision: str | None = None,
+    tensor_parallel: int = 1,
+) -> System:
+    """The System of a catalog accelerator, or of several, under a catalog engine.
+
+    Raises SpecsimError for an unknown name, with the nearest known ones.
+    """
+    stored = precision_named(precision)
+    if kv_precision is not None:
+        stored = replace(stored, kv_bytes=precision_named(kv_precision).weight_bytes)
+    chip = accelerator(accelerator_name)
+    return System(chip, catalog_engine(engine, precision, chip), stored, tensor_parallel)

@@ -1,0 +1,39 @@
+"""What one forward pass must move and compute, operator by operator: counts, no machine.
+
+Width is the unit. A draft step, a plain decode step and a verification are the same function of
+(model, batch, rows per sequence, context); verifying gamma drafts is a pass of gamma + 1 rows.
+Weights are read once per pass, keys and values once per sequence whatever the rows, FLOPs grow with
+the rows.
+"""
+
+from specsim.operators.experts import distinct_experts
+from specsim.operators.formats import PRECISIONS, Precision, precision
+from specsim.operators.forward import forward_work
+from specsim.operators.sharding import Sharding, require_even_split
+from specsim.operators.storage import cache_bytes, stored_weight_bytes
+from specsim.operators.work import (
+    ATTENTION,
+    COLLECTIVE,
+    ELEMENTWISE,
+    LINEAR,
+    ForwardWork,
+    Operator,
+)
+
+__all__ = [
+    "ATTENTION",
+    "COLLECTIVE",
+    "ELEMENTWISE",
+    "LINEAR",
+    "PRECISIONS",
+    "ForwardWork",
+    "Operator",
+    "Precision",
+    "Sharding",
+    "cache_bytes",
+    "distinct_experts",
+    "forward_work",
+    "precision",
+    "require_even_split",
+    "stored_weight_bytes",
+]

@@ -1,0 +1,78 @@
+"""Number formats: the bytes of a stored value, and the arithmetic that the products are done in."""
+
+from dataclasses import dataclass
+
+from specsim.checks import SpecsimError
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Bytes per stored value, and the arithmetic that the products are done in.
+
+    `weight_bytes` counts group scales (int4 with groups of 32 and a 16-bit scale and zero:
+    0.5 + 4/32); `head_bytes` is the LM head's and `expert_bytes` the routed experts', where a
+    format treats them differently; `math` names the rate of the accelerator that is used, but for
+    weights that stay wider than the rest (an fp8 model's LM head and routers) and for attention:
+    those multiply in the format of activations. What unpacking a narrow format costs is in an
+    engine's weight efficiency for it, nowhere else.
+    """
+
+    name: str
+    weight_bytes: float
+    math: str
+    kv_bytes: float = 2.0
+    activation_bytes: float = 2.0
+    head_bytes: float | None = None
+    expert_bytes: float | None = None
+    table_bytes: float | None = None
+
+    @property
+    def activation_math(self) -> str:
+        """The arithmetic of activations, 16 or 32 bits whatever the weights are in."""
+        return self.math if self.activation_bytes >= 4 else "bf16"
+
+    def math_with(self, bytes_per_weight: float) -> str:
+        """The arithmetic of a product with weights of so many bytes."""
+        return self.math if bytes_per_weight <= self.weight_bytes else self.activation_math
+
+    @property
+    def bytes_per_head_weight(self) -> float:
+        return self.weight_bytes if self.head_bytes is None else self.head_bytes
+
+    @property
+    def bytes_per_table_entry(self) -> float:
+        return self.activation_bytes if self.table_bytes is None else self.table_bytes
+
+    @property
+    def bytes_per_expert_weight(self) -> float:
+        return self.weight_bytes if self.expert_bytes is None else self.expert_bytes
+
+
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32", 4.0, "fp32", kv_bytes=4.0, activation_bytes=4.0),
+        Precision("bf16", 2.0, "bf16"),
+        Precision("fp16", 2.0, "fp16"),
+        Precision("fp8", 1.0, "fp8", head_bytes=2.0),
+        # weight-only: the products are in 16 bits; a scale per channel, per 128 and per 32 weights
+        Precision("int8", 1.0, "bf16"),
+        Precision("int4", 0.5 + 4 / 128, "bf16"),
+        Precision("int4-g32", 0.5 + 4 / 32, "bf16"),
+        Precision("fp4", 0.5 + 1 / 16, "fp4", head_bytes=2.0),  # an 8-bit scale for every 16 values
+        # gpt-oss as published: experts in MXFP4 (an 8-bit scale for every 32), the rest in 16 bits
+        Precision("mxfp4-moe", 2.0, "bf16", expert_bytes=0.5 + 1 / 32),
+        # GGUF: a 16-bit scale per 32 weights; the 4-bit files keep the LM head in Q6_K, 6.5625 bits
+        Precision("q8_0", 8.5 / 8, "bf16", table_bytes=8.5 / 8),
+        Precision("q4_0", 4.5 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
+        # 4.5 bits, some matrices in 6.5625: 4.58 and 39.59 GiB for Llama-3-8B and 70B
+        Precision("q4_k_m", 4.80 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
+    )
+}
+
+
+def precision(name: str) -> Precision:
+    """The precision called `name`; SpecsimError with the known ones if there is none such."""
+    if name not in PRECISIONS:
+        raise SpecsimError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]

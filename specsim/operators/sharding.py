@@ -1,0 +1,53 @@
+"""Tensor parallelism: what one of several devices holds of a layer (Megatron, arXiv:1909.08053).
+
+Heads, the MLP's width and every expert's are split evenly. Each device computes a part of every
+layer's two sums, which an all-reduce completes. Norms, the router, the latent of MLA and, where the
+devices are more than the KV heads, those heads too are held in full by each: what is not split does
+not get faster.
+"""
+
+from dataclasses import dataclass
+
+from specsim.architecture import Architecture
+from specsim.checks import SpecsimError
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How many devices share a pass, and whether they share the LM head too (gpt-fast's do not)."""
+
+    devices: int = 1
+    head_sharded: bool = True
+
+
+WHOLE = Sharding()
+
+
+def require_even_split(model: Architecture, devices: int) -> None:
+    """SpecsimError unless `devices` can share the heads of every layer evenly."""
+    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        raise SpecsimError(f"tensor_parallel must be a whole number >= 1, not {devices!r}")
+    if not splits_evenly(model, devices):
+        possible = [n for n in range(1, model.num_heads + 1) if splits_evenly(model, n)]
+        kv = "" if model.latent else f" and {model.num_kv_heads} KV heads"
+        raise SpecsimError(
+            f"{model.name}: {devices} devices cannot share {model.num_heads} heads{kv} evenly; "
+            f"tensor_parallel may be {', '.join(map(str, possible))}"
+        )
+
+
+def splits_evenly(model: Architecture, devices: int) -> bool:
+    if model.num_heads % devices:
+        return False
+    kv_heads = model.num_kv_heads
+    return bool(model.latent) or kv_heads % devices == 0 or devices % kv_heads == 0
+
+
+def kv_heads_held(model: Architecture, devices: int) -> int:
+    """KV heads of one device: at least one, a copy, where the devices are more than the heads."""
+    return max(1, model.num_kv_heads // devices)
+
+
+def all_reduces_per_layer(model: Architecture) -> int:
+    """Two, behind attention and MLP; one where both feed the same sum."""
+    return 1 if model.norms_per_layer == 1 else 2

@@ -1,0 +1,74 @@
+"""The nouns of a pass: an operator with its counts, a pass with its operators."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from specsim.checks import Floats, SpecsimError
+from specsim.operators.formats import Precision
+
+LINEAR, ATTENTION, ELEMENTWISE = "linear", "attention", "elementwise"
+COLLECTIVE = "collective"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One kind of kernel, summed over the layers; every count is an array over the scenarios, of
+    one device where the model is split over several.
+
+    `math` names the arithmetic, and so the accelerator's rate, where there is any to speak of.
+    Units: FLOP (a multiply-add is two) and bytes; `link_bytes` are what a device sends to its
+    peers, `kernels` how many times the operator is launched in a pass, `streams` how many caches
+    (sequences times key-value heads) an attention kernel reads.
+    """
+
+    name: str
+    kind: str
+    flops: Floats
+    weight_bytes: Floats
+    kv_bytes: Floats
+    activation_bytes: Floats
+    link_bytes: Floats | float = 0.0
+    kernels: Floats | float = 0.0
+    streams: Floats | float = 0.0
+    math: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardWork:
+    """The operators of one pass of the whole batch, and what the overheads are counted by."""
+
+    operators: tuple[Operator, ...]
+    layers: int
+    rows: Floats  # query rows in the pass, over all sequences
+    logits: Floats  # rows x vocabulary
+    precision: Precision
+    devices: int = 1
+
+    def __iter__(self) -> Iterator[Operator]:
+        return iter(self.operators)
+
+    def __getitem__(self, name: str) -> Operator:
+        by_name = {operator.name: operator for operator in self.operators}
+        if name not in by_name:
+            raise SpecsimError(f"no operator is called {name!r}; there are: {', '.join(by_name)}")
+        return by_name[name]
+
+    @property
+    def flops(self) -> Floats:
+        return reduce(np.add, (o.flops for o in self.operators))
+
+    @property
+    def weight_bytes(self) -> Floats:
+        """Weights streamed by the pass; of the embedding a few rows are gathered, not counted."""
+        return reduce(np.add, (o.weight_bytes for o in self.operators))
+
+    @property
+    def kv_bytes(self) -> Floats:
+        return reduce(np.add, (o.kv_bytes for o in self.operators))
+
+    @property
+    def activation_bytes(self) -> Floats:
+        return reduce(np.add, (o.activation_bytes for o in self.operators))

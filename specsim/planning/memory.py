@@ -1,0 +1,189 @@
+"""Does it fit? What one device must hold of weights, caches and logits, and what would make it fit.
+
+    stored weights + KV of every token + the draft's weights and KV + logits  <=  memory
+
+Unlike a pass, memory holds the embedding and every expert. All bytes are of the fullest device. Not
+counted: activations of a long prefill, the allocator's slack, the CUDA context (all flatter, by a
+gigabyte or two; `usable` below 1 leaves room for them, engines take 0.9).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specsim.architecture import Architecture
+from specsim.checks import Floats, SpecsimError
+from specsim.hardware import System
+from specsim.operators import PRECISIONS, cache_bytes, stored_weight_bytes
+
+NARROWER = ("fp8", "int8", "int4")
+MOST_DEVICES = 128
+MOST_SEQUENCES = 1e9
+
+
+class Holder(Protocol):
+    """What takes memory beside the target: a drafting method."""
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """Weight bytes and KV bytes on the fullest device, `slots` tokens of each sequence
+        cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on the fullest device, by what they hold; `capacity_bytes` is None where unknown."""
+
+    weight_bytes: Floats
+    kv_bytes: Floats
+    draft_weight_bytes: Floats
+    draft_kv_bytes: Floats
+    logit_bytes: Floats
+    capacity_bytes: float | None
+
+    @property
+    def total_bytes(self) -> Floats:
+        target = self.weight_bytes + self.kv_bytes + self.logit_bytes
+        return target + self.draft_weight_bytes + self.draft_kv_bytes
+
+    @property
+    def spare_bytes(self) -> Floats:
+        """What is left; negative where it does not fit, infinite where nobody knows."""
+        capacity = np.inf if self.capacity_bytes is None else self.capacity_bytes
+        return capacity - self.total_bytes
+
+    @property
+    def fits(self) -> NDArray[np.bool_]:
+        return np.asarray(self.spare_bytes >= 0)
+
+
+def footprint(
+    target: Architecture,
+    system: System,
+    *,
+    batch: ArrayLike = 1,
+    context: ArrayLike = 1024,
+    gamma: ArrayLike = 0,
+    drafter: Holder | None = None,
+    usable: float = 1.0,
+) -> Footprint:
+    """What the fullest device of `system` must hold to decode `batch` sequences of `context` tokens
+    with `gamma` drafts in flight.
+
+    The numeric arguments broadcast. `drafter` is a drafting method: its weights and caches lie
+    beside the target's, but for one with a device of its own. `usable` is the share of the memory
+    that may be filled.
+    """
+    stored, devices = system.precision, system.tensor_parallel
+    capacity = system.accelerator.memory_bytes
+    slots = np.asarray(context, float) + np.asarray(gamma, float)
+    rows = np.asarray(batch, float) * (np.asarray(gamma, float) + 1.0)
+    draft_weights: ArrayLike = 0.0
+    draft_kv: ArrayLike = 0.0
+    if drafter is not None:
+        draft_weights, draft_kv = drafter.held_bytes(system, batch=batch, slots=slots)
+    weights = stored_weight_bytes(target, stored, system.sharding)
+    return Footprint(
+        weight_bytes=np.asarray(weights),
+        kv_bytes=cache_bytes(target, stored, batch=batch, slots=slots, tensor_parallel=devices),
+        draft_weight_bytes=np.asarray(draft_weights),
+        draft_kv_bytes=np.asarray(draft_kv),
+        logit_bytes=4.0 * rows * target.vocab_size,
+        capacity_bytes=None if capacity is None else capacity * usable,
+    )
+
+
+def remedies(target: Architecture, system: System, **scenario: object) -> tuple[str, ...]:
+    """What, each alone, would make a scenario fit that does not; empty where it does.
+
+    Arguments: those of `footprint`, each a single number. The answers are an equal system with more
+    devices (where they can be linked: cards, not phones), a narrower format, a smaller batch or
+    context, or no draft.
+    """
+
+    def spare(machine: System = system, /, **changes: object) -> float:
+        found = footprint(target, machine, **(scenario | changes))  # type: ignore[arg-type]
+        if np.ndim(found.spare_bytes):
+            raise SpecsimError("remedies are for one scenario at a time, not for an array")
+        return float(found.spare_bytes)
+
+    if spare() >= 0:
+        return ()
+    found = []
+    most = MOST_DEVICES if system.accelerator.has_peers else system.tensor_parallel
+    for devices in range(system.tensor_parallel + 1, most + 1):
+        try:
+            fits = spare(replace(system, tensor_parallel=devices)) >= 0
+        except SpecsimError:  # the heads of the target, or of its draft, do not divide
+            continue
+        if fits:
+            found.append(f"tensor_parallel = {devices}")
+            break
+    for name in NARROWER:
+        narrow = replace(PRECISIONS[name], kv_bytes=system.precision.kv_bytes)
+        narrower = narrow.weight_bytes < system.precision.weight_bytes
+        if narrower and spare(replace(system, precision=narrow)) >= 0:
+            found.append(f"weights in {name}")
+            break
+    for name in ("batch", "context"):
+        if most := _largest(name, lambda change: spare(**change) >= 0):
+            found.append(f"{name} of at most {most}")
+    if scenario.get("drafter") is not None and spare(drafter=None) >= 0:
+        found.append("no drafter")
+    return tuple(found)
+
+
+def largest_batch(target: Architecture, system: System, **scenario: object) -> int | None:
+    """The most sequences that fit, 0 if not even one; None where no number is too many or the
+    memory is unknown.
+
+    Arguments: those of `footprint` but `batch`, each a single number.
+    """
+    if system.accelerator.memory_bytes is None:
+        return None
+
+    def fits(change: dict[str, object]) -> bool:
+        return bool(footprint(target, system, **(scenario | change)).fits)  # type: ignore[arg-type]
+
+    return None if fits({"batch": MOST_SEQUENCES}) else _largest("batch", fits)
+
+
+def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:
+    """The largest whole number that fits, where some large one does not; 0 if none does."""
+    low, high = 0, 1
+    while fits({name: high}):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits({name: middle}) else (low, middle)
+    return low
+
+
+def shortage(target: Architecture, system: System, **scenario: object) -> str | None:
+    """A sentence on what does not fit, by how much, and what would help; None where it fits.
+
+    Arguments: those of `footprint`, each a single number.
+    """
+    found = footprint(target, system, **scenario)  # type: ignore[arg-type]
+    ways = remedies(target, system, **scenario)
+    if found.fits:
+        return None
+    assert found.capacity_bytes is not None
+    held = {
+        "weights": found.weight_bytes,
+        "KV cache": found.kv_bytes,
+        "the draft": found.draft_weight_bytes + found.draft_kv_bytes,
+        "logits": found.logit_bytes,
+    }
+    parts = ", ".join(f"{name} {float(size) / 1e9:.1f}" for name, size in held.items() if size)
+    chip, devices = system.accelerator.name, system.tensor_parallel
+    several = f" (each of {devices})" if devices > 1 else ""
+    return (
+        f"{target.name} needs {float(found.total_bytes) / 1e9:.1f} GB ({parts}) on a {chip}"
+        f"{several} with {found.capacity_bytes / 1e9:.1f} GB; "
+        f"what would make it fit: {'; or '.join(ways) or 'nothing alone'}"
+    )
