@@ -6,7 +6,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from reference.machine import DTYPES, device_named, environment, is_out_of_memory
+from reference.machine import DTYPES, device_named, environment
+from reference.memory import is_out_of_memory
 from specsim.checks import SpecsimError
 
 METHODS = ("draft-model", "n-gram", "early-exit", "quantised-self", "ensemble", "head")

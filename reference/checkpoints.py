@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer as RawTokenizer
 
-from reference.machine import DTYPES, memory_for
+from reference.machine import DTYPES
+from reference.memory import memory_for
 from reference.packing import PackedLinear, pack
 from reference.quantization import GROUPS, QuantizedLinear, quantized
 from reference.transformer import Transformer, rotary_table

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reference.activations import swiglu
 from specsim.architecture import Experts
 from specsim.checks import SpecsimError
 
@@ -114,11 +115,6 @@ class Mixture(nn.Module):
         )
         made = made[back].view(*chosen.shape, -1)  # (R, k, C)
         return (made * weights[..., None].to(made.dtype)).sum(1)
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 def can_gather(rows: Tensor, stack: nn.Module) -> bool:

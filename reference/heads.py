@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reference.activations import rms_norm
 from reference.cache import KVCache
 from reference.checkpoints import PAIR, resolve, write_text
-from reference.norms import rms_norm
 from reference.packing import pack
 from reference.transformer import Transformer
 from reference.weights import LAYER, Safetensors

@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from reference.activations import rms_norm, swiglu
 from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
-from reference.experts import Mixture, swiglu
-from reference.norms import rms_norm
+from reference.experts import Mixture
 from reference.sequences import Sequences
 from reference.trees import Branches
 from specsim.architecture import Architecture

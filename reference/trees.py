@@ -38,10 +38,6 @@ class Tree:
             raise SpecsimError(f"the nodes of {self.parents} are not level by level")
 
     @classmethod
-    def chain(cls, gamma: int) -> "Tree":
-        return cls(tuple(range(gamma)))
-
-    @classmethod
     def branching(cls, factors: Sequence[int]) -> "Tree":
         """Every node at depth d has `factors[d]` children: (3, 2) has 3 + 6 nodes."""
         if any(factor < 1 for factor in factors):
@@ -66,18 +62,6 @@ class Tree:
         order = sorted(range(len(depths)), key=depths.__getitem__)  # stable
         number = {node: index for index, node in enumerate(order)}
         return cls(tuple(number[parents[node - 1]] for node in order[1:]))
-
-    @classmethod
-    def of_paths(cls, paths: Iterable[Sequence[int]]) -> "Tree":
-        """From a list of nodes, each the ranks of the children on its path: (0,), (0, 1), … as the
-        trees of Medusa and EAGLE are written."""
-        ordered = sorted(set(map(tuple, paths)) - {()}, key=lambda path: (len(path), path))
-        number = {path: index for index, path in enumerate([(), *ordered])}
-        for path in ordered:
-            elder = (*path[:-1], path[-1] - 1)
-            if path[:-1] not in number or path[-1] < 0 or (path[-1] > 0 and elder not in number):
-                raise SpecsimError(f"the node {path} lacks its parent or its elder sibling")
-        return cls(tuple(number[path[:-1]] for path in ordered))
 
     @property
     def nodes(self) -> int:

@@ -50,7 +50,7 @@ def verify(
     the last for the token that follows.
     """
     accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]), counts)
-    law = following_law(target_probs, draft_probs, drafted, accepted, counts)
+    law = next_probs(target_probs, draft_probs, drafted, accepted, counts)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
@@ -73,7 +73,7 @@ def leading_run(kept: Tensor, counts: Tensor | None = None) -> Tensor:
     return kept.cumprod(dim=1).sum(dim=1)
 
 
-def following_law(
+def next_probs(
     target_probs: Tensor,
     draft_probs: Tensor | None,
     drafted: Tensor,
@@ -127,7 +127,7 @@ def verify_block(
         chances = torch.where(lengths[1:] <= counts[:, None], chances, 0).where(~ends, worth[:, 1:])
     passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # no draft at all always passes
     accepted = (lengths * passed).amax(1)
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted, counts)
+    law = next_probs(worth[..., None] * target_probs, draft_probs, drafted, accepted, counts)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
@@ -192,7 +192,7 @@ def verify_typical(
     p = laws.gather(-1, drafted[..., None]).squeeze(-1)
     thresholds = (delta * torch.special.entr(laws).sum(-1).neg().exp()).clamp(max=epsilon)
     accepted = leading_run(p > thresholds, counts)
-    law = following_law(target_probs, torch.zeros_like(laws), drafted, accepted)
+    law = next_probs(target_probs, torch.zeros_like(laws), drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 

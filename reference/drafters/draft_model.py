@@ -5,7 +5,7 @@ from torch import Tensor
 
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
-from reference.sampling import Sampling, draw, likeliest
+from reference.sampling import SamplingParameters, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill
 from reference.verification import leading_run
@@ -55,7 +55,9 @@ class DraftModel(Drafter):
             self.cache.clear()
         prefill(self.model, sequences, self.cache)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         if uniforms.shape[1] == 0:
             return Proposal(sequences.tokens[:, :0], None)
         # a prompt of one token has none before it, and reads that one twice

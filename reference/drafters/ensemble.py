@@ -6,7 +6,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.drafters.n_gram import look_up
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
@@ -33,7 +33,9 @@ class Ensemble(Drafter):
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.second.observe(hidden, positions)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         matched, found = look_up(sequences, uniforms.shape[1], self.longest)
         drafted, laws, counts, _ = self.second.propose(sequences, sampling, uniforms)
         tokens = torch.where(found[:, None], matched, drafted)

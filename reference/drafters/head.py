@@ -6,7 +6,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.heads import Head
-from reference.sampling import Sampling, draw, likeliest
+from reference.sampling import SamplingParameters, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
@@ -52,7 +52,9 @@ class DraftHead(Drafter):
             self.head.states(self.unread, before, positions, self.cache, positions.shape[1])
             self.unread = self.unread[:, :0]
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         if uniforms.shape[1] == 0:
             return Proposal(sequences.tokens[:, :0], None)
         # a text shorter than that reads its first token several times

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reference.drafters import Drafter, Proposal
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 
 
@@ -24,7 +24,9 @@ class NGram(Drafter):
         self.gamma = gamma
         self.longest = longest
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         return Proposal(look_up(sequences, uniforms.shape[1], self.longest)[0], None)
 
 

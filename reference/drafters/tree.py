@@ -12,7 +12,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Proposal
 from reference.drafters.draft_model import DraftModel
-from reference.sampling import Sampling, draw
+from reference.sampling import SamplingParameters, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from reference.trees import Tree, branches, lay_out, likeliest_nodes
@@ -35,7 +35,7 @@ class TreeDraft(DraftModel):
         self.nodes = nodes
         self.rows = depth + 1
 
-    def read_text(self, sequences: Sequences, sampling: Sampling) -> Tensor:
+    def read_text(self, sequences: Sequences, sampling: SamplingParameters) -> Tensor:
         """The draft's logits (B, 1, V) after the pending token."""
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
@@ -45,7 +45,7 @@ class TreeDraft(DraftModel):
     def read_nodes(
         self,
         sequences: Sequences,
-        sampling: Sampling,
+        sampling: SamplingParameters,
         drafted: Tensor,
         nodes: Tensor,
         ancestors: Tensor,
@@ -106,7 +106,9 @@ class StaticTree(TreeDraft):
         tensors = torch.tensor(nodes), parents, torch.tensor(ranks), children
         return Level(depth, *(tensor.to(self.model.device) for tensor in tensors))
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         drafted, laws = sequences.tokens[:, :0], []
         for level in self.levels:
             if level.depth == 0:
@@ -156,7 +158,9 @@ class ConfidenceTree(TreeDraft):
         self.spare = max(0, (depth - 1) * width - nodes)  # more may be followed up than are kept
         self.width = width
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         width, lengths = self.width, sequences.lengths
         logits = self.read_text(sequences, sampling)
         worth = torch.ones_like(logits[:, :, 0])  # of the paths followed, (B, T)
@@ -188,12 +192,12 @@ class ConfidenceTree(TreeDraft):
         return Proposal(drafted, None, None, lay_out(parents, self.gamma, width))
 
 
-def confidence(logits: Tensor, sampling: Sampling) -> Tensor:
+def confidence(logits: Tensor, sampling: SamplingParameters) -> Tensor:
     """What the draft believes, (B, T, V): greedy decoding asks for its order at temperature 1."""
-    return (Sampling(1.0) if sampling.greedy else sampling).probabilities(logits)
+    return (SamplingParameters(1.0) if sampling.greedy else sampling).probabilities(logits)
 
 
-def law_left(law: Tensor, taken: Tensor) -> Tensor:
+def probs_without(law: Tensor, taken: Tensor) -> Tensor:
     """The law (..., V) of a token drawn without replacement after those `taken` (..., T), distinct.
 
     If they were all that `law` allows, it is uniform over the rest, for the target to judge.
@@ -211,6 +215,6 @@ def draw_children(
     laws (..., C, V) that each was drawn from, given its elder siblings."""
     tokens, laws = torch.empty_like(law[..., :0], dtype=torch.long), []
     for chance in uniforms.unbind(law.ndim - 1):
-        laws.append(law if replacement or not laws else law_left(law, tokens))
+        laws.append(law if replacement or not laws else probs_without(law, tokens))
         tokens = torch.cat((tokens, draw(laws[-1], chance)[..., None]), dim=-1)
     return tokens, torch.stack(laws, dim=-2)

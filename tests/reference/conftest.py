@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from reference.decoding import speculate
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
+from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
 
@@ -43,6 +44,12 @@ def argmax_loop():
 
 
 @pytest.fixture(scope="session")
+def sequences_of():
+    """`Sequences` that hold the given prompts, each with so many tokens to emit."""
+    return loaded_sequences
+
+
+@pytest.fixture(scope="session")
 def first_difference():
     return first_difference_beyond_a_near_tie
 
@@ -58,7 +65,7 @@ class SampledTexts:
     PROMPT = (0, 3, 1)
 
     @classmethod
-    def law(cls, target: Transformer, sampling: Sampling) -> Tensor:
+    def law(cls, target: Transformer, sampling: SamplingParameters) -> Tensor:
         """P of every continuation of WORD tokens, (V ** WORD,), from passes over the whole text."""
         words = torch.tensor(list(itertools.product(range(cls.SIZE), repeat=cls.WORD)))
         texts = torch.cat((torch.tensor([cls.PROMPT]).expand(len(words), -1), words), dim=1)
@@ -106,6 +113,13 @@ class SampledTexts:
         return torch.special.gammaincc(
             torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2
         ).item()
+
+
+def loaded_sequences(prompts: list[list[int]], remaining: int) -> Sequences:
+    longest = max(map(len, prompts))
+    sequences = Sequences.empty(len(prompts), longest + remaining, (), torch.device("cpu"))
+    sequences.load(prompts, [remaining] * len(prompts))
+    return sequences
 
 
 def tiny_model(seed: int = 0, *, dtype: torch.dtype = torch.float64, **fields) -> Transformer:

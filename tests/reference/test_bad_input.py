@@ -84,7 +84,7 @@ def test_the_drafts_cache_is_clean_after_it(tiny) -> None:
 
 def test_keys_and_values_that_do_not_fit_are_refused_with_their_size(tiny, monkeypatch) -> None:
     model = tiny(max_context=4096)
-    monkeypatch.setattr("reference.machine.free_bytes", lambda device: 1e5)
+    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 1e5)
     words = r"keys and values of 3 x \d+ tokens in tiny need \d+ kB of memory; 100 kB are free"
     with pytest.raises(SpecsimError, match=words):
         generate(model, [[1], [2], [3]], 500)

@@ -395,7 +395,7 @@ def test_an_index_without_a_map_is_refused(saved: Path, content: str) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused_with_their_size(saved: Path, monkeypatch) -> None:
-    monkeypatch.setattr("reference.machine.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 1000)
     with pytest.raises(
         SpecsimError, match=r"the weights of .* need [\d.]+ kB of memory; 1 kB are free"
     ):

@@ -139,7 +139,7 @@ def test_a_tree_changes_the_cycles_and_not_the_text(capsys, tree, gamma, nodes):
         (["--tree", "2,0"], "branching factors must be at least 1"),
         (["--tree", "3"], "has 4 to 52 nodes, not 3"),
         (["--tree", "2,2", "--method", "n-gram"], "leave --method n-gram"),
-        (["--tree", "2,2", "--rule", "block", "--temperature", "1"], "is a rule of chains"),
+        (["--tree", "2,2", "--rule", "block", "--temperature", "1"], "is for chains"),
     ],
 )
 def test_a_tree_that_cannot_be_drafted_is_named(capsys, arguments, named):

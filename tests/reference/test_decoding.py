@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from reference.cache import KVCache
-from reference.cycle import NoDrafter, accept
+from reference.cycle import accept
 from reference.decoding import Generation, generate, speculate
-from reference.drafters import Drafter, Proposal
+from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.statistics import Statistics
 from reference.transformer import MAX_GAMMA, Transformer
@@ -61,7 +61,9 @@ class ScriptedDrafter(Drafter):
                 self.texts[row, position] = (self.texts[row, position] + 1) % vocab_size
         self.gamma = gamma
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         places = (sequences.positions(self.gamma) + 1).clamp(max=self.texts.shape[1] - 1)
         return Proposal(self.texts.gather(1, places), None)
 
@@ -283,9 +285,11 @@ class Recorder(Drafter):
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         self.drafter.start(sequences, target, cache)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         proposal = self.drafter.propose(sequences, sampling, uniforms)
-        for row in sequences.room.nonzero()[:, 0].tolist():
+        for row in sequences.remaining.nonzero()[:, 0].tolist():
             length = int(sequences.lengths[row])
             text = sequences.tokens[row, : length + 1].tolist()
             self.cycles.append((row, text, proposal.tokens[row], proposal.probabilities[row]))
@@ -295,7 +299,9 @@ class Recorder(Drafter):
 class Forgetful(DraftModel):
     """Reads the pending token twice instead of the one before it: the catch-up row is lost."""
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         class OnlyPending:
             tokens, window = sequences.tokens, sequences.window
 
@@ -310,7 +316,7 @@ def worst_draft_law(pair, drafter: DraftModel) -> tuple[float, int]:
     """How far a proposed law is from the draft's own, recomputed; and how many cycles were full."""
     target, draft = pair
     recorder = Recorder(drafter)
-    sampling = Sampling(0.8)
+    sampling = SamplingParameters(0.8)
     speculate(target, recorder, PROMPTS, NEW, temperature=0.8, seed=1)
     worst, full, lengths = 0.0, 0, {}
     for row, text, drafted, laws in recorder.cycles:
@@ -358,7 +364,7 @@ SETTINGS = [
 def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, gamma: int, options) -> None:
     target, draft = small_pair
     drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
-    law = sampled_texts.law(target, Sampling(**options))
+    law = sampled_texts.law(target, SamplingParameters(**options))
     assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), law) > 1e-3
 
 
@@ -367,8 +373,10 @@ class GreedyDraft(DraftModel):
 
     honest = True
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        tokens = super().propose(sequences, Sampling(0.0), uniforms).tokens
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
+        tokens = super().propose(sequences, SamplingParameters(0.0), uniforms).tokens
         if self.honest:
             return Proposal(tokens, None)
         texts = torch.cat((sequences.tokens[:, : sequences.longest + 1], tokens), dim=1)
@@ -380,13 +388,13 @@ class GreedyDraft(DraftModel):
 def test_a_greedy_draft_leaves_the_sampled_law_alone(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     counts = sampled_texts.counts(target, GreedyDraft(draft, 2), temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) > 1e-3
+    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) > 1e-3
 
 
 def test_two_percentage_points_would_be_seen(small_pair, sampled_texts) -> None:
     """The same samples against a law in which .02 of the first token's mass has moved elsewhere."""
     target, draft = small_pair
-    law = sampled_texts.law(target, Sampling(1.0))
+    law = sampled_texts.law(target, SamplingParameters(1.0))
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
     first = law.view(sampled_texts.SIZE, -1).sum(1)
     one, other = first.topk(2).indices.tolist()
@@ -416,7 +424,7 @@ def test_a_wrong_rule_would_be_seen(small_pair, sampled_texts, monkeypatch, defe
     target, draft = small_pair
     monkeypatch.setitem(RULES, "token", defect)
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
+    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-3
 
 
 def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampled_texts) -> None:
@@ -424,7 +432,7 @@ def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampl
     drafter = GreedyDraft(draft, 2)
     drafter.honest = False
     counts = sampled_texts.counts(target, drafter, temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
+    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-3
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(pair) -> None:
@@ -445,7 +453,7 @@ def test_rows_of_a_batch_have_their_own_chance(pair) -> None:
 
 def test_no_sampled_token_is_one_that_the_filter_forbids(pair) -> None:
     target, draft = pair
-    sampling = Sampling(2.0, top_k=2)
+    sampling = SamplingParameters(2.0, top_k=2)
     result = speculate(target, DraftModel(draft, 3), PROMPTS, NEW, temperature=2.0, top_k=2)
     for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
         laws = sampling.probabilities(target(torch.tensor([prompt + tokens])))[0]
@@ -456,8 +464,8 @@ def test_no_sampled_token_is_one_that_the_filter_forbids(pair) -> None:
 def test_accept_takes_the_rule_that_fits_the_sampling() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
     proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.99]])
-    assert [x.item() for x in accept(Sampling(0.0), logits, proposal, uniforms)] == [1, 0]
-    assert [x.item() for x in accept(Sampling(1.0), logits, proposal, uniforms)] == [0, 2]
+    assert [x.item() for x in accept(SamplingParameters(0.0), logits, proposal, uniforms)] == [1, 0]
+    assert [x.item() for x in accept(SamplingParameters(1.0), logits, proposal, uniforms)] == [0, 2]
 
 
 # What the cycles did

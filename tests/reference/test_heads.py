@@ -14,7 +14,7 @@ from reference.graphs import addresses
 from reference.heads import Head, fingerprint, save_head, untrained_head
 from reference.lab.training.head import unrolled
 from reference.packing import PackedLinear
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.transformer import Transformer
 from reference.verification import LOSSLESS
 from specsim.architecture import Experts, read_config
@@ -101,7 +101,10 @@ def test_sampled_texts_have_the_targets_law(tiny, sampled_texts, rule: str) -> N
     target = tiny(11, vocab_size=sampled_texts.SIZE)
     drafter = DraftHead(untrained_head(target), 2)
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_p=0.95, rule=rule)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(0.8, top_p=0.95))) > 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(0.8, top_p=0.95)))
+        > 1e-3
+    )
 
 
 def test_decoding_fills_the_context(tiny) -> None:

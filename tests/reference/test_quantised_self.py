@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reference import QuantisedSelf, generate, speculate
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from specsim.checks import SpecsimError
 
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0]]
@@ -35,7 +35,7 @@ def test_sampled_texts_have_the_targets_law(tiny, sampled_texts, dtype) -> None:
     target = tiny(11, dtype=dtype, vocab_size=sampled_texts.SIZE, **FIELDS)
     drafter = QuantisedSelf(2, "int4-g32")
     counts = sampled_texts.counts(target, drafter, temperature=0.8)
-    law = sampled_texts.law(target, Sampling(0.8))
+    law = sampled_texts.law(target, SamplingParameters(0.8))
     assert sampled_texts.tail(counts, law.double()) > 1e-3
 
 

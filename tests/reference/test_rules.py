@@ -14,7 +14,7 @@ from reference import (
     speculate,
 )
 from reference.cycle import accept
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.verification import LOSSLESS, RULES
 from specsim.checks import SpecsimError
 
@@ -50,13 +50,15 @@ def test_lossless_rules_write_with_the_targets_law(
     target, draft = small_pair
     options = {"temperature": 0.8, "top_k": 4}
     counts = sampled_texts.counts(target, DraftModel(draft, gamma), rule=rule, **options)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(**options))) > 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(**options))) > 1e-3
+    )
 
 
 def test_typical_acceptance_does_not(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     counts = sampled_texts.counts(target, DraftModel(draft, 3), rule="typical", temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-6
+    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-6
 
 
 @pytest.mark.parametrize("gamma", range(1, 9))
@@ -118,7 +120,7 @@ def test_accept_takes_the_rule_it_is_told() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
     proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.0]])
     for rule, kept in [("token", 0), ("block", 0), ("match", 0), ("typical", 1)]:
-        verdict = accept(Sampling(1.0), logits, proposal, uniforms, rule)
+        verdict = accept(SamplingParameters(1.0), logits, proposal, uniforms, rule)
         assert verdict.accepted.item() == kept
 
 

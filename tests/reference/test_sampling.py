@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reference import sampling
-from reference.sampling import Sampling, draw, keep_nucleus
+from reference.sampling import SamplingParameters, draw, keep_nucleus
 from reference.sequences import Sequences
 
 ALMOST_ONE = 1 - 2**-24  # the largest float32 uniform
@@ -78,41 +78,43 @@ def chi_square_tail(counts: Tensor, law: Tensor) -> float:
 )
 def test_the_law_is_that_of_a_loop_over_tokens(seed, size, temperature, top_k, top_p) -> None:
     logits = random_logits(seed, size, rows=3)
-    law = Sampling(temperature, top_k, top_p).probabilities(logits)
+    law = SamplingParameters(temperature, top_k, top_p).probabilities(logits)
     expected = [law_by_hand(row, temperature, top_k, top_p) for row in logits.tolist()]
     assert_close(law, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
 
 
 def test_leading_dimensions_are_rows() -> None:
     logits = random_logits(0, 7, rows=6).view(2, 3, 7)
-    sampling = Sampling(0.7, top_k=5, top_p=0.8)
+    sampling = SamplingParameters(0.7, top_k=5, top_p=0.8)
     rows = [sampling.probabilities(row) for row in logits.view(6, 7)]
     assert_close(sampling.probabilities(logits), torch.stack(rows).view(2, 3, 7))
 
 
 def test_temperature_alone_is_the_softmax() -> None:
     logits = random_logits(1, 9)
-    assert_close(Sampling(1.0).probabilities(logits), logits.softmax(-1))
-    assert_close(Sampling(2.0).probabilities(logits), (logits / 2).softmax(-1))
+    assert_close(SamplingParameters(1.0).probabilities(logits), logits.softmax(-1))
+    assert_close(SamplingParameters(2.0).probabilities(logits), (logits / 2).softmax(-1))
 
 
 def test_top_k_keeps_what_ties_with_the_last_kept() -> None:
-    law = Sampling(1.0, top_k=2).probabilities(torch.tensor([1.0, 3.0, 1.0, 0.0]))
+    law = SamplingParameters(1.0, top_k=2).probabilities(torch.tensor([1.0, 3.0, 1.0, 0.0]))
     assert (law > 0).tolist() == [True, True, True, False]
 
 
 def test_top_k_of_the_whole_vocabulary_or_more_filters_nothing() -> None:
     logits = random_logits(2, 5)
     for top_k in (5, 6, 1000):
-        assert_close(Sampling(1.0, top_k=top_k).probabilities(logits), logits.softmax(-1))
+        assert_close(SamplingParameters(1.0, top_k=top_k).probabilities(logits), logits.softmax(-1))
 
 
 def test_the_nucleus_is_never_empty_and_ties_go_to_the_lowest_token() -> None:
     logits = torch.zeros(4)
-    assert Sampling(1.0, top_p=1e-9).probabilities(logits).tolist() == [1, 0, 0, 0]
-    assert Sampling(1.0, top_p=0.4).probabilities(logits).tolist() == [0.5, 0.5, 0, 0]
-    assert Sampling(1.0, top_p=1.0).probabilities(logits).tolist() == [0.25] * 4
-    law = Sampling(1.0, top_p=0.2995).probabilities(torch.zeros(1000, dtype=torch.float64))
+    assert SamplingParameters(1.0, top_p=1e-9).probabilities(logits).tolist() == [1, 0, 0, 0]
+    assert SamplingParameters(1.0, top_p=0.4).probabilities(logits).tolist() == [0.5, 0.5, 0, 0]
+    assert SamplingParameters(1.0, top_p=1.0).probabilities(logits).tolist() == [0.25] * 4
+    law = SamplingParameters(1.0, top_p=0.2995).probabilities(
+        torch.zeros(1000, dtype=torch.float64)
+    )
     assert law.nonzero().flatten().tolist() == list(range(300))
 
 
@@ -125,19 +127,22 @@ def test_the_nucleus_ends_with_the_token_that_reaches_top_p() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_greedy_is_one_hot_and_ties_go_to_the_lowest_token(dtype: torch.dtype) -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 5.0], [7.0, 7.0, 7.0, 7.0]], dtype=dtype)
-    sampling = Sampling(temperature=0.0)
+    sampling = SamplingParameters(temperature=0.0)
     assert sampling.greedy
     assert sampling.probabilities(logits).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
 
 
 def test_greedy_ignores_the_filters() -> None:
     logits = random_logits(3, 8)
-    assert_close(Sampling(0.0, 2, 0.5).probabilities(logits), Sampling().probabilities(logits))
+    assert_close(
+        SamplingParameters(0.0, 2, 0.5).probabilities(logits),
+        SamplingParameters().probabilities(logits),
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_sixteen_bits_become_float32_and_float64_stays(temperature: float) -> None:
-    sampling = Sampling(temperature, top_k=4, top_p=0.9)
+    sampling = SamplingParameters(temperature, top_k=4, top_p=0.9)
     for given_dtype, expected in [
         (torch.bfloat16, torch.float32),
         (torch.float16, torch.float32),
@@ -160,14 +165,14 @@ def test_sixteen_bits_become_float32_and_float64_stays(temperature: float) -> No
     ],
 )
 def test_q1_alpha_under_temperature(temperature, of_sampled, of_greedy) -> None:
-    sampling = Sampling(temperature)
+    sampling = SamplingParameters(temperature)
     p, q = sampling.probabilities(TARGET_LOGITS), sampling.probabilities(DRAFT_LOGITS)
     assert torch.minimum(p, q).sum().item() == pytest.approx(of_sampled, abs=PRINTED)
     assert p[q.argmax()].item() == pytest.approx(of_greedy, abs=PRINTED)
 
 
 def test_q2_alpha_under_top_p() -> None:
-    nucleus, whole = Sampling(1.0, top_p=0.8), Sampling(1.0)
+    nucleus, whole = SamplingParameters(1.0, top_p=0.8), SamplingParameters(1.0)
     p = nucleus.probabilities(TARGET_LOGITS)
     for draft, expected in [(whole, 0.83953), (nucleus, 0.73106)]:
         q = draft.probabilities(DRAFT_LOGITS)
@@ -175,8 +180,8 @@ def test_q2_alpha_under_top_p() -> None:
 
 
 def test_q3_alpha_of_a_colder_draft() -> None:
-    p = Sampling(1.0).probabilities(TARGET_LOGITS)
-    q = Sampling(0.5).probabilities(DRAFT_LOGITS)
+    p = SamplingParameters(1.0).probabilities(TARGET_LOGITS)
+    q = SamplingParameters(0.5).probabilities(DRAFT_LOGITS)
     assert torch.minimum(p, q).sum().item() == pytest.approx(0.66922, abs=PRINTED)
 
 
@@ -202,7 +207,7 @@ def test_q3_alpha_of_a_colder_draft() -> None:
 )
 def test_an_impossible_setting_is_named(options, named) -> None:
     with pytest.raises(ValueError, match=named):
-        Sampling(**options)
+        SamplingParameters(**options)
 
 
 # Min-p and the repetition penalty
@@ -216,7 +221,7 @@ def test_an_impossible_setting_is_named(options, named) -> None:
 )
 def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, temperature, top_p, min_p) -> None:
     logits = random_logits(seed, 9, rows=2)
-    law = Sampling(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
+    law = SamplingParameters(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
     for row, found in zip(logits.tolist(), law.tolist(), strict=True):
         whole = law_by_hand(row, temperature, None, top_p)
         kept = [p if p >= min_p * max(whole) * (1 - 1e-12) else 0.0 for p in whole]
@@ -225,18 +230,20 @@ def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, temperature, top_
 
 def test_min_p_of_one_keeps_the_likeliest_and_of_zero_everything() -> None:
     logits = random_logits(8, 6)
-    assert (Sampling(1.0, min_p=1.0).probabilities(logits) > 0).sum() == 1
+    assert (SamplingParameters(1.0, min_p=1.0).probabilities(logits) > 0).sum() == 1
     assert torch.equal(
-        Sampling(1.0, min_p=0.0).probabilities(logits), Sampling(1.0).probabilities(logits)
+        SamplingParameters(1.0, min_p=0.0).probabilities(logits),
+        SamplingParameters(1.0).probabilities(logits),
     )
 
 
-def texts_of(prompts: list[list[int]], room: int = 4) -> Sequences:
-    return Sequences.from_prompts(prompts, room, torch.device("cpu"))
+@pytest.fixture
+def two_texts(sequences_of) -> Sequences:
+    return sequences_of([[1, 1, 4], [2]], 4)
 
 
-def test_a_place_has_seen_the_prompt_and_the_drafts_before_it() -> None:
-    sequences = texts_of([[1, 1, 4], [2]])
+def test_a_place_has_seen_the_prompt_and_the_drafts_before_it(two_texts) -> None:
+    sequences = two_texts
     sequences.tokens[1, 1:] = 5  # stale: a rejected draft beyond the pending token
     seen = sequences.seen(torch.tensor([[3, 0], [2, 4]]), 6)
     held = [[set(place.nonzero().flatten().tolist()) for place in row] for row in seen]
@@ -245,13 +252,13 @@ def test_a_place_has_seen_the_prompt_and_the_drafts_before_it() -> None:
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.3])
-def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
+def test_the_penalty_is_that_of_transformers(two_texts, penalty: float) -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
     oracle = RepetitionPenaltyLogitsProcessor(penalty)
     prompts, drafted = [[1, 1, 4], [2]], torch.tensor([[3, 0], [2, 4]])
     logits = random_logits(9, 6, rows=6).view(2, 3, 6)
-    found = Sampling(repetition_penalty=penalty).penalise(logits, texts_of(prompts), drafted)
+    found = SamplingParameters(repetition_penalty=penalty).penalise(logits, two_texts, drafted)
     for row, prompt in enumerate(prompts):
         for place in range(3):
             text = torch.tensor([prompt + drafted[row, :place].tolist()])
@@ -259,8 +266,8 @@ def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
             assert_close(found[row, place][None], expected)
 
 
-def test_the_penalty_of_fewer_places_is_that_of_the_last_ones() -> None:
-    sampling, sequences = Sampling(repetition_penalty=1.5), texts_of([[1, 1, 4], [2]])
+def test_the_penalty_of_fewer_places_is_that_of_the_last_ones(two_texts) -> None:
+    sampling, sequences = SamplingParameters(repetition_penalty=1.5), two_texts
     logits, drafted = random_logits(9, 6, rows=6).view(2, 3, 6), torch.tensor([[3, 0], [2, 4]])
     whole = sampling.penalise(logits, sequences, drafted)
     assert torch.equal(sampling.penalise(logits[:, 2:], sequences, drafted), whole[:, 2:])
@@ -356,7 +363,7 @@ def test_one_uniform_decides_one_row() -> None:
 
 
 def test_draws_follow_the_law() -> None:
-    law = Sampling(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
+    law = SamplingParameters(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
     uniforms = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     counts = torch.bincount(draw(law.expand(len(uniforms), -1), uniforms), minlength=10)
     assert chi_square_tail(counts, law) > 1e-3

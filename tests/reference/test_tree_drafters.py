@@ -10,7 +10,7 @@ from torch import Tensor
 from reference import ConfidenceTree, DraftModel, StaticTree, Tree, generate, speculate
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.transformer import Transformer, prefill
 from reference.trees import branches
@@ -19,7 +19,7 @@ from specsim.checks import SpecsimError
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
 BUSHY = Tree((0, 0, 0, 1, 1, 2, 4, 6))
-SHAPES = [Tree.chain(3), Tree.branching((4,)), Tree.branching((2, 2, 1)), BUSHY]
+SHAPES = [Tree.branching((1,) * 3), Tree.branching((4,)), Tree.branching((2, 2, 1)), BUSHY]
 KINDS = ["static", "drawn", "with replacement", "confidence"]
 
 
@@ -53,9 +53,9 @@ def path_to(parents: list[int], node: int) -> list[int]:
 # One pass over a tree
 
 
-def test_a_pass_over_a_tree_is_a_pass_over_each_of_its_paths(pair) -> None:
+def test_a_pass_over_a_tree_is_a_pass_over_each_of_its_paths(pair, sequences_of) -> None:
     target = pair[0]
-    sequences = Sequences.from_prompts(PROMPTS, 2 * BUSHY.nodes, torch.device("cpu"))
+    sequences = sequences_of(PROMPTS, 2 * BUSHY.nodes)
     capacity = sequences.tokens.shape[1]
     cache = KVCache(target.architecture, len(PROMPTS), capacity, target.dtype)
     with torch.inference_mode():
@@ -102,7 +102,9 @@ class Recorder(Drafter):
     def start(self, *given) -> None:
         self.drafter.start(*given)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         proposal = self.drafter.propose(sequences, sampling, uniforms)
         for row, length in enumerate(sequences.lengths.tolist()):
             text = sequences.tokens[row, : length + 1].tolist()
@@ -112,14 +114,14 @@ class Recorder(Drafter):
         return proposal
 
 
-def recorded(pair, drafter: Drafter, sampling: Sampling, **options) -> list[tuple]:
+def recorded(pair, drafter: Drafter, sampling: SamplingParameters, **options) -> list[tuple]:
     recorder = Recorder(drafter)
     speculate(pair[0], recorder, PROMPTS, NEW, sampling.temperature, seed=1, **options)
     assert len(recorder.cycles) > 20
     return recorder.cycles
 
 
-def law_after(model: Transformer, text: list[int], sampling: Sampling) -> Tensor:
+def law_after(model: Transformer, text: list[int], sampling: SamplingParameters) -> Tensor:
     return sampling.probabilities(model(torch.tensor([text]))[0, -1])
 
 
@@ -128,12 +130,12 @@ def law_after(model: Transformer, text: list[int], sampling: Sampling) -> Tensor
 def test_a_static_tree_holds_the_likeliest_children(pair, tree: Tree, temperature: float) -> None:
     """In every cycle, so whatever of the path before it was accepted."""
     drafter = StaticTree(pair[1], tree)
-    for text, tokens, laws, parents in recorded(pair, drafter, Sampling(temperature)):
+    for text, tokens, laws, parents in recorded(pair, drafter, SamplingParameters(temperature)):
         assert parents == list(tree.parents)
         assert laws is None
         for parent in set(parents):
             path = [tokens[node - 1] for node in path_to(parents, parent)]
-            law = law_after(pair[1], text + path, Sampling(1.0))
+            law = law_after(pair[1], text + path, SamplingParameters(1.0))
             children = [tokens[node] for node, above in enumerate(parents) if above == parent]
             assert children == law.topk(len(children)).indices.tolist()
 
@@ -143,7 +145,7 @@ def test_a_static_tree_holds_the_likeliest_children(pair, tree: Tree, temperatur
 def test_drawn_children_report_the_drafts_law_given_their_elder_siblings(
     pair, tree: Tree, replacement: bool
 ) -> None:
-    sampling = Sampling(0.8)
+    sampling = SamplingParameters(0.8)
     drafter = StaticTree(pair[1], tree, drawn=True, replacement=replacement)
     for text, tokens, laws, parents in recorded(pair, drafter, sampling):
         for node, parent in enumerate(parents):
@@ -163,7 +165,7 @@ def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int
     for _ in range(depth):
         found = []
         for path, worth in frontier:
-            top = law_after(model, text + list(path), Sampling(1.0)).topk(width)
+            top = law_after(model, text + list(path), SamplingParameters(1.0)).topk(width)
             chances = zip(top.indices.tolist(), top.values.tolist(), strict=True)
             found += [((*path, token), worth * chance) for token, chance in chances]
         seen += found
@@ -175,7 +177,7 @@ def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int
 @pytest.mark.parametrize(("nodes", "depth", "width"), [(8, 4, 3), (3, 1, 4), (5, 5, 1), (14, 3, 4)])
 def test_a_confident_tree_is_that_of_a_beam_search(pair, nodes, depth, width) -> None:
     drafter = ConfidenceTree(pair[1], nodes, depth, width)
-    for text, tokens, laws, parents in recorded(pair, drafter, Sampling(0.0))[::7]:
+    for text, tokens, laws, parents in recorded(pair, drafter, SamplingParameters(0.0))[::7]:
         assert laws is None
         paths = [tuple(tokens[n - 1] for n in path_to(parents, i + 1)) for i in range(nodes)]
         assert set(paths) == grown_by_hand(pair[1], text, nodes, depth, width)
@@ -238,7 +240,9 @@ def test_a_chain_drafted_as_a_tree_writes_what_a_chain_does(pair, gamma: int, dr
     target, draft = pair
     options = {"temperature": 0.9 if drawn else 0.0, "top_p": 0.9, "seed": 3}
     chain = speculate(target, DraftModel(draft, gamma), PROMPTS, NEW, **options)
-    tree = speculate(target, StaticTree(draft, Tree.chain(gamma), drawn), PROMPTS, NEW, **options)
+    tree = speculate(
+        target, StaticTree(draft, Tree.branching((1,) * gamma), drawn), PROMPTS, NEW, **options
+    )
     assert tree.tokens == chain.tokens
     assert tree.statistics.accepted_counts == chain.statistics.accepted_counts
 
@@ -275,7 +279,7 @@ def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rul
     target, draft = small_pair
     drafter = drafter_of(kind, draft, Tree.branching((2, 2)))
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_k=4, rule=rule)
-    law = sampled_texts.law(target, Sampling(0.8, top_k=4))
+    law = sampled_texts.law(target, SamplingParameters(0.8, top_k=4))
     assert sampled_texts.tail(counts, law) > 1e-3
     marginals = zip(sampled_texts.marginals(counts), sampled_texts.marginals(law), strict=True)
     shifted = []
@@ -288,7 +292,9 @@ def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rul
 class Dishonest(StaticTree):
     """Draws without replacement, and reports the law of the first child for all of them."""
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         proposal = super().propose(sequences, sampling, uniforms)
         eldest = [self.tree.parents.index(parent) for parent in self.tree.parents]
         return proposal._replace(probabilities=proposal.probabilities[:, eldest])
@@ -297,7 +303,9 @@ class Dishonest(StaticTree):
 class Forgetful(StaticTree):
     """Says that its likeliest children were drawn."""
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         drawn = self.drawn
         self.drawn = True
         laws = super().propose(sequences, sampling, uniforms).probabilities
@@ -310,7 +318,7 @@ def test_a_wrong_law_would_be_seen(small_pair, sampled_texts, defect, drawn: boo
     target, draft = small_pair
     drafter = defect(draft, Tree.branching((3, 1)), drawn=drawn)
     counts = sampled_texts.counts(target, drafter, temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
+    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-3
 
 
 # What the cycles did, and what is refused

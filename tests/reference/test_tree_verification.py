@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from reference.drafters.tree import draw_children, law_left
+from reference.drafters.tree import draw_children, probs_without
 from reference.sampling import draw
 from reference.tree_verification import (
     TREE_RULES,
@@ -43,7 +43,7 @@ CROOKED = Tree((0, 0, 1, 1, 3))
 # vocabulary and shape; together they take seconds
 WORLDS = [
     (2, PAIR), (2, CROOKED), (2, BINARY), (3, PAIR), (3, TRIPLE), (3, COMB), (3, FORK),
-    (3, Tree.chain(3)), (4, COMB), (5, PAIR), (5, TRIPLE), (5, FORK),
+    (3, Tree.branching((1,) * 3)), (4, COMB), (5, PAIR), (5, TRIPLE), (5, FORK),
 ]  # fmt: skip
 by_world = pytest.mark.parametrize(
     ("size", "tree"), WORLDS, ids=lambda x: str(getattr(x, "parents", x))
@@ -96,7 +96,7 @@ class Drafting:
 
 
 def sampled(draft: Tensor, tree: Tree, replacement: bool = False) -> Drafting:
-    """Every tree that children drawn one after the other may give, by the laws of `law_left`."""
+    """Every tree that children drawn one after the other may give, as `probs_without` says."""
     tokens = all_strings(len(draft), tree.nodes)
     texts = F.pad(tokens, (1, 0), value=START)
     laws, elders = [], {}
@@ -104,7 +104,7 @@ def sampled(draft: Tensor, tree: Tree, replacement: bool = False) -> Drafting:
         taken = elders.setdefault(parent, [])
         law = draft[texts[:, parent]]
         if taken and not replacement:
-            law = law_left(law, texts[:, taken])
+            law = probs_without(law, texts[:, taken])
         laws.append(law)
         taken.append(node)
     laws = torch.stack(laws, dim=1)
@@ -340,7 +340,7 @@ def test_a_draft_that_is_the_target_is_always_accepted() -> None:
 @pytest.mark.parametrize("replacement", [False, True])
 def test_a_chain_is_verified_as_a_chain(replacement: bool) -> None:
     target, draft = random_tables(5, 4, zeros=0.2)
-    drafting = sampled(draft, Tree.chain(3), replacement)
+    drafting = sampled(draft, Tree.branching((1,) * 3), replacement)
     uniforms = torch.rand((len(drafting.tokens), 4), dtype=torch.float64)
     given = (drafting.laws(target), drafting.reported, drafting.tokens, uniforms)
     chain, tree = verify(*given), verify_tree(*given, drafting.layout)
@@ -546,7 +546,7 @@ def test_following_choices_is_a_walk_by_hand(tree: Tree) -> None:
 def test_following_a_chain_is_verify_greedy(gamma: int) -> None:
     pairs = all_strings(2, 2 * gamma + 1)
     choices, drafted = pairs[:, : gamma + 1], pairs[:, gamma + 1 :]
-    walked = follow(choices, drafted, Tree.chain(gamma).layout(len(pairs)))
+    walked = follow(choices, drafted, Tree.branching((1,) * gamma).layout(len(pairs)))
     chain = verify_greedy(choices, drafted)
     assert torch.equal(walked.accepted, chain.accepted)
     assert torch.equal(walked.next_token, chain.next_token)
@@ -554,7 +554,12 @@ def test_following_a_chain_is_verify_greedy(gamma: int) -> None:
 
 def test_every_row_of_a_batch_has_its_own_tree_and_is_decided_by_itself() -> None:
     target, draft = random_tables(6, 4)
-    shapes = [Tree.chain(4), Tree((0, 0, 1, 1)), Tree((0, 0, 0, 0)), Tree((0, 1, 1, 2))] * 50
+    shapes = [
+        Tree.branching((1,) * 4),
+        Tree((0, 0, 1, 1)),
+        Tree((0, 0, 0, 0)),
+        Tree((0, 1, 1, 2)),
+    ] * 50
     parents = torch.tensor([tree.parents for tree in shapes])
     mixed = lay_out(parents, 4, 4)
     generator = torch.Generator().manual_seed(1)
@@ -583,7 +588,7 @@ def test_children_are_drawn_from_the_laws_that_are_reported(replacement: bool) -
     law = B_DRAFT[0].expand(len(uniforms), -1)
     tokens, laws = draw_children(law, uniforms, replacement)
     assert torch.equal(laws[:, 0], law)
-    expected = law if replacement else law_left(law, tokens[:, :1])
+    expected = law if replacement else probs_without(law, tokens[:, :1])
     assert torch.equal(laws[:, 1], expected)
     drawn = torch.bincount(tokens[:, 0] * 3 + tokens[:, 1], minlength=9) / len(uniforms)
     whole = sampled(B_DRAFT, PAIR, replacement)
@@ -596,7 +601,7 @@ def test_children_without_replacement_are_distinct_and_win_a_race_in_order() -> 
     noise = torch.rand((50, 1, 6), generator=generator)
     tokens, _ = draw_children(law, noise.expand(-1, 4, -1))
     assert torch.equal(tokens, (law / -noise[:, 0].log()).argsort(dim=-1, descending=True)[:, :4])
-    assert law_left(law, tokens).sum(-1).tolist() == pytest.approx([1] * 50)
+    assert probs_without(law, tokens).sum(-1).tolist() == pytest.approx([1] * 50)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -22,16 +22,16 @@ from torch.testing import assert_close
 from reference.drafters.draft_model import until_unsure
 from reference.drafters.n_gram import NGram
 from reference.noise import SharedNoise
-from reference.sampling import Sampling, draw, keep_nucleus
+from reference.sampling import SamplingParameters, draw, keep_nucleus
 from reference.sequences import Sequences
 from reference.verification import (
     LOSSLESS,
     RULES,
     Verdict,
     block_chances,
-    following_law,
     keeps,
     leading_run,
+    next_probs,
     verify,
     verify_block,
     verify_greedy,
@@ -116,8 +116,9 @@ def greedy(table: Tensor, gamma: int) -> Drafting:
 def n_gram(table: Tensor, gamma: int) -> Drafting:
     """What the shipped drafter finds after a text that ends where every text begins."""
     prompt = [START, len(table) - 1, START]
-    sequences = Sequences.from_prompts([prompt], gamma, torch.device("cpu"))
-    proposal = NGram(gamma).propose(sequences, Sampling(1.0), torch.zeros(1, gamma))
+    sequences = Sequences.empty(1, len(prompt) + gamma, (), torch.device("cpu"))
+    sequences.load([prompt], [gamma])
+    proposal = NGram(gamma).propose(sequences, SamplingParameters(1.0), torch.zeros(1, gamma))
     assert proposal.probabilities is None
     return fixed(proposal.tokens[0].tolist())
 
@@ -436,12 +437,12 @@ def test_the_mean_number_accepted_is_the_summed_product_of_ratios(size: int, gam
 # The checker can fail
 
 
-def verify_with(keeps: Callable = keeps, following_law: Callable = following_law) -> Rule:
+def verify_with(keeps: Callable = keeps, next_probs: Callable = next_probs) -> Rule:
     """`verify` with one of its parts replaced."""
 
     def rule(target_probs, draft_probs, drafted, uniforms):
         accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
-        law = following_law(target_probs, draft_probs, drafted, accepted)
+        law = next_probs(target_probs, draft_probs, drafted, accepted)
         return Verdict(accepted, draw(law, uniforms[:, -1]))
 
     return rule
@@ -452,14 +453,14 @@ def target_law_after_a_rejection(target_probs, draft_probs, drafted, accepted):
 
 
 def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
-    law = following_law(target_probs, draft_probs, drafted, accepted)
+    law = next_probs(target_probs, draft_probs, drafted, accepted)
     likeliest = torch.nn.functional.one_hot(law.argmax(-1), law.shape[-1]).to(law.dtype)
     return torch.where((accepted == drafted.shape[1])[:, None], likeliest, law)
 
 
 def bonus_one_position_early(target_probs, draft_probs, drafted, accepted):
     early = torch.cat((target_probs[:, :-1], target_probs[:, -2:-1]), dim=1)
-    return following_law(early, draft_probs, drafted, accepted)
+    return next_probs(early, draft_probs, drafted, accepted)
 
 
 def residual_against_the_first_draft(target_probs, draft_probs, drafted, accepted):
@@ -467,7 +468,7 @@ def residual_against_the_first_draft(target_probs, draft_probs, drafted, accepte
         drafted = drafted[:, :1].expand_as(drafted)
     else:
         draft_probs = draft_probs[:, :1].expand_as(draft_probs)
-    return following_law(target_probs, draft_probs, drafted, accepted)
+    return next_probs(target_probs, draft_probs, drafted, accepted)
 
 
 def keeps_unless_above(target_probs, draft_probs, drafted, uniforms):
@@ -478,15 +479,15 @@ def keeps_unless_above(target_probs, draft_probs, drafted, uniforms):
 
 def every_kept_draft_counts(target_probs, draft_probs, drafted, uniforms):
     accepted = keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]).sum(1)
-    law = following_law(target_probs, draft_probs, drafted, accepted)
+    law = next_probs(target_probs, draft_probs, drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
 DEFECTS = {
-    "resamples from p": verify_with(following_law=target_law_after_a_rejection),
-    "takes the likeliest bonus": verify_with(following_law=likeliest_bonus),
-    "draws the bonus one position early": verify_with(following_law=bonus_one_position_early),
-    "subtracts the first q everywhere": verify_with(following_law=residual_against_the_first_draft),
+    "resamples from p": verify_with(next_probs=target_law_after_a_rejection),
+    "takes the likeliest bonus": verify_with(next_probs=likeliest_bonus),
+    "draws the bonus one position early": verify_with(next_probs=bonus_one_position_early),
+    "subtracts the first q everywhere": verify_with(next_probs=residual_against_the_first_draft),
     "keeps a draft of p = 0 at u = 0": verify_with(keeps=keeps_unless_above),
 }
 
@@ -519,20 +520,20 @@ def test_the_checker_notices_a_rule_with_more_than_one_threshold() -> None:
 def block_that_stops_early(target_probs, draft_probs, drafted, uniforms):
     worth, chances = block_chances(target_probs, draft_probs, drafted)
     accepted = leading_run(uniforms[:, :-1] < chances)
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    law = next_probs(worth[..., None] * target_probs, draft_probs, drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
 def block_with_the_residual_of_the_token_rule(target_probs, draft_probs, drafted, uniforms):
     accepted = verify_block(target_probs, draft_probs, drafted, uniforms).accepted
-    law = following_law(target_probs, draft_probs, drafted, accepted)
+    law = next_probs(target_probs, draft_probs, drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
 def block_with_the_tests_of_the_token_rule(target_probs, draft_probs, drafted, uniforms):
     worth, _ = block_chances(target_probs, draft_probs, drafted)
     accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    law = next_probs(worth[..., None] * target_probs, draft_probs, drafted, accepted)
     return Verdict(accepted, draw(law, uniforms[:, -1]))
 
 
@@ -569,9 +570,9 @@ def test_the_checker_rejects_a_q_from_before_the_filters(rule: Rule) -> None:
 
 def test_the_checker_rejects_a_residual_that_is_filtered_again() -> None:
     def filtered_again(*given):
-        return keep_nucleus(following_law(*given).log(), 0.8).softmax(-1)
+        return keep_nucleus(next_probs(*given).log(), 0.8).softmax(-1)
 
-    rule = verify_with(following_law=filtered_again)
+    rule = verify_with(next_probs=filtered_again)
     worlds = []
     for seed in range(8):
         tables = random_tables(seed, 4)
@@ -661,7 +662,7 @@ def test_b1_overlap_and_residual() -> None:
     target, drafting = same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1)
     assert mean_accepted(verify, target, drafting) == pytest.approx(0.7, abs=EXACT)
     laws = laws_along(target, drafting.strings)
-    residual = following_law(laws, drafting.reported, drafting.strings, torch.zeros(3).long())
+    residual = next_probs(laws, drafting.reported, drafting.strings, torch.zeros(3).long())
     assert_close(residual, same_everywhere(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)))
 
 
@@ -677,7 +678,7 @@ def test_b4_a_greedy_draft_is_accepted_with_p_of_it() -> None:
     assert drafting.strings.tolist() == [[1]]
     assert mean_accepted(verify, target, drafting) == pytest.approx(0.3, abs=EXACT)
     laws = laws_along(target, drafting.strings)
-    residual = following_law(laws, None, drafting.strings, torch.zeros(1).long())
+    residual = next_probs(laws, None, drafting.strings, torch.zeros(1).long())
     expected = torch.tensor([[0.71429, 0.0, 0.28571]], dtype=torch.float64)
     assert_close(residual, expected, atol=6e-6, rtol=0)
 
@@ -806,7 +807,7 @@ def test_leading_run_counts_up_to_the_first_failure(gamma: int) -> None:
 
 def test_where_rounding_leaves_no_residual_the_target_law_is_used() -> None:
     law = torch.tensor([[[0.3, 0.7], [0.6, 0.4]]])
-    following = following_law(law, law[:, :1], torch.tensor([[1]]), torch.tensor([0]))
+    following = next_probs(law, law[:, :1], torch.tensor([[1]]), torch.tensor([0]))
     assert following.tolist() == law[:, 0].tolist()
 
 
@@ -817,7 +818,7 @@ def test_laws_keep_their_dtype_and_sum_to_one(dtype: torch.dtype) -> None:
     laws = laws_along(target, drafting.strings).to(dtype)
     for accepted in range(3):
         counts = torch.full((len(drafting.strings),), accepted)
-        law = following_law(laws, drafting.reported.to(dtype), drafting.strings, counts)
+        law = next_probs(laws, drafting.reported.to(dtype), drafting.strings, counts)
         assert law.dtype == dtype
         assert_close(law.sum(-1), torch.ones(len(law), dtype=dtype))
 
