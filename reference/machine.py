@@ -13,9 +13,9 @@ PRECISION_OF = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def device_named(name: str | None) -> torch.device:
-    """The torch device called `name`; by default the GPU where there is one, else the CPU.
+    """The torch device called `name`; by default the GPU if there is one, else the CPU.
 
-    Raises SpecsimError for a device that is not there.
+    Raises SpecsimError for a device that cannot be used.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,7 +48,7 @@ def environment(device: torch.device) -> Environment:
 
 
 def cpu_name() -> str:
-    """The processor's own name, where the system tells it."""
+    """The processor's name, if the operating system knows it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = (

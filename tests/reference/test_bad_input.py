@@ -23,7 +23,7 @@ def test_logits_that_are_no_numbers_are_reported(tiny, value, temperature, gamma
     target = poisoned(tiny(), 5, value)
     drafter = NGram(gamma)
     with pytest.raises(
-        SpecsimError, match="logits for place 4 of sequence 1 are not finite, in ti"
+        SpecsimError, match="logits for position 4 of sequence 1 are not finite, in ti"
     ):
         speculate(target, drafter, [[1, 2], [3, 4, 5, 6]], 8, temperature)
 
@@ -46,7 +46,7 @@ def test_the_place_is_the_first_that_they_would_have_chosen(tiny, gamma: int, in
 def test_a_draft_without_numbers_is_reported_where_its_law_counts(tiny) -> None:
     target, drafter = tiny(), DraftModel(poisoned(tiny(1), 5), 3)
     with pytest.raises(
-        SpecsimError, match="place 3 of sequence 0 are not finite, in tiny or its dr"
+        SpecsimError, match="position 3 of sequence 0 are not finite, in tiny or its dr"
     ):
         speculate(target, drafter, [4, 5, 6], 8, temperature=1.0)
     plain = generate(target, [4, 5, 6], 8).tokens

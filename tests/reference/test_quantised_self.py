@@ -51,5 +51,5 @@ def test_the_copy_is_made_once_for_a_target(tiny) -> None:
 
 
 def test_a_target_that_cannot_be_divided_is_refused(tiny) -> None:
-    with pytest.raises(SpecsimError, match="cannot be divided so; int8 has no groups"):
+    with pytest.raises(SpecsimError, match="cannot be divided by that; int8 has no groups"):
         speculate(tiny(), QuantisedSelf(2), [1], 4)
