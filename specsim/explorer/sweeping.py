@@ -45,6 +45,7 @@ class Sweep:
         matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
         """
         from specsim.figures import Curve, curves, sheet
+
         along, *others = self.axes
         x = self.axes[along]
         if len(others) > 1 or not all(isinstance(value, int | float) for value in x):
