@@ -9,12 +9,11 @@ these rules is tested (tests/test_catalog.py), not checked at each start.
 This is the bottom layer: it imports nothing of specsim but `checks`.
 """
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -69,10 +68,10 @@ def load(table: str) -> Rows:
 
     Raises SpecsimError for a table that does not exist.
     """
-    folder = resources.files(__name__)
+    folder = Path(__file__).parent
     file = folder / f"{table}.toml"
     if not file.is_file():
-        tables = sorted(f.name[: -len(".toml")] for f in folder.iterdir() if f.name[-5:] == ".toml")
+        tables = sorted(f.stem for f in folder.iterdir() if f.suffix == ".toml")
         raise SpecsimError(f"no catalog table is called {table!r}; there are: {', '.join(tables)}")
     return Rows(tomllib.loads(file.read_text(encoding="utf-8")))
 
@@ -88,6 +87,8 @@ def resolve(table: str, name: str) -> str:
     wanted = slug(name)
     if wanted in names:
         return names[wanted]
+    import difflib  # only a wrong name pays for it
+
     # first the names that begin so, hyphens and dots aside: "llama3" is llama-3-8b, llama-3.1-8b, …
     begun = [key for key in rows if _letters(wanted) and _letters(key).startswith(_letters(wanted))]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)

@@ -13,9 +13,8 @@ from functools import reduce
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats
+from specsim.checks import ArrayLike, Floats
 from specsim.hardware import System
 
 

@@ -23,10 +23,9 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats
+from specsim.checks import Booleans, Floats, Strings
 from specsim.hardware import EfficiencyTable, System
 from specsim.operators import (
     ATTENTION,
@@ -63,7 +62,7 @@ class Term:
             busy = powers ** (1.0 / self.norm)
         return np.maximum(busy, self.floor_s)
 
-    def limited_by(self, bound: str) -> NDArray[np.bool_]:
+    def limited_by(self, bound: str) -> Booleans:
         """Where `bound` is what it waits for."""
         computing = self.compute_s > self.memory_s
         floored = self.floor_s > np.maximum(self.memory_s, self.compute_s)
@@ -73,7 +72,7 @@ class Term:
         return by_memory | floored if bound == "overhead" else np.asarray(by_memory)
 
     @property
-    def bound(self) -> NDArray[np.str_]:
+    def bound(self) -> Strings:
         named = np.where(self.limited_by("compute"), "compute", self.memory_bound)
         return np.where(self.limited_by("overhead"), "overhead", named)
 
@@ -116,7 +115,7 @@ class ForwardTime:
         return share + self.waiting_s if bound == "overhead" else share
 
     @property
-    def bound(self) -> NDArray[np.str_]:
+    def bound(self) -> Strings:
         """The bound with the largest share, of each scenario."""
         shares = np.stack(np.broadcast_arrays(*(self.share(bound) for bound in BOUNDS)))
         return np.asarray(BOUNDS)[shares.argmax(axis=0)]

@@ -6,11 +6,10 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError, require_count, require_share
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
 from specsim.cost import Ledger
 from specsim.drafting.drafter import Drafter
 from specsim.hardware import System

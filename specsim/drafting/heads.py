@@ -7,11 +7,10 @@ the features 34 M, the LM head 525 M. A reduced draft vocabulary cuts that term 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError, require_count, require_share
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
 from specsim.cost import Ledger, ModelPass, Product, Wait
 from specsim.drafting.drafter import Drafter, decayed, require_vocabulary, sampling
 from specsim.hardware import System

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID, Acceptance
-from specsim.checks import Floats, SpecsimError, require_share
+from specsim.checks import ArrayLike, Floats, SpecsimError, require_share
 from specsim.cost import Ledger, Wait
 from specsim.drafting.drafter import Drafter, Mixed
 from specsim.hardware import System

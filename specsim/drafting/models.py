@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError, require_count, require_share
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
 from specsim.cost import Ledger, ModelPass, Wait
 from specsim.drafting.drafter import Drafter, require_vocabulary, sampling
 from specsim.hardware import System

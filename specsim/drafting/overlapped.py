@@ -6,11 +6,10 @@ What they gain is latency bought with hardware, so compare `Prediction.speedup_p
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, require_share
+from specsim.checks import ArrayLike, Floats, require_share
 from specsim.cost import Ledger
 from specsim.drafting.drafter import Around, Drafter, Mixed
 from specsim.hardware import System

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import Acceptance, GammaDependent, PerPosition
 from specsim.acceptance.optimal_trees import Tree, best_tree
-from specsim.checks import Floats, Integers, SpecsimError, require_count, whole
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, require_count, whole
 from specsim.cost import Ledger
 from specsim.drafting.drafter import Around, Drafter
 from specsim.hardware import System

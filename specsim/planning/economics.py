@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError, one_count, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, one_count, within
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.prediction import Prediction

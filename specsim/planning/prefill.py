@@ -7,10 +7,9 @@ Speculation does not make it shorter: the draft must read the prompt too.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, within
+from specsim.checks import ArrayLike, Floats, within
 from specsim.cost import step_time
 from specsim.hardware import System
 from specsim.operators import Workload
