@@ -140,8 +140,9 @@ class Branches(NamedTuple):
 
 
 def branches(ancestors: Tensor, nodes: Tensor, lengths: Tensor, window: int) -> Branches:
-    """The slots of `nodes` (T,) of trees after texts of `lengths` (B,), and what they see. Node j is
-    kept in slot lengths + j, and sees the text and its `ancestors` (B, T, J), itself included."""
+    """The slots of `nodes` (T,) of trees after texts of `lengths` (B,), and what they see. Node
+    j is kept in slot lengths + j, and sees the text and its `ancestors` (B, T, J), itself
+    included."""
     rows, known = ancestors.shape[1:]
     slots = torch.arange(window, device=lengths.device)
     text = (slots < lengths[:, None])[:, None].expand(-1, rows, -1)
