@@ -55,11 +55,11 @@ class Decoder:
         settings: RunSettings,
         mode: str = "eager",
     ):
-        self.on_cuda = target.device.type == "cuda"
+        on_cuda = target.device.type == "cuda"
+        self.lag = int(on_cuda)  # cycles in flight while the host reads a result
         # an eager run on a GPU reads the windows, and so runs the kernels, that graphs would have
-        self.windows_are_powers_of_two = self.on_cuda or mode != "eager"
-        self.lag = int(self.on_cuda)  # cycles in flight while the host reads a result
-        capacity = window_of(capacity) if self.windows_are_powers_of_two else capacity
+        self.rounds_windows = on_cuda or mode != "eager"
+        capacity = window_of(capacity) if self.rounds_windows else capacity
         cycle = Cycle if drafter.nodes is None else TreeCycle
         self.cycle = cycle(target, drafter, batch, capacity, settings)
         self.recordings = None if mode == "eager" else Recordings(self.cycle, mode)
@@ -109,7 +109,7 @@ class Decoder:
 
     def window(self, slots: int) -> int:
         """How many slots of the cache a pass reads so that the first `slots` are among them."""
-        slots = window_of(slots) if self.windows_are_powers_of_two else slots
+        slots = window_of(slots) if self.rounds_windows else slots
         return min(slots, self.cycle.cache.capacity)
 
 

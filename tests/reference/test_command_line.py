@@ -138,7 +138,7 @@ def test_a_tree_changes_the_cycles_and_not_the_text(capsys, tree, gamma, nodes):
         (["--tree", "2,x"], "--tree takes numbers, as 4,2,1 or 16, not '2,x'"),
         (["--tree", "2,0"], "branching factors must be at least 1"),
         (["--tree", "3"], "has 4 to 52 nodes, not 3"),
-        (["--tree", "2,2", "--method", "n-gram"], "leave --method n-gram"),
+        (["--tree", "2,2", "--method", "n-gram"], "leave out --method n-gram"),
         (["--tree", "2,2", "--rule", "block", "--temperature", "1"], "is for chains"),
     ],
 )
