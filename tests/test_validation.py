@@ -16,7 +16,7 @@ from specsim.evidence import validation
 from specsim.evidence.validation.cases import DYNAMIC_SD, Case, passes
 from specsim.evidence.validation.reports import report
 from specsim.evidence.validation.scores import left_out, scored, step_s
-from specsim.evidence.validation.speculative import Result, results, rounded_from
+from specsim.evidence.validation.speculative import PublishedResult, results, rounded_from
 
 ENGINES = catalog.load("engines")
 CASES, SKIPS = passes()
@@ -29,7 +29,7 @@ def document() -> dict:
 
 
 @pytest.fixture(scope="module")
-def speculation() -> list[Result]:
+def speculation() -> list[PublishedResult]:
     return results()[0]
 
 

@@ -38,16 +38,17 @@ from specsim.acceptance.rates import (
     accepted_per_drafted,
     alpha_from_tokens_per_cycle,
     as_acceptance,
-    conditional,
     pmf,
     pooled_alpha,
     tokens_per_cycle_from_accepted_per_drafted,
     variance,
 )
-from specsim.acceptance.traces import Estimate, TextTrace, empirical, from_betas, from_counts
+from specsim.acceptance.traces import Z80, Z80_SHORT, Estimate, TextTrace, from_counts
 
 __all__ = [
     "IID",
+    "Z80",
+    "Z80_SHORT",
     "BetaMixture",
     "Decaying",
     "Estimate",
@@ -59,9 +60,6 @@ __all__ = [
     "accepted_per_drafted",
     "alpha_from_tokens_per_cycle",
     "as_acceptance",
-    "conditional",
-    "empirical",
-    "from_betas",
     "from_counts",
     "greedy_overlap",
     "overlap",

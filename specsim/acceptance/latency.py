@@ -174,16 +174,6 @@ def lockstep_tokens_per_cycle(survival: ArrayLike, batch: ArrayLike) -> Floats:
     return 1.0 + powers.sum(axis=-1)
 
 
-def padded_tokens_per_cycle(survival: ArrayLike, batch: ArrayLike) -> Floats:
-    """Positions per cycle that a batch padded to its longest acceptance occupies.
-
-    1 + sum of 1 - (1 - s_k)^B: at least one of B accepts. The cache grows by this much, while each
-    sequence still emits 1 + sum of s_k tokens; the difference is padding.
-    """
-    none_accept = (1.0 - as_survival(survival)) ** whole("batch", batch, low=1)[..., None]
-    return 1.0 + (1.0 - none_accept).sum(axis=-1)
-
-
 def _weighted_mean(values: Floats, weights: ArrayLike) -> Floats:
     weights = np.broadcast_to(within("weights", weights, high=1e300), values.shape)
     total = weights.sum(axis=-1)

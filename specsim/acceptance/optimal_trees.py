@@ -52,11 +52,6 @@ class Tree:
         return np.cumsum(self.path_probs)
 
     @property
-    def widths(self) -> Integers:
-        """Nodes at depth 0 (the root), 1, 2, ...: (depth + 1,)."""
-        return np.bincount(self.depths)
-
-    @property
     def draft_rows(self) -> Integers:
         """Rows fed to each draft pass, (draft passes,): the nodes at that depth with children.
 

@@ -84,13 +84,6 @@ def pooled_alpha(survival: ArrayLike) -> Floats:
     return accepted / (accepted + 1.0 - vector[..., -1])
 
 
-def conditional(survival: ArrayLike) -> Floats:
-    """a_k = s_k / s_(k-1), shape of `survival`; NaN where position k is never reached."""
-    full = from_zero(as_survival(survival))
-    reached = full[..., :-1] > 0.0
-    return np.where(reached, full[..., 1:] / np.where(reached, full[..., :-1], 1.0), np.nan)
-
-
 def pmf(survival: ArrayLike) -> Floats:
     """P(A = 0), ..., P(A = gamma) of the accepted count A, shape (..., gamma + 1).
 

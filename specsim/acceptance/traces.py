@@ -17,6 +17,11 @@ from numpy.typing import ArrayLike
 from specsim.acceptance.laws import PerPosition
 from specsim.checks import Floats, Integers, SpecsimError, one_count, rounded, whole
 
+# Standard deviations in half the width of an 80 % interval of a normal distribution. Measured files
+# and what is compared with them use the value with two decimals.
+Z80 = 1.2816
+Z80_SHORT = 1.28
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
@@ -35,11 +40,6 @@ class Estimate:
     @property
     def law(self) -> PerPosition:
         return PerPosition(self.survival)
-
-
-def empirical(accepted: ArrayLike, drafted: ArrayLike) -> PerPosition:
-    """The survival vector of a trace of cycles; `from_counts` gives it with its errors."""
-    return from_counts(accepted, drafted).law
 
 
 def from_counts(accepted: ArrayLike, drafted: ArrayLike, z: float = 1.96) -> Estimate:
@@ -68,34 +68,6 @@ def from_counts(accepted: ArrayLike, drafted: ArrayLike, z: float = 1.96) -> Est
     half = z * np.sqrt(spread + (z / (2.0 * cycles)) ** 2) / shrink
     low, high = np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
     return Estimate(survival, np.sqrt(spread), low, high, cycles)
-
-
-def from_betas(
-    betas: ArrayLike, accept_probs: ArrayLike | None = None, z: float = 1.96
-) -> Estimate:
-    """Survival from exact overlaps instead of coin flips: far smaller errors on the same trace.
-
-    `betas` (cycles, gamma): overlap of p and q at each position along the drafted tokens, rejected
-    ones included. `accept_probs`, same shape: min(1, p(x)/q(x)) of the token x drafted there.
-
-    With it, s_k = mean over cycles of accept_1 ... accept_(k-1) beta_k, which is unbiased.
-    Without it, s_k = mean of beta_1 ... beta_k, exact only where the overlap does not depend on
-    which token was drafted before; else it may err either way, by several percent at depth
-    (accepted tokens lead elsewhere than drafted ones). Point-mass drafts: the two coincide.
-    Raises SpecsimError for values outside [0, 1] or fewer than two cycles.
-    """
-    overlaps = rounded("betas", betas)
-    if overlaps.ndim != 2 or len(overlaps) < 2:
-        raise SpecsimError(f"betas must be (cycles >= 2, gamma), got shape {overlaps.shape}")
-    reach = overlaps if accept_probs is None else rounded("accept_probs", accept_probs)
-    if reach.shape != overlaps.shape:
-        raise SpecsimError(f"accept_probs must be {overlaps.shape} as betas, got {reach.shape}")
-    accepted = overlaps.copy()
-    accepted[:, 1:] *= np.cumprod(reach, axis=1)[:, :-1]
-    survival = np.minimum.accumulate(accepted.mean(axis=0))
-    error = accepted.std(axis=0, ddof=1) / np.sqrt(len(accepted))
-    low, high = np.maximum(survival - z * error, 0.0), np.minimum(survival + z * error, 1.0)
-    return Estimate(survival, error, low, high, np.full(survival.shape, len(accepted)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +132,7 @@ class TextTrace:
 
     def tokens_error(self, gamma: ArrayLike) -> Floats:
         """Half the width of the 80 % interval of tokens per cycle, relative to it."""
-        return 1.2816 * self.standard_error(gamma) / self.tokens_per_cycle(gamma)
+        return Z80 * self.standard_error(gamma) / self.tokens_per_cycle(gamma)
 
     def _jackknife(self, gamma: int) -> float:
         accepted, starts = self._sums(gamma)

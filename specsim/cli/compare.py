@@ -11,16 +11,16 @@ from specsim.checks import SpecsimError
 from specsim.cli.parser import Commands
 from specsim.evidence.comparison import (
     Comparison,
-    beside,
+    calibration_of,
     calibrations,
+    compare_points,
     is_predicted,
-    lenses,
     measurement_files,
     median_errors,
     misses,
+    predictors_for,
     regrets,
     summarise,
-    through,
     to_rows,
 )
 from specsim.evidence.measurement import Measurement, Point
@@ -49,13 +49,15 @@ def run(options: argparse.Namespace) -> int:
     peers: list[Point] = []
     for path in measurement_files(options.paths):
         measurement = Measurement.read(path)
-        place = Path(options.engine) if options.engine else beside(path, measurement)
-        found = lenses(
+        place = Path(options.engine) if options.engine else calibration_of(path, measurement)
+        found = predictors_for(
             calibrations(place, bool(options.engine)),
             measurement.environment.device,
             options.accelerator,
         )
-        compared = {lens.name: through(lens, measurement.points) for lens in found}
+        compared = {
+            predictor.name: compare_points(predictor, measurement.points) for predictor in found
+        }
         for name, comparisons in compared.items():
             every.setdefault(name, []).extend(comparisons)
         peers += [point for point in measurement.points if not is_predicted(point)]
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
-    """The numbers of the table, for programs: by part, lens, and whether reserved."""
+    """The numbers of the table, for programs: by part, predictor, and whether reserved."""
     parts: dict[str, Any] = {}
     for name, comparisons in every.items():
         for part in tables.parts_of(comparisons):

@@ -14,13 +14,13 @@ from specsim.figures.style import COLOURS, Sheet, by_decades, sheet, styled
 
 QUANTITY = {"step_s": "plain", "verify_step_s": "verify", "cycle_s": "cycle"}
 BUDGET_COLOURS = ("speedup", "tokens")  # of the pairs whose budgets stand beside each other
-LENS_MARKS = {"calibrated": "o", "catalog": "s", "ideal": "^"}
+PREDICTOR_MARKS = {"calibrated": "o", "catalog": "s", "ideal": "^"}
 
 
 @styled
 def parity(every: Mapping[str, Sequence[Comparison]]) -> Sheet | None:
     """Predicted against measured milliseconds of every step, verification and cycle: a panel for
-    each lens, hollow markers for reserved points. None without a point."""
+    each predictor, hollow markers for reserved points. None without a point."""
     lenses = {name: points for name, points in every.items() if points}
     if not lenses:
         return None
@@ -45,7 +45,7 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> Sheet | None:
                 times += measured + predicted
                 label = {"plain": "plain step", "verify": "verification", "cycle": "cycle"}[concept]
                 axes.plot(
-                    measured, predicted, LENS_MARKS.get(name, "o"), color=COLOURS[concept],
+                    measured, predicted, PREDICTOR_MARKS.get(name, "o"), color=COLOURS[concept],
                     fillstyle="none" if reserved else "full",
                     label=f"{label}, reserved" if reserved else label,
                 )  # fmt: skip

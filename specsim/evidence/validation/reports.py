@@ -10,7 +10,7 @@ from specsim import catalog
 from specsim.catalog import published
 from specsim.evidence.validation.cases import Case, Skip, passes
 from specsim.evidence.validation.scores import Scored, scored
-from specsim.evidence.validation.speculative import Result, results
+from specsim.evidence.validation.speculative import PublishedResult, results
 
 KINDS = ("ideal", "predicted", "without_chip", "without_source")
 # tables no row of which is predicted here, and why
@@ -126,7 +126,7 @@ def pass_row(row: Scored) -> dict[str, Any]:
     }
 
 
-def speculation_row(result: Result) -> dict[str, Any]:
+def speculation_row(result: PublishedResult) -> dict[str, Any]:
     return {
         "table": result.table,
         "line": result.line,

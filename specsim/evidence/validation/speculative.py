@@ -31,7 +31,7 @@ DRAFTERS = ("EAGLE", "EAGLE-3")  # whose survival vectors vLLM PR #32374 prints
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PublishedResult:
     """A published number of speculation and its prediction, in the same unit."""
 
     table: str
@@ -47,7 +47,7 @@ class Result:
         return self.predicted / self.published - 1
 
 
-def results(engines: catalog.Table | None = None) -> tuple[list[Result], list[Skip]]:
+def results(engines: catalog.Table | None = None) -> tuple[list[PublishedResult], list[Skip]]:
     """Every published row of speculation: predicted, or skipped with the reason."""
     found, skips = [*dynamic_sd(engines), *dynamic_sd_speedups(engines)], []
     speedups = published.rows("spec_decoding_speedups")
@@ -63,7 +63,7 @@ def results(engines: catalog.Table | None = None) -> tuple[list[Result], list[Sk
     return found, skips
 
 
-def speedup(line: int, row: Mapping[str, str]) -> Result | str:
+def speedup(line: int, row: Mapping[str, str]) -> PublishedResult | str:
     """A row of `spec_decoding_speedups`, predicted; or why it is skipped."""
     if row["source"] == DFLASH:
         return dflash(line, row)
@@ -72,7 +72,7 @@ def speedup(line: int, row: Mapping[str, str]) -> Result | str:
     return unpredicted(row)
 
 
-def formula(line: int, row: Mapping[str, str]) -> Result:
+def formula(line: int, row: Mapping[str, str]) -> PublishedResult:
     """A row of Leviathan et al., from its alpha, gamma and c alone."""
     source = row["source"]
     alpha, cost = float(row["alpha"]), float(row["c_draft_over_target"])
@@ -88,7 +88,7 @@ def formula(line: int, row: Mapping[str, str]) -> Result:
     possible = [float(leviathan_speedup(a, gamma, c)) for a, c in product(*inputs)]
     low, high = rounded_from(printed)
     task = f"{row['task']} T={row['temperature']} {row['draft']}, " if row["task"] else ""
-    return Result(
+    return PublishedResult(
         table="spec_decoding_speedups",
         line=line,
         set=source.split(") ")[1] + " of Leviathan et al., the formula",
@@ -126,13 +126,13 @@ def vllm(batch: float, gamma: int, engines: catalog.Table | None, **acceptance: 
     return predict(target, Eagle(target), machine, **scenario, **acceptance)
 
 
-def dynamic_sd(engines: catalog.Table | None = None) -> Iterator[Result]:
+def dynamic_sd(engines: catalog.Table | None = None) -> Iterator[PublishedResult]:
     """Milliseconds of a step (K = 0) or cycle by batch and K; acceptance does not enter."""
     for line, row in enumerate(published.rows("vllm_dynamic_sd"), start=2):
         batch, gamma = float(row["batch"]), int(row["K"])
         prediction = vllm(batch, gamma, engines, alpha=0.5)
         seconds = prediction.cycle_s if gamma else prediction.step_s
-        yield Result(
+        yield PublishedResult(
             table="vllm_dynamic_sd",
             line=line,
             set="vLLM PR #32374, ms by batch and K",
@@ -142,7 +142,7 @@ def dynamic_sd(engines: catalog.Table | None = None) -> Iterator[Result]:
         )
 
 
-def dynamic_sd_speedups(engines: catalog.Table | None = None) -> Iterator[Result]:
+def dynamic_sd_speedups(engines: catalog.Table | None = None) -> Iterator[PublishedResult]:
     """Speedups that the same table and the printed survival vectors make."""
     rows = published.rows("vllm_dynamic_sd")
     step_ms = {(float(r["batch"]), int(r["K"])): float(r["step_ms"]) for r in rows}
@@ -154,7 +154,7 @@ def dynamic_sd_speedups(engines: catalog.Table | None = None) -> Iterator[Result
                 continue
             prediction = vllm(batch, gamma, engines, survival=survival)
             tokens = 1 + sum(survival[:gamma])
-            yield Result(
+            yield PublishedResult(
                 table="vllm_dynamic_sd",
                 line=line,
                 set="vLLM PR #32374, speedups from printed survival",
@@ -173,7 +173,7 @@ def survival_of(drafter: str) -> list[float]:
     ]
 
 
-def dflash(line: int, row: Mapping[str, str]) -> Result:
+def dflash(line: int, row: Mapping[str, str]) -> PublishedResult:
     """A speedup of DFlash's Table 1 at its stated tau, one sequence, under transformers.
 
     Stated: chip, format, batch, tokens verified (in the method's name), EAGLE-3's depth and width
@@ -190,7 +190,7 @@ def dflash(line: int, row: Mapping[str, str]) -> Result:
     machine = system(row["accelerator"], "transformers", row["dtype"])
     tau = float(row["tau"])
     prediction = predict(target, drafter, machine, gamma=gamma, tokens_per_cycle=tau)
-    return Result(
+    return PublishedResult(
         table="spec_decoding_speedups",
         line=line,
         set=f"DFlash Table 1, {name} at stated tau, transformers on an H200",
@@ -200,14 +200,14 @@ def dflash(line: int, row: Mapping[str, str]) -> Result:
     )
 
 
-def mt_bench(line: int, row: Mapping[str, str]) -> Result | str:
+def mt_bench(line: int, row: Mapping[str, str]) -> PublishedResult | str:
     """A speedup of vLLM at a stated tau, over the plain speed of the same source."""
     if not row["tau"]:
         return "acceptance not stated"
     gamma, tau = int(row["K"]), float(row["tau"])
     same = (r for r in published.rows("vllm_mt_bench") if r["source"] == row["source"])
     plain = next(float(r["tok_per_s"]) for r in same if r["K"] == "0")
-    return Result(
+    return PublishedResult(
         table="vllm_mt_bench",
         line=line,
         set="vLLM PR #16035, speedups at stated tau",
