@@ -89,8 +89,8 @@ if here.torch:
 # their time is what each matrix costs besides. The fit takes the two apart. From the probes come a
 # dozen constants, by least squares: what is read per second, by size and by rows; what a layer, a
 # pass, a draw and a cycle cost besides. The same constants must explain the stage times of all
-# probe pairs. The distance of each stage time from that is the error of the fit, and the width of the band of every
-# prediction.
+# probe pairs. The distance of each stage time from that is the error of the fit, and the width of
+# the band of every prediction.
 
 # %%
 if here.torch:
@@ -114,8 +114,8 @@ if here.torch:
 On the line the constants explain a stage time fully.
 
 **A dozen constants reproduce {len(stages)} stage times with a median error of
-{fitted.median_error:.0%} (worst {fitted.worst_error:.0%}): expect no better of a predicted time; the 80 % band of every one
-is ±{fitted.system.engine.error:.0%}.**
+{fitted.median_error:.0%} (worst {fitted.worst_error:.0%}): expect no better of a predicted time; the
+80 % band of every one is ±{fitted.system.engine.error:.0%}.**
 """)
 
 # %% [markdown]

@@ -12,7 +12,7 @@ def test_counts_of_a_trace_by_hand():
     estimate = from_counts([2, 0, 1, 3], [3, 3, 1, 3])
     assert_allclose(estimate.survival, [3 / 4, 2 / 3, 1 / 3])
     assert estimate.cycles.tolist() == [4, 3, 3]  # the cycle that drafted 1 says nothing of s_2
-    assert estimate.law.tokens_per_cycle(3) == pytest.approx(2.75)
+    assert estimate.acceptance.tokens_per_cycle(3) == pytest.approx(2.75)
 
 
 def test_counts_of_longer_drafts_on_easier_text_do_not_rise():

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.laws import PerPosition
+from specsim.acceptance.formulas import PerPosition
 from specsim.checks import Floats, Integers, SpecsimError, one_count, rounded, whole
 
 # Standard deviations in half the width of an 80 % interval of a normal distribution. Measured files
@@ -38,7 +38,7 @@ class Estimate:
     cycles: Integers  # how many cycles the position was measured on
 
     @property
-    def law(self) -> PerPosition:
+    def acceptance(self) -> PerPosition:
         return PerPosition(self.survival)
 
 

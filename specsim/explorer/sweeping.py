@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from specsim.checks import SpecsimError
 from specsim.explorer.setting import NAMES, Scenario, Setting, changed, scenario_of
-from specsim.figures import curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,8 +44,7 @@ class Sweep:
         `name` is what the values are, with their unit; `unit_line` draws plain decoding's 1. Needs
         matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
         """
-        from specsim.figures import Curve, sheet
-
+        from specsim.figures import Curve, curves, sheet
         along, *others = self.axes
         x = self.axes[along]
         if len(others) > 1 or not all(isinstance(value, int | float) for value in x):

@@ -3,7 +3,7 @@
 | predictor | what it is made from |
 |---|---|
 | calibrated | probes on this machine, of models that are not predicted |
-| catalog | the accelerator's datasheet; an engine's constants, fitted to published rows or assumed |
+| catalog | the datasheet, and an engine's constants (fitted to published rows, or assumed) |
 | ideal | the accelerator's datasheet alone: the roofline |
 
 If the catalog does not have the accelerator, there is no `catalog` predictor, and `ideal` is the
