@@ -114,7 +114,7 @@ if here.torch:
 On the line the constants explain a stage time fully.
 
 **A dozen constants reproduce {len(stages)} stage times with a median error of
-{fitted.median_error:.0%} (worst {fitted.worst_error:.0%}): expect no better of a predicted time; the
+{fitted.median_error:.0%} (worst {fitted.worst_error:.0%}): expect no better of a prediction; the
 80 % band of every one is ±{fitted.system.engine.error:.0%}.**
 """)
 
