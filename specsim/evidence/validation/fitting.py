@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specsim import catalog
-from specsim.checks import Floats
+from specsim.checks import Booleans, Floats
 from specsim.evidence.validation.cases import Case
 from specsim.evidence.validation.pricing import Place, stack_cases
 
-Mask = NDArray[np.bool_]
+Mask = Booleans
 
 GROUPS = (("gpt-fast",), ("vllm",), ("llama.cpp", "llama.cpp-2024"))  # engines fitted together
 # The constants that the rows of an engine determine; the others keep their values in engines.toml.
