@@ -107,13 +107,13 @@ passes = {
     "64 users": ("tokens", {"rows": 1, "batch": 64}),
     "prompt of 2048": ("compute", {"rows": 2048}),
 }
-spots = [
-    figures.spot(label, concept, step_time(small, graphs, **width))
+points = [
+    figures.operating_point(label, concept, step_time(small, graphs, **width))
     for label, (concept, width) in passes.items()
 ]
-sheet, axes = figures.sheet(height=3.8)
-figures.roofline(axes, graphs, spots)
-sheet
+figure, axes = figures.subplots(height=3.8)
+figures.roofline(axes, graphs, points)
+figure
 
 # %%
 plain, verify = (step_time(small, graphs, rows=rows).total_s for rows in (1, 8))
@@ -175,10 +175,10 @@ else:
 if here.torch:
     timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 4))
     points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
-    sheet, axes = figures.sheet(height=3.6)
+    figure, axes = figures.subplots(height=3.6)
     title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
     figures.times_vs_width(axes, widths, memory_s, products_s, points, title=title)
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -223,10 +223,10 @@ depth = int(table[0]["context_depth"])
 wide = step_time(specsim.model("llama-2-7b"), card, rows=k, context=depth)
 points = list(zip(k, printed_ms, strict=True))
 line = figures.Curve("predicted", k, 1e3 * wide.total_s, "verify", measured=points)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = f"{table[0]['model']} {table[0]['weight_format']}, RTX 3090, {depth} tokens of context"
 figures.curves(axes, [line], "rows in the pass (tokens at once)", "time (ms)", title=title)
-sheet
+figure
 
 # %%
 errors = np.abs(1e3 * wide.total_s / printed_ms - 1)
@@ -269,10 +269,10 @@ bought["batch of 8"] = [one_of_8, all_8]
 bought["speculation, α = 0.8"] = [float(spec.speedup.max())] * 2
 
 # %%
-sheet, axes = figures.sheet(height=5.2)
+figure, axes = figures.subplots(height=5.2)
 kinds = {"one stream": "speedup", "all streams": "tokens"}
 figures.gains(axes, bought, kinds, title=f"{small.name} on an H100")
-sheet
+figure
 
 # %% [markdown]
 # Read it slowly; it is the whole trap.
@@ -323,7 +323,7 @@ the bytes that were not.**
 # %% [markdown]
 # ## Exercises
 #
-# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
+# Answer in the box, or with `quiz.check`. A wrong answer is told the mistake it looks like.
 
 # %%
 quiz.ask("twice-the-flops")

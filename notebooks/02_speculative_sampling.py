@@ -108,9 +108,9 @@ if here.torch:
         )
         for cycle in seen[:7]
     ]
-    sheet, axes = figures.sheet(height=0.5 * len(shown) + 1.0)
+    figure, axes = figures.subplots(height=0.5 * len(shown) + 1.0)
     figures.drafted_cycles(axes, shown, "the first cycles of a text")
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -150,9 +150,9 @@ names = ("a", "b", "c")
 p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
 kept_share = float(acceptance.overlap(p, q))
 redrawn = (1 - kept_share) * acceptance.residual(p, q)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.coupling(axes, names, p, q, np.minimum(p, q), redrawn, "drafted, and what comes out")
-course.show(sheet)
+course.show(figure)
 shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, redrawn, strict=True))
 course.say(f"""
 A draft is kept in {kept_share:.0%} of the cycles. In the others the token is drawn from the
@@ -295,9 +295,9 @@ if here.torch:
         "typical\n(lossy by design)": laws_of(verification.verify_typical, p, q),
     }
     worst = {label: laws[np.abs(laws - p).sum(1).argmax()] for label, (laws, _) in rules.items()}
-    sheet, axes = figures.sheet(height=4.6)
-    figures.law_errors(axes, names, p, worst, "at the place where it is worst")
-    course.show(sheet)
+    figure, axes = figures.subplots(height=4.6)
+    figures.distribution_errors(axes, names, p, worst, "at the place where it is worst")
+    course.show(figure)
 else:
     course.say("*Skipped: the rules are PyTorch functions.*")
 
@@ -382,10 +382,10 @@ if here.torch:
         figures.Curve(label, gammas, tokens[name], concept, measured=counted[name])
         for name, (label, concept) in labels.items()
     ]
-    sheet, axes = figures.sheet(height=2.9)
+    figure, axes = figures.subplots(height=2.9)
     x = "γ, tokens drafted per cycle"
     figures.curves(axes, lines, x, "tokens per cycle", doubling=False)
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -452,10 +452,10 @@ if here.torch:
     parted = [max(parting.gap, grid[0]) for parting in partings["bfloat16"]]
     points = [(gap, float(np.interp(np.log2(gap), np.log2(grid), below))) for gap in parted]
     line = figures.Curve("places in the text", grid, below, "plain", measured=points)
-    sheet, axes = figures.sheet(height=2.9)
+    figure, axes = figures.subplots(height=2.9)
     x = "the best logit less the second best (logits)"
     figures.curves(axes, [line], x, "closer than this (% of places)", title="bf16, greedy")
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -479,7 +479,7 @@ else:
 # %% [markdown]
 # ## Exercises
 #
-# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
+# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the mistake it
 # looks like.
 
 # %%
@@ -491,7 +491,7 @@ matching = quiz.Question(
     "independently, and the draft is kept if it is the same. How often is it kept?",
     answer=lambda: float(p @ q),
     tolerance=0.01,
-    slips={
+    mistakes={
         "the ratio rule is taken: it couples the two draws as well as can be": lambda: float(
             acceptance.overlap(p, q)
         ),
@@ -506,7 +506,7 @@ greedy_draft = quiz.Question(
     "kept?",
     answer=lambda: float(p[q.argmax()]),
     tolerance=0.01,
-    slips={
+    mistakes={
         "its softmax is put into the ratio, as if it had been drawn": lambda: float(
             p[q.argmax()] / q.max()
         ),

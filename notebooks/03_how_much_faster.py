@@ -53,9 +53,9 @@ lines = [
     figures.Curve(f"α = {alpha}", gammas, acceptance.IID(alpha).tokens_per_cycle(gammas), "tokens")
     for alpha in (0.9, 0.8, 0.7, 0.5)
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.curves(axes, lines, "γ, tokens drafted per cycle", "tokens per cycle", doubling=False)
-sheet
+figure
 
 # %%
 tau = float(acceptance.IID(0.8).tokens_per_cycle(4))
@@ -84,9 +84,9 @@ lines = [
     figures.Curve("α", some, 0.8 * np.ones(len(some)), "plain"),
     figures.Curve("accepted / drafted", some, rate, "draft"),
 ]
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 figures.curves(axes, lines, "γ, tokens drafted per cycle", "rate (share)", doubling=False)
-sheet
+figure
 
 # %% [markdown]
 # Now real text, if there is PyTorch: the bundled pair continues Python source code. Before any
@@ -136,10 +136,10 @@ if here.torch:
         "tokens",
         measured=points,
     )
-    sheet, axes = figures.sheet()
+    figure, axes = figures.subplots()
     y = "tokens per cycle"
     figures.curves(axes, [line], "γ, tokens drafted per cycle", y, doubling=False)
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -176,9 +176,9 @@ course.say(f"""
 large, small = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 drafter, system = specsim.DraftModel(small), specsim.system("h200-sxm", engine="cuda-graphs")
 over = specsim.predict(large, drafter, system, gamma=range(9), alpha=0.8, context=1024)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.cycle_parts(axes, over)
-sheet
+figure
 
 # %%
 c = float(over.draft_step_s[1] / over.step_s)
@@ -218,10 +218,10 @@ shares = {
     "time, eager": ratios["eager"],
     "layers": [draft_shape.num_layers / target_shape.num_layers],
 }
-sheet, axes = figures.sheet(height=3.0)
+figure, axes = figures.subplots(height=3.0)
 x = "draft pass / target pass (×)"
 figures.gains(axes, shares, {"draft": "draft"}, x=x, title="qwen3-0.6b for qwen3-8b")
-sheet
+figure
 
 # %% [markdown]
 # Three things do not shrink with the parameters. The *number of layers*: a pass is a chain of small
@@ -230,7 +230,7 @@ sheet
 
 # %%
 head = draft_shape.embedding_parameters / draft_shape.parameters
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 steps = {
     "draft, graphs": both["graphs"][0],
     "target, graphs": both["graphs"][1],
@@ -238,7 +238,7 @@ steps = {
     "target, eager": both["eager"][1],
 }
 figures.step_shares(axes, steps)
-sheet
+figure
 
 # %%
 course.say(f"""
@@ -259,9 +259,9 @@ in eager mode. Price a draft by its layers and launches, not by its parameters.*
 # falls slowly.
 
 # %%
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.speedup_vs_gamma(axes, over)
-sheet
+figure
 
 # %% [markdown]
 # Move it yourself, where a kernel is running (a page without one shows nothing here):
@@ -301,10 +301,10 @@ for head_name in ("EAGLE-3", "EAGLE"):
     ks = [int(r.label.split("K = ")[1]) for r in of_head]
     published = [(k, r.published) for k, r in zip(ks, of_head, strict=True)]
     lines.append(figures.Curve(head_name, ks, [r.predicted for r in of_head], measured=published))
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 x, y = "γ, tokens drafted per cycle", "speedup (×)"
 figures.curves(axes, lines, x, y, doubling=False, unit_line=True, title="batch 1, vLLM")
-sheet
+figure
 
 # %%
 errors = [abs(r.predicted / r.published - 1) for r in table]
@@ -324,9 +324,9 @@ Over both heads and both batches of that table ({len(table)} speedups):
 # nothing else is done.
 
 # %%
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.waterfall(axes, over, 4, f"{large.name} with {small.name}, α = 0.8, H200")
-sheet
+figure
 
 # %%
 factors = {name: float(f[4]) for name, f in over.waterfall().items() if name != "ideal"}
@@ -339,7 +339,7 @@ course.say(f"""
 # %% [markdown]
 # ## Exercises
 #
-# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
+# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the mistake it
 # looks like.
 
 # %%
@@ -350,7 +350,7 @@ tau_17 = quiz.Question(
     "An engine logs 62 % accepted of drafted at K = 3. How many tokens per cycle, bonus included?",
     answer=lambda: acceptance.tokens_per_cycle_from_accepted_per_drafted(0.62, 3),
     tolerance=0.02,
-    slips={
+    mistakes={
         "the log is read as α": lambda: acceptance.IID(0.62).tokens_per_cycle(3),
         "the bonus token is forgotten": lambda: 3 * 0.62,
     },
@@ -363,7 +363,7 @@ replies = quiz.Question(
     "α = 0.8, γ = 5. How many cycles, on average, until a reply of 64 tokens is complete?",
     answer=lambda: latency.cycles_to_emit(64, 0.8 ** np.arange(1, 6)).mean,
     tolerance=0.01,
-    slips={
+    mistakes={
         "64 is divided by the tokens per cycle: the last cycle is paid in full, so it is about "
         "half a cycle more": lambda: 64 / acceptance.IID(0.8).tokens_per_cycle(5),
         "every cycle is taken to keep all its drafts": lambda: 64 / 6,

@@ -1,10 +1,10 @@
-"""Questions that an interview asks, each with an answer that is computed and the slips it knows.
+"""Questions that an interview asks, each with an answer that is computed and the mistakes it knows.
 
     quiz.ask("tokens-per-cycle")            a form in a notebook, text anywhere else
     quiz.check("tokens-per-cycle", 3.2)     "Not quite: 3.2 is what you get when …"
-    quiz.question("tokens-per-cycle")       itself: .expected, .worked(), .slip_values(), .one_line
+    quiz.question("tokens-per-cycle")       itself: .expected, .worked(), .mistake_values(), .one_line
     quiz.questions()                        all of them, in the order of an interview
-    quiz.Question(prompt, answer=…, tolerance=…, slips={…})      one of your own; quiz.Choice too
+    quiz.Question(prompt, answer=…, tolerance=…, mistakes={…})      one of your own; quiz.Choice too
 
 | read | for |
 |---|---|
@@ -56,7 +56,7 @@ def question(which: str | AnyQuestion) -> AnyQuestion:
 
 
 def check(which: str | AnyQuestion, value: float | str) -> Answer:
-    """Whether `value` answers the question, or which slip it looks like; see `Question.check`."""
+    """Whether `value` answers the question, or which mistake it looks like; see `Question.check`."""
     asked = question(which)
     return asked.check(value) if isinstance(asked, Question) else asked.check(str(value))
 

@@ -145,7 +145,7 @@ QUESTIONS = (
         answer="weight_gb",
         unit="GB",
         tolerance=0.01,
-        slips={
+        mistakes={
             "the embedding table is counted: only one of its rows is gathered": "stored_gb",
             "GiB are called GB: bandwidths are decimal": "weight_gib",
             "a weight is taken for one byte": "one_byte_gb",
@@ -167,7 +167,7 @@ QUESTIONS = (
         answer="speedup",
         unit="×",
         tolerance=0.02,
-        slips={"arithmetic is taken for the bottleneck": "flop_ratio"},
+        mistakes={"arithmetic is taken for the bottleneck": "flop_ratio"},
         worked=more_flops,
         in_short=(
             "Not at all faster: only bandwidth counts, at most {to_h200:.2f}× for an H200 and "
@@ -185,7 +185,7 @@ QUESTIONS = (
         answer="speedup",
         unit="×",
         tolerance=0.02,
-        slips={
+        mistakes={
             "the all-reduces are free": "without_all_reduces",
             "the layers are split over the devices (pipeline): no token is any sooner": "pipeline",
         },
@@ -205,7 +205,7 @@ QUESTIONS = (
         ),
         answer="percent",
         unit="%",
-        slips={
+        mistakes={
             "nvidia-smi is believed: it says that some kernel was resident": "resident",
             "it is compared with the sparse rate, or a multiply-add counted as one": "sparse",
         },
@@ -222,7 +222,7 @@ QUESTIONS = (
         ),
         answer="h100",
         unit="rows",
-        slips={
+        mistakes={
             "the datasheet's sparse FLOP/s are taken": "sparse",
             "sparse FLOP/s are taken and a multiply-add counts as one": "sparse_and_one_flop",
             "a weight is taken for one byte while the arithmetic stays bf16": "one_byte",

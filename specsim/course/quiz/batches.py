@@ -95,7 +95,7 @@ QUESTIONS = (
         ),
         answer="batch_64",
         unit="FLOP/byte",
-        slips={
+        mistakes={
             "the batch is thought to share the cache, as it shares the weights": "grows_with_batch",
             "all 64 query heads are thought to share one KV head": "all_heads",
             "every query head is given a KV head of its own": "no_sharing",
@@ -114,7 +114,7 @@ QUESTIONS = (
         answer="gb",
         unit="GB",
         tolerance=0.03,
-        slips={
+        mistakes={
             "64 query heads are counted instead of 8 KV heads": "all_heads",
             "keys are counted and values are not (or the other way round)": "half",
             "GiB are called GB": "gib",
@@ -135,7 +135,7 @@ QUESTIONS = (
         ),
         answer="seconds",
         unit="s",
-        slips={
+        mistakes={
             "the prompt is taken for 4096 decode steps": "as_steps_s",
             "only the reading of the weights is timed": "weights_once_s",
             "the sparse rate is taken, or a multiply-add counted as one": "sparse_s",

@@ -26,7 +26,7 @@ def hard_stretches() -> dict[str, float]:
     text = Markov(accept[0], accept[1], stay_easy=move[0, 0], stay_hard=move[1, 1])
     hard_tokens = move[0, 1] / (move[0, 1] + move[1, 0])  # of the text, not of the cycle starts
     mean = np.array([1.0 - hard_tokens, hard_tokens]) @ accept
-    # the slip: the same walk, begun in the law over tokens
+    # the mistake: the same walk, begun in the law over tokens
     state, tokens = np.array([1.0 - hard_tokens, hard_tokens]), 1.0
     for _ in range(gamma):
         state = state * accept
@@ -103,7 +103,7 @@ QUESTIONS = (
         ),
         answer="tokens",
         tolerance=0.03,
-        slips={
+        mistakes={
             "cycles are begun in the law over tokens: they end, and so begin, in hard text": (
                 "stationary"
             ),
@@ -125,7 +125,7 @@ QUESTIONS = (
         ),
         answer="pooled",
         tolerance=0.03,
-        slips={"the mean over cycles is taken: easy cycles run longer and count more": "mean"},
+        mistakes={"the mean over cycles is taken: easy cycles run longer and count more": "mean"},
         worked=pooled,
         in_short=(
             "{pooled:.3f}: it promises {tokens_from_pooled:.2f} tokens per cycle where there are "
@@ -141,7 +141,7 @@ QUESTIONS = (
         ),
         answer="harmonic",
         tolerance=0.03,
-        slips={
+        mistakes={
             "tokens per cycle are averaged over requests": "arithmetic",
             "the mean α is put into the formula": "iid",
         },
@@ -162,7 +162,7 @@ QUESTIONS = (
         answer="open",
         unit="×",
         tolerance=0.05,
-        slips={"the batch is held fixed (closed loop): faster requests leave sooner": "closed"},
+        mistakes={"the batch is held fixed (closed loop): faster requests leave sooner": "closed"},
         worked=loops,
         in_short=(
             "{open:.2f}× in open loop, {closed:.2f}× at a fixed batch; and beyond "
@@ -179,7 +179,7 @@ QUESTIONS = (
         ),
         answer="greedy_2",
         tolerance=0.05,
-        slips={"the draft is sampled: then it would be the overlap": "sampled_2"},
+        mistakes={"the draft is sampled: then it would be the overlap": "sampled_2"},
         worked=filters,
         in_short=(
             "{greedy_2:.2f} against {sampled_2:.2f} sampled; and top-p on both sides takes α from "

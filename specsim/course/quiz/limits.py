@@ -158,7 +158,7 @@ QUESTIONS = (
         ),
         answer="fixed_256",
         unit="×",
-        slips={
+        mistakes={
             "verification is priced as at batch 1": "fixed_1",
             "losslessness of the text is taken for losslessness of time": "never_below",
         },
@@ -201,7 +201,7 @@ QUESTIONS = (
         ),
         answer="flops",
         unit="×",
-        slips={
+        mistakes={
             "the target is taken to process fewer tokens: it makes fewer passes": "fewer_passes",
             "the drafted rows are forgotten: verification computes γ + 1 of them": "rows_forgotten",
             "the bonus token is forgotten": "bonus_forgotten",
@@ -246,7 +246,7 @@ QUESTIONS = (
         answer="independent",
         unit="×",
         tolerance=0.02,
-        slips={
+        mistakes={
             "no two tokens are thought to share an expert": "each_its_own",
             "the layer is priced as a dense one": "dense",
             "the reported routing correlation of 0.45 is put in": "correlated",
@@ -267,7 +267,7 @@ QUESTIONS = (
         ),
         answer="full",
         unit="×",
-        slips={
+        mistakes={
             "verification is charged the cache once per row: it is read once for all": (
                 "cache_read_per_row"
             ),
@@ -289,7 +289,7 @@ QUESTIONS = (
         ),
         answer="together",
         unit="×",
-        slips={
+        mistakes={
             "the two gains are multiplied, though c has risen with the quantisation": "product",
             "speculation is forgotten": "fewer_bytes",
         },

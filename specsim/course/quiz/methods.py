@@ -77,7 +77,7 @@ QUESTIONS = (
         ),
         answer="tree_8",
         tolerance=0.01,
-        slips={
+        mistakes={
             "a chain is built of the 8 nodes": "chain_8",
             "the root is not counted among the 8": "root_not_counted",
             "the bonus token is forgotten": "bonus_forgotten",
@@ -100,7 +100,7 @@ QUESTIONS = (
         answer="per_device",
         unit="×",
         tolerance=0.05,
-        slips={
+        mistakes={
             "the second device is taken for free": "overlapped",
             "drafting and verification are added as on one device": "sequential",
         },

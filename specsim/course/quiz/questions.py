@@ -1,7 +1,7 @@
-"""A question whose answer is computed, and the wrong answers that come of known slips.
+"""A question whose answer is computed, and the wrong answers that come of known mistakes.
 
 A `Question` is answered with a number, a `Choice` by picking. Both compare with something computed
-when asked, never with a number that was typed in; and the value of each slip is computed as well,
+when asked, never with a number that was typed in; and the value of each mistake is computed as well,
 so that a wrong answer can be told what it forgot.
 """
 
@@ -18,19 +18,19 @@ from specsim.checks import SpecsimError
 Value = float | str | Callable[[], float]
 Worked = Callable[[], Mapping[str, float]]
 
-LEAST_SLIP_TOLERANCE = 0.02  # a slip is recognised this closely even where the answer is exact
+LEAST_MISTAKE_TOLERANCE = 0.02  # a mistake is recognised this closely even where the answer is exact
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found: `sentence` says it; `slip` is the likely one, None where none fits.
+    """What was found: `sentence` says it; `mistake` is the likely one, None where none fits.
 
     `one_line` is the answer as one would say it, for whoever was right.
     """
 
     right: bool
     sentence: str
-    slip: str | None = None
+    mistake: str | None = None
     one_line: str = ""
 
     def __bool__(self) -> bool:
@@ -50,13 +50,13 @@ class Question:
 
         Question("Tokens per cycle at alpha 0.8, gamma 4?",
                  answer=lambda: IID(0.8).tokens_per_cycle(4), tolerance=0.02,
-                 slips={"the bonus token is forgotten": lambda: IID(0.8).tokens_per_cycle(4) - 1})
+                 mistakes={"the bonus token is forgotten": lambda: IID(0.8).tokens_per_cycle(4) - 1})
 
     | field | meaning |
     |---|---|
     | `answer` | a number, what computes it, or the name of one of the `worked` numbers |
     | `tolerance` | relative: 0.1 accepts within 10 %, 0 the number itself |
-    | `slips` | "…", to be read after "is what you get when", and the value that this slip gives |
+    | `mistakes` | "…", to be read after "is what you get when", and the value that this mistake gives |
     | `unit` | what the answer is counted in; "%" for a percentage |
     | `worked` | computes every number of the worked answer, by name |
     | `in_short` | a sentence to say; `{name:.2f}` is filled in with a worked number |
@@ -65,7 +65,7 @@ class Question:
     prompt: str
     answer: Value
     tolerance: float = 0.1
-    slips: Mapping[str, Value] = field(default_factory=dict)
+    mistakes: Mapping[str, Value] = field(default_factory=dict)
     unit: str = ""
     worked: Worked = dict
     id: str = ""
@@ -82,10 +82,10 @@ class Question:
         """The right answer, computed now."""
         return self._number(self.answer, self.worked())
 
-    def slip_values(self) -> dict[str, float]:
-        """What each slip would answer, computed now."""
+    def mistake_values(self) -> dict[str, float]:
+        """What each mistake would answer, computed now."""
         numbers = self.worked()
-        return {slip: self._number(value, numbers) for slip, value in self.slips.items()}
+        return {mistake: self._number(value, numbers) for mistake, value in self.mistakes.items()}
 
     @property
     def one_line(self) -> str:
@@ -93,18 +93,18 @@ class Question:
         return self.in_short.format_map(dict(self.worked()))
 
     def check(self, value: float | str) -> Answer:
-        """Whether `value` is within the tolerance, the slip it looks like, or how far off it is.
+        """Whether `value` is within the tolerance, the mistake it looks like, or how far off it is.
 
-        The nearest of the answer and the slips is meant. `value` may be text, with its unit or not.
+        The nearest of the answer and the mistakes is meant. `value` may be text, with its unit or not.
         Raises SpecsimError for what is not a number.
         """
         given, numbers = self._given(value), self.worked()
         expected = self._number(self.answer, numbers)
         distance = _distance(given, expected)
-        slips = {slip: self._number(each, numbers) for slip, each in self.slips.items()}
-        near = {slip: _distance(given, each) for slip, each in slips.items()}
-        nearest = min(near, key=lambda slip: near[slip], default=None)
-        close_enough = max(self.tolerance, LEAST_SLIP_TOLERANCE)
+        mistakes = {mistake: self._number(each, numbers) for mistake, each in self.mistakes.items()}
+        near = {mistake: _distance(given, each) for mistake, each in mistakes.items()}
+        nearest = min(near, key=lambda mistake: near[mistake], default=None)
+        close_enough = max(self.tolerance, LEAST_MISTAKE_TOLERANCE)
         if nearest is not None and near[nearest] < distance and near[nearest] <= close_enough:
             hint = f"Not quite: {self.say(given)} is what you get when {nearest}."
             return Answer(False, hint, nearest)
@@ -198,7 +198,7 @@ class Choice:
         comment = self.options[picked]
         if picked == self.answer:
             return Answer(True, f"Right: {comment}", one_line=self.one_line)
-        return Answer(False, f"No: {comment}", slip=picked)
+        return Answer(False, f"No: {comment}", mistake=picked)
 
 
 AnyQuestion = Question | Choice

@@ -99,7 +99,7 @@ QUESTIONS = (
         answer="p99_ms",
         unit="ms",
         tolerance=0.02,
-        slips={
+        mistakes={
             "the mean is quoted: TPOT": "tpot_ms",
             "the median is quoted: most gaps lie inside a burst": "p50_ms",
         },
@@ -151,7 +151,7 @@ QUESTIONS = (
         ),
         answer="dollars",
         unit="dollars",
-        slips={
+        mistakes={
             "only one of the four GPUs is billed": "one_gpu_billed",
             "the full bandwidth is taken": "full_bandwidth",
             "the speedup of speculation is in it already": "speculative",
@@ -173,7 +173,7 @@ QUESTIONS = (
         ),
         answer="speedup",
         unit="×",
-        slips={
+        mistakes={
             "c is taken from the sizes, as if bytes were what is waited for": "by_bytes",
             "the draft is taken for free": "free_draft",
         },

@@ -103,7 +103,7 @@ QUESTIONS = (
         ),
         answer="wrong_0",
         tolerance=0.02,
-        slips={
+        mistakes={
             "drawing from p is taken to give p: accepted drafts have tilted it already": "target_0",
             "what is drawn after a rejection is forgotten": "accepted_0",
         },
@@ -120,7 +120,7 @@ QUESTIONS = (
         prompt="How many tokens does a cycle emit on average, at α = 0.8 (i.i.d.) and γ = 4?",
         answer="tokens",
         tolerance=0.02,
-        slips={
+        mistakes={
             "γα is taken: drafts behind a rejection do not count": "all_tried",
             "the bonus or correction token is forgotten": "without_bonus",
             "γ is taken for the number of tokens": "ceiling",
@@ -137,7 +137,7 @@ QUESTIONS = (
         answer="speedup",
         unit="×",
         tolerance=0.02,
-        slips={
+        mistakes={
             "the bound over all γ, 1/(1 − α), is taken for a prediction": "supremum",
             "the drafts are free": "free_draft",
             "the bonus token is forgotten": "no_bonus",
@@ -152,7 +152,7 @@ QUESTIONS = (
         prompt="Which γ is best at α = 0.8 and c = 0.05?",
         answer="gamma",
         tolerance=0.13,
-        slips={
+        mistakes={
             "γ = 1/(1 − α) is taken for the optimum": "one_over_rejection",
             "drafts are added while survival exceeds c: it must exceed c × speedup": (
                 "forgot_speedup"
@@ -172,7 +172,7 @@ QUESTIONS = (
         prompt="An engine at γ = 5 logs that 54 % of its drafted tokens are accepted. What is α?",
         answer="alpha",
         tolerance=0.02,
-        slips={
+        mistakes={
             "accepted / drafted is taken for α": "rate",
             "the bonus token is left out of the tokens per cycle": "bonus_forgotten",
             "tokens per cycle are divided by γ": "tokens_over_gamma",
