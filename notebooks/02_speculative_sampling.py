@@ -483,7 +483,7 @@ else:
 # looks like.
 
 # %%
-quiz.ask("output-law")
+quiz.ask("output-distribution")
 
 # %%
 matching = quiz.Question(

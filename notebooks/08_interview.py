@@ -354,7 +354,7 @@ course.say(
 # after a rejection has to tilt it back.
 
 # %%
-quiz.ask("output-law")
+quiz.ask("output-distribution")
 
 # %%
 p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
@@ -366,7 +366,7 @@ course.say(
     f"normalised, here {residual(p, q)}, and the sum is {exact}: p. Drawn from p it is {wrong}, "
     f"off by {np.abs(wrong - p).sum() / 2:.2f} in total variation."
 )
-quiz.check("output-law", wrong[0])
+quiz.check("output-distribution", wrong[0])
 
 # %% [markdown]
 # ### 12. How many tokens does a cycle emit?

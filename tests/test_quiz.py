@@ -1,4 +1,4 @@
-"""The questions: every number of every worked answer, every mistake, and what a reader is told."""
+"""The questions: each number of each worked answer, each common mistake, and the replies."""
 
 import builtins
 import json
@@ -70,10 +70,10 @@ WORKED = {
     "kv-size": {"gb": "2.684", "gib": "2.5", "batch_gb": "42.95", "sharing": "8"},
     "prefill": {"pflop": ".569", "seconds": ".576", "seconds_at_60": ".96"},
     "which-latency": {"tpot_ms": "5.421", "zero_gap_percent": "72.9", "end_to_end_ms": "738.481"},
-    "output-law": {
-        "law_0": ".5",
-        "law_1": ".3",
-        "law_2": ".2",
+    "output-distribution": {
+        "exact_0": ".5",
+        "exact_1": ".3",
+        "exact_2": ".2",
         "wrong_0": ".35",
         "wrong_1": ".39",
         "wrong_2": ".26",
@@ -300,7 +300,7 @@ def test_the_remainder_of_the_mixture():
     assert quiz.question("experts").worked()["bytes_at_1"] == pytest.approx(ratio, rel=1e-9)
 
 
-# ------------------------------------------------------------------- questions of one's own
+# ------------------------------------------------------------------- your own questions
 
 
 def tokens(alpha=0.8, gamma=4):
@@ -311,16 +311,16 @@ OWN = quiz.Question(
     "Tokens per cycle?",
     answer=tokens,
     tolerance=0.02,
-    mistakes={"the bonus token is forgotten": lambda: tokens() - 1, "γ is meant": 4.0},
+    mistakes={"you forget the bonus token": lambda: tokens() - 1, "you give γ": 4.0},
     unit="tokens",
 )
 
 
-def test_a_question_of_ones_own():
+def test_your_own_question():
     assert quiz.check(OWN, 3.4)
     assert quiz.check(OWN, "3.4 tokens")
     assert quiz.check(OWN, "3.36")
-    assert quiz.check(OWN, 2.36).mistake == "the bonus token is forgotten"
+    assert quiz.check(OWN, 2.36).mistake == "you forget the bonus token"
     assert "too high by a factor of 2.97" in str(quiz.check(OWN, 10))
     assert "too low by 12 %" in str(quiz.check(OWN, 3.0))
     assert str(quiz.check(OWN, -3.0)).endswith("too low.")
@@ -442,7 +442,7 @@ def test_a_page_without_a_kernel_shows_the_question_as_text(monkeypatch):
     assert box is form.box
 
 
-def test_a_question_of_ones_own_is_called_as_the_notebook_calls_it(monkeypatch):
+def test_your_own_question_is_called_as_the_notebook_calls_it(monkeypatch):
     ipython = pytest.importorskip("IPython")
     assert "quiz.check(question, …)" in quiz.ask(OWN).markdown
     shell = SimpleNamespace(user_ns={"_7": OWN, "other": 3, "of_mine": OWN})
@@ -464,7 +464,7 @@ def test_a_choice_replies():
 
 
 def test_asking_needs_neither_widgets_nor_torch():
-    code = "import sys; from specsim import quiz; print(*sys.modules)"
+    code = "import sys; from specsim.course import quiz; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "matplotlib", "ipywidgets", "IPython"} & set(run.stdout.split())
 
@@ -475,7 +475,9 @@ def test_an_answer_reads_well():
     assert right.endswith("2.68 GB; without GQA 8× that.")
     assert "In one line" not in quiz.check(OWN, 3.36)._repr_markdown_()
     assert "In one line" not in quiz.check("kv-size", 1.34)._repr_markdown_()
-    assert quiz.check("kv-size", 21.5)._repr_markdown_().startswith("✘ Not quite: 21.5 GB")
+    assert (
+        quiz.check("kv-size", 21.5)._repr_markdown_().startswith("✘ Not quite: you get 21.5 GB if")
+    )
 
 
 # ------------------------------------------------------------------------- the walkthrough
