@@ -150,7 +150,9 @@ QUESTIONS = (
             "you forget the bonus token": "no_bonus",
         },
         worked=speedup,
-        in_short="{tokens:.2f} / {cycle:.1f} = {speedup:.2f}×; the limit over γ is {supremum:.0f}×.",
+        in_short=(
+            "{tokens:.2f} / {cycle:.1f} = {speedup:.2f}×; the bound over all γ is {supremum:.0f}×."
+        ),
         sources=(f"{LEVIATHAN}, theorem 3.8",),
     ),
     Question(
