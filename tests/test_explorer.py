@@ -23,7 +23,7 @@ from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
 from specsim.explorer.sentences import describe
 from specsim.explorer.setting import PLAIN, Scenario, Setting, changed, scenario_of
 from specsim.explorer.widget import CHOICES, Explorer
-from specsim.operators import forward_work
+from specsim.operators import Workload, forward_work
 from specsim.planning.sweep import speedup_map
 
 
@@ -100,7 +100,7 @@ def test_the_roofline_stands_where_work_and_time_put_it(shown: Explorer) -> None
         "draft": (setting.draft, [2, 1, 1, 1], expected.draft_s),  # the first pass catches up
     }
     for name, (model, rows, seconds) in passes.items():
-        work = forward_work(specsim.model(model), machine.precision, rows=rows, **place)
+        work = forward_work(specsim.model(model), Workload(rows=rows, **place), machine.precision)
         flops, moved = work.flops.sum(), (work.weight_bytes + work.kv_bytes).sum()
         ((x, y),) = drawn.markers[name].get_xydata()
         assert x == pytest.approx(float(flops / moved))

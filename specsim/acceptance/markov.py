@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specsim.acceptance.laws import PerPosition, freeze
+from specsim.acceptance.formulas import PerPosition, freeze
 from specsim.checks import Floats, SpecsimError, one_count, whole, within
 
 

@@ -137,7 +137,7 @@ def to_json(
 def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
     """Percentiles for one who waits; None where tokens per cycle are all that is known."""
     whole("--tokens", more_tokens, low=1)
-    if prediction.gamma > 0 and prediction.law is None:
+    if prediction.gamma > 0 and prediction.acceptance is None:
         return None
     return asdict(prediction.request(more_tokens))
 

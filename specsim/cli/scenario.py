@@ -9,7 +9,7 @@ import numpy as np
 from specsim import catalog
 from specsim.architecture import Architecture, model
 from specsim.checks import Integers, SpecsimError, numbers
-from specsim.drafting import DraftModel, Method, method
+from specsim.drafting import Drafter, DraftModel, method
 from specsim.evidence import calibration
 from specsim.hardware import System, system
 from specsim.operators import PRECISIONS, precision, require_even_split
@@ -70,7 +70,7 @@ class Scenario:
 
     target: Architecture
     machine: System
-    drafter: Method | None
+    drafter: Drafter | None
     acceptance: dict[str, Any]  # what predict takes: alpha, survival or tokens_per_cycle
 
 
@@ -97,7 +97,7 @@ def acceptance_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def drafter_of(options: argparse.Namespace, target: Architecture) -> Method | None:
+def drafter_of(options: argparse.Namespace, target: Architecture) -> Drafter | None:
     draft = None if options.draft is None else model(options.draft)
     stored, devices = options.draft_precision, options.draft_tp
     if devices is not None and not 1 <= devices <= options.tensor_parallel:

@@ -23,12 +23,21 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from specsim.architecture import Architecture
 from specsim.checks import Floats
 from specsim.hardware import EfficiencyTable, System
-from specsim.operators import ATTENTION, COLLECTIVE, LINEAR, ForwardWork, Operator, forward_work
+from specsim.operators import (
+    ATTENTION,
+    COLLECTIVE,
+    LINEAR,
+    PLAIN_STEP,
+    ForwardWork,
+    Operator,
+    Workload,
+    forward_work,
+)
 
 BOUNDS = ("weights", "kv", "compute", "overhead")
 
@@ -177,28 +186,13 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
 def step_time(
     model: Architecture,
     system: System,
-    *,
-    batch: ArrayLike = 1,
-    rows: ArrayLike = 1,
-    context: ArrayLike = 1024,
-    allocated_context: ArrayLike | None = None,
-    logit_rows: ArrayLike | None = None,
-    routing_correlation: ArrayLike | None = None,
+    workload: Workload = PLAIN_STEP,
     norm: float = np.inf,
 ) -> ForwardTime:
-    """The time of one pass of `rows` tokens per sequence: count the work, then price it.
+    """The time of one pass of `workload` (by default a plain step of one sequence): count the work,
+    then price it.
 
     Raises SpecsimError where the system's devices cannot share the model's heads evenly.
     """
-    work = forward_work(
-        model,
-        system.precision,
-        system.sharding,
-        batch=batch,
-        rows=rows,
-        context=context,
-        allocated_context=allocated_context,
-        logit_rows=logit_rows,
-        routing_correlation=routing_correlation,
-    )
+    work = forward_work(model, workload, system.precision, system.sharding)
     return forward_time(work, system, norm)

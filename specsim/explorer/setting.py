@@ -13,7 +13,7 @@ import numpy as np
 
 from specsim.architecture import Architecture, model
 from specsim.checks import Integers, SpecsimError
-from specsim.drafting import Method, StaticTree, method
+from specsim.drafting import Drafter, StaticTree, method
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.evidence import calibration
 from specsim.hardware import System, system
@@ -81,7 +81,7 @@ class Scenario:
     setting: Setting
     target: Architecture
     system: System
-    drafter: Method | None
+    drafter: Drafter | None
     over: Prediction = field(repr=False)
     at: int
 
@@ -196,7 +196,7 @@ def _calibrated(path: str, precision: str, devices: int) -> System:
     return calibration.load(path).system.with_precision(precision)
 
 
-def drafter_of(setting: Setting) -> Method | None:
+def drafter_of(setting: Setting) -> Drafter | None:
     """How it drafts; None for plain decoding. The draft model is left out where a method has
     none."""
     if setting.method == PLAIN:
@@ -206,5 +206,5 @@ def drafter_of(setting: Setting) -> Method | None:
 
 
 @lru_cache(maxsize=32)
-def _drafter(target: str, name: str, draft: str | None) -> Method:
+def _drafter(target: str, name: str, draft: str | None) -> Drafter:
     return method(name, model_of(target), None if draft is None else model_of(draft))

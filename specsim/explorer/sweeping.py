@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from specsim.checks import SpecsimError
 from specsim.explorer.setting import NAMES, Scenario, Setting, changed, scenario_of
-from specsim.figures import curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

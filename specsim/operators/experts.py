@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture, Experts
 from specsim.checks import Floats
+from specsim.operators.counting import Pass
 from specsim.operators.work import Operator
-from specsim.operators.workload import Pass
 
 
 def mlp(

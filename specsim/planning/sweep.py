@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import Law
+from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
 from specsim.checks import Floats, SpecsimError
 from specsim.drafting import Drafter, candidates
@@ -35,7 +35,7 @@ def speedups(
     *,
     gamma: ArrayLike,
     alpha: ArrayLike | None = None,
-    acceptance: Law | None = None,
+    acceptance: Acceptance | None = None,
     batch: ArrayLike = 1,
     context: ArrayLike = 1024,
     chunk: int = CHUNK,
@@ -101,7 +101,7 @@ def speedup_map(
     x: tuple[str, ArrayLike],
     y: tuple[str, ArrayLike],
     gammas: ArrayLike | None = None,
-    acceptance: Law | None = None,
+    acceptance: Acceptance | None = None,
     chunk: int = CHUNK,
     **fixed: float,
 ) -> SpeedupMap:
@@ -145,7 +145,7 @@ def _predict(
     target: Architecture,
     drafter: Drafter,
     system: System,
-    acceptance: Law | None,
+    acceptance: Acceptance | None,
     values: dict[str, Any],
 ) -> Prediction:
     if "bandwidth" in values:

@@ -16,7 +16,7 @@ from specsim.course.quiz.models import (
     streamed_bytes,
 )
 from specsim.course.quiz.questions import Choice, Question
-from specsim.operators import cache_bytes, forward_work
+from specsim.operators import Workload, cache_bytes, forward_work
 from specsim.planning.prefill import prefill_s, time_to_first_token
 
 SECTION = "Batches, caches, prompts"
@@ -26,7 +26,7 @@ def attention_intensity() -> dict[str, float]:
     """FLOP per byte of KV cache in decode attention, at batch 1 and 64, and bytes at batch 64."""
     numbers = {}
     for batch in (1, 64):
-        attention = forward_work(LLAMA_70B, BF16, batch=batch, context=8192)["attention"]
+        attention = forward_work(LLAMA_70B, Workload(batch=batch, context=8192), BF16)["attention"]
         numbers[f"batch_{batch}"] = float(attention.flops / attention.kv_bytes)
     heads = LLAMA_70B.num_heads / LLAMA_70B.num_kv_heads
     return numbers | {
@@ -56,7 +56,7 @@ def kv_size() -> dict[str, float]:
 def prefill() -> dict[str, float]:
     """The FLOPs and the time of a prompt's linear layers."""
     prompt = 4096
-    wide = forward_work(LLAMA_70B, BF16, rows=prompt, context=1)
+    wide = forward_work(LLAMA_70B, Workload(rows=prompt, context=1), BF16)
     flops = sum(float(operator.flops) for operator in wide if operator.kind == "linear")
     rate = H100.accelerator.rate("bf16")
     step_s = float(plain(LLAMA_70B, H100).step_s)

@@ -8,11 +8,11 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from specsim.cost.ledger import ModelPass
+from specsim.cost import ModelPass
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.setting import Scenario
 from specsim.figures import COLOURS
-from specsim.operators import ForwardWork, forward_work
+from specsim.operators import ForwardWork, Workload
 
 INTENSITIES = (0.3, 10_000.0)  # FLOP per byte, the width of the frame
 ROOM = 3.0  # how far the frame reaches beyond the roof, and below the lowest point
@@ -36,13 +36,12 @@ def points(scenario: Scenario) -> dict[str, Point]:
     over, setting = scenario.over, scenario.setting
     # a plain step and, where anything is drafted, a verification: two widths of one pass
     rows = np.array([1.0, scenario.gamma + 1.0])
-    work = forward_work(
-        scenario.target, scenario.system.precision, scenario.system.sharding,
-        batch=setting.batch, rows=rows, context=setting.context,
-    )  # fmt: skip
+    priced = ModelPass(
+        scenario.target, scenario.system, Workload(setting.batch, rows, setting.context)
+    )
     plain_s = scenario.of("step_s") - float(over.plain_overhead_s)
     seconds = np.array([plain_s, scenario.of("verify_step_s")])
-    both = _points(work, seconds)
+    both = _points(priced.work, seconds)
     found = {"plain": both[0]}
     if scenario.drafter is None or scenario.gamma == 0:
         return found
