@@ -79,10 +79,10 @@ if here.torch:
         )
         for rows in (1, 4, 9)
     ]
-    sheet, axes = figures.sheet(height=3.0)
+    figure, axes = figures.subplots(height=3.0)
     x = "weights of the stack (MB)"
     figures.curves(axes, lines, x, "weights read (GB/s)", title="probes: stacks of matrices")
-    course.show(sheet)
+    course.show(figure)
 
 # %% [markdown]
 # The figure divides bytes by the whole time of a stack, so that small stacks look slow: much of
@@ -103,10 +103,10 @@ if here.torch:
         points = [(measured, measured * (1 + residual)) for measured, residual in times]
         ends = np.array(sorted(points))[[0, -1], 0] * (0.8, 1.25)
         lines.append(figures.Curve(label, ends, ends, stage, measured=points))
-    sheet, axes = figures.sheet()
+    figure, axes = figures.subplots()
     x, y = "measured (ms)", "fitted (ms)"
     figures.curves(axes, lines, x, y, log_y=True, title="stages of the probe pairs' cycles")
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -149,10 +149,10 @@ if here.torch:
     }
     predicted = {name: demo.predict_pair(pair, fitted) for name, pair in ready.items()}
     for name, (_, prediction) in predicted.items():
-        sheet, axes = figures.sheet()
+        figure, axes = figures.subplots()
         figures.speedup_vs_gamma(axes, prediction)
         axes.set_title(f"the {name} pair, predicted", loc="left", weight="bold", size=10)
-        course.show(sheet)
+        course.show(figure)
 else:
     course.say("*Skipped: no PyTorch, so no pair is loaded and nothing is predicted for it.*")
 
@@ -239,9 +239,9 @@ if here.torch:
         for name, result in results.items()
     }
     budgets = {f"{name}, γ = {c.gamma}": c.factors for name, c in best.items()}
-    sheet, axes = figures.sheet(height=3.8)
+    figure, axes = figures.subplots(height=3.8)
     figures.error_budget(axes, budgets, "at the γ that was measured best")
-    course.show(sheet)
+    course.show(figure)
 else:
     course.say("*Skipped: no PyTorch, so there is no difference to take apart.*")
 
@@ -400,10 +400,10 @@ for large, little in hub:
     eager, graphs = found
     rows.append(f"| {large} with {little} | {gigabytes:.0f} GB | {eager.scan} | {graphs.scan} |")
     bars[f"{large}\nwith {little}"] = [float(eager.speedup), float(graphs.speedup)]
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 kinds = {"eager PyTorch": "overhead", "CUDA graphs": "speedup"}
 figures.gains(axes, bars, kinds, x="best speedup (×)", title=f"one H200, α = {ALPHA} assumed")
-sheet
+figure
 
 # %%
 script, engine = next(iter(bars.values()))
@@ -420,7 +420,7 @@ pair: expect the first figure of a script, the second of an engine.**
 # %% [markdown]
 # ## Exercises
 #
-# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
+# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the mistake it
 # looks like.
 
 # %%
@@ -429,7 +429,7 @@ slower = quiz.Question(
     "25 % slower. Which speedup is measured?",
     answer=lambda: 2.0,
     tolerance=0.02,
-    slips={
+    mistakes={
         "the drift is charged to the cycle alone: the plain step is slower too": lambda: 2.0 / 1.25,
         "the drift is charged to the plain step alone": lambda: 2.0 * 1.25,
     },
@@ -443,7 +443,7 @@ drafting = quiz.Question(
     "but the draft steps, which take 30 % longer. Which speedup is measured?",
     answer=lambda: 2.0 / (1 + 0.4 * 0.3),
     tolerance=0.02,
-    slips={
+    mistakes={
         "the whole cycle is stretched: only its drafting is": lambda: 2.0 / 1.3,
         "the gain above 1 shrinks instead of the whole": lambda: 1 + 1.0 / (1 + 0.4 * 0.3),
     },
@@ -460,7 +460,7 @@ cycles = quiz.Question(
     "cycle is 2 % of them?",
     answer=lambda: (spread / known) ** 2,
     tolerance=0.05,
-    slips={
+    mistakes={
         "the square is forgotten: an error shrinks with the root of the count": lambda: (
             spread / known
         ),

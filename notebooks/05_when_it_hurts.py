@@ -58,10 +58,10 @@ lines = [
     )
     for g in (1, 3, 5, 7)
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = f"{target.name} with {draft.name}, α = 0.75"
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title=title)
-sheet
+figure
 
 # %% [markdown]
 # Move it yourself, where a kernel is running (a page without one shows nothing here):
@@ -95,9 +95,9 @@ for k in (1, 3, 7):
     some = 2 ** np.arange(8)
     predicted = [float(speculative.vllm(b, k, None, **law).speedup) for b in some]
     lines.append(figures.Curve(f"EAGLE-3, γ = {k}", some, predicted, measured=published))
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title="vLLM, predicted and printed")
-sheet
+figure
 
 # %%
 errors = [abs(r.predicted / r.published - 1) for r in table]
@@ -129,10 +129,10 @@ lines = [
     figures.Curve(label, contexts, specsim.predict(target, kind, system, **long).speedup)
     for label, kind in kinds.items()
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 x = "context (tokens a sequence)"
 figures.curves(axes, lines, x, SPEEDUP, unit_line=True, title="batch 32, γ = 4, α = 0.8")
-sheet
+figure
 
 # %%
 windowed, full = (float(line.y[-1]) for line in lines)
@@ -166,10 +166,10 @@ lines = [
     )
     for label, rho in (("choose alike", 1.0), ("partly alike", 0.45), ("independently", 0.0))
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = f"{experts.name}, EAGLE-3 head, γ = 3"
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title=title)
-sheet
+figure
 
 # %%
 partly = np.asarray(lines[1].y)
@@ -207,10 +207,10 @@ for stored in ("bf16", "int4"):
         over = specsim.predict(target, narrow, machine, gamma=gammas, alpha=0.75)
         label = f"target {stored}, draft {draft_stored}"
         lines.append(figures.Curve(label, gammas, over.speedup))
-sheet, axes = figures.sheet(height=3.6)
+figure, axes = figures.subplots(height=3.6)
 x = "γ, tokens drafted per cycle"
 figures.curves(axes, lines, x, SPEEDUP, doubling=False, unit_line=True, title="one H200, α = 0.75")
-sheet
+figure
 
 # %%
 quick = specsim.system("h200-sxm", precision="int4")
@@ -247,9 +247,9 @@ lines = [
     figures.Curve("sampled draft", heats, acceptance.overlap(p, q), "tokens"),
     figures.Curve("greedy draft", heats, acceptance.greedy_overlap(p, q), "draft"),
 ]
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 figures.curves(axes, lines, "temperature (1 is the model's own)", "α (share accepted)")
-sheet
+figure
 
 # %% [markdown]
 # And the bundled pair, on real text, if there is PyTorch. *Predicted*: at each temperature the
@@ -298,9 +298,9 @@ if here.torch:
     points = list(zip(warmth, counted, counted - errors, counted + errors, strict=True))
     band = (predicted - spread, predicted + spread)
     line = figures.Curve("predicted from texts", warmth, predicted, "tokens", *band, points)
-    sheet, axes = figures.sheet(height=2.9)
+    figure, axes = figures.subplots(height=2.9)
     figures.curves(axes, [line], "temperature (1 is the model's own)", "α (share accepted)")
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -344,10 +344,10 @@ over = {
     for engine, label in names.items()
 }
 lines = [figures.Curve(label, gammas, each.speedup) for label, each in over.items()]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = "qwen3-0.6b for qwen3-8b, α = 0.8"
 figures.curves(axes, lines, x, SPEEDUP, doubling=False, unit_line=True, title=title)
-sheet
+figure
 
 # %%
 tops = {label: float(each.speedup.max()) for label, each in over.items()}
@@ -374,9 +374,9 @@ lines = [
         "cut to the minimum", some, latency.lockstep_tokens_per_cycle(survival, some), "draft"
     ),
 ]
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 figures.curves(axes, lines, SEQUENCES, "tokens per cycle", title="γ = 4, α = 0.8")
-sheet
+figure
 
 # %%
 left = float(latency.lockstep_tokens_per_cycle(survival, 8))
@@ -405,7 +405,7 @@ whole cost of a cycle for hardly more than a plain step's token.**
 # %% [markdown]
 # ## Exercises
 #
-# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
+# Answer in the box, or with `quiz.check`. A wrong answer is told the mistake it looks like.
 
 # %%
 quiz.ask("when-it-hurts")
@@ -418,7 +418,7 @@ lost = quiz.Question(
     "γ = 4, α = 0.8, a batch of 4 cut to its minimum. How many tokens per sequence and cycle?",
     answer=lambda: latency.lockstep_tokens_per_cycle(survival, 4),
     tolerance=0.02,
-    slips={
+    mistakes={
         "each sequence advances by its own": lambda: 1 + survival.sum(),
         "the bonus token is forgotten": lambda: latency.lockstep_tokens_per_cycle(survival, 4) - 1,
     },

@@ -200,10 +200,10 @@ if here.torch:
                 spread=(tau - error, tau + error),
             )
         )
-    sheet, (above, below) = figures.sheet(2, height=3.4)
+    figure, (above, below) = figures.subplots(2, height=3.4)
     figures.by_method(above, tau_rows, "tokens", "tokens per cycle", "how much is kept")
     figures.by_method(below, rows, "speedup", "speedup (×)", "what is gained")
-    course.show(sheet)
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -319,11 +319,11 @@ gained = {
 ranked = dict(sorted(gained.items(), key=lambda item: -item[1][0]))
 
 # %%
-sheet, axes = figures.sheet(height=7.2)
+figure, axes = figures.subplots(height=7.2)
 kinds = {"batch 1": "speedup", "batch 256": "tokens"}
 title = f"{large.name} on an H200, α = {alpha}"
 figures.gains(axes, ranked, kinds, title=title)
-course.show(sheet)
+course.show(figure)
 course.say(f"""
 A lookup costs nearly nothing and finds nothing in most cycles: here it finds something in
 {ways["n-gram"].hit:.0%} of them, which is assumed. In chat it is less, and where the answer repeats
@@ -384,9 +384,9 @@ lines = []
 for batch in (1, 64, 256):
     over = specsim.predict(large, tree_of, gpu, gamma=sizes, alpha=alpha, batch=batch)
     lines.append(figures.Curve(f"batch {batch}", sizes, over.speedup))
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.curves(axes, lines, "nodes of the tree (drafted tokens)", "speedup (×)", unit_line=True)
-sheet
+figure
 
 # %%
 peaks = {line.label: (int(sizes[np.argmax(line.y)]), float(np.max(line.y))) for line in lines}
@@ -430,7 +430,7 @@ the text, then look up the price.**
 # %% [markdown]
 # ## Exercises
 #
-# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
+# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the mistake it
 # looks like.
 
 # %%
@@ -445,7 +445,7 @@ lookup = quiz.Question(
     "γ = 10. How many tokens does a cycle emit on average?",
     answer=lambda: drafting.Lookup(0.4).acceptance_of(acceptance.IID(0.9)).tokens_per_cycle(10),
     tolerance=0.01,
-    slips={
+    mistakes={
         "a match is taken to be found every time": lambda: acceptance.IID(0.9).tokens_per_cycle(10),
         "the hit rate is taken to multiply the bonus token too": lambda: (
             0.4 * acceptance.IID(0.9).tokens_per_cycle(10)

@@ -58,12 +58,12 @@ lines = [
     figures.Curve("plain", plain.tokens_per_s, 1 / plain.step_s, "plain"),
     figures.Curve("speculative, best γ", best.tokens_per_s, 1 / best.token_s, "speedup"),
 ]
-sheet, axes = figures.sheet(height=3.6)
+figure, axes = figures.subplots(height=3.6)
 x = "all users together (tokens/s)"
 figures.curves(
     axes, lines, x, "each user (tokens/s)", title=f"batch 1 to {sizes[-1]}, left to right"
 )
-sheet
+figure
 
 # %%
 common = min(plain.tokens_per_s.max(), best.tokens_per_s.max()) / 2
@@ -112,9 +112,9 @@ lines = [
     figures.Curve(label, rates, [1e3 * load.token_s for load in loads[g]], concept)
     for g, label, concept in ((0, "plain", "plain"), (gamma, f"γ = {gamma}", "speedup"))
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.curves(axes, lines, "arriving (tokens/s)", "time per token of a user (ms)")
-sheet
+figure
 
 # %%
 open_gain = loads[0][-1].token_s / loads[gamma][-1].token_s
@@ -183,7 +183,7 @@ for label, g, who in (("plain", 0, None), (f"γ = {gamma}", gamma, drafter)):
     )
     costs[label] = economics.token_cost(over, price_per_hour=PRICE)
 concepts = ("plain", "speedup")
-sheet, (money, energy) = figures.sheet(2, height=2.9)
+figure, (money, energy) = figures.subplots(2, height=2.9)
 lines = [
     figures.Curve(label, sizes, cost.dollars_per_million, concept)
     for (label, cost), concept in zip(costs.items(), concepts, strict=True)
@@ -194,7 +194,7 @@ lines = [
     for (label, cost), concept in zip(costs.items(), concepts, strict=True)
 ]
 figures.curves(energy, lines, "batch (sequences)", "energy per token (J)", log_y=True)
-sheet
+figure
 
 # %%
 bill = {label: cost.dollars_per_million for label, cost in costs.items()}
@@ -229,11 +229,11 @@ for name in edge:
         over = specsim.predict(model, tiny, machine, gamma=range(9), alpha=0.75)
         most = float(over.speculative_tokens_per_s.max())
         speeds[name] = [float(over.tokens_per_s.max()), most]
-sheet, axes = figures.sheet(height=4.4)
+figure, axes = figures.subplots(height=4.4)
 x = "one user (tokens/s)"
 kinds = {"plain": "plain", "speculative, best γ": "speedup"}
 figures.bars(axes, speeds, kinds, x=x, title=f"{model.name} in q4_0")
-sheet
+figure
 
 # %%
 gains = {name: after / before for name, (before, after) in speeds.items()}
@@ -311,7 +311,7 @@ course.live(lambda: explorer.Explorer(preset="high-QPS server"))
 # %% [markdown]
 # ## Exercises
 #
-# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
+# Answer in the box, or with `quiz.check`. A wrong answer is told the mistake it looks like.
 
 # %%
 quiz.ask("dollars")
@@ -325,7 +325,7 @@ whole = quiz.Question(
     "faster. How much faster is the request?",
     answer=lambda: economics.end_to_end_speedup(0.6, 2.5),
     tolerance=0.02,
-    slips={
+    mistakes={
         "the prompt's time is forgotten": 2.5,
         "the shares are swapped": lambda: economics.end_to_end_speedup(0.4, 2.5),
     },

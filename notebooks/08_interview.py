@@ -20,7 +20,7 @@
 #
 # Each question comes as the trap that it sets, why the trap fails, a form for your own answer, the
 # napkin arithmetic with numbers that specsim computes while you watch, and the one line to say.
-# Answer first, then scroll. A wrong number is told which slip it looks like. Whoever takes the
+# Answer first, then scroll. A wrong number is told which mistake it looks like. Whoever takes the
 # bytes of a pass for the parameters times two is told, for instance:
 
 # %%
@@ -77,20 +77,22 @@ quiz.check("why-memory-bound", "c")
 # rows moves to the right: verification, a batch, a prefill.
 
 # %%
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 passes = {
     "a plain step": ("plain", 1),
     "verifying 4 drafts": ("verify", 5),
     "a batch of 64": ("tokens", 64),
     "a prefill of 4096 tokens": ("compute", 4096),
 }
-spots = [
-    figures.spot(label, concept, step_time(llama_70b, h100, Workload(rows=rows, context=1)))
+points = [
+    figures.operating_point(
+        label, concept, step_time(llama_70b, h100, Workload(rows=rows, context=1))
+    )
     for label, (concept, rows) in passes.items()
 ]
-figures.roofline(axes, h100, spots)
+figures.roofline(axes, h100, points)
 axes.legend(loc="upper left", frameon=False, fontsize=9)
-sheet
+figure
 
 # %% [markdown]
 # ### 2. How many bytes does one token of a 70B model read?
@@ -258,14 +260,14 @@ quiz.check("attention-intensity", per_byte)
 
 # %%
 batch = 2.0 ** np.arange(9)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 lines = [figures.Curve("weights", batch, np.full(len(batch), streamed / GB), "weights")]
 lines += [
     figures.Curve(f"cache, {context} tokens each", batch, batch * context * kv_per_token / GB, "kv")
     for context in (32768, 8192, 2048)
 ]
 figures.curves(axes, lines, "batch (sequences)", "bytes read per step (GB)", log_y=True)
-sheet
+figure
 
 # %% [markdown]
 # ### 8. How large is the cache?
@@ -359,7 +361,7 @@ course.say(
 # after a rejection has to tilt it back.
 
 # %%
-quiz.ask("output-law")
+quiz.ask("output-distribution")
 
 # %%
 p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
@@ -371,7 +373,7 @@ course.say(
     f"normalised, here {residual(p, q)}, and the sum is {exact}: p. Drawn from p it is {wrong}, "
     f"off by {np.abs(wrong - p).sum() / 2:.2f} in total variation."
 )
-quiz.check("output-law", wrong[0])
+quiz.check("output-distribution", wrong[0])
 
 # %% [markdown]
 # ### 12. How many tokens does a cycle emit?
@@ -430,7 +432,7 @@ quiz.ask("best-gamma")
 
 # %%
 gammas = np.arange(25)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 lines = [
     figures.Curve(f"α = {a}, c = {c}", gammas, leviathan_speedup(a, gammas, c))
     for a, c in ((0.8, 0.05), (0.8, 0.2), (0.6, 0.05))
@@ -438,7 +440,7 @@ lines = [
 figures.curves(
     axes, lines, "γ, tokens drafted per cycle", "speedup (×)", doubling=False, unit_line=True
 )
-sheet
+figure
 
 # %%
 speedups = leviathan_speedup(alpha, gammas, cost)
@@ -511,10 +513,10 @@ for context in (1024, 8192):
     )
     lines.append(figures.Curve(f"γ = 4, {context} tokens", batch, fixed, "verify"))
     lines.append(figures.Curve(f"best γ, {context} tokens", batch, every.speedup.max(axis=1)))
-sheet, axes = figures.sheet(height=3.6)
+figure, axes = figures.subplots(height=3.6)
 title = "Llama-3-70B on four H100s, a 1B draft, α = 0.75"
 figures.curves(axes, lines, "batch (sequences)", "speedup (×)", unit_line=True, title=title)
-sheet
+figure
 
 # %%
 course.say(
@@ -759,9 +761,9 @@ shapes = {
     "chain": best_tree(children[:1], 64),
 }
 lines = [figures.Curve(k, nodes, t.tokens_per_cycle_by_nodes, "tokens") for k, t in shapes.items()]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.curves(axes, lines, "nodes, the root included", "tokens per cycle")
-sheet
+figure
 
 # %%
 tree, chain = (shapes[name].tokens_per_cycle_by_nodes for name in ("best tree", "chain"))
@@ -854,12 +856,12 @@ course.say(
 quiz.check("percentiles", ms * p99_s)
 
 # %%
-sheet, axes = figures.sheet(height=2.8)
+figure, axes = figures.subplots(height=2.8)
 counts = np.arange(10, 29)
 lines = [figures.Curve("64 tokens at α = 0.8, γ = 5", counts, cycles.probability[counts], "cycle")]
 figures.curves(axes, lines, "cycles until the answer is complete", "probability", doubling=False)
 axes.set_xticks(counts[::3])
-sheet
+figure
 
 # %% [markdown]
 # ### 28. How would you benchmark it?
@@ -928,9 +930,9 @@ changes = {
     "speculation, 2.5×": (2.5, prices[0] / prices[1]),
     "batch 64": (float(single.step_s / many.step_s), prices[0] / prices[2]),
 }
-sheet, axes = figures.sheet(height=2.6)
+figure, axes = figures.subplots(height=2.6)
 figures.gains(axes, changes, {"speed of one stream": "speedup", "tokens per dollar": "tokens"})
-sheet
+figure
 
 # %% [markdown]
 # ### 30. In eager PyTorch, what does a small draft gain?
@@ -1023,7 +1025,7 @@ mine, model = specsim.system("rtx-4090", "ideal"), specsim.model("qwen3-8b")
 ceiling = quiz.Question(
     f"The ceiling of {model.name} on a {mine.accelerator.name}, in tokens/s?",
     answer=lambda: specsim.predict(model, None, mine, context=1).tokens_per_s,
-    slips={
+    mistakes={
         "the embedding is counted": lambda: mine.bandwidth_bytes_per_s / (2 * model.parameters),
         "a weight is taken for one byte": lambda: mine.bandwidth_bytes_per_s / model.parameters,
     },
@@ -1042,7 +1044,7 @@ from specsim.acceptance import alpha_from_tokens_per_cycle
 question = quiz.Question(
     "A mean length of 2.4 at γ = 3, bonus included: α?",
     answer=lambda: alpha_from_tokens_per_cycle(2.4, 3),
-    slips={
+    mistakes={
         "accepted per drafted is taken for α": 1.4 / 3,
         "the bonus token is not taken off": 2.4 / 3,
         "the bonus token is taken off twice": lambda: alpha_from_tokens_per_cycle(1.4, 3),

@@ -1,9 +1,9 @@
-"""A run one cycle at a time, with everything that its rule decided by: for reading, not for speed.
+"""A run one cycle at a time, with all data of each decision: for reading, not for speed.
 
     for cycle in slow_motion.cycles(target, DraftModel(draft, 4), prompt, temperature=1.0):
         print(cycle.drafted, cycle.accepted, cycle.next_token)
 
-The stages are the decoder's own, so with the same seed the tokens are those of `speculate`.
+It runs the stages of the decoder, so the tokens are those of `speculate` with the same seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ from reference.transformer import Transformer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenCycle:
-    """One cycle of one sequence: what was drafted, how much of it was kept, what followed.
+    """One cycle of one sequence: the drafts, how many were accepted, and the token after them.
 
-    `target_probs` (G+1, V) are the target's laws at the drafted places and after them;
-    `draft_probs` (G, V) the laws that the drafts were drawn from, None if chosen without chance.
-    `emitted` is cut where the text ends.
+    `target_probs` (G+1, V) are the target's distributions at the drafted positions and after them.
+    `draft_probs` (G, V) are the distributions that the drafts were drawn from, None if they were
+    not drawn at random. `emitted` ends where the text ends.
     """
 
     drafted: list[int]
@@ -38,7 +38,7 @@ class SeenCycle:
 
     @property
     def has_bonus(self) -> bool:
-        """Whether all drafts were kept, so that the last token was the target's for nothing."""
+        """Whether all drafts were accepted, so that the last token is the target's bonus token."""
         return self.accepted == len(self.drafted)
 
 
@@ -53,11 +53,10 @@ def cycles(
     rule: str = "token",
     seed: int = 0,
 ) -> Iterator[SeenCycle | list[SeenCycle]]:
-    """Continue `prompts`, a prompt or a batch, as `speculate` does with the same seed; yields what
-    happened in every cycle, for a batch a list per cycle, until all texts have ended.
+    """Continue `prompts`, one prompt or a batch, as `speculate` does with the same seed.
 
-    The trees of tree drafters are no chains and not shown. Raises SpecsimError as `speculate` does
-    for prompts that it cannot read.
+    Yields each cycle, for a batch a list with one item per sequence, until all texts have ended.
+    It cannot show tree drafters. Raises SpecsimError for invalid prompts, as `speculate` does.
     """
     rows, is_batch = checked_prompts(prompts, target.architecture)
     context = target.architecture.max_context
@@ -77,7 +76,7 @@ def cycles(
 
 
 def seen_by_row(cycle: Cycle) -> list[SeenCycle]:
-    """What the cycle that has just run did to each sequence."""
+    """The results of the cycle that has just run, for each sequence."""
     laws, proposal = cycle.settings.sampling.probabilities(cycle.logits), cycle.proposal
     drafted, reported = proposal.tokens.tolist(), proposal.probabilities
     chosen = cycle.report[:, FACTS:].tolist()  # the kept drafts, then the token that follows

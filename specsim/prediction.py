@@ -32,7 +32,7 @@ LIMITS = {
     "acceptance": "the draft is wrong too often",
     "drafting": "drafting takes too long compared with a step of the target",
     "wider verification": "verifying several tokens takes longer than one step",
-    "overhead": "the work around the passes is not negligible",
+    "overhead": "the work around the passes takes too long",
 }
 INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
 SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine

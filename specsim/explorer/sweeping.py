@@ -43,7 +43,7 @@ class Sweep:
         `name` is what the values are, with their unit; `unit_line` draws plain decoding's 1. Needs
         matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
         """
-        from specsim.figures import Curve, curves, sheet
+        from specsim.figures import Curve, curves, subplots
 
         along, *others = self.axes
         x = self.axes[along]
@@ -57,7 +57,7 @@ class Sweep:
             labels = [f"{others[0]} {value}" for value in self.axes[others[0]]]
             columns = zip(labels, self.values.T, strict=True)
             lines = [Curve(label, x, values) for label, values in columns]
-        drawn, axes = sheet()
+        drawn, axes = subplots()
         doubling = min(x) > 0 and max(x) >= 8 * min(x)
         curves(axes, lines, along.replace("_", " "), name, doubling=doubling, unit_line=unit_line)
         return drawn
