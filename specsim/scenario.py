@@ -183,8 +183,9 @@ def drafter_of(scenario: Scenario) -> Method | None:
                 raise SpecsimError(f"{option} needs a draft: give --draft NAME|config.json")
         return None
     if scenario.draft is not None and devices is None:
+        draft = _model(scenario.draft)
         try:
-            require_even_split(_model(scenario.draft), all_devices)
+            require_even_split(draft, all_devices)
         except SpecsimError as error:
             raise SpecsimError(f"{error} (--draft-tp splits the draft over fewer)") from None
     return _drafter(scenario.target, scenario.method, scenario.draft, stored, devices)

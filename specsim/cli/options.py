@@ -22,9 +22,7 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
     parser.add_argument(
         "--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)"
     )
-    parser.add_argument(
-        "--kv-precision", help="of the KV cache (default: that of the activations)"
-    )
+    parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
     parser.add_argument(
         "--tensor-parallel", type=int, default=1, help="devices that share the target"
     )

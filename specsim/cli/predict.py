@@ -101,8 +101,7 @@ def to_json(
         if speculative
         else None,
         "breakdown": [
-            {key: plain(value) for key, value in row.items()}
-            for row in prediction.step.breakdown()
+            {key: plain(value) for key, value in row.items()} for row in prediction.step.breakdown()
         ],
         "memory_bytes": float(held.total_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
