@@ -26,7 +26,7 @@ import specsim
 from specsim import course, explorer, figures
 from specsim.cost import step_time
 from specsim.course import quiz
-from specsim.operators import forward_work
+from specsim.operators import Workload, forward_work
 from specsim.planning import economics
 
 here = course.here()
@@ -45,7 +45,7 @@ course.say(here.sentence)
 # %%
 target = specsim.model("llama-3-70b")
 h100 = specsim.system("h100-sxm", engine="ideal", precision="bf16")
-one = forward_work(target, h100.precision, batch=1, rows=1, context=2048)
+one = forward_work(target, Workload(batch=1, rows=1, context=2048), h100.precision)
 
 bandwidth, rate = h100.bandwidth_bytes_per_s, h100.accelerator.rate("bf16")
 carry_s = (one.weight_bytes + one.kv_bytes) / bandwidth
@@ -108,7 +108,7 @@ passes = {
     "prompt of 2048": ("compute", {"rows": 2048}),
 }
 spots = [
-    figures.spot(label, concept, step_time(small, graphs, **width))
+    figures.spot(label, concept, step_time(small, graphs, Workload(**width)))
     for label, (concept, width) in passes.items()
 ]
 sheet, axes = figures.sheet(height=3.8)
@@ -116,7 +116,7 @@ figures.roofline(axes, graphs, spots)
 sheet
 
 # %%
-plain, verify = (step_time(small, graphs, rows=rows).total_s for rows in (1, 8))
+plain, verify = (step_time(small, graphs, Workload(rows=rows)).total_s for rows in (1, 8))
 course.say(f"""
 On the slope a pass costs what its bytes cost, and more rows are nearly free: {small.name} verifies
 7 drafts in {1e3 * verify:.2f} ms, {verify / plain:.2f} times the {1e3 * plain:.2f} ms of a step of
@@ -220,7 +220,7 @@ k, printed_ms = (
 )
 card = specsim.system("rtx-3090", engine="llama.cpp", precision="q4_0")
 depth = int(table[0]["context_depth"])
-wide = step_time(specsim.model("llama-2-7b"), card, rows=k, context=depth)
+wide = step_time(specsim.model("llama-2-7b"), card, Workload(rows=k, context=depth))
 points = list(zip(k, printed_ms, strict=True))
 line = figures.Curve("predicted", k, 1e3 * wide.total_s, "verify", measured=points)
 sheet, axes = figures.sheet()

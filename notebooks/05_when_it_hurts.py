@@ -31,6 +31,7 @@ from specsim import acceptance, course, explorer, figures, planning
 from specsim.acceptance import latency
 from specsim.cost import step_time
 from specsim.course import quiz
+from specsim.operators import Workload
 
 here = course.here()
 course.say(here.sentence)
@@ -173,13 +174,15 @@ sheet
 # %%
 partly = np.asarray(lines[1].y)
 wide, one = (
-    float(step_time(experts, system, rows=rows, routing_correlation=0.45).total_s)
+    float(step_time(experts, system, Workload(rows=rows, routing_correlation=0.45)).total_s)
     for rows in (4, 1)
 )
+four = step_time(target, system, Workload(rows=4)).total_s
+dense = float(four / step_time(target, system).total_s)
 course.say(f"""
 The middle line assumes the correlation that one published measurement suggests; it is an input,
 not a result. With it, four rows take {wide / one:.2f} times one row at batch 1, where a dense model
-takes {float(step_time(target, system, rows=4).total_s / step_time(target, system).total_s):.2f}.
+takes {dense:.2f}.
 
 **A mixture of experts gains least at a batch of {batches[partly.argmin()]}
 ({partly.min():.2f}×) and most around {batches[partly.argmax()]} ({partly.max():.2f}×), where the

@@ -443,7 +443,7 @@ quiz.ask("draft-in-parallel")
 lookup = quiz.Question(
     "A lookup finds a match in 40 % of the cycles; a token of a match is kept with α = 0.9, and "
     "γ = 10. How many tokens does a cycle emit on average?",
-    answer=lambda: drafting.Lookup(0.4).law(acceptance.IID(0.9)).tokens_per_cycle(10),
+    answer=lambda: drafting.Lookup(0.4).acceptance_of(acceptance.IID(0.9)).tokens_per_cycle(10),
     tolerance=0.01,
     slips={
         "a match is taken to be found every time": lambda: acceptance.IID(0.9).tokens_per_cycle(10),

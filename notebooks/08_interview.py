@@ -33,6 +33,7 @@ from specsim import course, figures
 from specsim.acceptance import IID, overlap, residual
 from specsim.cost import step_time
 from specsim.course import quiz
+from specsim.operators import Workload
 
 llama_70b, llama_8b = specsim.model("llama-3-70b"), specsim.model("llama-3-8b")
 llama_1b = specsim.model("llama-3.2-1b")
@@ -84,7 +85,7 @@ passes = {
     "a prefill of 4096 tokens": ("compute", 4096),
 }
 spots = [
-    figures.spot(label, concept, step_time(llama_70b, h100, rows=rows, context=1))
+    figures.spot(label, concept, step_time(llama_70b, h100, Workload(rows=rows, context=1)))
     for label, (concept, rows) in passes.items()
 ]
 figures.roofline(axes, h100, spots)
@@ -244,7 +245,7 @@ course.say(
 quiz.ask("attention-intensity")
 
 # %%
-attention = step_time(llama_70b, h100, batch=64, context=8192).terms
+attention = step_time(llama_70b, h100, Workload(batch=64, context=8192)).terms
 attention = next(term.operator for term in attention if term.name == "attention")
 per_byte = float(attention.flops / attention.kv_bytes)
 course.say(
@@ -301,7 +302,11 @@ quiz.ask("prefill")
 
 # %%
 prompt = 4096
-wide = [t.operator for t in step_time(llama_70b, h100, rows=prompt, context=1).terms if t.operator]
+wide = [
+    t.operator
+    for t in step_time(llama_70b, h100, Workload(rows=prompt, context=1)).terms
+    if t.operator
+]
 flops = sum(float(o.flops) for o in wide if o.kind == "linear")
 prefill_s = flops / chip.rate("bf16")
 course.say(

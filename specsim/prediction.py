@@ -8,14 +8,12 @@ A value that was not measured carries a band; where the ideal gamma + 1 went is 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specsim.acceptance import Law, per_position
+from specsim.acceptance import Acceptance, per_position
 from specsim.acceptance.requests import RequestLatency, request_latency
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
-from specsim.cost import ForwardTime, step_time
-from specsim.cost.ledger import Ledger
+from specsim.checks import Floats, Integers, SpecsimError, Strings
+from specsim.cost import ForwardTime, Ledger, ModelPass
 from specsim.hardware import System
 
 INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
@@ -27,17 +25,17 @@ class Prediction:
     """Seconds are for one pass, or one cycle, of the whole batch; all arrays broadcast together.
 
     `tokens_per_cycle` is per sequence and includes the bonus or correction token. `draft_s` is what
-    a cycle waits for drafting; `overlapped_s` is drafting that hides behind the verification.
-    `verification` and `drafting` are the ledgers that the seconds come from; they know bytes and
-    FLOPs too. `error` is the relative half-width of the 80 % band on a pass, `tokens_error` the
-    same of tokens per cycle. `extra_devices` are the drafter's own, beside the target's; the output
-    law stays the target's if `lossless`. `law` is the acceptance of the method's cycles, None where
-    tokens per cycle are all that is known.
+    a cycle waits for drafting; `overlapped_s` is drafting that runs during the verification.
+    `plain` is the plain pass, `verification` and `drafting` are the ledgers that the seconds come
+    from; they know bytes and FLOPs too. `error` is the relative half-width of the 80 % band on a
+    pass, `tokens_error` the same of tokens per cycle. `extra_devices` are the drafter's own, in
+    addition to the target's; the output distribution stays the target's if `lossless`. `acceptance`
+    is that of the method's cycles, None where only tokens per cycle are known.
     """
 
     target: Architecture
     system: System
-    gamma: NDArray[np.int64]
+    gamma: Integers
     batch: Floats
     context: Floats
     step_s: Floats
@@ -50,16 +48,17 @@ class Prediction:
     error: float
     tokens_error: Floats
     overlapped_s: Floats
+    plain: ModelPass
     verification: Ledger
     drafting: Ledger
     extra_devices: int = 0
     lossless: bool = True
-    law: Law | None = None
+    acceptance: Acceptance | None = None
 
     @property
     def step(self) -> ForwardTime:
         """The plain pass, operator by operator."""
-        return step_time(self.target, self.system, batch=self.batch, context=self.context)
+        return self.plain.time
 
     @property
     def cycle_s(self) -> Floats:
@@ -85,7 +84,7 @@ class Prediction:
         return self.batch * self.tokens_per_cycle / self.cycle_s
 
     @property
-    def bound(self) -> NDArray[np.str_]:
+    def bound(self) -> Strings:
         """What the plain step mostly spends its time on."""
         return self.step.bound
 
@@ -95,7 +94,7 @@ class Prediction:
 
         The speedup is a quotient of two times on one machine, whose errors are correlated by
         `SHARED` = 1/2 (assumed): sqrt(2 (1 - 1/2)) = 1 of a pass's error is left in it. Were they
-        one and the same error it would cancel (flatters: drafts are smaller, verifications wider
+        one and the same error it would cancel (optimistic: drafts are smaller, verifications wider
         than a step); were they independent, 1.41 of it would stay. Tokens per cycle are independent
         of both.
         """
@@ -113,7 +112,7 @@ class Prediction:
             "speedup": (self.speedup / (1 + spread), self.speedup * (1 + spread)),
         }
 
-    def best(self, axis: int = -1) -> NDArray[np.intp]:
+    def best(self, axis: int = -1) -> Integers:
         """The index of the best gamma along `axis`; the smallest of equals."""
         if not self.speedup.size:
             raise SpecsimError(
@@ -121,14 +120,14 @@ class Prediction:
             )
         return self.speedup.argmax(axis=axis)
 
-    def ties(self) -> NDArray[np.int64]:
+    def ties(self) -> Integers:
         """The gammas of a one-dimensional prediction that are within 2 % of the best."""
         speedup = self.speedup
         tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max(initial=0.0)
         return np.broadcast_to(self.gamma, speedup.shape)[tied]
 
     def request(self, more_tokens: int = 256) -> RequestLatency:
-        """How long an answer of one scenario takes behind its first token, and how unevenly its
+        """How long an answer of one scenario takes after its first token, and how unevenly its
         tokens arrive: percentiles, not only means.
 
         Raises SpecsimError for an array of scenarios, and where tokens per cycle were given: a mean
@@ -138,11 +137,12 @@ class Prediction:
             raise SpecsimError(f"request answers for one scenario, not for {self.cycle_s.shape}")
         gamma, survival = int(self.gamma), np.zeros(0)
         if gamma > 0:
-            if self.law is None:
+            if self.acceptance is None:
                 raise SpecsimError(
-                    "tokens per cycle alone do not say how they vary: give alpha, survival or a law"
+                    "tokens per cycle alone do not say how they vary: "
+                    "give alpha, survival or an acceptance model"
                 )
-            survival = np.asarray(per_position(self.law, gamma).vector)
+            survival = np.asarray(per_position(self.acceptance, gamma).vector)
         sequences = max(1, int(self.batch))
         return request_latency(more_tokens, survival, float(self.cycle_s), sequences)
 

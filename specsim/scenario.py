@@ -13,11 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture, model
-from specsim.checks import Integers, SpecsimError, whole
-from specsim.drafting import DraftModel, Method, method
+from specsim.checks import ArrayLike, Integers, SpecsimError, whole
+from specsim.drafting import Drafter, DraftModel, method
 from specsim.hardware import System, system
 from specsim.operators import precision, require_even_split
 from specsim.planning.memory import Footprint, footprint, shortage
@@ -81,7 +80,7 @@ class Resolved:
     scenario: Scenario
     target: Architecture
     system: System
-    drafter: Method | None
+    drafter: Drafter | None
 
     @property
     def gammas(self) -> Integers:
@@ -168,7 +167,7 @@ def system_of(scenario: Scenario) -> System:
     return found
 
 
-def drafter_of(scenario: Scenario) -> Method | None:
+def drafter_of(scenario: Scenario) -> Drafter | None:
     """How a scenario drafts; None for plain decoding."""
     devices, all_devices = scenario.draft_tensor_parallel, scenario.tensor_parallel
     stored = scenario.draft_precision
@@ -212,7 +211,7 @@ def _calibrated(path: str, stored: str | None, kv: str | None) -> System:
 @lru_cache(maxsize=32)
 def _drafter(
     target: str, name: str | None, draft: str | None, stored: str | None, devices: int | None
-) -> Method:
+) -> Drafter:
     shape = None if draft is None else _model(draft)
     if name is None:
         assert shape is not None

@@ -7,14 +7,14 @@ A plain step is the same sum with gamma = 0, so speedup(gamma = 0) is exactly 1.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import Law, as_acceptance
+from specsim.acceptance import Acceptance, as_acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError, at_least_one, whole, within
-from specsim.cost.ledger import Ledger, model_pass
-from specsim.drafting import Drafter, Method, as_method
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, at_least_one, whole, within
+from specsim.cost import Ledger, ModelPass
+from specsim.drafting import Drafter
 from specsim.hardware import System
+from specsim.operators import Workload
 from specsim.prediction import Prediction
 
 
@@ -27,45 +27,54 @@ def predict(
     alpha: ArrayLike | None = None,
     survival: ArrayLike | None = None,
     tokens_per_cycle: ArrayLike | None = None,
-    acceptance: Law | None = None,
+    acceptance: Acceptance | None = None,
     batch: ArrayLike = 1,
     context: ArrayLike = 1024,
     tokens_error: ArrayLike = 0.0,
     routing_correlation: ArrayLike | None = None,
 ) -> Prediction:
-    """Predict plain and speculative decoding; numeric arguments may be arrays, which broadcast.
+    """Predict plain and speculative decoding of `target` on `system`.
 
-    Acceptance is given once, as `alpha`, as a `survival` vector along the last axis, as
-    `tokens_per_cycle` (bonus included), or as a law of `specsim.acceptance`. `context` is the KV
-    length at the step that is priced. `routing_correlation`, of a mixture of experts alone, says
-    how alike consecutive tokens choose: 0 independently (the default, which punishes), 1 the same.
+    speedup = tokens per cycle x plain step / cycle. Numeric arguments may be arrays; they combine
+    by NumPy broadcasting.
+
+    Arguments: `drafter`, a drafting method, None for plain decoding. `gamma`, drafted tokens per
+    cycle. Acceptance, given once: as `alpha` (the probability that a drafted token is accepted), as
+    a `survival` vector along the last axis (P(at least k accepted); vLLM calls it the acceptance
+    rate per position), as `tokens_per_cycle` (bonus included; vLLM: mean acceptance length), or as
+    an `acceptance` model of `specsim.acceptance`. `batch`, sequences decoded together. `context`,
+    the KV length in tokens at the step that is priced. `tokens_error`, the relative half-width of
+    the 80 % band on tokens per cycle. `routing_correlation`, of a mixture of experts alone: how
+    alike consecutive tokens choose, 0 independently (the default, pessimistic) to 1 the same.
+
+    An alpha, a survival or an acceptance model describes a chain of drafts where there is one: the
+    method makes of it the survival of its cycles (a lookup that finds nothing, a tree, heads whose
+    drafts decay). Tokens per cycle are taken as they are.
 
     Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or
     given twice, or a draft whose vocabulary is not the target's.
-
-    What an alpha or a law says is a chain of drafts where there are any: the method makes of it the
-    survival of its cycles (a lookup that finds nothing, a tree, heads whose drafts decay). Tokens
-    per cycle are taken as they are.
     """
     gamma = whole("gamma", gamma)
     batch, context = at_least_one("batch", batch), at_least_one("context", context)
-    method = _method(drafter, target, gamma)
-    law, tau = _acceptance(gamma, method, alpha, survival, tokens_per_cycle, acceptance)
+    require_able(drafter, target, gamma)
+    acceptance, tau = acceptance_of_cycles(
+        gamma, drafter, alpha, survival, tokens_per_cycle, acceptance
+    )
     if routing_correlation is not None:
         if target.experts is None:
             raise SpecsimError(f"{target.name} has no experts whose routing could be correlated")
         routing_correlation = within("routing_correlation", routing_correlation, low=0.0, high=1.0)
 
     engine = system.engine
-    rows, share = verification_width(method, gamma, batch)
-    plain = model_pass(target, system, batch=batch, context=context)
-    wide = model_pass(
-        target, system, batch=batch, rows=rows, context=context,
-        routing_correlation=routing_correlation,
-    )  # fmt: skip
+    rows, share = verification_width(drafter, gamma, batch)
+    workload = Workload(batch, context=context)
+    plain = ModelPass(target, system, workload)
+    wide = ModelPass(
+        target, system, Workload(batch, rows, context, routing_correlation=routing_correlation)
+    )
     drafted = np.where(gamma > 0, share, 0.0)  # of the passes carry drafts
     verification = Ledger(((drafted, wide), (1.0 - drafted, plain)))
-    plain_s, verify_s = plain.seconds, verification.seconds
+    verify_s = verification.seconds
     logits = batch * target.vocab_size
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
     plain_overhead = host_s + engine.logit_overhead_s * logits
@@ -76,12 +85,10 @@ def predict(
     )
     draft_step_s, overlapped_s = np.asarray(np.nan), np.zeros(())
     drafting = Ledger()
-    if method is not None:
-        place = {"batch": batch, "context": context}
-        draft_step_s = method.step(system, **place).seconds
-        drafting = method.cycle(system, gamma=gamma, **place)
-        hidden_s = method.overlapped_s(system, gamma=gamma, verify_s=verify_s, **place)
-        overlapped_s = np.asarray(hidden_s)
+    if drafter is not None:
+        draft_step_s = drafter.step(system, workload).seconds
+        drafting = drafter.cycle(system, workload, gamma)
+        overlapped_s = np.asarray(drafter.overlapped_s(system, workload, gamma, verify_s))
     draft_s = drafting.seconds - overlapped_s
     shape = np.broadcast_shapes(np.shape(tau), np.shape(verify_s), np.shape(draft_s))
 
@@ -94,7 +101,7 @@ def predict(
         gamma=gamma,
         batch=batch,
         context=context,
-        step_s=plain_s + plain_overhead,
+        step_s=plain.seconds + plain_overhead,
         plain_overhead_s=np.asarray(plain_overhead),
         draft_step_s=full(draft_step_s),
         draft_s=full(draft_s),
@@ -104,52 +111,49 @@ def predict(
         error=engine.error,
         tokens_error=np.asarray(tokens_error, float),
         overlapped_s=full(overlapped_s),
+        plain=plain,
         verification=verification,
         drafting=drafting,
-        extra_devices=0 if method is None else method.extra_devices,
-        lossless=method is None or method.lossless,
-        law=law,
+        extra_devices=0 if drafter is None else drafter.extra_devices,
+        lossless=drafter is None or drafter.lossless,
+        acceptance=acceptance,
     )
 
 
-def _method(
-    drafter: Drafter | None, target: Architecture, gamma: NDArray[np.int64]
-) -> Method | None:
-    """The drafter as a method that can draft so many tokens for `target`."""
+def require_able(drafter: Drafter | None, target: Architecture, gamma: Integers) -> None:
+    """SpecsimError unless `drafter` can draft `gamma` tokens for `target`."""
     if drafter is None:
         if np.any(gamma > 0):
             raise SpecsimError(
                 "gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0"
             )
-        return None
-    method = as_method(drafter)
-    method.require_vocabulary_of(target)
-    if method.max_gamma is not None and np.any(gamma > method.max_gamma):
+        return
+    drafter.require_vocabulary_of(target)
+    if drafter.max_gamma is not None and np.any(gamma > drafter.max_gamma):
         raise SpecsimError(
-            f"gamma = {gamma.max()}: this drafter can draft at most {method.max_gamma} tokens"
+            f"gamma = {gamma.max()}: this drafter can draft at most {drafter.max_gamma} tokens"
         )
-    return method
 
 
 def verification_width(
-    method: Method | None, gamma: NDArray[np.int64], batch: Floats
+    drafter: Drafter | None, gamma: Integers, batch: Floats
 ) -> tuple[Floats, Floats]:
     """Rows per sequence of a pass that verifies drafts, and the share of the passes that do."""
-    if method is None:
+    if drafter is None:
         return np.asarray(gamma, float) + 1.0, np.ones(())
-    return method.verify_rows(gamma, batch), np.asarray(method.drafting_share(batch), float)
+    return drafter.verify_rows(gamma, batch), np.asarray(drafter.drafting_share(batch), float)
 
 
-def _acceptance(
-    gamma: NDArray[np.int64],
-    method: Method | None,
+def acceptance_of_cycles(
+    gamma: Integers,
+    drafter: Drafter | None,
     alpha: ArrayLike | None,
     survival: ArrayLike | None,
     tokens_per_cycle: ArrayLike | None,
-    acceptance: Law | None,
-) -> tuple[Law | None, Floats]:
-    """The law of a cycle, where more is known than its mean, and tokens per cycle; from whichever
-    of the four was given."""
+    acceptance: Acceptance | None,
+) -> tuple[Acceptance | None, Floats]:
+    """The acceptance of a cycle, None where only its mean is known, and tokens per cycle; from the
+    one of the four that was given."""
     given = [value is not None for value in (alpha, survival, tokens_per_cycle, acceptance)]
     if sum(given) > 1:
         raise SpecsimError(
@@ -159,9 +163,8 @@ def _acceptance(
         return None, np.ones(gamma.shape)
     if tokens_per_cycle is not None:
         return None, within("tokens_per_cycle", tokens_per_cycle, low=1.0, high=gamma + 1)
-    law = acceptance
-    if law is None:
-        law = as_acceptance(alpha=alpha, survival=survival)
-    if method is not None:
-        law = method.law(law)
-    return law, np.asarray(law.tokens_per_cycle(gamma))
+    if acceptance is None:
+        acceptance = as_acceptance(alpha=alpha, survival=survival)
+    if drafter is not None:
+        acceptance = drafter.acceptance_of(acceptance)
+    return acceptance, np.asarray(acceptance.tokens_per_cycle(gamma))

@@ -79,7 +79,7 @@ def test_overlaps_of_independent_positions_need_no_weights():
     assert_allclose(estimate.survival, [0.8, (0.45 + 0.21) / 2])
     assert_allclose(estimate.standard_error, [0.1, 0.12])
     assert estimate.cycles.tolist() == [2, 2]
-    assert estimate.law.tokens_per_cycle(2) == pytest.approx(2.13)
+    assert estimate.acceptance.tokens_per_cycle(2) == pytest.approx(2.13)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from specsim.evidence.calibration import (
     to_json,
 )
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
-from specsim.operators import forward_work, precision
+from specsim.operators import Workload, forward_work, precision
 
 BANDWIDTH, RATE = 20e9, 400e9
 SIZES = np.array([1e6, 8e6, 64e6, 300e6])
@@ -63,7 +63,7 @@ def lap_seconds(lap: str, model: Architecture, gamma: int, context: int) -> floa
     engine = system.engine
 
     def forward(rows: int) -> float:
-        return float(step_time(model, system, rows=rows, context=context).total_s)
+        return float(step_time(model, system, Workload(rows=rows, context=context)).total_s)
 
     if lap == "verify":
         return forward(gamma + 1)
@@ -126,10 +126,10 @@ def test_a_known_machine_is_recovered():
 def test_a_model_that_no_probe_has_the_shape_of_is_predicted():
     model, calibrated = shape(256, 8, 2048), fit(true_probes()).system
     for rows in (1, 3, 9):
-        true = step_time(model, true_system(), rows=rows, context=150).total_s
-        assert step_time(model, calibrated, rows=rows, context=150).total_s == pytest.approx(
-            true, rel=0.02
-        )
+        true = step_time(model, true_system(), Workload(rows=rows, context=150)).total_s
+        assert step_time(
+            model, calibrated, Workload(rows=rows, context=150)
+        ).total_s == pytest.approx(true, rel=0.02)
 
 
 def test_a_burst_of_other_work_spoils_few_probes():
@@ -139,8 +139,10 @@ def test_a_burst_of_other_work_spoils_few_probes():
         laps[index] = replace(laps[index], seconds=10 * laps[index].seconds)
     calibrated = fit(replace(probes, laps=tuple(laps))).system
     model = shape(256, 8, 2048)
-    true = step_time(model, true_system(), context=150).total_s
-    assert step_time(model, calibrated, context=150).total_s == pytest.approx(true, rel=0.03)
+    true = step_time(model, true_system(), Workload(context=150)).total_s
+    assert step_time(model, calibrated, Workload(context=150)).total_s == pytest.approx(
+        true, rel=0.03
+    )
 
 
 def test_the_band_is_what_the_laps_are_missed_by():
@@ -167,7 +169,7 @@ def test_it_survives_a_file(tmp_path):
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps(to_json(calibration)))
     again = load(file)
-    work = forward_work(shape(256, 8, 2048), precision("bf16"), rows=np.arange(1, 10))
+    work = forward_work(shape(256, 8, 2048), Workload(rows=np.arange(1, 10)), precision("bf16"))
     expected = forward_time(work, calibration.system).total_s
     np.testing.assert_array_equal(forward_time(work, again.system).total_s, expected)
     assert again.residuals == calibration.residuals

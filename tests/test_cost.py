@@ -12,7 +12,7 @@ from specsim import catalog
 from specsim.architecture import model
 from specsim.cost import BOUNDS, forward_time, step_time
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System, catalog_engine, system
-from specsim.operators import LINEAR, PRECISIONS, Precision, forward_work
+from specsim.operators import LINEAR, PRECISIONS, Precision, Workload, forward_work
 
 EIGHT, SEVENTY, ONE = model("llama-3.1-8b"), model("llama-3.1-70b"), model("llama-3.2-1b")
 H100 = {"bandwidth": 3.35e12, "flops": 989e12}
@@ -56,14 +56,14 @@ def linear(time, resource):
     ],
 )
 def test_ideal_ceilings_of_one_sequence(name, accelerator, tokens_per_s):
-    step = step_time(model(name), ideal(accelerator), context=1)
+    step = step_time(model(name), ideal(accelerator), Workload(context=1))
     assert_allclose(1 / step.total_s, tokens_per_s, rtol=4e-4)
     assert step.bound == "weights"
 
 
 def test_ideal_is_the_roofline_of_the_counts():
     batch, rows = np.array([1, 64, 512])[:, None], np.array([1, 5, 9, 600])
-    work = forward_work(EIGHT, PRECISIONS["bf16"], batch=batch, rows=rows, context=4096)
+    work = forward_work(EIGHT, Workload(batch=batch, rows=rows, context=4096), PRECISIONS["bf16"])
     matrices = EIGHT.parameters - EIGHT.embedding_parameters - 65 * 4096
     tokens = batch * rows
     by_hand = np.maximum(2 * matrices / H100["bandwidth"], 2 * matrices * tokens / H100["flops"])
@@ -75,7 +75,7 @@ def test_ideal_is_the_roofline_of_the_counts():
 
 
 def test_interview_1_one_flop_per_byte():
-    work = forward_work(SEVENTY, PRECISIONS["bf16"])
+    work = forward_work(SEVENTY, Workload(), PRECISIONS["bf16"])
     for operator in work:
         if operator.kind == LINEAR:
             assert operator.flops == operator.weight_bytes
@@ -114,7 +114,7 @@ def test_interview_6_rows_at_which_the_linear_layers_turn_compute_bound(
 ):
     """4-bit weights with 16-bit math bring the ridge down; 8-bit weights and math leave it."""
     around = np.array([rows * 0.999, rows * 1.001])
-    step = step_time(EIGHT, ideal(accelerator, precision), rows=around)
+    step = step_time(EIGHT, ideal(accelerator, precision), Workload(rows=around))
     assert terms(step)["down projection"].bound.tolist() == ["weights", "compute"]
 
 
@@ -126,20 +126,20 @@ def test_interview_6_four_bits_without_scales():
 
 
 def test_interview_7_large_batches_do_not_always_compute():
-    step = step_time(SEVENTY, ideal("h100"), batch=64, context=8192)
+    step = step_time(SEVENTY, ideal("h100"), Workload(batch=64, context=8192))
     kv = terms(step)["attention"].memory_s * H100["bandwidth"]
     assert_allclose(kv, 171.8e9, rtol=2e-4)
     assert step.bound == "kv"
 
 
 def test_interview_9_prefill_computes():
-    step = step_time(SEVENTY, ideal("h100"), rows=4096, context=4096)
+    step = step_time(SEVENTY, ideal("h100"), Workload(rows=4096, context=4096))
     assert_allclose(linear(step, "seconds"), 0.576, rtol=1e-3)
     assert step.bound == "compute"
 
 
 def test_J3_long_context_on_h200():
-    widths = step_time(EIGHT, ideal("h200"), batch=32, rows=[1, 5], context=32_768)
+    widths = step_time(EIGHT, ideal("h200"), Workload(batch=32, rows=[1, 5], context=32_768))
     assert_allclose(widths.total_s, 31.76006e-3, rtol=2e-4)  # verification costs a plain step
 
 
@@ -152,7 +152,7 @@ def test_known_rows_of_gpt_fast_on_an_a100():
         ("llama-2-70b", "int4-g32", 25.25),
     ]:
         gpt_fast = system("a100", engine="gpt-fast", precision=precision)
-        step = step_time(model(name), gpt_fast, context=105)
+        step = step_time(model(name), gpt_fast, Workload(context=105))
         assert_allclose(1 / step.total_s, tokens_per_s, rtol=0.02)
 
 
@@ -161,7 +161,7 @@ def test_known_rows_of_gpt_fast_on_an_a100():
 
 def test_every_efficiency_and_overhead_has_its_own_term():
     plain = a_system()
-    step = terms(step_time(EIGHT, plain, batch=2, rows=3))
+    step = terms(step_time(EIGHT, plain, Workload(batch=2, rows=3)))
     halves = {
         "weight_efficiency": ("LM head", "memory_s"),
         "compute_efficiency": ("LM head", "compute_s"),
@@ -169,14 +169,14 @@ def test_every_efficiency_and_overhead_has_its_own_term():
         "attention_compute_efficiency": ("attention", "compute_s"),
     }
     for field, (name, resource) in halves.items():
-        other = terms(step_time(EIGHT, a_system(**{field: 0.5}), batch=2, rows=3))
+        other = terms(step_time(EIGHT, a_system(**{field: 0.5}), Workload(batch=2, rows=3)))
         for term in step:
             kind = step[term].operator and step[term].operator.kind
             for each in ("memory_s", "compute_s"):
                 same_kind = kind == step[name].operator.kind and each == resource
                 factor = 2.0 if same_kind else 1.0
                 assert getattr(other[term], each) == factor * getattr(step[term], each)
-    moving = terms(step_time(EIGHT, a_system(activation_efficiency=0.5), batch=2, rows=3))
+    moving = terms(step_time(EIGHT, a_system(activation_efficiency=0.5), Workload(batch=2, rows=3)))
     norms = moving["norms and elementwise"]
     assert norms.seconds == norms.operator.activation_bytes / 0.5e12
     assert step["norms and elementwise"].seconds == 0.0
@@ -184,7 +184,9 @@ def test_every_efficiency_and_overhead_has_its_own_term():
 
 def test_overheads_are_per_layer_and_per_pass():
     bare = step_time(EIGHT, a_system()).total_s
-    loaded = step_time(EIGHT, a_system(layer_overhead_s=1e-4, pass_overhead_s=3e-4), batch=[1, 9])
+    loaded = step_time(
+        EIGHT, a_system(layer_overhead_s=1e-4, pass_overhead_s=3e-4), Workload(batch=[1, 9])
+    )
     overhead = terms(loaded)["launches and small kernels"]
     assert_allclose(overhead.seconds, [32e-4 + 3e-4] * 2, rtol=1e-14)
     assert_allclose(loaded.total_s[0] - bare, 35e-4)
@@ -193,7 +195,7 @@ def test_overheads_are_per_layer_and_per_pass():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_breakdown_adds_up_and_names_its_columns(engine):
-    step = step_time(EIGHT, system("h200", engine=engine), batch=[1, 300], context=8192)
+    step = step_time(EIGHT, system("h200", engine=engine), Workload(batch=[1, 300], context=8192))
     rows = step.breakdown()
     keys = {"name", "flops", "weight_bytes", "kv_bytes", "seconds", "bound"}
     assert all(set(row) == keys for row in rows)
@@ -214,7 +216,7 @@ def test_attention_keeps_16_bit_math_under_fp8_weights():
 
 def test_a_table_of_efficiencies_is_asked_for_the_whole_pass():
     table = a_system(weight_efficiency=TABLE)
-    work = forward_work(EIGHT, PRECISIONS["bf16"], batch=4, rows=[1, 2])
+    work = forward_work(EIGHT, Workload(batch=4, rows=[1, 2]), PRECISIONS["bf16"])
     efficiency = TABLE.at(work.weight_bytes, work.rows)
     assert efficiency[0] != efficiency[1]
     memory_s = linear(forward_time(work, table), "memory_s")
@@ -228,8 +230,10 @@ def test_a_host_that_runs_ahead_is_hidden_or_waited_for():
     """32 layers x 100 us + 300 us = 3.5 ms of launches beside a device that takes 2 to 40 ms."""
     launching = {"layer_launch_s": 100e-6, "pass_launch_s": 300e-6}
     batch = np.array([1, 4, 64, 512])
-    alone = step_time(EIGHT, a_system(1e13, 1e15, layer_overhead_s=1e-5), batch=batch)
-    ahead = step_time(EIGHT, a_system(1e13, 1e15, layer_overhead_s=1e-5, **launching), batch=batch)
+    alone = step_time(EIGHT, a_system(1e13, 1e15, layer_overhead_s=1e-5), Workload(batch=batch))
+    ahead = step_time(
+        EIGHT, a_system(1e13, 1e15, layer_overhead_s=1e-5, **launching), Workload(batch=batch)
+    )
     assert alone.total_s[0] < 3.5e-3 < alone.total_s[-1]
     assert_array_equal(ahead.total_s, np.maximum(alone.total_s, 3.5e-3))
     assert_allclose(ahead.waiting_s, np.maximum(3.5e-3 - alone.total_s, 0.0), atol=1e-15)
@@ -245,9 +249,9 @@ def test_a_host_that_runs_ahead_is_hidden_or_waited_for():
 
 def test_on_a_cpu_launching_adds():
     machine = a_system(1e11, 1e12, layer_launch_s=100e-6, pass_launch_s=300e-6)
-    without = step_time(EIGHT, a_system(1e11, 1e12), batch=[1, 64]).total_s
+    without = step_time(EIGHT, a_system(1e11, 1e12), Workload(batch=[1, 64])).total_s
     cpu = replace(machine, accelerator=replace(machine.accelerator, kind="cpu"))
-    step = step_time(EIGHT, cpu, batch=[1, 64])
+    step = step_time(EIGHT, cpu, Workload(batch=[1, 64]))
     assert_allclose(step.total_s, without + 3.5e-3, rtol=1e-12)
     assert_array_equal(step.waiting_s, 0.0)
 
@@ -261,7 +265,7 @@ def test_eager_pytorch_is_bound_by_the_host_on_a_fast_card_and_by_the_card_on_a_
 ):
     """arXiv:2605.30571: a 7B in bf16 decodes at 27 % of the bandwidth's floor on an H100, at 81 %
     on an L4. The longer of device and host is within 15 % of both; their sum of neither."""
-    step = step_time(model("llama-2-7b"), system(name, "torch-eager"), context=128)
+    step = step_time(model("llama-2-7b"), system(name, "torch-eager"), Workload(context=128))
     assert step.total_s == pytest.approx(published_s, rel=0.15)
     assert (step.waiting_s > 0) == (name == "h100")
     assert step.device_s + step.launch_s > (1 + sum_is_off) * published_s
@@ -278,8 +282,8 @@ def test_eager_launches_of_24_and_12_layers():
 
 
 def test_infinite_bandwidth_leaves_arithmetic_and_overheads():
-    step = step_time(EIGHT, a_system(np.inf, 1e14, layer_overhead_s=1e-5), batch=7)
-    flops = step_time(EIGHT, a_system(), batch=7).terms
+    step = step_time(EIGHT, a_system(np.inf, 1e14, layer_overhead_s=1e-5), Workload(batch=7))
+    flops = step_time(EIGHT, a_system(), Workload(batch=7)).terms
     arithmetic = sum(term.compute_s for term in flops)
     assert_allclose(step.total_s, arithmetic + 32e-5, rtol=1e-13)
 
@@ -292,7 +296,7 @@ def test_infinite_everything_leaves_the_overheads():
 
 def test_an_unknown_rate_is_never_the_bound():
     unknown = System(Accelerator("chip", 1e12), Engine("engine"), PRECISIONS["bf16"])
-    step = step_time(EIGHT, unknown, batch=10_000, context=1)
+    step = step_time(EIGHT, unknown, Workload(batch=10_000, context=1))
     assert step.bound != "compute"
     assert np.isfinite(step.total_s)
 
@@ -305,11 +309,11 @@ sizes = st.integers(1, 3000)
 def test_a_step_takes_no_less_of_more(engine, data):
     machine = system("h100", engine=engine)
     scenario = {name: data.draw(sizes) for name in ("batch", "rows", "context")}
-    before = step_time(EIGHT, machine, **scenario).total_s
+    before = step_time(EIGHT, machine, Workload(**scenario)).total_s
     for name in scenario:
         more = scenario | {name: scenario[name] + data.draw(sizes)}
-        assert step_time(EIGHT, machine, **more).total_s >= before
-    bigger = step_time(SEVENTY, machine, **scenario).total_s
+        assert step_time(EIGHT, machine, Workload(**more)).total_s >= before
+    bigger = step_time(SEVENTY, machine, Workload(**scenario)).total_s
     assert bigger > before
 
 
@@ -317,7 +321,7 @@ def test_a_step_takes_no_less_of_more(engine, data):
 def test_a_faster_chip_takes_no_longer(bandwidth, flops, factor, batch, context):
     def seconds(bandwidth, flops):
         machine = a_system(bandwidth, flops, weight_efficiency=0.7, layer_overhead_s=1e-5)
-        return step_time(EIGHT, machine, batch=batch, context=context).total_s
+        return step_time(EIGHT, machine, Workload(batch=batch, context=context)).total_s
 
     before = seconds(bandwidth, flops)
     assert seconds(bandwidth * factor, flops) <= before
@@ -333,10 +337,12 @@ def test_a_faster_chip_takes_no_longer(bandwidth, flops, factor, batch, context)
 def test_arrays_are_the_scalars_side_by_side_to_the_last_bit(engine):
     machine = replace(system("h100"), engine=engine)
     batch, rows, context = np.array([1, 64, 700]), np.array([1, 2, 5, 9, 17]), np.array([1, 50_000])
-    wide = step_time(ONE, machine, batch=batch[:, None, None], rows=rows[:, None], context=context)
+    wide = step_time(
+        ONE, machine, Workload(batch=batch[:, None, None], rows=rows[:, None], context=context)
+    )
     assert wide.total_s.shape == (3, 5, 2)
     for i, j, k in np.ndindex(3, 5, 2):
-        alone = step_time(ONE, machine, batch=batch[i], rows=rows[j], context=context[k])
+        alone = step_time(ONE, machine, Workload(batch=batch[i], rows=rows[j], context=context[k]))
         assert wide.total_s[i, j, k] == alone.total_s
         assert wide.bound[i, j, k] == alone.bound
 
@@ -344,9 +350,11 @@ def test_arrays_are_the_scalars_side_by_side_to_the_last_bit(engine):
 def test_bandwidth_may_be_an_array():
     speeds = np.array([1e12, 3e12, 1e15])
     chip = replace(system("h100").accelerator, bandwidth_bytes_per_s=speeds)
-    wide = step_time(EIGHT, replace(system("h100"), accelerator=chip), rows=[[1], [300]])
+    wide = step_time(EIGHT, replace(system("h100"), accelerator=chip), Workload(rows=[[1], [300]]))
     for (i, j), seconds in np.ndenumerate(wide.total_s):
         one = replace(chip, bandwidth_bytes_per_s=speeds[j])
-        alone = step_time(EIGHT, replace(system("h100"), accelerator=one), rows=[1, 300][i])
+        alone = step_time(
+            EIGHT, replace(system("h100"), accelerator=one), Workload(rows=[1, 300][i])
+        )
         assert seconds == alone.total_s
         assert wide.bound[i, j] == alone.bound

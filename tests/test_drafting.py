@@ -25,25 +25,22 @@ from specsim.drafting import (
     Ensemble,
     Lookup,
     Medusa,
-    Method,
     ParallelBlock,
     Pearl,
     QuantisedSelf,
     StaticTree,
-    as_method,
     method,
-    typical_threshold,
 )
-from specsim.drafting.protocol import decayed
+from specsim.drafting.drafter import Drafter, decayed
 from specsim.hardware import Accelerator, Engine, System, system
-from specsim.operators import PRECISIONS
+from specsim.operators import PRECISIONS, Workload
 from specsim.speculation import predict
 
 EIGHT, ONE = model("llama-3.1-8b"), model("llama-3.2-1b")
 NAMES = tuple(catalog.load("methods"))
 WITH_DRAFT = ("draft-model", "pearl", "ssd", "cascade")
 CHILDREN = (0.60, 0.15, 0.08, 0.05, 0.03)
-PLACE = {"batch": 1, "context": 1024}
+PLACE = Workload(batch=1, context=1024)
 
 
 def named(name):
@@ -55,17 +52,17 @@ def gammas_of(drafter):
 
 
 @dataclass(frozen=True)
-class Fixed(Method):
+class Fixed(Drafter):
     """A drafter whose pass takes `cost` plain steps, whatever its width."""
 
     cost: float
     flat: bool = False  # all drafts in one pass
 
-    def step(self, system, *, batch, context, rows=1):
-        shape = np.broadcast_shapes(np.shape(batch), np.shape(context))
+    def step(self, system, workload):
+        shape = np.broadcast_shapes(np.shape(workload.batch), np.shape(workload.context))
         return Ledger.of(Wait(np.full(shape, self.cost) * STEP))
 
-    def cycle(self, system, *, gamma, batch, context):
+    def cycle(self, system, workload, gamma):
         passes = np.minimum(gamma, 1) if self.flat else np.asarray(gamma)
         return Ledger.of(Wait(self.cost * STEP)).times(passes)
 
@@ -97,16 +94,6 @@ def test_N1_a_lookup_that_drafts_on_a_hit_only_and_one_that_pads():
         assert_allclose(predicted.speedup, expected, rtol=1e-5)
 
 
-def test_N2_typical_acceptance():
-    probs = np.array([0.5, 0.3, 0.2])
-    entropy = -(probs * np.log(probs)).sum()
-    assert_allclose([entropy, 0.3 * np.exp(-entropy)], [1.02965, 0.10714], rtol=1e-4)
-    assert_allclose(typical_threshold(probs), 0.09)
-    assert_allclose(typical_threshold([0.0, 1.0]), 0.09)  # certain: 0.3 is above epsilon
-    flat = typical_threshold(np.full(1000, 1e-3))
-    assert_allclose(flat, 0.3e-3)  # unsure: nearly anything passes, so the law is not the target's
-
-
 @pytest.mark.parametrize(("alpha", "best"), [(0.8, 1.35556), (0.9, 1.57504)])
 def test_N3_self_speculation(alpha, best):
     assert_allclose(speedup(Fixed(0.4), alpha=alpha, gamma=range(20)).max(), best, rtol=1e-5)
@@ -118,7 +105,7 @@ def test_N4_mtp_with_one_token():
 
 def test_N5_a_cascade_makes_its_middle_model_cheap():
     cascade = Cascade(Fixed(0.12), Fixed(0.01), inner_gamma=3, inner_alpha=0.8)
-    assert_allclose(cascade.step_s(weights_alone(), **PLACE) / STEP, 0.05081, rtol=1e-4)
+    assert_allclose(cascade.step(weights_alone(), PLACE).seconds / STEP, 0.05081, rtol=1e-4)
 
 
 def test_N6_a_parallel_drafter():
@@ -139,7 +126,10 @@ def test_N7_pearl_hides_the_shorter_of_the_two():
 
 def test_N8_ssd():
     drafter = SSD(
-        Fixed(0.9 / 4), hit=0.8, backup=Fixed(0.2 / 4), backup_law=PerPosition([0.5, 0.3, 0.1, 0.1])
+        Fixed(0.9 / 4),
+        hit=0.8,
+        backup=Fixed(0.2 / 4),
+        backup_acceptance=PerPosition([0.5, 0.3, 0.1, 0.1]),
     )
     survival = [0.9, 0.7, 0.5, 0.4]  # 3.5 tokens on a hit, 2 on a miss
     predicted = predict(EIGHT, drafter, weights_alone(), gamma=4, survival=survival)
@@ -172,8 +162,8 @@ def test_L1_trees(kind, nodes, best, shallow):
         predicted = predict(EIGHT, tree, weights_alone(), gamma=gamma, alpha=0.6)
         assert_allclose(predicted.tokens_per_cycle, expected, rtol=1e-5)
         assert_allclose(predicted.speedup, expected, rtol=1e-5)  # drafts free, width free
-        assert as_method(tree).verify_rows(gamma, 1) == nodes
-        survival = tree.law(IID(0.6)).at(gamma)
+        assert tree.verify_rows(gamma, 1) == nodes
+        survival = tree.acceptance_of(IID(0.6)).at(gamma)
         assert_allclose(survival.tokens_per_cycle(gamma), expected, rtol=1e-5)
 
 
@@ -281,8 +271,8 @@ def test_a_lookup_in_a_batch_is_plain_only_if_nobody_found_anything():
     assert_allclose(drafter.verify_rows(6, batch), rows)
     assert rows[0] == pytest.approx(7)  # alone: a hit sends all its rows
     assert_allclose(anyone * rows + (1 - anyone), 1 + 6 * 0.3)  # the mean number of rows
-    plain = step_time(EIGHT, machine, batch=batch, context=1).total_s
-    wide = step_time(EIGHT, machine, batch=batch, rows=rows, context=1).total_s
+    plain = step_time(EIGHT, machine, Workload(batch=batch, context=1)).total_s
+    wide = step_time(EIGHT, machine, Workload(batch=batch, rows=rows, context=1)).total_s
     assert_allclose(predicted.verify_step_s, anyone * wide + (1 - anyone) * plain)
 
 
@@ -290,17 +280,17 @@ def test_an_early_exit_costs_its_share_of_the_layers():
     ideal = system("h100", engine="ideal")
     drafter = EarlyExit(EIGHT, kept=0.5)
     assert drafter.architecture.num_layers == 16
-    place = {"batch": 1, "context": 1}
-    full = step_time(EIGHT, ideal, **place).total_s
+    place = Workload(batch=1, context=1)
+    full = step_time(EIGHT, ideal, place).total_s
     head = 128256 * 4096 * 2 / 3.35e12
-    assert_allclose(drafter.step_s(ideal, **place), head + (full - head) / 2, rtol=1e-3)
+    assert_allclose(drafter.step(ideal, place).seconds, head + (full - head) / 2, rtol=1e-3)
 
 
 def test_a_quantised_copy_costs_its_bytes():
     ideal = system("h100", engine="ideal")
     ratio = (
-        QuantisedSelf(EIGHT, "int4").step_s(ideal, batch=1, context=1)
-        / step_time(EIGHT, ideal, batch=1, context=1).total_s
+        QuantisedSelf(EIGHT, "int4").step(ideal, Workload(batch=1, context=1)).seconds
+        / step_time(EIGHT, ideal, Workload(batch=1, context=1)).total_s
     )
     assert_allclose(ratio, (0.5 + 4 / 128) / 2, rtol=1e-3)
 
@@ -308,9 +298,9 @@ def test_a_quantised_copy_costs_its_bytes():
 def test_an_eagle_head_is_a_layer_a_projection_and_an_lm_head():
     ideal = system("h100", engine="ideal")
     bytes_per_s = 3.35e12 / 2
-    step = Eagle(EIGHT).step_s(ideal, batch=1, context=1)
+    step = Eagle(EIGHT).step(ideal, Workload(batch=1, context=1)).seconds
     assert_allclose(step, (218.1e6 + 33.6e6 + 525.3e6) / bytes_per_s, rtol=2e-3)
-    small = Eagle(EIGHT, draft_vocab=32_000).step_s(ideal, batch=1, context=1)
+    small = Eagle(EIGHT, draft_vocab=32_000).step(ideal, Workload(batch=1, context=1)).seconds
     assert_allclose(step - small, (128_256 - 32_000) * 4096 / bytes_per_s, rtol=1e-6)
 
 
@@ -336,14 +326,14 @@ def test_medusa_reads_a_head_per_position_and_has_only_so_many():
 class PerRow(Fixed):
     """A pass that costs its rows."""
 
-    def step(self, system, *, batch, context, rows=1):
-        return Ledger.of(Wait(self.cost * rows * STEP))
+    def step(self, system, workload):
+        return Ledger.of(Wait(self.cost * workload.rows * STEP))
 
 
 def test_a_static_tree_pays_a_pass_per_depth_as_wide_as_its_parents():
     tree = StaticTree(PerRow(0.01), CHILDREN, depth=4)
     gamma = np.array([0, 1, 3, 7, 20, 40])
-    cycle = tree.cycle_s(weights_alone(), gamma=gamma, **PLACE)
+    cycle = tree.cycle(weights_alone(), PLACE, gamma).seconds
     for nodes, seconds in zip(gamma, cycle, strict=True):
         rows = best_tree(CHILDREN, int(nodes) + 1, 4).draft_rows
         assert_allclose(seconds, 0.01 * STEP * rows.sum())
@@ -351,15 +341,15 @@ def test_a_static_tree_pays_a_pass_per_depth_as_wide_as_its_parents():
 
 def test_a_dynamic_tree_pays_its_full_width_and_is_the_best_for_each_alpha():
     tree = DynamicTree(PerRow(0.01), CHILDREN, depth=4, children=8)
-    cycle = tree.cycle_s(weights_alone(), gamma=np.array([0, 1, 2, 9, 40]), **PLACE)
+    cycle = tree.cycle(weights_alone(), PLACE, np.array([0, 1, 2, 9, 40])).seconds
     assert_allclose(cycle / STEP, 0.01 * np.array([0, 1, 9, 25, 25]))
     static = StaticTree(PerRow(0.01), CHILDREN, depth=4)
     gamma = np.arange(30)
     for alpha in (0.3, 0.6, 0.9):
-        adapted = tree.law(IID(alpha)).tokens_per_cycle(gamma)
-        assert np.all(adapted >= static.law(IID(alpha)).tokens_per_cycle(gamma) - 1e-12)
-    wide = tree.law(IID([[0.3], [0.9]])).tokens_per_cycle(gamma)
-    assert_allclose(wide[1], tree.law(IID(0.9)).tokens_per_cycle(gamma))
+        adapted = tree.acceptance_of(IID(alpha)).tokens_per_cycle(gamma)
+        assert np.all(adapted >= static.acceptance_of(IID(alpha)).tokens_per_cycle(gamma) - 1e-12)
+    wide = tree.acceptance_of(IID([[0.3], [0.9]])).tokens_per_cycle(gamma)
+    assert_allclose(wide[1], tree.acceptance_of(IID(0.9)).tokens_per_cycle(gamma))
 
 
 def test_a_tree_that_is_a_chain_is_the_chain():
@@ -388,17 +378,19 @@ def test_a_tree_ends_where_the_survival_vector_does():
 def test_ensembles_cost_the_sum_and_cascades_less_than_their_middle():
     machine = system("h100")
     two = Ensemble((DraftModel(ONE), DraftModel(ONE, precision="int8")))
-    parts = [one.cycle_s(machine, gamma=3, **PLACE) for one in two.drafters]
-    assert_allclose(two.cycle_s(machine, gamma=3, **PLACE), sum(parts))
+    parts = [one.cycle(machine, PLACE, 3).seconds for one in two.drafters]
+    assert_allclose(two.cycle(machine, PLACE, 3).seconds, sum(parts))
     cascade, middle = named("cascade"), DraftModel(ONE)
-    assert cascade.step_s(machine, **PLACE) < middle.step_s(machine, **PLACE)
+    assert cascade.step(machine, PLACE).seconds < middle.step(machine, PLACE).seconds
 
 
 def test_deeper_drafts_of_a_head_decay_and_a_measured_survival_does_not_again():
     drafter = Eagle(EIGHT, decay=0.9)
-    assert_allclose(drafter.law(IID(0.8)).tokens_per_cycle(5), 3.08118, rtol=1e-5)  # theory G4
+    assert_allclose(
+        drafter.acceptance_of(IID(0.8)).tokens_per_cycle(5), 3.08118, rtol=1e-5
+    )  # theory G4
     given_vector = PerPosition([0.7, 0.5])
-    assert drafter.law(given_vector) is given_vector
+    assert drafter.acceptance_of(given_vector) is given_vector
 
 
 @pytest.mark.parametrize(
@@ -409,7 +401,7 @@ def test_deeper_drafts_of_a_head_decay_and_a_measured_survival_does_not_again():
     ],
 )
 def test_the_catalogs_decay_is_that_of_the_published_survival(name, survival, slack):
-    law = method(name, EIGHT).law(IID(survival[0]))
+    law = method(name, EIGHT).acceptance_of(IID(survival[0]))
     assert abs(law.tokens_per_cycle(7) - 1 - sum(survival)) < slack
     assert np.all(np.abs(law.survival(np.arange(1, 8)) - survival) < slack)
 
@@ -417,8 +409,8 @@ def test_the_catalogs_decay_is_that_of_the_published_survival(name, survival, sl
 def test_a_draft_on_one_device_beside_a_split_target():
     split, alone = system("h100", tensor_parallel=4), system("h100")
     drafter = DraftModel(ONE, tensor_parallel=1)
-    assert drafter.step_s(split, **PLACE) == DraftModel(ONE).step_s(alone, **PLACE)
-    assert DraftModel(ONE).step_s(split, **PLACE) != drafter.step_s(split, **PLACE)
+    assert drafter.step(split, PLACE).seconds == DraftModel(ONE).step(alone, PLACE).seconds
+    assert DraftModel(ONE).step(split, PLACE).seconds != drafter.step(split, PLACE).seconds
     pearl = predict(EIGHT, Pearl(drafter), split, gamma=3, alpha=0.8)
     assert_allclose(pearl.speedup_per_device, pearl.speedup * 4 / 5)
 
@@ -463,7 +455,7 @@ def test_an_mtp_module_has_the_targets_experts_and_an_eagle_head_none():
         (lambda: DraftModel(ONE, window=0), "window must be a whole number >= 1"),
         (lambda: Eagle(EIGHT, own_layer=True, layers=2), "an MTP module is one layer"),
         (lambda: DraftModel(ONE, tensor_parallel=0), "tensor_parallel must be a whole number"),
-        (lambda: StaticTree(Fixed(0.1)).law(IID(0.5)).survival(2), "at\\(gamma\\)"),
+        (lambda: StaticTree(Fixed(0.1)).acceptance_of(IID(0.5)).survival(2), "at\\(gamma\\)"),
     ],
 )
 def test_refusals(build, message):
@@ -471,13 +463,10 @@ def test_refusals(build, message):
         build()
 
 
-def test_a_drafter_from_outside_needs_only_its_prices():
-    class Outside:
-        def step_s(self, system, *, batch, context):
-            return np.asarray(0.1 * STEP)
+def test_a_drafter_of_ones_own_needs_only_a_step():
+    class Own(Drafter):
+        def step(self, system, workload):
+            return Ledger.of(Wait(0.1 * STEP))
 
-        def cycle_s(self, system, *, gamma, batch, context):
-            return np.asarray(gamma) * 0.1 * STEP
-
-    assert_allclose(speedup(Outside(), alpha=0.8, gamma=4), 2.40114, rtol=1e-5)
-    assert as_method(Outside()).lossless
+    assert_allclose(speedup(Own(), alpha=0.8, gamma=4), 2.40114, rtol=1e-5)
+    assert Own().lossless

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from specsim import catalog
@@ -15,9 +13,8 @@ from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel, Eagle, Ensemble, Lookup, method
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.hardware import Accelerator, Engine, System, system
-from specsim.operators import PRECISIONS, forward_work
+from specsim.operators import PRECISIONS, Workload, forward_work
 from specsim.planning.economics import (
-    admit,
     dollars_per_million_tokens,
     end_to_end_speedup,
     energy_per_token_j,
@@ -125,9 +122,11 @@ def test_a_draft_reads_no_further_than_its_window():
     place = {"gamma": 4, "alpha": 0.8, "batch": 16}
     short = DraftModel(model("llama-3.2-1b"), window=512)
     cycle = predict(EIGHT, short, PAIR[2], context=32768, **place)
-    whole = forward_work(EIGHT, PAIR[2].precision, rows=5, batch=16, context=32768)
-    draft = forward_work(short.architecture, PAIR[2].precision, batch=16, context=512)
-    first = forward_work(short.architecture, PAIR[2].precision, rows=2, batch=16, context=512)
+    whole = forward_work(EIGHT, Workload(rows=5, batch=16, context=32768), PAIR[2].precision)
+    draft = forward_work(short.architecture, Workload(batch=16, context=512), PAIR[2].precision)
+    first = forward_work(
+        short.architecture, Workload(rows=2, batch=16, context=512), PAIR[2].precision
+    )
     by_hand = whole.weight_bytes + whole.kv_bytes + 3 * (draft.weight_bytes + draft.kv_bytes)
     by_hand = by_hand + first.weight_bytes + first.kv_bytes  # which catches up
     found = token_cost(cycle).bytes_moved * 16 * cycle.tokens_per_cycle
@@ -139,7 +138,7 @@ def test_a_lookup_verifies_only_what_it_finds():
         drafter = Lookup(hit=0.4)
         cycle = predict(EIGHT, drafter, PAIR[2], gamma=[0, 10], alpha=0.9, batch=batch)
         rows = np.array([1.0, 1 + 0.4 * 10])
-        by_hand = forward_work(EIGHT, PAIR[2].precision, rows=rows, batch=batch).flops
+        by_hand = forward_work(EIGHT, Workload(rows=rows, batch=batch), PAIR[2].precision).flops
         found = token_cost(cycle).flops * batch * cycle.tokens_per_cycle
         assert_allclose(found, by_hand)
 
@@ -167,7 +166,7 @@ def test_a_method_moves_the_bytes_and_computes_the_flops_that_it_is_priced_for(n
     drafting_s = over.draft_s + over.overlapped_s
     search_s = np.where(over.gamma > 0, getattr(drafter, "host_s", 0.0), 0.0)
     if name == "cascade":
-        search_s = over.gamma * drafter.inner.host_s / drafter.inner.law(
+        search_s = over.gamma * drafter.inner.host_s / drafter.inner.acceptance_of(
             IID(drafter.inner_alpha)
         ).tokens_per_cycle(drafter.inner_gamma)  # fmt: skip
     assert_allclose(over.verification.seconds * devices * 1e12, over.verification.bytes_moved)
@@ -200,27 +199,6 @@ def test_routing_moves_the_bytes_that_it_is_priced_for():
 
 
 # ------------------------------------------------------------------------------ goodput
-
-
-def test_O6_slots_go_to_whoever_survives():
-    admitted = admit([(0.9, 0.8, 0.7), (0.5, 0.25, 0.1)], lambda rows: 10 + 0.4 * rows)
-    assert admitted.slots == 5
-    assert admitted.per_request == (3, 2)
-    assert_allclose([admitted.goodput, admitted.plain_goodput], [0.40234, 0.18519], rtol=1e-4)
-
-
-@given(
-    st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=3), min_size=1, max_size=3),
-    st.floats(0.0, 5.0),
-)
-def test_no_other_sharing_is_better(rates, slope):
-    survivals = [np.cumprod(rate) for rate in rates]
-    admitted = admit(survivals, lambda rows: 10 + slope * rows)
-    for lengths in np.ndindex(*(len(each) + 1 for each in survivals)):
-        tokens = sum(1 + each[:n].sum() for each, n in zip(survivals, lengths, strict=True))
-        time = 10 + slope * (len(rates) + sum(lengths))
-        assert tokens / time <= admitted.goodput * (1 + 1e-12)
-    assert sum(admitted.per_request) == admitted.slots
 
 
 # ------------------------------------------------------------------------------ serving
@@ -273,20 +251,7 @@ def test_a_straight_line_is_the_closed_form():
 
 
 def test_refusals():
-    class Outside:
-        def step_s(self, system, *, batch, context):
-            return np.asarray(1e-3)
-
-        def cycle_s(self, system, *, gamma, batch, context):
-            return np.asarray(gamma) * 1e-3
-
-    prediction = predict(EIGHT, Outside(), PAIR[2], gamma=2, alpha=0.5)
-    assert prediction.draft_s == 2e-3
-    with pytest.raises(SpecsimError, match="the bytes of Outside are not counted: it has prices"):
-        token_cost(prediction)
     inside = predict(EIGHT, method("pearl", EIGHT, ONE), PAIR[2], gamma=2, alpha=0.5)
     assert token_cost(inside).joules > 0
-    with pytest.raises(SpecsimError, match="survivals must hold a vector"):
-        admit([], lambda rows: 1.0)
     with pytest.raises(SpecsimError, match="price_per_hour must be within"):
         dollars_per_million_tokens(-1, 10)

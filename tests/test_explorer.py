@@ -35,7 +35,7 @@ from specsim.explorer.scenarios import (
 )
 from specsim.explorer.sentences import describe
 from specsim.explorer.widget import CHOICES, Explorer
-from specsim.operators import forward_work
+from specsim.operators import Workload, forward_work
 from specsim.planning.sweep import speedup_map
 
 
@@ -112,7 +112,7 @@ def test_the_roofline_stands_where_work_and_time_put_it(live: Explorer) -> None:
         "draft": (scenario.draft, [2, 1, 1, 1], expected.draft_s),  # the first pass catches up
     }
     for name, (model, rows, seconds) in passes.items():
-        work = forward_work(specsim.model(model), machine.precision, rows=rows, **place)
+        work = forward_work(specsim.model(model), Workload(rows=rows, **place), machine.precision)
         flops, moved = work.flops.sum(), (work.weight_bytes + work.kv_bytes).sum()
         ((x, y),) = drawn.markers[name].get_xydata()
         assert x == pytest.approx(float(flops / moved))

@@ -12,6 +12,7 @@ import specsim
 from specsim import figures
 from specsim.cost import step_time
 from specsim.evidence.measurement import Timing
+from specsim.operators import Workload
 from specsim.planning.sweep import speedup_map
 
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
@@ -31,7 +32,10 @@ def drawn(name: str, point) -> figures.Sheet:
     """A sheet with the figure called `name`, on a small scenario."""
     sheet, axes = figures.sheet()
     batch = np.array([1, 4, 16, 64])
-    steps = {"plain": step_time(TARGET, SYSTEM), "wide": step_time(TARGET, SYSTEM, rows=512)}
+    steps = {
+        "plain": step_time(TARGET, SYSTEM),
+        "wide": step_time(TARGET, SYSTEM, Workload(rows=512)),
+    }
     points = [point(gamma) for gamma in (2, 3)]
     if name == "speedup_vs_gamma":
         figures.speedup_vs_gamma(axes, OVER, points)

@@ -20,7 +20,7 @@ from specsim.evidence.calibration import (
     to_json,
 )
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
-from specsim.operators import forward_work, precision
+from specsim.operators import Workload, forward_work, precision
 
 BANDWIDTH, RATE, ATTENTION_RATE = 4e12, 700e12, 150e12
 MATRICES = ((1024, 1024), (2048, 8192), (8192, 2048), (4096, 16384), (4096, 131072))
@@ -54,7 +54,7 @@ def shape(hidden: int, layers: int) -> Architecture:
 def true_pass_s(model: Architecture, batch: int, rows: int, context: int) -> float:
     """The same machine, kernel by kernel, without a table."""
     total = LAYER_S * model.num_layers + PASS_S
-    work = forward_work(model, precision("bf16"), batch=batch, rows=rows, context=context)
+    work = forward_work(model, Workload(batch=batch, rows=rows, context=context), precision("bf16"))
     for operator in work:
         if operator.kind == "linear":
             elements = float(operator.weight_bytes) / operator.kernels / 2
@@ -113,7 +113,7 @@ def test_the_bandwidth_is_that_of_the_memory_and_not_of_the_cache(system):
 @pytest.mark.parametrize("context", [512, 3000])
 def test_models_that_no_probe_had_are_priced_to_a_few_per_cent(system, batch, rows, context):
     model = shape(4096, 32)
-    predicted = step_time(model, system, batch=batch, rows=rows, context=context).total_s
+    predicted = step_time(model, system, Workload(batch=batch, rows=rows, context=context)).total_s
     assert float(predicted) == pytest.approx(true_pass_s(model, batch, rows, context), rel=0.05)
 
 
@@ -148,7 +148,7 @@ def test_eager_launches_hide_behind_long_kernels(probes):
     assert engine.pass_launch_s == pytest.approx(BEGIN_S, rel=0.1)
     assert engine.layer_overhead_s == engine.pass_overhead_s == 0.0
     for model in (shape(512, 40), shape(8192, 20)):
-        step = step_time(model, calibration.system, batch=4)
+        step = step_time(model, calibration.system, Workload(batch=4))
         assert float(step.total_s) == pytest.approx(eager_pass_s(model, 4, 1), rel=0.1)
     # on a device that is its own host the launches add, and there are no others
     adding = fit_kernels(replace(ahead, host_ahead=False), "eager").system.engine
@@ -158,8 +158,8 @@ def test_eager_launches_hide_behind_long_kernels(probes):
 
 def test_few_streams_are_slower_per_byte(system):
     model = shape(4096, 32)
-    one = step_time(model, system, batch=1, context=16384)
-    many = step_time(model, system, batch=16, context=1024)
+    one = step_time(model, system, Workload(batch=1, context=16384))
+    many = step_time(model, system, Workload(batch=16, context=1024))
     seconds = [
         float(t.seconds) for step in (one, many) for t in step.terms if t.name == "attention"
     ]
@@ -181,7 +181,9 @@ def test_it_reads_what_it_wrote(probes, tmp_path):
     calibration = fit_kernels(probes, "cuda-graphs", {"mode": "cuda-graphs"})
     back = from_json(json.loads(json.dumps(to_json(calibration))))
     model = shape(4096, 32)
-    seconds = [float(step_time(model, c.system, batch=4).total_s) for c in (calibration, back)]
+    seconds = [
+        float(step_time(model, c.system, Workload(batch=4)).total_s) for c in (calibration, back)
+    ]
     assert seconds[0] == seconds[1]
     assert back.system.engine.kv_efficiency.of == "stream"
     assert back.environment["mode"] == "cuda-graphs"

@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from specsim.architecture import model
-from specsim.cost import passes, step_time
-from specsim.cost.passes import pass_s
+from specsim.cost import ModelPass, passes, step_time
 from specsim.hardware import EfficiencyTable, system
+from specsim.operators import Workload
 
 EIGHT = model("llama-3.1-8b")
 TABLE = EfficiencyTable([1e6, 1e9, 1e11], [1, 8, 64], [[0.1, 0.2, 0.2], [0.7, 0.6, 0.5], [0.9] * 3])
@@ -23,8 +23,8 @@ def machine(engine):
 
 
 def both(scenario, engine="cuda-graphs"):
-    fast = pass_s(EIGHT, machine(engine), **scenario)
-    return fast, step_time(EIGHT, machine(engine), **scenario).total_s
+    fast = ModelPass(EIGHT, machine(engine), Workload(**scenario)).seconds
+    return fast, step_time(EIGHT, machine(engine), Workload(**scenario)).total_s
 
 
 @pytest.mark.parametrize("engine", ["ideal", "vllm", "torch-eager", "table"])
@@ -60,17 +60,17 @@ def test_experts_latents_and_windows(name, devices):
         "rows": np.arange(1, 7),
         "context": np.linspace(1, 20_000, 300)[:, None],
     }
-    fast = pass_s(shape, split, **scenario)
-    assert_allclose(fast, step_time(shape, split, **scenario).total_s, rtol=1e-11)
+    fast = ModelPass(shape, split, Workload(**scenario)).seconds
+    assert_allclose(fast, step_time(shape, split, Workload(**scenario)).total_s, rtol=1e-11)
 
 
 def test_a_floor_under_attention():
     engine = replace(system("h100").engine, attention_floor_s=8e-6)
     floored = replace(system("h100"), engine=engine)
     context = np.arange(1.0, 40_000.0, 7.0)
-    full = step_time(EIGHT, floored, context=context).total_s
+    full = step_time(EIGHT, floored, Workload(context=context)).total_s
     assert full[0] == full[1] < full[-1]
-    assert_allclose(pass_s(EIGHT, floored, context=context), full, rtol=1e-11)
+    assert_allclose(ModelPass(EIGHT, floored, Workload(context=context)).seconds, full, rtol=1e-11)
 
 
 def test_one_context_and_few_scenarios():
@@ -84,17 +84,19 @@ def test_one_context_and_few_scenarios():
 
 
 def test_what_is_no_straight_line_is_priced_in_full(monkeypatch):
-    def bent(*args, context, **rest):
-        return step_time(*args, context=np.minimum(context, 500), **rest)
+    def bent(model, machine, workload):
+        return step_time(model, machine, workload.within(500))
 
     monkeypatch.setattr(passes, "step_time", bent)
     context = np.arange(1.0, 4001.0)
-    fast = pass_s(EIGHT, system("h100"), context=context)
-    full = step_time(EIGHT, system("h100"), context=np.minimum(context, 500)).total_s
+    fast = ModelPass(EIGHT, system("h100"), Workload(context=context)).seconds
+    full = step_time(EIGHT, system("h100"), Workload(context=context)).total_s
     assert_allclose(fast, full, rtol=1e-15)
 
 
 def test_a_machine_that_is_an_array_is_priced_in_full():
     chip = replace(system("h100").accelerator, bandwidth_bytes_per_s=np.linspace(1e12, 5e12, 3000))
     several = replace(system("h100"), accelerator=chip)
-    assert_allclose(pass_s(EIGHT, several), step_time(EIGHT, several).total_s, rtol=1e-15)
+    assert_allclose(
+        ModelPass(EIGHT, several).seconds, step_time(EIGHT, several).total_s, rtol=1e-15
+    )

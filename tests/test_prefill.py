@@ -12,6 +12,7 @@ from specsim.architecture import model
 from specsim.checks import SpecsimError
 from specsim.cost import step_time
 from specsim.hardware import system
+from specsim.operators import Workload
 from specsim.planning.prefill import prefill_s, time_to_first_token
 
 EIGHT, ONE, SEVENTY = model("llama-3.1-8b"), model("llama-3.2-1b"), model("llama-3.1-70b")
@@ -31,7 +32,7 @@ def test_a_long_prompt_computes_by_hand():
 def test_a_prompt_of_one_token_is_a_decode_step():
     for machine in (IDEAL, H200):
         one = prefill_s(EIGHT, machine, prompt=1)
-        assert one == step_time(EIGHT, machine, context=1).total_s
+        assert one == step_time(EIGHT, machine, Workload(context=1)).total_s
 
 
 def test_speculation_does_not_make_the_first_token_sooner():
@@ -58,7 +59,10 @@ def test_chunks_read_the_weights_again_and_again():
     whole, chunked = prefill_s(SEVENTY, H200, prompt=8192, chunk=[np.inf, 64])
     assert chunked > 1.5 * whole
     passes = 8192 / 64
-    floor = passes * step_time(SEVENTY, H200, rows=64, context=1, logit_rows=1 / passes).total_s
+    floor = (
+        passes
+        * step_time(SEVENTY, H200, Workload(rows=64, context=1, logit_rows=1 / passes)).total_s
+    )
     assert chunked > floor
     assert prefill_s(SEVENTY, H200, prompt=8192, chunk=8192) == whole
 

@@ -13,11 +13,11 @@ from specsim.acceptance import IID, BetaMixture, Markov, TextTrace
 from specsim.acceptance.leviathan import leviathan_speedup
 from specsim.architecture import model
 from specsim.checks import SpecsimError
-from specsim.cost import step_time
-from specsim.drafting import CATCH_UPS, DraftModel, method
+from specsim.cost import Ledger, Wait, step_time
+from specsim.drafting import CATCH_UPS, Drafter, DraftModel, method
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System, system
-from specsim.operators import PRECISIONS
+from specsim.operators import PRECISIONS, Workload
 from specsim.speculation import predict
 
 EIGHT, SEVENTY, ONE = model("llama-3.1-8b"), model("llama-3.1-70b"), model("llama-3.2-1b")
@@ -52,17 +52,14 @@ def h100(engine="cuda-graphs"):
 
 
 @dataclass(frozen=True)
-class FixedCost:
+class FixedCost(Drafter):
     """A drafter whose pass takes `cost` plain steps: what Leviathan's formula is about."""
 
     cost: float
     plain_step_s: float
 
-    def step_s(self, system, *, batch, context):
-        return np.asarray(self.cost * self.plain_step_s)
-
-    def cycle_s(self, system, *, gamma, batch, context):
-        return gamma * self.cost * self.plain_step_s
+    def step(self, system, workload):
+        return Ledger.of(Wait(self.cost * self.plain_step_s))
 
 
 def weights_alone():
@@ -282,7 +279,7 @@ def test_a_cycle_is_its_parts_by_hand():
     predicted = predict(EIGHT, DRAFT, h100(LOADED), gamma=gamma, alpha=0.8, batch=batch)
 
     def pass_s(shape, rows=1):
-        return step_time(shape, h100(LOADED), batch=batch, rows=rows).total_s
+        return step_time(shape, h100(LOADED), Workload(batch=batch, rows=rows)).total_s
 
     logits = 1.7e-12 * batch * vocab
     assert_allclose(predicted.step_s, pass_s(EIGHT) + 37e-6 + logits)

@@ -22,7 +22,7 @@ from specsim.hardware import (
     catalog_engine,
     system,
 )
-from specsim.operators import PRECISIONS, forward_work
+from specsim.operators import PRECISIONS, Workload, forward_work
 
 TABLE = EfficiencyTable([1e6, 1e8, 1e9], [1, 4], [[0.2, 0.1], [0.6, 0.4], [0.8, 0.8]])
 
@@ -49,7 +49,7 @@ def test_the_ridge_is_where_a_matrix_begins_to_compute():
     machine = system("h100-sxm", "cuda-graphs")  # what arrives of the datasheet, not the datasheet
     assert_allclose(machine.ridge, machine.ridge_rows)  # two bytes, two FLOPs
     for rows, computes in ((machine.ridge_rows - 1, False), (machine.ridge_rows + 1, True)):
-        work = forward_work(model("llama-3-70b"), machine.precision, rows=rows)
+        work = forward_work(model("llama-3-70b"), Workload(rows=rows), machine.precision)
         terms = forward_time(work, machine).terms
         bound = next(term.bound for term in terms if term.name == "down projection")
         assert (bound == "compute") == computes

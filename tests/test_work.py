@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from specsim.architecture import Architecture, model
 from specsim.checks import SpecsimError
-from specsim.operators import ATTENTION, LINEAR, PRECISIONS, forward_work, precision
+from specsim.operators import ATTENTION, LINEAR, PRECISIONS, Workload, forward_work, precision
 
 BF16 = PRECISIONS["bf16"]
 COUNTS = ("flops", "weight_bytes", "kv_bytes", "activation_bytes")
@@ -75,11 +75,8 @@ def test_counts_against_a_loop_over_layers(shape, stored, scenario):
     batch, rows, context, allocated = scenario
     work = forward_work(
         shape,
+        Workload(batch=batch, rows=rows, context=context, allocated_context=allocated),
         precision(stored),
-        batch=batch,
-        rows=rows,
-        context=context,
-        allocated_context=allocated,
     )
     expected = naive_work(shape, precision(stored), *scenario)
     found = counted(work)
@@ -106,15 +103,14 @@ def test_arrays_are_the_scalars_side_by_side(data):
     sizes = st.lists(st.integers(1, 4096), min_size=3, max_size=3)
     batch, rows, context, allocated = (np.array(data.draw(sizes)) for _ in range(4))
     scenarios = {"batch": batch[:, None], "rows": rows, "context": context[:, None, None]}
-    wide = forward_work(ODD, BF16, **scenarios, allocated_context=allocated)
+    wide = forward_work(ODD, Workload(**scenarios, allocated_context=allocated), BF16)
     for i, j, k in [(0, 0, 0), (0, 1, 2), (2, 1, 0), (1, 2, 1)]:
         alone = forward_work(
             ODD,
+            Workload(
+                batch=batch[j], rows=rows[k], context=context[i], allocated_context=allocated[k]
+            ),
             BF16,
-            batch=batch[j],
-            rows=rows[k],
-            context=context[i],
-            allocated_context=allocated[k],
         )
         for one, many in zip(alone, wide, strict=True):
             for count in COUNTS:
@@ -136,7 +132,7 @@ def test_arrays_are_the_scalars_side_by_side(data):
     ],
 )
 def test_J2_weights_streamed_and_bytes_of_a_cached_token(name, gigabytes, kappa):
-    work = forward_work(model(name), BF16, context=[1000, 1001])
+    work = forward_work(model(name), Workload(context=[1000, 1001]), BF16)
     assert_allclose(work.weight_bytes, gigabytes * 1e9, rtol=4e-4)  # decimal gigabytes
     assert work.kv_bytes[1] - work.kv_bytes[0] == kappa
 
@@ -146,7 +142,7 @@ def test_J2_weights_streamed_and_bytes_of_a_cached_token(name, gigabytes, kappa)
     [("llama-3.1-70b", 1.5), ("llama-3.1-8b", 7.0), ("llama-3.2-1b", 21), ("qwen3-0.6b", 26)],
 )
 def test_share_of_the_lm_head_in_the_bytes_read(name, share):
-    work = forward_work(model(name), BF16)  # a tied head is streamed all the same
+    work = forward_work(model(name), Workload(), BF16)  # a tied head is streamed all the same
     assert_allclose(100 * work["LM head"].weight_bytes / work.weight_bytes, share, rtol=0.03)
 
 
@@ -161,18 +157,18 @@ def test_share_of_the_lm_head_in_the_bytes_read(name, share):
     ],
 )
 def test_bytes_behind_the_gpt_fast_rows(name, stored, gigabytes):
-    work = forward_work(model(name), precision(stored), context=104)
+    work = forward_work(model(name), Workload(context=104), precision(stored))
     assert_allclose(work.weight_bytes + work.kv_bytes, gigabytes * 1e9, rtol=2e-4)
 
 
 def test_interview_8_size_of_a_cache():
     tokens = np.array([8192, 32 * 4096])
-    work = forward_work(model("llama-3.1-70b"), BF16, context=tokens, rows=0)
+    work = forward_work(model("llama-3.1-70b"), Workload(context=tokens, rows=0), BF16)
     assert_allclose(work.kv_bytes, [2.684e9, 42.95e9], rtol=2e-4)
 
 
 def test_interview_9_prefill_arithmetic():
-    work = forward_work(model("llama-3.1-70b"), BF16, rows=4096, context=4096)
+    work = forward_work(model("llama-3.1-70b"), Workload(rows=4096, context=4096), BF16)
     linear = sum(o.flops for o in work if o.kind == LINEAR)
     assert_allclose(linear, 0.569e15, rtol=1e-3)
     assert work["attention"].flops < 0.1 * linear  # a few per cent
@@ -181,7 +177,7 @@ def test_interview_9_prefill_arithmetic():
 @pytest.mark.parametrize(("batch", "context"), [(1, 1000), (64, 8192), (7, 10**6)])
 def test_J5_attention_intensity_is_the_group_times_the_rows(batch, context):
     seventy = model("llama-3.1-70b")
-    work = forward_work(seventy, BF16, batch=batch, rows=[1, 5], context=context)
+    work = forward_work(seventy, Workload(batch=batch, rows=[1, 5], context=context), BF16)
     attention = work["attention"]
     assert_allclose(attention.flops / attention.kv_bytes, [8, 40], rtol=0.006)
 
@@ -191,15 +187,18 @@ def test_J5_attention_intensity_is_the_group_times_the_rows(batch, context):
 
 def test_kv_bytes_count_kv_heads_and_not_query_heads():
     grouped, full = replace(ODD, num_kv_heads=2), replace(ODD, num_kv_heads=6)
-    ratio = forward_work(full, BF16).kv_bytes / forward_work(grouped, BF16).kv_bytes
+    ratio = (
+        forward_work(full, Workload(), BF16).kv_bytes
+        / forward_work(grouped, Workload(), BF16).kv_bytes
+    )
     assert ratio == 3.0
-    same = [forward_work(shape, BF16)["attention"].flops for shape in (grouped, full)]
+    same = [forward_work(shape, Workload(), BF16)["attention"].flops for shape in (grouped, full)]
     assert same[0] == same[1]
 
 
 def test_head_dim_reaches_every_count():
-    wide = forward_work(replace(ODD, head_dim=32), BF16)
-    narrow = forward_work(ODD, BF16)
+    wide = forward_work(replace(ODD, head_dim=32), Workload(), BF16)
+    narrow = forward_work(ODD, Workload(), BF16)
     assert wide.kv_bytes == 2 * narrow.kv_bytes
     assert wide["attention"].flops == 2 * narrow["attention"].flops
     assert wide["output projection"].weight_bytes == 2 * narrow["output projection"].weight_bytes
@@ -207,39 +206,39 @@ def test_head_dim_reaches_every_count():
 
 def test_kv_is_read_once_for_all_rows_and_written_once_per_row():
     rows = np.arange(1, 10)
-    kv = forward_work(ODD, BF16, rows=rows, context=1000, batch=3).kv_bytes
+    kv = forward_work(ODD, Workload(rows=rows, context=1000, batch=3), BF16).kv_bytes
     per_token = ODD.kv_elements_per_token * 2
     assert_array_equal(kv, per_token * 3 * (1000 + rows))
 
 
 def test_weights_are_read_once_whatever_the_rows_and_the_batch():
-    weights = forward_work(ODD, BF16, rows=[1, 9], batch=[[1], [64]]).weight_bytes
+    weights = forward_work(ODD, Workload(rows=[1, 9], batch=[[1], [64]]), BF16).weight_bytes
     assert np.all(weights == weights[0, 0])
 
 
 def test_the_embedding_is_gathered_and_the_head_streamed_also_when_tied():
-    untied = forward_work(replace(ODD, tied_head=False), BF16)
-    tied = forward_work(replace(ODD, tied_head=True), BF16)
+    untied = forward_work(replace(ODD, tied_head=False), Workload(), BF16)
+    tied = forward_work(replace(ODD, tied_head=True), Workload(), BF16)
     matrices = ODD.parameters - ODD.embedding_parameters - (2 * ODD.num_layers + 1) * 48
     assert untied.weight_bytes == tied.weight_bytes == 2 * matrices
     assert untied["embedding"].weight_bytes == 0
 
 
 def test_the_head_multiplies_and_adds_for_every_row():
-    work = forward_work(ODD, BF16, rows=5, batch=3)
+    work = forward_work(ODD, Workload(rows=5, batch=3), BF16)
     assert work["LM head"].flops == 2 * 15 * 48 * 101
     assert work["LM head"].activation_bytes == 15 * (48 + 101) * 2
 
 
 def test_the_mlp_has_three_matrices():
-    work = forward_work(ODD, BF16)
+    work = forward_work(ODD, Workload(), BF16)
     mlp = work["gate and up projection"].weight_bytes + work["down projection"].weight_bytes
     assert mlp == 2 * 3 * (3 * 48 * 80)
 
 
 @pytest.mark.parametrize("stored", PRECISIONS.values(), ids=lambda stored: stored.name)
 def test_weight_formats_change_weight_bytes_alone(stored):
-    work, plain = forward_work(ODD, stored), forward_work(ODD, BF16)
+    work, plain = forward_work(ODD, Workload(), stored), forward_work(ODD, Workload(), BF16)
     assert work.flops == plain.flops
     body = "down projection"
     assert work[body].weight_bytes / plain[body].weight_bytes == stored.weight_bytes / 2
@@ -256,8 +255,8 @@ def test_int4_multiplies_in_16_bits_and_keeps_group_scales():
 
 
 def test_an_allocated_buffer_is_read_whole():
-    needed = forward_work(ODD, BF16, context=[100, 300]).kv_bytes
-    moved = forward_work(ODD, BF16, context=[100, 300], allocated_context=200)
+    needed = forward_work(ODD, Workload(context=[100, 300]), BF16).kv_bytes
+    moved = forward_work(ODD, Workload(context=[100, 300], allocated_context=200), BF16)
     assert_array_equal(moved.kv_bytes, [2 * needed[0] - 2 * ODD.kv_elements_per_token, needed[1]])
     assert all(getattr(o, count).shape == (2,) for o in moved for count in COUNTS)
     assert moved["attention"].kind == ATTENTION
@@ -267,4 +266,4 @@ def test_unknown_names_list_the_known():
     with pytest.raises(SpecsimError, match="unknown precision 'int3'; known: fp32, bf16"):
         precision("int3")
     with pytest.raises(SpecsimError, match="no operator is called 'lm_head'; there are: "):
-        forward_work(ODD, BF16)["lm_head"]
+        forward_work(ODD, Workload(), BF16)["lm_head"]

@@ -19,6 +19,7 @@ from specsim.operators import (
     LINEAR,
     PRECISIONS,
     Sharding,
+    Workload,
     distinct_experts,
     forward_work,
 )
@@ -89,7 +90,9 @@ def naive_counts(shape, batch, rows, context, devices=1):
 @pytest.mark.parametrize("scenario", [(1, 1, 1024), (7, 5, 33), (1, 700, 350)])
 def test_counts_against_a_loop_over_layers(shape, scenario, devices):
     batch, rows, context = scenario
-    work = forward_work(shape, BF16, Sharding(devices), batch=batch, rows=rows, context=context)
+    work = forward_work(
+        shape, Workload(batch=batch, rows=rows, context=context), BF16, Sharding(devices)
+    )
     flops, weights, kv = naive_counts(shape, *scenario, devices)
     products = sum(o.flops for o in work if o.kind in (LINEAR, ATTENTION))
     assert_allclose([products, work.weight_bytes, work.kv_bytes], [flops, weights, kv], rtol=1e-13)
@@ -99,7 +102,9 @@ def test_counts_against_a_loop_over_layers(shape, scenario, devices):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_streams_its_parameters_less_table_norms_and_biases(name):
     shape = model(name)
-    every = forward_work(shape, BF16, batch=1e9, context=1)  # enough tokens for every expert
+    every = forward_work(
+        shape, Workload(batch=1e9, context=1), BF16
+    )  # enough tokens for every expert
     table = 0 if shape.tied_head else shape.embedding_parameters
     positions = shape.learned_positions * shape.hidden_size
     small = shape.parameters - table - positions - every.weight_bytes / 2
@@ -111,7 +116,7 @@ def test_every_preset_streams_its_parameters_less_table_norms_and_biases(name):
         gates *= bool(shape.experts and shape.experts.shared_gate)
         head_norms = 2 * shape.num_layers * shape.head_dim * shape.qk_norm
         assert small == pytest.approx(norms + biases + gates + head_norms)
-    one = forward_work(shape, BF16, context=1).weight_bytes / 2
+    one = forward_work(shape, Workload(context=1), BF16).weight_bytes / 2
     active = shape.active_parameters - table - positions
     assert one == pytest.approx(active, rel=2e-3)
 
@@ -122,10 +127,12 @@ def test_arrays_are_the_scalars_side_by_side():
     context = np.array([1, 99, 101, 50_000])
     for shape in (MOE, MLA, SLIDING, EVERYTHING, model("deepseek-v3"), model("gpt-oss-20b")):
         wide = forward_work(
-            shape, BF16, batch=batch[:, None, None], rows=rows[:, None], context=context
+            shape, Workload(batch=batch[:, None, None], rows=rows[:, None], context=context), BF16
         )
         for i, j, k in np.ndindex(4, 6, 4):
-            alone = forward_work(shape, BF16, batch=batch[i], rows=rows[j], context=context[k])
+            alone = forward_work(
+                shape, Workload(batch=batch[i], rows=rows[j], context=context[k]), BF16
+            )
             for one, many in zip(alone, wide, strict=True):
                 for count in COUNTS:
                     assert getattr(many, count)[i, j, k] == getattr(one, count)
@@ -171,16 +178,16 @@ def test_K2_correlated_tokens_of_one_sequence():
 def test_K3_verify_over_decode_bytes_of_qwen3_30b():
     qwen = model("qwen3-30b-a3b")
     assert qwen.experts.count * 48 * 3 * 2048 * 768 == pytest.approx(28.99103e9, rel=1e-6)
-    weights = forward_work(qwen, BF16, batch=[[1], [8], [64]], rows=[1, 4]).weight_bytes
+    weights = forward_work(qwen, Workload(batch=[[1], [8], [64]], rows=[1, 4]), BF16).weight_bytes
     ratio = weights[:, 1] / weights[:, 0]
     assert_allclose(ratio, [2.57389, 2.05453, 1.01566], rtol=1e-3)
-    one = forward_work(qwen, BF16, rows=[1, 4], routing_correlation=1.0).weight_bytes
+    one = forward_work(qwen, Workload(rows=[1, 4], routing_correlation=1.0), BF16).weight_bytes
     assert one[0] == one[1]
 
 
 def test_a_batch_of_one_does_not_read_all_experts():
     mixtral = model("mixtral-8x7b")
-    work = forward_work(mixtral, BF16)
+    work = forward_work(mixtral, Workload(), BF16)
     routed = sum(o.weight_bytes for o in work if o.name.startswith("experts"))
     assert routed == 32 * 2 * 3 * 4096 * 14336 * 2  # two of eight
     assert work.weight_bytes < 2 * 13e9
@@ -189,7 +196,10 @@ def test_a_batch_of_one_does_not_read_all_experts():
 def test_one_expert_is_a_dense_mlp_up_to_its_router():
     sparse = replace(ODD, experts=Experts(1, 1, ODD.intermediate_size))
     scenario = {"batch": [[1], [7]], "rows": [1, 5, 9], "context": 300}
-    moe, dense = forward_work(sparse, BF16, **scenario), forward_work(ODD, BF16, **scenario)
+    moe, dense = (
+        forward_work(sparse, Workload(**scenario), BF16),
+        forward_work(ODD, Workload(**scenario), BF16),
+    )
     router = moe["router"]
     for count in COUNTS:
         assert_array_equal(
@@ -198,7 +208,7 @@ def test_one_expert_is_a_dense_mlp_up_to_its_router():
 
 
 def test_shared_experts_are_read_once_and_by_everyone():
-    work = forward_work(MOE, BF16, batch=[1, 64])
+    work = forward_work(MOE, Workload(batch=[1, 64]), BF16)
     shared = work["shared experts down projection"]
     assert_array_equal(shared.weight_bytes, 2 * 3 * 40 * 48)
     assert_array_equal(shared.flops, [2 * 3 * 40 * 48, 64 * 2 * 3 * 40 * 48])
@@ -208,8 +218,8 @@ def test_shared_experts_are_read_once_and_by_everyone():
 
 def test_a_format_of_its_own_for_the_experts():
     gpt_oss = model("gpt-oss-20b")
-    plain = forward_work(gpt_oss, BF16)
-    published = forward_work(gpt_oss, PRECISIONS["mxfp4-moe"])
+    plain = forward_work(gpt_oss, Workload(), BF16)
+    published = forward_work(gpt_oss, Workload(), PRECISIONS["mxfp4-moe"])
     for before, after in zip(plain, published, strict=True):
         factor = 0.53125 / 2 if before.name.startswith("experts") else 1.0
         assert after.weight_bytes == pytest.approx(factor * before.weight_bytes)
@@ -219,7 +229,7 @@ def test_a_format_of_its_own_for_the_experts():
 
 
 def test_J1_a_cached_token_of_deepseek():
-    work = forward_work(model("deepseek-v3"), BF16, context=[1000, 1001])
+    work = forward_work(model("deepseek-v3"), Workload(context=[1000, 1001]), BF16)
     assert work.kv_bytes[1] - work.kv_bytes[0] == 70_272
 
 
@@ -227,14 +237,14 @@ def test_the_latent_is_not_read_as_heads():
     """One tool charges 128 KV heads, 21 times too much or more (BLIS issue #559)."""
     v3 = model("deepseek-v3")
     as_heads = replace(v3, latent=None)
-    latent, heads = (forward_work(shape, BF16).kv_bytes for shape in (v3, as_heads))
+    latent, heads = (forward_work(shape, Workload(), BF16).kv_bytes for shape in (v3, as_heads))
     assert heads / latent == 2 * 128 * 192 / 576
     assert heads / latent > 21
 
 
 def test_J5_intensity_of_the_latent():
     v3 = model("deepseek-v3")
-    attention = forward_work(v3, BF16, context=10**7, rows=[1, 5])["attention"]
+    attention = forward_work(v3, Workload(context=10**7, rows=[1, 5]), BF16)["attention"]
     intensity = attention.flops / attention.kv_bytes
     assert_allclose(intensity, [241.77778, 5 * 241.77778], rtol=1e-5)
 
@@ -243,13 +253,13 @@ def test_a_latent_that_compresses_nothing_reads_what_heads_read():
     heads = replace(ODD, num_kv_heads=6)
     whole = LatentAttention(kv_rank=2 * 6 * 16, rope_size=0, nope_size=16, value_size=16)
     scenario = {"batch": [1, 9], "rows": 5, "context": 777}
-    wide = forward_work(replace(heads, latent=whole), BF16, **scenario)
-    assert_array_equal(wide.kv_bytes, forward_work(heads, BF16, **scenario).kv_bytes)
+    wide = forward_work(replace(heads, latent=whole), Workload(**scenario), BF16)
+    assert_array_equal(wide.kv_bytes, forward_work(heads, Workload(**scenario), BF16).kv_bytes)
 
 
 def test_a_long_prefill_decompresses_and_a_verification_does_not():
     v3 = model("deepseek-v3")
-    flops = forward_work(v3, BF16, rows=[1, 9, 4096], context=4096)["attention"].flops
+    flops = forward_work(v3, Workload(rows=[1, 9, 4096], context=4096), BF16)["attention"].flops
     absorbed = 2 * 128 * (2 * 512 + 64) * 61 * 4096 * np.array([1, 9, 4096])
     assert_array_equal(flops[:2], absorbed[:2])
     assert flops[2] < 0.35 * absorbed[2]
@@ -260,53 +270,59 @@ def test_a_long_prefill_decompresses_and_a_verification_does_not():
 
 def test_a_sliding_layer_reads_no_more_than_its_window():
     context = np.array([50, 100, 101, 10_000])
-    work = forward_work(SLIDING, BF16, context=context, batch=3, rows=2)
+    work = forward_work(SLIDING, Workload(context=context, batch=3, rows=2), BF16)
     per_layer = 2 * ODD.kv_elements_per_layer
     read = np.minimum(context, 100)
     assert_array_equal(work["sliding attention"].kv_bytes, 3 * per_layer * (3 * read + 6))
     assert_array_equal(work["attention"].kv_bytes, 1 * per_layer * (3 * context + 6))
     everywhere = replace(SLIDING, sliding_layers=(0, 1, 2, 3))
-    names = [o.name for o in forward_work(everywhere, BF16) if o.kind == ATTENTION]
+    names = [o.name for o in forward_work(everywhere, Workload(), BF16) if o.kind == ATTENTION]
     assert names == ["sliding attention"]
 
 
 def test_within_the_window_sliding_is_full_attention():
-    full, sliding = (forward_work(s, BF16, context=[10, 100], rows=3) for s in (ODD, SLIDING))
+    full, sliding = (
+        forward_work(s, Workload(context=[10, 100], rows=3), BF16) for s in (ODD, SLIDING)
+    )
     for count in COUNTS:
         assert_allclose(getattr(full, count), getattr(sliding, count), rtol=1e-15)
 
 
 def test_an_allocated_buffer_of_a_sliding_layer_is_its_window():
-    work = forward_work(SLIDING, BF16, context=20, allocated_context=5000)
+    work = forward_work(SLIDING, Workload(context=20, allocated_context=5000), BF16)
     assert work["sliding attention"].kv_bytes == 3 * 2 * ODD.kv_elements_per_layer * 101
     assert work["attention"].kv_bytes == 2 * ODD.kv_elements_per_layer * 5001
 
 
 def test_gemma_3_long_context_reads_mostly_windows():
     gemma = model("gemma-3-27b")
-    kv = forward_work(gemma, BF16, context=100_000).kv_bytes
-    assert kv < 0.2 * forward_work(replace(gemma, sliding_layers=()), BF16, context=1e5).kv_bytes
+    kv = forward_work(gemma, Workload(context=100_000), BF16).kv_bytes
+    assert (
+        kv
+        < 0.2
+        * forward_work(replace(gemma, sliding_layers=()), Workload(context=1e5), BF16).kv_bytes
+    )
 
 
 # ------------------------------------------------------------------------------ what else differs
 
 
 def test_an_mlp_of_two_matrices():
-    plain = forward_work(replace(ODD, gated_mlp=False), BF16)
+    plain = forward_work(replace(ODD, gated_mlp=False), Workload(), BF16)
     assert plain["up projection"].weight_bytes == 2 * 4 * 48 * 80
     with pytest.raises(SpecsimError, match="gate and up"):
         plain["gate and up projection"]
 
 
 def test_a_soft_cap_touches_every_logit():
-    capped = forward_work(replace(ODD, logit_softcap=30.0), BF16, batch=2, rows=3)
+    capped = forward_work(replace(ODD, logit_softcap=30.0), Workload(batch=2, rows=3), BF16)
     assert capped["logit soft-cap"].activation_bytes == 6 * 101 * 4 * 2
-    assert "logit soft-cap" not in {o.name for o in forward_work(ODD, BF16)}
+    assert "logit soft-cap" not in {o.name for o in forward_work(ODD, Workload(), BF16)}
 
 
 def test_logits_of_the_last_row_alone():
-    some = forward_work(ODD, BF16, batch=3, rows=100, logit_rows=1)
-    every = forward_work(ODD, BF16, batch=3, rows=100)
+    some = forward_work(ODD, Workload(batch=3, rows=100, logit_rows=1), BF16)
+    every = forward_work(ODD, Workload(batch=3, rows=100), BF16)
     assert 100 * some["LM head"].flops == every["LM head"].flops
     assert (some.logits, every.logits) == (3 * 101, 300 * 101)
     assert some["LM head"].weight_bytes == every["LM head"].weight_bytes
@@ -319,8 +335,8 @@ def test_logits_of_the_last_row_alone():
 def test_one_device_is_no_tensor_parallelism(shape):
     scenario = {"batch": [1, 5], "rows": 3}
     plain, one = (
-        forward_work(shape, BF16, **scenario),
-        forward_work(shape, BF16, Sharding(1, head_sharded=False), **scenario),
+        forward_work(shape, Workload(**scenario), BF16),
+        forward_work(shape, Workload(**scenario), BF16, Sharding(1, head_sharded=False)),
     )
     assert [o.name for o in plain] == [o.name for o in one]
     for a, b in zip(plain, one, strict=True):
@@ -330,7 +346,7 @@ def test_one_device_is_no_tensor_parallelism(shape):
 
 def test_eight_devices_hold_an_eighth_and_send_160_messages():
     seventy = model("llama-3.1-70b")
-    one, eight = (forward_work(seventy, BF16, Sharding(n), batch=4) for n in (1, 8))
+    one, eight = (forward_work(seventy, Workload(batch=4), BF16, Sharding(n)) for n in (1, 8))
     assert eight.weight_bytes == one.weight_bytes / 8
     assert eight.kv_bytes == one.kv_bytes / 8
     messages = eight["all-reduce"]
@@ -339,25 +355,27 @@ def test_eight_devices_hold_an_eighth_and_send_160_messages():
 
 
 def test_devices_beyond_the_kv_heads_hold_copies():
-    kv = [forward_work(ODD, BF16, Sharding(n)).kv_bytes for n in (1, 2, 6)]
+    kv = [forward_work(ODD, Workload(), BF16, Sharding(n)).kv_bytes for n in (1, 2, 6)]
     assert (kv[0] / kv[1], kv[1] / kv[2]) == (2, 1)
 
 
 def test_the_latent_is_read_by_every_device():
-    kv = [forward_work(model("deepseek-v3"), BF16, Sharding(n)).kv_bytes for n in (1, 8)]
+    kv = [
+        forward_work(model("deepseek-v3"), Workload(), BF16, Sharding(n)).kv_bytes for n in (1, 8)
+    ]
     assert kv[0] == kv[1]
 
 
 def test_an_lm_head_may_stay_whole_and_is_padded_where_split():
     head = {
-        split: forward_work(ODD, BF16, Sharding(2, split))["LM head"].weight_bytes
+        split: forward_work(ODD, Workload(), BF16, Sharding(2, split))["LM head"].weight_bytes
         for split in (True, False)
     }
     assert head == {True: 2 * 48 * 51, False: 2 * 48 * 101}
 
 
 def test_blocks_side_by_side_send_one_message_a_layer():
-    phi = forward_work(model("phi-2"), BF16, Sharding(4))
+    phi = forward_work(model("phi-2"), Workload(), BF16, Sharding(4))
     assert phi["all-reduce"].kernels == 32
 
 
@@ -373,7 +391,7 @@ def test_blocks_side_by_side_send_one_message_a_layer():
 )
 def test_devices_that_cannot_share_the_heads_are_refused(name, devices, message):
     with pytest.raises(SpecsimError, match=message):
-        forward_work(model(name), BF16, Sharding(devices))
+        forward_work(model(name), Workload(), BF16, Sharding(devices))
 
 
 sizes = st.integers(1, 3000)
@@ -382,8 +400,8 @@ sizes = st.integers(1, 3000)
 @given(st.sampled_from([MOE, MLA, SLIDING, EVERYTHING]), sizes, sizes, sizes, sizes)
 def test_counts_rise_with_batch_rows_and_context(shape, batch, rows, context, more):
     scenario = {"batch": batch, "rows": rows, "context": context}
-    before = forward_work(shape, BF16, **scenario)
+    before = forward_work(shape, Workload(**scenario), BF16)
     for name, value in scenario.items():
-        after = forward_work(shape, BF16, **(scenario | {name: value + more}))
+        after = forward_work(shape, Workload(**scenario | {name: value + more}), BF16)
         for count in COUNTS:
             assert getattr(after, count) >= getattr(before, count)

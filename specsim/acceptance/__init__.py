@@ -4,11 +4,11 @@ Everything speculation gains follows from it without any independence assumption
 
     tokens per cycle = 1 + s_1 + s_2 + ... + s_gamma        (the 1 is the bonus or correction token)
 
-A *law* generates survivals. Each law answers the same two questions, and its parameters and the
-question's argument combine by NumPy broadcasting, never as an outer product:
+An *acceptance model* generates survivals. Each answers the same two questions, and its parameters
+and the question's argument combine by NumPy broadcasting, never as an outer product:
 
-    law.survival(k)              P(at least k drafts accepted), s_0 = 1
-    law.tokens_per_cycle(gamma)  mean tokens emitted per cycle, bonus included
+    acceptance.survival(k)              P(at least k drafts accepted), s_0 = 1
+    acceptance.tokens_per_cycle(gamma)  mean tokens emitted per cycle, bonus included
 
 Three different numbers are called "acceptance rate": `alpha` (conditional, per token),
 `accepted_per_drafted`, and `tokens_per_cycle`. `rates` converts between them; a number used as the
@@ -17,18 +17,18 @@ wrong one of the three misleads by tens of percent.
 | read | for |
 |---|---|
 | `overlaps` | where one position's acceptance comes from: two distributions |
-| `laws` | survivals from a formula: i.i.d., a given vector, decaying, mixed |
+| `formulas` | survivals from a formula: i.i.d., a given vector, decaying, mixed |
 | `markov` | easy and hard stretches, and why cycles start in the hard ones |
 | `traces` | survivals measured: from counts of cycles, from overlaps, from one sampled text |
 | `rates` | a survival as a rate, a rate as a survival |
 """
 
-from specsim.acceptance.laws import (
+from specsim.acceptance.formulas import (
     IID,
+    Acceptance,
     BetaMixture,
     Decaying,
     GammaDependent,
-    Law,
     PerPosition,
     per_position,
 )
@@ -48,11 +48,11 @@ from specsim.acceptance.traces import Estimate, TextTrace, empirical, from_betas
 
 __all__ = [
     "IID",
+    "Acceptance",
     "BetaMixture",
     "Decaying",
     "Estimate",
     "GammaDependent",
-    "Law",
     "Markov",
     "PerPosition",
     "TextTrace",

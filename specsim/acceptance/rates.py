@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.acceptance.laws import IID, Law, PerPosition, from_zero
-from specsim.checks import Floats, SpecsimError, as_survival, whole, within
+from specsim.acceptance.formulas import IID, Acceptance, PerPosition, from_zero
+from specsim.checks import ArrayLike, Floats, SpecsimError, as_survival, whole, within
 
 
 def as_acceptance(
@@ -14,7 +13,7 @@ def as_acceptance(
     survival: ArrayLike | None = None,
     tokens_per_cycle: ArrayLike | None = None,
     gamma: ArrayLike | None = None,
-) -> Law:
+) -> Acceptance:
     """The law behind what a user knows: exactly one of alpha, survival, tokens_per_cycle.
 
     `tokens_per_cycle` (bonus included) needs the whole-number `gamma` it was measured at and

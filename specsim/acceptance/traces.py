@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike
 
-from specsim.acceptance.laws import PerPosition
-from specsim.checks import Floats, Integers, SpecsimError, one_count, rounded, whole
+from specsim.acceptance.formulas import PerPosition
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, rounded, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,13 +32,13 @@ class Estimate:
     cycles: Integers  # how many cycles the position was measured on
 
     @property
-    def law(self) -> PerPosition:
+    def acceptance(self) -> PerPosition:
         return PerPosition(self.survival)
 
 
 def empirical(accepted: ArrayLike, drafted: ArrayLike) -> PerPosition:
     """The survival vector of a trace of cycles; `from_counts` gives it with its errors."""
-    return from_counts(accepted, drafted).law
+    return from_counts(accepted, drafted).acceptance
 
 
 def from_counts(accepted: ArrayLike, drafted: ArrayLike, z: float = 1.96) -> Estimate:

@@ -114,7 +114,7 @@ def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
     """Percentiles of how long a user waits for an answer; None where the acceptance is known only
     as tokens per cycle."""
     whole("--tokens", more_tokens, low=1)
-    if prediction.gamma > 0 and prediction.law is None:
+    if prediction.gamma > 0 and prediction.acceptance is None:
         return None
     return asdict(prediction.request(more_tokens))
 

@@ -1,9 +1,10 @@
 """What happens in a cycle, entry by entry: its seconds, its bytes and its FLOPs in one ledger.
 
-`predict` adds the seconds up and `economics` the bytes and FLOPs, of the very same passes of the
-very same rows over the very same contexts, so that a price and a joule cannot tell two stories.
+`predict` adds up the seconds, and `economics` the bytes and FLOPs, of the same passes: time, energy
+and cost cannot disagree about what was done.
 
-    ledger = 2 * Ledger.of(model_pass(draft, system, batch=8, context=1000)) + Ledger.of(Wait(1e-5))
+    drafting = Ledger.of(ModelPass(draft, system, Workload(batch=8, context=1000))).times(2)
+    ledger = drafting + Ledger.of(Wait(1e-5))
     ledger.seconds, ledger.bytes_moved, ledger.flops
 """
 
@@ -12,13 +13,9 @@ from functools import reduce
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
-from specsim.cost.passes import pass_s
+from specsim.checks import ArrayLike, Floats
 from specsim.hardware import System
-from specsim.operators import ForwardWork, forward_work
 
 
 class Entry(Protocol):
@@ -32,60 +29,6 @@ class Entry(Protocol):
 
     @property
     def flops(self) -> Floats: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ModelPass:
-    """One forward pass; `seconds` are what `model_pass` priced it at."""
-
-    model: Architecture
-    system: System
-    batch: ArrayLike
-    rows: ArrayLike
-    context: ArrayLike
-    routing_correlation: ArrayLike | None
-    seconds: Floats
-
-    @property
-    def work(self) -> ForwardWork:
-        """Its operators, of one device."""
-        return forward_work(
-            self.model,
-            self.system.precision,
-            self.system.sharding,
-            batch=self.batch,
-            rows=self.rows,
-            context=self.context,
-            routing_correlation=self.routing_correlation,
-        )
-
-    @property
-    def bytes_moved(self) -> Floats:
-        """Weights and cache. Weights that stay in the last cache count too (punishes)."""
-        work = self.work
-        return work.devices * (work.weight_bytes + work.kv_bytes)
-
-    @property
-    def flops(self) -> Floats:
-        work = self.work
-        return work.devices * work.flops
-
-
-def model_pass(
-    model: Architecture,
-    system: System,
-    *,
-    batch: ArrayLike = 1,
-    rows: ArrayLike = 1,
-    context: ArrayLike = 1024,
-    routing_correlation: ArrayLike | None = None,
-) -> ModelPass:
-    """A pass of `rows` tokens for each of `batch` sequences, priced by `passes.pass_s`."""
-    seconds = pass_s(
-        model, system, batch=batch, rows=rows, context=context,
-        routing_correlation=routing_correlation,
-    )  # fmt: skip
-    return ModelPass(model, system, batch, rows, context, routing_correlation, seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,33 +75,6 @@ class Wait:
     @property
     def flops(self) -> Floats:
         return np.zeros(())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Uncounted:
-    """Seconds of a drafter from outside, which says what it costs and not what it moves."""
-
-    drafter: str
-    priced_s: ArrayLike
-
-    @property
-    def seconds(self) -> Floats:
-        return np.asarray(self.priced_s, float)
-
-    @property
-    def bytes_moved(self) -> Floats:
-        raise self.refusal
-
-    @property
-    def flops(self) -> Floats:
-        raise self.refusal
-
-    @property
-    def refusal(self) -> SpecsimError:
-        return SpecsimError(
-            f"the bytes of {self.drafter} are not counted: it has prices alone (define step and "
-            "cycle, which return a ledger)"
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,61 +1,91 @@
-"""The seconds of one pass over very many scenarios: priced where they differ, combined late.
+"""One forward pass: its seconds, its bytes and its FLOPs, also over very many scenarios at once.
 
-A pass depends on its scenario in two ways only: through (batch, rows), which decide what the linear
+A pass depends on its workload in two ways only: through (batch, rows), which decide what the linear
 layers and the small kernels take, and through the context, which attention reads. So
 
-    seconds = what does not see the context (batch, rows)
+    seconds = what does not depend on the context (batch, rows)
             + max(memory, arithmetic, floor) of attention, straight lines in the context
 
-and no less than the host takes to launch it. `pass_s` prices every distinct (batch, rows) once, at
-a few contexts, draws the lines, and combines them over all scenarios: six operations a scenario
-instead of a hundred. Before it trusts the lines it compares them with the full sum between their
-ends; where they miss it (sliding windows) or the machine is an array, it prices every scenario in
-full. A convenience of arithmetic: the numbers are those of `cost.step_time` to 1e-9.
+and no less than the host takes to launch it. Over many scenarios every distinct (batch, rows) is
+priced once, at a few contexts; the lines are drawn and combined over all scenarios: six operations
+a scenario instead of a hundred. The lines are first compared with the full sum between their ends.
+Where they miss it (sliding windows) or the accelerator is an array, every scenario is priced in
+full. This only saves arithmetic: the seconds are those of `roofline.step_time` to 1e-9.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats
-from specsim.cost.roofline import step_time
+from specsim.checks import Array, Floats, Integers
+from specsim.cost.roofline import ForwardTime, forward_time, step_time
 from specsim.hardware import System
+from specsim.operators import PLAIN_STEP, ForwardWork, Workload, forward_work
 
-FEW = 2048  # scenarios: below, pricing each in full takes less than being clever
+FEW = 2048  # scenarios: below, pricing each in full takes less time
 TOLERANCE = 1e-9  # relative: how well the lines must meet the full sum
 PROBES = np.array([0.0, 1.0, 0.5, 0.03, 0.2, 0.8])  # shares of the way from least to most context
 
 
-def pass_s(
-    model: Architecture,
-    system: System,
-    *,
-    batch: ArrayLike = 1,
-    rows: ArrayLike = 1,
-    context: ArrayLike = 1024,
-    routing_correlation: ArrayLike | None = None,
-) -> Floats:
-    """Seconds of one pass of `rows` tokens for each of `batch` sequences; all of them broadcast.
+@dataclass(frozen=True, eq=False)
+class ModelPass:
+    """One forward pass of `workload` through `model` on `system`; each answer is computed once.
 
-    `routing_correlation` overrides the model's own (`work.experts`).
+    Raises SpecsimError where the system's devices cannot share the model's heads evenly.
     """
-    if routing_correlation is not None:
-        step = step_time(
-            model, system, batch=batch, rows=rows, context=context,
-            routing_correlation=routing_correlation,
-        )  # fmt: skip
-        return step.total_s
-    batch, rows, context = (np.asarray(value, dtype=float) for value in (batch, rows, context))
+
+    model: Architecture
+    system: System
+    workload: Workload = PLAIN_STEP
+
+    @cached_property
+    def work(self) -> ForwardWork:
+        """Its operators, of one device."""
+        return forward_work(self.model, self.workload, self.system.precision, self.system.sharding)
+
+    @cached_property
+    def time(self) -> ForwardTime:
+        """The time of each operator."""
+        return forward_time(self.work, self.system)
+
+    @cached_property
+    def seconds(self) -> Floats:
+        """Of the whole batch, an array of the workload's broadcast shape."""
+        lines = _drawn(self.model, self.system, self.workload)
+        return self.time.total_s if lines is None else lines
+
+    @property
+    def bytes_moved(self) -> Floats:
+        """Weights and cache, over all devices. Weights that stay in the last cache count too
+        (pessimistic)."""
+        return self.work.devices * (self.work.weight_bytes + self.work.kv_bytes)
+
+    @property
+    def flops(self) -> Floats:
+        """Over all devices."""
+        return self.work.devices * self.work.flops
+
+
+def _drawn(model: Architecture, system: System, workload: Workload) -> Floats | None:
+    """The seconds by lines; None where there are few scenarios, or the lines do not hold."""
+    if workload.routing_correlation is not None or workload.logit_rows is not None:
+        return None
+    if workload.allocated_context is not None:
+        return None
+    batch, rows, context = (
+        np.asarray(value, dtype=float)
+        for value in (workload.batch, workload.rows, workload.context)
+    )
     shape = np.broadcast_shapes(batch.shape, rows.shape, context.shape)
-    if np.prod(shape) >= FEW and np.ndim(system.bandwidth_bytes_per_s) == 0:
-        pairs = _distinct(batch, rows)
-        if 4 * len(PROBES) * len(pairs.batch) <= np.prod(shape):
-            lines = _lines(model, system, pairs, context)
-            if lines is not None:
-                return lines.at(pairs.index, context)
-    return step_time(model, system, batch=batch, rows=rows, context=context).total_s
+    if np.prod(shape) < FEW or np.ndim(system.bandwidth_bytes_per_s):
+        return None
+    pairs = _distinct(batch, rows)
+    if 4 * len(PROBES) * len(pairs.batch) > np.prod(shape):
+        return None
+    lines = _lines(model, system, pairs, context)
+    return None if lines is None else lines.at(pairs.index, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +94,7 @@ class _Pairs:
 
     batch: Floats  # (pairs,)
     rows: Floats  # (pairs,)
-    index: NDArray[np.int64]  # as batch and rows broadcast together
+    index: Integers  # as batch and rows broadcast together
 
 
 def _distinct(batch: Floats, rows: Floats) -> _Pairs:
@@ -76,7 +106,7 @@ def _distinct(batch: Floats, rows: Floats) -> _Pairs:
     return _Pairs(batches[pairs // width], widths[pairs % width], index)
 
 
-def _ranked(values: NDArray) -> tuple[Floats, NDArray[np.int64]]:
+def _ranked(values: Array) -> tuple[Floats, Integers]:
     """The distinct values in rising order, and the rank of each: np.unique, without its sort where
     the values are small whole numbers."""
     if values.size < 64 or values.min() < 0 or values.max() > 2**16:
@@ -101,7 +131,7 @@ class _Lines:
     operators: tuple[tuple[Floats, ...], ...]  # memory at least, its rise; arithmetic too; floor
     launch_s: float | Floats
 
-    def at(self, index: NDArray[np.int64], context: Floats) -> Floats:
+    def at(self, index: Integers, context: Floats) -> Floats:
         along = (context - self.least) / max(self.most - self.least, 1.0)
         total = self.fixed[index]
         for memory, memory_rise, compute, compute_rise, floor in self.operators:
@@ -114,13 +144,8 @@ class _Lines:
 def _lines(model: Architecture, system: System, pairs: _Pairs, context: Floats) -> _Lines | None:
     least, most = float(context.min()), float(context.max())
     contexts = least + (most - least) * PROBES
-    forward = step_time(
-        model,
-        system,
-        batch=pairs.batch[:, None],
-        rows=pairs.rows[:, None],
-        context=contexts,
-    )
+    workload = Workload(pairs.batch[:, None], pairs.rows[:, None], contexts)
+    forward = step_time(model, system, workload)
     shape = (len(pairs.batch), len(PROBES))
     fixed, operators = np.zeros(shape[0]), []
     for term in forward.terms:

@@ -23,12 +23,20 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats
+from specsim.checks import Booleans, Floats, Strings
 from specsim.hardware import EfficiencyTable, System
-from specsim.operators import ATTENTION, COLLECTIVE, LINEAR, ForwardWork, Operator, forward_work
+from specsim.operators import (
+    ATTENTION,
+    COLLECTIVE,
+    LINEAR,
+    PLAIN_STEP,
+    ForwardWork,
+    Operator,
+    Workload,
+    forward_work,
+)
 
 BOUNDS = ("weights", "kv", "compute", "overhead")
 
@@ -54,7 +62,7 @@ class Term:
             busy = powers ** (1.0 / self.norm)
         return np.maximum(busy, self.floor_s)
 
-    def limited_by(self, bound: str) -> NDArray[np.bool_]:
+    def limited_by(self, bound: str) -> Booleans:
         """Where `bound` is what it waits for."""
         computing = self.compute_s > self.memory_s
         floored = self.floor_s > np.maximum(self.memory_s, self.compute_s)
@@ -64,7 +72,7 @@ class Term:
         return by_memory | floored if bound == "overhead" else np.asarray(by_memory)
 
     @property
-    def bound(self) -> NDArray[np.str_]:
+    def bound(self) -> Strings:
         named = np.where(self.limited_by("compute"), "compute", self.memory_bound)
         return np.where(self.limited_by("overhead"), "overhead", named)
 
@@ -107,7 +115,7 @@ class ForwardTime:
         return share + self.waiting_s if bound == "overhead" else share
 
     @property
-    def bound(self) -> NDArray[np.str_]:
+    def bound(self) -> Strings:
         """The bound with the largest share, of each scenario."""
         shares = np.stack(np.broadcast_arrays(*(self.share(bound) for bound in BOUNDS)))
         return np.asarray(BOUNDS)[shares.argmax(axis=0)]
@@ -177,28 +185,13 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
 def step_time(
     model: Architecture,
     system: System,
-    *,
-    batch: ArrayLike = 1,
-    rows: ArrayLike = 1,
-    context: ArrayLike = 1024,
-    allocated_context: ArrayLike | None = None,
-    logit_rows: ArrayLike | None = None,
-    routing_correlation: ArrayLike | None = None,
+    workload: Workload = PLAIN_STEP,
     norm: float = np.inf,
 ) -> ForwardTime:
-    """The time of one pass of `rows` tokens per sequence: count the work, then price it.
+    """The time of one pass of `workload` (by default a plain step of one sequence): count the work,
+    then price it.
 
     Raises SpecsimError where the system's devices cannot share the model's heads evenly.
     """
-    work = forward_work(
-        model,
-        system.precision,
-        system.sharding,
-        batch=batch,
-        rows=rows,
-        context=context,
-        allocated_context=allocated_context,
-        logit_rows=logit_rows,
-        routing_correlation=routing_correlation,
-    )
+    work = forward_work(model, workload, system.precision, system.sharding)
     return forward_time(work, system, norm)

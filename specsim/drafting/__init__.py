@@ -18,12 +18,12 @@ gamma is the number of drafted tokens per cycle in every method: in a tree it co
 """
 
 from specsim.drafting.combined import Cascade, Ensemble
-from specsim.drafting.heads import Eagle, Medusa, ParallelBlock, typical_threshold
+from specsim.drafting.drafter import Drafter, Mixed, candidates
+from specsim.drafting.heads import Eagle, Medusa, ParallelBlock
 from specsim.drafting.lookup import Lookup
 from specsim.drafting.methods import method
 from specsim.drafting.models import CATCH_UPS, DraftModel, EarlyExit, QuantisedSelf
 from specsim.drafting.overlapped import SSD, Pearl
-from specsim.drafting.protocol import Drafter, Method, Mixed, as_method, candidates
 from specsim.drafting.trees import DynamicTree, StaticTree
 
 __all__ = [
@@ -38,14 +38,11 @@ __all__ = [
     "Ensemble",
     "Lookup",
     "Medusa",
-    "Method",
     "Mixed",
     "ParallelBlock",
     "Pearl",
     "QuantisedSelf",
     "StaticTree",
-    "as_method",
     "candidates",
     "method",
-    "typical_threshold",
 ]

@@ -6,36 +6,36 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError, require_count, require_share
-from specsim.cost.ledger import Ledger
-from specsim.drafting.protocol import Drafter, Method, as_method
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
+from specsim.cost import Ledger
+from specsim.drafting.drafter import Drafter
 from specsim.hardware import System
+from specsim.operators import Workload
 
 
 def held_together(
     drafters: Sequence[Drafter], system: System, *, batch: ArrayLike, slots: ArrayLike
 ) -> tuple[ArrayLike, ArrayLike]:
     """Weight and KV bytes of several drafters on one device."""
-    held = [as_method(one).held_bytes(system, batch=batch, slots=slots) for one in drafters]
+    held = [one.held_bytes(system, batch=batch, slots=slots) for one in drafters]
     weights, caches = zip(*held, strict=True)
     return np.sum(weights, axis=0), reduce(np.add, caches)
 
 
 @dataclass(frozen=True, slots=True)
-class Cascade(Method):
+class Cascade(Drafter):
     """The middle model's drafts are themselves made speculatively, by a still cheaper drafter.
 
     A drafted token costs (g2 drafts + one middle pass of g2 + 1 rows) / E(alpha12, g2): the price
-    of the middle model, sped up. Survival is the middle model's, since its output law is exact.
+    of the middle model, sped up. Survival is the middle model's: its output distribution is exact.
     `inner_alpha` is the acceptance between the two drafters. The last inner cycle of a draft is
-    not rounded up (flatters). Source: Cascade Speculative Drafting (arXiv:2312.11462).
+    not rounded up (optimistic). Source: Cascade Speculative Drafting (arXiv:2312.11462).
     """
 
-    middle: Method
+    middle: Drafter
     inner: Drafter
     inner_gamma: int = 3
     inner_alpha: float = 0.6
@@ -46,15 +46,13 @@ class Cascade(Method):
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         for drafter in (self.middle, self.inner):
-            as_method(drafter).require_vocabulary_of(target)
+            drafter.require_vocabulary_of(target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        gamma, inner = self.inner_gamma, as_method(self.inner)
-        drafting = inner.cycle(system, gamma=gamma, batch=batch, context=context)
-        verifying = self.middle.step(system, batch=batch, context=context, rows=gamma + 1)
-        tokens = inner.law(IID(self.inner_alpha)).tokens_per_cycle(gamma)
+    def step(self, system: System, workload: Workload) -> Ledger:
+        gamma = self.inner_gamma
+        drafting = self.inner.cycle(system, workload, gamma)
+        verifying = self.middle.step(system, workload.of_rows(gamma + 1))
+        tokens = self.inner.acceptance_of(IID(self.inner_alpha)).tokens_per_cycle(gamma)
         return (drafting + verifying).times(1.0 / tokens)
 
     def held_bytes(
@@ -71,7 +69,7 @@ class Cascade(Method):
 
 
 @dataclass(frozen=True, slots=True)
-class Ensemble(Method):
+class Ensemble(Drafter):
     """Several drafters propose, and one draw from the mean of their laws is the draft.
 
     It costs all of them, one after the other (punishes where they share a device well); acceptance
@@ -86,25 +84,13 @@ class Ensemble(Method):
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         for drafter in self.drafters:
-            as_method(drafter).require_vocabulary_of(target)
+            drafter.require_vocabulary_of(target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        steps = (
-            as_method(one).step(system, batch=batch, context=context, rows=rows)
-            for one in self.drafters
-        )
-        return reduce(add, steps)
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return reduce(add, (one.step(system, workload) for one in self.drafters))
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
-        cycles = (
-            as_method(one).cycle(system, gamma=gamma, batch=batch, context=context)
-            for one in self.drafters
-        )
-        return reduce(add, cycles)
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        return reduce(add, (one.cycle(system, workload, gamma) for one in self.drafters))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike

@@ -7,30 +7,18 @@ the features 34 M, the LM head 525 M. A reduced draft vocabulary cuts that term 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.acceptance import Law
+from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError, distribution, require_count, require_share
-from specsim.cost.ledger import Ledger, Product, Wait, model_pass
-from specsim.drafting.protocol import Method, decayed, require_vocabulary, sampling
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
+from specsim.cost import Ledger, ModelPass, Product, Wait
+from specsim.drafting.drafter import Drafter, decayed, require_vocabulary, sampling
 from specsim.hardware import System
-from specsim.operators import cache_bytes
-
-
-def typical_threshold(target_probs: ArrayLike, epsilon: float = 0.09, delta: float = 0.3) -> Floats:
-    """What Medusa's typical acceptance asks of a token's probability: min(epsilon, delta exp(-H)).
-
-    `target_probs` (..., V); H is its entropy in nats. It accepts whatever is probable enough, so
-    the output law is no longer the target's. Source: Medusa (arXiv:2401.10774), section 3.3.1.
-    """
-    probs = distribution("target_probs", target_probs)
-    entropy = -np.sum(probs * np.log(np.where(probs > 0, probs, 1.0)), axis=-1)
-    return np.minimum(epsilon, delta * np.exp(-entropy))
+from specsim.operators import Workload, cache_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Eagle(Method):
+class Eagle(Drafter):
     """One decoder layer on the target's features drafts autoregressively (EAGLE, arXiv:2401.15077;
     EAGLE-3, arXiv:2503.01840; MTP modules, arXiv:2412.19437, are the same shape).
 
@@ -75,22 +63,18 @@ class Eagle(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(f"the head of {self.target.name}", self.target.vocab_size, target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        head, tokens = self.architecture, np.asarray(batch, float) * np.asarray(rows, float)
+    def step(self, system: System, workload: Workload) -> Ledger:
+        head = self.architecture
+        tokens = np.asarray(workload.batch, float) * np.asarray(workload.rows, float)
         return Ledger.of(
-            model_pass(head, system, batch=batch, rows=rows, context=context),
+            ModelPass(head, system, workload),
             Product(system, self.features * self.target.hidden_size**2, tokens),
-            sampling(system, batch, head.vocab_size),
+            sampling(system, workload.batch, head.vocab_size),
         )
 
-    def first_step(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
-        rows = np.asarray(gamma) + 1
+    def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
-        return begin + self.step(system, batch=batch, context=context, rows=rows)
+        return begin + self.step(system, workload.of_rows(np.asarray(gamma) + 1))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
@@ -107,8 +91,8 @@ class Eagle(Method):
         )
         return weights * system.precision.weight_bytes / devices, caches
 
-    def law(self, law: Law) -> Law:
-        return decayed(law, self.decay)
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return decayed(chain, self.decay)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,17 +109,15 @@ class ParallelBlock(Eagle):
     No draft sees the one before it, so acceptance decays along the block: `decay`.
     """
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
-        block = self.step(system, batch=batch, context=context, rows=np.maximum(gamma, 1))
+        block = self.step(system, workload.of_rows(np.maximum(gamma, 1)))
         begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
         return (begin + block).times(gamma > 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Medusa(Method):
+class Medusa(Drafter):
     """One head per position, all on the last hidden vector (Medusa, arXiv:2401.10774).
 
     A head is a residual h x h layer and an LM head of its own, read once per cycle. Heads do not
@@ -165,12 +147,10 @@ class Medusa(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(f"the heads of {self.target.name}", self.target.vocab_size, target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
+    def step(self, system: System, workload: Workload) -> Ledger:
         hidden, vocab = self.target.hidden_size, self.target.vocab_size
-        head = Product(system, hidden * (hidden + vocab), np.asarray(batch, float))
-        return Ledger.of(head, sampling(system, batch, vocab))
+        head = Product(system, hidden * (hidden + vocab), np.asarray(workload.batch, float))
+        return Ledger.of(head, sampling(system, workload.batch, vocab))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
@@ -179,11 +159,11 @@ class Medusa(Method):
         weights = self.heads * hidden * (hidden + self.target.vocab_size)
         return weights * system.precision.weight_bytes / system.tensor_parallel, 0.0
 
-    def law(self, law: Law) -> Law:
-        return decayed(law, self.decay)
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return decayed(chain, self.decay)
 
     @property
     def notes(self) -> tuple[str, ...]:
         decay = f"alpha is the first head's; each further one keeps {self.decay:g} of it."
-        lossy = "Typical acceptance is lossy: the output law is not the target's."
+        lossy = "Typical acceptance is lossy: the output distribution is not the target's."
         return (decay,) if self.lossless else (decay, lossy)

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.acceptance import IID, Law
-from specsim.checks import Floats, SpecsimError, require_share
-from specsim.cost.ledger import Ledger, Wait
-from specsim.drafting.protocol import Method, Mixed
+from specsim.acceptance import IID, Acceptance
+from specsim.checks import ArrayLike, Floats, SpecsimError, require_share
+from specsim.cost import Ledger, Wait
+from specsim.drafting.drafter import Drafter, Mixed
 from specsim.hardware import System
+from specsim.operators import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup(Method):
+class Lookup(Drafter):
     """N-gram, prompt-lookup and suffix drafting: a match is found in a share `hit` of the cycles.
 
     An alpha or a survival vector is that of cycles with a hit; tokens per cycle = 1 + hit * (sum of
@@ -34,13 +34,11 @@ class Lookup(Method):
         if not 0.0 <= self.host_s < float("inf"):
             raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         return Ledger.of(Wait(self.host_s)).times(np.asarray(gamma) > 0)
 
-    def law(self, law: Law) -> Law:
-        return Mixed(law, IID(0.0), self.hit)
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return Mixed(chain, IID(0.0), self.hit)
 
     def verify_rows(self, gamma: ArrayLike, batch: ArrayLike) -> Floats:
         gamma = np.asarray(gamma)

@@ -6,11 +6,11 @@ from specsim import catalog
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
 from specsim.drafting.combined import Cascade
+from specsim.drafting.drafter import Drafter
 from specsim.drafting.heads import Eagle, Medusa, ParallelBlock
 from specsim.drafting.lookup import Lookup
 from specsim.drafting.models import DraftModel, EarlyExit, QuantisedSelf
 from specsim.drafting.overlapped import SSD, Pearl
-from specsim.drafting.protocol import Method
 from specsim.drafting.trees import DynamicTree, StaticTree
 
 NEED_A_DRAFT = ("draft-model", "pearl", "ssd", "cascade")
@@ -26,7 +26,7 @@ def method(
     draft_precision: str | None = None,
     draft_tensor_parallel: int | None = None,
     **changes: Any,
-) -> Method:
+) -> Drafter:
     """The method called `name` for `target`, as `catalog/methods.toml` has it.
 
     `draft` is the draft model of methods that have one (`draft-model`, `pearl`, `ssd`, `cascade`;

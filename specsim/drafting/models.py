@@ -3,21 +3,20 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError, require_count, require_share
-from specsim.cost.ledger import Ledger, Wait, model_pass
-from specsim.drafting.protocol import Method, require_vocabulary, sampling
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
+from specsim.cost import Ledger, ModelPass, Wait
+from specsim.drafting.drafter import Drafter, require_vocabulary, sampling
 from specsim.hardware import System
-from specsim.operators import cache_bytes, forward_work, stored_weight_bytes
+from specsim.operators import Workload, cache_bytes, stored_weight_bytes
 from specsim.operators import precision as precision_named
 
 CATCH_UPS = ("row", "pass", "none")
 
 
 @dataclass(frozen=True, slots=True)
-class DraftModel(Method):
+class DraftModel(Drafter):
     """A smaller model drafts, one pass per token (Leviathan et al., arXiv:2211.17192).
 
     `catch_up` is how the draft's cache gets the last drafted token after a cycle in which all were
@@ -50,37 +49,26 @@ class DraftModel(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.architecture.name, self.architecture.vocab_size, target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        return self._pass(self._own(system), batch=batch, context=context, rows=rows)
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return self._pass(self._own(system), workload)
 
-    def _pass(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        if self.window is not None:
-            context = np.minimum(context, self.window)
-        drafting = model_pass(self.architecture, system, batch=batch, rows=rows, context=context)
-        return Ledger.of(drafting, sampling(system, batch, self.architecture.vocab_size))
+    def _pass(self, system: System, workload: Workload) -> Ledger:
+        drafting = ModelPass(self.architecture, system, workload.within(self.window))
+        return Ledger.of(drafting, sampling(system, workload.batch, self.architecture.vocab_size))
 
-    def first_step(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
+    def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         rows = 2 if self.catch_up == "row" else 1
-        first = self.step(system, batch=batch, context=context, rows=rows)
+        first = self.step(system, workload.of_rows(rows))
         if self.catch_up == "pass":
             first = first.times(2)
         return Ledger.of(Wait(self._own(system).engine.drafting_overhead_s)) + first
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
         own = self._own(system)
-        work = forward_work(self.architecture, own.precision, own.sharding)
-        again = own.after_own_pass(float(work.weight_bytes))
-        first = self.first_step(system, gamma=gamma, batch=batch, context=context)
-        step = self._pass(again, batch=batch, context=context)
+        weight_bytes = ModelPass(self.architecture, own).work.weight_bytes
+        again = own.after_own_pass(float(weight_bytes))
+        first, step = self.first_step(system, workload, gamma), self._pass(again, workload)
         return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
 
     def held_bytes(
@@ -108,7 +96,7 @@ def split_over(system: System, devices: int | None) -> System:
 
 
 @dataclass(frozen=True, slots=True)
-class EarlyExit(Method):
+class EarlyExit(Drafter):
     """The target's own first layers draft, through its LM head (LayerSkip, arXiv:2404.16710).
 
     `kept` is the fraction of the layers: an early exit keeps the first, layer skipping (Draft &
@@ -132,14 +120,12 @@ class EarlyExit(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.target.name, self.target.vocab_size, target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        return DraftModel(self.architecture).step(system, batch=batch, context=context, rows=rows)
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return DraftModel(self.architecture).step(system, workload)
 
 
 @dataclass(frozen=True, slots=True)
-class QuantisedSelf(Method):
+class QuantisedSelf(Drafter):
     """The target drafts for itself with its weights in a smaller format (QuantSpec,
     arXiv:2502.10424). It shares the target's cache: nothing to catch up with.
 
@@ -156,12 +142,8 @@ class QuantisedSelf(Method):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_vocabulary(self.target.name, self.target.vocab_size, target)
 
-    def step(
-        self, system: System, *, batch: ArrayLike, context: ArrayLike, rows: ArrayLike = 1
-    ) -> Ledger:
-        return DraftModel(self.target, precision=self.precision).step(
-            system, batch=batch, context=context, rows=rows
-        )
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return DraftModel(self.target, precision=self.precision).step(system, workload)
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike

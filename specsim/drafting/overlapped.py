@@ -6,14 +6,14 @@ What they gain is latency bought with hardware, so compare `Prediction.speedup_p
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.acceptance import Law
+from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, require_share
-from specsim.cost.ledger import Ledger
-from specsim.drafting.protocol import Around, Drafter, Mixed, as_method
+from specsim.checks import ArrayLike, Floats, require_share
+from specsim.cost import Ledger
+from specsim.drafting.drafter import Around, Drafter, Mixed
 from specsim.hardware import System
+from specsim.operators import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +32,16 @@ class Pearl(Around):
         return 1
 
     def overlapped_s(
-        self,
-        system: System,
-        *,
-        gamma: ArrayLike,
-        batch: ArrayLike,
-        context: ArrayLike,
-        verify_s: Floats,
+        self, system: System, workload: Workload, gamma: ArrayLike, verify_s: Floats
     ) -> ArrayLike:
-        drafting = self.cycle_s(system, gamma=gamma, batch=batch, context=context)
-        return np.minimum(drafting, verify_s)
+        return np.minimum(self.cycle(system, workload, gamma).seconds, verify_s)
 
     @property
     def notes(self) -> tuple[str, ...]:
         return (
             "Drafting and verification overlap perfectly, on two devices: an upper bound, to be "
             "compared per device.",
-            *as_method(self.drafter).notes,
+            *self.drafter.notes,
         )
 
 
@@ -59,13 +52,13 @@ class SSD(Around):
 
     speedup = [h E + (1-h) E'] / [h max(1, T) + (1-h)(1 + T')], in units of a verification: T, E are
     the drafter's time and tokens, T', E' those of `backup`, which drafts when nothing is ready
-    (None: the drafter itself) under `backup_law` (None: the same law).
+    (None: the drafter itself) under `backup_acceptance` (None: as the drafter's).
     """
 
     drafter: Drafter
     hit: float = 0.8
     backup: Drafter | None = None
-    backup_law: Law | None = None
+    backup_acceptance: Acceptance | None = None
 
     def __post_init__(self) -> None:
         require_share("hit", self.hit)
@@ -73,7 +66,7 @@ class SSD(Around):
     @property
     def lossless(self) -> bool:
         both = (self.drafter, self.backup or self.drafter)
-        return all(as_method(one).lossless for one in both)
+        return all(one.lossless for one in both)
 
     @property
     def extra_devices(self) -> int:
@@ -81,39 +74,30 @@ class SSD(Around):
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         for one in (self.drafter, self.backup or self.drafter):
-            as_method(one).require_vocabulary_of(target)
+            one.require_vocabulary_of(target)
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
-        place = {"gamma": gamma, "batch": batch, "context": context}
-        ready = as_method(self.drafter).cycle(system, **place)
-        late = as_method(self.backup or self.drafter).cycle(system, **place)
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        ready = self.drafter.cycle(system, workload, gamma)
+        late = (self.backup or self.drafter).cycle(system, workload, gamma)
         return ready.times(self.hit) + late.times(1.0 - self.hit)
 
-    def law(self, law: Law) -> Law:
-        own = as_method(self.drafter).law(law)
-        other = self.backup_law
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        own = self.drafter.acceptance_of(chain)
+        other = self.backup_acceptance
         if other is None:
-            other = as_method(self.backup or self.drafter).law(law)
+            other = (self.backup or self.drafter).acceptance_of(chain)
         return Mixed(own, other, self.hit)
 
     def overlapped_s(
-        self,
-        system: System,
-        *,
-        gamma: ArrayLike,
-        batch: ArrayLike,
-        context: ArrayLike,
-        verify_s: Floats,
+        self, system: System, workload: Workload, gamma: ArrayLike, verify_s: Floats
     ) -> ArrayLike:
-        ready = self.drafter.cycle_s(system, gamma=gamma, batch=batch, context=context)
-        return self.hit * np.minimum(ready, verify_s)
+        ready = self.drafter.cycle(system, workload, gamma)
+        return self.hit * np.minimum(ready.seconds, verify_s)
 
     @property
     def notes(self) -> tuple[str, ...]:
         return (
             f"The next drafts are ready in {self.hit:.0%} of the cycles, made on a second device: "
             "compare per device.",
-            *as_method(self.drafter).notes,
+            *self.drafter.notes,
         )

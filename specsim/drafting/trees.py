@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.acceptance import GammaDependent, Law, PerPosition
+from specsim.acceptance import Acceptance, GammaDependent, PerPosition
 from specsim.acceptance.optimal_trees import Tree, best_tree
-from specsim.checks import Floats, Integers, SpecsimError, require_count, whole
-from specsim.cost.ledger import Ledger
-from specsim.drafting.protocol import Around, Method, as_method
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, require_count, whole
+from specsim.cost import Ledger
+from specsim.drafting.drafter import Around, Drafter
 from specsim.hardware import System
+from specsim.operators import Workload
 
 SIBLINGS = (0.60, 0.15, 0.08, 0.05, 0.03)  # children of one node; theory's own example, assumed
 
@@ -31,7 +31,7 @@ class StaticTree(Around):
     A draft pass per depth, as wide as the nodes there that have children.
     """
 
-    drafter: Method
+    drafter: Drafter
     child_probs: Sequence[float] = SIBLINGS
     depth: int = 6
 
@@ -54,36 +54,32 @@ class StaticTree(Around):
     def max_gamma(self) -> int | None:
         return None  # nodes, of which even few heads can fill any number
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = whole("gamma", gamma)
         largest = self.shape(int(gamma.max(initial=0)))
         passes: dict[int, Integers] = {}  # by their rows: how many of them each gamma takes
         for nodes in np.unique(gamma[gamma > 0]):
             for rows in _draft_rows(largest, int(nodes))[1:]:
                 passes[rows] = passes.get(rows, np.zeros_like(gamma)) + (gamma == nodes)
-        drafter = as_method(self.drafter)
-        first = drafter.first_step(system, gamma=gamma, batch=batch, context=context)
-        cycle = first.times(gamma > 0)
+        cycle = self.drafter.first_step(system, workload, gamma).times(gamma > 0)
         for rows, many in passes.items():
-            cycle += self.step(system, batch=batch, context=context, rows=rows).times(many)
+            cycle += self.step(system, workload.of_rows(rows)).times(many)
         return cycle
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike
     ) -> tuple[ArrayLike, ArrayLike]:
-        return as_method(self.drafter).held_bytes(system, batch=batch, slots=slots)
+        return self.drafter.held_bytes(system, batch=batch, slots=slots)
 
-    def law(self, law: Law) -> Law:
-        return _ShapeLaw(self, as_method(self.drafter).law(law))
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return _FixedShape(self, self.drafter.acceptance_of(chain))
 
     @property
     def notes(self) -> tuple[str, ...]:
         return (
             "gamma counts the nodes of a tree; a node's further children catch the shares of what "
             "the first leaves that the catalog assumes.",
-            *as_method(self.drafter).notes,
+            *self.drafter.notes,
         )
 
 
@@ -102,25 +98,22 @@ class DynamicTree(StaticTree):
         StaticTree.__post_init__(self)
         require_count("children", self.children)
 
-    def cycle(
-        self, system: System, *, gamma: ArrayLike, batch: ArrayLike, context: ArrayLike
-    ) -> Ledger:
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
-        drafter = as_method(self.drafter)
-        first = drafter.first_step(system, gamma=gamma, batch=batch, context=context)
-        wide = self.step(system, batch=batch, context=context, rows=self.children)
+        first = self.drafter.first_step(system, workload, gamma)
+        wide = self.step(system, workload.of_rows(self.children))
         return first.times(gamma > 0) + wide.times(np.clip(gamma, 1, self.depth) - 1)
 
-    def law(self, law: Law) -> Law:
-        return _BestLaw(self, as_method(self.drafter).law(law))
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return _BestShape(self, self.drafter.acceptance_of(chain))
 
 
 @dataclass(frozen=True, slots=True)
-class _ShapeLaw:
+class _FixedShape:
     """Tokens per cycle of one fixed shape under a chain's acceptance."""
 
     tree: StaticTree
-    chain: Law
+    chain: Acceptance
 
     def survival(self, k: ArrayLike) -> Floats:
         raise SpecsimError("a tree's survival depends on its nodes: use at(gamma).survival(k)")
@@ -150,11 +143,11 @@ class _ShapeLaw:
 
 
 @dataclass(frozen=True, slots=True)
-class _BestLaw:
+class _BestShape:
     """Tokens per cycle of the best tree for each acceptance."""
 
     tree: DynamicTree
-    chain: Law
+    chain: Acceptance
 
     def survival(self, k: ArrayLike) -> Floats:
         raise SpecsimError("a tree's survival depends on its nodes: use at(gamma).survival(k)")
@@ -187,7 +180,7 @@ class _BestLaw:
         return best_tree(chances, nodes + 1, self.tree.depth)
 
 
-def _children(chain: Law, child_probs: Sequence[float], depth: int) -> Floats:
+def _children(chain: Acceptance, child_probs: Sequence[float], depth: int) -> Floats:
     """P(child accepted | parent accepted), (depth, children, parameters of the chain...).
 
     A survival vector that ends above `depth` ends the tree there (punishes)."""

@@ -6,9 +6,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specsim.checks import SpecsimError
+from specsim.checks import Floats, SpecsimError
 from specsim.explorer.scenarios import (
     NAMES,
     ExplorerScenario,
@@ -16,7 +15,6 @@ from specsim.explorer.scenarios import (
     changed,
     predict_scenario,
 )
-from specsim.figures import curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +31,7 @@ class Sweep:
     """
 
     axes: Mapping[str, tuple[Any, ...]]
-    values: NDArray[np.float64]
+    values: Floats
     problems: Mapping[tuple[Any, ...], str] = field(repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -52,7 +50,7 @@ class Sweep:
         plain decoding. Needs matplotlib. Raises SpecsimError for more than two axes, and for a
         first axis that does not hold numbers.
         """
-        from specsim.figures import Curve, sheet
+        from specsim.figures import Curve, curves, sheet
 
         along, *others = self.axes
         x = self.axes[along]

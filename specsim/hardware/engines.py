@@ -5,10 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim import catalog
-from specsim.checks import Floats, require_positive
+from specsim.checks import ArrayLike, Floats, require_positive
 from specsim.hardware.accelerators import Accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.operators import ForwardWork, Operator

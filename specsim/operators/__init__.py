@@ -19,17 +19,20 @@ from specsim.operators.work import (
     ForwardWork,
     Operator,
 )
+from specsim.operators.workload import PLAIN_STEP, Workload
 
 __all__ = [
     "ATTENTION",
     "COLLECTIVE",
     "ELEMENTWISE",
     "LINEAR",
+    "PLAIN_STEP",
     "PRECISIONS",
     "ForwardWork",
     "Operator",
     "Precision",
     "Sharding",
+    "Workload",
     "cache_bytes",
     "distinct_experts",
     "forward_work",

@@ -6,9 +6,9 @@ import numpy as np
 
 from specsim.architecture import Architecture, LatentAttention
 from specsim.checks import Floats
+from specsim.operators.counting import Pass
 from specsim.operators.sharding import kv_heads_held
 from specsim.operators.work import ATTENTION, Operator
-from specsim.operators.workload import Pass
 
 
 def attention(asked: Pass, model: Architecture) -> Iterator[Operator]:

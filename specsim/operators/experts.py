@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture, Experts
-from specsim.checks import Floats
+from specsim.checks import ArrayLike, Floats
+from specsim.operators.counting import Pass
 from specsim.operators.work import Operator
-from specsim.operators.workload import Pass
 
 
 def mlp(

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
+from specsim.checks import ArrayLike, Floats
 from specsim.operators.attention import attention
+from specsim.operators.counting import Pass
 from specsim.operators.experts import mlp
 from specsim.operators.formats import Precision
 from specsim.operators.sharding import (
@@ -17,66 +18,74 @@ from specsim.operators.sharding import (
     require_even_split,
 )
 from specsim.operators.work import COLLECTIVE, ELEMENTWISE, ForwardWork, Operator
-from specsim.operators.workload import Pass
+from specsim.operators.workload import Workload
 
 
 def forward_work(
     model: Architecture,
+    workload: Workload,
     precision: Precision,
     sharding: Sharding = WHOLE,
-    /,
-    *,
-    batch: ArrayLike = 1,
-    rows: ArrayLike = 1,
-    context: ArrayLike = 1024,
-    allocated_context: ArrayLike | None = None,
-    logit_rows: ArrayLike | None = None,
-    routing_correlation: ArrayLike | None = None,
 ) -> ForwardWork:
-    """Count one pass of `rows` tokens for each of `batch` sequences with `context` tokens cached.
+    """Count one pass of `workload` through `model`: FLOPs and bytes, an operator at a time.
 
-    `allocated_context` is what the attention kernel really reads per sequence, where that is more
-    than the context: masked kernels read the whole buffer (bytes moved, not bytes needed).
-    `logit_rows` of the rows go through the LM head (all, unless said otherwise: a prefill needs the
-    last one's logits alone). `routing_correlation` overrides the model's own. All of these
-    broadcast together.
+    Weights are counted once per pass, keys and values once per sequence, FLOPs once per row. Bytes
+    moved, not bytes needed: where the workload says that an attention kernel reads its whole
+    buffer, it is charged so. Under tensor parallelism, `Sharding(devices)`, the counts are those of
+    one device.
 
-    Under tensor parallelism, `Sharding(devices)`, the counts are those of one device. Raises
-    SpecsimError where the devices cannot share the heads evenly.
+    Returns counts as arrays of the workload's broadcast shape. Raises SpecsimError where the
+    devices cannot share the heads evenly.
     """
-    devices = sharding.devices
-    require_even_split(model, devices)
-    sequences, width, read = (np.asarray(value, float) for value in (batch, rows, context))
-    if allocated_context is not None:
-        read = np.maximum(read, np.asarray(allocated_context, float))
-    tokens = sequences * width
-    logits = tokens if logit_rows is None else sequences * np.asarray(logit_rows, float)
-    alike = np.shape(0.0 if routing_correlation is None else routing_correlation)
-    shape = np.broadcast_shapes(tokens.shape, read.shape, logits.shape, alike)
-    asked = Pass(sequences, width, read, tokens, shape, precision, devices)
-
-    hidden, vocab = model.hidden_size, model.vocab_size
-    columns = -(-vocab // devices) if sharding.head_sharded else vocab
-    head = asked.linear(
-        "LM head", hidden, columns, 1, precision.bytes_per_head_weight, visits=logits
-    )
-    operators = (
-        embedding(asked, model),
-        *attention(asked, model),
-        *mlp(asked, model, routing_correlation),
-        elementwise(asked, model),
-        head,
-        *soft_cap(asked, model, logits * columns),
-        *collectives(asked, model),
-    )
+    asked = in_arrays(workload, precision, sharding.devices)
+    logits = logits_of(workload, asked)
     return ForwardWork(
-        operators,
+        tuple(operators_of(model, workload, asked, sharding)),
         model.num_layers,
-        asked.spread(tokens),
-        asked.spread(logits * vocab),
+        asked.spread(asked.tokens),
+        asked.spread(logits * model.vocab_size),
         precision,
-        devices,
+        sharding.devices,
     )
+
+
+def in_arrays(workload: Workload, precision: Precision, devices: int) -> Pass:
+    """The workload's numbers as arrays that broadcast together."""
+    sequences, width, read = (
+        np.asarray(value, float) for value in (workload.batch, workload.rows, workload.context)
+    )
+    if workload.allocated_context is not None:
+        read = np.maximum(read, np.asarray(workload.allocated_context, float))
+    shapes = [np.shape(sequences), np.shape(width), np.shape(read)]
+    shapes += [
+        np.shape(x) for x in (workload.logit_rows, workload.routing_correlation) if x is not None
+    ]
+    shape = np.broadcast_shapes(*shapes)
+    return Pass(sequences, width, read, sequences * width, shape, precision, devices)
+
+
+def logits_of(workload: Workload, asked: Pass) -> Floats:
+    """Rows that go through the LM head, over all sequences."""
+    if workload.logit_rows is None:
+        return asked.tokens
+    return asked.batch * np.asarray(workload.logit_rows, float)
+
+
+def operators_of(
+    model: Architecture, workload: Workload, asked: Pass, sharding: Sharding
+) -> Iterator[Operator]:
+    """The operators in the order in which they run."""
+    require_even_split(model, sharding.devices)
+    vocab, logits = model.vocab_size, logits_of(workload, asked)
+    columns = -(-vocab // sharding.devices) if sharding.head_sharded else vocab
+    per_weight = asked.precision.bytes_per_head_weight
+    yield embedding(asked, model)
+    yield from attention(asked, model)
+    yield from mlp(asked, model, workload.routing_correlation)
+    yield elementwise(asked, model)
+    yield asked.linear("LM head", model.hidden_size, columns, 1, per_weight, visits=logits)
+    yield from soft_cap(asked, model, logits * columns)
+    yield from collectives(asked, model)
 
 
 def embedding(asked: Pass, model: Architecture) -> Operator:

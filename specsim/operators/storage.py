@@ -3,17 +3,20 @@
 Bytes *stored*, for memory; what a pass *reads* is counted in `forward`.
 """
 
+from functools import reduce
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats
+from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
-from specsim.operators.forward import forward_work
+from specsim.operators.forward import in_arrays, operators_of
 from specsim.operators.sharding import WHOLE, Sharding, kv_heads_held, require_even_split
+from specsim.operators.workload import Workload
 
 ONE_BYTE_EACH = Precision("count", 1.0, "none", kv_bytes=1.0, activation_bytes=1.0)
-EVERY_EXPERT = 1e12  # tokens in a pass after which no expert is unread
+# so many tokens in a pass that no expert is unread
+READS_ALL = Workload(batch=1e12, context=0, routing_correlation=0)
 
 
 def stored_weight_bytes(
@@ -24,10 +27,9 @@ def stored_weight_bytes(
     device."""
 
     def matrices(stored: Precision, sharding: Sharding) -> float:
-        work = forward_work(
-            model, stored, sharding, batch=EVERY_EXPERT, context=0, routing_correlation=0
-        )
-        return float(work.weight_bytes)
+        asked = in_arrays(READS_ALL, stored, sharding.devices)
+        operators = operators_of(model, READS_ALL, asked, sharding)
+        return float(reduce(np.add, (each.weight_bytes for each in operators)))
 
     table = 0 if model.tied_head else model.embedding_parameters
     small = model.parameters - matrices(ONE_BYTE_EACH, WHOLE) - table

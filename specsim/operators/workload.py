@@ -1,87 +1,40 @@
-"""What a pass is asked for, with the counts that every operator shares."""
+"""One pass, as it is asked for: how many tokens of how many sequences, and what they attend to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats
-from specsim.operators.formats import Precision
-from specsim.operators.work import LINEAR, Operator
+from specsim.checks import ArrayLike
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """`rows` tokens for each of `batch` sequences that read `context` cached tokens each.
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """`rows` tokens for each of `batch` sequences that have `context` tokens cached.
 
-    The arrays broadcast to `shape`; `devices` share the work.
+    A plain decode step has 1 row, a draft step 1, a verification of gamma drafts gamma + 1, a
+    prefill as many as the prompt. All fields may be arrays; they combine by NumPy broadcasting.
+
+    Arguments: `allocated_context`, the slots that the attention kernel really reads per sequence,
+    where that is more than the context (masked kernels read the whole buffer). `logit_rows`, how
+    many of a sequence's rows go through the LM head (None: all; a prefill needs the last one's
+    logits alone). `routing_correlation`, of a mixture of experts, overrides the model's own
+    (see `Experts`).
     """
 
-    batch: Floats
-    rows: Floats
-    context: Floats
-    tokens: Floats
-    shape: tuple[int, ...]
-    precision: Precision
-    devices: int
+    batch: ArrayLike = 1
+    rows: ArrayLike = 1
+    context: ArrayLike = 1024
+    allocated_context: ArrayLike | None = None
+    logit_rows: ArrayLike | None = None
+    routing_correlation: ArrayLike | None = None
 
-    def spread(self, value: ArrayLike) -> Floats:
-        """The count as an array over all scenarios, without copying it."""
-        count = np.asarray(value, dtype=float)
-        return count if count.shape == self.shape else np.broadcast_to(count, self.shape)
+    def of_rows(self, rows: ArrayLike) -> "Workload":
+        """The same sequences with `rows` tokens each in the pass."""
+        return replace(self, rows=rows)
 
-    def linear(
-        self,
-        name: str,
-        fan_in: float,
-        fan_out: float,
-        layers: int,
-        bytes_per_weight: float,
-        *,
-        visits: Floats | float | None = None,
-        copies: Floats | float = 1.0,
-    ) -> Operator:
-        """A matrix product in each of `layers`; the sizes are those of one device.
+    def within(self, window: int | None) -> "Workload":
+        """The same pass where `window` tokens of a context are kept at most; None keeps all."""
+        return self if window is None else replace(self, context=np.minimum(self.context, window))
 
-        Arguments: `visits`, rows multiplied (every token once, unless said otherwise); `copies`,
-        how many matrices of this size are read (the distinct experts).
-        """
-        visits = self.tokens if visits is None else visits
-        moved = (fan_in + fan_out) * self.precision.activation_bytes
-        return Operator(
-            name=name,
-            kind=LINEAR,
-            flops=self.spread(2.0 * visits * fan_in * fan_out * layers),
-            weight_bytes=self.spread(bytes_per_weight * fan_in * fan_out * layers * copies),
-            kv_bytes=self.spread(0.0),
-            activation_bytes=self.spread(visits * moved * layers),
-            kernels=layers,
-            math=self.precision.math_with(bytes_per_weight),
-        )
 
-    def other(
-        self,
-        name: str,
-        kind: str,
-        *,
-        flops: Floats | float = 0.0,
-        kv_bytes: Floats | float = 0.0,
-        activation_bytes: Floats | float = 0.0,
-        link_bytes: Floats | float = 0.0,
-        kernels: int = 0,
-        streams: Floats | float = 0.0,
-        math: str = "",
-    ) -> Operator:
-        """An operator without weights."""
-        return Operator(
-            name=name,
-            kind=kind,
-            flops=self.spread(flops),
-            weight_bytes=self.spread(0.0),
-            kv_bytes=self.spread(kv_bytes),
-            activation_bytes=self.spread(activation_bytes),
-            link_bytes=self.spread(link_bytes),
-            kernels=kernels,
-            streams=streams,
-            math=math,
-        )
+PLAIN_STEP = Workload()  # of one sequence, 1,024 tokens cached

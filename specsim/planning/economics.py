@@ -9,15 +9,13 @@ so a cycle that gains at a fixed batch gains more in open loop, where the batch 
 its capacity may still be lower than plain decoding's.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError, as_survival, one_count, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, one_count, within
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.prediction import Prediction
@@ -90,37 +88,6 @@ def energy_per_token_j(
     """(P0 cycle + bytes e_B + FLOPs e_F) / tokens per cycle; bytes and FLOPs are a cycle's."""
     spent = idle_power_w * np.asarray(cycle_s) + joules_per_byte * np.asarray(bytes_moved)
     return (spent + joules_per_flop * np.asarray(flops)) / np.asarray(tokens_per_cycle)
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """How many drafts each request may verify, and tokens per unit of time with and without."""
-
-    slots: int
-    per_request: tuple[int, ...]
-    goodput: float
-    plain_goodput: float
-
-
-def admit(survivals: Sequence[ArrayLike], step_time_of_rows: Callable[[int], float]) -> Admission:
-    """Share a step among requests: rank all their drafts by survival, admit the best prefix.
-
-    A request's own survivals fall, so the ranking never admits a draft before its predecessor. All
-    prefixes are looked at: a step's time may have steps of its own. Source: SmartSpec
-    (arXiv:2406.14066).
-    """
-    requests = [as_survival(each) for each in survivals]
-    if not requests or any(each.ndim != 1 for each in requests):
-        raise SpecsimError("survivals must hold a vector s_1, s_2, … for every request")
-    drafts = [(-s, k, r) for r, each in enumerate(requests) for k, s in enumerate(each.tolist())]
-    ranked = sorted(drafts)
-    expected = len(requests) - np.cumsum([0.0, *(negative for negative, _, _ in ranked)])
-    times = [step_time_of_rows(len(requests) + slots) for slots in range(len(ranked) + 1)]
-    goodput = expected / np.asarray(times, float)
-    slots = int(goodput.argmax())
-    admitted = [r for _, _, r in ranked[:slots]]
-    counts = tuple(admitted.count(r) for r in range(len(requests)))
-    return Admission(slots, counts, float(goodput[slots]), float(goodput[0]))
 
 
 @dataclass(frozen=True, slots=True)

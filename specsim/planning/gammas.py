@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID
 from specsim.acceptance.leviathan import best_gamma_closed_form
 from specsim.architecture import Architecture
-from specsim.checks import Floats, Integers, SpecsimError, one_count, whole
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, whole
 from specsim.drafting import Drafter, candidates
 from specsim.hardware import System
 from specsim.prediction import INDISTINGUISHABLE, Prediction

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
+from specsim.checks import ArrayLike, Booleans, Floats, SpecsimError
 from specsim.hardware import System
 from specsim.operators import PRECISIONS, cache_bytes, stored_weight_bytes
 
@@ -57,7 +56,7 @@ class Footprint:
         return capacity - self.total_bytes
 
     @property
-    def fits(self) -> NDArray[np.bool_]:
+    def fits(self) -> Booleans:
         return np.asarray(self.spare_bytes >= 0)
 
 

@@ -7,12 +7,12 @@ Speculation does not make it shorter: the draft must read the prompt too.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, within
+from specsim.checks import ArrayLike, Floats, within
 from specsim.cost import step_time
 from specsim.hardware import System
+from specsim.operators import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def prefill_s(
     attended = cached + (new + 1.0) / 2.0
     rows = new / passes
     one = step_time(
-        model, system, batch=batch, rows=rows, context=attended, logit_rows=1.0 / passes
+        model, system, Workload(batch=batch, rows=rows, context=attended, logit_rows=1.0 / passes)
     )
     return passes * one.total_s
 

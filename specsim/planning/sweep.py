@@ -14,11 +14,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from specsim.acceptance import Law
+from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
+from specsim.checks import Array, ArrayLike, Floats, Integers, SpecsimError
 from specsim.drafting import Drafter, candidates
 from specsim.hardware import System
 from specsim.prediction import Prediction
@@ -35,7 +34,7 @@ def speedups(
     *,
     gamma: ArrayLike,
     alpha: ArrayLike | None = None,
-    acceptance: Law | None = None,
+    acceptance: Acceptance | None = None,
     batch: ArrayLike = 1,
     context: ArrayLike = 1024,
     chunk: int = CHUNK,
@@ -74,7 +73,7 @@ def blocks(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
             yield (*singles, slice(start, start + step), *whole)
 
 
-def cut(array: NDArray[Any], block: tuple[slice, ...]) -> NDArray[Any]:
+def cut(array: Array, block: tuple[slice, ...]) -> Array:
     """The part of an argument that belongs to a block: an axis of length 1 stays as it is."""
     own = block[len(block) - array.ndim :] if array.ndim else ()
     sizes = zip(own, array.shape, strict=True)
@@ -90,7 +89,7 @@ class SpeedupMap:
     y: str
     y_values: Floats  # (Y,)
     speedup: Floats  # (Y, X)
-    gamma: NDArray[np.int64]  # (Y, X)
+    gamma: Integers  # (Y, X)
 
 
 def speedup_map(
@@ -101,7 +100,7 @@ def speedup_map(
     x: tuple[str, ArrayLike],
     y: tuple[str, ArrayLike],
     gammas: ArrayLike | None = None,
-    acceptance: Law | None = None,
+    acceptance: Acceptance | None = None,
     chunk: int = CHUNK,
     **fixed: float,
 ) -> SpeedupMap:
@@ -145,7 +144,7 @@ def _predict(
     target: Architecture,
     drafter: Drafter,
     system: System,
-    acceptance: Law | None,
+    acceptance: Acceptance | None,
     values: dict[str, Any],
 ) -> Prediction:
     if "bandwidth" in values:

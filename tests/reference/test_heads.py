@@ -21,6 +21,7 @@ from specsim.architecture import Experts, read_config
 from specsim.checks import SpecsimError
 from specsim.drafting import method
 from specsim.hardware import system
+from specsim.operators import Workload
 
 GAMMAS = range(1, 9)
 NEW = 24
@@ -210,7 +211,9 @@ def test_specsim_prices_the_bytes_that_a_draft_step_reads() -> None:
     head.head(head.states(place, before, place))
     assert len(read) == 6  # projection, qkv, output, gate and up, down, LM head
     ideal = system("h100", engine="ideal")
-    priced_s = method("eagle", target.architecture).step_s(ideal, batch=1, context=1)
+    priced_s = (
+        method("eagle", target.architecture).step(ideal, Workload(batch=1, context=1)).seconds
+    )
     assert priced_s * ideal.bandwidth_bytes_per_s == pytest.approx(sum(read), rel=2e-3)
 
 

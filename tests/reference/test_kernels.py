@@ -16,6 +16,7 @@ from reference.lab.suites.points import load_suite
 from specsim.cost import step_time
 from specsim.evidence import calibration
 from specsim.evidence.calibration import fit_kernels, probes_to_json
+from specsim.operators import Workload
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,9 @@ def test_everything_in_the_grid_is_timed(probes):
 def test_they_fit_a_system_that_prices_a_model(probes):
     system = fit_kernels(probes, "eager").system
     model = probe_architecture(256, 4, 1000)
-    one, many = (float(step_time(model, system, batch=batch).total_s) for batch in (1, 64))
+    one, many = (
+        float(step_time(model, system, Workload(batch=batch)).total_s) for batch in (1, 64)
+    )
     assert 0 < one < many
 
 

@@ -20,7 +20,7 @@ from reference.quantization import (
 )
 from specsim.architecture import Experts
 from specsim.checks import SpecsimError
-from specsim.operators import forward_work, precision
+from specsim.operators import Workload, forward_work, precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 STEPS = {"int8": 254, "int4": 15, "int4-g32": 15}
@@ -103,7 +103,7 @@ def test_the_bytes_are_those_that_specsim_counts(tiny, name: str, fields) -> Non
     if name == "int8":  # the scale of a channel, which specsim leaves out: 2 bytes for a row
         stored -= sum(layer.scales.nbytes for layer in held)
     shape = model.architecture
-    work = forward_work(shape, precision(name), batch=1e9)  # every expert is visited
+    work = forward_work(shape, Workload(batch=1e9), precision(name))  # every expert is visited
     gates = shape.expert_layers * shape.hidden_size * 2 if shape.experts else 0
     routers = work["router"].weight_bytes if shape.experts else 0
     assert stored == pytest.approx(float(work.weight_bytes - routers), rel=1e-12)

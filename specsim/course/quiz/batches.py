@@ -16,7 +16,7 @@ from specsim.course.quiz.shapes import (
     roofline,
     streamed_bytes,
 )
-from specsim.operators import cache_bytes, forward_work
+from specsim.operators import Workload, cache_bytes, forward_work
 from specsim.planning.prefill import prefill_s, time_to_first_token
 
 SECTION = "Batches, caches, prompts"
@@ -25,7 +25,7 @@ SECTION = "Batches, caches, prompts"
 def attention_intensity() -> dict[str, float]:
     numbers = {}
     for batch in (1, 64):
-        attention = forward_work(LLAMA_70B, BF16, batch=batch, context=8192)["attention"]
+        attention = forward_work(LLAMA_70B, Workload(batch=batch, context=8192), BF16)["attention"]
         numbers[f"batch_{batch}"] = float(attention.flops / attention.kv_bytes)
     heads = LLAMA_70B.num_heads / LLAMA_70B.num_kv_heads
     return numbers | {
@@ -53,7 +53,7 @@ def kv_size() -> dict[str, float]:
 
 def prefill() -> dict[str, float]:
     prompt = 4096
-    wide = forward_work(LLAMA_70B, BF16, rows=prompt, context=1)
+    wide = forward_work(LLAMA_70B, Workload(rows=prompt, context=1), BF16)
     flops = sum(float(operator.flops) for operator in wide if operator.kind == "linear")
     rate = H100.accelerator.rate("bf16")
     step_s = float(plain(LLAMA_70B, H100).step_s)

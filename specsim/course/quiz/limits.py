@@ -21,7 +21,7 @@ from specsim.course.quiz.shapes import (
 )
 from specsim.course.quiz.tokens import LEVIATHAN
 from specsim.drafting import DraftModel
-from specsim.operators import cache_bytes, distinct_experts, forward_work
+from specsim.operators import Workload, cache_bytes, distinct_experts, forward_work
 from specsim.planning import plan
 from specsim.planning.economics import token_cost
 from specsim.speculation import predict
@@ -92,7 +92,7 @@ def experts() -> dict[str, float]:
     numbers["correlated_128"] = float(distinct_experts(few, 1, 4, 0.45)) / few.per_token
     for batch in (1, 8, 64):
         wide, narrow = (
-            float(forward_work(moe, BF16, batch=batch, rows=rows, context=1).weight_bytes)
+            float(forward_work(moe, Workload(batch=batch, rows=rows, context=1), BF16).weight_bytes)
             for rows in (4, 1)
         )
         numbers[f"bytes_at_{batch}"] = wide / narrow

@@ -25,7 +25,7 @@ from specsim.architecture import Architecture
 from specsim.checks import Floats
 from specsim.cost import forward_time
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
-from specsim.operators import ELEMENTWISE, forward_work, precision
+from specsim.operators import ELEMENTWISE, Workload, forward_work, precision
 
 WAITS = (
     1.1  # a lap that takes so many times its device's work is taken, at first, to wait for the host
@@ -198,10 +198,8 @@ def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
     for rows in probe.passes:
         work = forward_work(
             probe.architecture,
+            Workload(batch=probe.batch, rows=rows, context=probe.context),
             system.precision,
-            batch=probe.batch,
-            rows=rows,
-            context=probe.context,
         )
         for term in forward_time(work, system).terms:
             if term.operator is None:

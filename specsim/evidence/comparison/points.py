@@ -14,7 +14,7 @@ from typing import Any
 
 from specsim.acceptance import PerPosition
 from specsim.checks import SpecsimError
-from specsim.drafting import DraftModel, Lookup, Method
+from specsim.drafting import Drafter, DraftModel, Lookup
 from specsim.evidence.measurement import Point
 from specsim.hardware import System
 from specsim.prediction import Prediction
@@ -89,7 +89,7 @@ def is_predicted(point: Point) -> bool:
     return not point.scenario.method.startswith("transformers-")
 
 
-def drafter(point: Point) -> Method | None:
+def drafter(point: Point) -> Drafter | None:
     """The drafting method of a point, as `reference` runs it."""
     scenario = point.scenario
     if scenario.method == "n-gram":

@@ -13,7 +13,7 @@ from specsim.architecture import Architecture, model
 from specsim.catalog import published
 from specsim.checks import SpecsimError
 from specsim.hardware import Accelerator, accelerator
-from specsim.operators import forward_work, precision
+from specsim.operators import Workload, forward_work, precision
 
 FORMATS = {  # published weight_format -> precision
     "bf16": "bf16",
@@ -118,7 +118,7 @@ def decode_speed(line: int, row: Mapping[str, str]) -> Case:
     devices, sharded = int(row["n_accel"]), row["parallelism"].startswith("TP")
     context = context_of(row)
     if context is None:
-        shares = forward_work(shape, precision(stored), context=2048)
+        shares = forward_work(shape, Workload(context=2048), precision(stored))
         if shares.kv_bytes / shares.weight_bytes > NEGLIGIBLE:
             raise Unstated("context not stated")
         context = UNSTATED_CONTEXT

@@ -16,7 +16,15 @@ from specsim.checks import Floats
 from specsim.cost import forward_time
 from specsim.evidence.validation.cases import Case
 from specsim.hardware import CEILINGS, Accelerator, Engine, System, catalog_engine, entry
-from specsim.operators import ForwardWork, Operator, Precision, Sharding, forward_work, precision
+from specsim.operators import (
+    ForwardWork,
+    Operator,
+    Precision,
+    Sharding,
+    Workload,
+    forward_work,
+    precision,
+)
 
 Place = tuple[str, str, str | None]  # engine, field, and the key where the field is a table
 
@@ -125,12 +133,14 @@ def work_of(case: Case, engines: catalog.Table) -> ForwardWork:
     driver = catalog_engine(case.engine, case.precision, case.chip, engines)
     return forward_work(
         case.architecture,
+        Workload(
+            batch=case.batch,
+            rows=case.rows,
+            context=case.context,
+            allocated_context=case.allocated_context,
+        ),
         precision(case.precision),
         Sharding(case.tensor_parallel, driver.head_sharded),
-        batch=case.batch,
-        rows=case.rows,
-        context=case.context,
-        allocated_context=case.allocated_context,
     )
 
 

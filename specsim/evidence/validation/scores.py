@@ -16,7 +16,7 @@ from specsim.evidence.validation.cases import Case
 from specsim.evidence.validation.fitting import GROUPS, Fit
 from specsim.evidence.validation.pricing import beyond_the_pass
 from specsim.hardware import System, catalog_engine
-from specsim.operators import precision
+from specsim.operators import Workload, precision
 
 FEW = 10  # an engine with fewer rows has no band of its own
 
@@ -68,10 +68,12 @@ def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
     forward = step_time(
         case.architecture,
         System(case.chip, driver, precision(case.precision), case.tensor_parallel),
-        batch=case.batch,
-        rows=case.rows,
-        context=case.context,
-        allocated_context=case.allocated_context,
+        Workload(
+            batch=case.batch,
+            rows=case.rows,
+            context=case.context,
+            allocated_context=case.allocated_context,
+        ),
     )
     logits = case.batch * case.rows * case.architecture.vocab_size
     return float(forward.total_s + beyond_the_pass(driver, case.stages, case.batch, logits))

@@ -15,7 +15,7 @@ from specsim import catalog
 from specsim.acceptance.leviathan import best_gamma, leviathan_speedup
 from specsim.architecture import model
 from specsim.catalog import published
-from specsim.drafting import DynamicTree, Eagle, Method, method
+from specsim.drafting import Drafter, DynamicTree, Eagle, method
 from specsim.evidence.validation.cases import DYNAMIC_SD, Skip
 from specsim.hardware import System, accelerator, catalog_engine, system
 from specsim.operators import precision
@@ -182,7 +182,7 @@ def dflash(line: int, row: Mapping[str, str]) -> Result:
     """
     target = model(row["target"])
     name, verified = row["method"].removesuffix(")").split(" (")
-    drafter: Method = method("dflash", target)
+    drafter: Drafter = method("dflash", target)
     gamma = int(verified) - 1  # a block holds the last accepted token too
     if name == "EAGLE-3":
         head, gamma = method("eagle-3", target), int(verified)

@@ -8,11 +8,11 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from specsim.cost.ledger import ModelPass
+from specsim.cost import ModelPass
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
-from specsim.operators import ForwardWork, forward_work
+from specsim.operators import ForwardWork, Workload
 
 INTENSITIES = (0.3, 10_000.0)  # FLOP per byte, the width of the frame
 MARGIN = 3.0  # how far the frame reaches above the roof, and below the lowest point
@@ -36,13 +36,10 @@ def points(shown: PredictedScenario) -> dict[str, RooflinePoint]:
     scenario = shown.scenario
     # a plain step and a verification are one pass at two widths
     rows = np.array([1.0, shown.gamma + 1.0])
-    work = forward_work(
-        shown.target, shown.system.precision, shown.system.sharding,
-        batch=scenario.batch, rows=rows, context=scenario.context,
-    )  # fmt: skip
+    asked = Workload(scenario.batch, rows, scenario.context)
     plain_s = shown.of("step_s") - float(shown.over.plain_overhead_s)
     seconds = np.array([plain_s, shown.of("verify_step_s")])
-    both = _points(work, seconds)
+    both = _points(ModelPass(shown.target, shown.system, asked).work, seconds)
     found = {"plain": both[0]}
     if shown.drafter is None or shown.gamma == 0:
         return found

@@ -1,4 +1,4 @@
-"""Acceptance laws that are formulas: a probability or two generate every survival.
+"""Acceptance models that are formulas: one or two parameters generate every survival.
 
 Parameters are frozen copies; they and the argument of a question combine by broadcasting.
 """
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats, SpecsimError, as_survival, one_count, whole, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, as_survival, one_count, whole, within
 
 
-class Law(Protocol):
-    """What every acceptance law offers; see `GammaDependent` for those that need gamma first."""
+class Acceptance(Protocol):
+    """What every acceptance model answers; see `GammaDependent` for those that need gamma first."""
 
     def survival(self, k: ArrayLike) -> Floats: ...
 
@@ -25,7 +24,7 @@ class Law(Protocol):
 
 @runtime_checkable
 class GammaDependent(Protocol):
-    """A law whose survival differs with gamma, because what ended a cycle begins the next one.
+    """A model whose survival differs with gamma, because what ended a cycle begins the next one.
 
     Its `survival` refuses; `at(gamma)` answers.
     """
@@ -39,7 +38,7 @@ class IID:
 
     tokens per cycle = (1 - alpha^(gamma+1)) / (1 - alpha), and gamma + 1 at alpha = 1.
     Source: Leviathan et al., arXiv:2211.17192, equation 1. Real text is easy here and hard there:
-    at the same mean alpha this law errs low against `BetaMixture` and high against `Markov`.
+    at the same mean alpha it errs low against `BetaMixture` and high against `Markov`.
     """
 
     alpha: ArrayLike
@@ -120,7 +119,9 @@ class Decaying:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BetaMixture:
-    """Each cycle draws its own alpha from a Beta law: s_k = product over j < k of (a+j) / (a+b+j).
+    """Each cycle draws its own alpha from a Beta distribution.
+
+    s_k = product over j < k of (a+j) / (a+b+j).
 
     `mean` = a/(a+b) in [0, 1]; `concentration` = a+b > 0: 2 is very mixed text, infinity is `IID`.
     At the same mean, tokens per cycle exceed the i.i.d. value (alpha^k is convex). Assumes that
@@ -145,11 +146,11 @@ class BetaMixture:
         return _sum_of_products(self.conditional, gamma)
 
 
-def per_position(law: Law, gamma: int) -> PerPosition:
-    """Any law as its survival vector s_1..s_gamma, shape (law parameters..., gamma)."""
-    if isinstance(law, GammaDependent):
-        return law.at(gamma)
-    upto = [law.survival(k) for k in range(one_count("gamma", gamma) + 1)]
+def per_position(acceptance: Acceptance, gamma: int) -> PerPosition:
+    """Any acceptance model as its survival vector s_1..s_gamma, shape (parameters..., gamma)."""
+    if isinstance(acceptance, GammaDependent):
+        return acceptance.at(gamma)
+    upto = [acceptance.survival(k) for k in range(one_count("gamma", gamma) + 1)]
     return PerPosition(np.stack(np.broadcast_arrays(*upto), axis=-1)[..., 1:])
 
 
@@ -177,8 +178,8 @@ def _sum_of_products(conditional: Callable[[int], Floats], gamma: ArrayLike) -> 
     return tokens[()]
 
 
-def freeze(law: object, **parameters: Floats) -> None:
+def freeze(model: object, **parameters: Floats) -> None:
     """Set read-only parameters of a frozen object; a single number as a plain float."""
     for name, value in parameters.items():
         value.flags.writeable = False
-        object.__setattr__(law, name, value.item() if value.ndim == 0 else value)
+        object.__setattr__(model, name, value.item() if value.ndim == 0 else value)

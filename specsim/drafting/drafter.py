@@ -1,0 +1,192 @@
+"""What a drafting method is to the cost model: a ledger, and what differs from the plain chain.
+
+    cycle            all drafting of one cycle, an entry per kind of pass; nothing where gamma is 0
+    step             one draft pass (or head), where the method has such a thing
+    acceptance_of    the acceptance of a chain -> the acceptance of this method's cycles
+    verify_rows      how wide the target's pass becomes, and `drafting_share` how many passes do
+    overlapped_s     how much of the drafting runs during the verification
+    extra_devices    accelerators it occupies beyond the target's own
+    held_bytes       the memory it takes on the target's
+    lossless         whether the output distribution stays the target's
+
+To bring your own, subclass `Drafter` and override what differs; `step` or `cycle` at least.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from specsim.acceptance import IID, Acceptance, Decaying
+from specsim.architecture import Architecture
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, whole
+from specsim.cost import Ledger, Wait
+from specsim.hardware import System
+from specsim.operators import Workload
+
+
+class Drafter:
+    """The plain chain: gamma drafts one after the other, then a pass of gamma + 1 rows.
+
+    Times are seconds for the whole batch. The `workload` of each question is that of a plain
+    decode step: its batch and its context, one row.
+    """
+
+    __slots__ = ()
+
+    @property
+    def lossless(self) -> bool:
+        return True
+
+    @property
+    def extra_devices(self) -> int:
+        return 0
+
+    @property
+    def max_gamma(self) -> int | None:
+        """The most tokens it can draft per cycle, where there is a limit."""
+        return None
+
+    @property
+    def gammas(self) -> Integers:
+        """The gammas to choose from when the best one is asked for, 0 first."""
+        return np.arange((16 if self.max_gamma is None else self.max_gamma) + 1)
+
+    def gammas_within(self, positions: int) -> Integers:
+        """The same where acceptance is known for `positions` positions."""
+        most = positions if self.max_gamma is None else min(positions, self.max_gamma)
+        return np.arange(most + 1)
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        """SpecsimError unless this method can draft for `target`."""
+
+    def step(self, system: System, workload: Workload) -> Ledger:
+        """One draft pass of `workload.rows` tokens for each sequence."""
+        return Ledger()
+
+    def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        """The first pass of a cycle, with whatever begins a cycle."""
+        return Ledger.of(Wait(system.engine.drafting_overhead_s)) + self.step(system, workload)
+
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        """All drafting of one cycle of `gamma` tokens."""
+        gamma = np.asarray(gamma)
+        first, step = self.first_step(system, workload, gamma), self.step(system, workload)
+        return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
+
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        """What the acceptance of a `chain` of drafts becomes in this method's cycles."""
+        return chain
+
+    def verify_rows(self, gamma: ArrayLike, batch: ArrayLike) -> Floats:
+        """Rows per sequence, on average over the batch, of a pass that verifies drafts."""
+        return np.asarray(gamma) + 1.0
+
+    def drafting_share(self, batch: ArrayLike) -> ArrayLike:
+        """The share of the target's passes that verify drafts; the others are plain."""
+        return 1.0
+
+    def overlapped_s(
+        self, system: System, workload: Workload, gamma: ArrayLike, verify_s: Floats
+    ) -> ArrayLike:
+        """Seconds of the drafting that run during the verification."""
+        return 0.0
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """Weight bytes and KV bytes on the fullest of the target's devices, in addition to the
+        target's own, with `slots` tokens of each sequence cached."""
+        return 0.0, 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its numbers assume, in sentences."""
+        return ()
+
+
+class Around(Drafter):
+    """A method that changes when or how `drafter` drafts; what it does not define is the drafter's.
+
+    Memory is the exception: a subclass says whether the drafter lies on the target's devices.
+    """
+
+    __slots__ = ()
+    drafter: Drafter
+
+    @property
+    def lossless(self) -> bool:
+        return self.drafter.lossless
+
+    @property
+    def max_gamma(self) -> int | None:
+        return self.drafter.max_gamma
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        self.drafter.require_vocabulary_of(target)
+
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return self.drafter.step(system, workload)
+
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        return self.drafter.cycle(system, workload, gamma)
+
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return self.drafter.acceptance_of(chain)
+
+
+def candidates(drafter: Drafter, gammas: ArrayLike | None) -> Integers:
+    """The gammas to choose from: those given, or all of the method's. SpecsimError if there is
+    none."""
+    found = drafter.gammas if gammas is None else np.atleast_1d(whole("gammas", gammas))
+    if found.ndim != 1 or not len(found):
+        raise SpecsimError(f"gammas must be at least one whole number, got shape {found.shape}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A share h of the cycles accepts as one model says, the rest as another, independently:
+    s = h s1 + (1-h) s2.
+
+    `Mixed(chain, IID(0.0), hit)` is a lookup that finds something in a share `hit` of the cycles.
+    """
+
+    first: Acceptance
+    second: Acceptance
+    share: ArrayLike
+
+    def survival(self, k: ArrayLike) -> Floats:
+        share = np.asarray(self.share)
+        return share * self.first.survival(k) + (1.0 - share) * self.second.survival(k)
+
+    def tokens_per_cycle(self, gamma: ArrayLike) -> Floats:
+        # as 1 + ..., so that gamma = 0 gives exactly 1
+        share, gamma = np.asarray(self.share), np.asarray(gamma)
+        first = share * (self.first.tokens_per_cycle(gamma) - 1.0)
+        return 1.0 + first + (1.0 - share) * (self.second.tokens_per_cycle(gamma) - 1.0)
+
+
+def sampling(system: System, batch: ArrayLike, vocab: int) -> Wait:
+    """Drawing a token for each sequence from the logits of a draft pass."""
+    engine = system.engine
+    logits = np.asarray(batch, float) * vocab
+    return Wait(engine.sampling_overhead_s + engine.logit_overhead_s * logits)
+
+
+def decayed(chain: Acceptance, decay: float) -> Acceptance:
+    """A bare alpha is the acceptance of the first draft; each deeper one keeps `decay` of it. What
+    says more (a survival vector, a trace) is left as it is."""
+    return Decaying(chain.alpha, decay) if isinstance(chain, IID) and decay != 1.0 else chain
+
+
+def require_vocabulary(name: str, vocab_size: int, target: Architecture) -> None:
+    """SpecsimError unless a drafter of `vocab_size` tokens can share the target's tokenizer.
+
+    Some families pad the table of one vocabulary to different sizes (Qwen2.5: 151936 and 152064),
+    so sizes up to 1 % apart pass.
+    """
+    if abs(vocab_size - target.vocab_size) > 0.01 * target.vocab_size:
+        raise SpecsimError(
+            f"{name} has {vocab_size} tokens and {target.name} {target.vocab_size}: "
+            "a draft must share the target's vocabulary"
+        )
