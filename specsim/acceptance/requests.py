@@ -4,7 +4,6 @@ The laws are those of `latency`; here they are asked together, for the answers o
 """
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -57,6 +56,8 @@ def request_latency(
         mean, slowest = cycles.mean, cycles.slowest_of(sequences).mean
         per_token_s = time_per_token_percentile_s(length, vector, cycle_s, percents)
     else:
+        from statistics import NormalDist  # takes as long to import as a tenth of NumPy
+
         estimate = cycles_estimate(length, vector)
         mean, sd = float(estimate.mean), float(estimate.sd)
         slowest = mean + float(np.sqrt(2.0 * np.log(sequences))) * sd
