@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specsim.architecture import parameters
+from specsim.architecture.parameters import Sizes
 from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
 from specsim.checks import SpecsimError, require_size
 
@@ -17,7 +17,7 @@ NORMS = ("rms", "layer")
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Sizes):
     """A decoder-only transformer. Without the fields from `norm` on it is of the Llama shape:
     RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
@@ -106,58 +106,6 @@ class Architecture:
                     f"{self.name} has no layer {index}: they are 0 to {self.num_layers - 1}"
                 )
 
-    # ------------------------------------------------------------------------- sizes of a layer
-
-    @property
-    def query_size(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Elements of K (and as many of V) that one layer caches per token, uncompressed."""
-        return self.num_kv_heads * self.head_dim
-
-    @property
-    def value_size(self) -> int:
-        """Elements of what the heads put out together, before the output projection."""
-        return self.num_heads * (self.latent.value_size if self.latent else self.head_dim)
-
-    @property
-    def kv_elements_per_layer(self) -> int:
-        """Elements that one layer caches per token: K and V, or the latent of MLA."""
-        return self.latent.cached if self.latent else 2 * self.kv_size
-
-    @property
-    def kv_elements_per_token(self) -> int:
-        """Over all layers; times the bytes of an element it is kappa of the theory (J1)."""
-        return self.num_layers * self.kv_elements_per_layer
-
-    @property
-    def expert_layers(self) -> int:
-        """Layers with a mixture of experts."""
-        return self.num_layers - len(self.experts.dense_layers) if self.experts else 0
-
-    # ------------------------------------------------------------- parameters (counted elsewhere)
-
-    @property
-    def embedding_parameters(self) -> int:
-        return self.vocab_size * self.hidden_size
-
-    @property
-    def parameters(self) -> int:
-        """Every stored parameter; a tied head is counted once, MTP modules not at all."""
-        return parameters.total(self, self.experts.count if self.experts else 0)
-
-    @property
-    def active_parameters(self) -> int:
-        """Those less the experts that a token does not visit; the embedding is counted."""
-        return parameters.total(self, self.experts.per_token if self.experts else 0)
-
-    @property
-    def mtp_parameters(self) -> int:
-        """Of the modules for multi-token prediction, without the tables that they share."""
-        return self.mtp_layers * parameters.mtp_module(self)
-
     # ---------------------------------------------------------------------------- other shapes
 
     def first_layers(self, num_layers: int) -> "Architecture":
@@ -236,26 +184,6 @@ class Architecture:
         return self
 
     # -------------------------------------------------------------------------- in and out
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], name: str) -> "Architecture":
-        """Read a Hugging Face `config.json`, as transformers 5 spells it or as older ones did.
-
-        Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of
-        the wrong kind, naming it.
-        """
-        from specsim.architecture.config import read
-
-        return read(config, name)
-
-    def to_config(self) -> dict[str, Any]:
-        """The `config.json` fields that `from_config` reads back (Llama and Qwen spellings).
-
-        Raises SpecsimError for another shape.
-        """
-        from specsim.architecture.config import written
-
-        return written(self.require_llama_shape())
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Architecture":
