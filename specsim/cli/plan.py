@@ -24,7 +24,7 @@ from specsim.scenario import resolve
 
 
 def add(commands: Commands) -> None:
-    """The command `plan` and its options."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "plan", help="the best gamma for each batch, and as an engine's own setting"
     )
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Plan, and print for a person or as one JSON object."""
+    """Run the command and return its exit status."""
     batches = whole_numbers("--batches", options.batches)
     found = resolve(scenario_of(options))
     scenario, drafter = found.scenario, found.drafter

@@ -18,7 +18,7 @@ from specsim.scenario import Resolved, resolve
 
 
 def add(commands: Commands) -> None:
-    """The command `predict` and its options."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "predict", help="predict plain and speculative decoding of one scenario"
     )
@@ -36,12 +36,12 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Predict, and print for a person or as one JSON object."""
+    """Run the command and return its exit status."""
     found = resolve(scenario_of(options))
     prediction, over = predictions(found)
     document = to_json(prediction, over, found, options.tokens)
     if options.out:
-        from specsim.evidence.measurement import write_json  # costs a start without --out 20 ms
+        from specsim.evidence.measurement import write_json  # rarely needed, slow to import
 
         write_json(options.out, document)
     if options.json:
