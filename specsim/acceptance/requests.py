@@ -4,7 +4,6 @@ The distributions come from `latency`; here they are combined for one scenario.
 """
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -58,6 +57,8 @@ def request_latency(
         mean, slowest = cycles.mean, cycles.slowest_of(sequences).mean
         per_token_s = time_per_token_percentile_s(length, vector, cycle_s, percents)
     else:
+        from statistics import NormalDist  # takes as long to import as a tenth of NumPy
+
         estimate = cycles_estimate(length, vector)
         mean, sd = float(estimate.mean), float(estimate.sd)
         slowest = mean + float(np.sqrt(2.0 * np.log(sequences))) * sd

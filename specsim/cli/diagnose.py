@@ -3,17 +3,18 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from specsim import __version__
-from specsim.architecture import model
+from specsim.acceptance import IID
 from specsim.checks import SpecsimError, numbers, within
+from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.cli.scenario import add_scenario, drafter_of, machine_of
 from specsim.evidence.counters import Counters, read_log
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
-from specsim.speculation import predict
+from specsim.scenario import drafter_of, resolve
 
 
 def add(commands: Commands) -> None:
@@ -86,23 +87,18 @@ def text_of(file: str) -> str:
 
 def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
     """The scenario predicted with these rates, at the engine's gamma and over all gammas."""
-    target, machine = model(options.target), machine_of(options)
-    drafter = drafter_of(options, target)
-    if drafter is None:
+    scenario = scenario_of(options, gamma=None, survival=(), tokens_per_cycle=None)
+    if drafter_of(scenario) is None:
         raise SpecsimError("a prediction needs a draft: give --draft NAME|config.json or --method")
     if found.alpha is None or found.gamma is None:
         raise SpecsimError("a prediction needs alpha: give --gamma, the drafted tokens per cycle")
-    place: dict[str, Any] = {"batch": options.batch, "context": options.context}
     gamma = max(1, round(found.gamma))
-    now = predict(
-        target, drafter, machine, gamma=gamma,
-        tokens_per_cycle=min(found.tokens_per_cycle or 1.0, gamma + 1.0), **place,
-    )  # fmt: skip
+    tokens = min(found.tokens_per_cycle or 1.0, gamma + 1.0)
+    asked = resolve(replace(scenario, gamma=gamma, tokens_per_cycle=tokens))
+    now = asked.predict(gamma=gamma)
     # this alpha is already a mean over positions, so the method's own decay must not be added
-    over = predict(
-        target, drafter, machine, gamma=drafter.gammas,
-        tokens_per_cycle=_tokens(found.alpha, drafter.gammas), **place,
-    )  # fmt: skip
+    gammas = asked.gammas
+    over = asked.predict(gamma=gammas, tokens_per_cycle=IID(found.alpha).tokens_per_cycle(gammas))
     best = int(over.gamma[over.best()])
     return {
         "prediction": {
@@ -113,12 +109,6 @@ def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
             "bottleneck": bottleneck(now),
         }
     }
-
-
-def _tokens(alpha: float, gammas: Any) -> Any:
-    from specsim.acceptance import IID
-
-    return IID(alpha).tokens_per_cycle(gammas)
 
 
 def show(document: dict[str, Any]) -> None:
