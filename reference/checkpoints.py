@@ -21,7 +21,7 @@ from reference.packing import PackedLinear, pack
 from reference.quantization import GROUPS, QuantizedLinear, quantized
 from reference.transformer import Transformer, rotary_table
 from reference.weights import Safetensors, our_weights, their_weights
-from specsim.architecture import Architecture, read_config
+from specsim.architecture import Architecture, from_config, read_config, to_config
 from specsim.checks import SpecsimError
 
 PAIR = Path(__file__).parent / "pair"
@@ -82,9 +82,7 @@ def load_pair(
             f"{source} and {draft} have different vocabularies: a draft must speak the "
             "target's tokens"
         )
-    sizes = [
-        Architecture.from_config(read_config(folder), folder.name).vocab_size for folder in folders
-    ]
+    sizes = [from_config(read_config(folder), folder.name).vocab_size for folder in folders]
     real = max(target_tokenizer.vocabulary.values(), default=-1) + 1
     if sizes[0] != sizes[1] and real > min(sizes):
         raise SpecsimError(
@@ -177,7 +175,7 @@ def load_checkpoint(
         raise SpecsimError(f"unknown precision {precision!r}; known: {known}")
     config = read_config(folder)
     name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
-    stored = within_window(Architecture.from_config(config, name))
+    stored = within_window(from_config(config, name))
     architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size)
     with torch.device("meta"):
         model = Transformer(architecture)
@@ -235,7 +233,7 @@ def save_checkpoint(
             f"{model.architecture.name} is packed or quantised; save a model loaded with "
             "packed=False"
         )
-    config = model.architecture.to_config()
+    config = to_config(model.architecture)
     tensors = their_weights(model, config["model_type"], dtype)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

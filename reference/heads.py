@@ -22,7 +22,7 @@ from reference.norms import rms_norm
 from reference.packing import pack
 from reference.transformer import Transformer
 from reference.weights import LAYER, Safetensors
-from specsim.architecture import read_config
+from specsim.architecture import read_config, to_config
 from specsim.checks import SpecsimError
 
 # our weights, and the tensors of a checkpoint that they are made of, in order
@@ -177,7 +177,7 @@ def save_head(head: Head, target: Transformer, folder: Path) -> None:
         weight, sources = weight.detach().to("cpu", torch.bfloat16), NAMES[name]
         pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(sources))
         tensors |= {n: piece.contiguous() for n, piece in zip(sources, pieces, strict=True)}
-    config = shape.to_config() | {
+    config = to_config(shape) | {
         "architectures": ["DraftHead"],
         "torch_dtype": "bfloat16",
         "target": {

@@ -11,14 +11,22 @@ An error names the value, what was expected of it, and is raised where the value
 | `number`, `numbers`, `whole_numbers` | numbers, from text |
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
+if TYPE_CHECKING:  # no program needs numpy.typing to run, and importing it takes time
+    from numpy.typing import ArrayLike as ArrayLike
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Booleans = NDArray[np.bool_]
+    Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+    Strings = NDArray[np.str_]
+else:
+    ArrayLike = Any
+    Array = Booleans = Floats = Integers = Strings = np.ndarray
 
 
 class SpecsimError(ValueError):

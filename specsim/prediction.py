@@ -8,12 +8,11 @@ A value that was not measured carries a band; where the ideal gamma + 1 went is 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specsim.acceptance import Acceptance, per_position
 from specsim.acceptance.requests import RequestLatency, request_latency
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
+from specsim.checks import Floats, Integers, SpecsimError, Strings
 from specsim.cost import ForwardTime, Ledger, ModelPass
 from specsim.hardware import System
 
@@ -36,7 +35,7 @@ class Prediction:
 
     target: Architecture
     system: System
-    gamma: NDArray[np.int64]
+    gamma: Integers
     batch: Floats
     context: Floats
     step_s: Floats
@@ -85,7 +84,7 @@ class Prediction:
         return self.batch * self.tokens_per_cycle / self.cycle_s
 
     @property
-    def bound(self) -> NDArray[np.str_]:
+    def bound(self) -> Strings:
         """What the plain step mostly spends its time on."""
         return self.step.bound
 
@@ -113,7 +112,7 @@ class Prediction:
             "speedup": (self.speedup / (1 + spread), self.speedup * (1 + spread)),
         }
 
-    def best(self, axis: int = -1) -> NDArray[np.intp]:
+    def best(self, axis: int = -1) -> Integers:
         """The index of the best gamma along `axis`; the smallest of equals."""
         if not self.speedup.size:
             raise SpecsimError(
@@ -121,7 +120,7 @@ class Prediction:
             )
         return self.speedup.argmax(axis=axis)
 
-    def ties(self) -> NDArray[np.int64]:
+    def ties(self) -> Integers:
         """The gammas of a one-dimensional prediction that are within 2 % of the best."""
         speedup = self.speedup
         tied = speedup >= (1 - INDISTINGUISHABLE) * speedup.max(initial=0.0)

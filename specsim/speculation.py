@@ -7,11 +7,10 @@ A plain step is the same sum with gamma = 0, so speedup(gamma = 0) is exactly 1.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import Acceptance, as_acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, Integers, SpecsimError, at_least_one, whole, within
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, at_least_one, whole, within
 from specsim.cost import Ledger, ModelPass
 from specsim.drafting import Drafter
 from specsim.hardware import System

@@ -14,7 +14,9 @@ from specsim.architecture import (
     Experts,
     LatentAttention,
     Llama3RopeScaling,
+    from_config,
     model,
+    to_config,
 )
 from specsim.checks import SpecsimError
 
@@ -41,7 +43,7 @@ LLAMA3_ROPE = {
 
 
 def tiny(**changes) -> Architecture:
-    return Architecture.from_config(TINY | changes, "tiny")
+    return from_config(TINY | changes, "tiny")
 
 
 # ------------------------------------------------------------------------------------------ counts
@@ -102,7 +104,7 @@ def test_head_dim_is_a_field_of_its_own():
 
 def test_missing_kv_heads_means_one_for_each_query_head():
     silent = {key: value for key, value in TINY.items() if key != "num_key_value_heads"}
-    assert Architecture.from_config(silent, "mha").num_kv_heads == 4
+    assert from_config(silent, "mha").num_kv_heads == 4
 
 
 def test_first_layers_is_the_same_model_cut_short():
@@ -132,8 +134,8 @@ def test_rope_in_the_spellings_of_transformers_4_and_5():
 @pytest.mark.parametrize("name", LLAMA_SHAPED)
 def test_to_config_reads_back_as_the_same_shape(name):
     shape = model(name)
-    through_json = json.loads(json.dumps(shape.to_config()))
-    assert Architecture.from_config(through_json, shape.name) == shape
+    through_json = json.loads(json.dumps(to_config(shape)))
+    assert from_config(through_json, shape.name) == shape
 
 
 @pytest.mark.parametrize("spelling", ["Llama 3.1 8B", "meta-llama/Llama-3.1-8B", "LLAMA-3.1-8B"])
@@ -155,7 +157,7 @@ def test_a_folder_a_file_and_a_config_by_another_name(tmp_path, monkeypatch):
 
 
 def tiny_called(name: str) -> Architecture:
-    return Architecture.from_config(TINY, name)
+    return from_config(TINY, name)
 
 
 # ---------------------------------------------------------------------------------------- refusals
@@ -165,7 +167,7 @@ def tiny_called(name: str) -> Architecture:
     "model_type", "num_key_value_heads", "max_position_embeddings")])  # fmt: skip
 def test_a_missing_field_is_named(field):
     with pytest.raises(SpecsimError, match=f"tiny: config.json lacks the field {field!r}"):
-        Architecture.from_config({k: v for k, v in TINY.items() if k != field}, "tiny")
+        from_config({k: v for k, v in TINY.items() if k != field}, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -252,14 +254,14 @@ def hub_config(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_hubs_file_is_enough_where_it_leaves_fields_to_defaults(name):
-    assert Architecture.from_config(hub_config(name), name) == model(name)
+    assert from_config(hub_config(name), name) == model(name)
 
 
 def test_a_multimodal_config_is_its_language_model():
     whole = {"model_type": "gemma3", "vision_config": {}, "text_config": hub_config("gemma-3-4b")}
-    assert Architecture.from_config(whole, "gemma-3-4b") == model("gemma-3-4b")
+    assert from_config(whole, "gemma-3-4b") == model("gemma-3-4b")
     with pytest.raises(SpecsimError, match="model_type 'llama4_text' is not supported"):
-        Architecture.from_config({"text_config": {"model_type": "llama4_text"}}, "llama-4")
+        from_config({"text_config": {"model_type": "llama4_text"}}, "llama-4")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ def test_every_preset_survives_a_measurement_file(name):
 def test_what_the_decoder_cannot_run_is_said(name, departure):
     shape = model(name)
     assert shape.departures
-    for refusal in (shape.require_llama_shape, shape.to_config):
+    for refusal in (shape.require_llama_shape, lambda: to_config(shape)):
         with pytest.raises(SpecsimError, match=f"{name} has .*{departure}"):
             refusal()
 
@@ -431,4 +433,4 @@ def test_parts_that_cannot_be(noun, message):
 )
 def test_variants_that_would_be_counted_wrong_are_refused(name, changes, message):
     with pytest.raises(SpecsimError, match=message):
-        Architecture.from_config(PRESETS[name]["config"] | changes, name)
+        from_config(PRESETS[name]["config"] | changes, name)

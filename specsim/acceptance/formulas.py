@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats, SpecsimError, as_survival, one_count, whole, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, as_survival, one_count, whole, within
 
 
 class Acceptance(Protocol):

@@ -14,10 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import pmf, variance
-from specsim.checks import Floats, Integers, SpecsimError, as_survival, one_count, whole, within
+from specsim.checks import (
+    ArrayLike,
+    Floats,
+    Integers,
+    SpecsimError,
+    as_survival,
+    one_count,
+    whole,
+    within,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

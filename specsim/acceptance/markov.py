@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance.formulas import PerPosition, freeze
-from specsim.checks import Floats, SpecsimError, one_count, whole, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, one_count, whole, within
 
 
 @dataclass(frozen=True, slots=True, eq=False)

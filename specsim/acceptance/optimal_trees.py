@@ -19,9 +19,8 @@ import heapq
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats, Integers, SpecsimError, one_count, within
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, within
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats, SpecsimError, distribution, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, distribution, within
 
 
 def overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:

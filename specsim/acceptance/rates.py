@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance.formulas import IID, Acceptance, PerPosition, from_zero
-from specsim.checks import Floats, SpecsimError, as_survival, whole, within
+from specsim.checks import ArrayLike, Floats, SpecsimError, as_survival, whole, within
 
 
 def as_acceptance(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import pmf
 from specsim.acceptance.latency import (
@@ -17,7 +16,7 @@ from specsim.acceptance.latency import (
     time_per_token_percentile_s,
     zero_gap_share,
 )
-from specsim.checks import Floats, as_survival, one_count
+from specsim.checks import ArrayLike, Floats, as_survival, one_count
 
 EXACT = 4096  # tokens up to which the exact law is worked out, a second of work at the most
 

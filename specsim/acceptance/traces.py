@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike
 
 from specsim.acceptance.formulas import PerPosition
-from specsim.checks import Floats, Integers, SpecsimError, one_count, rounded, whole
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, rounded, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)

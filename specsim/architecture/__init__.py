@@ -5,6 +5,7 @@ kernels) is counted from these numbers, and the decoder builds its layers from t
 the two cannot disagree.
 """
 
+from specsim.architecture.config import from_config, to_config
 from specsim.architecture.files import model, read_config
 from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
 from specsim.architecture.shape import Architecture
@@ -14,6 +15,8 @@ __all__ = [
     "Experts",
     "LatentAttention",
     "Llama3RopeScaling",
+    "from_config",
     "model",
     "read_config",
+    "to_config",
 ]

@@ -15,8 +15,9 @@ _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3")
 
 
-def read(config: Mapping[str, Any], name: str) -> Architecture:
-    """The Architecture that a config describes; of a multimodal model, that of its language model.
+def from_config(config: Mapping[str, Any], name: str) -> Architecture:
+    """The Architecture that a Hugging Face `config.json` describes, as transformers 5 spells it or
+    as older ones did; of a multimodal model, that of its language model.
 
     Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of the
     wrong kind, naming it.
@@ -92,11 +93,13 @@ def _rope_scaling(rope: Mapping[str, Any], name: str) -> Llama3RopeScaling | str
         raise SpecsimError(f"{name}: rope scaling holds no number where it must: {error}") from None
 
 
-def written(shape: Architecture) -> Fields:
-    """The config of an Architecture of the Llama shape, which `read` reads back.
+def to_config(model: Architecture) -> Fields:
+    """The `config.json` fields (Llama and Qwen spellings) that `from_config` reads back.
 
-    Raises SpecsimError for a mixture of experts that no family spells.
+    Raises SpecsimError for a model that is not of the Llama shape, and for a mixture of experts
+    that no family spells.
     """
+    shape = model.require_llama_shape()
     model_type = "qwen3" if shape.qk_norm else "qwen2" if shape.qkv_bias else "llama"
     experts = {}
     if shape.experts:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from specsim import catalog
+from specsim.architecture.config import from_config
 from specsim.architecture.shape import Architecture
 from specsim.checks import SpecsimError
 
@@ -36,9 +37,9 @@ def model(name: str | Path) -> Architecture:
         folder = path if path.is_dir() else path.parent
         named_by_folder = path.is_dir() or path.name == "config.json"
         stem = folder.resolve().name if named_by_folder else path.stem
-        return Architecture.from_config(read_config(path), stem)
+        return from_config(read_config(path), stem)
     row = catalog.resolve("models", str(name))
-    return Architecture.from_config(catalog.lookup("models", row)["config"], row)
+    return from_config(catalog.lookup("models", row)["config"], row)
 
 
 def _is_path(path: Path) -> bool:

@@ -1,14 +1,14 @@
 """The shape of a model: sizes and no weights.
 
-`Architecture` says what every layer has in common. A mixture of experts and a latent attention are
-nouns of their own beside it, and what differs from layer to layer is a tuple of layer indices.
+`Architecture` says what all layers have in common. A mixture of experts and a latent attention
+have types of their own (see `parts`); what differs from layer to layer is a tuple of layer indices.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specsim.architecture import parameters
+from specsim.architecture.parameters import Sizes
 from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
 from specsim.checks import SpecsimError, require_size
 
@@ -17,7 +17,7 @@ NORMS = ("rms", "layer")
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Sizes):
     """A decoder-only transformer. Without the fields from `norm` on it is of the Llama shape:
     RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
@@ -28,11 +28,11 @@ class Architecture:
     | field | meaning |
     |---|---|
     | `rope_scaling` | Llama 3.1's in full; of others the name alone, which no cost depends on |
-    | `norm` | "rms", or "layer" with a bias beside each weight |
-    | `norms_per_layer` | 2; 4 with one behind each block (Gemma); 1 feeds both at once (Phi-2) |
+    | `norm` | "rms", or "layer" with a bias for each weight |
+    | `norms_per_layer` | 2; 4 with one after each block too (Gemma); 1 feeds both at once (Phi-2) |
     | `gated_mlp` | three matrices (gate, up, down), or two |
     | `learned_positions` | rows of a table of positions (OPT, GPT-2), where there is no RoPE |
-    | `attention_sinks` | a learned logit per head beside those of the keys (gpt-oss) |
+    | `attention_sinks` | a learned logit per head next to those of the keys (gpt-oss) |
     | `attention_softcap`, `logit_softcap` | limits of a tanh over scores and logits (Gemma 2) |
     | `sliding_window`, `sliding_layers` | layers, by index, that attend to the last tokens only |
     | `experts`, `latent` | a mixture of experts, a latent attention |
@@ -106,62 +106,10 @@ class Architecture:
                     f"{self.name} has no layer {index}: they are 0 to {self.num_layers - 1}"
                 )
 
-    # ------------------------------------------------------------------------- sizes of a layer
-
-    @property
-    def query_size(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Elements of K (and as many of V) that one layer caches per token, uncompressed."""
-        return self.num_kv_heads * self.head_dim
-
-    @property
-    def value_size(self) -> int:
-        """Elements of what the heads put out together, before the output projection."""
-        return self.num_heads * (self.latent.value_size if self.latent else self.head_dim)
-
-    @property
-    def kv_elements_per_layer(self) -> int:
-        """Elements that one layer caches per token: K and V, or the latent of MLA."""
-        return self.latent.cached if self.latent else 2 * self.kv_size
-
-    @property
-    def kv_elements_per_token(self) -> int:
-        """Over all layers; times the bytes of an element it is kappa of the theory (J1)."""
-        return self.num_layers * self.kv_elements_per_layer
-
-    @property
-    def expert_layers(self) -> int:
-        """Layers with a mixture of experts."""
-        return self.num_layers - len(self.experts.dense_layers) if self.experts else 0
-
-    # ------------------------------------------------------------- parameters (counted elsewhere)
-
-    @property
-    def embedding_parameters(self) -> int:
-        return self.vocab_size * self.hidden_size
-
-    @property
-    def parameters(self) -> int:
-        """Every stored parameter; a tied head is counted once, MTP modules not at all."""
-        return parameters.total(self, self.experts.count if self.experts else 0)
-
-    @property
-    def active_parameters(self) -> int:
-        """Those less the experts that a token does not visit; the embedding is counted."""
-        return parameters.total(self, self.experts.per_token if self.experts else 0)
-
-    @property
-    def mtp_parameters(self) -> int:
-        """Of the modules for multi-token prediction, without the tables that they share."""
-        return self.mtp_layers * parameters.mtp_module(self)
-
     # ---------------------------------------------------------------------------- other shapes
 
     def first_layers(self, num_layers: int) -> "Architecture":
-        """The same model cut after its first `num_layers` layers (early exit, dialled drafts)."""
+        """The same model cut after its first `num_layers` layers (an early exit)."""
         if not 1 <= num_layers <= self.num_layers:
             raise SpecsimError(
                 f"{self.name} has {self.num_layers} layers; cannot keep the first {num_layers}"
@@ -170,8 +118,8 @@ class Architecture:
 
     @property
     def mtp_module(self) -> "Architecture":
-        """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), behind the
-        tables of this one. The projection in front of it is the drafting method's to count."""
+        """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), with the
+        tables of this one. The drafting method counts the projection in front of it."""
         return self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
 
     def _layers(self, kept: range, name: str) -> "Architecture":
@@ -238,31 +186,11 @@ class Architecture:
     # -------------------------------------------------------------------------- in and out
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], name: str) -> "Architecture":
-        """Read a Hugging Face `config.json`, as transformers 5 spells it or as older ones did.
-
-        Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of
-        the wrong kind, naming it.
-        """
-        from specsim.architecture.config import read
-
-        return read(config, name)
-
-    def to_config(self) -> dict[str, Any]:
-        """The `config.json` fields that `from_config` reads back (Llama and Qwen spellings).
-
-        Raises SpecsimError for another shape.
-        """
-        from specsim.architecture.config import written
-
-        return written(self.require_llama_shape())
-
-    @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Architecture":
         """The inverse of `dataclasses.asdict`, also after a journey through JSON."""
         fields = dict(fields)
         nested = {"rope_scaling": Llama3RopeScaling, "experts": Experts, "latent": LatentAttention}
-        for field, noun in nested.items():
+        for field, part in nested.items():
             if isinstance(fields.get(field), Mapping):
-                fields[field] = noun(**fields[field])
+                fields[field] = part(**fields[field])
         return cls(**fields)

@@ -1,20 +1,18 @@
-"""Facts as data: every table is a TOML file beside this one, every row with its source.
+"""Facts as data: every table is a TOML file in this folder, every row with its source.
 
 A row is a table whose key is its name, lower-case and hyphenated, the way the hub or the vendor
 spells it: `h100-sxm`, `"llama-3.1-8b"` (quoted, for the dot). It says where its numbers come from
 (`source`) and how far to trust them (`confidence`); other spellings stand in `aliases`. What is not
-known is absent, never guessed, so read optional columns with `row.get(...)`.
+known is absent, never guessed, so read optional columns with `row.get(...)`. That every row keeps
+these rules is tested (tests/test_catalog.py), not checked at each start.
 
-This is the bottom layer: it knows nothing of the rest of specsim.
+This is the bottom layer: it imports nothing of specsim but `checks`.
 """
 
-import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +23,32 @@ Row = Mapping[str, Any]
 Table = Mapping[str, Row]
 
 FEW = 20  # rows of a table that an error can name
-_REQUIRED = ("source", "confidence")
+
+
+class Rows(Mapping[str, Row]):
+    """The rows of one table by their names, read-only. A row is made so when it is first read."""
+
+    def __init__(self, rows: Mapping[str, Any]):
+        self._rows = rows
+        self._read: dict[str, Row] = {}
+
+    def __getitem__(self, name: str) -> Row:
+        if name not in self._read:
+            self._read[name] = _frozen(self._rows[name])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def spellings(self) -> dict[str, str]:
+        """Every name and alias, mapped to the name of its row."""
+        aliases = {
+            alias: name for name, row in self._rows.items() for alias in row.get("aliases", ())
+        }
+        return aliases | {name: name for name in self._rows}
 
 
 def slug(name: str) -> str:
@@ -40,40 +63,33 @@ def slug(name: str) -> str:
 
 
 @cache
-def load(table: str, folder: Path | None = None) -> Table:
-    """The rows of one table, `"accelerators"` for accelerators.toml, read once and read-only.
+def load(table: str) -> Rows:
+    """The rows of one table, `"accelerators"` for accelerators.toml, read once.
 
-    Arguments: `table`, a file's name without its ending; `folder`, where it lies (the catalog).
-    Raises SpecsimError for a table that does not exist, a file that is not TOML, and a row that
-    lacks `source` or `confidence`, is misnamed, or has another row's alias.
+    Raises SpecsimError for a table that does not exist.
     """
-    place: Traversable = folder or resources.files(__name__)
-    file = place / f"{table}.toml"
+    folder = Path(__file__).parent
+    file = folder / f"{table}.toml"
     if not file.is_file():
-        tables = sorted(f.name[: -len(".toml")] for f in place.iterdir() if f.name[-5:] == ".toml")
+        tables = sorted(f.stem for f in folder.iterdir() if f.suffix == ".toml")
         raise SpecsimError(f"no catalog table is called {table!r}; there are: {', '.join(tables)}")
-    try:
-        rows = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecsimError(f"{file.name} is not valid TOML: {error}") from None
-    for name, row in rows.items():
-        _check_row(name, row, file.name)
-    _names(rows, file.name)
-    frozen: Table = _frozen(rows)
-    return frozen
+    return Rows(tomllib.loads(file.read_text(encoding="utf-8")))
 
 
-def resolve(table: str, name: str, folder: Path | None = None) -> str:
+@cache
+def resolve(table: str, name: str) -> str:
     """The key of the row called `name`, by its own name or an alias, in any case.
 
     Raises SpecsimError with the nearest names when there is no such row.
     """
-    rows = load(table, folder)
-    names = _names(rows, f"{table}.toml")
+    rows = load(table)
+    names = rows.spellings()
     wanted = slug(name)
     if wanted in names:
         return names[wanted]
-    # first what begins so, hyphens and dots aside: "llama3" is llama-3-8b, llama-3.1-8b, …
+    import difflib  # only a wrong name pays for it
+
+    # first the names that begin so, hyphens and dots aside: "llama3" is llama-3-8b, llama-3.1-8b, …
     begun = [key for key in rows if _letters(wanted) and _letters(key).startswith(_letters(wanted))]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
     nearest = list(dict.fromkeys([*begun, *(names[found] for found in close)]))
@@ -85,38 +101,16 @@ def resolve(table: str, name: str, folder: Path | None = None) -> str:
     raise SpecsimError(f"no {table.removesuffix('s')} is called {name!r}; {hint}")
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name)
-
-
-def lookup(table: str, name: str, folder: Path | None = None) -> Row:
+def lookup(table: str, name: str) -> Row:
     """The row called `name`; `lookup("accelerators", "H100 SXM")["bandwidth_bytes_per_s"]`.
 
     Raises what `resolve` raises.
     """
-    return load(table, folder)[resolve(table, name, folder)]
+    return load(table)[resolve(table, name)]
 
 
-def _check_row(name: str, row: Any, file: str) -> None:
-    if not isinstance(row, dict):
-        raise SpecsimError(f"{file}: {name!r} is not a row; every top-level key must be a table")
-    missing = [key for key in _REQUIRED if not (isinstance(row.get(key), str) and row[key].strip())]
-    if missing:
-        raise SpecsimError(f"{file}: row {name!r} lacks {' and '.join(missing)}")
-    if name != slug(name):
-        raise SpecsimError(f"{file}: row {name!r} must be called {slug(name)!r}")
-
-
-def _names(rows: Table, file: str) -> dict[str, str]:
-    """Every spelling, mapped to the key of its row."""
-    names = {name: name for name in rows}
-    for name, row in rows.items():
-        for alias in row.get("aliases", ()):
-            other = names.setdefault(slug(alias), name)
-            if other != name or alias != slug(alias):
-                clash = f"already means {other!r}" if other != name else f"write {slug(alias)!r}"
-                raise SpecsimError(f"{file}: alias {alias!r} of row {name!r}: {clash}")
-    return names
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name)
 
 
 def _frozen(value: Any) -> Any:

@@ -13,9 +13,8 @@ from functools import reduce
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats
+from specsim.checks import ArrayLike, Floats
 from specsim.hardware import System
 
 
@@ -35,7 +34,7 @@ class Entry(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
     """One linear layer of `weights` parameters on `tokens` rows: the larger of reading the weights
-    and doing the arithmetic, as `cost` prices every other."""
+    and doing the arithmetic, as `roofline` prices every other."""
 
     system: System
     weights: float

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats
+from specsim.checks import Array, Floats, Integers
 from specsim.cost.roofline import ForwardTime, forward_time, step_time
 from specsim.hardware import System
 from specsim.operators import PLAIN_STEP, ForwardWork, Workload, forward_work
@@ -95,7 +94,7 @@ class _Pairs:
 
     batch: Floats  # (pairs,)
     rows: Floats  # (pairs,)
-    index: NDArray[np.int64]  # as batch and rows broadcast together
+    index: Integers  # as batch and rows broadcast together
 
 
 def _distinct(batch: Floats, rows: Floats) -> _Pairs:
@@ -107,7 +106,7 @@ def _distinct(batch: Floats, rows: Floats) -> _Pairs:
     return _Pairs(batches[pairs // width], widths[pairs % width], index)
 
 
-def _ranked(values: NDArray) -> tuple[Floats, NDArray[np.int64]]:
+def _ranked(values: Array) -> tuple[Floats, Integers]:
     """The distinct values in rising order, and the rank of each: np.unique, without its sort where
     the values are small whole numbers."""
     if values.size < 64 or values.min() < 0 or values.max() > 2**16:
@@ -132,7 +131,7 @@ class _Lines:
     operators: tuple[tuple[Floats, ...], ...]  # memory at least, its rise; arithmetic too; floor
     launch_s: float | Floats
 
-    def at(self, index: NDArray[np.int64], context: Floats) -> Floats:
+    def at(self, index: Integers, context: Floats) -> Floats:
         along = (context - self.least) / max(self.most - self.least, 1.0)
         total = self.fixed[index]
         for memory, memory_rise, compute, compute_rise, floor in self.operators:

@@ -15,11 +15,10 @@ To bring your own, subclass `Drafter` and override what differs; `step` or `cycl
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import IID, Acceptance, Decaying
 from specsim.architecture import Architecture
-from specsim.checks import Floats, Integers, SpecsimError, whole
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, whole
 from specsim.cost import Ledger, Wait
 from specsim.hardware import System
 from specsim.operators import Workload

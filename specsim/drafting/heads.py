@@ -7,11 +7,10 @@ the features 34 M, the LM head 525 M. A reduced draft vocabulary cuts that term 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError, require_count, require_share
+from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
 from specsim.cost import Ledger, ModelPass, Product, Wait
 from specsim.drafting.drafter import Drafter, decayed, require_vocabulary, sampling
 from specsim.hardware import System
@@ -25,7 +24,7 @@ class Eagle(Drafter):
 
     `features`: how many hidden vectors the projection fuses into one (2: embedding and feature; 3
     and the embedding for EAGLE-3). `draft_vocab`: tokens of a reduced LM head; None, the target's.
-    The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (punishes a
+    The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (pessimistic, a
     little). Its layer is in the target's precision, and dense unless `own_layer` makes it one of
     the target's (the mixture of experts of an MTP module). `decay`: the acceptance kept per depth,
     since deeper drafts stand on drafted features.

@@ -6,11 +6,10 @@ What they gain is latency bought with hardware, so compare `Prediction.speedup_p
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, require_share
+from specsim.checks import ArrayLike, Floats, require_share
 from specsim.cost import Ledger
 from specsim.drafting.drafter import Around, Drafter, Mixed
 from specsim.hardware import System
@@ -22,8 +21,8 @@ class Pearl(Around):
     """The next drafts are made during the verification: a cycle takes the longer of the two
     (PEARL, arXiv:2408.11850).
 
-    An upper bound (flatters): after a rejection the drafts in flight are void, and the two devices
-    are taken never to slow each other down.
+    An upper bound (optimistic): after a rejection the drafts in flight are void, and the two
+    devices are assumed never to slow each other down.
     """
 
     drafter: Drafter

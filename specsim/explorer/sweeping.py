@@ -6,9 +6,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specsim.checks import SpecsimError
+from specsim.checks import Floats, SpecsimError
 from specsim.explorer.setting import NAMES, Scenario, Setting, changed, scenario_of
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class Sweep:
     """
 
     axes: Mapping[str, tuple[Any, ...]]
-    values: NDArray[np.float64]
+    values: Floats
     problems: Mapping[tuple[Any, ...], str] = field(repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -44,7 +43,7 @@ class Sweep:
         `name` is what the values are, with their unit; `unit_line` draws plain decoding's 1. Needs
         matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
         """
-        from specsim.figures import Curve, subplots
+        from specsim.figures import Curve, curves, subplots
 
         along, *others = self.axes
         x = self.axes[along]

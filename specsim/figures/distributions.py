@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
 
+from specsim.checks import ArrayLike
 from specsim.figures.style import COLOURS, shades, styled
 
 

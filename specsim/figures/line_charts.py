@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
 
+from specsim.checks import ArrayLike
 from specsim.figures.style import (
     COLOURS,
     DASHES,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
 
+from specsim.checks import ArrayLike
 from specsim.cost import ForwardTime
 from specsim.figures.line_charts import Spread, markers
 from specsim.figures.style import COLOURS, by_decades, by_doubling, styled

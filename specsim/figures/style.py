@@ -18,8 +18,9 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from numpy.typing import ArrayLike
 from PIL import Image
+
+from specsim.checks import ArrayLike
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,11 +1,10 @@
-"""A fraction of the peak that is not one number: it depends on what is read, and for how many."""
+"""A fraction of the peak that depends on the bytes that are read and on the rows of the pass."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from specsim.checks import Floats, SpecsimError
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +50,7 @@ class EfficiencyTable:
         return _mix(1 / below, 1 / above, size) if is_time else _mix(below, above, size)
 
 
-def _locate(grid: Floats, value: Floats) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
+def _locate(grid: Floats, value: Floats) -> tuple[Floats, Integers, Integers]:
     """Where `value` lies: its share of the way between two grid points, and their indices."""
     upper = np.clip(
         np.searchsorted(grid, value, side="right"), min(1, len(grid) - 1), len(grid) - 1

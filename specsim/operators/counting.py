@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from specsim.checks import Floats
+from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
 from specsim.operators.work import LINEAR, Operator
 

@@ -6,10 +6,9 @@ Bytes *stored*, for memory; what a pass *reads* is counted in `forward`.
 from functools import reduce
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats
+from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
 from specsim.operators.forward import in_arrays, operators_of
 from specsim.operators.sharding import WHOLE, Sharding, kv_heads_held, require_even_split

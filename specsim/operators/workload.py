@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from specsim.checks import ArrayLike
 
 
 @dataclass(frozen=True, slots=True, eq=False)

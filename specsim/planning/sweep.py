@@ -14,11 +14,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
+from specsim.checks import Array, ArrayLike, Floats, Integers, SpecsimError
 from specsim.drafting import Drafter, candidates
 from specsim.hardware import System
 from specsim.prediction import Prediction
@@ -42,7 +41,7 @@ def speedups(
 ) -> Floats:
     """The speedup of every scenario, shaped as the arguments broadcast together; streamed.
 
-    An `acceptance` law has to answer for single numbers: parameters that are arrays come as
+    An `acceptance` model has to answer for single numbers: parameters that are arrays come as
     `alpha`. Raises what `predict` raises.
     """
     given: dict[str, ArrayLike] = {"gamma": gamma, "batch": batch, "context": context}
@@ -74,7 +73,7 @@ def blocks(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
             yield (*singles, slice(start, start + step), *whole)
 
 
-def cut(array: NDArray[Any], block: tuple[slice, ...]) -> NDArray[Any]:
+def cut(array: Array, block: tuple[slice, ...]) -> Array:
     """The part of an argument that belongs to a block: an axis of length 1 stays as it is."""
     own = block[len(block) - array.ndim :] if array.ndim else ()
     sizes = zip(own, array.shape, strict=True)
@@ -90,7 +89,7 @@ class SpeedupMap:
     y: str
     y_values: Floats  # (Y,)
     speedup: Floats  # (Y, X)
-    gamma: NDArray[np.int64]  # (Y, X)
+    gamma: Integers  # (Y, X)
 
 
 def speedup_map(

@@ -11,7 +11,7 @@ from reference.cache import KVCache
 from reference.packing import PackedLinear, can_pack, pack
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill, rotary_table
-from specsim.architecture import Architecture, Llama3RopeScaling
+from specsim.architecture import Architecture, Llama3RopeScaling, from_config
 
 VARIANTS = {
     "llama": {},
@@ -250,7 +250,7 @@ def their_model():
 
 def with_weights_of(theirs) -> Transformer:
     """Our model with the weights of theirs, fused by hand."""
-    model = Transformer(Architecture.from_config(theirs.config.to_dict(), "theirs"))
+    model = Transformer(from_config(theirs.config.to_dict(), "theirs"))
     weights = theirs.state_dict()
     ours = {
         "embedding.weight": weights["model.embed_tokens.weight"],
@@ -297,7 +297,7 @@ def test_the_logits_are_those_of_transformers(their_model, name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "llama-3.1"])
 def test_the_rotary_table_is_that_of_transformers(their_model, name: str) -> None:
     theirs = their_model(name)
-    shape = Architecture.from_config(theirs.config.to_dict(), name)
+    shape = from_config(theirs.config.to_dict(), name)
     cos, sin = rotary_table(shape).squeeze(1).chunk(2, dim=-1)
     assert cos.shape == sin.shape == (shape.max_context + MAX_GAMMA, shape.head_dim)
     positions = torch.arange(len(cos))[None]

@@ -20,7 +20,7 @@ from reference.machine import PRECISION_OF
 from reference.packing import pack
 from reference.quantization import GROUPS, quantized
 from reference.transformer import Transformer
-from specsim.architecture import Architecture
+from specsim.architecture import Architecture, from_config
 from specsim.checks import SpecsimError
 
 DTYPE_OF = {name: dtype for dtype, name in PRECISION_OF.items()}
@@ -83,8 +83,7 @@ class Workshop:
 
             root = PAIR if self.pair == "bundled" else Path(self.pair)
             target, draft = (
-                Architecture.from_config(read_config(root / role), role)
-                for role in ("target", "draft")
+                from_config(read_config(root / role), role) for role in ("target", "draft")
             )
             return target, None if point.draft is None and point.gamma == 0 else draft
         target = self.suite.shape(point.target)

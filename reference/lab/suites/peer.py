@@ -20,6 +20,7 @@ from reference.packing import PackedLinear
 from reference.statistics import Statistics
 from reference.transformer import Transformer
 from reference.weights import sources
+from specsim.architecture import to_config
 from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Point, Timing
 
@@ -120,7 +121,7 @@ def their_model(model: Transformer):
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         raise SpecsimError(f"{model.architecture.name} is packed: its weights cannot be shared")
     shape = model.architecture
-    fields = shape.to_config()
+    fields = to_config(shape)
     config = transformers.AutoConfig.for_model(**fields)
     with torch.device("meta"):
         theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)

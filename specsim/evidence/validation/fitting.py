@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specsim import catalog
-from specsim.checks import Floats
+from specsim.checks import Booleans, Floats
 from specsim.evidence.validation.cases import Case
 from specsim.evidence.validation.pricing import Place, side_by_side
 
-Mask = NDArray[np.bool_]
+Mask = Booleans
 
 GROUPS = (("gpt-fast",), ("vllm",), ("llama.cpp", "llama.cpp-2024"))  # fitted together
 # Which constants of which engine the rows can tell apart; the others stay as engines.toml has them.
