@@ -35,13 +35,13 @@ SOURCES = execute.sources()
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
-# Run behind each notebook: its own questions can be answered, and their slips are not answers.
+# Run behind each notebook: its own questions can be answered, and their mistakes are not answers.
 EXERCISES = """
 from specsim.course import quiz
 for own in [value for value in list(globals().values()) if isinstance(value, quiz.Question)]:
     assert own.check(own.expected), own.prompt
-    for slip, value in own.slip_values().items():
-        assert own.check(value).slip == slip, (own.prompt, slip)
+    for mistake, value in own.mistake_values().items():
+        assert own.check(value).mistake == mistake, (own.prompt, mistake)
 """
 
 

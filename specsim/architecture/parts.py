@@ -1,4 +1,4 @@
-"""The parts of a shape that are nouns of their own."""
+"""The parts of a model that have a type of their own."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,10 @@ class Experts:
     in `dense_layers` keep an ordinary MLP of the model's own `intermediate_size`. `normalized`: the
     router's weights of those that a token visits are scaled to sum to 1.
 
-    `routing_correlation` is how alike the choices of consecutive tokens are: 0, independent, reads
-    the most experts (punishes verification); 1 reads no more than one token does (flatters). Cohere
-    (blog, April 2026) saw 31 % fewer experts than independent ones at four tokens: about 0.45.
+    `routing_correlation` is how alike consecutive tokens choose: 0, independently, reads the most
+    experts (pessimistic for a verification); 1 reads no more than one token does (optimistic).
+    Cohere (blog, April 2026) saw 31 % fewer experts at four tokens than independent choices would
+    read: about 0.45.
     """
 
     count: int

@@ -1,7 +1,7 @@
 """The shape of a model: sizes and no weights.
 
-`Architecture` says what every layer has in common. A mixture of experts and a latent attention are
-nouns of their own beside it, and what differs from layer to layer is a tuple of layer indices.
+`Architecture` says what all layers have in common. A mixture of experts and a latent attention
+have types of their own (see `parts`); what differs from layer to layer is a tuple of layer indices.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ class Architecture(Sizes):
     | field | meaning |
     |---|---|
     | `rope_scaling` | Llama 3.1's in full; of others the name alone, which no cost depends on |
-    | `norm` | "rms", or "layer" with a bias beside each weight |
-    | `norms_per_layer` | 2; 4 with one behind each block (Gemma); 1 feeds both at once (Phi-2) |
+    | `norm` | "rms", or "layer" with a bias for each weight |
+    | `norms_per_layer` | 2; 4 with one after each block too (Gemma); 1 feeds both at once (Phi-2) |
     | `gated_mlp` | three matrices (gate, up, down), or two |
     | `learned_positions` | rows of a table of positions (OPT, GPT-2), where there is no RoPE |
-    | `attention_sinks` | a learned logit per head beside those of the keys (gpt-oss) |
+    | `attention_sinks` | a learned logit per head next to those of the keys (gpt-oss) |
     | `attention_softcap`, `logit_softcap` | limits of a tanh over scores and logits (Gemma 2) |
     | `sliding_window`, `sliding_layers` | layers, by index, that attend to the last tokens only |
     | `experts`, `latent` | a mixture of experts, a latent attention |
@@ -109,7 +109,7 @@ class Architecture(Sizes):
     # ---------------------------------------------------------------------------- other shapes
 
     def first_layers(self, num_layers: int) -> "Architecture":
-        """The same model cut after its first `num_layers` layers (early exit, dialled drafts)."""
+        """The same model cut after its first `num_layers` layers (an early exit)."""
         if not 1 <= num_layers <= self.num_layers:
             raise SpecsimError(
                 f"{self.name} has {self.num_layers} layers; cannot keep the first {num_layers}"
@@ -118,8 +118,8 @@ class Architecture(Sizes):
 
     @property
     def mtp_module(self) -> "Architecture":
-        """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), behind the
-        tables of this one. The projection in front of it is the drafting method's to count."""
+        """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), with the
+        tables of this one. The drafting method counts the projection in front of it."""
         return self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
 
     def _layers(self, kept: range, name: str) -> "Architecture":
@@ -190,7 +190,7 @@ class Architecture(Sizes):
         """The inverse of `dataclasses.asdict`, also after a journey through JSON."""
         fields = dict(fields)
         nested = {"rope_scaling": Llama3RopeScaling, "experts": Experts, "latent": LatentAttention}
-        for field, noun in nested.items():
+        for field, part in nested.items():
             if isinstance(fields.get(field), Mapping):
-                fields[field] = noun(**fields[field])
+                fields[field] = part(**fields[field])
         return cls(**fields)

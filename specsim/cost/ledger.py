@@ -34,7 +34,7 @@ class Entry(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
     """One linear layer of `weights` parameters on `tokens` rows: the larger of reading the weights
-    and doing the arithmetic, as `cost` prices every other."""
+    and doing the arithmetic, as `roofline` prices every other."""
 
     system: System
     weights: float

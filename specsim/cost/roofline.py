@@ -1,4 +1,4 @@
-"""Work x System -> seconds, with the bound and the share of every term.
+"""Work x System -> seconds, with the bound and the share of every operator.
 
 One pass takes, summed over its operators,
 
@@ -9,13 +9,13 @@ One pass takes, summed over its operators,
     all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels
 
-and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode it runs
-ahead of the device, so a pass takes the longer of the two (on a CPU, which is both, their sum).
+and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode the host
+runs ahead of the device, so a pass takes the longer of the two. A CPU is both: there they add.
 
-The sum over operators assumes that kernels do not overlap (punishes); the maximum within one
-assumes that its loads and its arithmetic overlap perfectly (flatters, most around the ridge). The
-other end is their sum, `serial_s`; a p-norm lies between (`norm`; 2 fits public vLLM rows a little
-better than the maximum). No kernel takes less than the engine's floor for it, where it has one.
+The sum over operators assumes that kernels do not overlap (pessimistic); the maximum within one
+assumes that its loads and its arithmetic overlap perfectly (optimistic, most around the ridge). The
+other extreme is their sum, `serial_s`; a p-norm lies between (`norm`; 2 fits public vLLM rows a
+little better than the maximum). Where an engine has a floor for a kernel, it takes no less.
 """
 
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ class Term:
         return np.maximum(busy, self.floor_s)
 
     def limited_by(self, bound: str) -> Booleans:
-        """Where `bound` is what it waits for."""
+        """Where `bound` is what the operator waits for."""
         computing = self.compute_s > self.memory_s
         floored = self.floor_s > np.maximum(self.memory_s, self.compute_s)
         if bound == "compute":
@@ -79,7 +79,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class ForwardTime:
-    """The terms of one pass on the device, and what launching them takes beside it, on the host.
+    """The terms of one pass on the device, and the seconds that the host takes to launch them.
 
     `total_s` is the longer of the terms' sum and `launch_s`.
     """
@@ -89,7 +89,7 @@ class ForwardTime:
 
     @property
     def device_s(self) -> Floats:
-        # one after the other, and not np.sum: a scenario then rounds alike alone and in an array
+        # one after the other, not np.sum: a scenario rounds the same alone and in an array
         return reduce(np.add, (term.seconds for term in self.terms))
 
     @property
@@ -98,12 +98,12 @@ class ForwardTime:
 
     @property
     def waiting_s(self) -> Floats:
-        """What the device waits for the host: 0 where its own work takes longer than launching."""
+        """Seconds that the device waits for the host: 0 where its own work takes longer."""
         return np.maximum(self.launch_s - self.device_s, 0.0)
 
     @property
     def serial_s(self) -> Floats:
-        """The upper end of the roofline: no load overlaps with any arithmetic."""
+        """The slow end of the roofline: no load overlaps with any arithmetic."""
         serial = reduce(np.add, (replace(term, norm=1.0).seconds for term in self.terms))
         return np.maximum(serial, self.launch_s)
 

@@ -10,7 +10,7 @@
 | `eagle` `eagle-3` `mtp` | gamma passes: a layer, an LM head | decays, EAGLE-3 mildly | `heads` |
 | `p-eagle` `dflash` | one pass of gamma rows | decays along the block | `heads` |
 | `tree` `eagle-2` | a pass per depth, wider and wider | the most from gamma nodes | `trees` |
-| `pearl` `ssd` | behind the verification, on another device | as drafted | `overlapped` |
+| `pearl` `ssd` | during the verification, on another device | as drafted | `overlapped` |
 | `cascade`, ensembles | drafters that have drafters | the middle's; the mixture's | `combined` |
 
 `method(name, target, draft)` builds one with the catalog's parameters (`catalog/methods.toml`).

@@ -70,10 +70,11 @@ class Cascade(Drafter):
 
 @dataclass(frozen=True, slots=True)
 class Ensemble(Drafter):
-    """Several drafters propose, and one draw from the mean of their laws is the draft.
+    """Several drafters propose, and one draw from the mean of their distributions is the draft.
 
-    It costs all of them, one after the other (punishes where they share a device well); acceptance
-    is the mixture's and has to be measured: overlap with a mean is at least the mean overlap.
+    It costs all of them, one after the other (pessimistic where they share a device well). The
+    acceptance is the mixture's and has to be measured: overlap with a mean is at least the mean
+    overlap.
     """
 
     drafters: tuple[Drafter, ...]

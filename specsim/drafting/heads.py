@@ -24,7 +24,7 @@ class Eagle(Drafter):
 
     `features`: how many hidden vectors the projection fuses into one (2: embedding and feature; 3
     and the embedding for EAGLE-3). `draft_vocab`: tokens of a reduced LM head; None, the target's.
-    The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (punishes a
+    The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (pessimistic, a
     little). Its layer is in the target's precision, and dense unless `own_layer` makes it one of
     the target's (the mixture of experts of an MTP module). `decay`: the acceptance kept per depth,
     since deeper drafts stand on drafted features.

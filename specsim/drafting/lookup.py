@@ -1,4 +1,4 @@
-"""Nothing is computed: the draft is copied from what stands in the prompt or was said before."""
+"""Nothing is computed: the draft is copied from the prompt or from earlier output."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Lookup(Drafter):
 
     Without `pad`, a sequence that found nothing sends one row, so at batch 1 a miss is a plain
     step. In a batch, a pass is plain only if nobody found anything; else it is priced at its mean
-    width (flatters a little: the price is convex in the width). With `pad` every sequence sends
+    width (slightly optimistic: the price is convex in the width). With `pad` every sequence sends
     gamma + 1 rows, as static shapes do.
     """
 

@@ -21,7 +21,8 @@ class DraftModel(Drafter):
 
     `catch_up` is how the draft's cache gets the last drafted token after a cycle in which all were
     accepted: "row", the first pass of a cycle reads two tokens, as `reference` does; "pass", an
-    extra pass per cycle; "none", left out. The first two charge it to every cycle (punishes).
+    extra pass per cycle; "none", left out. The first two charge it to every cycle
+    (pessimistic).
     `precision` names the format of its weights, and `tensor_parallel` the devices it is split over,
     where they differ from the target's system. `window` is how many tokens of context it keeps, if
     not all (StreamingLLM-style drafts of long contexts). A draft small enough stays in the last
@@ -102,7 +103,7 @@ class EarlyExit(Drafter):
     `kept` is the fraction of the layers: an early exit keeps the first, layer skipping (Draft &
     Verify, arXiv:2309.08168) any. The cache is the target's, so there is nothing to catch up with.
     A verification that resumes from the exit layer would save that fraction of its first row: not
-    counted (punishes).
+    counted (pessimistic).
     """
 
     target: Architecture

@@ -21,8 +21,8 @@ class Pearl(Around):
     """The next drafts are made during the verification: a cycle takes the longer of the two
     (PEARL, arXiv:2408.11850).
 
-    An upper bound (flatters): after a rejection the drafts in flight are void, and the two devices
-    are taken never to slow each other down.
+    An upper bound (optimistic): after a rejection the drafts in flight are void, and the two
+    devices are assumed never to slow each other down.
     """
 
     drafter: Drafter

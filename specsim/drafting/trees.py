@@ -20,7 +20,7 @@ from specsim.drafting.drafter import Around, Drafter
 from specsim.hardware import System
 from specsim.operators import Workload
 
-SIBLINGS = (0.60, 0.15, 0.08, 0.05, 0.03)  # children of one node; theory's own example, assumed
+SIBLINGS = (0.60, 0.15, 0.08, 0.05, 0.03)  # children of one node: an example, assumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class DynamicTree(StaticTree):
     (EAGLE-2, arXiv:2406.16858): the best tree for the acceptance at hand.
 
     The draft passes are the same whatever is kept: one row, then `children` rows per depth. What
-    adapting to each context gains beyond the mean acceptance is not counted (punishes).
+    adapting to each context gains beyond the mean acceptance is not counted (pessimistic).
     """
 
     children: int = 10
@@ -183,7 +183,7 @@ class _BestShape:
 def _children(chain: Acceptance, child_probs: Sequence[float], depth: int) -> Floats:
     """P(child accepted | parent accepted), (depth, children, parameters of the chain...).
 
-    A survival vector that ends above `depth` ends the tree there (punishes)."""
+    A survival vector that ends above `depth` ends the tree there (pessimistic)."""
     if isinstance(chain, GammaDependent):
         chain = chain.at(depth)
     if isinstance(chain, PerPosition):  # what lies deeper than is known is never accepted

@@ -1,4 +1,4 @@
-"""What gamma does: speedup, tokens per cycle and times, predicted and measured."""
+"""What depends on gamma: speedup, tokens per cycle and times, predicted and measured."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,20 @@ from matplotlib.ticker import MaxNLocator
 
 from specsim.evidence.comparison import Comparison
 from specsim.evidence.measurement import Point, Timing
-from specsim.figures.style import COLOURS, Sheet, styled
+from specsim.figures.style import COLOURS, NotebookFigure, styled
 from specsim.prediction import Prediction
 
 
 @styled
-def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]]) -> Sheet:
+def predicted_and_measured(
+    rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]],
+) -> NotebookFigure:
     """A column of three panels for each pair of models: speedup, tokens per cycle and times,
     against gamma.
 
     `rows` holds a title, the prediction over gamma, and the compared points of each pair.
     """
-    figure = Sheet(figsize=(4.4 * len(rows), 9.0))
+    figure = NotebookFigure(figsize=(4.4 * len(rows), 9.0))
     grid = figure.subplots(3, len(rows), squeeze=False)
     for axes, (title, prediction, comparisons) in zip(grid.T, rows, strict=True):
         points = [comparison.point for comparison in comparisons]
@@ -32,8 +34,8 @@ def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Compar
 
 @styled
 def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
-    """Speedup over plain decoding: the predicted curve in its 80 % band, the measured points on
-    it, and the best gamma marked."""
+    """Speedup over plain decoding: the predicted curve with its 80 % band, the measured points, and
+    a mark at the best predicted gamma."""
     colour = COLOURS["speedup"]
     low, high = prediction.band["speedup"]
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
@@ -44,7 +46,7 @@ def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]
         for point in points
         if point.tokens_per_cycle is not None and point.step_s and point.cycle_s
     ]
-    if timed:  # what varies is the cycle's time
+    if timed:  # the spread is that of the cycle's time
         middle = [gain / cycle.median for _, gain, cycle in timed]
         below = [m - gain / cycle.p90 for m, (_, gain, cycle) in zip(middle, timed, strict=True)]
         above = [gain / cycle.p10 - m for m, (_, gain, cycle) in zip(middle, timed, strict=True)]
@@ -68,7 +70,7 @@ def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]
 
 @styled
 def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
-    """Tokens per cycle, bonus included, below the ceiling gamma + 1."""
+    """Tokens per cycle, bonus included, and the ceiling gamma + 1."""
     colour = COLOURS["tokens"]
     low, high = prediction.band["tokens_per_cycle"]
     axes.plot(
@@ -114,7 +116,7 @@ def times_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] =
 
 @styled
 def cycle_parts(axes: Axes, prediction: Prediction) -> None:
-    """What a cycle's milliseconds are spent on, a bar for each gamma; the line is a plain step."""
+    """The parts of a cycle's time (ms), a bar for each gamma. The line is a plain step."""
     gamma = np.asarray(prediction.gamma)
     parts = {
         "verify": ("verification", prediction.verify_step_s),
@@ -130,7 +132,7 @@ def cycle_parts(axes: Axes, prediction: Prediction) -> None:
     axes.axhline(plain, color=COLOURS["plain"], linewidth=1.2, label="a plain step")
     axes.set_ylim(0, 1.35 * float(base.max()))
     axes.grid(axis="x", visible=False)
-    _against_gamma(axes, "a cycle (ms)")
+    _against_gamma(axes, "time of a cycle (ms)")
     axes.legend(loc="upper left", ncols=2)
 
 

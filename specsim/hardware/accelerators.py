@@ -1,4 +1,4 @@
-"""The chip: what its datasheet says, bytes and FLOP per second, and nothing of the software."""
+"""The accelerator: what its datasheet says, bytes and FLOP per second, nothing of the software."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,12 +56,12 @@ class Accelerator:
 
     @property
     def is_host(self) -> bool:
-        """Whether it launches its own kernels: then launching adds to computing."""
+        """Whether it launches its own kernels, as a CPU does: then launching adds to computing."""
         return self.kind == "cpu"
 
     def rate(self, math: str) -> float:
         """Dense FLOP/s of the arithmetic called `math`; infinite, never the bound, if unknown."""
-        # a chip without a unit for a format converts the operands to the next wider one it has
+        # without a unit for a format, the operands are converted to the next wider one there is
         wider = ("fp4", "fp8", "bf16", "fp16", "bf16", "fp32")
         candidates = wider[wider.index(math) :] if math in wider else (math,)
         known = (self.flops_per_s[name] for name in candidates if name in self.flops_per_s)

@@ -1,4 +1,4 @@
-"""A fraction of the peak that is not one number: it depends on what is read, and for how many."""
+"""A fraction of the peak that depends on the bytes that are read and on the rows of the pass."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The software: which fraction of a chip arrives, and what every layer, pass and cycle costs."""
+"""The software: which fraction of an accelerator it reaches, and its overheads in seconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,14 +15,15 @@ from specsim.operators import ForwardWork, Operator
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What software makes of a chip: efficiencies are fractions of its peak, overheads seconds.
+    """What software reaches of an accelerator: efficiencies are fractions of its peak, overheads
+    are seconds.
 
     | field | errs when assumed constant |
     |---|---|
-    | `weight_efficiency` | flatters small matrices and odd widths: a table where it was measured |
-    | `compute_efficiency` | flatters passes between one row and full tiles |
-    | `kv_efficiency`, `attention_compute_efficiency` | flatter short contexts and few KV heads |
-    | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; punish behind long kernels |
+    | `weight_efficiency` | optimistic for small matrices, odd widths; a table where measured |
+    | `compute_efficiency` | optimistic between one row and full tiles |
+    | `kv_efficiency`, `attention_compute_efficiency` | optimistic: short contexts, few KV heads |
+    | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; pessimistic after long kernels |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
@@ -33,7 +34,8 @@ class Engine:
     | `kernel_floor_s`, `attention_floor_s` | no product, no attention of a layer takes less |
     | `head_sharded` | whether tensor parallelism splits the LM head too |
 
-    Launching flatters where it counts: the host is taken to be a whole pass ahead at its beginning.
+    Launching is optimistic where it counts: the host is taken to be a whole pass ahead when a pass
+    begins.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Engine:
     kernel_floor_s: float = 0.0
     attention_floor_s: float = 0.0
     head_sharded: bool = True
-    logit_overhead_s: float = 0.0  # per logit, wherever a law is made of logits
+    logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
     error: float = 0.0  # relative half-width of the 80 % band on a pass
     source: str = ""
     confidence: str = "assumed"

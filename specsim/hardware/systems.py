@@ -1,4 +1,4 @@
-"""One chip, or several, driven by one engine, with weights in one format: what a pass runs on."""
+"""One accelerator, or several, driven by one engine, with weights in one format."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,8 +40,8 @@ class System:
         return Sharding(self.tensor_parallel, self.engine.head_sharded)
 
     def after_own_pass(self, weight_bytes: float) -> "System":
-        """The System that a pass sees which follows a pass of the same model: weights that fit in
-        the last cache are still there.
+        """The System for a pass that follows a pass of the same model: weights that fit in the last
+        cache are still there.
 
         `weight_bytes` are what one device streams. A measured efficiency, a table, has the cache in
         it already and stays; so does everything where the cache's size is unknown.
@@ -67,13 +67,13 @@ class System:
 
     @property
     def ridge_rows(self) -> float | Floats:
-        """Query rows of a pass, over all sequences, beyond which linear layers compute: F b / (2
-        BW), two FLOPs and b bytes per weight. A batch of B that verifies gamma drafts has
-        B (gamma + 1) rows."""
+        """Query rows of a pass, over all sequences, beyond which linear layers are compute-bound:
+        F b / (2 BW), with two FLOPs and b bytes per weight. A batch of B that verifies gamma drafts
+        has B (gamma + 1) rows."""
         return self.ridge * self.precision.weight_bytes / 2.0
 
     def with_precision(self, name: str) -> "System":
-        """The same machine and engine with weights stored in another precision.
+        """The same accelerator and engine with weights stored in another precision.
 
         A weight efficiency that is the catalog's becomes the catalog's for the other format; one
         that was measured or set by hand stays. So does a KV format that was chosen.
@@ -90,7 +90,7 @@ class System:
         return replace(self, precision=precision, engine=engine)
 
     def with_bandwidth(self, bandwidth_bytes_per_s: float | Floats) -> "System":
-        """The same machine and engine with another memory, or with several: an array.
+        """The same accelerator and engine with another memory bandwidth, or with several: an array.
 
         Where the catalog caps the engine's kernels in bytes per second, the efficiency becomes what
         the cap leaves of the new bandwidth; one that was measured or set by hand stays.

@@ -1,9 +1,9 @@
-"""What one forward pass must move and compute, operator by operator: counts, no machine.
+"""What one forward pass must move and compute, operator by operator: counts, no seconds.
 
-Width is the unit. A draft step, a plain decode step and a verification are the same function of
-(model, batch, rows per sequence, context); verifying gamma drafts is a pass of gamma + 1 rows.
-Weights are read once per pass, keys and values once per sequence whatever the rows, FLOPs grow with
-the rows.
+A draft step, a plain decode step and a verification are the same function of a model and a
+`Workload` (batch, rows per sequence, context); verifying gamma drafts is a pass of gamma + 1 rows.
+Weights are read once per pass, keys and values once per sequence whatever the rows, and FLOPs grow
+with the rows.
 """
 
 from specsim.operators.experts import distinct_experts

@@ -11,8 +11,8 @@ from specsim.operators.sharding import kv_heads_held
 from specsim.operators.work import ATTENTION, Operator
 
 
-def attention(asked: Pass, model: Architecture) -> Iterator[Operator]:
-    """The operators of attention in the order in which they run."""
+def attention_operators(asked: Pass, model: Architecture) -> Iterator[Operator]:
+    """The operators of attention, in the order in which they run."""
     hidden, layers, weight = model.hidden_size, model.num_layers, asked.precision.weight_bytes
     if model.latent is not None:
         yield from latent_projections(asked, model, model.latent)
@@ -24,8 +24,8 @@ def attention(asked: Pass, model: Architecture) -> Iterator[Operator]:
     if layers > sliding:
         yield over_the_cache("attention", asked, model, layers - sliding, asked.context)
     if sliding:
-        # the rows of one pass see windows shifted by one each: read as one window (flatters a
-        # verification by gamma tokens in `sliding_window`)
+        # each row of a pass sees a window that is shifted by one token; counted as one window
+        # (optimistic for a verification, by gamma tokens in `sliding_window`)
         seen = np.minimum(asked.context, model.sliding_window or np.inf)
         yield over_the_cache("sliding attention", asked, model, sliding, seen)
     mixed = model.value_size // asked.devices
@@ -35,11 +35,11 @@ def attention(asked: Pass, model: Architecture) -> Iterator[Operator]:
 def over_the_cache(
     name: str, asked: Pass, model: Architecture, layers: int, context: Floats
 ) -> Operator:
-    """Every row of queries meets every key once and mixes every value once; keys and values are
-    read once per sequence, whatever the rows, and written once per row.
+    """Attention itself: each row of queries is multiplied with every key and mixes every value;
+    keys and values are read once per sequence, whatever the rows, and written once per row.
 
-    The rows of a pass are charged the whole `context` each (punishes a long prefill by two, and
-    nothing else).
+    Every row of a pass is charged the whole `context` (pessimistic for a long prefill, by a factor
+    of two, and for nothing else).
     """
     tokens, wide = asked.tokens, asked.precision.activation_bytes
     if model.latent is not None:
@@ -68,7 +68,7 @@ def latent_projections(
     asked: Pass, model: Architecture, latent: LatentAttention
 ) -> Iterator[Operator]:
     """MLA's matrices (DeepSeek-V2, arXiv:2405.04434, section 2.1): queries and the latent down and
-    up again. What leads down is not split over devices."""
+    up again. The down projections are not split over devices."""
     hidden, layers, weight = model.hidden_size, model.num_layers, asked.precision.weight_bytes
     heads = model.num_heads // asked.devices
     queries = heads * model.head_dim
@@ -88,8 +88,8 @@ def latent_flops(
     """FLOPs of one layer over the cache, in the cheaper of MLA's two orders.
 
     Absorbed: queries and outputs go through the latent's up projection, and all heads read the
-    latent itself, `2 heads (2 rank + rope)` FLOP per row and cached token (theory J5: far beyond
-    the ridge, so verification is compute-bound). Decompressed: keys and values of the whole context
+    latent itself, `2 heads (2 rank + rope)` FLOP per row and cached token (far beyond the ridge:
+    a verification is compute-bound). Decompressed: keys and values of the whole context
     are made first, which pays for long prefills.
     """
     heads, rank = model.num_heads // asked.devices, latent.kv_rank

@@ -13,7 +13,7 @@ from specsim.operators.work import Operator
 def mlp(
     asked: Pass, model: Architecture, routing_correlation: ArrayLike | None
 ) -> Iterator[Operator]:
-    """The operators of the MLPs in the order in which they run."""
+    """The operators of the MLPs, in the order in which they run."""
     hidden, weight = model.hidden_size, asked.precision.weight_bytes
     matrices = 2 if model.gated_mlp else 1
     into = "gate and up projection" if model.gated_mlp else "up projection"
@@ -44,12 +44,13 @@ def distinct_experts(
     rows: ArrayLike,
     routing_correlation: ArrayLike | None = None,
 ) -> Floats:
-    """Expected routed experts of a layer that a pass reads: N (1 - (1 - k/N)^T) of MoESD
-    (arXiv:2505.19645; theory K1).
+    """Expected routed experts of a layer that a pass reads: N (1 - (1 - k/N)^T), for T independent
+    tokens that visit k of N experts each.
 
-    Uniform routing, the sequences independent (both punish). The `rows` of one sequence count as
-    1 + (rows - 1)(1 - correlation) independent tokens: from 1, which reads no more than a plain
-    step (flatters), to all of them. `routing_correlation` is the model's own unless given.
+    Routing is taken to be uniform and the sequences independent (both pessimistic). The `rows` of
+    one sequence count as 1 + (rows - 1)(1 - correlation) independent tokens: from 1, which reads no
+    more than a plain step (optimistic), to all of them. `routing_correlation` is the model's own
+    unless given. Source: MoESD (arXiv:2505.19645).
     """
     sequences, width = np.asarray(batch, float), np.asarray(rows, float)
     if routing_correlation is None:

@@ -1,4 +1,4 @@
-"""One pass, counted: the operators of `attention` and `experts` between embedding and LM head."""
+"""One pass, counted: embedding, the operators of `attention` and `experts`, and the LM head."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Floats
-from specsim.operators.attention import attention
+from specsim.operators.attention import attention_operators
 from specsim.operators.counting import Pass
 from specsim.operators.experts import mlp
 from specsim.operators.formats import Precision
@@ -80,7 +80,7 @@ def operators_of(
     columns = -(-vocab // sharding.devices) if sharding.head_sharded else vocab
     per_weight = asked.precision.bytes_per_head_weight
     yield embedding(asked, model)
-    yield from attention(asked, model)
+    yield from attention_operators(asked, model)
     yield from mlp(asked, model, workload.routing_correlation)
     yield elementwise(asked, model)
     yield asked.linear("LM head", model.hidden_size, columns, 1, per_weight, visits=logits)
@@ -96,7 +96,7 @@ def embedding(asked: Pass, model: Architecture) -> Operator:
 
 def elementwise(asked: Pass, model: Architecture) -> Operator:
     """Norms, rotary embedding, activation and residual sums of every layer, and the last norm: each
-    reads and writes its rows (punishes engines that fuse them)."""
+    reads and writes its rows (pessimistic for engines that fuse them)."""
     hidden, devices = model.hidden_size, asked.devices
     if model.learned_positions:
         rotated = 0.0
@@ -129,8 +129,9 @@ def soft_cap(asked: Pass, model: Architecture, logits: ArrayLike) -> Iterator[Op
 
 
 def collectives(asked: Pass, model: Architecture) -> Iterator[Operator]:
-    """The all-reduces of the hidden states; a device sends 2 (n-1)/n of each (ring). That of a
-    split embedding and the gathering of the logits, one each per pass, are left out (flatters)."""
+    """The all-reduces of the hidden states; a device sends 2 (n-1)/n of each (ring). The all-reduce
+    after a split embedding and the gathering of the logits, one each per pass, are left out
+    (optimistic)."""
     if asked.devices > 1:
         count = all_reduces_per_layer(model) * model.num_layers
         message = asked.tokens * model.hidden_size * asked.precision.activation_bytes

@@ -1,9 +1,9 @@
 """Tensor parallelism: what one of several devices holds of a layer (Megatron, arXiv:1909.08053).
 
-Heads, the MLP's width and every expert's are split evenly. Each device computes a part of every
-layer's two sums, which an all-reduce completes. Norms, the router, the latent of MLA and, where the
-devices are more than the KV heads, those heads too are held in full by each: what is not split does
-not get faster.
+Heads, the MLP's width and every expert's width are split evenly. Each device computes a part of
+every layer's two sums, which an all-reduce completes. Every device holds norms, the router and the
+latent of MLA in full, and a copy of a KV head where the devices are more than the KV heads: what is
+not split does not get faster.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ def require_even_split(model: Architecture, devices: int) -> None:
 
 
 def splits_evenly(model: Architecture, devices: int) -> bool:
+    """Whether `devices` can share the heads of every layer evenly."""
     if model.num_heads % devices:
         return False
     kv_heads = model.num_kv_heads
@@ -49,5 +50,5 @@ def kv_heads_held(model: Architecture, devices: int) -> int:
 
 
 def all_reduces_per_layer(model: Architecture) -> int:
-    """Two, behind attention and MLP; one where both feed the same sum."""
+    """Two, after attention and after the MLP; one where both feed the same sum."""
     return 1 if model.norms_per_layer == 1 else 2

@@ -1,4 +1,4 @@
-"""The nouns of a pass: an operator with its counts, a pass with its operators."""
+"""The counts of a pass: an operator with its bytes and FLOPs, a pass with its operators."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Operator:
     """One kind of kernel, summed over the layers; every count is an array over the scenarios, of
     one device where the model is split over several.
 
-    `math` names the arithmetic, and so the accelerator's rate, where there is any to speak of.
-    Units: FLOP (a multiply-add is two) and bytes; `link_bytes` are what a device sends to its
-    peers, `kernels` how many times the operator is launched in a pass, `streams` how many caches
-    (sequences times key-value heads) an attention kernel reads.
+    `flops` in FLOP (a multiply-add is two), all others in bytes. `math` names the arithmetic, and
+    so the accelerator's rate; it is empty where there is little arithmetic. `link_bytes` are what a
+    device sends to the others, `kernels` how many times the operator is launched in a pass,
+    `streams` how many caches (sequences times key-value heads) an attention kernel reads.
     """
 
     name: str

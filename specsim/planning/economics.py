@@ -21,7 +21,7 @@ from specsim.hardware import System
 from specsim.prediction import Prediction
 from specsim.speculation import predict
 
-# Orders of magnitude without a measurement behind them (theory O5): give your own where you can.
+# Orders of magnitude, not measured: give your own where you can.
 JOULES_PER_BYTE = 40e-12
 JOULES_PER_FLOP = 0.7e-12
 IDLE_POWER_W = 150.0

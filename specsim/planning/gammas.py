@@ -1,6 +1,6 @@
-"""The best gamma, found by looking at all of them: real passes have steps (tiles, captured graph
-sizes, expert loads) that a rule can stumble over. The marginal rule and the closed form stand
-beside it as checks: where they disagree by more than the top is flat, something is worth a look.
+"""The best gamma, found by pricing all of them: the time of a real pass has steps (tiles, captured
+graph sizes, expert loads) that mislead a rule. The marginal rule and the closed form are checks:
+where they differ from the scan by more than a tie, look at the curve.
 """
 
 from collections.abc import Sequence
@@ -73,8 +73,8 @@ def marginal_rule(over: Prediction) -> int:
 
 def closed_form(over: Prediction, alpha: float | None) -> float | None:
     """The Lambert-W optimum with the scenario's own costs: c of a draft, and m, what a further row
-    of verification costs, in plain steps. It knows of no fixed costs (flatters short drafts), and
-    of no methods that make another law of alpha: None for those."""
+    of verification costs, in plain steps. It leaves out fixed costs
+    (optimistic for short drafts). None for methods whose acceptance is not that of a chain."""
     if alpha is None or len(over.gamma) < 3 or np.ndim(alpha):
         return None
     if not np.allclose(over.tokens_per_cycle, IID(alpha).tokens_per_cycle(over.gamma)):

@@ -3,34 +3,24 @@
     stored weights + KV of every token + the draft's weights and KV + logits  <=  memory
 
 Unlike a pass, memory holds the embedding and every expert. All bytes are of the fullest device. Not
-counted: activations of a long prefill, the allocator's slack, the CUDA context (all flatter, by a
-gigabyte or two; `usable` below 1 leaves room for them, engines take 0.9).
+counted: activations of a long prefill, the allocator's slack, the CUDA context (optimistic, by a
+gigabyte or two; a `usable` below 1 leaves memory for them, engines take 0.9).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Booleans, Floats, SpecsimError
+from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.operators import PRECISIONS, cache_bytes, stored_weight_bytes
 
 NARROWER = ("fp8", "int8", "int4")
 MOST_DEVICES = 128
 MOST_SEQUENCES = 1e9
-
-
-class Holder(Protocol):
-    """What takes memory beside the target: a drafting method."""
-
-    def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
-    ) -> tuple[ArrayLike, ArrayLike]:
-        """Weight bytes and KV bytes on the fullest device, `slots` tokens of each sequence
-        cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +57,15 @@ def footprint(
     batch: ArrayLike = 1,
     context: ArrayLike = 1024,
     gamma: ArrayLike = 0,
-    drafter: Holder | None = None,
+    drafter: Drafter | None = None,
     usable: float = 1.0,
 ) -> Footprint:
     """What the fullest device of `system` must hold to decode `batch` sequences of `context` tokens
     with `gamma` drafts in flight.
 
-    The numeric arguments broadcast. `drafter` is a drafting method: its weights and caches lie
-    beside the target's, but for one with a device of its own. `usable` is the share of the memory
-    that may be filled.
+    The numeric arguments broadcast. The weights and caches of a `drafter` are added to the
+    target's, unless it has a device of its own. `usable` is the share of the memory that may be
+    filled.
     """
     stored, devices = system.precision, system.tensor_parallel
     capacity = system.accelerator.memory_bytes
@@ -162,16 +152,17 @@ def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:
     return low
 
 
-def shortage(target: Architecture, system: System, **scenario: object) -> str | None:
+def shortage(
+    found: Footprint, target: Architecture, system: System, **scenario: object
+) -> str | None:
     """A sentence on what does not fit, by how much, and what would help; None where it fits.
 
-    Arguments: those of `footprint`, each a single number.
+    `found` is the footprint of the other arguments, each a single number.
     """
-    found = footprint(target, system, **scenario)  # type: ignore[arg-type]
-    ways = remedies(target, system, **scenario)
-    if found.fits:
+    if np.all(found.fits):
         return None
     assert found.capacity_bytes is not None
+    ways = remedies(target, system, **scenario)
     held = {
         "weights": found.weight_bytes,
         "KV cache": found.kv_bytes,

@@ -41,7 +41,7 @@ def prefill_s(
 
     In passes of at most `chunk` tokens per sequence, each of which reads the weights again; the
     last row alone needs logits. A row attends to the tokens before it, on average cached + half the
-    new ones (a window shorter than that is charged in full: punishes by at most a third).
+    new ones (a window shorter than that is charged in full: pessimistic by at most a third).
 
     Raises SpecsimError for a prompt, a batch or a chunk below 1, and for more cached than asked.
     """
@@ -71,8 +71,8 @@ def time_to_first_token(
     """The target's prefill, then the draft's (`draft_system` is the target's unless given), and the
     drawing of a token. All numeric arguments broadcast.
 
-    The draft's follows the target's (punishes engines that run it beside, or after the first token
-    is out).
+    The draft's follows the target's (pessimistic for engines that run it at the same time, or after
+    the first token is out).
     """
     scenario = {"prompt": prompt, "batch": batch, "cached": cached, "chunk": chunk}
     target_s = prefill_s(target, system, **scenario)

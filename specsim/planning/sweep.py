@@ -41,7 +41,7 @@ def speedups(
 ) -> Floats:
     """The speedup of every scenario, shaped as the arguments broadcast together; streamed.
 
-    An `acceptance` law has to answer for single numbers: parameters that are arrays come as
+    An `acceptance` model has to answer for single numbers: parameters that are arrays come as
     `alpha`. Raises what `predict` raises.
     """
     given: dict[str, ArrayLike] = {"gamma": gamma, "batch": batch, "context": context}

@@ -108,11 +108,14 @@ def test_an_unsure_draft_drafts_less_and_a_surer_one_more(pair) -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, rule: str) -> None:
+def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, rule: str) -> None:
     target, draft = small_pair
     options = {"temperature": 0.8, "choose_gamma": lambda s: 1 + s.accepted % 3, "rule": rule}
     counts = sampled_texts.counts(target, DraftModel(draft, 3, stop_below=0.4), **options)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(0.8))) > 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(0.8)))
+        > 1e-3
+    )
 
 
 # Acceptance that is drawn

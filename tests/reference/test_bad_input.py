@@ -43,7 +43,7 @@ def test_the_place_is_the_first_that_they_would_have_chosen(tiny, gamma: int, in
     assert gamma > 0 or place == written
 
 
-def test_a_draft_without_numbers_is_reported_where_its_law_counts(tiny) -> None:
+def test_a_draft_that_is_not_finite_is_reported_where_it_counts(tiny) -> None:
     target, drafter = tiny(), DraftModel(poisoned(tiny(1), 5), 3)
     with pytest.raises(
         SpecsimError, match="position 3 of sequence 0 are not finite, in tiny or its dr"

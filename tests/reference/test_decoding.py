@@ -1,4 +1,4 @@
-"""Speculation writes the text of plain decoding: token for token when greedy, in law when sampled.
+"""Speculation writes the text of plain decoding: token for token when greedy, in distribution when sampled.
 
 Real random models give the numbers; a target and a drafter that follow a script give every case
 of the bookkeeping.
@@ -312,35 +312,35 @@ class Forgetful(DraftModel):
         return super().propose(OnlyPending, sampling, uniforms)
 
 
-def worst_draft_law(pair, drafter: DraftModel) -> tuple[float, int]:
-    """How far a proposed law is from the draft's own, recomputed; and how many cycles were full."""
+def worst_draft_distribution(pair, drafter: DraftModel) -> tuple[float, int]:
+    """How far a proposed distribution is from the draft's own, recomputed; and how many cycles were full."""
     target, draft = pair
     recorder = Recorder(drafter)
     sampling = SamplingParameters(0.8)
     speculate(target, recorder, PROMPTS, NEW, temperature=0.8, seed=1)
     worst, full, lengths = 0.0, 0, {}
-    for row, text, drafted, laws in recorder.cycles:
+    for row, text, drafted, distributions in recorder.cycles:
         whole = torch.tensor([text + drafted.tolist()])
         expected = sampling.probabilities(draft(whole)[0, len(text) - 1 : -1])
-        worst = max(worst, (laws - expected).abs().max().item())
+        worst = max(worst, (distributions - expected).abs().max().item())
         full += len(text) - lengths.get(row, 0) == drafter.gamma + 1
         lengths[row] = len(text)
     return worst, full
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 4])
-def test_the_draft_law_is_its_models_after_every_cycle(pair, gamma: int) -> None:
-    worst, full = worst_draft_law(pair, DraftModel(pair[1], gamma))
+def test_the_draft_distribution_is_its_models_after_every_cycle(pair, gamma: int) -> None:
+    worst, full = worst_draft_distribution(pair, DraftModel(pair[1], gamma))
     assert full > 3, "no draft was ever accepted whole"
     assert worst < 1e-10
 
 
 def test_a_draft_that_does_not_catch_up_is_caught(pair) -> None:
-    worst, _ = worst_draft_law(pair, Forgetful(pair[1], 2))
+    worst, _ = worst_draft_distribution(pair, Forgetful(pair[1], 2))
     assert worst > 1e-2
 
 
-# Sampled speculation has the law of plain decoding
+# Sampled speculation has the distribution of plain decoding
 
 
 @pytest.fixture(scope="module")
@@ -361,11 +361,13 @@ SETTINGS = [
     [*((gamma, SETTINGS[0]) for gamma in (0, 1, 4)), *((2, options) for options in SETTINGS)],
     ids=str,
 )
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, gamma: int, options) -> None:
+def test_sampled_texts_have_the_targets_distribution(
+    small_pair, sampled_texts, gamma: int, options
+) -> None:
     target, draft = small_pair
     drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
-    law = sampled_texts.law(target, SamplingParameters(**options))
-    assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), law) > 1e-3
+    distribution = sampled_texts.distribution(target, SamplingParameters(**options))
+    assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), distribution) > 1e-3
 
 
 class GreedyDraft(DraftModel):
@@ -380,30 +382,33 @@ class GreedyDraft(DraftModel):
         if self.honest:
             return Proposal(tokens, None)
         texts = torch.cat((sequences.tokens[:, : sequences.longest + 1], tokens), dim=1)
-        laws = sampling.probabilities(self.model(texts))
-        places = sequences.positions(self.gamma)[..., None].expand(-1, -1, laws.shape[-1])
-        return Proposal(tokens, laws.gather(1, places))
+        distributions = sampling.probabilities(self.model(texts))
+        places = sequences.positions(self.gamma)[..., None].expand(-1, -1, distributions.shape[-1])
+        return Proposal(tokens, distributions.gather(1, places))
 
 
-def test_a_greedy_draft_leaves_the_sampled_law_alone(small_pair, sampled_texts) -> None:
+def test_a_greedy_draft_leaves_the_sampled_distribution_alone(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     counts = sampled_texts.counts(target, GreedyDraft(draft, 2), temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) > 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        > 1e-3
+    )
 
 
 def test_two_percentage_points_would_be_seen(small_pair, sampled_texts) -> None:
-    """The same samples against a law in which .02 of the first token's mass has moved elsewhere."""
+    """The same samples against a distribution in which .02 of the first token's mass has moved elsewhere."""
     target, draft = small_pair
-    law = sampled_texts.law(target, SamplingParameters(1.0))
+    distribution = sampled_texts.distribution(target, SamplingParameters(1.0))
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
-    first = law.view(sampled_texts.SIZE, -1).sum(1)
+    first = distribution.view(sampled_texts.SIZE, -1).sum(1)
     one, other = first.topk(2).indices.tolist()
     factors = torch.ones(sampled_texts.SIZE, dtype=torch.float64)
     factors[one] -= 0.02 / first[one]
     factors[other] += 0.02 / first[other]
-    shifted = (law.view(sampled_texts.SIZE, -1) * factors[:, None]).flatten()
+    shifted = (distribution.view(sampled_texts.SIZE, -1) * factors[:, None]).flatten()
     assert shifted.sum() == pytest.approx(1)
-    assert sampled_texts.tail(counts, law) > 1e-3
+    assert sampled_texts.tail(counts, distribution) > 1e-3
     assert sampled_texts.tail(counts, shifted) < 1e-3
 
 
@@ -424,7 +429,10 @@ def test_a_wrong_rule_would_be_seen(small_pair, sampled_texts, monkeypatch, defe
     target, draft = small_pair
     monkeypatch.setitem(RULES, "token", defect)
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-3
+    )
 
 
 def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampled_texts) -> None:
@@ -432,7 +440,10 @@ def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampl
     drafter = GreedyDraft(draft, 2)
     drafter.honest = False
     counts = sampled_texts.counts(target, drafter, temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-3
+    )
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(pair) -> None:
@@ -456,8 +467,8 @@ def test_no_sampled_token_is_one_that_the_filter_forbids(pair) -> None:
     sampling = SamplingParameters(2.0, top_k=2)
     result = speculate(target, DraftModel(draft, 3), PROMPTS, NEW, temperature=2.0, top_k=2)
     for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
-        laws = sampling.probabilities(target(torch.tensor([prompt + tokens])))[0]
-        chances = laws[len(prompt) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])
+        distributions = sampling.probabilities(target(torch.tensor([prompt + tokens])))[0]
+        chances = distributions[len(prompt) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])
         assert (chances > 0).all()
 
 

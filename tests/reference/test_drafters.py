@@ -91,12 +91,12 @@ def test_a_draft_that_is_the_target_is_always_accepted_under_a_penalty(pair) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rule) -> None:
+def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, kind, rule) -> None:
     target, draft = small_pair
     drafter = drafter_of(kind, draft, 2)
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_p=0.95, rule=rule)
-    law = sampled_texts.law(target, SamplingParameters(0.8, top_p=0.95))
-    assert sampled_texts.tail(counts, law) > 1e-3
+    distribution = sampled_texts.distribution(target, SamplingParameters(0.8, top_p=0.95))
+    assert sampled_texts.tail(counts, distribution) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -218,14 +218,18 @@ def test_an_ensemble_takes_matches_first_and_row_by_row(
         sequences.window = sequences.longest + 3
         with torch.inference_mode():
             proposals.append(drafter.propose(sequences, sampling, uniforms))
-    (tokens, laws, *_), (mixed, mixed_laws, *_) = proposals
+    (tokens, distributions, *_), (mixed, mixed_distributions, *_) = proposals
     assert mixed.tolist() == [[6, 7], tokens[1].tolist()]
     if temperature == 0:
-        assert mixed_laws is laws is None
+        assert mixed_distributions is distributions is None
     else:
-        assert torch.equal(mixed_laws[1], laws[1])
-        assert mixed_laws[0].argmax(-1).tolist() == [6, 7]
-        assert mixed_laws[0].sum(-1).tolist() == mixed_laws[0].amax(-1).tolist() == [1, 1]
+        assert torch.equal(mixed_distributions[1], distributions[1])
+        assert mixed_distributions[0].argmax(-1).tolist() == [6, 7]
+        assert (
+            mixed_distributions[0].sum(-1).tolist()
+            == mixed_distributions[0].amax(-1).tolist()
+            == [1, 1]
+        )
 
 
 # What the target shows a drafter
@@ -291,12 +295,14 @@ class Bigram(Drafter):
         places = torch.arange(tokens.shape[1] - 1, device=tokens.device)
         inside = (places < sequences.lengths[:, None]).float()  # what lies beyond is no text
         counts = self.counts.index_put((tokens[:, :-1], tokens[:, 1:]), inside, accumulate=True)
-        token, drafted, laws = sequences.pending[:, 0], [], []
+        token, drafted, distributions = sequences.pending[:, 0], [], []
         for k in range(uniforms.shape[1]):
-            laws.append(sampling.probabilities(counts[token].log()))
-            token = draw(laws[-1], uniforms[:, k])  # drawn from the law that is reported
+            distributions.append(sampling.probabilities(counts[token].log()))
+            token = draw(
+                distributions[-1], uniforms[:, k]
+            )  # drawn from the distribution that is reported
             drafted.append(token)
-        return Proposal(torch.stack(drafted, dim=1), torch.stack(laws, dim=1))
+        return Proposal(torch.stack(drafted, dim=1), torch.stack(distributions, dim=1))
 
 
 def test_a_new_drafter_is_forty_lines() -> None:
@@ -311,7 +317,9 @@ def test_a_new_drafter_leaves_the_greedy_text_alone(pair, expected, gamma: int) 
 
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
-def test_a_new_drafter_leaves_the_sampled_law_alone(small_pair, sampled_texts, rule: str) -> None:
+def test_a_new_drafter_leaves_the_sampled_distribution_alone(
+    small_pair, sampled_texts, rule: str
+) -> None:
     counts = sampled_texts.counts(small_pair[0], Bigram(2), temperature=1.0, rule=rule)
-    law = sampled_texts.law(small_pair[0], SamplingParameters(1.0))
-    assert sampled_texts.tail(counts, law) > 1e-3
+    distribution = sampled_texts.distribution(small_pair[0], SamplingParameters(1.0))
+    assert sampled_texts.tail(counts, distribution) > 1e-3

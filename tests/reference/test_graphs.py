@@ -300,8 +300,8 @@ class Moving(NGram):
         tables.append(torch.zeros(3, dtype=torch.long))
 
     def propose(self, sequences, sampling, uniforms):
-        tokens, laws, *_ = super().propose(sequences, sampling, uniforms)
-        return Proposal(tokens + tables[-1], laws)
+        tokens, distributions, *_ = super().propose(sequences, sampling, uniforms)
+        return Proposal(tokens + tables[-1], distributions)
 
 
 tables: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""The accept rules inside the decoder; `test_verification` has their laws, by enumeration."""
+"""The accept rules inside the decoder; `test_verification` has their distributions, by enumeration."""
 
 import pytest
 import torch
@@ -44,21 +44,27 @@ def test_greedy_decoding_has_one_rule(pair, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS - {"token"}))  # test_decoding has the token rule
 @pytest.mark.parametrize("gamma", [1, 3])
-def test_lossless_rules_write_with_the_targets_law(
+def test_lossless_rules_write_with_the_targets_distribution(
     small_pair, sampled_texts, rule: str, gamma: int
 ) -> None:
     target, draft = small_pair
     options = {"temperature": 0.8, "top_k": 4}
     counts = sampled_texts.counts(target, DraftModel(draft, gamma), rule=rule, **options)
     assert (
-        sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(**options))) > 1e-3
+        sampled_texts.tail(
+            counts, sampled_texts.distribution(target, SamplingParameters(**options))
+        )
+        > 1e-3
     )
 
 
 def test_typical_acceptance_does_not(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     counts = sampled_texts.counts(target, DraftModel(draft, 3), rule="typical", temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-6
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("gamma", range(1, 9))

@@ -1,4 +1,4 @@
-"""The laws that tokens are drawn from, against loops over one token at a time; and the drawing.
+"""The distributions that tokens are drawn from, against loops over one token at a time; and the drawing.
 
 Worked vectors of the theory carry their id (Q1, Q2, Q3) in the test's name.
 """
@@ -23,7 +23,7 @@ TARGET_LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
 DRAFT_LOGITS = torch.tensor([2.5, 0.5, 0.0, -1.0], dtype=torch.float64)
 
 
-def law_by_hand(
+def distribution_by_hand(
     logits: list[float], temperature: float, top_k: int | None, top_p: float | None
 ) -> list[float]:
     """Temperature, top-k, renormalise, top-p, renormalise: token by token, in Python's floats."""
@@ -31,25 +31,25 @@ def law_by_hand(
     if top_k is not None:
         lowest = sorted(logits, reverse=True)[min(top_k, len(logits)) - 1]
         weights = [w if x >= lowest else 0.0 for w, x in zip(weights, logits, strict=True)]
-    law = [w / sum(weights) for w in weights]
+    distribution = [w / sum(weights) for w in weights]
     if top_p is not None:
         mass = 0.0
-        kept = [0.0] * len(law)
-        for token in sorted(range(len(law)), key=lambda token: -law[token]):
+        kept = [0.0] * len(distribution)
+        for token in sorted(range(len(distribution)), key=lambda token: -distribution[token]):
             if mass < top_p:
-                kept[token] = law[token]
-            mass += law[token]
-        law = [p / sum(kept) for p in kept]
-    return law
+                kept[token] = distribution[token]
+            mass += distribution[token]
+        distribution = [p / sum(kept) for p in kept]
+    return distribution
 
 
-def drawn_by_hand(law: list[float], uniform: float) -> int:
+def drawn_by_hand(distribution: list[float], uniform: float) -> int:
     cumulative = 0.0
-    for token, p in enumerate(law):
+    for token, p in enumerate(distribution):
         cumulative += p
-        if cumulative > uniform * math.fsum(law):
+        if cumulative > uniform * math.fsum(distribution):
             return token
-    raise AssertionError("no token: the law is empty")
+    raise AssertionError("no token: the distribution is empty")
 
 
 def random_logits(seed: int, size: int, rows: int = 1) -> Tensor:
@@ -57,13 +57,18 @@ def random_logits(seed: int, size: int, rows: int = 1) -> Tensor:
     return 2 * torch.randn((rows, size), generator=generator, dtype=torch.float64)
 
 
-def chi_square_tail(counts: Tensor, law: Tensor) -> float:
-    """P(a sample of the law fits it worse); cells that cannot occur must be empty."""
-    assert counts[law == 0].sum() == 0
-    counts, law = counts[law > 0].double(), law[law > 0].double()
-    expected = counts.sum() * law / law.sum()
+def chi_square_tail(counts: Tensor, distribution: Tensor) -> float:
+    """P(a sample of the distribution fits it worse); cells that cannot occur must be empty."""
+    assert counts[distribution == 0].sum() == 0
+    counts, distribution = (
+        counts[distribution > 0].double(),
+        distribution[distribution > 0].double(),
+    )
+    expected = counts.sum() * distribution / distribution.sum()
     statistic = ((counts - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(torch.tensor((len(law) - 1) / 2).double(), statistic / 2).item()
+    return torch.special.gammaincc(
+        torch.tensor((len(distribution) - 1) / 2).double(), statistic / 2
+    ).item()
 
 
 # Laws
@@ -76,11 +81,13 @@ def chi_square_tail(counts: Tensor, law: Tensor) -> float:
     top_k=st.none() | st.integers(1, 14),
     top_p=st.none() | st.floats(0.01, 1.0),
 )
-def test_the_law_is_that_of_a_loop_over_tokens(seed, size, temperature, top_k, top_p) -> None:
+def test_the_distribution_is_that_of_a_loop_over_tokens(
+    seed, size, temperature, top_k, top_p
+) -> None:
     logits = random_logits(seed, size, rows=3)
-    law = SamplingParameters(temperature, top_k, top_p).probabilities(logits)
-    expected = [law_by_hand(row, temperature, top_k, top_p) for row in logits.tolist()]
-    assert_close(law, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
+    distribution = SamplingParameters(temperature, top_k, top_p).probabilities(logits)
+    expected = [distribution_by_hand(row, temperature, top_k, top_p) for row in logits.tolist()]
+    assert_close(distribution, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
 
 
 def test_leading_dimensions_are_rows() -> None:
@@ -97,8 +104,10 @@ def test_temperature_alone_is_the_softmax() -> None:
 
 
 def test_top_k_keeps_what_ties_with_the_last_kept() -> None:
-    law = SamplingParameters(1.0, top_k=2).probabilities(torch.tensor([1.0, 3.0, 1.0, 0.0]))
-    assert (law > 0).tolist() == [True, True, True, False]
+    distribution = SamplingParameters(1.0, top_k=2).probabilities(
+        torch.tensor([1.0, 3.0, 1.0, 0.0])
+    )
+    assert (distribution > 0).tolist() == [True, True, True, False]
 
 
 def test_top_k_of_the_whole_vocabulary_or_more_filters_nothing() -> None:
@@ -112,10 +121,10 @@ def test_the_nucleus_is_never_empty_and_ties_go_to_the_lowest_token() -> None:
     assert SamplingParameters(1.0, top_p=1e-9).probabilities(logits).tolist() == [1, 0, 0, 0]
     assert SamplingParameters(1.0, top_p=0.4).probabilities(logits).tolist() == [0.5, 0.5, 0, 0]
     assert SamplingParameters(1.0, top_p=1.0).probabilities(logits).tolist() == [0.25] * 4
-    law = SamplingParameters(1.0, top_p=0.2995).probabilities(
+    distribution = SamplingParameters(1.0, top_p=0.2995).probabilities(
         torch.zeros(1000, dtype=torch.float64)
     )
-    assert law.nonzero().flatten().tolist() == list(range(300))
+    assert distribution.nonzero().flatten().tolist() == list(range(300))
 
 
 def test_the_nucleus_ends_with_the_token_that_reaches_top_p() -> None:
@@ -149,9 +158,9 @@ def test_sixteen_bits_become_float32_and_float64_stays(temperature: float) -> No
         (torch.float32, torch.float32),
         (torch.float64, torch.float64),
     ]:
-        law = sampling.probabilities(random_logits(4, 6).to(given_dtype))
-        assert law.dtype == expected
-        assert_close(law.sum(-1), torch.ones(1, dtype=expected))
+        distribution = sampling.probabilities(random_logits(4, 6).to(given_dtype))
+        assert distribution.dtype == expected
+        assert_close(distribution.sum(-1), torch.ones(1, dtype=expected))
 
 
 @pytest.mark.parametrize(
@@ -221,9 +230,9 @@ def test_an_impossible_setting_is_named(options, named) -> None:
 )
 def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, temperature, top_p, min_p) -> None:
     logits = random_logits(seed, 9, rows=2)
-    law = SamplingParameters(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
-    for row, found in zip(logits.tolist(), law.tolist(), strict=True):
-        whole = law_by_hand(row, temperature, None, top_p)
+    distribution = SamplingParameters(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
+    for row, found in zip(logits.tolist(), distribution.tolist(), strict=True):
+        whole = distribution_by_hand(row, temperature, None, top_p)
         kept = [p if p >= min_p * max(whole) * (1 - 1e-12) else 0.0 for p in whole]
         assert found == pytest.approx([p / sum(kept) for p in kept], abs=1e-12)
 
@@ -281,36 +290,40 @@ def test_the_penalty_of_fewer_places_is_that_of_the_last_ones(two_texts) -> None
     scale=st.sampled_from([2.0**-40, 0.25, 1.0, 1024.0]),
     uniform=st.integers(0, 2**24 - 1),
 )
-def test_draw_inverts_the_cumulative_law(weights: list[int], scale: float, uniform: int) -> None:
-    law = [scale * w for w in weights]  # sums of small integers times a power of two are exact
+def test_draw_inverts_the_cumulative_distribution(
+    weights: list[int], scale: float, uniform: int
+) -> None:
+    distribution = [
+        scale * w for w in weights
+    ]  # sums of small integers times a power of two are exact
     u = uniform * 2.0**-24
-    token = draw(torch.tensor(law), torch.tensor(u)).item()
-    assert token == drawn_by_hand(law, u)
-    assert law[token] > 0
+    token = draw(torch.tensor(distribution), torch.tensor(u)).item()
+    assert token == drawn_by_hand(distribution, u)
+    assert distribution[token] > 0
 
 
 def test_the_extreme_uniforms_pick_the_first_and_the_last_possible_token() -> None:
-    law = torch.tensor([0.0, 0.2, 0.0, 0.3, 0.5, 0.0])
-    tokens = draw(law.expand(2, -1), torch.tensor([0.0, ALMOST_ONE]))
+    distribution = torch.tensor([0.0, 0.2, 0.0, 0.3, 0.5, 0.0])
+    tokens = draw(distribution.expand(2, -1), torch.tensor([0.0, ALMOST_ONE]))
     assert tokens.tolist() == [1, 4]
     double = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     for total in (1.0, 0.5 + 2**-53, 1.5, 3.0, 0.1 + 0.2):
-        assert draw((total * law.double()).expand(2, -1), double).tolist() == [1, 4]
+        assert draw((total * distribution.double()).expand(2, -1), double).tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_float32_laws_over_a_large_vocabulary_are_not_overrun(seed: int) -> None:
+def test_float32_distributions_over_a_large_vocabulary_are_not_overrun(seed: int) -> None:
     """The float32 sum is not 1 and the tail is forbidden: the last uniform stays inside."""
-    law = (4 * random_logits(seed, 32_000).float()).softmax(-1).squeeze(0)
-    law[-100:] = 0
-    assert draw(law, torch.tensor(ALMOST_ONE)).item() < 31_900
-    assert law[draw(law, torch.tensor(0.0))] > 0
+    distribution = (4 * random_logits(seed, 32_000).float()).softmax(-1).squeeze(0)
+    distribution[-100:] = 0
+    assert draw(distribution, torch.tensor(ALMOST_ONE)).item() < 31_900
+    assert distribution[draw(distribution, torch.tensor(0.0))] > 0
 
 
 @pytest.mark.parametrize("float_of_sums", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_in_two_steps_the_token_is_that_of_one(monkeypatch, float_of_sums, shape) -> None:
-    """First its block: of sums that are exact, and of laws with empty blocks here and there."""
+    """First its block: of sums that are exact, and of distributions with empty blocks here and there."""
     monkeypatch.setattr("reference.sampling.finest_float", lambda device: float_of_sums)
     monkeypatch.setattr(sampling, "BLOCK", 4)
     generator = torch.Generator().manual_seed(0)
@@ -332,43 +345,43 @@ def test_in_32_bits_a_token_without_probability_is_not_drawn_either(monkeypatch)
     monkeypatch.setattr("reference.sampling.finest_float", lambda device: torch.float32)
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
-        law = torch.rand(50, generator=generator).softmax(-1)
-        law[[0, 7, 48, 49]] = 0
+        distribution = torch.rand(50, generator=generator).softmax(-1)
+        distribution[[0, 7, 48, 49]] = 0
         for u in (0.0, ALMOST_ONE, 1 - 2**-24):
-            assert law[draw(law, torch.tensor(u))] > 0
+            assert distribution[draw(distribution, torch.tensor(u))] > 0
 
 
 def test_a_token_too_rare_for_a_float32_sum_keeps_its_chance() -> None:
-    law = torch.tensor([1.0, 1e-9, 0.0])
+    distribution = torch.tensor([1.0, 1e-9, 0.0])
     for u, token in [(1 - 2e-9, 0), (1 - 0.5e-9, 1)]:
-        assert draw(law, torch.tensor(u, dtype=torch.float64)).item() == token
+        assert draw(distribution, torch.tensor(u, dtype=torch.float64)).item() == token
 
 
-def test_an_unnormalised_law_is_drawn_like_its_normalised_one() -> None:
-    law = random_logits(5, 9).softmax(-1).squeeze(0)
+def test_an_unnormalised_distribution_is_drawn_like_its_normalised_one() -> None:
+    distribution = random_logits(5, 9).softmax(-1).squeeze(0)
     uniforms = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = draw(law.expand(1000, -1), uniforms)
+    expected = draw(distribution.expand(1000, -1), uniforms)
     for scale in (1e-12, 0.125, 7.0, 1e12):
-        assert torch.equal(draw((scale * law).expand(1000, -1), uniforms), expected)
+        assert torch.equal(draw((scale * distribution).expand(1000, -1), uniforms), expected)
 
 
 def test_one_uniform_decides_one_row() -> None:
-    laws = random_logits(6, 5, rows=12).softmax(-1).view(3, 4, 5)
+    distributions = random_logits(6, 5, rows=12).softmax(-1).view(3, 4, 5)
     uniforms = torch.rand((3, 4), generator=torch.Generator().manual_seed(1))
-    tokens = draw(laws, uniforms)
+    tokens = draw(distributions, uniforms)
     assert tokens.shape == (3, 4)
     for i in range(3):
         for j in range(4):
-            assert tokens[i, j] == draw(laws[i, j], uniforms[i, j])
+            assert tokens[i, j] == draw(distributions[i, j], uniforms[i, j])
 
 
-def test_draws_follow_the_law() -> None:
-    law = SamplingParameters(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
+def test_draws_follow_the_distribution() -> None:
+    distribution = SamplingParameters(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
     uniforms = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(draw(law.expand(len(uniforms), -1), uniforms), minlength=10)
-    assert chi_square_tail(counts, law) > 1e-3
-    shifted = law.clone()
-    first, second = law.topk(2).indices.tolist()
+    counts = torch.bincount(draw(distribution.expand(len(uniforms), -1), uniforms), minlength=10)
+    assert chi_square_tail(counts, distribution) > 1e-3
+    shifted = distribution.clone()
+    first, second = distribution.topk(2).indices.tolist()
     shifted[first] -= 0.005
     shifted[second] += 0.005
     assert chi_square_tail(counts, shifted) < 1e-3, "the test would not see half a per cent"

@@ -108,9 +108,9 @@ class Recorder(Drafter):
         proposal = self.drafter.propose(sequences, sampling, uniforms)
         for row, length in enumerate(sequences.lengths.tolist()):
             text = sequences.tokens[row, : length + 1].tolist()
-            laws = None if proposal.probabilities is None else proposal.probabilities[row]
+            distributions = None if proposal.probabilities is None else proposal.probabilities[row]
             parents = proposal.tree.parents[row].tolist()
-            self.cycles.append((text, proposal.tokens[row].tolist(), laws, parents))
+            self.cycles.append((text, proposal.tokens[row].tolist(), distributions, parents))
         return proposal
 
 
@@ -121,7 +121,7 @@ def recorded(pair, drafter: Drafter, sampling: SamplingParameters, **options) ->
     return recorder.cycles
 
 
-def law_after(model: Transformer, text: list[int], sampling: SamplingParameters) -> Tensor:
+def distribution_after(model: Transformer, text: list[int], sampling: SamplingParameters) -> Tensor:
     return sampling.probabilities(model(torch.tensor([text]))[0, -1])
 
 
@@ -130,33 +130,35 @@ def law_after(model: Transformer, text: list[int], sampling: SamplingParameters)
 def test_a_static_tree_holds_the_likeliest_children(pair, tree: Tree, temperature: float) -> None:
     """In every cycle, so whatever of the path before it was accepted."""
     drafter = StaticTree(pair[1], tree)
-    for text, tokens, laws, parents in recorded(pair, drafter, SamplingParameters(temperature)):
+    for text, tokens, distributions, parents in recorded(
+        pair, drafter, SamplingParameters(temperature)
+    ):
         assert parents == list(tree.parents)
-        assert laws is None
+        assert distributions is None
         for parent in set(parents):
             path = [tokens[node - 1] for node in path_to(parents, parent)]
-            law = law_after(pair[1], text + path, SamplingParameters(1.0))
+            distribution = distribution_after(pair[1], text + path, SamplingParameters(1.0))
             children = [tokens[node] for node, above in enumerate(parents) if above == parent]
-            assert children == law.topk(len(children)).indices.tolist()
+            assert children == distribution.topk(len(children)).indices.tolist()
 
 
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("tree", SHAPES, ids=lambda tree: str(tree.parents))
-def test_drawn_children_report_the_drafts_law_given_their_elder_siblings(
+def test_drawn_children_report_the_drafts_distribution_given_their_elder_siblings(
     pair, tree: Tree, replacement: bool
 ) -> None:
     sampling = SamplingParameters(0.8)
     drafter = StaticTree(pair[1], tree, drawn=True, replacement=replacement)
-    for text, tokens, laws, parents in recorded(pair, drafter, sampling):
+    for text, tokens, distributions, parents in recorded(pair, drafter, sampling):
         for node, parent in enumerate(parents):
             path = [tokens[above - 1] for above in path_to(parents, parent)]
-            law = law_after(pair[1], text + path, sampling)
+            distribution = distribution_after(pair[1], text + path, sampling)
             if not replacement:
                 elders = [tokens[n] for n in range(node) if parents[n] == parent]
-                law[elders] = 0
+                distribution[elders] = 0
                 assert tokens[node] not in elders
-            torch.testing.assert_close(laws[node], law / law.sum())
-            assert laws[node, tokens[node]] > 0
+            torch.testing.assert_close(distributions[node], distribution / distribution.sum())
+            assert distributions[node, tokens[node]] > 0
 
 
 def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int]]:
@@ -165,7 +167,7 @@ def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int
     for _ in range(depth):
         found = []
         for path, worth in frontier:
-            top = law_after(model, text + list(path), SamplingParameters(1.0)).topk(width)
+            top = distribution_after(model, text + list(path), SamplingParameters(1.0)).topk(width)
             chances = zip(top.indices.tolist(), top.values.tolist(), strict=True)
             found += [((*path, token), worth * chance) for token, chance in chances]
         seen += found
@@ -177,8 +179,10 @@ def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int
 @pytest.mark.parametrize(("nodes", "depth", "width"), [(8, 4, 3), (3, 1, 4), (5, 5, 1), (14, 3, 4)])
 def test_a_confident_tree_is_that_of_a_beam_search(pair, nodes, depth, width) -> None:
     drafter = ConfidenceTree(pair[1], nodes, depth, width)
-    for text, tokens, laws, parents in recorded(pair, drafter, SamplingParameters(0.0))[::7]:
-        assert laws is None
+    for text, tokens, distributions, parents in recorded(pair, drafter, SamplingParameters(0.0))[
+        ::7
+    ]:
+        assert distributions is None
         paths = [tuple(tokens[n - 1] for n in path_to(parents, i + 1)) for i in range(nodes)]
         assert set(paths) == grown_by_hand(pair[1], text, nodes, depth, width)
         assert [len(path) for path in paths] == sorted(map(len, paths))
@@ -270,18 +274,20 @@ def test_recorded_as_cuda_graphs_trees_write_the_same_text(pair, expected, kind:
     assert sampled[0] == sampled[1]
 
 
-# In law, when sampled
+# In distribution, when sampled
 
 
 @pytest.mark.parametrize("rule", ["token", "match"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rule) -> None:
+def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, kind, rule) -> None:
     target, draft = small_pair
     drafter = drafter_of(kind, draft, Tree.branching((2, 2)))
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_k=4, rule=rule)
-    law = sampled_texts.law(target, SamplingParameters(0.8, top_k=4))
-    assert sampled_texts.tail(counts, law) > 1e-3
-    marginals = zip(sampled_texts.marginals(counts), sampled_texts.marginals(law), strict=True)
+    distribution = sampled_texts.distribution(target, SamplingParameters(0.8, top_k=4))
+    assert sampled_texts.tail(counts, distribution) > 1e-3
+    marginals = zip(
+        sampled_texts.marginals(counts), sampled_texts.marginals(distribution), strict=True
+    )
     shifted = []
     for drawn, wanted in marginals:
         assert sampled_texts.tail(drawn, wanted) > 1e-3
@@ -290,7 +296,7 @@ def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rul
 
 
 class Dishonest(StaticTree):
-    """Draws without replacement, and reports the law of the first child for all of them."""
+    """Draws without replacement, and reports the distribution of the first child for all of them."""
 
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
@@ -308,17 +314,20 @@ class Forgetful(StaticTree):
     ) -> Proposal:
         drawn = self.drawn
         self.drawn = True
-        laws = super().propose(sequences, sampling, uniforms).probabilities
+        distributions = super().propose(sequences, sampling, uniforms).probabilities
         self.drawn = drawn
-        return super().propose(sequences, sampling, uniforms)._replace(probabilities=laws)
+        return super().propose(sequences, sampling, uniforms)._replace(probabilities=distributions)
 
 
 @pytest.mark.parametrize(("defect", "drawn"), [(Dishonest, True), (Forgetful, False)])
-def test_a_wrong_law_would_be_seen(small_pair, sampled_texts, defect, drawn: bool) -> None:
+def test_a_wrong_distribution_would_be_seen(small_pair, sampled_texts, defect, drawn: bool) -> None:
     target, draft = small_pair
     drafter = defect(draft, Tree.branching((3, 1)), drawn=drawn)
     counts = sampled_texts.counts(target, drafter, temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, SamplingParameters(1.0))) < 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-3
+    )
 
 
 # What the cycles did, and what is refused
@@ -370,7 +379,9 @@ def test_a_tree_that_cannot_be_grown_is_named(pair, nodes, depth, width, named) 
 
 @pytest.mark.parametrize("spoilt", ["target", "draft"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_laws_that_are_no_numbers_are_reported(pair, perturbed, spoilt, temperature) -> None:
+def test_distributions_that_are_not_finite_are_reported(
+    pair, perturbed, spoilt, temperature
+) -> None:
     target, draft = (perturbed(model, 0.1) for model in pair)
     (target if spoilt == "target" else draft).head.weight[7, 3] = torch.nan
     drafter = drafter_of("drawn", draft)
