@@ -92,7 +92,7 @@ class SampledTexts:
 
     @staticmethod
     def shifted(distribution: Tensor) -> Tensor:
-        """The distribution (V,), but for two percentage points from the likeliest token to the next."""
+        """The distribution (V,) with .02 moved from the likeliest token to the next."""
         one, other = distribution.topk(2).indices.tolist()
         shifted = distribution.clone()
         shifted[one] -= 0.02
@@ -101,7 +101,7 @@ class SampledTexts:
 
     @staticmethod
     def tail(counts: Tensor, distribution: Tensor) -> float:
-        """P(a sample of the distribution fits it worse); cells expected less than five times are one."""
+        """P(a sample fits its distribution worse); cells that are expected rarely are joined."""
         if counts[distribution == 0].sum() > 0:
             return 0.0
         expected = counts.sum() * distribution

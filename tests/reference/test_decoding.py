@@ -1,4 +1,5 @@
-"""Speculation writes the text of plain decoding: token for token when greedy, in distribution when sampled.
+"""Speculation writes the text of plain decoding: the same tokens when greedy, the same distribution
+when sampled.
 
 Real random models give the numbers; a target and a drafter that follow a script give every case
 of the bookkeeping.
@@ -313,7 +314,8 @@ class Forgetful(DraftModel):
 
 
 def worst_draft_distribution(pair, drafter: DraftModel) -> tuple[float, int]:
-    """How far a proposed distribution is from the draft's own, recomputed; and how many cycles were full."""
+    """How far a proposed distribution is from the draft's own, recomputed; and how many cycles were
+    full."""
     target, draft = pair
     recorder = Recorder(drafter)
     sampling = SamplingParameters(0.8)
@@ -397,7 +399,7 @@ def test_a_greedy_draft_leaves_the_sampled_distribution_alone(small_pair, sample
 
 
 def test_two_percentage_points_would_be_seen(small_pair, sampled_texts) -> None:
-    """The same samples against a distribution in which .02 of the first token's mass has moved elsewhere."""
+    """The same samples against a distribution with .02 of the first token's mass moved."""
     target, draft = small_pair
     distribution = sampled_texts.distribution(target, SamplingParameters(1.0))
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)

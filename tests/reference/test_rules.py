@@ -1,4 +1,4 @@
-"""The accept rules inside the decoder; `test_verification` has their distributions, by enumeration."""
+"""The accept rules inside the decoder; `test_verification` enumerates their distributions."""
 
 import pytest
 import torch
@@ -105,7 +105,7 @@ def test_a_draft_that_is_the_target_matches_always(pair) -> None:
     assert result.statistics.alpha == 1
 
 
-def test_the_rules_accept_in_the_order_of_the_theory(pair) -> None:
+def test_the_rules_accept_in_the_order_of_their_papers(pair) -> None:
     target, draft = pair
     rates = {}
     for rule in RULES:

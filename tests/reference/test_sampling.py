@@ -1,6 +1,7 @@
-"""The distributions that tokens are drawn from, against loops over one token at a time; and the drawing.
+"""The distributions that tokens are drawn from, against loops over one token at a time; and the
+drawing.
 
-Worked vectors of the theory carry their id (Q1, Q2, Q3) in the test's name.
+Worked examples carry an id (Q1, Q2, Q3) in the test's name.
 """
 
 import math
@@ -323,7 +324,7 @@ def test_float32_distributions_over_a_large_vocabulary_are_not_overrun(seed: int
 @pytest.mark.parametrize("float_of_sums", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_in_two_steps_the_token_is_that_of_one(monkeypatch, float_of_sums, shape) -> None:
-    """First its block: of sums that are exact, and of distributions with empty blocks here and there."""
+    """Its block first: with sums that are exact, and distributions that have empty blocks."""
     monkeypatch.setattr("reference.sampling.finest_float", lambda device: float_of_sums)
     monkeypatch.setattr(sampling, "BLOCK", 4)
     generator = torch.Generator().manual_seed(0)

@@ -296,7 +296,7 @@ def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, 
 
 
 class Dishonest(StaticTree):
-    """Draws without replacement, and reports the distribution of the first child for all of them."""
+    """Draws without replacement, and reports the first child's distribution for all children."""
 
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor

@@ -1,9 +1,10 @@
-"""Exactness of trees by enumeration: what (draft, walk, residual, bonus) emits has the right distribution.
+"""Exactness of trees by enumeration: what (draft, walk, residual, bonus) emits has the right
+distribution.
 
 As in `test_verification`, the checker knows nothing of how a rule works: it finds by bisection
 where the rule's decisions change, and integrates over chance exactly. Here a decision is the node
 at which the walk ends, and so the path. The same checker rejects the defects that are planted.
-Worked vectors of the theory carry their id (L1, L2, …) in the test's id.
+Worked examples carry an id (L1, L2, …) in the test's id.
 """
 
 import itertools
@@ -78,7 +79,7 @@ B_TARGET, B_DRAFT = same_everywhere(0.5, 0.3, 0.2), same_everywhere(0.2, 0.5, 0.
 
 @dataclass(frozen=True)
 class Drafting:
-    """Trees of tokens (K, N) that may be drafted, their chances (K,), and the distributions (K, N, V)
+    """Trees of tokens (K, N) that may be drafted, their chances (K,), and distributions (K, N, V)
     reported."""
 
     tree: Tree
@@ -142,7 +143,7 @@ def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
 
 
 def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
-    """P(the walk of tree k ends at node i), (K, N+1), and the distribution of what follows, (K, N+1, V).
+    """P(the walk of tree k ends at node i), (K, N+1), and what follows, (K, N+1, V).
 
     Every uniform but the last has one threshold, at most, where the walk changes: the thresholds
     cut chance into 2^N boxes. Each is tried near three of its corners; all must agree.
@@ -236,7 +237,7 @@ def path_to(tree: Tree, node: int) -> list[int]:
 
 
 def distribution_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
-    """How far the joint distribution of the first D + 1 tokens is from the target's, at worst; infinite if a
+    """How far the joint distribution of D + 1 tokens is from the target's, at worst; infinite if a
     token of probability 0 comes out when every uniform is exactly 0."""
     if emits_a_forbidden_token(rule, target, drafting):
         return float("inf")

@@ -1,10 +1,11 @@
-"""Exactness by enumeration: what (draft, verify, residual, bonus) emits has the target's distribution.
+"""Exactness by enumeration: what (draft, verify, residual, bonus) emits has the target's
+distribution.
 
 The checker knows nothing of how a rule works. It drives `rule(target_probs, draft_probs, drafted,
 uniforms)` with uniforms, finds by bisection where its decisions change, and so integrates over
 chance exactly; then it adds up every path over a vocabulary of at most five tokens. The same
 checker rejects the defects that other decoders have shipped, and the rule that is lossy by design.
-Worked vectors of the theory carry their id (B1, B4, M1, …) in the test's id.
+Worked examples carry an id (B1, B4, M1, …) in the test's id.
 """
 
 import itertools
@@ -45,7 +46,7 @@ EXACT = 1e-9
 START = 0  # the token that every text follows
 BISECTIONS = 52
 
-# the running example of the theory
+# the running example
 B_TARGET = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 B_DRAFT = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 M_TARGET = torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)
@@ -88,7 +89,7 @@ def all_strings(size: int, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Drafting:
-    """Strings (N, G) that may be drafted, their chances (N,), and the distributions (N, G, V) reported."""
+    """Strings (N, G) that may be drafted, their chances (N,), and the reported q (N, G, V)."""
 
     strings: Tensor
     weights: Tensor
@@ -234,7 +235,7 @@ def decisions_by_cells(
 
 
 def emitted_distribution(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
-    """The joint distribution of the first G+1 tokens: drafts, the next token, then plain decoding."""
+    """The joint distribution of G+1 tokens: drafts, the next token, then plain decoding."""
     gamma, size = drafting.strings.shape[1], len(target)
     counts, following = decisions(rule, distributions_along(target, drafting.strings), drafting)
     joint = torch.zeros(size ** (gamma + 1), dtype=torch.float64)
@@ -274,7 +275,8 @@ def emits_a_forbidden_token(rule: Rule, target: Tensor, drafting: Drafting) -> b
 
 
 def distribution_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
-    """How far the emitted distribution is from the target's, at worst; infinite for a forbidden token."""
+    """The largest distance of the emitted distribution from the target's; infinite for a forbidden
+    token."""
     if emits_a_forbidden_token(rule, target, drafting):
         return float("inf")
     strings = all_strings(len(target), drafting.strings.shape[1] + 1)
@@ -764,7 +766,7 @@ def test_n2_the_threshold_of_typical_acceptance() -> None:
         target_probs = torch.stack((distribution, distribution))[None]
         accepted = verify_typical(target_probs, None, torch.tensor([[2]]), torch.zeros(1, 2))
         assert accepted.accepted.item() == kept
-    # a flatter distribution lowers the bar: exp(-entropy) is about one over the number of live choices
+    # a flatter distribution has a lower threshold: exp(-entropy) is about 1 / (likely tokens)
     flat = torch.full((1, 2, 20), 1 / 20).double()
     assert verify_typical(flat, None, torch.tensor([[7]]), torch.zeros(1, 2)).accepted.item() == 1
 
