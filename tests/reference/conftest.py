@@ -56,7 +56,7 @@ def first_difference():
 
 @pytest.fixture(scope="session")
 def sampled_texts():
-    """Many sampled texts of three tokens beside the distribution that a model gives them."""
+    """Many sampled texts of three tokens, and the distribution that a model gives them."""
     return SampledTexts
 
 

@@ -108,7 +108,7 @@ def test_a_head_drafts_where_one_is_given(capsys, tmp_path):
         texts.append(report["text"])
     assert report["method"] == "head"
     assert texts[0] == texts[1]
-    # it needs no draft model beside it
+    # it needs no draft model
     alone = ["generate", "import os\n", "--max-new-tokens", "8", "--target", "bundled-target"]
     assert main([*alone, "--head", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith(texts[0] + "\n")

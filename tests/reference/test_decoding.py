@@ -146,7 +146,7 @@ def test_greedy_speculation_with_other_shapes(tiny, perturbed, argmax_loop, fiel
 
 @pytest.mark.parametrize("gamma", [1, 4, 8])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_more_is_drafted_than_there_is_room_for(pair, expected, gamma: int, count: int) -> None:
+def test_more_is_drafted_than_may_be_emitted(pair, expected, gamma: int, count: int) -> None:
     target, draft = pair
     for drafting in (draft, target):
         tokens = speculate(target, DraftModel(drafting, gamma), PROMPTS, count).tokens
@@ -278,7 +278,7 @@ def test_a_stop_token_in_the_prompt_does_not_end_the_text(pair, expected) -> Non
 
 
 class Recorder(Drafter):
-    """A drafter that passes on what another proposes, and keeps it beside the text so far."""
+    """A drafter that passes on what another proposes, and keeps it with the text so far."""
 
     def __init__(self, drafter: DraftModel):
         self.drafter, self.gamma, self.cycles = drafter, drafter.gamma, []
@@ -572,8 +572,8 @@ def test_before_the_first_cycle_nothing_is_known() -> None:
 
 def test_times_are_laps_of_each_cycle() -> None:
     statistics = Statistics(gamma=1)
-    for laps in ([1.0, 10.0, 60.0, 40.0], [2.0, 20.0, 50.0, 150.0], [6.0, 30.0, 70.0, 230.0]):
-        statistics.add_cycle([1], [1], laps)
+    for seconds in ([1.0, 10.0, 60.0, 40.0], [2.0, 20.0, 50.0, 150.0], [6.0, 30.0, 70.0, 230.0]):
+        statistics.add_cycle([1], [1], seconds)
     assert statistics.accept_s == 60.0
     assert statistics.cycle_times == [111.0, 222.0, 336.0]
     times = (statistics.draft_s, statistics.verify_s, statistics.host_s, statistics.cycle_s)

@@ -174,7 +174,7 @@ def test_a_stage_that_waits_is_caught(wait) -> None:
         wait(torch.tensor(1))
 
 
-# The host may read one cycle behind
+# The host may read one cycle late
 
 
 def joined(steps) -> list[list[int]]:
@@ -192,10 +192,10 @@ def texts_with_lag(pair, drafter, lag: int, settings: RunSettings, **options):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("index", [0, 1, 3])
-def test_reading_one_cycle_behind_changes_nothing(pair, settings: RunSettings, index: int) -> None:
+def test_reading_one_cycle_late_changes_nothing(pair, settings: RunSettings, index: int) -> None:
     at_once, counted = texts_with_lag(pair, drafters(*pair)[index], 0, settings)
-    behind, also = texts_with_lag(pair, drafters(*pair)[index], 1, settings)
-    assert behind == at_once
+    late, also = texts_with_lag(pair, drafters(*pair)[index], 1, settings)
+    assert late == at_once
     assert also.accepted_counts == counted.accepted_counts, "an idle cycle was counted"
     assert len(also.cycle_times) == len(counted.cycle_times)
 
@@ -204,8 +204,8 @@ def test_reading_one_cycle_behind_changes_nothing(pair, settings: RunSettings, i
 @pytest.mark.parametrize("index", range(3))
 def test_so_it_is_with_trees(pair, settings: RunSettings, index: int) -> None:
     at_once, _ = texts_with_lag(pair, trees(pair[1])[index], 0, settings)
-    behind, _ = texts_with_lag(pair, trees(pair[1])[index], 1, settings)
-    assert behind == at_once
+    late, _ = texts_with_lag(pair, trees(pair[1])[index], 1, settings)
+    assert late == at_once
 
 
 # Recordings and what they take for granted
@@ -356,7 +356,7 @@ def test_what_was_recorded_serves_the_next_prompt_until_something_moves(
             assert tokens == generate(target, prompt, NEW, mode="eager").tokens
     assert imitated == [(0, 256), (3, 256)], "recorded anew for another prompt"
     imitated.clear()
-    longer = [1, 2, 3] * 84  # more room is needed than was allocated, and then another window
+    longer = [1, 2, 3] * 84  # needs more slots than were allocated, and then another window
     speculate(target, drafter, longer, 10, mode="cuda-graphs")
     assert imitated == [(3, 256), (3, 512)]
     target.layers[0].down.weight.data = target.layers[0].down.weight.data.clone()

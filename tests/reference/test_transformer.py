@@ -1,4 +1,4 @@
-"""The forward pass: in pieces as in one, beside naive loops, and beside transformers' models."""
+"""The forward pass: in pieces as in one, compared with naive loops and with transformers' models."""
 
 import math
 

@@ -93,7 +93,7 @@ def test_the_accepted_path_is_moved_to_where_a_chain_would_stand(pair) -> None:
 
 
 class Recorder(Drafter):
-    """Passes on what another drafter proposes, and keeps it beside the text so far."""
+    """Passes on what another drafter proposes, and keeps it with the text so far."""
 
     def __init__(self, drafter: Drafter):
         self.drafter, self.cycles = drafter, []
