@@ -601,7 +601,7 @@ def test_every_whole_cycle_of_a_real_run_is_counted_and_timed(pair) -> None:
         ([[1, 2], []], {}, "prompt is empty"),
         ([1, 61], {}, "token ids from 1 to 61; the vocabulary of tiny is 0 to 60"),
         ([[5], [-1, 3]], {}, "token ids from -1 to 3"),
-        ([1] * 96, {}, "the prompt has 96 tokens, .* context of 96 of tiny"),
+        ([1] * 96, {}, "the prompt has 96 tokens; .* context of 96 of tiny"),
         ([1], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
         ([1], {"temperature": -1.0}, "temperature .* not -1.0"),
         ([1], {"temperature": 1.0, "top_p": 2.0}, "top_p .* not 2.0"),

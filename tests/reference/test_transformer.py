@@ -1,4 +1,4 @@
-"""The forward pass: in pieces as in one, compared with naive loops and with transformers' models."""
+"""The forward pass: in pieces as in one; against naive loops and transformers' models."""
 
 import math
 

@@ -353,7 +353,7 @@ def test_more_children_are_accepted_more_often(pair) -> None:
 
 @pytest.mark.parametrize("rule", ["block", "typical"])
 def test_rules_of_chains_are_refused_by_name(pair, rule: str) -> None:
-    with pytest.raises(SpecsimError, match=f"{rule!r} .* of chains; .* trees: token, match"):
+    with pytest.raises(SpecsimError, match=f"{rule!r} .* for chains; .* trees: token, match"):
         speculate(pair[0], drafter_of("static", pair[1]), [1], 5, temperature=1.0, rule=rule)
 
 
