@@ -30,7 +30,7 @@ def main() -> int:
     command = [sys.executable, "-m", "reference", "measure", "--suite", "cpu", "--device", "cpu"]
     measured = subprocess.run([*command, "--out", str(options.out)], check=False).returncode
     for folder in sorted(options.out.glob("*/")):
-        subprocess.run([sys.executable, "-m", "specsim.cli", "compare", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "specsim", "compare", str(folder)], check=True)
         agreement(folder.name, before.get(folder.name, {}), times(folder))
     return measured
 

@@ -14,10 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from specsim.explorer.canvas import Canvas, encode
-from specsim.explorer.panels import Roofline, SpeedupMap, SpeedupVsGamma, Waterfall
+from specsim.explorer.figure_canvas import FigureCanvas, encode
+from specsim.explorer.panels import (
+    RooflinePanel,
+    SpeedupMapPanel,
+    SpeedupVsGammaPanel,
+    WaterfallPanel,
+)
 from specsim.explorer.panels.roofline import points
-from specsim.explorer.setting import Setting, scenario_of
+from specsim.explorer.scenarios import START, ExplorerScenario, changed, predict_scenario
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 import driving
@@ -26,41 +31,41 @@ GOAL_MEDIAN_MS, GOAL_P95_MS, GOAL_MODEL_SHARE = 80.0, 150.0, 0.10
 BATCHES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
-def per_move_ms(call: Callable[[Setting], object], repeats: int) -> float:
+def per_move_ms(call: Callable[[ExplorerScenario], object], repeats: int) -> float:
     """The median over moves of the batch."""
     taken = []
     for _ in range(repeats):
         for batch in BATCHES:
             start = time.perf_counter()
-            call(Setting(batch=batch))
+            call(changed(batch=batch))
             taken.append(1e3 * (time.perf_counter() - start))
     return statistics.median(taken)
 
 
 def in_process(repeats: int) -> dict[str, float]:
     """What a move takes without a browser, milliseconds."""
-    roof, curve = Canvas(Roofline()), Canvas(SpeedupVsGamma())
-    slower = [Canvas(SpeedupMap()), Canvas(Waterfall())]
+    roof, curve = FigureCanvas(RooflinePanel()), FigureCanvas(SpeedupVsGammaPanel())
+    slower = [FigureCanvas(SpeedupMapPanel()), FigureCanvas(WaterfallPanel())]
 
-    def model(setting: Setting) -> None:
-        scenario = scenario_of(setting)
+    def model(scenario: ExplorerScenario) -> None:
+        scenario = predict_scenario(scenario)
         points(scenario)
 
-    def main(setting: Setting) -> None:
-        scenario = scenario_of(setting)
+    def main(scenario: ExplorerScenario) -> None:
+        scenario = predict_scenario(scenario)
         roof.png(scenario)
         curve.png(scenario)
 
-    def other(setting: Setting) -> None:
-        scenario = scenario_of(setting)
+    def other(scenario: ExplorerScenario) -> None:
+        scenario = predict_scenario(scenario)
         for canvas in slower:
             canvas.png(scenario)
 
-    main(Setting(batch=32))
-    main(Setting())
+    main(changed(batch=32))
+    main(START)
     return {
         "model": per_move_ms(model, repeats),
-        "map": per_move_ms(lambda s: SpeedupMap().grid(scenario_of(s)), 1),
+        "map": per_move_ms(lambda s: SpeedupMapPanel().grid(predict_scenario(s)), 1),
         "two main pictures": per_move_ms(main, repeats),
         "of that encoding": 2 * per_move_ms(lambda _: encode(roof.agg), repeats),
         "two other pictures": per_move_ms(other, repeats),

@@ -98,13 +98,14 @@ if here.torch:
 # %%
 if here.torch:
     course.say("```\n" + "\n".join(tables.calibration_table(fitted)) + "\n```")
-    laps = [probe for probe in timed.laps if probe.lap != "host"]
-    pairs = list(zip(laps, fitted.residuals, strict=True))
+    stages = [probe for probe in timed.stages if probe.stage != "host"]
+    pairs = list(zip(stages, fitted.residuals, strict=True))
     lines = []
-    for lap, label in (("verify", "a pass of the target"), ("draft", "drafting")):
-        points = [(1e3 * p.seconds, 1e3 * p.seconds * (1 + r)) for p, r in pairs if p.lap == lap]
+    for stage, label in (("verify", "a pass of the target"), ("draft", "drafting")):
+        times = [(1e3 * p.seconds, r) for p, r in pairs if p.stage == stage]
+        points = [(measured, measured * (1 + residual)) for measured, residual in times]
         ends = np.array(sorted(points))[[0, -1], 0] * (0.8, 1.25)
-        lines.append(figures.Curve(label, ends, ends, lap, measured=points))
+        lines.append(figures.Curve(label, ends, ends, stage, measured=points))
     figure, axes = figures.subplots()
     x, y = "measured (ms)", "fitted (ms)"
     figures.curves(axes, lines, x, y, log_y=True, title="stage times of the probe pairs")
@@ -115,7 +116,7 @@ if here.torch:
     course.say(f"""
 For a point on the line the constants explain the time fully.
 
-**A dozen constants reproduce {len(laps)} stage times with a median error of
+**A dozen constants reproduce {len(stages)} stage times with a median error of
 {fitted.median_error:.0%} (worst {fitted.worst_error:.0%}). Do not expect a predicted time to be
 better. The 80 % band of each one is ±{fitted.system.engine.error:.0%}.**
 """)
@@ -285,7 +286,7 @@ else:
 shipped = comparison.measured_machines(Path(specsim.__file__).parent.parent / "measurements")
 rows = []
 for found in shipped:
-    for lens, comparisons in found.by_lens.items():
+    for predictor, comparisons in found.by_predictor.items():
         summary = comparison.summarise(comparisons)
         cells = [
             f"{summary.errors[part].median:.1%}" if part in summary.errors else "–"
@@ -293,7 +294,8 @@ for found in shipped:
         ]
         signs = f"{summary.right_signs} of {summary.signs}"
         name = found.environment.device
-        rows.append(f"| {name} | {lens} | {len(comparisons)} | {' | '.join(cells)} | {signs} |")
+        cells = [name, predictor, str(len(comparisons)), *cells, signs]
+        rows.append(f"| {' | '.join(cells)} |")
 if here.torch:
     both = [c for result in results.values() for c in result.comparisons]
     own = comparison.summarise(both)
@@ -309,7 +311,7 @@ if rows:
 # %%
 for found in shipped:
     if found.is_gpu or not any(other.is_gpu for other in shipped):
-        drawn = figures.parity(found.by_lens)
+        drawn = figures.parity(found.by_predictor)
         if drawn is not None:
             course.say(f"{found.environment.device}, with hollow markers for reserved points:")
             course.show(drawn)
@@ -324,8 +326,8 @@ if shipped:
     gaps = []
     for found in shipped:
         medians = {
-            lens: comparison.summarise(points).errors["verify_step_s"].median
-            for lens, points in found.by_lens.items()
+            predictor: comparison.summarise(points).errors["verify_step_s"].median
+            for predictor, points in found.by_predictor.items()
             if "verify_step_s" in comparison.summarise(points).errors
         }
         gaps.append(
@@ -364,13 +366,14 @@ else:
 if here.torch:
     lines, open_ = [], []
     for name, result in results.items():
-        suspects = comparison.checks(
+        suspects = comparison.find_suspects(
             result.comparisons, fitted.median_error, fitted.system.engine.error
         )
-        for check in suspects:
-            verdict = "fine" if check.passes else f"{check.remedy} {check.at and f'({check.at})'}"
+        for suspect in suspects:
+            place = f" ({suspect.at})" if suspect.at else ""
+            verdict = "fine" if suspect.is_cleared else f"{suspect.remedy}{place}"
             lines.append(
-                f"| {name} | {check.name} | {check.off:.1%} | {check.limit:.1%} | {verdict} |"
+                f"| {name} | {suspect.name} | {suspect.off:.1%} | {suspect.limit:.1%} | {verdict} |"
             )
         open_ += [f"{check.name} ({name})" for check in suspects if not check.passes]
     head = "| pair | look at | off by | usual | verdict |\n|---|---|---|---|---|\n"

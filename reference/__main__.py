@@ -320,10 +320,9 @@ def measure_one(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(measurement)))
         return 0
     for point in points:
-        speedup = point.tokens_per_cycle * point.step_s.median / point.cycle_s.median
         print(
             f"gamma {point.scenario.gamma}: {point.tokens_per_cycle:.2f} tokens per cycle, "
-            f"{speedup:.2f}x"
+            f"{point.speedup.median:.2f}x"
         )
     print(f"wrote {options.out}")
     return 0

@@ -1,10 +1,11 @@
 """The main job in one command: predict, then measure, real models on this machine, and compare.
 
-    specsim demo                                  the bundled pair, and a dialled pair beside it
+    specsim demo                                  the bundled pair, and a dialled pair
     specsim demo --target FOLDER --draft FOLDER   any pair of a supported architecture
 
-The order is honest: calibration on probe shapes, acceptance from calibration prompts, prediction,
-and only then the decoder, on other prompts.
+A dialled pair is a synthetic pair with a target acceptance rate. No prediction sees what it is
+compared with: first the calibration on probe shapes, then the acceptance from calibration prompts,
+then the prediction, and only then the decoder, on other prompts.
 """
 
 import json
@@ -32,15 +33,14 @@ DIALLED = Architecture(
     head_dim=64, intermediate_size=3072, vocab_size=8192, max_context=1024,
 )  # fmt: skip
 DIALLED_ALPHA = 0.85
-SAMPLE = (
-    6  # of the timed prompts: greedy text of so small a target repeats itself on most, not here
-)
+# The timed prompt that is shown: on most others, greedy text of so small a target repeats itself.
+SAMPLE = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How much is timed: rounds of probes, prompts of each pair, new tokens for each prompt; and
-    how many times all prompts are decoded as a batch to count what is accepted."""
+    how many times all prompts are decoded as a batch to count accepted tokens."""
 
     probe_rounds: int
     prompts: int
@@ -53,14 +53,14 @@ class Effort:
 FULL = Effort(5, prompts=7, new_tokens=44, dialled_prompts=3, dialled_tokens=32, counted_runs=1)
 QUICK = Effort(2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24, counted_runs=1)
 
-# A trained target writes so many texts from each calibration prompt: now and then one repeats
-# itself, and is easy to draft.
+# Texts that a trained target writes from each calibration prompt: one of them may repeat itself,
+# which makes it easy to draft.
 TEXTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two loaded models, and token ids to calibrate the acceptance on and to time."""
+    """Two loaded models, with token ids: prompts to calibrate the acceptance on, and to time."""
 
     title: str
     target: Any
@@ -73,8 +73,8 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What was predicted of a pair over gamma, what was measured, and the two side by side."""
+class PairResult:
+    """The prediction of a pair over gamma, the measured points, and their comparisons."""
 
     title: str
     prediction: Prediction
@@ -90,10 +90,12 @@ def main(
     dtype: str | None = None,
     quick: bool = False,
 ) -> int:
-    """Run the demo, printing as it goes, and write demo.png, demo.json and calibration.json.
+    """Run the demo, print its results, and write demo.png, demo.json and calibration.json.
 
-    The last line printed is one JSON document. Raises SpecsimError for a pair that cannot be loaded
-    or a place that cannot be written, before anything is timed.
+    Arguments: `out`, the folder for the files; `target` and `draft`, folders or hub ids (None: the
+    bundled pair); `device` and `dtype` (None: chosen here); `quick`, fewer prompts and repetitions.
+    The last line printed is one JSON document. Returns the exit status. Raises SpecsimError, before
+    anything is timed, for a pair that cannot be loaded or a folder that cannot be written to.
     """
     import torch
 
@@ -128,8 +130,8 @@ def main(
     if target is None:
         say(
             "",
-            "A tiny model is not what memory-bound decoding is about, so here is a second pair:",
-            "random weights, a draft of the target's first layer, acceptance as asked for.",
+            "Decoding such a tiny model is hardly memory-bound, so here is a second, larger pair:",
+            "random weights, a draft of the target's first layer, a target acceptance rate.",
         )
         pair = dialled_pair(chosen, where, effort)
         results.append(predict_then_measure(pair, calibration, drift))
@@ -157,11 +159,11 @@ def main(
     return 0
 
 
-def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Result:
+def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> PairResult:
     """Acceptance from calibration prompts, the prediction, the measurement, the comparison.
 
-    `drift` is the probe whose laps say whether the machine is still as fast as when it was
-    calibrated.
+    `drift` is the probe that times a fixed read again: is the machine still as fast as when it was
+    calibrated?
     """
     texts = f"{len(pair.calibration_prompts)} texts from calibration prompts"
     say("", f"{pair.title}: acceptance at temperature 1 from {texts}")
@@ -174,8 +176,8 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Re
 
 
 def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Prediction]:
-    """Acceptance from the calibration prompts, and the prediction over gamma that follows: before
-    any cycle is run."""
+    """Acceptance from the calibration prompts, and the prediction over gamma that follows from it,
+    before any cycle is run."""
     from reference.lab import suites
 
     target, draft = pair.target, pair.draft
@@ -207,8 +209,8 @@ def measure_predicted(
     calibration: Calibration,
     drift: Any,
     gammas: Sequence[int] = GAMMAS,
-) -> Result:
-    """Plain and speculative decoding of the timed prompts, beside what was predicted."""
+) -> PairResult:
+    """Plain and speculative decoding of the timed prompts, compared with the prediction."""
     from reference.lab import suites
 
     measured = suites.measure_pair(
@@ -224,7 +226,7 @@ def measure_predicted(
     )
     points = [with_calibration(point, trace) for point in measured]
     comparisons = [compare(point, calibration.system) for point in points]
-    return Result(pair.title, prediction, points, comparisons)
+    return PairResult(pair.title, prediction, points, comparisons)
 
 
 def with_calibration(point: Point, trace: TextTrace) -> Point:
@@ -285,15 +287,16 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort, shape: Architecture = 
     )
 
 
-# The edges: files and text
+# Files and text
 
 
 def say(*lines: str) -> None:
+    """Print lines at once, also into a pipe."""
     print(*lines, sep="\n", flush=True)
 
 
 def check_writable(out: Path) -> None:
-    """Fail now rather than after a minute of measuring."""
+    """Raise SpecsimError now rather than after a minute of measuring."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
@@ -304,7 +307,8 @@ def check_writable(out: Path) -> None:
 
 
 def show_sample(source: tuple[str, str | None], device: Any) -> bool:
-    """Greedy text, plain and speculative, in fp32, where rounding decides no near-ties."""
+    """Print a greedy text, plain and speculative, in fp32, whose rounding leaves near-ties as they
+    are; whether the two are identical."""
     import torch
 
     import reference
@@ -317,8 +321,8 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
     drafter = reference.DraftModel(draft, gamma=4)
     speculative = reference.speculate(target, drafter, prompt, max_new_tokens=64)
     difference = suites.first_difference(target, prompt, plain.tokens, speculative.tokens)
-    say("", "a sample (of many prompts, one that so small a target does not answer in circles),")
-    say("greedy, fp32: the end of a prompt, and how the two decoders continue it")
+    say("", "a sample (a prompt for which so small a target does not repeat itself), greedy, fp32:")
+    say("the end of the prompt, and how the two decoders continue it")
     say(f"  | {tokenizer.decode(prompt).splitlines()[-1]} [...]")
     for name, run in (("plain", plain), ("speculative", speculative)):
         say(f"  {name}:", *(f"  | {line}" for line in tokenizer.decode(run.tokens).splitlines()))
@@ -331,7 +335,7 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
     return True
 
 
-def draw(results: Sequence[Result], file: Path) -> None:
+def draw(results: Sequence[PairResult], file: Path) -> None:
     """The figure, written whole or not at all."""
     from specsim.figures import predicted_and_measured
 
@@ -341,7 +345,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
     partial.replace(file)
 
 
-def summary(result: Result) -> dict[str, Any]:
+def summary(result: PairResult) -> dict[str, Any]:
     """The numbers of one pair, for programs."""
     prediction = result.prediction
     best = max(result.comparisons, key=lambda comparison: comparison.parts["speedup"].measured)

@@ -16,21 +16,12 @@ from specsim.evidence.comparison import (
 )
 from specsim.evidence.measurement import Point
 from specsim.hardware import EfficiencyTable
-from specsim.prediction import Prediction
+from specsim.prediction import QUANTITIES, Prediction, limit_sentence, waterfall_spans
 
 COLUMNS = {
-    "draft_step_s": "draft step (ms)",
-    "verify_step_s": "verification (ms)",
-    "overhead_s": "overhead (ms)",
-    "cycle_s": "cycle (ms)",
-    "tokens_per_cycle": "tokens per cycle",
-    "speedup": "speedup",
-}
-REASONS = {
-    "acceptance": "the draft is wrong too often",
-    "drafting": "drafting takes too long compared with a step of the target",
-    "wider verification": "verifying several tokens takes longer than one step",
-    "overhead": "the work around the passes takes too long",
+    name: f"{title} (ms)" if name.endswith("_s") else title
+    for name, title in QUANTITIES.items()
+    if name != "step_s"
 }
 
 
@@ -98,7 +89,6 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
     """Predicted, measured and error of every part, a row for each gamma. The first is gamma = 0."""
     step, errors = comparisons[0], median_errors(comparisons)
     tokens = [c.point.tokens_per_cycle_error or 0.0 for c in comparisons if c.gamma]
-    named = {"step_s": "plain step"} | COLUMNS
     return [
         "measured, as predicted / measured / error",
         " γ " + "".join(f"{title:^22s}" for title in COLUMNS.values()),
@@ -106,21 +96,19 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
         f"plain step (ms) {cell(step, 'step_s').strip()}",
         f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}",
         "median |error|: "
-        + ", ".join(f"{named[name].split(' (')[0]} {error:.1%}" for name, error in errors.items()),
-        *drift_lines(comparisons, named),
+        + ", ".join(f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items()),
+        *drift_lines(comparisons),
     ]
 
 
-def drift_lines(comparisons: Sequence[Comparison], named: Mapping[str, str]) -> list[str]:
+def drift_lines(comparisons: Sequence[Comparison]) -> list[str]:
     """How much the speed of the computer changed after the calibration, and the errors of times
     without that change."""
     if comparisons[0].point.drift is None:
         return []
     errors = median_errors(comparisons, drift_divided=True)
     rest = ", ".join(
-        f"{named[name].split(' (')[0]} {error:.1%}"
-        for name, error in errors.items()
-        if name.endswith("_s")
+        f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items() if name.endswith("_s")
     )
     return [
         f"drift: a fixed read takes {comparisons[0].drift:.2f}x as long as during the calibration; "
@@ -148,31 +136,20 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
         for name, factor in prediction.waterfall().items()
     }
     lines = [f"what reduces the ideal {falls['ideal']:.0f}x of γ = {best.gamma}, as predicted:"]
-    left = 1.0
+    spans = waterfall_spans(falls)
     for name, factor in falls.items():
-        left *= factor
-        lines.append(f"  {name:20s} x {factor:4.2f}  ->  {left:4.2f}x")
+        lines.append(f"  {name:20s} x {factor:4.2f}  ->  {spans[name][1]:4.2f}x")
     speedup = best.parts["speedup"]
     parts = " x ".join(f"{factor:.3f} ({name})" for name, factor in best.factors.items())
-    limit = min((name for name in falls if name != "ideal"), key=lambda name: falls[name])
     lines += [
         f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
         f"Best measured: {speedup.measured:.2f}x at γ = {best.gamma}; predicted there: "
-        f"{speedup.predicted:.2f}x. What limits it most is {limit}: {REASONS[limit]}.",
+        f"{speedup.predicted:.2f}x. {limit_sentence(falls)}",
     ]
     return lines
 
 
 # The table of `specsim compare`
-
-QUANTITIES = {
-    "step_s": "plain step",
-    "verify_step_s": "verification",
-    "draft_step_s": "draft step",
-    "cycle_s": "cycle",
-    "tokens_per_cycle": "tokens per cycle",
-    "speedup": "speedup",
-}
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -208,7 +185,7 @@ def suite_table(
     ]
     for part in parts_of([c for comparisons in every.values() for c in comparisons]):
         for title, chosen in ((part, None), (f"{part}, reserved", True)):
-            by_lens = {
+            by_predictor = {
                 name: summarise(
                     [
                         c
@@ -219,22 +196,22 @@ def suite_table(
                 )
                 for name, comparisons in every.items()
             }
-            lines += quantity_lines(title, by_lens)
+            lines += quantity_lines(title, by_predictor)
     lines += ["", *verdict_lines(calibrated), "", *miss_lines(calibrated)]
     if peers:
         lines += ["", *peer_lines(peers)]
     return lines
 
 
-def quantity_lines(title: str, by_lens: Mapping[str, Summary]) -> list[str]:
+def quantity_lines(title: str, by_predictor: Mapping[str, Summary]) -> list[str]:
     """A line for each quantity of the points of one part."""
     lines = []
     first = next(
-        (summary for summary in by_lens.values() if summary.errors), Summary({}, 0, 0, 0, 0, 0)
+        (summary for summary in by_predictor.values() if summary.errors), Summary({}, 0, 0, 0, 0, 0)
     )
     for name, errors in first.errors.items():
         cells = ""
-        for summary in by_lens.values():
+        for summary in by_predictor.values():
             other = summary.errors.get(name)
             cells += f"{'-':>15s}" if other is None else f"{other.median:8.1%}{other.tail:7.0%}"
         covered = "-" if errors.covered is None else f"{errors.covered:.0%}"

@@ -50,7 +50,7 @@ def test_markov_limits():
     assert_allclose(EASY_AND_HARD.starts_hard(0), 1 / 3)  # gamma = 0: every token starts a cycle
     never_hard = Markov(0.9, 0.1, 1.0, 0.5)
     assert_allclose(never_hard.tokens_per_cycle(4), IID(0.9).tokens_per_cycle(4))
-    with pytest.raises(SpecsimError, match="never mix"):
+    with pytest.raises(SpecsimError, match="the state never changes"):
         Markov(0.9, 0.1, 1.0, 1.0).at(3)
     with pytest.raises(SpecsimError, match=r"at\(gamma\)"):
         EASY_AND_HARD.survival(3)

@@ -426,9 +426,10 @@ def test_an_unreadable_log_is_one_line(tmp_path, capsys):
     assert len(err.splitlines()) == 1
 
 
-def test_it_runs_as_a_module():
+@pytest.mark.parametrize("module", ["specsim", "specsim.cli"])
+def test_it_runs_as_a_module(module):
     run = subprocess.run(
-        [sys.executable, "-m", "specsim.cli", "--version"],
+        [sys.executable, "-m", module, "--version"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert run.stdout.strip() == f"specsim {specsim.__version__}"
@@ -492,7 +493,7 @@ def test_percentiles_of_an_answer(capsys):
     mean = ["--draft", "llama-3.2-1b", "--tokens-per-cycle", "3", "--gamma", "4"]
     assert predict_json(capsys, *SCENARIO, *mean)["latency"] is None
     assert cli.main(["predict", *SCENARIO, *DRAFT, "--gamma", "5"]) == 0
-    assert "come at once with the one before" in capsys.readouterr().out
+    assert "arrive together with the one before" in capsys.readouterr().out
     assert cli.main(["predict", *SCENARIO, "--tokens", "0"]) == 2
     assert "--tokens must be a whole number >= 1, got 0" in capsys.readouterr().err
 
@@ -532,7 +533,7 @@ def test_what_the_catalog_does_not_know_is_said(capsys):
     options = ["--target", "llama-3.1-8b", "--accelerator", "m4-max", "--tensor-parallel", "2"]
     said = " ".join(predict_json(capsys, *options)["assumptions"])
     assert "Compute unknown: no bf16 rate of m4-max" in said
-    assert "No link between several m4-max is known: assumed are 2.5 GB/s" in said
+    assert "No link between several m4-max is known. Assumed: 2.5 GB/s" in said
     assert "The memory of m4-max is unknown" in said
     assert "from the catalog (assumed)" in said
     said = " ".join(predict_json(capsys, *SCENARIO, "--engine", "vllm")["assumptions"])
@@ -559,7 +560,7 @@ def test_launches_that_overlap_and_launches_that_add_are_told_apart(capsys):
     }
     assert any("a pass takes the longer of that" in sentence for sentence in said["h100"])
     assert any("500 us a layer and 300 us a pass" in sentence for sentence in said["h100"])
-    assert any("it adds" in sentence for sentence in said["epyc-9654"])
+    assert any("the launches add to the pass" in sentence for sentence in said["epyc-9654"])
     graphs = predict_json(capsys, *SCENARIO)["assumptions"]
     assert not any("launched one by one" in sentence for sentence in graphs)
 

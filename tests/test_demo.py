@@ -16,7 +16,7 @@ from reference.checkpoints import PAIR
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
-DEMO = [sys.executable, "-m", "specsim.cli", "demo"]
+DEMO = [sys.executable, "-m", "specsim", "demo"]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_files_are_whole(demo):
 
 def test_compare_reads_what_the_demo_wrote(demo):
     run = subprocess.run(
-        [sys.executable, "-m", "specsim.cli", "compare", str(demo[0]), "--json"],
+        [sys.executable, "-m", "specsim", "compare", str(demo[0]), "--json"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     (file,) = json.loads(run.stdout)["files"]

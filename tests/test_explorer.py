@@ -15,41 +15,53 @@ from PIL import Image
 
 import specsim
 from specsim import explorer
-from specsim.explorer.canvas import HEIGHT, SHARPNESS, WIDTH
-from specsim.explorer.cards import cards
-from specsim.explorer.panels import Roofline, SpeedupMap, SpeedupVsGamma, Waterfall
+from specsim.explorer.cards import cards_of
+from specsim.explorer.figure_canvas import HEIGHT, SHARPNESS, WIDTH
+from specsim.explorer.panels import (
+    RooflinePanel,
+    SpeedupMapPanel,
+    SpeedupVsGammaPanel,
+    WaterfallPanel,
+)
 from specsim.explorer.panels.roofline import points
 from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
+from specsim.explorer.scenarios import (
+    PLAIN,
+    START,
+    ExplorerScenario,
+    PredictedScenario,
+    changed,
+    predict_scenario,
+)
 from specsim.explorer.sentences import describe
-from specsim.explorer.setting import PLAIN, Scenario, Setting, changed, scenario_of
 from specsim.explorer.widget import CHOICES, Explorer
 from specsim.operators import Workload, forward_work
 from specsim.planning.sweep import speedup_map
 
 
 @pytest.fixture(scope="module")
-def shown() -> Explorer:
+def live() -> Explorer:
     """One explorer for all: every test sets what it is about."""
     return Explorer(measurements=None)
 
 
-def panel(shown: Explorer, kind: type) -> object:
-    return next(each for each in (*shown.urgent, *shown.other) if isinstance(each, kind))
+def panel(live: Explorer, kind: type) -> object:
+    return next(each for each in (*live.urgent, *live.other) if isinstance(each, kind))
 
 
-def words(shown: Explorer) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", "", shown.sentence.value))
+def words(live: Explorer) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", live.sentence.value))
 
 
-def predicted(setting: Setting, **changes: object) -> specsim.Prediction:
+def oracle(scenario: ExplorerScenario, **changes: object) -> specsim.Prediction:
     """The oracle: the façade alone, as a reader of the README would call it."""
-    target = specsim.model(setting.target)
-    asked = {"gamma": range(17), "batch": setting.batch, "context": setting.context}
+    target = specsim.model(scenario.target)
+    asked = {"gamma": range(17), "batch": scenario.batch, "context": scenario.context}
     return specsim.predict(
         target,
-        specsim.DraftModel(specsim.model(setting.draft)),
-        specsim.system(setting.accelerator, setting.engine, setting.precision),
-        **asked | {"alpha": setting.alpha} | changes,
+        specsim.DraftModel(specsim.model(scenario.draft)),
+        specsim.system(scenario.accelerator, scenario.engine, scenario.precision),
+        **asked | {"alpha": scenario.alpha} | changes,
     )
 
 
@@ -58,13 +70,13 @@ def predicted(setting: Setting, **changes: object) -> specsim.Prediction:
 
 @pytest.mark.parametrize(("name", "value"), [("alpha", 0.61), ("batch", 24), ("context", 12288)])
 def test_a_moved_slider_moves_the_curve_to_the_prediction(
-    shown: Explorer, name: str, value: float
+    live: Explorer, name: str, value: float
 ) -> None:
-    shown.show(Setting())
-    before = panel(shown, SpeedupVsGamma).curve.get_ydata().copy()
-    shown.controls[name].value = value
-    expected = predicted(changed(Setting(), **{name: value}))
-    drawn = panel(shown, SpeedupVsGamma)
+    live.show(START)
+    before = panel(live, SpeedupVsGammaPanel).curve.get_ydata().copy()
+    live.controls[name].value = value
+    expected = oracle(changed(**{name: value}))
+    drawn = panel(live, SpeedupVsGammaPanel)
     np.testing.assert_array_equal(drawn.curve.get_xdata(), expected.gamma)
     np.testing.assert_allclose(drawn.curve.get_ydata(), expected.speedup, rtol=1e-12)
     assert not np.allclose(before, drawn.curve.get_ydata())
@@ -76,28 +88,28 @@ def test_a_moved_slider_moves_the_curve_to_the_prediction(
         assert heights.max() == pytest.approx(most)
     best = int(expected.best())
     assert drawn.best.get_xydata().tolist() == [[best, pytest.approx(expected.speedup[best])]]
-    assert f"{expected.speedup[best]:.2f}" in words(shown)
+    assert f"{expected.speedup[best]:.2f}" in words(live)
 
 
-def test_gamma_is_shown_where_it_is_set_and_the_best_beside_it(shown: Explorer) -> None:
-    shown.show(Setting())
-    shown.controls["gamma"].value = 9
-    expected, drawn = predicted(Setting()), panel(shown, SpeedupVsGamma)
+def test_gamma_is_shown_where_it_is_set_and_the_best_beside_it(live: Explorer) -> None:
+    live.show(START)
+    live.controls["gamma"].value = 9
+    expected, drawn = oracle(START), panel(live, SpeedupVsGammaPanel)
     assert drawn.shown.get_xydata().tolist() == [[9, pytest.approx(expected.speedup[9])]]
     assert drawn.best.get_xdata() == [expected.best()]
-    assert f"the best γ would be {int(expected.best())}" in words(shown)
+    assert f"the best γ would be {int(expected.best())}" in words(live)
 
 
-def test_the_roofline_stands_where_work_and_time_put_it(shown: Explorer) -> None:
-    setting = Setting(batch=16, gamma=4)
-    shown.show(setting)
-    expected, drawn = predicted(setting, gamma=4), panel(shown, Roofline)
-    machine = specsim.system(setting.accelerator, setting.engine)
-    place = {"batch": 16, "context": setting.context}
+def test_the_roofline_stands_where_work_and_time_put_it(live: Explorer) -> None:
+    scenario = changed(batch=16, gamma=4)
+    live.show(scenario)
+    expected, drawn = oracle(scenario, gamma=4), panel(live, RooflinePanel)
+    machine = specsim.system(scenario.accelerator, scenario.engine)
+    place = {"batch": 16, "context": scenario.context}
     passes = {
-        "plain": (setting.target, [1], expected.step_s - expected.plain_overhead_s),
-        "verify": (setting.target, [5], expected.verify_step_s),
-        "draft": (setting.draft, [2, 1, 1, 1], expected.draft_s),  # the first pass catches up
+        "plain": (scenario.target, [1], expected.step_s - expected.plain_overhead_s),
+        "verify": (scenario.target, [5], expected.verify_step_s),
+        "draft": (scenario.draft, [2, 1, 1, 1], expected.draft_s),  # the first pass catches up
     }
     for name, (model, rows, seconds) in passes.items():
         work = forward_work(specsim.model(model), Workload(rows=rows, **place), machine.precision)
@@ -112,18 +124,18 @@ def test_the_roofline_stands_where_work_and_time_put_it(shown: Explorer) -> None
 
 
 @pytest.mark.parametrize("over", ["context", "gamma"])
-def test_the_map_is_the_sweep_with_its_coast_at_one(shown: Explorer, over: str) -> None:
-    setting = replace(explorer.preset("high-qps-server").setting, context=512)
-    shown.over.value = over
-    shown.show(setting)
-    drawn = panel(shown, SpeedupMap)
-    grid = drawn.grid(shown.scenario)
-    fixed = {"gamma": setting.gamma} if over == "context" else {"context": setting.context}
+def test_the_map_is_the_sweep_with_its_coast_at_one(live: Explorer, over: str) -> None:
+    scenario = replace(explorer.preset("high-qps-server").scenario, context=512)
+    live.over.value = over
+    live.show(scenario)
+    drawn = panel(live, SpeedupMapPanel)
+    grid = drawn.grid(live.shown)
+    fixed = {"gamma": scenario.gamma} if over == "context" else {"context": scenario.context}
     oracle = speedup_map(
-        specsim.model(setting.target),
-        specsim.DraftModel(specsim.model(setting.draft)),
-        specsim.system(setting.accelerator, setting.engine),
-        x=("batch", grid.x_values), y=(over, grid.y_values), alpha=setting.alpha, **fixed,
+        specsim.model(scenario.target),
+        specsim.DraftModel(specsim.model(scenario.draft)),
+        specsim.system(scenario.accelerator, scenario.engine),
+        x=("batch", grid.x_values), y=(over, grid.y_values), alpha=scenario.alpha, **fixed,
     )  # fmt: skip
     np.testing.assert_allclose(drawn.image.get_array(), np.log2(oracle.speedup), rtol=1e-12)
     coast = np.concatenate([path.vertices for path in drawn.coast.get_paths()])
@@ -131,37 +143,39 @@ def test_the_map_is_the_sweep_with_its_coast_at_one(shown: Explorer, over: str) 
     on = coast[(coast[:, 1] > 0.5)]
     y = 2 ** on[:, 1] if over == "context" else np.round(on[:, 1])
     whole = over == "context" or np.isclose(on[:, 1], y, atol=0.02)
-    there = speedups_at(setting, 2 ** on[:, 0], y, over)
+    there = speedups_at(scenario, 2 ** on[:, 0], y, over)
     assert np.abs(there - 1)[np.broadcast_to(whole, there.shape)].max() < 0.02
-    shown.over.value = "context"
+    live.over.value = "context"
 
 
-def speedups_at(setting: Setting, batch: np.ndarray, y: np.ndarray, over: str) -> np.ndarray:
-    changes = {"context": y, "gamma": setting.gamma} if over == "context" else {"gamma": y}
-    return np.asarray(predicted(setting, batch=batch, **changes).speedup)
+def speedups_at(
+    scenario: ExplorerScenario, batch: np.ndarray, y: np.ndarray, over: str
+) -> np.ndarray:
+    changes = {"context": y, "gamma": scenario.gamma} if over == "context" else {"gamma": y}
+    return np.asarray(oracle(scenario, batch=batch, **changes).speedup)
 
 
-def test_the_map_is_coarse_while_dragging_and_fine_at_rest(shown: Explorer) -> None:
-    shown.show(Setting())
-    drawn = panel(shown, SpeedupMap)
+def test_the_map_is_coarse_while_dragging_and_fine_at_rest(live: Explorer) -> None:
+    live.show(START)
+    drawn = panel(live, SpeedupMapPanel)
     assert drawn.image.get_array().shape == (RESTING, RESTING)
     computed = drawn.computed
-    shown.controls["batch"].value = 32
+    live.controls["batch"].value = 32
     assert drawn.computed == computed  # the marker alone has moved
     assert drawn.here.get_xydata().tolist() == [[5.0, 11.0]]
-    shown.controls["alpha"].value = 0.5
+    live.controls["alpha"].value = 0.5
     assert drawn.computed == computed + 2  # coarse, then fine
     assert drawn.image.get_array().shape == (RESTING, RESTING)
-    shown.scenario = scenario_of(Setting(alpha=0.6))
-    shown.rest_of()  # what a drag does until the slider rests
+    live.shown = predict_scenario(changed(alpha=0.6))
+    live.rest_of()  # what a drag does until the slider rests
     assert drawn.image.get_array().shape == (DRAGGING, DRAGGING)
     assert DRAGGING <= 40
 
 
-def test_the_waterfall_ends_at_the_speedup(shown: Explorer) -> None:
-    setting = Setting(gamma=6, batch=64)
-    shown.show(setting)
-    expected, drawn = predicted(setting, gamma=6), panel(shown, Waterfall)
+def test_the_waterfall_ends_at_the_speedup(live: Explorer) -> None:
+    scenario = changed(gamma=6, batch=64)
+    live.show(scenario)
+    expected, drawn = oracle(scenario, gamma=6), panel(live, WaterfallPanel)
     bars, left = drawn.bars, 7.0
     assert bars["ideal"].get_x() + bars["ideal"].get_width() == pytest.approx(7.0)
     for name, fall in expected.waterfall().items():
@@ -176,63 +190,61 @@ def test_the_waterfall_ends_at_the_speedup(shown: Explorer) -> None:
     assert drawn.labels["speedup"].get_text() == f"{float(expected.speedup):.2f}×"
 
 
-def test_cards_say_what_is_predicted(shown: Explorer) -> None:
-    shown.show(Setting(price_per_hour=2.0, batch=8))
-    best = predicted(Setting(batch=8))
+def test_cards_say_what_is_predicted(live: Explorer) -> None:
+    live.show(changed(price_per_hour=2.0, batch=8))
+    best = oracle(changed(batch=8))
     at = int(best.best())
     token_s = float(best.cycle_s[at] / best.tokens_per_cycle[at])
-    assert f"{token_s * 1e3:.2f} ms" in shown.cards.value
-    assert f"${2.0 / 3600 * token_s / 8 * 1e6:.2f}" in shown.cards.value
+    assert f"{token_s * 1e3:.2f} ms" in live.cards.value
+    assert f"${2.0 / 3600 * token_s / 8 * 1e6:.2f}" in live.cards.value
 
 
 # Pictures
 
 
-def test_a_dragged_slider_draws_over_the_same_figure(shown: Explorer) -> None:
-    shown.show(Setting())
-    canvases = [*shown.urgent.values(), *shown.other.values()]
+def test_a_dragged_slider_draws_over_the_same_figure(live: Explorer) -> None:
+    live.show(START)
+    canvases = [*live.urgent.values(), *live.other.values()]
     before = [
         (canvas.frozen, canvas.figure, canvas.figure.axes[0].get_xlim()) for canvas in canvases
     ]
-    pictures = [bytes(image.value) for image in shown.images.values()]
+    pictures = [bytes(image.value) for image in live.images.values()]
     for alpha in (0.7, 0.5, 0.78):
-        shown.controls["alpha"].value = alpha
+        live.controls["alpha"].value = alpha
     after = [
         (canvas.frozen, canvas.figure, canvas.figure.axes[0].get_xlim()) for canvas in canvases
     ]
     assert before == after
-    assert all(a != bytes(b.value) for a, b in zip(pictures, shown.images.values(), strict=True))
+    assert all(a != bytes(b.value) for a, b in zip(pictures, live.images.values(), strict=True))
 
 
 def test_the_frame_widens_where_a_slider_leaves_it_and_a_preset_makes_it_anew(
-    shown: Explorer,
+    live: Explorer,
 ) -> None:
-    shown.show(Setting(alpha=0.3))
-    canvas = shown.urgent[panel(shown, SpeedupVsGamma)]
+    live.show(changed(alpha=0.3))
+    canvas = live.urgent[panel(live, SpeedupVsGammaPanel)]
     top = canvas.figure.axes[0].get_ylim()[1]
-    shown.controls["alpha"].value = 1.0
+    live.controls["alpha"].value = 1.0
     assert canvas.figure.axes[0].get_ylim()[1] > top
-    assert (
-        max(predicted(Setting(alpha=1.0)).band["speedup"][1]) < canvas.figure.axes[0].get_ylim()[1]
-    )
-    shown.presets["moe"].click()
+    assert max(oracle(changed(alpha=1.0)).band["speedup"][1]) < canvas.figure.axes[0].get_ylim()[1]
+    live.presets["moe"].click()
     assert canvas.figure.axes[0].get_ylim()[1] < 4
 
 
-def test_pictures_are_opaque_pngs_of_one_size(shown: Explorer) -> None:
-    for image in shown.images.values():
+def test_pictures_are_opaque_pngs_of_one_size(live: Explorer) -> None:
+    for image in live.images.values():
         picture = Image.open(BytesIO(bytes(image.value)))
         assert picture.format == "PNG"
         assert picture.mode == "RGB"
         assert picture.size == (WIDTH * SHARPNESS, HEIGHT * SHARPNESS)
 
 
-def test_what_is_blitted_is_what_would_be_drawn(shown: Explorer) -> None:
+def test_what_is_blitted_is_what_would_be_drawn(live: Explorer) -> None:
     """The oracle of a blit: everything drawn afresh, moving artists included."""
-    shown.show(Setting())
-    shown.controls["alpha"].value = 0.66
-    for each, canvas in (shown.urgent | shown.other).items():
-        blitted = np.asarray(Image.open(BytesIO(bytes(shown.images[each].value)))).astype(int)
+    live.show(START)
+    live.controls["alpha"].value = 0.66
+    for each, canvas in (live.urgent | live.other).items():
+        blitted = np.asarray(Image.open(BytesIO(bytes(live.images[each].value)))).astype(int)
         for artist in each.moving:
             artist.set_animated(False)
         canvas.agg.draw()
@@ -267,65 +279,67 @@ def test_what_is_blitted_is_what_would_be_drawn(shown: Explorer) -> None:
     ],
 )
 def test_impossible_combinations_are_said_and_never_raised(
-    shown: Explorer, changes: dict[str, object], said: str
+    live: Explorer, changes: dict[str, object], said: str
 ) -> None:
-    shown.show(changed(Setting(), **changes))
-    assert said in words(shown)
+    live.show(changed(**changes))
+    assert said in words(live)
 
 
-def test_after_a_refusal_it_draws_again(shown: Explorer) -> None:
-    shown.show(Setting(draft="qwen3-0.6b"))
-    blank = {panel: bytes(image.value) for panel, image in shown.images.items()}
-    assert shown.cards.value == shown.copy.value == ""
-    shown.controls["draft"].value = "llama-3.2-1b"
-    assert "No prediction" not in words(shown)
-    assert all(bytes(shown.images[panel].value) != empty for panel, empty in blank.items())
+def test_after_a_refusal_it_draws_again(live: Explorer) -> None:
+    live.show(changed(draft="qwen3-0.6b"))
+    blank = {panel: bytes(image.value) for panel, image in live.images.items()}
+    assert live.cards.value == live.copy.value == ""
+    live.controls["draft"].value = "llama-3.2-1b"
+    assert "No prediction" not in words(live)
+    assert all(bytes(live.images[panel].value) != empty for panel, empty in blank.items())
 
 
-def test_text_that_is_no_survival_vector_is_said(shown: Explorer) -> None:
-    shown.show(Setting())
-    shown.controls["survival"].value = "0.8, half"
-    assert "a survival vector is numbers" in words(shown)
-    assert shown.cards.value == ""
-    shown.controls["survival"].value = "0.8, 0.5, 0.3"
-    expected = predicted(Setting(), gamma=range(4), alpha=None, survival=[0.8, 0.5, 0.3])
-    drawn = panel(shown, SpeedupVsGamma)
+def test_text_that_is_no_survival_vector_is_said(live: Explorer) -> None:
+    live.show(START)
+    live.controls["survival"].value = "0.8, half"
+    assert "a survival vector is numbers" in words(live)
+    assert live.cards.value == ""
+    live.controls["survival"].value = "0.8, 0.5, 0.3"
+    expected = oracle(START, gamma=range(4), alpha=None, survival=[0.8, 0.5, 0.3])
+    drawn = panel(live, SpeedupVsGammaPanel)
     np.testing.assert_allclose(drawn.curve.get_ydata(), expected.speedup)
-    assert shown.controls["alpha"].disabled
+    assert live.controls["alpha"].disabled
 
 
 @pytest.mark.parametrize("name", [*specsim.catalog.load("methods"), PLAIN])
-def test_every_method_is_shown(shown: Explorer, name: str) -> None:
+def test_every_method_is_shown(live: Explorer, name: str) -> None:
     target = "deepseek-v3" if name == "mtp" else "llama-3.1-8b"
-    shown.show(Setting(target=target, method=name, batch=4))
-    assert shown.scenario is not None, words(shown)
-    assert shown.scenario.speedup >= 1.0
-    assert set(points(shown.scenario)) >= {"plain"}
+    live.show(changed(target=target, method=name, batch=4))
+    assert live.shown is not None, words(live)
+    assert live.shown.speedup >= 1.0
+    assert set(points(live.shown)) >= {"plain"}
 
 
 def test_every_accelerator_has_its_words_and_its_points() -> None:
     for name in specsim.catalog.load("accelerators"):
         pair = {"target": "qwen3-4b", "draft": "qwen3-0.6b"}
-        scenario = scenario_of(Setting(accelerator=name, engine="ideal", **pair))
+        scenario = predict_scenario(changed(accelerator=name, engine="ideal", **pair))
         assert "speed of light" in describe(scenario)
-        assert cards(scenario)
+        assert cards_of(scenario)
         assert set(points(scenario)) == {"plain", "draft", "verify"}
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("scenario", "says"),
     [
-        (Setting(gamma=5), "nearly free"),
-        (Setting(gamma=5, batch=64, context=256), "reads weights, while"),
-        (Setting(gamma=5, batch=256, context=1024), "reads the KV cache, while"),
-        (Setting(gamma=5, batch=512, context=16), "paid for in full: "),
-        (Setting(target="qwen3-30b-a3b", draft="qwen3-0.6b", gamma=3), "wake more experts: "),
+        (changed(gamma=5), "nearly free"),
+        (changed(gamma=5, batch=64, context=256), "reads weights, while"),
+        (changed(gamma=5, batch=256, context=1024), "reads the KV cache, while"),
+        (changed(gamma=5, batch=512, context=16), "paid for in full: "),
+        (changed(target="qwen3-30b-a3b", draft="qwen3-0.6b", gamma=3), "wake more experts: "),
     ],
 )
-def test_a_wider_pass_is_called_free_only_where_it_is(setting: Setting, says: str) -> None:
-    said = describe(scenario_of(setting))
+def test_a_wider_pass_is_called_free_only_where_it_is(
+    scenario: ExplorerScenario, says: str
+) -> None:
+    said = describe(predict_scenario(scenario))
     assert says in said
-    found = predicted(setting, gamma=setting.gamma)
+    found = oracle(scenario, gamma=scenario.gamma)
     ratio = float(found.verify_step_s / found.step_s)
     assert ("times as long" in said) == (ratio > 1.1)
     assert "times as long" not in said or f"takes {ratio:.1f} times as long" in said
@@ -333,25 +347,25 @@ def test_a_wider_pass_is_called_free_only_where_it_is(setting: Setting, says: st
 
 @pytest.mark.parametrize("told", explorer.PRESETS, ids=lambda told: told.key)
 def test_every_preset_sets_every_control_and_tells_its_story(
-    shown: Explorer, told: explorer.Preset
+    live: Explorer, told: explorer.Preset
 ) -> None:
-    shown.presets[told.key].click()
-    assert shown.setting == told.setting
-    assert told.name in shown.story.value
-    expected = predicted(told.setting)
-    at = int(expected.best()) if told.setting.gamma is None else told.setting.gamma
-    assert shown.scenario.speedup == pytest.approx(float(expected.speedup[at]))
+    live.presets[told.key].click()
+    assert live.scenario == told.scenario
+    assert told.name in live.story.value
+    expected = oracle(told.scenario)
+    at = int(expected.best()) if told.scenario.gamma is None else told.scenario.gamma
+    assert live.shown.speedup == pytest.approx(float(expected.speedup[at]))
 
 
 def test_the_presets_show_what_they_tell() -> None:
     """Each story's claim, by the model: without this a preset could lose its point unnoticed."""
-    told = {each.key: scenario_of(each.setting) for each in explorer.PRESETS}
+    told = {each.key: predict_scenario(each.scenario) for each in explorer.PRESETS}
     assert told["chat-at-batch-1"].bound == "weights"
     assert told["high-qps-server"].speedup < 1.0 < told["high-qps-server"].over.speedup.max()
     assert told["128k-context"].bound == "kv"
     assert told["moe"].waterfall()["wider verification"] < 0.75
     assert told["the-launch-bound-draft"].bound == "overhead"
-    cured = scenario_of(replace(told["the-launch-bound-draft"].setting, engine="cuda-graphs"))
+    cured = predict_scenario(replace(told["the-launch-bound-draft"].scenario, engine="cuda-graphs"))
     assert cured.speedup > 1.15 * told["the-launch-bound-draft"].speedup
     assert 1.0 < told["laptop"].speedup < told["chat-at-batch-1"].speedup
 
@@ -366,20 +380,20 @@ def test_the_presets_show_what_they_tell() -> None:
 def test_a_piece_follows_its_own_controls(piece: object) -> None:
     made = piece(preset="moe", controls=("batch", "alpha"))
     assert list(made.controls) == ["batch", "alpha"]
-    assert made.setting == explorer.preset("moe").setting
+    assert made.scenario == explorer.preset("moe").scenario
     before = made.png
     made.controls["batch"].value = 64
-    assert made.setting.batch == 64
+    assert made.scenario.batch == 64
     assert made.png != before
     made.controls["alpha"].value = 0.0
-    made.show(Setting(tensor_parallel=16, target="qwen2.5-7b", draft="qwen2.5-0.5b"))
+    made.show(changed(tensor_parallel=16, target="qwen2.5-7b", draft="qwen2.5-0.5b"))
     assert "No prediction" in words(made)
 
 
 def test_a_piece_without_controls_is_moved_by_its_writer() -> None:
     made = explorer.speedup_vs_gamma(controls=(), alpha=0.6)
     before = made.png
-    made.show(Setting(alpha=0.9))
+    made.show(changed(alpha=0.9))
     assert made.png != before
 
 
@@ -390,26 +404,26 @@ IN_BOTH_GENERATIONS = (
 )  # fmt: skip
 
 
-def test_widgets_are_those_that_ipywidgets_7_and_8_share(shown: Explorer) -> None:
+def test_widgets_are_those_that_ipywidgets_7_and_8_share(live: Explorer) -> None:
     def below(widget: widgets.Widget) -> list[widgets.Widget]:
         inside = [w for child in getattr(widget, "children", ()) for w in below(child)]
         return [widget, *inside]
 
-    found = below(shown)
+    found = below(live)
     assert len(found) > 30
     for widget in found[1:]:
         assert type(widget) in IN_BOTH_GENERATIONS
     for name in CHOICES:
-        assert shown.controls[name].description
+        assert live.controls[name].description
     for slider in ("batch", "context", "gamma", "alpha"):
-        assert shown.controls[slider].continuous_update
+        assert live.controls[slider].continuous_update
 
 
-def test_a_control_takes_a_value_that_is_not_among_its_choices(shown: Explorer) -> None:
-    odd = Setting(batch=37, context=5000, tensor_parallel=1, alpha=0.123)
-    shown.show(odd)
-    assert shown.setting == odd
-    numbers = [option[1] for option in shown.controls["batch"].options]
+def test_a_control_takes_a_value_that_is_not_among_its_choices(live: Explorer) -> None:
+    odd = changed(batch=37, context=5000, tensor_parallel=1, alpha=0.123)
+    live.show(odd)
+    assert live.scenario == odd
+    numbers = [option[1] for option in live.controls["batch"].options]
     assert numbers == sorted(numbers)
 
 
@@ -417,13 +431,13 @@ def test_a_control_takes_a_value_that_is_not_among_its_choices(shown: Explorer) 
 
 
 def test_a_sweep_is_any_function_over_the_product_of_its_axes() -> None:
-    def latency(scenario: Scenario) -> float:
-        return scenario.of("cycle_s") / scenario.of("tokens_per_cycle")
+    def latency(shown: PredictedScenario) -> float:
+        return shown.of("cycle_s") / shown.of("tokens_per_cycle")
 
     axes = {"accelerator": ["a100-sxm-80gb", "h200-sxm"], "batch": [1, 8, 64]}
     swept = explorer.sweep(latency, axes, alpha=0.7)
     assert swept.values.shape == (2, 3)
-    expected = predicted(Setting(accelerator="h200-sxm", batch=8, alpha=0.7))
+    expected = oracle(changed(accelerator="h200-sxm", batch=8, alpha=0.7))
     at = int(expected.best())
     assert swept.values[1, 1] == pytest.approx(
         float(expected.cycle_s[at] / expected.tokens_per_cycle[at])
@@ -457,9 +471,9 @@ def test_a_sweep_is_drawn_a_curve_for_each_value_of_its_second_axis() -> None:
         explorer.sweep(lambda s: s.speedup, {"draft": ["llama-3.2-1b"]}).figure()
 
 
-def test_settings_and_presets_are_refused_by_name() -> None:
+def test_unknown_values_and_presets_are_refused_by_name() -> None:
     with pytest.raises(specsim.SpecsimError, match="no setting 'bacth'"):
-        changed(Setting(), bacth=1)
+        changed(bacth=1)
     with pytest.raises(specsim.SpecsimError, match="no preset is called 'mow'"):
         Explorer(preset="mow")
 

@@ -11,42 +11,48 @@ import pytest
 
 from specsim import SpecsimError, cli, explorer
 from specsim.evidence.measurement import Environment, Measurement, Point, Timing
-from specsim.evidence.measurement import Scenario as Run
+from specsim.evidence.measurement import MeasuredRun as Run
 from specsim.explorer import page
 from specsim.explorer.copying import as_code, as_query, as_vllm, from_query
 from specsim.explorer.measured import Markers, marker_of, markers_in
-from specsim.explorer.setting import PLAIN, Setting, scenario_of
+from specsim.explorer.scenarios import (
+    PLAIN,
+    START,
+    ExplorerScenario,
+    changed,
+    predict_scenario,
+)
 
-SETTINGS = [
-    *(each.setting for each in explorer.PRESETS),
-    Setting(method="eagle-3", batch=64),
-    Setting(method=PLAIN),
-    Setting(survival=(0.8, 0.5), tensor_parallel=2),
-    Setting(gamma=3, precision="fp8"),
+SCENARIOS = [
+    *(each.scenario for each in explorer.PRESETS),
+    changed(method="eagle-3", batch=64),
+    changed(method=PLAIN),
+    changed(survival=(0.8, 0.5), tensor_parallel=2),
+    changed(gamma=3, precision="fp8"),
 ]
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=range(len(SETTINGS)))
-def test_the_code_computes_what_is_shown(setting: Setting) -> None:
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))
+def test_the_code_computes_what_is_shown(scenario: ExplorerScenario) -> None:
     told, names = io.StringIO(), {}
     with contextlib.redirect_stdout(told):
-        exec(as_code(setting), names)
-    shown = scenario_of(setting)
+        exec(as_code(scenario.used()), names)
+    shown = predict_scenario(scenario)
     last = told.getvalue().split()[-1]
-    if setting.method == PLAIN:
+    if scenario.method == PLAIN:
         assert float(names["prediction"].step_s) == pytest.approx(shown.of("step_s"))
     else:
         assert float(last) == pytest.approx(shown.speedup)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=range(len(SETTINGS)))
-def test_a_link_leads_back_to_the_setting(setting: Setting) -> None:
-    assert from_query(as_query(setting)) == setting
-    assert from_query("?" + as_query(setting)) == setting
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))
+def test_a_link_leads_back_to_the_scenario(scenario: ExplorerScenario) -> None:
+    assert from_query(as_query(scenario)) == scenario
+    assert from_query("?" + as_query(scenario)) == scenario
 
 
 def test_a_preset_has_a_short_link() -> None:
-    assert as_query(explorer.preset("MoE").setting) == "preset=moe"
+    assert as_query(explorer.preset("MoE").scenario) == "preset=moe"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,7 @@ def test_a_preset_has_a_short_link() -> None:
         ("gamma=most", "gamma must be a number"),
     ],
 )
-def test_a_link_that_names_no_setting_says_why(query: str, said: str) -> None:
+def test_a_link_that_cannot_be_read_says_why(query: str, said: str) -> None:
     with pytest.raises(SpecsimError, match=said):
         from_query(query)
 
@@ -72,7 +78,7 @@ def flags(command: str) -> dict[str, str]:
 
 
 def test_flags_of_vllm_carry_the_plan() -> None:
-    shown = scenario_of(Setting(batch=128, alpha=0.7, tensor_parallel=2, precision="fp8"))
+    shown = predict_scenario(changed(batch=128, alpha=0.7, tensor_parallel=2, precision="fp8"))
     given = flags(as_vllm(shown))
     assert given["model"] == "meta-llama/Llama-3.1-8B"
     assert given["--tensor-parallel-size"] == "2"
@@ -86,34 +92,34 @@ def test_flags_of_vllm_carry_the_plan() -> None:
 
 
 def test_a_fixed_gamma_is_taken_as_it_is() -> None:
-    given = flags(as_vllm(scenario_of(Setting(gamma=7, method="eagle-3"))))
+    given = flags(as_vllm(predict_scenario(changed(gamma=7, method="eagle-3"))))
     speculation = json.loads(given["--speculative-config"])
     assert (speculation["method"], speculation["num_speculative_tokens"]) == ("eagle3", 7)
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("scenario", "said"),
     [
-        (Setting(method="pearl"), "vLLM has no method like pearl"),
-        (Setting(alpha=0.0), "it gains nothing"),
-        (Setting(precision="int4"), "serve a checkpoint that is stored so"),
+        (changed(method="pearl"), "vLLM has no method like pearl"),
+        (changed(alpha=0.0), "it gains nothing"),
+        (changed(precision="int4"), "serve a checkpoint that is stored so"),
     ],
 )
-def test_what_vllm_cannot_do_is_said_in_a_comment(setting: Setting, said: str) -> None:
-    told = as_vllm(scenario_of(setting))
+def test_what_vllm_cannot_do_is_said_in_a_comment(scenario: ExplorerScenario, said: str) -> None:
+    told = as_vllm(predict_scenario(scenario))
     assert said in told.splitlines()[0]
-    assert "--speculative-config" not in flags(told) or setting.precision == "int4"
+    assert "--speculative-config" not in flags(told) or scenario.precision == "int4"
 
 
 # Measured markers
 
 
-def measured(setting: Setting, folder: Path) -> Measurement:
-    shown = scenario_of(setting)
+def measured(scenario: ExplorerScenario, folder: Path) -> Measurement:
+    shown = predict_scenario(scenario)
     draft = shown.drafter.architecture
     run = Run(
         target=shown.target, draft=draft, precision="bf16", method="draft-model", gamma=3,
-        rule="token", temperature=1.0, batch=setting.batch, context=setting.context,
+        rule="token", temperature=1.0, batch=scenario.batch, context=scenario.context,
         allocated_context=4096, mode="cuda-graphs", seed=0,
     )  # fmt: skip
     times = dict.fromkeys(("draft_step_s", "verify_step_s", "host_s"))
@@ -128,23 +134,23 @@ def measured(setting: Setting, folder: Path) -> Measurement:
 
 
 def test_what_was_measured_is_marked_where_it_was_run(tmp_path: Path) -> None:
-    measurement = measured(Setting(), tmp_path)
+    measurement = measured(START, tmp_path)
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "other.json").write_text(json.dumps({"kind": "calibration"}))
     found = markers_in(tmp_path)
     (marker,) = found.all
     assert marker == marker_of(measurement.points[0], measurement.environment.device)
     assert (marker.low, marker.speedup, marker.high) == pytest.approx((1.2, 1.5, 1.875))
-    assert found.near(scenario_of(Setting(context=2100))) == [marker]
+    assert found.near(predict_scenario(changed(context=2100))) == [marker]
     for other in (
-        Setting(context=4096), Setting(batch=2), Setting(accelerator="h200-sxm"),
-        Setting(precision="fp8"), Setting(draft="llama-3.2-3b"), Setting(method="eagle-3"),
+        changed(context=4096), changed(batch=2), changed(accelerator="h200-sxm"),
+        changed(precision="fp8"), changed(draft="llama-3.2-3b"), changed(method="eagle-3"),
     ):  # fmt: skip
-        assert found.near(scenario_of(other)) == []
+        assert found.near(predict_scenario(other)) == []
 
 
 def test_a_marker_is_drawn_with_its_spread(tmp_path: Path) -> None:
-    measured(Setting(), tmp_path)
+    measured(START, tmp_path)
     made = explorer.speedup_vs_gamma(measurements=tmp_path, controls=("batch",))
     assert made.panel.measured.get_xydata().tolist() == [[3, pytest.approx(1.5)]]
     assert made.panel.spread.get_ydata()[:2] == pytest.approx([1.2, 1.875])
@@ -191,4 +197,4 @@ def test_what_a_page_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_scenario_is_plain_data() -> None:
-    assert json.loads(json.dumps(asdict(Setting())))["target"] == "llama-3.1-8b"
+    assert json.loads(json.dumps(asdict(START)))["target"] == "llama-3.1-8b"

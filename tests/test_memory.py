@@ -25,6 +25,10 @@ SEVENTY, EIGHT, ONE = model("llama-3.1-70b"), model("llama-3.1-8b"), model("llam
 H200 = system("h200-sxm")
 
 
+def shortage_of(target, machine, **scenario):
+    return shortage(footprint(target, machine, **scenario), target, machine, **scenario)
+
+
 @pytest.mark.parametrize("name", catalog.load("models"))
 def test_sixteen_bit_weights_are_two_bytes_for_every_parameter(name):
     shape = model(name)
@@ -81,11 +85,11 @@ def test_seventy_billion_in_bf16_do_not_fit_one_h200():
     found = footprint(SEVENTY, H200, context=1)
     assert_allclose(found.weight_bytes, 141.1e9, rtol=1e-3)
     assert not found.fits
-    sentence = shortage(SEVENTY, H200, context=2048)
+    sentence = shortage_of(SEVENTY, H200, context=2048)
     assert re.search(r"llama-3.1-70b needs 141\.8 GB .* on a h200-sxm with 141\.0 GB", sentence)
     assert "tensor_parallel = 2; or weights in fp8" in sentence
-    assert shortage(SEVENTY, system("h200-sxm", tensor_parallel=2)) is None
-    assert shortage(SEVENTY, system("h200-sxm", precision="fp8")) is None
+    assert shortage_of(SEVENTY, system("h200-sxm", tensor_parallel=2)) is None
+    assert shortage_of(SEVENTY, system("h200-sxm", precision="fp8")) is None
 
 
 def test_everything_counts_and_broadcasts():
@@ -150,10 +154,10 @@ def test_a_draft_too_many_is_left_out():
 def test_remedies_where_nothing_helps_and_where_nothing_is_needed():
     assert remedies(EIGHT, H200) == ()
     thimble = replace(H200, accelerator=Accelerator("thimble", 1e12, memory_bytes=1e6))
-    assert "nothing alone" in shortage(EIGHT, thimble)
+    assert "nothing alone" in shortage_of(EIGHT, thimble)
     unknown = replace(H200, accelerator=Accelerator("chip", 1e12))
     assert footprint(SEVENTY, unknown, batch=10**6).fits
-    assert shortage(SEVENTY, unknown) is None
+    assert shortage_of(SEVENTY, unknown) is None
 
 
 def test_room_for_the_engine_itself():

@@ -26,7 +26,7 @@ from reference.machine import PRECISION_OF, environment
 from reference.sampling import Sampling, draw
 from reference.statistics import Statistics
 from specsim.architecture import Architecture
-from specsim.evidence.calibration import CacheProbe, KernelProbes, LapProbe, ProductProbe
+from specsim.evidence.calibration import CacheProbe, KernelProbes, ProductProbe, StageProbe
 from specsim.operators import precision
 
 
@@ -171,7 +171,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         reads=reads,
         products=products,
         caches=caches,
-        laps=laps,
+        stages=laps,
         small=small,
         memory_bytes=memory,
         host_ahead=device.type != "cpu",
@@ -298,7 +298,7 @@ def probe_architecture(hidden: int, layers: int, vocab_size: int) -> Architectur
 
 def lap_probes(
     device: torch.device, grid: Grid, dtype: torch.dtype, mode: str
-) -> tuple[LapProbe, ...]:
+) -> tuple[StageProbe, ...]:
     """Cycles of random pairs in `mode`: the median of every lap by gamma, batch and context."""
     probes = []
     for target_size, draft_size, vocab_size in grid.pairs:
@@ -323,7 +323,7 @@ def lap_probes(
 
 def laps_of(
     laps: Statistics, target, drafter, length: int, batch: int, device: torch.device
-) -> list[LapProbe]:
+) -> list[StageProbe]:
     """The three laps of one arm; the context is what its passes read: a GPU's window."""
     from reference.graphs import SMALLEST_WINDOW, power_of_two
 
@@ -334,11 +334,11 @@ def laps_of(
     assert laps.verify_s is not None
     assert laps.host_s is not None
     found = [
-        LapProbe("verify", shape, gamma, context, laps.verify_s, batch),
-        LapProbe("host", shape, gamma, context, laps.host_s, batch),
+        StageProbe("verify", shape, gamma, context, laps.verify_s, batch),
+        StageProbe("host", shape, gamma, context, laps.host_s, batch),
     ]
     if gamma:
         assert laps.draft_s is not None
         draft = drafter.model.architecture
-        found.append(LapProbe("draft", draft, gamma, context, laps.draft_s, batch))
+        found.append(StageProbe("draft", draft, gamma, context, laps.draft_s, batch))
     return found

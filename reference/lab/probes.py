@@ -21,7 +21,7 @@ from reference.machine import PRECISION_OF, environment
 from reference.packing import pack
 from reference.statistics import Statistics
 from specsim.architecture import Architecture
-from specsim.evidence.calibration import AttentionProbe, LapProbe, LinearProbe, Probes
+from specsim.evidence.calibration import AttentionProbe, LinearProbe, Probes, StageProbe
 from specsim.operators import precision
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
@@ -84,7 +84,7 @@ def run_probes(
         flops_per_s=flops,
         linear=linear,
         attention=attention,
-        laps=laps,
+        stages=laps,
     )
 
 
@@ -202,7 +202,7 @@ PAIRS = (
 
 def lap_probes(
     device: torch.device, dtype: torch.dtype, rounds: int, between: Callable[[], object]
-) -> tuple[LapProbe, ...]:
+) -> tuple[StageProbe, ...]:
     """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma
     and context."""
     cases = []
@@ -225,11 +225,11 @@ def lap_probes(
     probes = []
     for target, drafter, prompt_length, laps in cases:
         gamma, context = laps.gamma, prompt_length + 3
-        probes.append(LapProbe("verify", target.architecture, gamma, context, laps.verify_s))
-        probes.append(LapProbe("host", target.architecture, gamma, context, laps.host_s))
+        probes.append(StageProbe("verify", target.architecture, gamma, context, laps.verify_s))
+        probes.append(StageProbe("host", target.architecture, gamma, context, laps.host_s))
         if gamma:
             draft = drafter.model.architecture
-            probes.append(LapProbe("draft", draft, gamma, context, laps.draft_s))
+            probes.append(StageProbe("draft", draft, gamma, context, laps.draft_s))
     return tuple(probes)
 
 

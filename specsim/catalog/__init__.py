@@ -26,29 +26,32 @@ FEW = 20  # rows of a table that an error can name
 
 
 class Rows(Mapping[str, Row]):
-    """The rows of one table by their names, read-only. A row is made so when it is first read."""
+    """The rows of one table by their names, read-only. A row is parsed when it is first read: most
+    programs need few of them."""
 
-    def __init__(self, rows: Mapping[str, Any]):
-        self._rows = rows
+    def __init__(self, text: str):
+        self._text: dict[str, str] = {}
         self._read: dict[str, Row] = {}
+        for part in re.split(r"(?m)^(?=\[)", text)[1:]:  # a row, or a table inside it
+            name = re.split(r"[].]", part[1:])[0] if part[1] != '"' else part.split('"')[1]
+            self._text[name] = self._text.get(name, "") + part
 
     def __getitem__(self, name: str) -> Row:
         if name not in self._read:
-            self._read[name] = _frozen(self._rows[name])
+            self._read[name] = _frozen(tomllib.loads(self._text[name])[name])
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self._text)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._text)
 
     def spellings(self) -> dict[str, str]:
         """Every name and alias, mapped to the name of its row."""
-        aliases = {
-            alias: name for name, row in self._rows.items() for alias in row.get("aliases", ())
-        }
-        return aliases | {name: name for name in self._rows}
+        other = [name for name, text in self._text.items() if "\naliases" in text]
+        aliases = {alias: name for name in other for alias in self[name]["aliases"]}
+        return aliases | {name: name for name in self._text}
 
 
 def slug(name: str) -> str:
@@ -73,7 +76,7 @@ def load(table: str) -> Rows:
     if not file.is_file():
         tables = sorted(f.stem for f in folder.iterdir() if f.suffix == ".toml")
         raise SpecsimError(f"no catalog table is called {table!r}; there are: {', '.join(tables)}")
-    return Rows(tomllib.loads(file.read_text(encoding="utf-8")))
+    return Rows(file.read_text(encoding="utf-8"))
 
 
 @cache
@@ -82,9 +85,10 @@ def resolve(table: str, name: str) -> str:
 
     Raises SpecsimError with the nearest names when there is no such row.
     """
-    rows = load(table)
+    rows, wanted = load(table), slug(name)
+    if wanted in rows:
+        return wanted
     names = rows.spellings()
-    wanted = slug(name)
     if wanted in names:
         return names[wanted]
     import difflib  # only a wrong name pays for it

@@ -1,23 +1,26 @@
 """The command line: specsim predict | plan | compare | validate | diagnose | explore | demo.
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
-nothing else. One file per command: each `add`s its parser and sets `run`.
+nothing else. One file per command: its `add` describes the options, its `run` carries it out. Only
+the file of the command that is asked for is imported.
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from importlib import import_module
 
 from specsim import __version__
 from specsim.checks import SpecsimError
-from specsim.cli import compare, demo, diagnose, explore, plan, predict, validate
 from specsim.cli.parser import Parser
 
-COMMANDS = (predict, plan, compare, validate, diagnose, explore, demo)
+COMMANDS = ("predict", "plan", "compare", "validate", "diagnose", "explore", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+    """Run one command; the exit status. `arguments` are those of the process unless given."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = build_parser(arguments).parse_args(arguments)
     try:
         status: int = options.run(options)
         return status
@@ -31,10 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(arguments: Sequence[str] = ()) -> ArgumentParser:
+    """The parser of the command that `arguments` name, or of all commands if they name none."""
     parser = Parser(prog="specsim", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"specsim {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in COMMANDS:
-        command.add(commands)
+    first = next((word for word in arguments if not word.startswith("-")), None)
+    for name in [first] if first in COMMANDS else COMMANDS:
+        import_module(f"specsim.cli.{name}").add(commands)
     return parser

@@ -8,6 +8,7 @@ from specsim.cli.parser import Commands
 
 
 def add(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "demo", help="predict, then measure, a pair of models on this machine"
     )
@@ -25,6 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     try:
         from specsim import demo
     except ImportError as missing:

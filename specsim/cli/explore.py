@@ -1,4 +1,4 @@
-"""specsim explore: the explorer in a browser, served from this machine to this machine alone."""
+"""specsim explore: the explorer in a browser, served only to this machine."""
 
 import argparse
 from urllib.parse import urlencode
@@ -8,14 +8,16 @@ from specsim.cli.parser import Commands
 
 
 def add(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser("explore", help="the explorer in a browser")
     parser.set_defaults(run=run)
-    parser.add_argument("--preset", help='where to start: a story by its name, such as "moe"')
-    parser.add_argument("--port", type=int, help="on 127.0.0.1; default: a free one")
-    parser.add_argument("--no-browser", action="store_true", help="say the address, open nothing")
+    parser.add_argument("--preset", help='the preset to start from, such as "moe"')
+    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     from specsim.explorer.page import open_page
     from specsim.explorer.presets import preset
 

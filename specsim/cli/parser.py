@@ -1,4 +1,4 @@
-"""Arguments: errors in one line, and numbers out of text."""
+"""The parser of the commands: its errors are one line."""
 
 import argparse
 from typing import Any, TypeAlias
@@ -7,7 +7,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument errors in one line, like every other."""
+    """Prints an error of the arguments in one line, like every other error."""
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {message}\n")

@@ -8,14 +8,9 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import SpecsimError, whole_numbers
+from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.cli.scenario import (
-    add_acceptance,
-    add_scenario,
-    assumptions,
-    gammas_of,
-    scenario_of,
-)
+from specsim.cli.sentences import assumptions
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
@@ -24,10 +19,12 @@ from specsim.planning import (
     plan,
     sensitivity,
 )
-from specsim.planning.memory import footprint, largest_batch, shortage
+from specsim.planning.memory import largest_batch
+from specsim.scenario import resolve
 
 
 def add(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "plan", help="the best gamma for each batch, and as an engine's own setting"
     )
@@ -42,49 +39,40 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     batches = whole_numbers("--batches", options.batches)
-    scenario = scenario_of(options)
-    drafter = scenario.drafter
+    found = resolve(scenario_of(options))
+    scenario, drafter = found.scenario, found.drafter
     if drafter is None:
         raise SpecsimError("a plan needs a draft: give --draft NAME|config.json or --method NAME")
-    known = gammas_of(scenario)
     given: dict[str, Any] = scenario.acceptance | {
-        "context": options.context, "routing_correlation": options.routing_correlation
+        "context": scenario.context, "routing_correlation": scenario.routing_correlation
     }  # fmt: skip
-    asked = (scenario.target, drafter, scenario.machine)
-    planned = plan(*asked, batches=batches, gammas=known, **given)
-    most = max(4096, batches[-1])
-    last = crossover(*asked, gammas=known, most=most, **given)
+    asked = (found.target, drafter, found.system)
+    planned = plan(*asked, batches=batches, gammas=found.gammas, **given)
+    last = crossover(*asked, gammas=found.gammas, most=max(4096, batches[-1]), **given)
     first = int(planned.gamma[0])
-    moves = None
-    if first > 0:
-        moves = sensitivity(*asked, gamma=first, batch=batches[0], **given)
-    held = footprint(
-        scenario.target, scenario.machine, drafter=drafter,
-        batch=planned.batch, context=options.context, gamma=planned.gamma,
-    )  # fmt: skip
-    roomy = largest_batch(
-        scenario.target, scenario.machine, drafter=drafter, context=options.context, gamma=first
-    )
+    moves = sensitivity(*asked, gamma=first, batch=batches[0], **given) if first > 0 else None
+    held = found.footprint(gamma=planned.gamma, batch=planned.batch)
     fits = np.broadcast_to(held.fits, planned.batch.shape).tolist()
     said = []
     if not all(fits):
         at = fits.index(False)
-        missing = shortage(
-            scenario.target, scenario.machine, drafter=drafter, context=options.context,
-            batch=int(planned.batch[at]), gamma=int(planned.gamma[at]),
-        )  # fmt: skip
-        said.append(f"A batch of {planned.batch[at]} does not fit: {missing}.")
+        place: dict[str, Any] = {"gamma": int(planned.gamma[at]), "batch": batches[at]}
+        missing = found.shortage(found.footprint(**place), **place)
+        said.append(f"A batch of {batches[at]} does not fit: {missing}.")
     document = {
         "batches": [row | {"fits": fit} for row, fit in zip(planned.rows(), fits, strict=True)],
         "crossover_batch": last.batch,
         "crossover_beyond": last.beyond,
-        "largest_batch_in_memory": roomy,
+        "largest_batch_in_memory": largest_batch(
+            found.target, found.system, drafter=drafter, context=scenario.context, gamma=first
+        ),
         "engine_settings": {
             name: engine_settings(planned, name, drafter) for name in ENGINES_WITH_SETTINGS
         },
         "sensitivity": moves,
-        "assumptions": said + assumptions(options, scenario),
+        "assumptions": said + assumptions(found, "Sequences of"),
         "version": __version__,
     }
     if options.json:
@@ -95,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def show(document: dict[str, Any]) -> None:
+    """Print the document for a person."""
     print("batch   gamma  within 2 %   speedup    tokens/s       plain    ms/token")
     for row in document["batches"]:
         ties = f"{row['least_tied']}…{row['most_tied']}"
@@ -105,11 +94,11 @@ def show(document: dict[str, Any]) -> None:
         )
     last = document["crossover_batch"]
     if document["crossover_beyond"]:
-        print(f"it still pays at a batch of {last}, the largest looked at, memory aside")
+        print(f"still faster at a batch of {last}, the largest looked at (memory not considered)")
     elif last == 0:
-        print("it pays at no batch")
+        print("faster at no batch")
     else:
-        print(f"it pays up to a batch of {last}, memory aside")
+        print(f"{last} is the largest batch at which it is faster (memory not considered)")
     if document["largest_batch_in_memory"] is not None:
         print(f"memory holds a batch of {document['largest_batch_in_memory']}")
     for engine, setting in document["engine_settings"].items():
@@ -118,6 +107,6 @@ def show(document: dict[str, Any]) -> None:
     if document["sensitivity"]:
         moves = list(document["sensitivity"].items())[:4]
         told = ", ".join(f"{name} {elasticity:+.2f} %" for name, elasticity in moves)
-        print(f"a per cent more of these moves the speedup by: {told}")
+        print(f"1 % more of each of these changes the speedup by: {told}")
     for sentence in document["assumptions"]:
         print(f"- {sentence}")

@@ -9,23 +9,16 @@ from typing import Any
 import numpy as np
 
 from specsim import __version__
-from specsim.checks import SpecsimError, number, whole
+from specsim.checks import whole
+from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.cli.scenario import (
-    Scenario,
-    add_acceptance,
-    add_scenario,
-    assumptions,
-    gammas_of,
-    scenario_of,
-)
-from specsim.evidence.measurement import write_json
-from specsim.planning.memory import footprint, shortage
+from specsim.cli.sentences import assumptions
 from specsim.prediction import Prediction
-from specsim.speculation import predict
+from specsim.scenario import Resolved, resolve
 
 
 def add(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "predict", help="predict plain and speculative decoding of one scenario"
     )
@@ -36,17 +29,20 @@ def add(commands: Commands) -> None:
     add_acceptance(parser)
     parser.add_argument(
         "--tokens", type=int, default=256, metavar="N",
-        help="of an answer behind its first, for the percentiles of its latency (default 256)",
+        help="of an answer after its first, for the percentiles of its latency (default 256)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="write the JSON object to this file")
 
 
 def run(options: argparse.Namespace) -> int:
-    scenario = scenario_of(options)
-    prediction, over = predictions(scenario, options)
-    document = to_json(prediction, over, scenario, options)
+    """Run the command and return its exit status."""
+    found = resolve(scenario_of(options))
+    prediction, over = predictions(found)
+    document = to_json(prediction, over, found, options.tokens)
     if options.out:
+        from specsim.evidence.measurement import write_json  # rarely needed, slow to import
+
         write_json(options.out, document)
     if options.json:
         print(json.dumps(document, allow_nan=False))
@@ -55,53 +51,34 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def predictions(
-    scenario: Scenario, options: argparse.Namespace
-) -> tuple[Prediction, Prediction | None]:
-    """The prediction that was asked for, and with --gamma best the one over all gammas that were
-    looked at."""
-    target, machine, drafter = scenario.target, scenario.machine, scenario.drafter
-    given = scenario.acceptance
-    place: dict[str, Any] = {"batch": options.batch, "context": options.context}
-    place["routing_correlation"] = options.routing_correlation
-    if drafter is None:
-        if options.gamma not in ("best", "0"):
-            raise SpecsimError(
-                "an acceptance or a gamma needs a draft: give --draft NAME|config.json or "
-                "--method NAME"
-            )
-        return predict(target, None, machine, gamma=0, **place), None
-    if options.gamma == "best":
-        if "tokens_per_cycle" in given:
-            raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
-        gammas = gammas_of(scenario)
-        over = predict(target, drafter, machine, gamma=gammas, **given, **place)
-        best = int(over.gamma[over.best()])
-        return predict(target, drafter, machine, gamma=best, **given, **place), over
-    gamma = int(whole("gamma", number("--gamma", options.gamma)))
-    return predict(target, drafter, machine, gamma=gamma, **given, **place), None
+def predictions(found: Resolved) -> tuple[Prediction, Prediction | None]:
+    """The prediction that was asked for; and, where the best gamma was asked for, the one over all
+    gammas that it was chosen from."""
+    gamma = found.scenario.gamma
+    if found.drafter is None:
+        return found.predict(gamma=0), None
+    if gamma is not None:
+        return found.predict(gamma=gamma), None
+    over = found.predict(gamma=found.gammas)
+    return found.predict(gamma=int(over.gamma[over.best()])), over
 
 
 def to_json(
-    prediction: Prediction, over: Prediction | None, scenario: Scenario, options: argparse.Namespace
+    prediction: Prediction, over: Prediction | None, found: Resolved, more_tokens: int
 ) -> dict[str, Any]:
     """The keys of the public contract; speculative ones are null without a draft."""
-    speculative = scenario.drafter is not None
-    scan = over if over is not None else prediction
+    speculative, gamma = found.drafter is not None, int(prediction.gamma)
     band = {name: [float(low), float(high)] for name, (low, high) in prediction.band.items()}
 
     def drafted(value: Any) -> float | None:
         return float(value) if speculative else None
 
-    asked: dict[str, Any] = {
-        "batch": options.batch, "context": options.context,
-        "gamma": int(prediction.gamma), "drafter": scenario.drafter,
-    }  # fmt: skip
-    held = footprint(scenario.target, scenario.machine, **asked)
-    missing = shortage(scenario.target, scenario.machine, **asked)
+    held = found.footprint(gamma=gamma)
+    missing = found.shortage(held, gamma=gamma)
     said = [] if missing is None else [f"It does not fit: {missing}."]
-    if over is not None and 0 < prediction.gamma == over.gamma.max():
-        said.append(f"The best gamma is the largest that was looked at, {prediction.gamma}.")
+    if over is not None and 0 < gamma == over.gamma.max():
+        said.append(f"The best gamma is the largest that was looked at, {gamma}.")
+    sequences = f"{found.scenario.batch} sequence(s) with"
     return {
         "step_s": float(prediction.step_s),
         "tokens_per_s": float(prediction.tokens_per_s),
@@ -110,32 +87,32 @@ def to_json(
         "overhead_s": drafted(prediction.overhead_s),
         "cycle_s": drafted(prediction.cycle_s),
         "tokens_per_cycle": drafted(prediction.tokens_per_cycle),
-        "gamma": int(prediction.gamma) if speculative else None,
+        "gamma": gamma if speculative else None,
         "speculative_tokens_per_s": drafted(prediction.speculative_tokens_per_s),
         "speedup": drafted(prediction.speedup),
         "speedup_per_device": drafted(prediction.speedup_per_device),
-        "best_gamma": int(scan.gamma.flat[int(scan.best())]) if over is not None else None,
+        "best_gamma": gamma if over is not None else None,
         "tied_gammas": over.ties().tolist() if over is not None else None,
         "lossless": prediction.lossless if speculative else None,
         "bound": str(prediction.bound),
         "band": {"step_s": band["step_s"], "speedup": band["speedup"] if speculative else None},
-        "latency": latency(prediction, options.tokens),
+        "latency": latency(prediction, more_tokens),
         "waterfall": {name: float(f) for name, f in prediction.waterfall().items()}
         if speculative
         else None,
         "breakdown": [
-            {key: value if isinstance(value, str) else plain(value) for key, value in row.items()}
-            for row in prediction.step.breakdown()
+            {key: plain(value) for key, value in row.items()} for row in prediction.step.breakdown()
         ],
         "memory_bytes": float(held.total_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
-        "assumptions": said + assumptions(options, scenario),
+        "assumptions": said + assumptions(found, sequences),
         "version": __version__,
     }
 
 
 def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
-    """Percentiles for one who waits; None where tokens per cycle are all that is known."""
+    """Percentiles of how long a user waits for an answer; None where the acceptance is known only
+    as tokens per cycle."""
     whole("--tokens", more_tokens, low=1)
     if prediction.gamma > 0 and prediction.acceptance is None:
         return None
@@ -143,11 +120,12 @@ def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> float | str:
+    """An entry of the breakdown for JSON: text, or one number of an array."""
     return str(value) if np.asarray(value).dtype.kind == "U" else float(value)
 
 
 def show(document: dict[str, Any]) -> None:
-    """The same, for a person."""
+    """Print the document for a person."""
 
     def ms(name: str) -> str:
         return f"{document[name] * 1e3:8.3f} ms"
@@ -158,9 +136,9 @@ def show(document: dict[str, Any]) -> None:
         f"{document['tokens_per_s']:.1f} tokens/s, bound by {document['bound']}"
     )
     shown = [row for row in document["breakdown"] if row["seconds"] > 0]
-    beside = document["step_s"] - sum(row["seconds"] for row in document["breakdown"])
-    if beside > 1e-9:
-        shown.append({"name": "host: sampling, scheduling", "seconds": beside, "bound": "overhead"})
+    host_s = document["step_s"] - sum(row["seconds"] for row in document["breakdown"])
+    if host_s > 1e-9:
+        shown.append({"name": "host: sampling, scheduling", "seconds": host_s, "bound": "overhead"})
     wide = max(len(row["name"]) for row in shown)
     for row in shown:
         took, share = row["seconds"] * 1e3, row["seconds"] / document["step_s"]
@@ -171,7 +149,7 @@ def show(document: dict[str, Any]) -> None:
         print(f"draft step    {ms('draft_step_s')}")
         rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
         print(f"verification  {ms('verify_step_s')} for {rows} per sequence")
-        print(f"overhead      {ms('overhead_s')} of the host, accepting and rolling back")
+        print(f"overhead      {ms('overhead_s')} of the host: accepting and rolling back")
         print(f"cycle         {ms('cycle_s')}, {tokens:.3f} tokens per cycle")
         print(
             f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "
@@ -185,15 +163,16 @@ def show(document: dict[str, Any]) -> None:
         if document["latency"] is not None:
             show_latency(document["latency"])
         if not document["lossless"]:
-            print("not lossless: the output law is not the target's")
+            print("not lossless: the output distribution is not the target's")
     for sentence in document["assumptions"]:
         print(f"- {sentence}")
 
 
 def show_latency(found: dict[str, Any]) -> None:
+    """Print the percentiles of the time per token."""
     each = found["time_per_token_s"]
     times = ", ".join(f"{1e3 * seconds:.3f} ({name})" for name, seconds in each.items())
     print(
         f"per token     {times} ms over answers of {found['more_tokens']} tokens; "
-        f"{found['zero_gap_share']:.0%} come at once with the one before"
+        f"{found['zero_gap_share']:.0%} of the tokens arrive together with the one before"
     )

@@ -7,17 +7,17 @@
 
 | read | for |
 |---|---|
-| `setting`, `presets` | what can be set, and the scenario it names; six that tell a story |
-| `panels/`, `canvas` | what is drawn, and how a move costs a few milliseconds |
+| `scenarios`, `presets` | what can be set, and its prediction; six scenarios that tell a story |
+| `panels/`, `figure_canvas` | what is drawn, and why a move takes only a few milliseconds |
 | `sentences`, `cards` | the same in words and in numbers |
-| `measured` | markers of what was run |
-| `controls`, `board` | widgets, and what follows when one moves |
-| `pieces`, `widget` | a picture with a few controls; all of it |
+| `measured` | markers of measured speedups |
+| `controls`, `live_view` | widgets, and what is redrawn when one moves |
+| `single_panel`, `widget` | one picture with a few controls; the whole explorer |
 | `sweeping` | any function of a scenario |
-| `copying`, `page` | code, flags and links to take along; the page that `specsim explore` opens |
+| `copying`, `page` | code, commands and links to copy; the page that `specsim explore` opens |
 
-Settings, presets and sweeps need NumPy alone; pictures need matplotlib and Pillow, and what is live
-needs ipywidgets.
+Scenarios, presets and sweeps need NumPy alone; pictures also need matplotlib and Pillow, and live
+widgets also ipywidgets.
 """
 
 from importlib import import_module
@@ -25,24 +25,30 @@ from typing import TYPE_CHECKING, Any
 
 from specsim.checks import SpecsimError
 from specsim.explorer.presets import PRESETS, Preset, preset
-from specsim.explorer.setting import Scenario, Setting, scenario_of
+from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario, predict_scenario
 from specsim.explorer.sweeping import Sweep, sweep
 
 if TYPE_CHECKING:
-    from specsim.explorer.pieces import Piece, roofline, speedup_map, speedup_vs_gamma, waterfall
+    from specsim.explorer.single_panel import (
+        SinglePanel,
+        roofline,
+        speedup_map,
+        speedup_vs_gamma,
+        waterfall,
+    )
     from specsim.explorer.widget import Explorer
 
 __all__ = [
     "PRESETS",
     "Explorer",
-    "Piece",
+    "ExplorerScenario",
+    "PredictedScenario",
     "Preset",
-    "Scenario",
-    "Setting",
+    "SinglePanel",
     "Sweep",
+    "predict_scenario",
     "preset",
     "roofline",
-    "scenario_of",
     "speedup_map",
     "speedup_vs_gamma",
     "sweep",
@@ -51,16 +57,16 @@ __all__ = [
 
 _LIVE = {
     "Explorer": "widget",
-    "Piece": "pieces",
-    "roofline": "pieces",
-    "speedup_map": "pieces",
-    "speedup_vs_gamma": "pieces",
-    "waterfall": "pieces",
+    "SinglePanel": "single_panel",
+    "roofline": "single_panel",
+    "speedup_map": "single_panel",
+    "speedup_vs_gamma": "single_panel",
+    "waterfall": "single_panel",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What is live, loaded when it is asked for. Raises SpecsimError where its extra is missing."""
+    """A live widget, imported when it is asked for. Raises SpecsimError without its extra."""
     if name not in _LIVE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

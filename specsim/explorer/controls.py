@@ -1,4 +1,4 @@
-"""One control for every value of a setting, of widgets that ipywidgets 7.7 and 8 have in common."""
+"""One control for every value of a scenario, from widgets that ipywidgets 7.7 and 8 share."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from specsim import catalog
 from specsim.checks import SpecsimError
-from specsim.explorer.setting import PLAIN, Setting
+from specsim.explorer.scenarios import PLAIN, ExplorerScenario
 from specsim.operators import PRECISIONS
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -18,15 +18,15 @@ CONTEXTS = (
 )  # fmt: skip
 GAMMAS = ("best", *range(17))
 DEVICES = (1, 2, 4, 8, 16)
-SLIDERS = ("batch", "context", "gamma", "alpha")  # what is dragged: axes stand still meanwhile
+SLIDERS = ("batch", "context", "gamma", "alpha")  # dragged: axes must not move meanwhile
 
 _WIDE = {"description_width": "8.5em"}
 
 
-def control(name: str, setting: Setting, engines: Sequence[str] = ()) -> widgets.Widget:
-    """The control of one value, set to that of `setting`. `engines` are calibration files to offer
-    besides the catalog's engines."""
-    value = getattr(setting, name)
+def control(name: str, scenario: ExplorerScenario, engines: Sequence[str] = ()) -> widgets.Widget:
+    """The control of one value of a scenario, set to it. `engines` are calibration files to offer
+    together with the catalog's engines."""
+    value = getattr(scenario, name)
     if name == "gamma":
         value = "best" if value is None else value
     made = _BUILDERS[name](value, engines)
@@ -37,7 +37,7 @@ def control(name: str, setting: Setting, engines: Sequence[str] = ()) -> widgets
 
 
 def read(name: str, made: widgets.Widget) -> Any:
-    """What the control says, as a setting holds it. Raises SpecsimError for text that is no
+    """The value of a control, as a scenario holds it. Raises SpecsimError for text that is not a
     survival vector."""
     if name == "gamma":
         return None if made.value == "best" else int(made.value)
@@ -46,9 +46,9 @@ def read(name: str, made: widgets.Widget) -> Any:
     return made.value
 
 
-def show(name: str, made: widgets.Widget, setting: Setting) -> None:
-    """Set a control to a setting's value, adding it to the choices if it is not one."""
-    value = getattr(setting, name)
+def show(name: str, made: widgets.Widget, scenario: ExplorerScenario) -> None:
+    """Set a control to a scenario's value, and add the value to the choices if it is not there."""
+    value = getattr(scenario, name)
     if name == "gamma":
         value = "best" if value is None else value
     if name == "survival":
@@ -61,18 +61,18 @@ def show(name: str, made: widgets.Widget, setting: Setting) -> None:
 
 
 def survival(text: str) -> tuple[float, ...]:
-    """`0.8, 0.6, 0.5` as a vector; empty text is none. Raises SpecsimError for other text."""
+    """`0.8, 0.6, 0.5` as a vector, empty text as none. Raises SpecsimError for other text."""
     parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
         raise SpecsimError(
-            f"a survival vector is numbers with commas between, such as 0.8, 0.6, 0.5; not {text!r}"
+            f"a survival vector is numbers separated by commas, such as 0.8, 0.6, 0.5; not {text!r}"
         ) from None
 
 
 def _with(options: list[Any], value: Any) -> list[Any]:
-    """The options with one more, where it belongs."""
+    """The options with one more, numbers in order."""
     label = f"{value:,}" if isinstance(value, int) else str(value)
     pairs = [o if isinstance(o, tuple) else (str(o), o) for o in options]
     numbers = [pair for pair in pairs if isinstance(pair[1], int | float)]

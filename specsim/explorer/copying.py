@@ -1,4 +1,4 @@
-"""A scenario to take along: as Python, as flags of `vllm serve`, as a link."""
+"""A scenario to take along: as Python, as a command, as flags of `vllm serve`, as a link."""
 
 import json
 import re
@@ -8,12 +8,18 @@ from urllib.parse import parse_qsl, urlencode
 
 from specsim import catalog
 from specsim.checks import SpecsimError
-from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer.presets import PRESETS, preset
-from specsim.explorer.setting import PLAIN, Scenario, Setting
+from specsim.explorer.scenarios import (
+    NAMES,
+    START,
+    ExplorerScenario,
+    PredictedScenario,
+    changed,
+)
 from specsim.planning import engine_settings, plan
+from specsim.scenario import Scenario
 
-# What vLLM calls a method, where it has it; the heads are checkpoints that a reader has to name.
+# vLLM's names of the methods that it has. The heads are checkpoints: the reader has to name one.
 VLLM_METHODS = {
     "draft-model": "draft_model",
     "n-gram": "ngram",
@@ -26,66 +32,76 @@ VLLM_METHODS = {
 }
 WITH_A_HEAD = ("medusa", "eagle", "eagle-3", "dflash")
 HEAD = "PATH-OF-THE-HEAD"
+OPTIONS = {"draft_tensor_parallel": "--draft-tp"}  # where an option has not the value's own name
 QUANTISED = {"fp8": ("--quantization", "fp8"), "fp16": ("--dtype", "half")}
-AS_LOADED = ("bf16", "fp16", "fp8")  # formats that a 16-bit checkpoint can be served in
+AS_LOADED = ("bf16", "fp16", "fp8")  # formats in which vLLM can serve a 16-bit checkpoint
 
 
-def as_code(setting: Setting) -> str:
-    """A program that computes what is shown."""
+def as_code(scenario: Scenario) -> str:
+    """A program that computes what is shown; of the values that are used."""
     lines = ["import specsim"]
-    if setting.calibrated:
-        lines[0] = "import specsim\nfrom specsim import calibration"
+    if scenario.calibrated:
+        lines.append("from specsim.evidence import calibration")
         lines.append(
-            f"system = calibration.load({setting.engine!r}).system"
-            f".with_precision({setting.precision!r})"
+            f"system = calibration.load({scenario.engine!r}).system"
+            f".with_precision({scenario.precision!r})"
         )
     else:
-        split = setting.tensor_parallel
+        split = scenario.tensor_parallel
         devices = "" if split == 1 else f", tensor_parallel={split}"
         lines.append(
-            f'system = specsim.system("{setting.accelerator}", engine="{setting.engine}", '
-            f'precision="{setting.precision}"{devices})'
+            f'system = specsim.system("{scenario.accelerator}", engine="{scenario.engine}", '
+            f'precision="{scenario.precision}"{devices})'
         )
-    lines.append(f'target = specsim.model("{setting.target}")')
-    place = f"batch={setting.batch}, context={setting.context}"
-    if setting.method == PLAIN:
+    lines.append(f'target = specsim.model("{scenario.target}")')
+    place = f"batch={scenario.batch}, context={scenario.context}"
+    if scenario.method is None:
         lines.append(f"prediction = specsim.predict(target, None, system, {place})")
         return "\n".join([*lines, "print(prediction.step_s, prediction.bound)"])
-    draft = f', specsim.model("{setting.draft}")' if setting.method in NEED_A_DRAFT else ""
-    lines.append(f'drafter = specsim.method("{setting.method}", target{draft})')
-    acceptance = f"alpha={setting.alpha:g}"
+    draft = f', specsim.model("{scenario.draft}")' if scenario.draft else ""
+    lines.append(f'drafter = specsim.method("{scenario.method}", target{draft})')
+    ((name, value),) = scenario.acceptance.items()
+    acceptance = f"{name}={list(value) if scenario.survival else format(value, 'g')}"
     gammas = "drafter.gammas"
-    if setting.survival:
-        acceptance = f"survival={list(setting.survival)}"
-        gammas = f"drafter.gammas_within({len(setting.survival)})"
-    gamma = gammas if setting.gamma is None else str(setting.gamma)
+    if scenario.survival:
+        gammas = f"drafter.gammas_within({len(scenario.survival)})"
+    gamma = gammas if scenario.gamma is None else str(scenario.gamma)
     lines.append(
         f"prediction = specsim.predict(target, drafter, system, gamma={gamma}, {acceptance}, "
         f"{place})"
     )
-    if setting.gamma is None:
+    if scenario.gamma is None:
         lines.append("best = prediction.best()")
         return "\n".join([*lines, "print(prediction.gamma[best], prediction.speedup[best])"])
     return "\n".join([*lines, "print(prediction.speedup)"])
 
 
-def as_vllm(scenario: Scenario) -> str:
-    """`vllm serve` with the speculation that the plan over batches asks for, or a sentence (as a
-    comment) on why there is no such command."""
-    setting = scenario.setting
-    name = VLLM_METHODS.get(setting.method)
-    words = ["vllm", "serve", hub_id(setting.target)]
-    words += ["--max-model-len", str(setting.context), "--max-num-seqs", str(setting.batch)]
-    if setting.tensor_parallel > 1:
-        words += ["--tensor-parallel-size", str(setting.tensor_parallel)]
-    words += QUANTISED.get(setting.precision, ())
+def as_command(scenario: Scenario) -> str:
+    """`specsim predict` with every option that differs from its default."""
+    words = ["specsim", "predict"]
+    for each in fields(Scenario):
+        value = getattr(scenario, each.name)
+        if value != each.default:
+            words += [OPTIONS.get(each.name) or "--" + each.name.replace("_", "-"), _written(value)]
+    return shlex.join(words)
+
+
+def as_vllm(shown: PredictedScenario) -> str:
+    """`vllm serve` with the speculation that the plan over batches asks for, or a comment that says
+    why there is no such command."""
+    scenario = shown.scenario
+    words = ["vllm", "serve", hub_id(scenario.target)]
+    words += ["--max-model-len", str(scenario.context), "--max-num-seqs", str(scenario.batch)]
+    if scenario.tensor_parallel > 1:
+        words += ["--tensor-parallel-size", str(scenario.tensor_parallel)]
+    words += QUANTISED.get(scenario.precision or "", ())
     notes = []
-    if setting.precision not in AS_LOADED:
-        notes.append(f"# {setting.precision}: serve a checkpoint that is stored so")
-    if setting.method != PLAIN and name is None:
-        notes.append(f"# vLLM has no method like {setting.method}; without it:")
-    elif scenario.drafter is not None:
-        speculation = speculative_config(scenario)
+    if scenario.precision not in AS_LOADED:
+        notes.append(f"# {scenario.precision}: serve a checkpoint that is stored so")
+    if scenario.method is not None and scenario.method not in VLLM_METHODS:
+        notes.append(f"# vLLM has no method like {scenario.method}; without it:")
+    elif scenario.method is not None:
+        speculation = speculative_config(shown, scenario.method)
         if speculation:
             words += ["--speculative-config", json.dumps(speculation)]
         else:
@@ -94,48 +110,43 @@ def as_vllm(scenario: Scenario) -> str:
 
 
 def hub_id(name: str) -> str:
-    """The hub's id of a model whose shape is from there, else its own name."""
+    """The hub's id of a model whose config is from the hub, else its own name."""
     row = catalog.load("models").get(name, {})
     found = re.match(r"([\w.-]+/[\w.-]+) config\.json", row.get("source", ""))
     return found[1] if found else name
 
 
-def speculative_config(scenario: Scenario) -> dict[str, object]:
-    """The JSON of --speculative-config; empty where nothing pays. A fixed gamma is taken as it is,
-    the best one for every batch up to the one that is set."""
-    setting, drafter = scenario.setting, scenario.drafter
+def speculative_config(shown: PredictedScenario, method: str) -> dict[str, object]:
+    """The JSON of --speculative-config: the gamma that is set, or the best one for every batch up
+    to the one that is set. Empty where speculation gains nothing."""
+    scenario, drafter = shown.scenario, shown.drafter
     assert drafter is not None
-    config: dict[str, object] = {"method": VLLM_METHODS[setting.method]}
-    if setting.method in NEED_A_DRAFT:
-        config["model"] = hub_id(setting.draft)
-    if setting.method in WITH_A_HEAD:
+    config: dict[str, object] = {"method": VLLM_METHODS[method]}
+    if scenario.draft is not None:
+        config["model"] = hub_id(scenario.draft)
+    if method in WITH_A_HEAD:
         config["model"] = HEAD
-    if setting.gamma is not None:
-        return config | {"num_speculative_tokens": setting.gamma} if setting.gamma else {}
-    batches = [2**power for power in range(10) if 2**power < setting.batch] + [setting.batch]
+    if scenario.gamma is not None:
+        return config | {"num_speculative_tokens": scenario.gamma} if scenario.gamma else {}
+    batches = [2**power for power in range(10) if 2**power < scenario.batch] + [scenario.batch]
     planned = plan(
-        scenario.target, drafter, scenario.system, batches=batches, gammas=scenario.gammas,
-        context=setting.context, **setting.acceptance,
+        shown.target, drafter, shown.system, batches=batches, gammas=shown.few_gammas,
+        context=scenario.context, **scenario.acceptance,
     )  # fmt: skip
     chosen = engine_settings(planned, "vllm", drafter)
     return config | chosen if chosen else {}
 
 
-def as_query(setting: Setting) -> str:
-    """The setting as what follows the ? of the page's address: a preset and what differs from it,
-    whichever is shortest."""
-    starts = [(each.key, each.setting) for each in PRESETS]
-    told = [({"preset": key} | _differences(setting, start)) for key, start in starts]
+def as_query(scenario: ExplorerScenario) -> str:
+    """The part of the page's address after the `?`: a preset and what differs from it, for the
+    preset that makes it shortest."""
+    told = [{"preset": each.key} | _differences(scenario, each.scenario) for each in PRESETS]
     return urlencode(min(told, key=len))
 
 
-def _differences(setting: Setting, start: Setting) -> dict[str, str]:
-    changes = {}
-    for each in fields(Setting):
-        value = getattr(setting, each.name)
-        if value != getattr(start, each.name):
-            changes[each.name] = _written(value)
-    return changes
+def _differences(scenario: ExplorerScenario, start: ExplorerScenario) -> dict[str, str]:
+    pairs = {name: (getattr(scenario, name), getattr(start, name)) for name in NAMES}
+    return {name: _written(value) for name, (value, other) in pairs.items() if value != other}
 
 
 def _written(value: object) -> str:
@@ -146,28 +157,21 @@ def _written(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def from_query(query: str) -> Setting:
-    """The setting of a link. Raises SpecsimError for a name or a value that there is not."""
+def from_query(query: str) -> ExplorerScenario:
+    """The scenario of a link. Raises SpecsimError for an unknown name and an unreadable value."""
     given = dict(parse_qsl(query.lstrip("?"), keep_blank_values=True))
-    start = preset(given.pop("preset")).setting if "preset" in given else Setting()
-    kinds = {each.name: each.type for each in fields(Setting)}
-    unknown = sorted(given.keys() - kinds.keys())
-    if unknown:
-        raise SpecsimError(f"there is no setting {unknown[0]!r}; there are: {', '.join(kinds)}")
-    values = {name: getattr(start, name) for name in kinds}
-    for name, text in given.items():
-        values[name] = _read(name, text, values[name])
-    return Setting(**values)
+    start = preset(given.pop("preset")).scenario if "preset" in given else START
+    changed(start, **given)  # refuses an unknown name
+    return changed(start, **{name: _read(name, text) for name, text in given.items()})
 
 
-def _read(name: str, text: str, example: object) -> object:
+def _read(name: str, text: str) -> object:
+    """The value that `text` spells; of the type that the first preset has."""
     try:
         if name == "gamma":
             return None if text == "best" else int(text)
         if name == "survival":
             return tuple(float(part) for part in text.split(",") if part)
-        if isinstance(example, int):
-            return int(text)
-        return float(text) if isinstance(example, float) else text
+        return type(getattr(START, name))(text)
     except ValueError:
         raise SpecsimError(f"{name} must be a number, not {text!r}") from None

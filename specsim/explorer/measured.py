@@ -1,4 +1,4 @@
-"""What was measured on real machines, as markers beside a prediction."""
+"""Measured speedups, as markers next to a prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 from specsim.catalog import slug
 from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Measurement, Point
-from specsim.explorer.setting import Scenario
+from specsim.explorer.scenarios import PredictedScenario
 
-NEAR = 1.25  # contexts apart by no more than this factor count as the same
+NEAR = 1.25  # contexts that differ by at most this factor count as the same
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """One measured speedup: what was run, and the spread of its cycles (10th to 90th per cent)."""
+    """One measured speedup: what was run, and its spread (10th to 90th percentile)."""
 
     device: str
     target: str
@@ -27,36 +27,36 @@ class Marker:
     low: float
     high: float
 
-    def is_of(self, scenario: Scenario) -> bool:
-        """Whether the scenario is what was run, on this machine."""
-        setting = scenario.setting
-        close = 1 / NEAR <= self.context / setting.context <= NEAR
-        same = (self.target, self.draft) == (scenario.target.name, setting.draft)
-        run = self.precision == setting.precision and self.batch == setting.batch
-        chain = setting.method == "draft-model"
-        return close and same and run and chain and self._ran_on(scenario)
+    def is_of(self, shown: PredictedScenario) -> bool:
+        """Whether the scenario is what was run, on this accelerator."""
+        scenario = shown.scenario
+        close = 1 / NEAR <= self.context / scenario.context <= NEAR
+        same = (self.target, self.draft) == (shown.target.name, scenario.draft)
+        run = self.precision == scenario.precision and self.batch == scenario.batch
+        chain = scenario.method == "draft-model"
+        return close and same and run and chain and self._ran_on(shown.system.accelerator.name)
 
-    def _ran_on(self, scenario: Scenario) -> bool:
-        """A device's own name ("NVIDIA H200") holds the first word of the catalog's ("h200-sxm"),
-        or is the name of what was calibrated."""
-        chip = scenario.system.accelerator.name
-        first = slug(chip).split("-")[0]
-        return first in slug(self.device).split("-") or slug(chip) == slug(self.device)
+    def _ran_on(self, accelerator: str) -> bool:
+        """Whether the device's own name ("NVIDIA H200") contains the first word of the catalog's
+        ("h200-sxm"), or is the name of the device that was calibrated."""
+        name, device = slug(accelerator), slug(self.device)
+        return name.split("-")[0] in device.split("-") or name == device
 
 
 @dataclass(frozen=True, slots=True)
 class Markers:
-    """All measured speedups that were found."""
+    """All measured speedups that were found in a folder."""
 
     all: tuple[Marker, ...]
 
-    def near(self, scenario: Scenario) -> list[Marker]:
-        return [marker for marker in self.all if marker.is_of(scenario)]
+    def near(self, shown: PredictedScenario) -> list[Marker]:
+        """Those of the scenario that is shown."""
+        return [marker for marker in self.all if marker.is_of(shown)]
 
 
 def markers_in(folder: str | Path | None) -> Markers:
-    """The markers of every measurement in a folder and below; none where there is no folder. A
-    file that is something else, or is damaged, is passed over."""
+    """The markers of every measurement in a folder and below; none where there is no folder. Other
+    files, and damaged ones, are ignored."""
     found: list[Marker] = []
     for path in sorted(Path(folder).rglob("*.json")) if folder is not None else ():
         try:
@@ -89,7 +89,7 @@ def marker_of(point: Point, device: str) -> Marker | None:
 
 
 def calibrations_in(folder: str | Path | None) -> Sequence[str]:
-    """The calibration files of a folder and below: engines to look through."""
+    """The calibration files of a folder and below, each of which can be an engine."""
     if folder is None:
         return []
     return [str(path) for path in sorted(Path(folder).rglob("*calibration*.json"))]

@@ -1,4 +1,4 @@
-"""The explorer as a page of its own: a notebook of one cell that Voila serves on this machine."""
+"""The explorer as a page: a notebook of one cell that Voila serves on this machine."""
 
 import html
 import json
@@ -15,9 +15,9 @@ from typing import Any
 
 from specsim.checks import SpecsimError
 
-HOST = "127.0.0.1"  # and no other: who reaches the page moves its controls, and may end its kernel
+HOST = "127.0.0.1"  # never another: whoever reaches the page can use it and end its kernel
 PATIENCE_S = 60.0
-# of JupyterLab's extensions the widgets alone; Voila has a manager for each of their generations
+# the only extensions of JupyterLab that are needed: the widgets, with Voila's manager for 7 and 8
 WIDGETS = (
     "@jupyter-widgets/jupyterlab-manager",
     "@voila-dashboards/widgets-manager7",
@@ -26,14 +26,14 @@ WIDGETS = (
 
 
 def give_token(handler: Any, **_: Any) -> None:
-    """Voila's hook before a page's kernel starts. Reading the token sets its cookie, which the
-    page sends along when it closes; without it Voila refuses to end the kernel."""
+    """Voila's hook before the kernel of a page starts. Reading the token sets a cookie, which the
+    page sends when it closes; without it Voila refuses to end the kernel."""
     handler.xsrf_token  # noqa: B018
 
 
-# Voila's own checks stand: the socket is for pages of this origin, a kernel takes messages of
-# widgets and no code, and what ends one needs the token. Its Host check is off unless asked for: it
-# keeps out a page elsewhere whose name was made to point here.
+# Voila's own checks stay on: only pages of this origin may open the socket, a kernel accepts widget
+# messages but no code, and ending a kernel needs the token. Its check of the Host header is off by
+# default; it keeps out a foreign page whose host name was made to point to this machine.
 GUARDED: dict[str, dict[str, Any]] = {
     "Voila": {"tornado_settings": {"allow_remote_access": False}},
     "VoilaConfiguration": {
@@ -44,9 +44,9 @@ GUARDED: dict[str, dict[str, Any]] = {
 
 
 def open_page(query: str = "", port: int | None = None, browser: bool = True) -> int:
-    """Serve the explorer until it is interrupted; says its address once it answers.
+    """Serve the explorer until it is interrupted; prints its address once it answers.
 
-    Arguments: `query`, the setting of a link to begin with; `port`, or None for a free one;
+    Arguments: `query`, the scenario to begin with, as in a link; `port`, or None for a free one;
     `browser`, whether to open one. Raises SpecsimError where Voila is not installed.
     """
     try:
@@ -58,7 +58,7 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
         ) from None
     chosen = port or free_port()
     found = [str(Path(__file__).parent), os.environ.get("JUPYTER_PATH", "")]
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, found))  # where the template lies
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, found))  # where the template is
     address = f"http://{HOST}:{chosen}/" + (f"?{query}" if query else "")
     with tempfile.TemporaryDirectory(prefix="specsim-explore-") as folder:
         path = Path(folder) / "specsim explorer.ipynb"
@@ -71,7 +71,7 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
 
 
 def options(port: int) -> list[str]:
-    """Voila's: on this machine alone, this template, these extensions."""
+    """Voila's options: only on this machine, with our template, with only these extensions."""
     return [
         f"--Voila.ip={HOST}",
         f"--port={port}",
@@ -80,7 +80,7 @@ def options(port: int) -> list[str]:
         "--template=specsim",
         *(f"--VoilaConfiguration.extension_allowlist={name}" for name in WIDGETS),
         "--Voila.log_level=ERROR",
-        # a kernel whose page went without a word goes; one whose page is open stays
+        # end a kernel whose page closed without notice; one whose page is open stays
         "--MappingKernelManager.cull_idle_timeout=120",
         "--MappingKernelManager.cull_interval=30",
         *(["--KernelManager.transport=ipc"] if os.name == "posix" else []),
@@ -88,7 +88,7 @@ def options(port: int) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A port of this machine that is not in use."""
     with socket.socket() as asked:
         asked.bind((HOST, 0))
         port: int = asked.getsockname()[1]
@@ -115,7 +115,7 @@ def _welcome(address: str, browser: bool) -> None:
 
 
 def notebook(measurements: Path) -> dict[str, Any]:
-    """One cell that shows the explorer; its setting comes from the page's own address."""
+    """A notebook of one cell; the page's address says which scenario the explorer shows."""
     source = (
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
         "from specsim.explorer import page\n"
@@ -137,7 +137,7 @@ def notebook(measurements: Path) -> dict[str, Any]:
 
 
 def show(measurements: str) -> None:
-    """What the page's cell does: display the explorer at the setting that its address names."""
+    """Display the explorer at the scenario that the page's address names: what the cell runs."""
     from IPython.display import display
 
     from specsim.explorer.copying import from_query
@@ -149,6 +149,6 @@ def show(measurements: str) -> None:
         start, problem = None, error
     made = Explorer(start, measurements=measurements, linked=True)
     if problem is not None:
-        words = html.escape(f"That link names no setting, so this is the first one: {problem}.")
+        words = html.escape(f"That link cannot be read, so this is the first preset: {problem}.")
         made.story.value = f'<p role="alert" class="specsim-note">{words}</p>'
     display(made)

@@ -1,4 +1,4 @@
-"""Any function of a scenario, along one setting or over two."""
+"""Any function of a scenario, along one axis or over several."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specsim.checks import Floats, SpecsimError
-from specsim.explorer.setting import NAMES, Scenario, Setting, changed, scenario_of
+from specsim.explorer.scenarios import (
+    NAMES,
+    ExplorerScenario,
+    PredictedScenario,
+    changed,
+    predict_scenario,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Function = Callable[[Scenario], float]
+Function = Callable[[PredictedScenario], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """A function's values over the outer product of its axes.
 
-    `values` is shaped as the axes are long, in their order; where a combination names no scenario
+    The shape of `values` is the lengths of the axes, in their order. Where nothing can be predicted
     it holds NaN, and `problems` says why, by the values of the axes.
     """
 
@@ -40,8 +46,9 @@ class Sweep:
     def figure(self, name: str = "value", *, unit_line: bool = False) -> "Figure":
         """A curve along the first axis for every value of the second, if there is one.
 
-        `name` is what the values are, with their unit; `unit_line` draws plain decoding's 1. Needs
-        matplotlib. Raises SpecsimError for more than two axes, or a first one of names.
+        `name` says what the values are, with their unit; `unit_line` draws a line at 1, which is
+        plain decoding. Needs matplotlib. Raises SpecsimError for more than two axes, and for a
+        first axis that does not hold numbers.
         """
         from specsim.figures import Curve, curves, subplots
 
@@ -49,7 +56,7 @@ class Sweep:
         x = self.axes[along]
         if len(others) > 1 or not all(isinstance(value, int | float) for value in x):
             raise SpecsimError(
-                "a figure is of numbers along the first axis, and of one other axis at most; "
+                "a figure needs numbers along the first axis, and at most one other axis; "
                 f"this sweep is over {', '.join(self.axes)}"
             )
         lines = [Curve(name, x, self.values)]
@@ -66,19 +73,19 @@ class Sweep:
 def sweep(
     function: Function,
     axes: Mapping[str, Sequence[Any]],
-    setting: Setting | None = None,
+    scenario: ExplorerScenario | None = None,
     **changes: Any,
 ) -> Sweep:
     """`function` of the scenario at every combination of the axes' values.
 
         sweep(lambda s: s.speedup, {"accelerator": ["a100-sxm-80gb", "b200"], "batch": [1, 8, 64]})
 
-    Axes are named as the fields of `Setting`, and every other value is that of `setting` with its
-    `changes`. Where nothing but batch, context, gamma or alpha varies and the function is the
-    speedup, `specsim.planning.sweep` does the same a thousand times faster. Raises SpecsimError for
-    an axis that is not a setting.
+    Axes have the names of an `ExplorerScenario`; every other value is that of `scenario` with its
+    `changes`. Where only batch, context, gamma or alpha vary and the function is the speedup,
+    `specsim.planning.sweep` does the same a thousand times faster. Raises SpecsimError for an
+    unknown axis.
     """
-    start = changed(setting, **changes)
+    start = changed(scenario, **changes)
     unknown = [name for name in axes if name not in NAMES]
     if unknown or not axes:
         said = f"no setting is called {unknown[0]!r}" if unknown else "a sweep needs an axis"
@@ -88,7 +95,7 @@ def sweep(
     for place in product(*along.values()):
         here = changed(start, **dict(zip(along, place, strict=True)))
         try:
-            values.append(float(function(scenario_of(here))))
+            values.append(float(function(predict_scenario(here))))
         except SpecsimError as problem:
             values.append(np.nan)
             problems[place] = str(problem)

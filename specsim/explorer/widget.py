@@ -1,4 +1,4 @@
-"""The explorer: every control, four panels, cards, presets, and what to take along."""
+"""The explorer: every control, four panels, cards, presets, and texts to copy."""
 
 import html
 from collections.abc import Callable
@@ -9,52 +9,56 @@ import ipywidgets as widgets
 
 from specsim.checks import SpecsimError
 from specsim.explorer import copying
-from specsim.explorer.board import STYLE_SHEET, Board
-from specsim.explorer.cards import as_html, cards
+from specsim.explorer.cards import as_html, cards_of
 from specsim.explorer.controls import SLIDERS
+from specsim.explorer.live_view import STYLE_SHEET, LiveView
 from specsim.explorer.measured import markers_in
-from specsim.explorer.panels import Roofline, SpeedupMap, SpeedupVsGamma, Waterfall
+from specsim.explorer.panels import (
+    RooflinePanel,
+    SpeedupMapPanel,
+    SpeedupVsGammaPanel,
+    WaterfallPanel,
+)
 from specsim.explorer.panels.speedup_map import DRAGGING
 from specsim.explorer.presets import PRESETS, Preset
-from specsim.explorer.presets import preset as preset_named
+from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario
 from specsim.explorer.sentences import about_temperature
-from specsim.explorer.setting import Scenario, Setting, changed
+from specsim.explorer.single_panel import starting_at
 
 CHOICES = (
     "target", "method", "draft", "accelerator", "engine", "precision", "tensor_parallel",
     "survival", "temperature", "price_per_hour",
 )  # fmt: skip
-# Beside the text, without a widget of its own: a button that copies what stands behind it.
+# a plain HTML button next to a text, which copies the text: no widget is needed
 COPY = (
     "navigator.clipboard.writeText(this.parentNode.querySelector('code').textContent)"
     ".then(()=>{this.textContent='copied'},()=>{this.textContent='select and copy'})"
 )
 
 
-class Explorer(Board):
-    """Speculative decoding under your fingers: `Explorer()`, `Explorer(preset="moe")`,
+class Explorer(LiveView):
+    """Every control, and the predictions that follow them: `Explorer()`, `Explorer(preset="moe")`,
     `Explorer(target="qwen3-8b", batch=8)`.
 
-    Arguments: a `setting` or the name of a `preset` to start from, and `changes` to it by name;
+    Arguments: a `scenario` or the name of a `preset` to start from, and `changes` to it by name;
     `measurements`, a folder whose measured points are marked and whose calibrations are offered as
-    engines (None, or one that is not there, is no matter); `linked`, whether the address bar is
-    this explorer's own. `show(setting)` sets everything at once.
+    engines (it may be None, or absent); `linked`, whether this explorer has a page of its own, so
+    that the page's address can be a link to the scenario. `show(scenario)` sets everything at once.
     """
 
     def __init__(
         self,
-        setting: Setting | None = None,
+        scenario: ExplorerScenario | None = None,
         *,
         preset: str | None = None,
         measurements: str | Path | None = "measurements",
         linked: bool = False,
         **changes: Any,
     ) -> None:
-        start = changed(preset_named(preset).setting if preset else setting, **changes)
         self.linked = linked
-        if linked:  # the page's own live region is around the sentence, and outlives it
+        if linked:  # the page has a live region of its own, around the sentence
             self.live = ""
-        self.map = SpeedupMap()
+        self.map = SpeedupMapPanel()
         self.story, self.note, self.cards, self.copy = (widgets.HTML() for _ in range(4))
         self.over = widgets.ToggleButtons(
             options=[("batch × context", "context"), ("batch × γ", "gamma")],
@@ -63,9 +67,9 @@ class Explorer(Board):
         self.over.observe(self._change_map, names="value")
         self.presets = {each.key: self._button(each) for each in PRESETS}
         super().__init__(
-            start,
-            urgent=(Roofline(), SpeedupVsGamma(markers_in(measurements))),
-            other=(self.map, Waterfall()),
+            starting_at(scenario, preset, changes),
+            urgent=(RooflinePanel(), SpeedupVsGammaPanel(markers_in(measurements))),
+            other=(self.map, WaterfallPanel()),
             controls=(*SLIDERS, *CHOICES),
             folder=measurements,
         )
@@ -89,27 +93,34 @@ class Explorer(Board):
         super().redraw(freeze)
         self.story.value = self._story()
 
-    def tell(self, scenario: Scenario) -> None:
-        self.cards.value = as_html(cards(scenario))
-        words = about_temperature(scenario.setting, scenario.drafter)
-        self.note.value = f'<p class="specsim-note">{html.escape(words)}</p>'
+    def tell(self, shown: PredictedScenario) -> None:
+        self.cards.value = as_html(cards_of(shown))
+        words = html.escape(about_temperature(shown))
+        self.note.value = f'<p class="specsim-note">{words}</p>'
 
-    def tell_at_rest(self, scenario: Scenario) -> None:
-        self.copy.value = self._to_take_along(scenario)
+    def tell_at_rest(self, shown: PredictedScenario) -> None:
+        query = html.escape(copying.as_query(self.scenario))
+        link = f'<p class="specsim-note">Link: <a href="?{query}">?{query}</a></p>'
+        self.copy.value = (
+            copiable("Python", copying.as_code(shown.scenario))
+            + copiable("command", copying.as_command(shown.scenario))
+            + copiable("vLLM", copying.as_vllm(shown))
+            + (link if self.linked else "")
+        )
 
     def refuse(self, problem: SpecsimError) -> None:
         super().refuse(problem)
         self.cards.value = self.copy.value = ""
 
     def _story(self) -> str:
-        """What the preset is about, while its setting is shown."""
+        """What the preset is about, while its scenario is shown."""
         told = next((p for p in PRESETS if self._shows(p)), None)
         if told is None:
             return '<p class="specsim-note">Choose a story, or set anything yourself.</p>'
         return f'<p class="specsim-note"><b>{told.name}.</b> {html.escape(told.story)}</p>'
 
     def _shows(self, told: Preset) -> bool:
-        return self.scenario is not None and self.scenario.setting == told.setting
+        return self.shown is not None and self.scenario == told.scenario
 
     def _button(self, told: Preset) -> widgets.Button:
         made = widgets.Button(description=told.name, tooltip=told.story)
@@ -119,21 +130,11 @@ class Explorer(Board):
         return made
 
     def _tell(self, told: Preset) -> Callable[[Any], None]:
-        return lambda _: self.show(told.setting)
+        return lambda _: self.show(told.scenario)
 
     def _change_map(self, change: Any) -> None:
         self.map.over, self.map.detail = change["new"], DRAGGING
         self.redraw()
-
-    def _to_take_along(self, scenario: Scenario) -> str:
-        setting = scenario.setting
-        query = html.escape(copying.as_query(setting))
-        link = f'<p class="specsim-note">Link: <a href="?{query}">?{query}</a></p>'
-        return (
-            copiable("Python", copying.as_code(setting))
-            + copiable("vLLM", copying.as_vllm(scenario))
-            + (link if self.linked else "")
-        )
 
 
 def copiable(title: str, text: str) -> str:

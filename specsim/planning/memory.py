@@ -152,16 +152,17 @@ def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:
     return low
 
 
-def shortage(target: Architecture, system: System, **scenario: object) -> str | None:
+def shortage(
+    found: Footprint, target: Architecture, system: System, **scenario: object
+) -> str | None:
     """A sentence on what does not fit, by how much, and what would help; None where it fits.
 
-    Arguments: those of `footprint`, each a single number.
+    `found` is the footprint of the other arguments, each a single number.
     """
-    found = footprint(target, system, **scenario)  # type: ignore[arg-type]
-    ways = remedies(target, system, **scenario)
-    if found.fits:
+    if np.all(found.fits):
         return None
     assert found.capacity_bytes is not None
+    ways = remedies(target, system, **scenario)
     held = {
         "weights": found.weight_bytes,
         "KV cache": found.kv_bytes,

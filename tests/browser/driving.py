@@ -45,7 +45,7 @@ def missing() -> str | None:
 def served() -> Iterator[str]:
     """`specsim explore`, as a person starts it; yields the address that it says."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "specsim.cli", "explore", "--no-browser"]
+    command = [sys.executable, "-m", "specsim", "explore", "--no-browser"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
     )

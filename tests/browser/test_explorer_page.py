@@ -48,7 +48,7 @@ def opened(window: Any, address: str) -> Any:
 
 @pytest.fixture
 def page(opened: Any) -> Iterator[Any]:
-    """The page at its first setting, wide; no test may leave an error on its console."""
+    """The page at its first scenario, wide; no test may leave an error on its console."""
     driving.resize(opened, *WIDE)
     press(opened, PRESETS[0].key)
     driving.settle(opened)
@@ -117,7 +117,7 @@ def test_every_preset_tells_its_story(page: Any, told: Any) -> None:
     said = driving.sentence(page)
     press(page, told.key)
     driving.until(lambda: driving.sentence(page) != said)
-    assert told.setting.target in driving.sentence(page)
+    assert told.scenario.target in driving.sentence(page)
     link = f"preset={told.key}"
     driving.until(lambda: driving.text(page, ".specsim-take a") == f"?{link}")
     keep(page, f"preset-{told.key}")
@@ -206,7 +206,7 @@ def test_latencies_are_kept(page: Any) -> None:
     (OUT / "latencies_ms.json").write_text(json.dumps([round(each, 1) for each in found]))
 
 
-def test_a_link_opens_its_setting(window: Any, address: str) -> None:
+def test_a_link_opens_its_scenario(window: Any, address: str) -> None:
     driving.visit(window, address + "?preset=moe&batch=16")
     assert "qwen3-30b-a3b" in driving.sentence(window)
     assert "16 sequences" in driving.sentence(window)

@@ -31,8 +31,8 @@ def test_everything_in_the_grid_is_timed(probes):
     assert len(probes.products) == len(SMALL.matrices) * len(SMALL.rows)
     assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * len(SMALL.widths)
     arms = len(SMALL.pairs) * len(SMALL.batches) * len(SMALL.prompts)
-    assert len(probes.laps["eager"]) == arms * sum(2 + (gamma > 0) for gamma in SMALL.gammas)
-    seconds = [p.seconds for p in (*probes.products, *probes.caches, *probes.laps["eager"])]
+    assert len(probes.stages["eager"]) == arms * sum(2 + (gamma > 0) for gamma in SMALL.gammas)
+    seconds = [p.seconds for p in (*probes.products, *probes.caches, *probes.stages["eager"])]
     assert min(seconds) > 0
     assert min(probes.small.values()) > 0
     assert {"tiny_kernel", "tiny_kernel_eager", "host_round_trip"} <= probes.small.keys()

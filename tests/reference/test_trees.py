@@ -61,7 +61,9 @@ def test_the_best_tree_of_the_model_is_taken_as_it_is() -> None:
     best = best_tree((0.6, 0.15, 0.08, 0.05, 0.03), nodes=16)
     tree = Tree.of_parents(best.parents[1:])
     assert tree.nodes == 15
-    assert [len(level) for level in tree.levels] == best.widths.tolist()
+    assert [len(level) for level in tree.levels] == torch.bincount(
+        torch.as_tensor(best.depths)
+    ).tolist()
     assert tree.fanout == best.ranks.max() + 1
 
 

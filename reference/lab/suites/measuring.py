@@ -20,8 +20,8 @@ from reference.lab.suites.models import Models
 from reference.lab.suites.pairs import text_trace
 from reference.lab.suites.points import PlannedPoint
 from reference.statistics import Statistics
-from specsim.acceptance import TextTrace
-from specsim.evidence.measurement import Point, Scenario, Timing
+from specsim.acceptance import Z80_SHORT, TextTrace
+from specsim.evidence.measurement import MeasuredRun, Point, Timing
 
 ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is a result
 
@@ -106,7 +106,7 @@ class Measurer:
                 2 * effort.calibration_tokens, point.temperature, seed=2000,
             ).statistics  # fmt: skip
             assert run.survival is not None
-            spread = 1.28 * (run.tokens_per_cycle_error or 0.0) / (run.tokens_per_cycle or 1.0)
+            spread = Z80_SHORT * (run.tokens_per_cycle_error or 0.0) / (run.tokens_per_cycle or 1.0)
             return run.survival, spread
         key = (*point.pair, point.method, point.temperature, point.context)
         if key not in self._traces:
@@ -143,7 +143,7 @@ def throughput(point: PlannedPoint, total: Statistics) -> float | None:
     return point.batch * total.tokens_per_cycle / total.cycle_s
 
 
-def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int) -> Scenario:
+def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int) -> MeasuredRun:
     target, draft = models.target.architecture, models.draft
     if point.method == "early-exit":
         shape = target.first_layers(point.draft_layers)
@@ -156,7 +156,7 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
         lengths = [len(text) for text in models.texts["timed"]]
         length = sum(lengths) / len(lengths)
     context = round(length + written / 2)
-    return Scenario(
+    return MeasuredRun(
         target=target,
         draft=shape,
         precision=point.precision,

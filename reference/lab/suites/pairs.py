@@ -20,7 +20,7 @@ from reference.machine import PRECISION_OF
 from reference.sampling import Sampling
 from reference.statistics import Statistics
 from reference.transformer import Transformer
-from specsim.evidence.measurement import Point, Scenario, Timing
+from specsim.evidence.measurement import MeasuredRun, Point, Timing
 
 
 def measure_pair(
@@ -77,7 +77,7 @@ def measure_pair(
     drifted = statistics.median(laps) / calibration_lap if laps and calibration_lap else None
     return [
         Point(
-            scenario=Scenario(
+            scenario=MeasuredRun(
                 target=target.architecture,
                 draft=draft.architecture if gamma else None,
                 precision=target.precision or PRECISION_OF[target.dtype],

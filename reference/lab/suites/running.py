@@ -251,6 +251,5 @@ def described(point: Point) -> str:
     verify = point.verify_step_s.median * 1e3
     if point.scenario.method == "given":
         return f"{verify:.3f} ms for {point.scenario.gamma + 1} rows, {step:.3f} ms for one"
-    tokens = point.tokens_per_cycle or 1.0
-    gain = tokens * point.step_s.median / point.cycle_s.median
-    return f"{tokens:.2f} tokens per cycle, {gain:.2f}x"
+    assert point.speedup is not None
+    return f"{point.tokens_per_cycle:.2f} tokens per cycle, {point.speedup.median:.2f}x"

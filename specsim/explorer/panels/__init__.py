@@ -1,19 +1,19 @@
-"""What can be looked at: each panel is what stands still, what moves, and how it moves.
+"""The panels: each draws its axes once, and moves a few artists for each scenario.
 
 | panel | question |
 |---|---|
-| `Roofline` | where do a plain step, a draft and a verification stand between bytes and FLOPs? |
-| `SpeedupVsGamma` | how many drafts are best, and how sure is that? |
-| `SpeedupMap` | where does it pay, over batch and context or batch and gamma? |
-| `Waterfall` | where did the ideal gamma + 1 go? |
+| `RooflinePanel` | do bytes or FLOPs limit a plain step, the drafting and a verification? |
+| `SpeedupVsGammaPanel` | how many drafts are best, and how sure is that? |
+| `SpeedupMapPanel` | where is it faster, over batch and context or batch and gamma? |
+| `WaterfallPanel` | what reduces the ideal gamma + 1? |
 
-A function of a scenario that none of them shows is for `explorer.sweep`.
+For any other function of a scenario there is `explorer.sweep`.
 """
 
 from specsim.explorer.panels.protocol import Panel
-from specsim.explorer.panels.roofline import Roofline
-from specsim.explorer.panels.speedup_map import SpeedupMap
-from specsim.explorer.panels.speedup_vs_gamma import SpeedupVsGamma
-from specsim.explorer.panels.waterfall import Waterfall
+from specsim.explorer.panels.roofline import RooflinePanel
+from specsim.explorer.panels.speedup_map import SpeedupMapPanel
+from specsim.explorer.panels.speedup_vs_gamma import SpeedupVsGammaPanel
+from specsim.explorer.panels.waterfall import WaterfallPanel
 
-__all__ = ["Panel", "Roofline", "SpeedupMap", "SpeedupVsGamma", "Waterfall"]
+__all__ = ["Panel", "RooflinePanel", "SpeedupMapPanel", "SpeedupVsGammaPanel", "WaterfallPanel"]

@@ -1,4 +1,4 @@
-"""Where passes stand between bytes and FLOPs."""
+"""Where the passes of a cycle lie on the roofline: limited by bytes or by arithmetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,58 +10,56 @@ from matplotlib.ticker import FuncFormatter
 
 from specsim.cost import ModelPass
 from specsim.explorer.panels.protocol import axes_of
-from specsim.explorer.setting import Scenario
+from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
 from specsim.operators import ForwardWork, Workload
 
 INTENSITIES = (0.3, 10_000.0)  # FLOP per byte, the width of the frame
-ROOM = 3.0  # how far the frame reaches beyond the roof, and below the lowest point
+MARGIN = 3.0  # how far the frame reaches above the roof, and below the lowest point
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class RooflinePoint:
     """One pass: FLOP per byte, and the FLOP/s that it attains on one device."""
 
     intensity: float
     flops_per_s: float
 
 
-def points(scenario: Scenario) -> dict[str, Point]:
-    """The passes of a cycle by name: "plain", and where there is drafting "draft" (all of a cycle's
-    together) and "verify".
+def points(shown: PredictedScenario) -> dict[str, RooflinePoint]:
+    """The passes of a cycle by name: "plain", and where there is drafting "draft" (all drafting of
+    a cycle together) and "verify".
 
-    Bytes are of weights and cache, FLOPs and bytes of one device; the seconds are those of the pass
-    under the engine, so the distance to the roof is what software leaves.
+    FLOPs and bytes (of weights and cache) are those of one device. The seconds include what the
+    engine loses, so the distance to the roof shows the loss in software.
     """
-    over, setting = scenario.over, scenario.setting
-    # a plain step and, where anything is drafted, a verification: two widths of one pass
-    rows = np.array([1.0, scenario.gamma + 1.0])
-    priced = ModelPass(
-        scenario.target, scenario.system, Workload(setting.batch, rows, setting.context)
-    )
-    plain_s = scenario.of("step_s") - float(over.plain_overhead_s)
-    seconds = np.array([plain_s, scenario.of("verify_step_s")])
-    both = _points(priced.work, seconds)
+    scenario = shown.scenario
+    # a plain step and a verification are one pass at two widths
+    rows = np.array([1.0, shown.gamma + 1.0])
+    asked = Workload(scenario.batch, rows, scenario.context)
+    plain_s = shown.of("step_s") - float(shown.over.plain_overhead_s)
+    seconds = np.array([plain_s, shown.of("verify_step_s")])
+    both = _points(ModelPass(shown.target, shown.system, asked).work, seconds)
     found = {"plain": both[0]}
-    if scenario.drafter is None or scenario.gamma == 0:
+    if shown.drafter is None or shown.gamma == 0:
         return found
-    drafting = scenario.predict().drafting
+    drafting = shown.predict(gamma=shown.gamma).drafting
     passes = [entry for _, entry in drafting.entries if isinstance(entry, ModelPass)]
-    if passes:  # all drafting of a cycle together; a lookup moves nothing
+    if passes:  # a lookup moves nothing
         flops, moved = float(np.ravel(drafting.flops)[0]), float(np.ravel(drafting.bytes_moved)[0])
         took_s = float(np.ravel(drafting.seconds)[0]) * passes[0].system.tensor_parallel
-        found["draft"] = Point(flops / moved, flops / took_s)
+        found["draft"] = RooflinePoint(flops / moved, flops / took_s)
     return found | {"verify": both[-1]}
 
 
-def _points(work: ForwardWork, seconds: np.ndarray) -> list[Point]:
+def _points(work: ForwardWork, seconds: np.ndarray) -> list[RooflinePoint]:
     flops, moved = np.broadcast_arrays(work.flops, work.weight_bytes + work.kv_bytes)
     flops, moved = np.atleast_1d(flops), np.atleast_1d(moved)
     rows = zip(flops, moved, seconds, strict=True)
-    return [Point(float(f / b), float(f / s)) for f, b, s in rows]
+    return [RooflinePoint(float(f / b), float(f / s)) for f, b, s in rows]
 
 
-class Roofline:
+class RooflinePanel:
     """Attained FLOP/s against arithmetic intensity, below the roof of one device."""
 
     title = "Roofline: bytes or arithmetic?"
@@ -69,17 +67,17 @@ class Roofline:
     def __init__(self) -> None:
         self.moving: Sequence[Artist] = ()
 
-    def freeze(self, figure: Figure, scenario: Scenario) -> None:
+    def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
         axes = self.axes = axes_of(figure, self.title, left=0.16)
-        chip = scenario.system.accelerator
-        rate = chip.rate(scenario.system.precision.math)
+        chip = shown.system.accelerator
+        rate = chip.rate(shown.system.precision.math)
         bandwidth = float(chip.bandwidth_bytes_per_s)
         x = np.geomspace(*INTENSITIES, 200)
         roof = np.minimum(rate, bandwidth * x)
-        at = points(scenario)
+        at = points(shown)
         lowest = min(point.flops_per_s for point in at.values())
         axes.set(xscale="log", yscale="log", xlim=INTENSITIES)
-        axes.set_ylim(min(lowest / ROOM, roof[0]), ROOM * roof[-1])
+        axes.set_ylim(min(lowest / MARGIN, roof[0]), MARGIN * roof[-1])
         axes.set_xlabel("arithmetic intensity (FLOP per byte)")
         axes.set_ylabel("attained FLOP/s of one device")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
@@ -88,7 +86,7 @@ class Roofline:
             ridge = rate / bandwidth
             axes.axvline(ridge, color=COLOURS["overhead"], linewidth=0.8, linestyle=":")
             axes.annotate(
-                f"ridge {ridge:.0f}", (ridge, ROOM * roof[-1]), (4, -2), color="#555555",
+                f"ridge {ridge:.0f}", (ridge, MARGIN * roof[-1]), (4, -2), color="#555555",
                 textcoords="offset points", ha="left", va="top", fontsize="small",
             )  # fmt: skip
         axes.annotate(
@@ -107,13 +105,13 @@ class Roofline:
             )  # fmt: skip
         self.moving = (self.widening, *self.markers.values(), *self.labels.values())
 
-    def move(self, scenario: Scenario) -> None:
-        at = points(scenario)
+    def move(self, shown: PredictedScenario) -> None:
+        at = points(shown)
         for name, marker in self.markers.items():
-            shown = name in at
-            marker.set_visible(shown)
-            self.labels[name].set_visible(shown)
-            if shown:
+            visible = name in at
+            marker.set_visible(visible)
+            self.labels[name].set_visible(visible)
+            if visible:
                 where = (at[name].intensity, at[name].flops_per_s)
                 marker.set_data([where[0]], [where[1]])
                 self.labels[name].xy = where
@@ -124,9 +122,9 @@ class Roofline:
                 [end.intensity for end in ends], [end.flops_per_s for end in ends]
             )
 
-    def holds(self, scenario: Scenario) -> bool:
+    def holds(self, shown: PredictedScenario) -> bool:
         low, high = self.axes.get_ylim()
-        return all(low < point.flops_per_s < high for point in points(scenario).values())
+        return all(low < point.flops_per_s < high for point in points(shown).values())
 
 
 def si(value: float) -> str:

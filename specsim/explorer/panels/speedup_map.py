@@ -1,4 +1,4 @@
-"""Where speculation pays: a map with its coast, the 1.0x line."""
+"""Where speculation is faster than plain decoding: a map with the 1.0x line."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from specsim.acceptance import PerPosition
 from specsim.explorer.panels.protocol import axes_of
-from specsim.explorer.setting import Scenario
+from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
 from specsim.figures.maps import GAIN
 from specsim.figures.style import plain_number
@@ -21,16 +21,15 @@ from specsim.planning import sweep
 
 BATCHES = (1, 512)
 CONTEXTS = (256, 262_144)
-OVER = ("context", "gamma")  # what stands against the batch
 DRAGGING, RESTING = 24, 64  # cells along each axis while a slider moves, and when it rests
 MOST = 4.0  # colours are full at this speedup and at its inverse
 
 
-class SpeedupMap:
+class SpeedupMapPanel:
     """Speedup over batch and context (each at the gamma shown, or its best), or batch and gamma.
 
-    `detail` is the least number of cells along an axis. What moves the marker alone, or is known in
-    finer cells already, is not computed anew.
+    `detail` is the least number of cells along an axis. The map is not computed again where only
+    the marker moves, or where a finer one is known.
     """
 
     def __init__(self, over: str = "context") -> None:
@@ -44,10 +43,10 @@ class SpeedupMap:
     def title(self) -> str:
         return f"Speedup over batch × {'context' if self.over == 'context' else 'γ'}"
 
-    def freeze(self, figure: Figure, scenario: Scenario) -> None:
+    def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
         axes = self.axes = axes_of(figure, self.title, left=0.13, right=0.86)
-        self.frozen_for = (self.over, int(scenario.over.gamma[-1]))
-        limits = self._limits(scenario)
+        self.frozen_for = (self.over, int(shown.over.gamma[-1]))
+        limits = self._limits(shown)
         axes.set(xlim=limits[0], ylim=limits[1], xlabel="batch (sequences)")
         axes.grid(False)
         axes.xaxis.set_major_locator(FixedLocator(range(10)))
@@ -80,76 +79,77 @@ class SpeedupMap:
         )  # fmt: skip
         self.moving = (self.image, self.coast, self.memory, self.here, self.note)
 
-    def move(self, scenario: Scenario) -> None:
-        if scenario.drafter is None:
+    def move(self, shown: PredictedScenario) -> None:
+        if shown.drafter is None:
             self.image.set_data(np.zeros((1, 1)))
             self.coast.set_segments([])
             self.memory.set_segments([])
             self.note.set_text("nothing is drafted")
         else:
-            grid = self.grid(scenario)
+            grid = self.grid(shown)
             logs = np.log2(grid.speedup)
             self.image.set_data(logs)
             columns, lines = (_edges(values) for values in self._drawn(grid))
             self.image.set_extent((*columns, *lines))
             self.coast.set_segments(self._contour(grid, logs))
-            self.memory.set_segments(self._full(scenario, grid))
+            self.memory.set_segments(self._full(shown, grid))
             full = "   - - memory is full" if self.memory.get_paths() else ""
             self.note.set_text(f"── 1.0×{full}" if self.coast.get_paths() else full.strip())
-        setting = scenario.setting
-        y = np.log2(setting.context) if self.over == "context" else scenario.gamma
-        limits = self._limits(scenario)
-        self.here.set_data([np.clip(np.log2(setting.batch), *limits[0])], [np.clip(y, *limits[1])])
+        scenario = shown.scenario
+        y = np.log2(scenario.context) if self.over == "context" else shown.gamma
+        limits = self._limits(shown)
+        self.here.set_data([np.clip(np.log2(scenario.batch), *limits[0])], [np.clip(y, *limits[1])])
 
-    def grid(self, scenario: Scenario) -> sweep.SpeedupMap:
-        """The map itself; computed again only where something but its own axes moved."""
+    def grid(self, shown: PredictedScenario) -> sweep.SpeedupMap:
+        """The map itself; computed again only where something other than its axes has moved."""
         moved: dict[str, Any] = {"batch": 1, "temperature": 0.0, "price_per_hour": 0.0}
         moved |= {"context": 1} if self.over == "context" else {"gamma": None}
-        what = (self.over, replace(scenario.setting, **moved))
+        what = (self.over, replace(shown.scenario, **moved))
         known = self._known
         if known is None or known[0] != what or known[1] < self.detail:
-            self._known = known = (what, self.detail, self._compute(scenario))
+            self._known = known = (what, self.detail, self._compute(shown))
             self.computed += 1
         return known[2]
 
-    def _compute(self, scenario: Scenario) -> sweep.SpeedupMap:
-        setting, detail = scenario.setting, self.detail
-        fixed = dict(setting.acceptance)
-        law = None
+    def _compute(self, shown: PredictedScenario) -> sweep.SpeedupMap:
+        scenario, detail = shown.scenario, self.detail
+        fixed = dict(scenario.acceptance)
+        acceptance = None
         if "survival" in fixed:
-            law = PerPosition(fixed.pop("survival"))
-        gammas = scenario.gammas
+            acceptance = PerPosition(fixed.pop("survival"))
+        gammas = shown.few_gammas
         against: Any = np.geomspace(*CONTEXTS, detail)
         if self.over == "gamma":
-            against, fixed["context"] = scenario.over.gamma, setting.context
-        elif setting.gamma is not None:
-            fixed["gamma"] = setting.gamma
-        assert scenario.drafter is not None
+            against, fixed["context"] = shown.over.gamma, scenario.context
+        elif scenario.gamma is not None:
+            fixed["gamma"] = scenario.gamma
+        assert shown.drafter is not None
         return sweep.speedup_map(
-            scenario.target, scenario.drafter, scenario.system, gammas=gammas, acceptance=law,
+            shown.target, shown.drafter, shown.system, gammas=gammas, acceptance=acceptance,
             x=("batch", np.geomspace(*BATCHES, detail)), y=(self.over, against), **fixed,
         )  # fmt: skip
 
-    def _limits(self, scenario: Scenario) -> tuple[tuple[float, float], tuple[float, float]]:
+    def _limits(self, shown: PredictedScenario) -> tuple[tuple[float, float], tuple[float, float]]:
         """Of x and y, as they are drawn: logarithms of batch and context, gamma as it is."""
         x = (float(np.log2(BATCHES[0])), float(np.log2(BATCHES[1])))
         if self.over == "context":
             return x, (float(np.log2(CONTEXTS[0])), float(np.log2(CONTEXTS[1])))
-        return x, (0.0, float(max(scenario.over.gamma[-1], 1)))
+        return x, (0.0, float(max(shown.over.gamma[-1], 1)))
 
     def _drawn(self, grid: sweep.SpeedupMap) -> tuple[np.ndarray, np.ndarray]:
         y = np.log2(grid.y_values) if self.over == "context" else grid.y_values.astype(float)
         return np.log2(grid.x_values), y
 
     def _contour(self, grid: sweep.SpeedupMap, logs: np.ndarray) -> list[np.ndarray]:
-        # 1.0x exactly is where plain decoding is the best there is: a coast, not a plain, needs a
-        # hair's breadth
+        # where plain decoding is best the whole area is exactly 1.0x: a line around it needs a
+        # level slightly above
         return self._lines(grid, logs, 0.005)
 
-    def _full(self, scenario: Scenario, grid: sweep.SpeedupMap) -> list[np.ndarray]:
+    def _full(self, shown: PredictedScenario, grid: sweep.SpeedupMap) -> list[np.ndarray]:
         """Where the memory is full."""
         places = {"batch": grid.x_values[None, :], self.over: grid.y_values[:, None]}
-        spare = np.broadcast_to(scenario.spare_bytes(**places), grid.speedup.shape)
+        held = shown.footprint(**{"gamma": shown.gamma} | places)
+        spare = np.broadcast_to(held.spare_bytes, grid.speedup.shape)
         if not np.all(np.isfinite(spare)):
             return []
         return self._lines(grid, spare, 0.0)
@@ -158,8 +158,8 @@ class SpeedupMap:
         found: Any = contourpy.contour_generator(*self._drawn(grid), values).lines(level)
         return list(found)
 
-    def holds(self, scenario: Scenario) -> bool:
-        return self.frozen_for == (self.over, int(scenario.over.gamma[-1]))
+    def holds(self, shown: PredictedScenario) -> bool:
+        return self.frozen_for == (self.over, int(shown.over.gamma[-1]))
 
 
 def _edges(centres: np.ndarray) -> tuple[float, float]:

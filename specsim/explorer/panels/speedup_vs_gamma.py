@@ -1,4 +1,4 @@
-"""Speedup against gamma, in its band."""
+"""Speedup against gamma, with its 80 % band."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from matplotlib.ticker import MaxNLocator
 
 from specsim.explorer.measured import Marker, Markers
 from specsim.explorer.panels.protocol import axes_of
-from specsim.explorer.setting import Scenario
+from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
 
-HEADROOM = 1.35  # of the highest speedup when frozen: how far sliders may lift it
+HEADROOM = 1.35  # the top of the axis over the highest speedup: sliders may raise the curve
 MOST = 12  # measured markers that are shown at once
 
 
-class SpeedupVsGamma:
-    """The predicted curve in its 80 % band, the gamma that is shown, the best, and what was
-    measured."""
+class SpeedupVsGammaPanel:
+    """The predicted curve with its band, the gamma that is shown, the best gamma, and measured
+    points."""
 
     title = "Speedup against γ"
 
@@ -27,12 +27,12 @@ class SpeedupVsGamma:
         self.markers = markers or Markers(())
         self.moving: Sequence[Artist] = ()
 
-    def freeze(self, figure: Figure, scenario: Scenario) -> None:
+    def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
         axes = self.axes = axes_of(figure, self.title, left=0.11)
-        over = scenario.over
+        over = shown.over
         self.last = int(over.gamma[-1])
         top = float(np.max(over.band["speedup"][1])) * HEADROOM
-        for marker in self.markers.near(scenario):
+        for marker in self.markers.near(shown):
             top = max(top, marker.high * 1.05)
         axes.set(xlim=(-0.4, max(self.last, 1) + 0.4), ylim=(0, max(2.0, top)))
         axes.set_xlabel("γ, tokens drafted per cycle")
@@ -59,8 +59,8 @@ class SpeedupVsGamma:
             self.note,
         )  # fmt: skip
 
-    def move(self, scenario: Scenario) -> None:
-        over = scenario.over
+    def move(self, shown: PredictedScenario) -> None:
+        over = shown.over
         low, high = over.band["speedup"]
         self.band.set_verts(
             [np.column_stack((np.r_[over.gamma, over.gamma[::-1]], np.r_[low, high[::-1]]))]
@@ -68,20 +68,20 @@ class SpeedupVsGamma:
         self.curve.set_data(over.gamma, over.speedup)
         best = int(over.best())
         self.best.set_data([over.gamma[best]], [over.speedup[best]])
-        self.shown.set_data([scenario.gamma], [scenario.speedup])
-        self.label.set_text(f"{scenario.speedup:.2f}×")
+        self.shown.set_data([shown.gamma], [shown.speedup])
+        self.label.set_text(f"{shown.speedup:.2f}×")
         top = self.axes.get_ylim()[1]
-        at = np.clip(scenario.gamma, 0.35, max(self.last - 0.35, 0.35))
-        self.label.set_position((at, min(scenario.speedup + 0.04 * top, 0.93 * top)))
-        near = self.markers.near(scenario)[:MOST]
+        at = np.clip(shown.gamma, 0.35, max(self.last - 0.35, 0.35))
+        self.label.set_position((at, min(shown.speedup + 0.04 * top, 0.93 * top)))
+        near = self.markers.near(shown)[:MOST]
         self.measured.set_data([m.gamma for m in near], [m.speedup for m in near])
         self.spread.set_data(*_bars(near))
         told = "□ best γ   ● shown   shaded: 80 % band"
         self.note.set_text(f"◇ measured   {told}" if near else told)
 
-    def holds(self, scenario: Scenario) -> bool:
-        high = scenario.over.band["speedup"][1]
-        return scenario.over.gamma[-1] == self.last and float(high.max()) <= self.axes.get_ylim()[1]
+    def holds(self, shown: PredictedScenario) -> bool:
+        high = shown.over.band["speedup"][1]
+        return shown.over.gamma[-1] == self.last and float(high.max()) <= self.axes.get_ylim()[1]
 
 
 def _bars(near: Sequence[Marker]) -> tuple[list[float], list[float]]:

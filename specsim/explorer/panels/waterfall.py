@@ -1,4 +1,4 @@
-"""Where the ideal gamma + 1 went: bars on a logarithmic axis, where factors add up."""
+"""What reduces the ideal gamma + 1: bars on a logarithmic axis, on which factors add up."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from specsim.explorer.panels.protocol import axes_of
-from specsim.explorer.setting import Scenario
+from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
 
 BARS = {
@@ -25,9 +25,9 @@ LEAST = 0.25  # the left end of the axis
 HEIGHT = 0.62
 
 
-def spans(scenario: Scenario) -> dict[str, tuple[float, float]]:
-    """From where to where each bar reaches, in times plain decoding."""
-    falls = scenario.waterfall()
+def spans(shown: PredictedScenario) -> dict[str, tuple[float, float]]:
+    """The two ends of each bar, as multiples of plain decoding."""
+    falls = shown.waterfall()
     left = falls["ideal"]
     bars = {"ideal": (1.0, left)}
     for name, fall in falls.items():
@@ -37,7 +37,7 @@ def spans(scenario: Scenario) -> dict[str, tuple[float, float]]:
     return bars | {"speedup": (1.0, left)}
 
 
-class Waterfall:
+class WaterfallPanel:
     """The factors whose product is the speedup, one bar each."""
 
     title = "Where the ideal γ + 1 goes"
@@ -45,9 +45,9 @@ class Waterfall:
     def __init__(self) -> None:
         self.moving: Sequence[Artist] = ()
 
-    def freeze(self, figure: Figure, scenario: Scenario) -> None:
+    def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
         axes = self.axes = axes_of(figure, self.title, left=0.2)
-        self.last = int(scenario.over.gamma[-1])
+        self.last = int(shown.over.gamma[-1])
         most = int(np.ceil(np.log2(max(self.last + 1, 2)))) + 0.9
         axes.set(xscale="log", xlim=(LEAST, 2.0**most), ylim=(len(BARS) - 0.5, -0.5))
         powers = [2.0**power for power in range(-2, int(most) + 1)]
@@ -69,8 +69,8 @@ class Waterfall:
             self.labels[name] = axes.text(1, row, "", va="center", ha="left", fontsize="small")
         self.moving = (*self.bars.values(), *self.labels.values())
 
-    def move(self, scenario: Scenario) -> None:
-        reach = spans(scenario)
+    def move(self, shown: PredictedScenario) -> None:
+        reach = spans(shown)
         for name, (start, end) in reach.items():
             low, high = sorted((max(start, LEAST), max(end, LEAST)))
             self.bars[name].set_x(low)
@@ -80,5 +80,5 @@ class Waterfall:
             self.labels[name].set_text(told)
             self.labels[name].set_x(high * 1.06)
 
-    def holds(self, scenario: Scenario) -> bool:
-        return int(scenario.over.gamma[-1]) == self.last
+    def holds(self, shown: PredictedScenario) -> bool:
+        return int(shown.over.gamma[-1]) == self.last

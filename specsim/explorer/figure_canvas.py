@@ -1,8 +1,8 @@
-"""A picture that is cheap to change: drawn once, blitted ever after, a PNG without a file.
+"""A picture that is cheap to change: one figure per panel, drawn once and then only updated.
 
-The figure, its axes and everything that stands still are drawn when the canvas is frozen. A move
-restores that background, draws the few artists that move over it, and encodes the buffer: nothing
-is laid out again and no figure is made.
+`freeze` draws the axes and everything else that does not move, and keeps the result as a
+background. A move restores that background, draws the few moving artists over it (blitting) and
+encodes the buffer as a PNG: there is no new layout and no new figure.
 """
 
 from io import BytesIO
@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from specsim.explorer.panels import Panel
-from specsim.explorer.setting import Scenario
+from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import STYLE
 
 WIDTH, HEIGHT = 480, 340  # CSS pixels of a picture shown at its own size
-SHARPNESS = 1.5  # device pixels to one of them
-FONT_PT = 9.0  # 12 CSS pixels; 9 are left of them on a telephone's screen
-FASTEST = 1  # zlib's level: pictures this empty hardly shrink further
+SHARPNESS = 1.5  # device pixels for each CSS pixel
+FONT_PT = 9.0  # 12 CSS pixels; about 9 after scaling to the width of a telephone
+FASTEST = 1  # zlib's level: such pictures hardly get smaller at a higher one
 
-# the explorer's own departures from the course's style: margins stand still, as axes do
+# the style of the figures, but with fixed margins: axes must not move
 FROZEN: dict[str, Any] = dict(STYLE) | {
     "font.size": FONT_PT,
     "axes.titlesize": FONT_PT,
@@ -32,11 +32,11 @@ FROZEN: dict[str, Any] = dict(STYLE) | {
 }
 
 
-class Canvas:
+class FigureCanvas:
     """One panel on one persistent Agg figure.
 
-    `png(scenario)` is the picture; it freezes by itself the first time, and again where the panel
-    says that the scenario has left its axes. `frozen` counts how often it did.
+    `png(shown)` is the picture. It freezes by itself the first time, and again where the panel says
+    that the scenario no longer suits its axes. `frozen` counts the freezes.
     """
 
     def __init__(self, panel: Panel) -> None:
@@ -47,22 +47,22 @@ class Canvas:
             self.agg = FigureCanvasAgg(self.figure)
         self._background: Any = None
 
-    def freeze(self, scenario: Scenario) -> None:
-        """Draw what stands still, for the axes' limits of this scenario."""
+    def freeze(self, shown: PredictedScenario) -> None:
+        """Draw what does not move, with axes limits for this scenario."""
         with matplotlib.rc_context(FROZEN):
             self.figure.clear()
-            self.panel.freeze(self.figure, scenario)
+            self.panel.freeze(self.figure, shown)
             for artist in self.panel.moving:
                 artist.set_animated(True)
             self.agg.draw()
         self._background = self.agg.copy_from_bbox(self.figure.bbox)
         self.frozen += 1
 
-    def png(self, scenario: Scenario, freeze: bool = False) -> bytes:
-        """The picture of a scenario, encoded."""
-        if freeze or self._background is None or not self.panel.holds(scenario):
-            self.freeze(scenario)
-        self.panel.move(scenario)
+    def png(self, shown: PredictedScenario, freeze: bool = False) -> bytes:
+        """The picture of a scenario as a PNG."""
+        if freeze or self._background is None or not self.panel.holds(shown):
+            self.freeze(shown)
+        self.panel.move(shown)
         self.agg.restore_region(self._background)
         for artist in self.panel.moving:
             if artist.get_visible():
@@ -70,7 +70,7 @@ class Canvas:
         return encode(self.agg)
 
     def blank(self) -> bytes:
-        """The axes alone: what there is to see of a setting that names no scenario."""
+        """The axes alone, for a scenario that cannot be predicted."""
         if self._background is None:
             self.agg.draw()
         else:

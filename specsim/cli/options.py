@@ -1,0 +1,71 @@
+"""The options that describe a scenario, and the `Scenario` that they give."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from specsim import catalog
+from specsim.checks import number, numbers, whole
+from specsim.operators import PRECISIONS
+from specsim.scenario import Scenario
+
+
+def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:
+    """The options of a scenario, but for its batch, its gamma and its acceptance."""
+    parser.add_argument(
+        "--target", required=required, help="a model of the catalog, or a config.json"
+    )
+    parser.add_argument("--accelerator", help="an accelerator of the catalog")
+    parser.add_argument(
+        "--engine", default="cuda-graphs", help="an engine of the catalog, or a calibration file"
+    )
+    parser.add_argument(
+        "--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)"
+    )
+    parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, help="devices that share the target"
+    )
+    parser.add_argument(
+        "--context", type=int, default=1024, help="KV length at the step that is priced"
+    )
+    parser.add_argument(
+        "--routing-correlation", type=float, metavar="X",
+        help="mixture of experts: how alike consecutive tokens choose experts, from 0, "
+        "independently (default), to 1, the same",
+    )  # fmt: skip
+    parser.add_argument("--draft", help="a model of the catalog, or a config.json")
+    parser.add_argument("--draft-precision", help="of the draft's weights (default: the target's)")
+    parser.add_argument(
+        "--draft-tp", dest="draft_tensor_parallel", type=int, metavar="N",
+        help="devices that share the draft (default: the target's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"
+    )
+
+
+def add_acceptance(parser: argparse.ArgumentParser, tokens_per_cycle: bool = True) -> None:
+    """The options that say how many drafted tokens are accepted; one of them at a time."""
+    acceptance = parser.add_mutually_exclusive_group()
+    acceptance.add_argument(
+        "--alpha", type=float, help="probability that a drafted token is accepted"
+    )
+    acceptance.add_argument(
+        "--survival", help="P(at least k accepted) for k = 1, 2, …, comma-separated"
+    )
+    if tokens_per_cycle:
+        acceptance.add_argument(
+            "--tokens-per-cycle", type=float, help="bonus included; needs a whole --gamma"
+        )
+
+
+def scenario_of(options: argparse.Namespace, **changes: Any) -> Scenario:
+    """The scenario of the options; `changes` replace some of its values."""
+    names = {each.name for each in fields(Scenario)}
+    given = {name: value for name, value in vars(options).items() if name in names} | changes
+    if isinstance(survival := given.pop("survival", None), str):
+        given["survival"] = tuple(numbers("--survival", survival))
+    if isinstance(gamma := given.pop("gamma", None), str) and gamma != "best":
+        given["gamma"] = int(whole("gamma", number("--gamma", gamma)))
+    return Scenario(**given)

@@ -1,0 +1,83 @@
+"""What a prediction rests on, in sentences."""
+
+import numpy as np
+
+from specsim import catalog
+from specsim.drafting import DraftModel
+from specsim.hardware import System
+from specsim.scenario import Resolved
+
+
+def assumptions(found: Resolved, sequences: str) -> list[str]:
+    """What the numbers of a scenario rest on; `sequences` begins the first sentence."""
+    scenario, drafter, devices = found.scenario, found.drafter, found.scenario.tensor_parallel
+    said = [
+        f"{sequences} {scenario.context} tokens of KV cache each; "
+        f"{'one device' if devices == 1 else f'{devices} devices'}.",
+        "Weights are read once per pass, the KV cache once per sequence; the embedding is "
+        "gathered, not streamed.",
+    ]
+    if drafter is not None:
+        said.append(
+            "Every sequence advances by its own number of tokens; the bonus or correction token is "
+            "counted."
+        )
+        if isinstance(drafter, DraftModel):
+            said.append(
+                "The draft keeps its own KV cache, and its first pass of a cycle reads two tokens."
+            )
+        devices_of_draft = scenario.draft_tensor_parallel or devices
+        if devices_of_draft != devices:
+            said.append(
+                f"The draft is split over {devices_of_draft} of the target's {devices} devices; "
+                "the others wait while it drafts."
+            )
+        said += drafter.notes
+        if scenario.method is not None:
+            name = catalog.resolve("methods", scenario.method)
+            trust = catalog.lookup("methods", name)["confidence"]
+            said.append(f"Parameters of the method {name} come from the catalog ({trust}).")
+    engine, accelerator = found.system.engine, found.system.accelerator
+    if engine.layer_launch_s or engine.pass_launch_s:
+        launches = (
+            f"Kernels are launched one by one, {engine.layer_launch_s * 1e6:.0f} us a layer and "
+            f"{engine.pass_launch_s * 1e6:.0f} us a pass"
+        )
+        said.append(
+            f"{launches}; the CPU that launches them also computes, so the launches add to the "
+            "pass."
+            if accelerator.is_host
+            else f"{launches}, by a host that runs ahead: a pass takes the longer of that and its "
+            "kernels."
+        )
+    said += unknowns(found.system)
+    if not scenario.calibrated:
+        said.append(
+            f"Constants of the engine {scenario.engine} come from the catalog "
+            f"({engine.confidence}), not from a measurement on this machine."
+        )
+    return said
+
+
+def unknowns(system: System) -> list[str]:
+    """What the catalog does not know about the accelerator, and which way that errs."""
+    accelerator, math = system.accelerator, system.precision.math
+    said = []
+    if np.isinf(accelerator.rate(math)):
+        said.append(
+            f"Compute unknown: no {math} rate of {accelerator.name} is known, so arithmetic is "
+            "never the bound (optimistic for large batches and long drafts)."
+        )
+    if system.tensor_parallel > 1 and accelerator.link_bytes_per_s is None:
+        said.append(
+            f"No link between several {accelerator.name} is known. Assumed: "
+            f"{accelerator.link_rate / 1e9:g} GB/s, both directions together, and "
+            f"{accelerator.link_latency_s * 1e6:g} us per all-reduce, "
+            f"{'as over PCIe 3.0' if accelerator.has_peers else 'as over a network of 10 Gbit/s'}."
+        )
+    if accelerator.memory_bytes is None:
+        said.append(
+            f"The memory of {accelerator.name} is unknown, so nobody checks whether the scenario "
+            "fits."
+        )
+    return said

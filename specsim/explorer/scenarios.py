@@ -1,0 +1,135 @@
+"""What a reader sets in the explorer, and the prediction that is shown for it.
+
+An `ExplorerScenario` holds a value for every control: plain data, printable, comparable, the
+contents of a link. `predict_scenario` predicts it once, over every gamma that is worth a look; all
+that a panel, a card or a sentence says is read from the resulting `PredictedScenario`.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from specsim.checks import Integers, SpecsimError
+from specsim.drafting import StaticTree
+from specsim.drafting.methods import NEED_A_DRAFT
+from specsim.prediction import Prediction
+from specsim.scenario import Resolved, Scenario, resolve
+
+PLAIN = "none"  # the method of plain decoding
+# What can be set, in the order of a link; each has a control.
+NAMES = (
+    "target", "method", "draft", "accelerator", "engine", "precision", "batch", "context", "gamma",
+    "alpha", "survival", "tensor_parallel", "temperature", "price_per_hour",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplorerScenario(Scenario):
+    """A scenario as the controls hold it, with two values that only the explorer has.
+
+    A control keeps its value while it is not used: the draft while the method needs none, `alpha`
+    while there is a `survival`; `used` leaves those out. `temperature` is explained in words and
+    computes nothing: an acceptance belongs to the temperature at which it was measured.
+    `price_per_hour` is the price of one accelerator, given by the reader.
+    """
+
+    temperature: float = 1.0
+    price_per_hour: float = 3.0
+
+    def used(self) -> "ExplorerScenario":
+        """The same without the values that are not used, as the command line would take it."""
+        plain = self.method == PLAIN
+        return replace(
+            self,
+            method=None if plain else self.method,
+            draft=self.draft if self.method in NEED_A_DRAFT else None,
+            accelerator=None if self.calibrated else self.accelerator,
+            gamma=None if plain else self.gamma,
+            alpha=None if plain or self.survival else self.alpha,
+            survival=() if plain else self.survival,
+        )
+
+
+START = ExplorerScenario(
+    target="llama-3.1-8b", method="draft-model", draft="llama-3.2-1b", accelerator="h100-sxm",
+    engine="vllm", precision="bf16", context=2048, alpha=0.8,
+)  # fmt: skip
+
+
+def changed(scenario: ExplorerScenario | None = None, **changes: Any) -> ExplorerScenario:
+    """The scenario (`START` unless given) with some of its values replaced; SpecsimError for an
+    unknown name."""
+    unknown = sorted(changes.keys() - set(NAMES))
+    if unknown:
+        raise SpecsimError(f"there is no setting {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    return replace(scenario or START, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedScenario(Resolved):
+    """A scenario that is shown: predicted over `over.gamma`, of which the index `at` is shown.
+
+    `scenario` holds the values that are used.
+    """
+
+    scenario: ExplorerScenario
+    over: Prediction = field(repr=False)
+    at: int
+
+    @property
+    def gamma(self) -> int:
+        """The gamma that is shown: the one that is set, else the best."""
+        return int(self.over.gamma[self.at])
+
+    @property
+    def best_gamma(self) -> int:
+        """The gamma of the highest speedup."""
+        return int(self.over.gamma[self.over.best()])
+
+    @property
+    def speedup(self) -> float:
+        """Over plain decoding, at the gamma that is shown."""
+        return self.of("speedup")
+
+    def of(self, quantity: str) -> float:
+        """A quantity of the prediction (`step_s`, `cycle_s`, `tokens_per_cycle`, …) at the gamma
+        that is shown."""
+        return self._here(getattr(self.over, quantity))
+
+    def band(self, quantity: str) -> tuple[float, float]:
+        """The 80 % band of a quantity at the gamma that is shown."""
+        low, high = self.over.band[quantity]
+        return self._here(low), self._here(high)
+
+    def waterfall(self) -> dict[str, float]:
+        """The factors whose product is the speedup, at the gamma that is shown."""
+        return {name: self._here(factor) for name, factor in self.over.waterfall().items()}
+
+    @property
+    def bound(self) -> str:
+        """What the plain step mostly waits for."""
+        return str(np.ravel(self.over.bound)[0])
+
+    @property
+    def few_gammas(self) -> Integers:
+        """The gammas for a plan or a map to choose from: all of a chain, some of a tree's many."""
+        gammas = self.over.gamma
+        if isinstance(self.drafter, StaticTree):
+            return gammas[np.isin(gammas, (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 63))]
+        return gammas
+
+    def _here(self, values: Any) -> float:
+        return float(np.broadcast_to(values, self.over.speedup.shape)[self.at])
+
+
+def predict_scenario(scenario: ExplorerScenario) -> PredictedScenario:
+    """The prediction of a scenario. Raises SpecsimError where nothing can be predicted."""
+    used = scenario.used()
+    found = resolve(used)
+    gammas = found.gammas
+    if used.gamma is not None and used.gamma > gammas[-1]:
+        gammas = np.arange(used.gamma + 1)
+    over = found.predict(gamma=gammas)
+    at = int(over.best()) if used.gamma is None else used.gamma
+    return PredictedScenario(used, found.target, found.system, found.drafter, over, at)

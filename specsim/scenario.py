@@ -1,0 +1,221 @@
+"""One scenario for the command line, the explorer and its links: plain data, and what it names.
+
+    found = resolve(Scenario(target="llama-3.1-8b", draft="llama-3.2-1b", accelerator="h200-sxm",
+                             gamma=4, alpha=0.8))
+    found.predict(gamma=4).speedup
+
+A `Scenario` holds names and numbers, by the names of the command line's options. `resolve` looks
+the names up, in one place, and refuses what does not go together in the words of the command line.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from specsim.architecture import Architecture, model
+from specsim.checks import ArrayLike, Integers, SpecsimError, whole
+from specsim.drafting import Drafter, DraftModel, method
+from specsim.hardware import System, system
+from specsim.operators import precision, require_even_split
+from specsim.planning.memory import Footprint, footprint, shortage
+from specsim.prediction import Prediction
+from specsim.speculation import predict
+
+ACCEPTANCES = ("alpha", "survival", "tokens_per_cycle", "acceptance")  # `predict` takes one of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What is predicted: models, hardware, traffic and acceptance, each by its name or number.
+
+    Arguments: `target` and `draft`, models of the catalog, config.json files or folders; `method`,
+    how to draft (None: with the draft model, or without one not at all); `engine`, one of the
+    catalog or a calibration file, which names its own accelerator; `precision` (None: bf16, or the
+    calibration's); `gamma`, drafted tokens per cycle (None: the best); at most one of `alpha`,
+    `survival` (s_1, s_2, …; empty: not given) and `tokens_per_cycle` (bonus included);
+    `draft_precision` and `draft_tensor_parallel` (None: the target's). The others are those of
+    `specsim.predict`.
+    """
+
+    target: str
+    method: str | None = None
+    draft: str | None = None
+    accelerator: str | None = None
+    engine: str = "cuda-graphs"
+    precision: str | None = None
+    kv_precision: str | None = None
+    batch: int = 1
+    context: int = 1024
+    gamma: int | None = None
+    alpha: float | None = None
+    survival: tuple[float, ...] = ()
+    tokens_per_cycle: float | None = None
+    tensor_parallel: int = 1
+    draft_precision: str | None = None
+    draft_tensor_parallel: int | None = None
+    routing_correlation: float | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the engine is a calibration file."""
+        return self.engine.endswith(".json")
+
+    @property
+    def acceptance(self) -> dict[str, Any]:
+        """The acceptance as an argument of `predict`; empty where none is given."""
+        given = {
+            "alpha": self.alpha,
+            "survival": self.survival or None,
+            "tokens_per_cycle": self.tokens_per_cycle,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A scenario with what its names mean; `drafter` is None for plain decoding."""
+
+    scenario: Scenario
+    target: Architecture
+    system: System
+    drafter: Drafter | None
+
+    @property
+    def gammas(self) -> Integers:
+        """The gammas to choose the best one from: a survival vector is never extrapolated."""
+        if self.drafter is None:
+            return np.zeros(1, dtype=np.int64)
+        if self.scenario.survival:
+            return self.drafter.gammas_within(len(self.scenario.survival))
+        return self.drafter.gammas
+
+    def predict(self, *, gamma: ArrayLike, **changes: Any) -> Prediction:
+        """`specsim.predict` of the scenario at `gamma`; `changes` replace its other numbers
+        (`batch`, `context`, `alpha`, …). All may be arrays."""
+        asked: dict[str, Any] = {
+            "batch": self.scenario.batch,
+            "context": self.scenario.context,
+            "routing_correlation": self.scenario.routing_correlation,
+        }
+        if not changes.keys() & set(ACCEPTANCES):
+            asked |= self.scenario.acceptance
+        return predict(self.target, self.drafter, self.system, gamma=gamma, **asked | changes)
+
+    def footprint(self, *, gamma: ArrayLike, **changes: Any) -> Footprint:
+        """What the fullest device must hold at `gamma`; `changes` replace batch and context."""
+        return footprint(self.target, self.system, **self._in_memory(gamma) | changes)
+
+    def shortage(self, held: Footprint, *, gamma: int, **changes: Any) -> str | None:
+        """A sentence on what does not fit of `held`, the footprint of the same arguments; None
+        where it fits."""
+        return shortage(held, self.target, self.system, **self._in_memory(gamma) | changes)
+
+    def _in_memory(self, gamma: ArrayLike) -> dict[str, Any]:
+        asked = {"batch": self.scenario.batch, "context": self.scenario.context}
+        return asked | {"gamma": gamma, "drafter": self.drafter}
+
+
+def resolve(scenario: Scenario) -> Resolved:
+    """The models, the system and the drafter that a scenario names.
+
+    Raises SpecsimError, in one line, for an unknown name (with the nearest ones), and for what does
+    not go together: an acceptance without a draft, a draft without an acceptance, ….
+    """
+    target, machine = _model(scenario.target), system_of(scenario)
+    drafter = drafter_of(scenario)
+    if scenario.gamma is not None:
+        whole("gamma", scenario.gamma)
+    if drafter is None and (scenario.acceptance or scenario.gamma):
+        raise SpecsimError(
+            "an acceptance or a gamma needs a draft: give --draft NAME|config.json or --method NAME"
+        )
+    if drafter is not None and not scenario.acceptance:
+        raise SpecsimError("no built-in acceptance: give --alpha, --survival or --tokens-per-cycle")
+    if scenario.tokens_per_cycle is not None and scenario.gamma is None:
+        raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
+    return Resolved(scenario, target, machine, drafter)
+
+
+def system_of(scenario: Scenario) -> System:
+    """The System of a scenario's engine, accelerator and formats."""
+    devices = scenario.tensor_parallel
+    if devices < 1:
+        raise SpecsimError(f"--tensor-parallel must be at least 1, got {devices}")
+    if not scenario.calibrated:
+        if scenario.accelerator is None:
+            raise SpecsimError(
+                "give --accelerator NAME (or --engine calibration.json, which names its own)"
+            )
+        return _system(
+            scenario.accelerator,
+            scenario.engine,
+            scenario.precision or "bf16",
+            scenario.kv_precision,
+            devices,
+        )
+    found = _calibrated(scenario.engine, scenario.precision, scenario.kv_precision)
+    if scenario.accelerator:
+        raise SpecsimError(
+            f"{scenario.engine} was measured on {found.accelerator.name}: leave out --accelerator"
+        )
+    if devices > 1:
+        raise SpecsimError(
+            f"{scenario.engine} was measured on one device: leave out --tensor-parallel"
+        )
+    return found
+
+
+def drafter_of(scenario: Scenario) -> Drafter | None:
+    """How a scenario drafts; None for plain decoding."""
+    devices, all_devices = scenario.draft_tensor_parallel, scenario.tensor_parallel
+    stored = scenario.draft_precision
+    if devices is not None and not 1 <= devices <= all_devices:
+        raise SpecsimError(
+            f"--draft-tp must be within 1 and the target's --tensor-parallel {all_devices}, "
+            f"got {devices}"
+        )
+    if scenario.draft is None and scenario.method is None:
+        for option, given in (("--draft-precision", stored), ("--draft-tp", devices)):
+            if given is not None:
+                raise SpecsimError(f"{option} needs a draft: give --draft NAME|config.json")
+        return None
+    if scenario.draft is not None and devices is None:
+        draft = _model(scenario.draft)
+        try:
+            require_even_split(draft, all_devices)
+        except SpecsimError as error:
+            raise SpecsimError(f"{error} (--draft-tp splits the draft over fewer)") from None
+    return _drafter(scenario.target, scenario.method, scenario.draft, stored, devices)
+
+
+# Looked up once for each name: a slider that moves a number looks nothing up.
+_model = lru_cache(maxsize=32)(model)
+_system = lru_cache(maxsize=32)(system)
+
+
+@lru_cache(maxsize=8)
+def _calibrated(path: str, stored: str | None, kv: str | None) -> System:
+    from specsim.evidence import calibration  # a scenario of the catalog starts sooner without it
+
+    found = calibration.load(path).system
+    if stored is not None:
+        found = found.with_precision(stored)
+    if kv is not None:
+        kv_bytes = precision(kv).weight_bytes
+        found = replace(found, precision=replace(found.precision, kv_bytes=kv_bytes))
+    return found
+
+
+@lru_cache(maxsize=32)
+def _drafter(
+    target: str, name: str | None, draft: str | None, stored: str | None, devices: int | None
+) -> Drafter:
+    shape = None if draft is None else _model(draft)
+    if name is None:
+        assert shape is not None
+        return DraftModel(shape, precision=stored, tensor_parallel=devices)
+    return method(
+        name, _model(target), shape, draft_precision=stored, draft_tensor_parallel=devices
+    )
