@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from reference.attention import attend, attention_bias, chunks_of
-from reference.cycle import NoDrafter
 from reference.decoding import speculate
+from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
 from reference.lab.dialled import random_model
 from reference.machine import PRECISION_OF, environment
-from reference.sampling import Sampling, draw
+from reference.sampling import SamplingParameters, draw
 from reference.statistics import Statistics
 from specsim.architecture import Architecture
 from specsim.evidence.calibration import CacheProbe, KernelProbes, ProductProbe, StageProbe
@@ -269,7 +269,7 @@ def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, floa
     calls = [lambda: tiny.add_(1.0)] * 100
     small["tiny_kernel"] = timer.each(calls)
     small["tiny_kernel_eager"] = timer.eagerly(calls)
-    sampling = Sampling(1.0)
+    sampling = SamplingParameters(1.0)
     for rows in (1, 16):
         logits = torch.randn(rows, grid.vocab_size, device=device, dtype=dtype)
         uniforms = torch.rand(rows, device=device)

@@ -32,13 +32,14 @@ from reference import (
     attention,
     sampling,
 )
-from reference.cycle import Cycle, Settings
+from reference.cycle import Cycle
+from reference.decoding import Decoder, decoder_for
 from reference.experts import Mixture
-from reference.graphs import runner_for
 from reference.heads import untrained_head
 from reference.lab.suites.arms import Given
 from reference.quantization import GROUPS, quantized
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
+from reference.settings import RunSettings
 from reference.transformer import Transformer
 from specsim.architecture import Architecture, Experts
 
@@ -134,12 +135,12 @@ def run_cycles(
     target: Transformer,
     drafter: Drafter,
     batch: int,
-    settings: Settings,
+    settings: RunSettings,
     gammas: Iterable[int] = (),
     window: int = 48,
 ) -> Cycle:
     """The stages of a cycle, or of one for each of `gammas`, with nothing of the host in them."""
-    cycle = Cycle(target, drafter, batch, max(64, window), settings)
+    cycle = Decoder(target, drafter, batch, max(64, window), settings).cycle
     cycle.begin(PROMPTS[-batch:], [24] * batch, seed=1)
     cycle.sequences.window = window
     for gamma in gammas or (drafter.gamma,):
@@ -151,9 +152,14 @@ def run_cycles(
             assert seen.operators > 5, "nothing was looked at"
     assert all(
         tensor.device == CUDA
-        for tensor in (cycle.tokens, cycle.logits, cycle.report, cycle.sequences.lengths)
+        for tensor in (
+            cycle.drafted.tokens,
+            cycle.verified.logits,
+            cycle.result,
+            cycle.sequences.lengths,
+        )
     )
-    assert cycle.report.dtype == torch.long
+    assert cycle.result.dtype == torch.long
     return cycle
 
 
@@ -173,12 +179,12 @@ TREES = {
     "drawn": lambda: StaticTree(model(), Tree.branching((2, 2, 1)), drawn=True),
     "confidence": lambda: ConfidenceTree(model(), 8, 3, 3),
 }
-EVERYTHING = Sampling(0.8, 20, 0.9, 0.01, 1.2)
+EVERYTHING = SamplingParameters(0.8, 20, 0.9, 0.01, 1.2)
 SETTINGS = [
-    Settings(Sampling(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
-    Settings(EVERYTHING, stop_ids=frozenset({5})),
-    *(Settings(Sampling(1.0), rule) for rule in ("block", "match", "typical")),
-    Settings(Sampling(1.0), survival=(0.9, 0.5, 0.2)),
+    RunSettings(SamplingParameters(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
+    RunSettings(EVERYTHING, stop_ids=frozenset({5})),
+    *(RunSettings(SamplingParameters(1.0), rule) for rule in ("block", "match", "typical")),
+    RunSettings(SamplingParameters(1.0), survival=(0.9, 0.5, 0.2)),
 ]
 
 
@@ -195,7 +201,7 @@ def test_no_stage_has_to_do_with_the_host(device, kind: str) -> None:
 def test_no_stage_of_a_tree_has_to_do_with_the_host(device, kind: str) -> None:
     target, drafter = model(), TREES[kind]()
     run_cycles(target, drafter, 1, SETTINGS[1])
-    for settings in (*SETTINGS[:2], Settings(EVERYTHING, "match")):
+    for settings in (*SETTINGS[:2], RunSettings(EVERYTHING, "match")):
         run_cycles(target, drafter, 3, settings)
 
 
@@ -203,7 +209,7 @@ def test_no_stage_of_a_tree_has_to_do_with_the_host(device, kind: str) -> None:
 def test_neither_does_one_that_drafts_fewer_tokens_than_it_could(device, kind: str) -> None:
     target = model()
     cycle = run_cycles(target, DRAFTERS[kind](target), 3, SETTINGS[1], gammas=(3, 1, 0))
-    assert cycle.tokens.shape == (3, 1)
+    assert cycle.drafted.tokens.shape == (3, 1)
 
 
 EXPERTS = Experts(8, 2, 128, shared_size=64, shared_gate=True)
@@ -242,8 +248,8 @@ def test_eager_runs_read_the_windows_that_graphs_do(device, monkeypatch) -> None
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     target, drafter = model(), NoDrafter()
     for mode in ("eager", "cuda-graphs"):
-        with runner_for(target, drafter, 1, 300, SETTINGS[0], mode) as runner:
-            assert (runner.cycle.cache.capacity, runner.window(257)) == (512, 512)
+        with decoder_for(target, drafter, 1, 300, SETTINGS[0], mode) as decoder:
+            assert (decoder.cycle.cache.capacity, decoder.window(257)) == (512, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -267,7 +273,7 @@ def test_neither_does_a_large_vocabulary(device, batch: int) -> None:
     """Which several rows draw from in two steps."""
     vocabulary = -(-sampling.LARGE // sampling.BLOCK) * sampling.BLOCK
     target, draft = (model(vocab_size=vocabulary) for _ in range(2))
-    run_cycles(target, DraftModel(draft, 3), batch, Settings(Sampling(1.0)))
+    run_cycles(target, DraftModel(draft, 3), batch, RunSettings(SamplingParameters(1.0)))
 
 
 class Defective(NGram):

@@ -12,7 +12,7 @@ from reference.lab.suites.arms import Effort, interleaved
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.points import load_suite
 from reference.lab.suites.running import machine_name, run_suite
-from reference.machine import DoesNotFit
+from reference.memory import DoesNotFit
 from reference.statistics import Statistics
 from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Environment, Measurement

@@ -2,8 +2,8 @@
 
 import torch
 
-from reference.cycle import NoDrafter
 from reference.decoding import speculate
+from reference.drafters import NoDrafter
 from reference.drafters.early_exit import first_layers
 from reference.graphs import SMALLEST_WINDOW, power_of_two
 from reference.lab.drift import DriftProbe

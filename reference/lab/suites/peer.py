@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from reference.checkpoints import PAIR
-from reference.cycle import NoDrafter
+from reference.drafters import NoDrafter
 from reference.lab.suites.arms import arm, interleaved
 from reference.lab.suites.measuring import Measurer, scenario
 from reference.lab.suites.models import Models

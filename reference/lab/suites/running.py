@@ -24,7 +24,8 @@ from reference.lab.suites.budget import need
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.models import Workshop
 from reference.lab.suites.points import PARTS, PlannedPoint, Suite
-from reference.machine import DoesNotFit, environment, free_bytes
+from reference.machine import environment
+from reference.memory import DoesNotFit, free_bytes
 from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Environment, Measurement, Point
 
