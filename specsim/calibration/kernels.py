@@ -54,7 +54,8 @@ class CacheProbe:
 class KernelProbes:
     """Everything that was timed on a GPU. `reads` are (bytes, seconds) of reading a buffer over and
     over; `small` are seconds by name: launch gaps, sampling, the host's round trip. `laps` are by
-    mode."""
+    mode. `chunked_from` is the shortest window, in slots, that attention read in chunks in
+    `caches` and `laps`: the decoder that is predicted must read in chunks from there too."""
 
     machine: str
     precision: str
@@ -65,6 +66,7 @@ class KernelProbes:
     small: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
     host_ahead: bool = False  # the device is not the host: eager launches run ahead of it
+    chunked_from: int | None = None
 
 
 def fit_kernels(
