@@ -225,7 +225,7 @@ def test_an_idle_cycle_changes_nothing_that_counts(pair) -> None:
 
 
 class Stream:
-    """A CUDA stream by its name; `log` says what waited for it, ran on it and was captured on it."""
+    """A CUDA stream by its name; `log` says what waited, ran and was captured, and on which."""
 
     log: ClassVar[list[tuple[str, str]]] = []
     made = 0

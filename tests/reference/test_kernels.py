@@ -78,7 +78,7 @@ def test_the_limit_is_the_window_from_which_chunks_are_faster(ratios, limit: int
 def test_caches_and_laps_are_probed_with_the_limit_that_was_found(monkeypatch) -> None:
     """Or a calibration would be of other kernels than the decoder's."""
     seen = []
-    small = {name: 1.0 for name in ("tiny_kernel", "tiny_kernel_eager", "host_round_trip")}
+    small = dict.fromkeys(("tiny_kernel", "tiny_kernel_eager", "host_round_trip"), 1.0)
     monkeypatch.setattr(kernels, "read_probes", lambda *_: ())
     monkeypatch.setattr(kernels, "product_probes", lambda *_: ())
     monkeypatch.setattr(kernels, "small_probes", lambda *_: small)
