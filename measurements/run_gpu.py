@@ -107,7 +107,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
              (*script("profile_kernels"), f"{out}/profile.json"), shown=70),
         Step("smoke", "the tests marked gpu", 240, 60, tests),
         part("probes", "the calibration of the machine", 300),
-        part("plain", "45 points of plain decoding", 240),
+        part("plain", "48 points of plain decoding", 240),
         part("verify", "35 passes of several rows", 300),
         part("speculation", "58 points of random pairs", 480),
         part("trained", "15 points of the trained pair", 180),
