@@ -43,7 +43,7 @@ PACKING_S = 2
 STARTING_S = 25  # a part's process, its models and its last point: not for further points
 SHOWN = 12  # lines of a log's end
 ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     "PYTHONUNBUFFERED": "1",  # a step that is killed has printed what it had
     "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # transformers' attention too: see reference.attention
 }
