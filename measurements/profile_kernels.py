@@ -67,7 +67,7 @@ def text(found: dict) -> str:
     cycle = 1e6 * (found["cycle_s"] or 0.0)
     lines = [
         f"gamma {found['gamma']}, context {found['context']}: a cycle of {cycle:.0f} us, "
-        f"its kernels {1e6 * found['kernels_s']:.0f} us (prompt included)"
+        f"its kernels {1e6 * found['kernels_s']:.0f} us (the start of the run included)"
     ]
     lines += [
         f"{1e6 * kernel['seconds']:10.1f} us {kernel['count']:8.1f} x  {kernel['name'][:90]}"

@@ -33,13 +33,14 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 10  # from the interruption of a step to its end by force
 PACKING_S = 2
+SLOWER = 4  # times as long may a step take that is tried on a CPU
 STARTING_S = 25  # a part's process, its models and its last point: not for further points
 SHOWN = 12  # lines of a log's end
 ENVIRONMENT = {
@@ -99,7 +100,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
     def script(name: str) -> tuple[str, ...]:
         return str(ROOT / "measurements" / f"{name}.py"), *device, "--json"
 
-    return [
+    found = [
         Step("look", "what the machine is and reaches", 90, 20,
              (*script("look_at_gpu"), f"{out}/look.json"), shown=60),
         Step("tiny", "every kind of point once", 180, 60, (*measure, *tiny, *parts), shown=24),
@@ -113,6 +114,9 @@ def steps(options: argparse.Namespace) -> list[Step]:
         part("trained", "15 points of the trained pair", 180),
         part("peer", "6 points beside transformers", 120),
     ]  # fmt: skip
+    if options.device == "cpu":
+        found = [replace(step, limit=SLOWER * step.limit) for step in found]
+    return found
 
 
 class Run:
@@ -129,9 +133,13 @@ class Run:
                 self.attempts = [Attempt(**row) for row in csv.DictReader(file, delimiter="\t")]
 
     def has_finished(self, step: Step) -> bool:
-        """Whether the last attempt at `step` came to its end."""
-        last = [attempt.outcome for attempt in self.attempts if attempt.step == step.name]
-        return last[-1:] == ["finished"]
+        """Whether `step` came to its end when it last began."""
+        begun = [
+            attempt.outcome
+            for attempt in self.attempts
+            if attempt.step == step.name and attempt.outcome != "not begun"
+        ]
+        return begun[-1:] == ["finished"]
 
     def attempt(self, step: Step) -> Attempt:
         """Run a step within its limit, or say that too little time is left for it."""

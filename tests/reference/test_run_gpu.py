@@ -289,7 +289,8 @@ def test_all_steps_run_for_real_on_a_cpu_interrupted_and_resumed(tmp_path) -> No
     suite, out = tmp_path / "points.toml", tmp_path / "gpu"
     suite.write_text(POINTS)
     command = [
-        sys.executable, str(SCRIPT), "--device", "cpu", "--suite", str(suite), "--out", str(out)
+        sys.executable, str(SCRIPT), "--device", "cpu", "--suite", str(suite), "--out", str(out),
+        "--total", "7200",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     piped = {"stdout": -1, "stderr": subprocess.STDOUT, "text": True, "env": environment}
