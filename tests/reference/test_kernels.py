@@ -167,8 +167,8 @@ def test_the_part_writes_a_calibration_that_says_its_mode(tmp_path, monkeypatch,
 
 def test_a_gpus_calibration_says_from_where_it_read_in_chunks(tmp_path, monkeypatch, probes):
     """In both modes' files, and in the probes, which can be fitted again."""
-    laps = probes.laps["eager"]
-    measured = replace(probes, chunked_from=1024, laps={"eager": laps, "cuda-graphs": laps})
+    laps = probes.stages["eager"]
+    measured = replace(probes, chunked_from=1024, stages={"eager": laps, "cuda-graphs": laps})
     about = calibrating.environment(CPU)
     monkeypatch.setattr(calibrating, "run_kernel_probes", lambda *_: measured)
     monkeypatch.setattr(calibrating, "environment", lambda _: about)
