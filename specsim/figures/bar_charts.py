@@ -7,13 +7,22 @@ from matplotlib.axes import Axes
 
 from specsim.cost import BOUNDS, ForwardTime
 from specsim.figures.style import COLOURS, styled
-from specsim.prediction import Prediction
+from specsim.prediction import LIMITS, Prediction, waterfall_spans
 
 BOUND_NAMES = {
     "weights": "reading weights",
     "kv": "reading the KV cache",
     "compute": "arithmetic",
     "overhead": "overhead",
+}
+
+WATERFALL_COLOURS = {
+    "ideal": "plain",
+    "acceptance": "tokens",
+    "drafting": "draft",
+    "wider verification": "verify",
+    "overhead": "overhead",
+    "speedup": "speedup",
 }
 
 
@@ -103,35 +112,22 @@ def waterfall(axes: Axes, prediction: Prediction, gamma: int, title: str = "") -
     one ended."""
     at = int(np.argmax(np.ravel(prediction.gamma) == gamma))
     factors = {name: float(np.ravel(f)[at]) for name, f in prediction.waterfall().items()}
-    colours = {
-        "ideal": "plain",
-        "acceptance": "tokens",
-        "drafting": "draft",
-        "wider verification": "verify",
-        "overhead": "overhead",
-    }
-    level = 0.0
-    names = [*factors, "speedup"]
-    for place, (name, factor) in enumerate(factors.items()):
-        after = factor if name == "ideal" else level * factor
-        bottom, top = (0.0, after) if name == "ideal" else (min(level, after), max(level, after))
-        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[colours[name]])
-        text = f"{after:.2f}×" if name == "ideal" else f"× {factor:.2f}"
+    spans = waterfall_spans(factors) | {"ideal": (0.0, factors["ideal"])}
+    spans["speedup"] = (0.0, spans["speedup"][1])
+    for place, (name, (start, end)) in enumerate(spans.items()):
+        low, high = sorted((start, end))
+        axes.bar(place, high - low, 0.7, bottom=low, color=COLOURS[WATERFALL_COLOURS[name]])
+        is_factor = name in LIMITS
         axes.annotate(
-            text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
+            f"× {factors[name]:.2f}" if is_factor else f"{end:.2f}×",
+            (place, high),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
         )
-        level = after
-    axes.bar(len(factors), level, 0.7, color=COLOURS["speedup"])
-    axes.annotate(
-        f"{level:.2f}×",
-        (len(factors), level),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
-    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
+    axes.set_xticks(range(len(spans)), [name.replace(" ", "\n") for name in spans], fontsize=9)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 1.15 * factors["ideal"])
     axes.set_xlabel(f"what reduces the ideal speedup, at γ = {gamma}")
