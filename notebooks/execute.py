@@ -44,7 +44,7 @@ def sources() -> list[Path]:
 
 
 def read(source: Path) -> Notebook:
-    """The notebook in the file `source`, with cell ids that depend only on the order of the cells."""
+    """The notebook in the file `source`, with cell ids that depend only on their order."""
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
     for index, cell in enumerate(notebook.cells):
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the chosen notebooks and print their times; 1 if one of them fails."""
     parser = argparse.ArgumentParser(description="Run the notebooks of the course.")
     parser.add_argument(
-        "names", nargs="*", help="how the names start, such as 01 05_when (default: all)"
+        "names", nargs="*", help="how names start: 01 05_when (default: all)"
     )
     parser.add_argument("--write", action="store_true", help="write the .ipynb next to each .py")
     options = parser.parse_args(arguments)
