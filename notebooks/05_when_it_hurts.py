@@ -45,8 +45,8 @@ SEQUENCES, SPEEDUP = "batch (sequences)", "speedup (×)"
 # %% [markdown]
 # ## Large batches
 #
-# A batch of users shares each weight that is read, as the γ + 1 tokens of a cycle do. Both use the
-# same idle arithmetic. At batch × (γ + 1) = ridge, all of it is used. Above that, the time of a
+# A batch of users shares each weight that is read, as the γ + 1 positions of a cycle do. Both use
+# the same idle arithmetic. At batch × (γ + 1) = ridge, all of it is used. Above that, the time of a
 # verification grows in proportion to its tokens, and rejected drafts take their full time.
 #
 # *Guess first:* at which batch does γ = 5 stop paying on an H200?

@@ -204,8 +204,9 @@ bill = {label: cost.dollars_per_million for label, cost in costs.items()}
 spent = {label: cost.joules for label, cost in costs.items()}
 fast = f"γ = {gamma}"
 course.say(f"""
-At batch 1 speculation reduces ${bill["plain"][0]:.2f} to ${bill[fast][0]:.2f} per million tokens. A
-batch of {sizes[-1]} alone reduces it to ${bill["plain"][-1]:.2f}.
+At batch 1 speculation reduces the cost of a million tokens from ${bill["plain"][0]:.2f} to
+${bill[fast][0]:.2f}. A batch of {sizes[-1]} without speculation reduces it to
+${bill["plain"][-1]:.2f}.
 
 **Batching makes tokens cheap ({bill["plain"][0] / bill["plain"][-1]:.0f}×); speculation makes them
 fast. It saves {1 - spent[fast][0] / spent["plain"][0]:.0%} of the energy at batch 1 and

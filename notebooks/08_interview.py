@@ -64,10 +64,11 @@ linear = [term.operator for term in step.terms if term.operator and term.operato
 intensity = sum(o.flops for o in linear) / sum(o.weight_bytes for o in linear)
 device = h100.accelerator
 course.say(
-    f"**Napkin.** A bf16 weight has two bytes, and one sequence uses it for one multiply-add, which is "
-    f"two FLOPs: {intensity:.0f} FLOP per byte. An H100 computes {device.rate('bf16') / 1e12:.0f} "
-    f"TFLOP/s and reads {device.bandwidth_bytes_per_s / 1e12:.2f} TB/s, so it could do "
-    f"{h100.ridge:.0f} FLOP while it reads one byte. Its arithmetic is idle most of the time."
+    "**Napkin.** A bf16 weight has two bytes, and one sequence uses it for one multiply-add, "
+    f"which is two FLOPs: {intensity:.0f} FLOP per byte. An H100 computes "
+    f"{device.rate('bf16') / 1e12:.0f} TFLOP/s and reads {device.bandwidth_bytes_per_s / 1e12:.2f} "
+    f"TB/s, so it could do {h100.ridge:.0f} FLOP while it reads one byte. Its arithmetic is idle "
+    "most of the time."
 )
 quiz.check("why-memory-bound", "c")
 
@@ -114,8 +115,8 @@ course.say(
     f"**Napkin.** {llama_70b.parameters / 1e9:.2f} billion parameters minus "
     f"{llama_70b.embedding_parameters / 1e9:.2f} billion of the embedding, times two bytes: "
     f"{streamed / GB:.1f} GB, plus {kv_per_token / 1e6:.3f} MB for each token of context. An H100 "
-    f"needs {ms * step_s:.1f} ms to read that and {ms * compute_s:.3f} ms for the arithmetic, which "
-    f"is {step_s / compute_s:.0f} times less: the ridge again."
+    f"needs {ms * step_s:.1f} ms to read that and {ms * compute_s:.3f} ms for the arithmetic, "
+    f"which is {step_s / compute_s:.0f} times less: the ridge again."
 )
 quiz.check("bytes-per-token", streamed / GB)
 
@@ -142,9 +143,9 @@ ceilings = {
 }
 listed = ", ".join(f"{name.split('-')[0].upper()} {rate:.1f}" for name, rate in ceilings.items())
 course.say(
-    f"**Napkin.** Twice the FLOP/s gives {faster:.2f}×. The limit is bandwidth divided by bytes. In "
-    f"tokens/s for the 70B with the bandwidth of one device: {listed} (its weights need two or more "
-    f"of the smaller devices). So an H200 gains at most "
+    f"**Napkin.** Twice the FLOP/s gives {faster:.2f}×. The limit is bandwidth divided by bytes. "
+    f"In tokens/s for the 70B with the bandwidth of one device: {listed} (its weights need two or "
+    "more of the smaller devices). So an H200 gains at most "
     f"{ceilings['h200-sxm'] / ceilings['h100-sxm']:.2f}×, a B200 "
     f"{ceilings['b200'] / ceilings['h100-sxm']:.2f}×."
 )
@@ -217,10 +218,10 @@ four_bit = float(replace(h100, precision=replace(h100.precision, weight_bytes=0.
 achieved = float(specsim.system("h100-sxm", "cuda-graphs").ridge_rows)
 listed = ", ".join(f"{name.split('-')[0].upper()} {value:.0f}" for name, value in rows.items())
 course.say(
-    f"**Napkin.** Reading a weight takes 2 bytes / BW, its arithmetic 2 FLOP × rows / F. They are "
+    "**Napkin.** Reading a weight takes 2 bytes / BW, its arithmetic 2 FLOP × rows / F. They are "
     f"equal at rows = F × bytes / (2 × BW). In bf16: {listed}. On the H100 it is {fp8:.0f} with "
-    f"weights and arithmetic in fp8, and {four_bit:.0f} with 4-bit weights. Real kernels reach neither peak: "
-    f"with the efficiencies of an engine with CUDA graphs it is {achieved:.0f}."
+    f"weights and arithmetic in fp8, and {four_bit:.0f} with 4-bit weights. Real kernels reach "
+    f"neither peak: with the efficiencies of an engine with CUDA graphs it is {achieved:.0f}."
 )
 quiz.check("ridge-batch", rows["h100-sxm"])
 
@@ -250,10 +251,11 @@ attention = step_time(llama_70b, h100, Workload(batch=64, context=8192)).terms
 attention = next(term.operator for term in attention if term.name == "attention")
 per_byte = float(attention.flops / attention.kv_bytes)
 course.say(
-    f"**Napkin.** A key or value element has two bytes. It is read once and used by "
-    f"{llama_70b.num_heads // llama_70b.num_kv_heads} query heads with two FLOPs each: {per_byte:.0f} "
-    f"FLOP/byte, and the ridge is {h100.ridge:.0f}. For 64 sequences of 8192 tokens the cache has "
-    f"{float(attention.kv_bytes) / GB:.0f} GB, more than the {streamed / GB:.0f} GB of weights."
+    "**Napkin.** A key or value element has two bytes. It is read once and used by "
+    f"{llama_70b.num_heads // llama_70b.num_kv_heads} query heads with two FLOPs each: "
+    f"{per_byte:.0f} FLOP/byte, and the ridge is {h100.ridge:.0f}. For 64 sequences of 8192 tokens "
+    f"the cache has {float(attention.kv_bytes) / GB:.0f} GB, more than the {streamed / GB:.0f} GB "
+    "of weights."
 )
 quiz.check("attention-intensity", per_byte)
 
@@ -284,8 +286,8 @@ cache = 2 * llama_70b.num_layers * llama_70b.num_kv_heads * llama_70b.head_dim *
 course.say(
     f"**Napkin.** 2 (K and V) × {llama_70b.num_layers} layers × {llama_70b.num_kv_heads} KV heads "
     f"× {llama_70b.head_dim} × 2 bytes = {cache} bytes per token. Times 8192: "
-    f"{cache * 8192 / GB:.2f} GB ({cache * 8192 / 2**30:.1f} GiB). 32 sequences of 4096 tokens need "
-    f"{cache * 32 * 4096 / GB:.1f} GB. Without grouping it is "
+    f"{cache * 8192 / GB:.2f} GB ({cache * 8192 / 2**30:.1f} GiB). 32 sequences of 4096 tokens "
+    f"need {cache * 32 * 4096 / GB:.1f} GB. Without grouping it is "
     f"{llama_70b.num_heads // llama_70b.num_kv_heads} times as much."
 )
 quiz.check("kv-size", cache * 8192 / GB)
@@ -333,8 +335,8 @@ quiz.ask("which-latency")
 # %%
 numbers = quiz.question("which-latency").worked()
 course.say(
-    "**Napkin.** End-to-end time = TTFT + (L − 1) × TPOT. Goodput counts the requests that meet both "
-    "limits. On an ideal H200 an 8B model emits the first token of a 4096-token prompt after "
+    "**Napkin.** End-to-end time = TTFT + (L − 1) × TPOT. Goodput counts the requests that meet "
+    "both limits. On an ideal H200 an 8B model emits the first token of a 4096-token prompt after "
     f"{numbers['ttft_ms']:.0f} ms, or after {numbers['ttft_with_draft_ms']:.0f} ms if a 1B draft "
     f"also reads it. With cycles of 20 ms, α = 0.8 and γ = 5, TPOT is {numbers['tpot_ms']:.2f} ms, "
     f"and {numbers['zero_gap_percent']:.0f} % of the gaps are zero."
@@ -390,9 +392,9 @@ alpha, gamma = 0.8, 4
 survival = IID(alpha).survival(range(gamma + 1))
 tokens = float(IID(alpha).tokens_per_cycle(gamma))
 course.say(
-    f"**Napkin.** 1 + {' + '.join(f'{s:.4g}' for s in survival[1:])} = {tokens:.4f}, which is "
-    f"(1 − αᵞ⁺¹) / (1 − α). It is not {gamma * alpha:.1f} and not {tokens - 1:.2f}. The largest possible "
-    f"number is {gamma + 1}, not {gamma}."
+    f"**Napkin.** 1 + {' + '.join(f'{s:.4g}' for s in survival[1:])} = {tokens:.4f}, which is (1 − "
+    f"αᵞ⁺¹) / (1 − α). It is not {gamma * alpha:.1f} and not {tokens - 1:.2f}. The largest "
+    f"possible number is {gamma + 1}, not {gamma}."
 )
 quiz.check("tokens-per-cycle", tokens)
 
@@ -414,8 +416,8 @@ cost = 0.05
 course.say(
     f"**Napkin.** {tokens:.4f} tokens for 1 + {gamma} × {cost} = {1 + gamma * cost:.1f} plain "
     f"steps: {leviathan_speedup(alpha, gamma, cost):.2f}×. The bound is {1 / (1 - alpha):.0f}×. "
-    f"The formula assumes that a verification takes one step and that nothing else takes time; both "
-    f"assumptions are optimistic."
+    "The formula assumes that a verification takes one step and that nothing else takes time; "
+    "both assumptions are optimistic."
 )
 quiz.check("speedup", leviathan_speedup(alpha, gamma, cost))
 
@@ -451,8 +453,8 @@ course.say(
     f"**Napkin.** Add a draft while α^(γ+1) > c × S. The {best}th has a survival of "
     f"{IID(alpha).survival(best):.3f} against {cost * speedups[best - 1]:.3f}, the next "
     f"{IID(alpha).survival(best + 1):.3f} against {cost * speedups[best]:.3f}: stop at {best}, "
-    f"{speedups[best]:.3f}× (as a real number, {best_gamma_closed_form(alpha, cost):.2f}). The curve "
-    f"is flat there: {tied[0]} to {tied[-1]} are within 2 % of it, so take a smaller one."
+    f"{speedups[best]:.3f}× (as a real number, {best_gamma_closed_form(alpha, cost):.2f}). The "
+    f"curve is flat there: {tied[0]} to {tied[-1]} are within 2 % of it, so take a smaller one."
 )
 quiz.check("best-gamma", best)
 
@@ -480,9 +482,9 @@ quiz.check("alpha-from-a-log", found.alpha)
 
 # %%
 course.say(
-    "**Takeaway: accepted drafts give min(p, q), corrections give max(p − q, 0), and together they "
-    f"are exactly p. Tokens per cycle are 1 + α + … + αᵞ, {tokens:.2f} at α = {alpha}, γ = {gamma}. "
-    f"Count the bonus, and ask which of three numbers an acceptance rate is.**"
+    "**Takeaway: accepted drafts give min(p, q), corrections give max(p − q, 0), and together "
+    f"they are exactly p. Tokens per cycle are 1 + α + … + αᵞ, {tokens:.2f} at α = {alpha}, γ = "
+    f"{gamma}. Count the bonus, and ask which of three numbers an acceptance rate is.**"
 )
 
 # %% [markdown]
@@ -523,11 +525,11 @@ figure
 course.say(
     "**Napkin.** On one device like an H100, without a KV cache, a fixed γ = 4 gains "
     f"{toy['fixed_1']:.3f}× up to batch 32, {toy['fixed_64']:.3f}× at 64, {toy['fixed_128']:.3f}× "
-    f"at 128 and {toy['fixed_256']:.3f}× at 256, where the {toy['rows']:.0f} rows are above the ridge of "
-    f"{toy['ridge_rows']:.0f}. The best γ falls too: {toy['gamma_1']:.0f}, {toy['gamma_32']:.0f}, "
-    f"{toy['gamma_64']:.0f}, {toy['gamma_128']:.0f} and {toy['gamma_256']:.0f}. It gains "
-    f"{toy['best_1']:.2f}, {toy['best_32']:.2f}, {toy['best_64']:.2f}, {toy['best_128']:.2f} and "
-    f"{toy['best_256']:.2f}×."
+    f"at 128 and {toy['fixed_256']:.3f}× at 256, where the {toy['rows']:.0f} rows are above the "
+    f"ridge of {toy['ridge_rows']:.0f}. At batch 1, 32, 64, 128 and 256 the best γ is "
+    f"{toy['gamma_1']:.0f}, {toy['gamma_32']:.0f}, {toy['gamma_64']:.0f}, {toy['gamma_128']:.0f} "
+    f"and {toy['gamma_256']:.0f}. It gains {toy['best_1']:.2f}, {toy['best_32']:.2f}, "
+    f"{toy['best_64']:.2f}, {toy['best_128']:.2f} and {toy['best_256']:.2f}×."
 )
 quiz.check("when-it-hurts", toy["fixed_256"])
 
@@ -537,9 +539,9 @@ quiz.check("when-it-hurts", toy["fixed_256"])
 # **The trap.** "No: at temperature zero it is bitwise the same."
 #
 # **Why it fails.** The distribution is the same, by proof. The bits depend on the order of sums: a
-# pass of one token and a pass of γ + 1 positions run different kernels, and in bf16 two nearly equal
-# logits can swap. The same happens when the batch changes, so plain decoding does not guarantee the
-# bits either.
+# pass of one token and a pass of γ + 1 positions run different kernels, and in bf16 two nearly
+# equal logits can swap. The same happens when the batch changes, so plain decoding does not
+# guarantee the bits either.
 
 # %%
 quiz.ask("same-output")
@@ -552,10 +554,10 @@ for product in products:
 for product in products[::-1]:
     backwards += product
 course.say(
-    f"**Napkin.** The sum of the same four fp32 numbers from the left and from the right differs "
-    f"by {backwards - forwards:.1e}, and bf16 has sixteen bits less. If two logits differ by less than the "
-    f"rounding error, the kernel decides the argmax. Test a decoder by its distribution "
-    f"(enumeration, chi-square), not by a hash of its output."
+    "**Napkin.** The sum of the same four fp32 numbers from the left and from the right differs "
+    f"by {backwards - forwards:.1e}, and bf16 has sixteen bits less. If two logits differ by less "
+    "than the rounding error, the kernel decides the argmax. Test a decoder by its distribution "
+    "(enumeration, chi-square), not by a hash of its output."
 )
 quiz.check("same-output", "c")
 
@@ -579,13 +581,14 @@ saved = quiz.question("flops-saved").worked()
 ratio, plain_gb = saved["ratio"], saved["plain_gb"]
 draft_gb = (saved["gb_per_token"] * tokens - plain_gb) / 4
 course.say(
-    f"**Napkin.** A cycle computes γ draft tokens, each with ĉ = {ratio:.3f} of the target's FLOPs, "
-    f"and verifies γ + 1: (4 × {ratio:.3f} + 5) / {tokens:.4f} = {(4 * ratio + 5) / tokens:.2f}× the "
-    f"FLOPs of plain decoding. Bytes: ({plain_gb:.1f} + 4 × {draft_gb:.2f}) / {tokens:.4f} = "
-    f"{saved['gb_per_token']:.1f} GB per token, against {plain_gb:.1f}. Energy on an ideal H200 "
-    f"with assumed constants ({1e12 * economics.JOULES_PER_BYTE:.0f} pJ/byte, "
-    f"{1e12 * economics.JOULES_PER_FLOP:.1f} pJ/FLOP, {economics.IDLE_POWER_W:.0f} W idle): "
-    f"{saved['plain_j']:.1f} → {saved['speculative_j']:.1f} J per token."
+    f"**Napkin.** A cycle computes γ draft tokens, each with ĉ = {ratio:.3f} of the target's "
+    f"FLOPs, and verifies γ + 1: (4 × {ratio:.3f} + 5) / {tokens:.4f} = "
+    f"{(4 * ratio + 5) / tokens:.2f}× the FLOPs of plain decoding. Bytes: ({plain_gb:.1f} + 4 × "
+    f"{draft_gb:.2f}) / {tokens:.4f} = {saved['gb_per_token']:.1f} GB per token, against "
+    f"{plain_gb:.1f}. Energy on an ideal H200 with assumed constants "
+    f"({1e12 * economics.JOULES_PER_BYTE:.0f} pJ/byte, {1e12 * economics.JOULES_PER_FLOP:.1f} "
+    f"pJ/FLOP, {economics.IDLE_POWER_W:.0f} W idle): {saved['plain_j']:.1f} → "
+    f"{saved['speculative_j']:.1f} J per token."
 )
 quiz.check("flops-saved", (4 * ratio + 5) / tokens)
 
@@ -638,9 +641,9 @@ independent, alike = (
 )
 moe = quiz.question("experts").worked()
 course.say(
-    f"**Napkin.** T tokens touch N (1 − (1 − k/N)ᵀ) experts. For T = 4 that is {independent:.2f} times "
-    f"the experts of one token if they choose independently, and {alike:.2f} times with the "
-    f"correlation of 0.45 that Cohere's numbers imply. To verify 3 drafts, Qwen3-30B-A3B reads "
+    f"**Napkin.** T tokens touch N (1 − (1 − k/N)ᵀ) experts. For T = 4 that is {independent:.2f} "
+    f"times the experts of one token if they choose independently, and {alike:.2f} times with the "
+    "correlation of 0.45 that Cohere's numbers imply. To verify 3 drafts, Qwen3-30B-A3B reads "
     f"{moe['bytes_at_1']:.2f} times the bytes of a plain step at batch 1 (independent), "
     f"{moe['bytes_at_8']:.2f} times at batch 8 and {moe['bytes_at_64']:.2f} times at batch 64."
 )
@@ -666,10 +669,10 @@ full_draft = specsim.DraftModel(llama_1b, catch_up="none")
 windowed = replace(full_draft, window=512)
 full, short = (specsim.predict(llama_8b, d, h200, **place) for d in (full_draft, windowed))
 course.say(
-    f"**Napkin.** The cache of 128k tokens of the 70B has {kv_per_token * 2**17 / GB:.2f} GB, so four "
-    f"such sequences have more than the weights. The 8B at batch 32 and 32k tokens: a step takes "
-    f"{ms * float(full.step_s):.1f} ms, a verification {ms * float(full.verify_step_s):.1f} ms, a "
-    f"draft step {ms * float(full.draft_step_s):.2f} ms with its full cache and "
+    f"**Napkin.** The cache of 128k tokens of the 70B has {kv_per_token * 2**17 / GB:.2f} GB, so "
+    "four such sequences have more than the weights. The 8B at batch 32 and 32k tokens: a step "
+    f"takes {ms * float(full.step_s):.1f} ms, a verification {ms * float(full.verify_step_s):.1f} "
+    f"ms, a draft step {ms * float(full.draft_step_s):.2f} ms with its full cache and "
     f"{ms * float(short.draft_step_s):.2f} ms with 512 tokens of it. The speedups are "
     f"{float(full.speedup):.2f}× and {float(short.speedup):.2f}×."
 )
@@ -702,9 +705,9 @@ quiz.check("quantise-or-speculate", fewer * after)
 
 # %%
 course.say(
-    f"**Takeaway: speculation spends FLOPs ({(4 * ratio + 5) / tokens:.2f}× as many) to save passes. "
-    f"It pays while extra tokens are free, and loses ({toy['fixed_256']:.1f}× at batch 256) if they "
-    f"are not.**"
+    f"**Takeaway: speculation spends FLOPs ({(4 * ratio + 5) / tokens:.2f}× as many) to save "
+    f"passes. It pays while extra tokens are free, and loses ({toy['fixed_256']:.1f}× at batch "
+    "256) if they are not.**"
 )
 
 # %% [markdown]
@@ -738,10 +741,10 @@ heads = [
     for size, over in at_load.items()
 ]
 course.say(
-    f"**Napkin.** Predicted for an 8B on an H100. A lookup whose copies are accepted with α = 0.9 "
+    "**Napkin.** Predicted for an 8B on an H100. A lookup whose copies are accepted with α = 0.9 "
     f"gains {copies[0.1]:.1f}× if it finds a match in 10 % of the cycles (chat), "
-    f"{copies[0.4]:.1f}× at 40 % (summaries) and {copies[0.9]:.1f}× at 90 % (edits). An EAGLE-3 head at α = 0.7 "
-    f"gains {' and '.join(heads)}."
+    f"{copies[0.4]:.1f}× at 40 % (summaries) and {copies[0.9]:.1f}× at 90 % (edits). An EAGLE-3 "
+    f"head at α = 0.7 gains {' and '.join(heads)}."
 )
 quiz.check("which-drafter", "b")
 
@@ -774,10 +777,10 @@ figure
 # %%
 tree, chain = (trees[name].tokens_per_cycle_by_nodes for name in ("best tree", "chain"))
 course.say(
-    f"**Napkin.** The probability that a node is accepted is the product along its path. The best n "
-    f"nodes are those with the n largest products. Eight nodes give {tree[7]:.2f} tokens per cycle, "
-    f"a chain of eight {chain[7]:.2f}. Sixty-four nodes give {tree[63]:.2f}, a chain {chain[63]:.2f}, "
-    f"because a chain cannot exceed 1/(1 − 0.6) = {1 / (1 - children[0]):.1f}."
+    "**Napkin.** The probability that a node is accepted is the product along its path. The best "
+    f"n nodes are those with the n largest products. Eight nodes give {tree[7]:.2f} tokens per "
+    f"cycle, a chain of eight {chain[7]:.2f}. Sixty-four nodes give {tree[63]:.2f}, a chain "
+    f"{chain[63]:.2f}, because a chain cannot exceed 1/(1 − 0.6) = {1 / (1 - children[0]):.1f}."
 )
 quiz.check("tree-or-chain", tree[7])
 
@@ -798,9 +801,9 @@ quiz.ask("draft-in-parallel")
 parallel = quiz.question("draft-in-parallel").worked()
 course.say(
     f"**Napkin.** At c = 0.2: {tokens:.4f} / (1 + 4 × 0.2) = {tokens / 1.8:.2f}× one after the "
-    f"other; at most {tokens:.4f} / max(1, 4 × 0.2) = {parallel['overlapped']:.2f}× if they overlap "
-    f"on two devices, which is {parallel['per_device']:.2f}× per device. Overlap improves latency, "
-    f"not throughput."
+    f"other; at most {tokens:.4f} / max(1, 4 × 0.2) = {parallel['overlapped']:.2f}× if they "
+    f"overlap on two devices, which is {parallel['per_device']:.2f}× per device. Overlap improves "
+    "latency, not throughput."
 )
 quiz.check("draft-in-parallel", parallel["per_device"])
 
@@ -892,10 +895,10 @@ speculative = specsim.predict(llama_8b, drafter, fast, gamma=4, alpha=0.7)
 unfair = float(specsim.predict(llama_8b, None, slow).step_s) / float(speculative.cycle_s)
 share = weights["8B"] / device.bandwidth_bytes_per_s / float(speculative.step_s)
 course.say(
-    f"**Napkin.** Predicted for an 8B on an H100 at α = 0.7, γ = 4: {float(speculative.speedup):.2f}× "
-    f"against the same engine, and {float(speculative.tokens_per_cycle) * unfair:.1f}× against eager "
-    f"PyTorch, most of it from CUDA graphs. Publish the baseline's share of its bandwidth: here "
-    f"{100 * share:.0f} %."
+    "**Napkin.** Predicted for an 8B on an H100 at α = 0.7, γ = 4: "
+    f"{float(speculative.speedup):.2f}× against the same engine, and "
+    f"{float(speculative.tokens_per_cycle) * unfair:.1f}× against eager PyTorch, most of it from "
+    f"CUDA graphs. Publish the baseline's share of its bandwidth: here {100 * share:.0f} %."
 )
 quiz.check("benchmark", "c")
 
@@ -927,8 +930,8 @@ spare = 2 * two.capacity_bytes - 2 * llama_70b.parameters
 course.say(
     f"**Napkin.** Batch 1: {ms * float(single.step_s):.2f} ms, {rates[0]:.1f} tokens/s, "
     f"{prices[0]:.1f} dollars. With a speedup of 2.5: {prices[1]:.1f}. Batch 64 at 2048 tokens: "
-    f"{ms * float(many.step_s):.1f} ms, {rates[2]:.0f} tokens/s, {prices[2]:.2f} dollars. It does not "
-    f"fit on two GPUs: {spare / GB:.1f} GB are left after the weights, enough for "
+    f"{ms * float(many.step_s):.1f} ms, {rates[2]:.0f} tokens/s, {prices[2]:.2f} dollars. It does "
+    f"not fit on two GPUs: {spare / GB:.1f} GB are left after the weights, enough for "
     f"{spare / kv_per_token / 1e3:.1f}k tokens, and 64 × 2048 are {64 * 2048 / 1e3:.0f}k."
 )
 quiz.check("dollars", prices[0])
@@ -1010,8 +1013,8 @@ course.say("\n".join(lines))
 
 # %%
 course.say(
-    "**Takeaway: bytes per pass, FLOPs per pass, tokens per pass. Every answer above is one of these, "
-    "or one divided by another.**"
+    "**Takeaway: bytes per pass, FLOPs per pass, tokens per pass. Every answer above is one of "
+    "these, or one divided by another.**"
 )
 
 # %% [markdown]

@@ -291,7 +291,7 @@ def measure_suite(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"parts": list(parts), "failed": failed}))
     if failed:
-        print(f"reference: {failed} points failed; they are named above", file=sys.stderr)
+        print(f"reference: {failed} points failed or were left, as said above", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -15,6 +15,7 @@ after some ten seconds a stage. The compiler packs the weights as `packing` does
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from types import FunctionType, ModuleType
 
 import torch
@@ -101,20 +102,39 @@ def record(stages: Stages, remaining: Tensor, pool: tuple[int, int] | None) -> S
             stage()
         remaining.copy_(saved)
         return stages
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    with side_stream(remaining.device) as side:
         for _ in range(WARM_UPS):
             for stage in stages:
                 stage()
-    torch.cuda.current_stream().wait_stream(side)
     graphs = []
     for stage in stages:
         graphs.append(torch.cuda.CUDAGraph())
-        with torch.cuda.graph(graphs[-1], pool=pool):
+        with torch.cuda.graph(graphs[-1], pool=pool, stream=side):
             stage()
     remaining.copy_(saved)
     return [graph.replay for graph in graphs]
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """Within, work is launched on the one stream for all warm-ups and captures, after what was
+    launched before and before what is launched next.
+
+    cuBLAS allocates a workspace for each stream that it meets. A capture on a stream that was not
+    warmed up would allocate another one, in the memory of its graph.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    side, main = stream_of(index), torch.cuda.current_stream(index)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        yield side
+    main.wait_stream(side)
+
+
+@cache
+def stream_of(index: int) -> torch.cuda.Stream:
+    """The stream of `side_stream` on the CUDA device `index`: one for the life of the process."""
+    return torch.cuda.Stream(index)
 
 
 class KeptDecoders(dict):

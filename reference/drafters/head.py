@@ -64,7 +64,8 @@ class DraftHead(Drafter):
         for k in range(uniforms.shape[1]):
             states = self.head.states(tokens, before, positions, self.cache, sequences.window)
             before = states[:, -1:]
-            logits = sampling.penalise(self.head.head(before), sequences, drafted)[:, 0]
+            logits = self.head.head(states[:, -1])[:, None]  # of (B, 1, C) it could be a bmm
+            logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
                 token = likeliest(logits)
             else:

@@ -34,10 +34,20 @@ from specsim.figures.line_charts import Curve, curves
 from specsim.figures.maps import speedup_map
 from specsim.figures.methods import Row, by_method
 from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
-from specsim.figures.style import COLOURS, STYLE, NotebookFigure, png, shades, styled, subplots
+from specsim.figures.style import (
+    COLOURS,
+    CONCEPTS,
+    STYLE,
+    NotebookFigure,
+    png,
+    shades,
+    styled,
+    subplots,
+)
 
 __all__ = [
     "COLOURS",
+    "CONCEPTS",
     "STYLE",
     "Curve",
     "DraftedCycle",

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from specsim.cost import BOUNDS, ForwardTime
-from specsim.figures.style import COLOURS, styled
-from specsim.prediction import Prediction
+from specsim.figures.style import COLOURS, CONCEPTS, styled
+from specsim.prediction import Prediction, waterfall_spans
 
 BOUND_NAMES = {
     "weights": "reading weights",
@@ -103,35 +103,17 @@ def waterfall(axes: Axes, prediction: Prediction, gamma: int, title: str = "") -
     one ended."""
     at = int(np.argmax(np.ravel(prediction.gamma) == gamma))
     factors = {name: float(np.ravel(f)[at]) for name, f in prediction.waterfall().items()}
-    colours = {
-        "ideal": "plain",
-        "acceptance": "tokens",
-        "drafting": "draft",
-        "wider verification": "verify",
-        "overhead": "overhead",
-    }
-    level = 0.0
-    names = [*factors, "speedup"]
-    for place, (name, factor) in enumerate(factors.items()):
-        after = factor if name == "ideal" else level * factor
-        bottom, top = (0.0, after) if name == "ideal" else (min(level, after), max(level, after))
-        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[colours[name]])
-        text = f"{after:.2f}×" if name == "ideal" else f"× {factor:.2f}"
+    spans = waterfall_spans(factors)
+    for place, (name, (start, end)) in enumerate(spans.items()):
+        whole = name in ("ideal", "speedup")
+        bottom, top = (0.0, end) if whole else sorted((start, end))
+        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[CONCEPTS[name]])
+        text = f"{end:.2f}×" if whole else f"× {factors[name]:.2f}"
         axes.annotate(
             text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
         )
-        level = after
-    axes.bar(len(factors), level, 0.7, color=COLOURS["speedup"])
-    axes.annotate(
-        f"{level:.2f}×",
-        (len(factors), level),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
-    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
+    axes.set_xticks(range(len(spans)), [name.replace(" ", "\n") for name in spans], fontsize=9)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 1.15 * factors["ideal"])
     axes.set_xlabel(f"what reduces the ideal speedup, at γ = {gamma}")

@@ -430,7 +430,7 @@ def test_a_hub_id_is_found_in_the_cache_without_a_network(tiny, tmp_path: Path) 
     code = """
 import sys, torch
 from reference.checkpoints import load_checkpoint, resolve
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 model = load_checkpoint(resolve("someone/tiny"), dtype=torch.float64)
 print(model(torch.tensor([[1, 2, 3]])).sum().item())
 try:

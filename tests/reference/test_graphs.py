@@ -5,6 +5,10 @@ import copy
 import itertools
 import shutil
 import weakref
+from contextlib import contextmanager
+from functools import cache
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -39,6 +43,7 @@ from specsim.checks import SpecsimError
 
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
+HEADS_OF_64 = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 384}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -221,6 +226,63 @@ def test_an_idle_cycle_changes_nothing_that_counts(pair) -> None:
     graphs.record(decoder.cycle.stages, decoder.cycle.sequences.remaining, None)
     text += list(steps)
     assert joined(text) == expected
+
+
+class Stream:
+    """A CUDA stream by its name; `log` says what waited, ran and was captured, and on which."""
+
+    log: ClassVar[list[tuple[str, str]]] = []
+    made = 0
+
+    def __init__(self, index: int, name: str | None = None):
+        Stream.made += name is None
+        self.name = name or f"side {Stream.made}"
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.log.append((self.name, f"waits for {other.name}"))
+
+
+@pytest.fixture
+def streams(monkeypatch) -> type[Stream]:
+    """A CUDA device's streams and captures, imitated."""
+    main, now = Stream(0, "main"), []
+
+    @contextmanager
+    def on(stream: Stream, what: str = "runs"):
+        now.append((stream.name, what))
+        yield
+        now.pop()
+
+    def stage() -> None:
+        Stream.log.append(now[-1] if now else ("main", "runs"))
+
+    imitations = {
+        "Stream": Stream, "stream": on, "current_stream": lambda _: main,
+        "current_device": lambda: 0, "CUDAGraph": lambda: SimpleNamespace(replay=stage),
+        "graph": lambda _, pool, stream: on(stream, "captures"),
+    }  # fmt: skip
+    for name, imitation in imitations.items():
+        monkeypatch.setattr(torch.cuda, name, imitation)
+    monkeypatch.setattr(graphs, "stream_of", cache(graphs.stream_of.__wrapped__))
+    Stream.log.clear()
+    Stream.made, Stream.stage = 0, staticmethod(stage)
+    return Stream
+
+
+def test_everything_is_warmed_up_and_captured_on_one_stream(streams) -> None:
+    """Of the process: a second stream would have a cuBLAS workspace of its own."""
+    room = torch.ones(2, dtype=torch.long)
+    for _ in range(2):
+        graphs.record([streams.stage] * 3, room, (0, 1))
+    assert streams.made == 1
+    once = [
+        ("side 1", "waits for main"),
+        *[("side 1", "runs")] * (3 * graphs.WARM_UPS),
+        ("main", "waits for side 1"),
+        *[("side 1", "captures")] * 3,
+    ]
+    assert streams.log == once * 2
+    assert room.tolist() == [1, 1]
 
 
 def test_addresses_change_with_whatever_moves(pair, perturbed) -> None:
@@ -474,6 +536,25 @@ def test_replays_are_eager_decoding_token_for_token(cuda_pair, settings, index: 
 
 def unpack(generation):
     return generation.tokens, generation.statistics
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [40, 2500], ids=["whole", "in chunks"])
+@pytest.mark.parametrize("gamma", [0, 3])
+def test_so_they_are_in_the_kernels_that_are_measured(tiny, perturbed, gamma, length) -> None:
+    """In bfloat16, with heads of 64: the fused attention, and products of 16 bits."""
+    target = tiny(2, dtype=torch.bfloat16, max_context=4096, **HEADS_OF_64).to("cuda")
+    drafter = DraftModel(perturbed(target, 0.15).to("cuda"), gamma) if gamma else NoDrafter()
+    prompts = [[(7 * i + row) % 61 for i in range(length - row)] for row in range(3)]
+    for settings in ({}, {"temperature": 0.9}):
+        eager, replayed = (
+            speculate(target, drafter, prompts, NEW, mode=mode, seed=3, **settings)
+            for mode in ("eager", "cuda-graphs")
+        )
+        assert eager.tokens == replayed.tokens
+        counts = eager.statistics.accepted_counts
+        assert counts == replayed.statistics.accepted_counts
 
 
 @GPU

@@ -1,5 +1,6 @@
 """The forward pass: in pieces as in one; against naive loops and transformers' models."""
 
+import copy
 import math
 
 import pytest
@@ -168,6 +169,34 @@ def test_the_parameters_are_those_the_architecture_counts(tiny) -> None:
         model = tiny(**fields)
         stored = sum(parameter.numel() for parameter in model.parameters())
         assert stored == model.architecture.parameters
+
+
+# Sixteen bits
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("length", [40, 2500], ids=["whole", "in chunks"])  # on a GPU
+def test_logits_in_bfloat16_are_near_those_of_float64(tiny, device: str, length: int) -> None:
+    """Of a prefill and a verification: the kernels that are measured on a GPU."""
+    shape = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 384, "max_context": 4096}
+    model = tiny(2, dtype=torch.bfloat16, **shape).to(device)
+    exact = copy.deepcopy(model).double()
+    tokens = random_tokens(model, 3, length + 5).to(device)
+    positions = torch.arange(length + 5, device=device).expand(3, -1)
+    window = 1 << (length + 4).bit_length()
+
+    def verified(model: Transformer) -> Tensor:
+        cache = KVCache(model.architecture, 3, window, model.dtype, device)
+        model(tokens[:, :length], positions[:, :length], cache, length)
+        return model(tokens[:, length:], positions[:, length:], cache, window).double()
+
+    with torch.inference_mode():
+        found, expected = verified(model), verified(exact)
+    unit = torch.finfo(torch.bfloat16).eps
+    error = (found - expected).norm() / expected.norm()
+    assert error < 4 * unit
+    others = (expected - expected.roll(1, dims=1)).norm() / expected.norm()
+    assert others > 50 * unit, "the test would not see logits of another place"
 
 
 # Packed weights

@@ -215,8 +215,8 @@ QUESTIONS = (
         },
         worked=what_it_saves,
         in_short=(
-            "FLOPs rise by {flops:.2f}×. Bytes fall from {plain_gb:.0f} to {gb_per_token:.0f} GB "
-            "per token, and at batch 1 the time goes into bytes."
+            "The FLOPs grow by a factor of {flops:.2f}. The bytes fall from {plain_gb:.0f} to "
+            "{gb_per_token:.0f} GB per token, and at batch 1 the time goes into bytes."
         ),
         sources=(f"{LEVIATHAN}, theorem 3.11",),
     ),
