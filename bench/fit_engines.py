@@ -1,9 +1,10 @@
-"""Fit the engines' constants to the published rows, and print what engines.toml should hold.
+"""Fits the engines' constants to the published rows and prints them for engines.toml.
 
     python bench/fit_engines.py
 
-Below the constants: the median |error| of each engine's plain steps by these constants, by
-constants fitted without the row's chip, and without its source. Takes some seconds; needs NumPy.
+After the constants of each engine comes the median |error| of its plain steps: with these
+constants, with constants fitted without the row's accelerator, and without its source. It takes
+about 20 seconds and needs only NumPy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ def main() -> None:
         print(f"fit_error = {significant(median(mine, 'predicted'), 2):g}")
         print(
             f"# {len(mine)} rows: {median(mine, 'predicted'):.1%} by these constants, "
-            f"{median(mine, 'without_chip'):.1%} without the chip, "
+            f"{median(mine, 'without_chip'):.1%} without the accelerator, "
             f"{median(mine, 'without_source'):.1%} without the source, "
             f"{median(mine, 'ideal'):.1%} ideal\n"
         )
@@ -47,7 +48,7 @@ def median(rows: Sequence[Scored], of: str) -> float:
 
 
 def rounded(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Fitted constants to three digits: more would pretend."""
+    """The fitted constants with three digits; more would suggest a precision that they lack."""
     found: dict[str, dict[str, Any]] = {name: dict(row) for name, row in engines.items()}
     for engine, fields in FITTED.items():
         for field in fields:

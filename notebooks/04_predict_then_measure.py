@@ -11,15 +11,15 @@
 # %% [markdown]
 # # 4. Predict, then measure
 #
-# **Question.** How far can you trust a speedup that was predicted before anything was decoded, and
-# what do you do when the measurement says something else?
+# **Question.** How far can you trust a speedup that was predicted before anything was decoded? And
+# what do you do if the measurement disagrees?
 #
-# **Takes** about a minute on two CPU cores, less on a GPU. **Needs** `specsim` with
-# PyTorch; without it the shipped measurements are still read. No download.
+# **Takes** about a minute on two CPU cores, less on a GPU. **Needs** `specsim` with PyTorch;
+# without it the notebook still reads the measurements that come with the project. No download.
 #
-# A prediction that was adjusted until it fitted is worth nothing. So the order of this notebook is
-# fixed: probes, constants, prediction, and only then the decoder, on prompts that no earlier step
-# has seen. `specsim demo` does the same in a shell.
+# A prediction that was adjusted until it fitted the measurement proves nothing. So the order of
+# this notebook is fixed: probes, constants, prediction, and only then the decoder, on prompts that
+# no earlier step has used. `specsim demo` does the same in a shell.
 
 # %%
 from pathlib import Path
@@ -37,12 +37,13 @@ course.say(here.sentence)
 # %% [markdown]
 # ## Calibrate
 #
-# Three kinds of probes are timed: stacks of matrices of many sizes, with one row up to nine;
-# attention at two contexts; and short decoding cycles of small random pairs. None has the shape of
-# a model that is predicted below: a probe of the very shape would be an answer, not a prediction.
+# We time three kinds of probes: stacks of matrices of many sizes, with one to nine rows; attention
+# at two contexts; and short decoding cycles of small random pairs of models. None of them has the
+# configuration of a model that is predicted below. Otherwise the probe would measure the answer,
+# and the result would not be a prediction.
 #
-# *Guess first:* with small matrices and with large ones, does this machine read weights equally
-# fast?
+# *Guess first:* does this machine read the weights of small matrices as fast as those of large
+# ones?
 
 # %%
 if here.torch:
@@ -60,11 +61,13 @@ if here.torch:
     fitted = calibration.fit(timed, {"drift_s": (before + clock.lap()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
 else:
-    course.say("*Skipped: no PyTorch, so nothing is calibrated here.*")
+    course.say("*Skipped: this cell calibrates, and PyTorch is not installed.*")
 
 # %%
 if here.torch:
-    sizes = sorted({probe.weight_bytes for probe in timed.linear})[1:]  # the first is all launches
+    sizes = sorted({probe.weight_bytes for probe in timed.linear})[
+        1:
+    ]  # without the smallest, which is only launches
     lines = [
         figures.Curve(
             f"{rows} {'row' if rows == 1 else 'rows'}",
@@ -79,59 +82,61 @@ if here.torch:
         )
         for rows in (1, 4, 9)
     ]
-    sheet, axes = figures.sheet(height=3.0)
+    figure, axes = figures.subplots(height=3.0)
     x = "weights of the stack (MB)"
     figures.curves(axes, lines, x, "weights read (GB/s)", title="probes: stacks of matrices")
-    course.show(sheet)
+    course.show(figure)
 
 # %% [markdown]
-# The figure divides bytes by the whole time of a stack, so that small stacks look slow: much of
-# their time is what each matrix costs besides. The fit takes the two apart. From the probes come a
-# dozen constants, by least squares: what is read per second, by size and by rows; what a layer, a
-# pass, a draw and a cycle cost besides. The same constants must explain the laps of all probe
-# pairs; how far each lap is from that is the error of the fit, and the width of the band of every
-# prediction.
+# The figure divides bytes by the whole time of a stack. Small stacks look slow, because much of
+# their time is a fixed time for each matrix. The fit separates the two. It gets a dozen constants
+# from the probes by least squares: the bytes read per second, by size and by rows; and the fixed
+# times of a layer, a pass, a drawn token and a cycle. The same constants must explain the stage
+# times of all probe pairs. The difference between a measured and a fitted stage time is the error
+# of the fit. It is also the width of the band of every prediction.
 
 # %%
 if here.torch:
     course.say("```\n" + "\n".join(tables.calibration_table(fitted)) + "\n```")
-    laps = [probe for probe in timed.laps if probe.lap != "host"]
-    pairs = list(zip(laps, fitted.residuals, strict=True))
+    stages = [probe for probe in timed.stages if probe.stage != "host"]
+    pairs = list(zip(stages, fitted.residuals, strict=True))
     lines = []
-    for lap, label in (("verify", "a pass of the target"), ("draft", "drafting")):
-        points = [(1e3 * p.seconds, 1e3 * p.seconds * (1 + r)) for p, r in pairs if p.lap == lap]
+    for stage, label in (("verify", "a pass of the target"), ("draft", "drafting")):
+        times = [(1e3 * p.seconds, r) for p, r in pairs if p.stage == stage]
+        points = [(measured, measured * (1 + residual)) for measured, residual in times]
         ends = np.array(sorted(points))[[0, -1], 0] * (0.8, 1.25)
-        lines.append(figures.Curve(label, ends, ends, lap, measured=points))
-    sheet, axes = figures.sheet()
+        lines.append(figures.Curve(label, ends, ends, stage, measured=points))
+    figure, axes = figures.subplots()
     x, y = "measured (ms)", "fitted (ms)"
-    figures.curves(axes, lines, x, y, log_y=True, title="laps of the probe pairs")
-    course.show(sheet)
+    figures.curves(axes, lines, x, y, log_y=True, title="stage times of the probe pairs")
+    course.show(figure)
 
 # %%
 if here.torch:
     course.say(f"""
-On the line the constants explain a lap fully.
+For a point on the line the constants explain the time fully.
 
-**A dozen constants reproduce {len(laps)} laps with a median error of {fitted.median_error:.0%}
-(worst {fitted.worst_error:.0%}): expect no better of a predicted time; the 80 % band of every one
-is ±{fitted.system.engine.error:.0%}.**
+**A dozen constants reproduce {len(stages)} stage times with a median error of
+{fitted.median_error:.0%} (worst {fitted.worst_error:.0%}). Do not expect a predicted time to be
+better. The 80 % band of each one is ±{fitted.system.engine.error:.0%}.**
 """)
 
 # %% [markdown]
 # ## Predict
 #
-# Two pairs. One was trained: the bundled pair, which continues Python source code. It is tiny, so a
-# second one is *dialled*: random weights, larger by far, whose draft is the target's own first
-# layer, and whose later layers are scaled until the acceptance is the one asked for. It moves real
-# bytes and rejects for real, though what it writes is not text.
+# We use two pairs. The first one is trained: the bundled pair, which continues Python source code.
+# It is tiny, so there is a second, much larger one: a synthetic pair with a target acceptance rate
+# (the project calls it *dialled*). Its weights are random, and its draft is the target's own first
+# layer. The later layers are scaled until the acceptance rate is the one that was asked for. It
+# reads real bytes and rejects real drafts, but it does not write text.
 #
-# Acceptance comes from calibration prompts: the target writes, both models look at every token
-# once, and that gives the survival at every γ. No cycle has been run when this cell ends.
+# Acceptance comes from calibration prompts: the target writes, and both models process each token
+# once. This gives the survival at every γ. When this cell ends, no cycle has run.
 #
-# *Where you have a GPU and a network, this is the one line to change.* Name a target and a draft
-# on the hub, say `SOURCE = ("Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B")` or
-# `SOURCE = ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-1B")` (after accepting its licence),
-# or two folders. `pip install 'specsim-llm[hub]'` brings what fetches them.
+# *If you have a GPU and a network, this is the one line to change.* Name a target and a draft on
+# the Hugging Face hub, for example `SOURCE = ("Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B")` or `SOURCE =
+# ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-1B")` (after accepting its licence), or two
+# folders. `pip install 'specsim-llm[hub]'` installs the download tools.
 
 # %%
 SOURCE = ("bundled", None)
@@ -148,12 +153,12 @@ if here.torch:
     }
     predicted = {name: demo.predict_pair(pair, fitted) for name, pair in ready.items()}
     for name, (_, prediction) in predicted.items():
-        sheet, axes = figures.sheet()
+        figure, axes = figures.subplots()
         figures.speedup_vs_gamma(axes, prediction)
         axes.set_title(f"the {name} pair, predicted", loc="left", weight="bold", size=10)
-        course.show(sheet)
+        course.show(figure)
 else:
-    course.say("*Skipped: no PyTorch, so no pair is loaded and nothing is predicted for it.*")
+    course.say("*Skipped: this cell loads two pairs, and PyTorch is not installed.*")
 
 # %%
 if here.torch:
@@ -165,15 +170,15 @@ if here.torch:
             f"{name}: {float(prediction.speedup[best]):.2f}× ({low:.2f} to {high:.2f}) at "
             f"γ = {prediction.gamma[best]}"
         )
-    course.say(f"**On record, before any cycle has run: {'; '.join(bets)}.**")
+    course.say(f"**Predicted before any cycle has run: {'; '.join(bets)}.**")
 
 # %% [markdown]
 # ## Measure
 #
-# Now the decoder, on other prompts. Every prompt is decoded with every γ, plain decoding among
-# them, before the next prompt begins: a machine that slows down meanwhile does so for all. Beside
-# the prompts, one and the same small read is timed again and again: the clock of the machine
-# itself.
+# Now the decoder runs, on other prompts. It decodes each prompt with every γ and with plain
+# decoding before the next prompt begins. So a machine that slows down in the meantime slows all of
+# them. Between the prompts we time the same small read again and again. It shows how the machine's
+# own speed changes.
 
 # %%
 if here.torch:
@@ -186,7 +191,7 @@ if here.torch:
         row = (f"the {name} pair", result.prediction, result.comparisons)
         course.show(figures.predicted_and_measured([row]))
 else:
-    course.say("*Skipped: no PyTorch, so nothing is decoded here.*")
+    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
 
 # %%
 if here.torch:
@@ -215,19 +220,19 @@ if here.torch:
         if c.gamma and (part := c.parts["speedup"]).low is not None
     ]
     course.say(f"""
-**The speedup was missed by {errors["trained"]["speedup"]:.0%} (trained) and
-{errors["dialled"]["speedup"]:.0%} (dialled) in the median; {sum(inside)} of {len(inside)} measured
-speedups lie in the 80 % band that was drawn before.**
+**The median error of the predicted speedup is {errors["trained"]["speedup"]:.0%} (trained) and
+{errors["dialled"]["speedup"]:.0%} (dialled). {sum(inside)} of {len(inside)} measured speedups lie
+in the predicted 80 % band.**
 """)
 
 # %% [markdown]
 # ## The error budget
 #
-# "Off by some per cent" names nobody. So the difference is taken apart: replace the predicted parts
-# by the measured ones, one after the other, and note what each does to the speedup. Tokens per
-# cycle first, then the time of drafting, of verifying, of everything else, and at last the plain
-# step that all is compared with. The factors multiply out to measured ÷ predicted, exactly; errors
-# that cancel each other by luck can be seen doing so.
+# A total error of some per cent does not say which part is wrong. So we take the difference apart.
+# We replace the predicted parts by the measured ones, one after the other, and note the effect of
+# each on the speedup: first the tokens per cycle, then the time of drafting, of verification and of
+# everything else, and last the plain step that the cycle is compared with. The product of these
+# factors is exactly measured ÷ predicted. Errors that happen to cancel become visible.
 
 # %%
 if here.torch:
@@ -238,16 +243,17 @@ if here.torch:
         for name, result in results.items()
     }
     budgets = {f"{name}, γ = {c.gamma}": c.factors for name, c in best.items()}
-    sheet, axes = figures.sheet(height=3.8)
-    figures.error_budget(axes, budgets, "at the γ that was measured best")
-    course.show(sheet)
+    figure, axes = figures.subplots(height=3.8)
+    figures.error_budget(axes, budgets, "at the best measured γ")
+    course.show(figure)
 else:
-    course.say("*Skipped: no PyTorch, so there is no difference to take apart.*")
+    course.say("*Skipped: without PyTorch there is nothing to compare.*")
 
 # %% [markdown]
-# Machine drift is not among them. A machine that became slower since its calibration stretches the
-# cycle and the plain step alike; in a speedup that cancels. On a *time* it is a factor of its own,
-# known from the small read, and it is taken out before a part is blamed.
+# The machine's drift is not one of these factors. A machine that became slower after the
+# calibration slows the cycle and the plain step alike, so in a speedup the drift cancels. For a
+# *time* it is a separate factor, known from the small read. It is divided out before an error is
+# attributed to a part.
 
 # %%
 if here.torch:
@@ -259,29 +265,28 @@ if here.torch:
         f"| {name} | {ratios[name]:.4f} | {products[name]:.4f} | {c.drift:.2f} | {c.culprit} |"
         for name, c in best.items()
     ]
-    head = "| pair | measured ÷ predicted | product of the factors | machine drift | most |"
+    head = "| pair | measured ÷ predicted | product of the factors | drift | largest factor |"
     largest = max(best.values(), key=lambda c: max(abs(np.log(f)) for f in c.factors.values()))
     course.say(f"{head}\n|---|---|---|---|---|\n" + "\n".join(lines))
     course.say(f"""
-**Every per cent has a name: what did most here is {largest.culprit}
+**Each part of the difference has a cause. The largest one here is {largest.culprit}
 (× {largest.factors[largest.culprit]:.2f} on the speedup).**
 """)
 else:
-    course.say("**Take a difference apart before you explain it: errors hide behind each other.**")
+    course.say("**Take a difference apart before you explain it: errors can cancel each other.**")
 
 # %% [markdown]
-# ## Other machines, as shipped
+# ## Other machines
 #
-# What was measured elsewhere lies in the project's folder `measurements/`, a folder for each
-# machine with its own calibration. The same comparison runs over all that is there. A third of the
-# points, chosen by a hash of their names, is *reserved*: nobody looks at them while the model is
-# being changed.
+# The project's folder `measurements/` holds measurements of other machines, with one folder and one
+# calibration for each. The same comparison runs over all of them. A third of the points, chosen by
+# a hash of their names, is *reserved*: nobody looks at them while changing the model.
 
 # %%
 shipped = comparison.measured_machines(Path(specsim.__file__).parent.parent / "measurements")
 rows = []
 for found in shipped:
-    for lens, comparisons in found.by_lens.items():
+    for predictor, comparisons in found.by_predictor.items():
         summary = comparison.summarise(comparisons)
         cells = [
             f"{summary.errors[part].median:.1%}" if part in summary.errors else "–"
@@ -289,7 +294,8 @@ for found in shipped:
         ]
         signs = f"{summary.right_signs} of {summary.signs}"
         name = found.environment.device
-        rows.append(f"| {name} | {lens} | {len(comparisons)} | {' | '.join(cells)} | {signs} |")
+        cells = [name, predictor, str(len(comparisons)), *cells, signs]
+        rows.append(f"| {' | '.join(cells)} |")
 if here.torch:
     both = [c for result in results.values() for c in result.comparisons]
     own = comparison.summarise(both)
@@ -298,21 +304,21 @@ if here.torch:
     ]
     signs = f"{own.right_signs} of {own.signs}"
     rows.append(f"| this machine, now | calibrated | {len(both)} | {' | '.join(cells)} | {signs} |")
-head = "| machine | predicted by | points | plain step | verification | cycle | speedup | pays? |"
+head = "| machine | predictor | points | plain step | verification | cycle | speedup | sign right |"
 if rows:
     course.say(f"Median errors:\n\n{head}\n|" + 8 * "---|" + "\n" + "\n".join(rows))
 
 # %%
 for found in shipped:
     if found.is_gpu or not any(other.is_gpu for other in shipped):
-        drawn = figures.parity(found.by_lens)
+        drawn = figures.parity(found.by_predictor)
         if drawn is not None:
-            course.say(f"{found.environment.device}, hollow markers are reserved points:")
+            course.say(f"{found.environment.device}, with hollow markers for reserved points:")
             course.show(drawn)
 if not any(found.is_gpu for found in shipped):
     course.say(
-        "No measurements of a GPU come with this copy (`make measure-gpu` takes them, where there "
-        "is one; this section shows them by itself once they are there)."
+        "No measurements of a GPU come with this copy. `make measure-gpu` makes them on a computer "
+        "with a GPU, and then this section shows them."
     )
 
 # %%
@@ -320,65 +326,69 @@ if shipped:
     gaps = []
     for found in shipped:
         medians = {
-            lens: comparison.summarise(points).errors["verify_step_s"].median
-            for lens, points in found.by_lens.items()
+            predictor: comparison.summarise(points).errors["verify_step_s"].median
+            for predictor, points in found.by_predictor.items()
             if "verify_step_s" in comparison.summarise(points).errors
         }
         gaps.append(
             f"{found.environment.device}: " + ", ".join(f"{m:.0%} {n}" for n, m in medians.items())
         )
     course.say(
-        f"**What a calibration buys, as median errors of a verification: {'; '.join(gaps)}.**"
+        f"**What a calibration gains, as the median error of a verification: {'; '.join(gaps)}.**"
     )
 else:
     course.say(
-        "**No measurements of other machines come with this copy: yours are the only ones.**"
+        "**No measurements of other machines come with this copy. Yours are the only ones.**"
     )
 
 # %% [markdown]
 # ## When they disagree
 #
-# In this order, since each explains some of what follows:
+# Check these points in this order, because each one explains some of the later ones:
 #
-# 1. **The machine changed.** Look at the drift. Far from one: something else runs; calibrate again.
-# 2. **The probes do not fit each other.** Look at the error of the fit. A disturbed probe spoils
-#    every prediction; take more rounds of them.
-# 3. **The plain step is off.** Then it is not speculation that is misunderstood. Compare precision,
-#    mode (eager or graphs), context and what is read.
-# 4. **Tokens per cycle are off** by more than two standard errors: other text, another temperature,
-#    or a log whose rate is another one (`specsim diagnose` tells them apart; notebook 3).
+# 1. **The machine changed.** Look at the drift. If it is far from one, another program is running;
+# calibrate again.
+# 2. **The probes disagree with each other.** Look at the error of the fit. A disturbed probe makes
+# every prediction worse; run more rounds of probes.
+# 3. **The plain step is off.** Then the cause is not speculation. Compare precision, mode (eager or
+# graphs), context and the bytes that are read.
+# 4. **Tokens per cycle are off** by more than two standard errors. Then the text or the temperature
+# is different, or the log reports another rate (`specsim diagnose` tells the rates apart; notebook
+# 3).
 # 5. **The draft step is off.** Count layers and launches, not parameters.
-# 6. **The verification is off, at some widths.** Kernels change by width; time a pass of that many
-#    rows (`python -m reference measure --suite gpu --part verify`).
-# 7. **The overhead is off.** Sampling, copies to the host, waits that nobody sees.
+# 6. **The verification is off at some widths.** Kernels change with the width; time a pass with
+# that many tokens (`python -m reference measure --suite gpu --part verify`).
+# 7. **The overhead is off.** Look at sampling, copies to the host and hidden waits.
 #
-# The same list, as a function, asked about the two pairs above:
+# A function applies the same list to the two pairs above:
 
 # %%
 if here.torch:
     lines, open_ = [], []
     for name, result in results.items():
-        suspects = comparison.checks(
+        suspects = comparison.find_suspects(
             result.comparisons, fitted.median_error, fitted.system.engine.error
         )
-        for check in suspects:
-            verdict = "fine" if check.passes else f"{check.remedy} {check.at and f'({check.at})'}"
+        for suspect in suspects:
+            place = f" ({suspect.at})" if suspect.at else ""
+            verdict = "fine" if suspect.is_cleared else f"{suspect.remedy}{place}"
             lines.append(
-                f"| {name} | {check.name} | {check.off:.1%} | {check.limit:.1%} | {verdict} |"
+                f"| {name} | {suspect.name} | {suspect.off:.1%} | {suspect.limit:.1%} | {verdict} |"
             )
         open_ += [f"{check.name} ({name})" for check in suspects if not check.passes]
-    head = "| pair | look at | off by | usual | so |\n|---|---|---|---|---|\n"
+    head = "| pair | look at | off by | usual | verdict |\n|---|---|---|---|---|\n"
     course.say(head + "\n".join(lines))
-    course.say(f"**To look at first, here and now: {open_[0] if open_ else 'nothing'}.**")
+    course.say(f"**Look at this first: {open_[0] if open_ else 'nothing'}.**")
 else:
-    course.say("**Start with what moves everything: the machine, then the plain step.**")
+    course.say("**Start with what affects everything: the machine, then the plain step.**")
 
 # %% [markdown]
 # ## Before you download a larger pair
 #
-# The catalog knows the shapes, so a pair from the hub can be judged before its weights are here.
-# What the catalog cannot know is the acceptance: the α below is an assumption, to be replaced by a
-# calibration as above. The demo's decoder is eager PyTorch; an engine captures graphs.
+# The catalog has the configurations of many models, so you can judge a pair from the hub before you
+# download its weights. The catalog does not know the acceptance. The α below is an assumption;
+# replace it by a calibration as above. The demo's decoder is eager PyTorch; a serving engine uses
+# CUDA graphs.
 
 # %%
 ALPHA = 0.75
@@ -397,10 +407,10 @@ for large, little in hub:
     eager, graphs = found
     rows.append(f"| {large} with {little} | {gigabytes:.0f} GB | {eager.scan} | {graphs.scan} |")
     bars[f"{large}\nwith {little}"] = [float(eager.speedup), float(graphs.speedup)]
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 kinds = {"eager PyTorch": "overhead", "CUDA graphs": "speedup"}
 figures.gains(axes, bars, kinds, x="best speedup (×)", title=f"one H200, α = {ALPHA} assumed")
-sheet
+figure
 
 # %%
 script, engine = next(iter(bars.values()))
@@ -409,26 +419,25 @@ course.say(
     + "\n".join(rows)
 )
 course.say(f"""
-**With the same acceptance the best is {script:.2f}× in
-eager mode and {engine:.2f}× with graphs for the first
-pair: expect the first figure of a script, the second of an engine.**
+**With the same acceptance the best speedup of the first pair is {script:.2f}× in eager mode and
+{engine:.2f}× with graphs. Expect the first number from a script, the second from an engine.**
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
-# looks like.
+# Type a number into the box, or call `quiz.check` with it. The reply to a wrong answer names the
+# likely mistake.
 
 # %%
 slower = quiz.Question(
-    "A speedup of 2.0× is predicted. Then another program makes every pass, the plain ones too, "
-    "25 % slower. Which speedup is measured?",
+    "A speedup of 2.0× is predicted. Then another program makes every pass 25 % slower, also the "
+    "plain ones. Which speedup is measured?",
     answer=lambda: 2.0,
     tolerance=0.02,
-    slips={
-        "the drift is charged to the cycle alone: the plain step is slower too": lambda: 2.0 / 1.25,
-        "the drift is charged to the plain step alone": lambda: 2.0 * 1.25,
+    mistakes={
+        "you slow down only the cycle (the plain step is slower too)": lambda: 2.0 / 1.25,
+        "you slow down only the plain step": lambda: 2.0 * 1.25,
     },
     unit="×",
 )
@@ -436,13 +445,13 @@ quiz.ask(slower)
 
 # %%
 drafting = quiz.Question(
-    "A speedup of 2.0× is predicted, with 40 % of the cycle spent on drafting. All is as predicted "
-    "but the draft steps, which take 30 % longer. Which speedup is measured?",
+    "A speedup of 2.0× is predicted, and 40 % of the cycle is drafting. In the measurement the "
+    "draft steps take 30 % longer; everything else is as predicted. Which speedup is measured?",
     answer=lambda: 2.0 / (1 + 0.4 * 0.3),
     tolerance=0.02,
-    slips={
-        "the whole cycle is stretched: only its drafting is": lambda: 2.0 / 1.3,
-        "the gain above 1 shrinks instead of the whole": lambda: 1 + 1.0 / (1 + 0.4 * 0.3),
+    mistakes={
+        "you make the whole cycle longer (only its drafting is longer)": lambda: 2.0 / 1.3,
+        "you divide only the gain above 1": lambda: 1 + 1.0 / (1 + 0.4 * 0.3),
     },
     unit="×",
 )
@@ -453,15 +462,15 @@ survival = 0.8 ** np.arange(1, 5)
 spread = float(np.sqrt(np.sum((2 * np.arange(1, 5) - 1) * survival) - survival.sum() ** 2))
 known = 0.02 * float(acceptance.IID(0.8).tokens_per_cycle(4))
 cycles = quiz.Question(
-    "α = 0.8, γ = 4. How many cycles must be counted until the standard error of the tokens per "
-    "cycle is 2 % of them?",
+    "α = 0.8, γ = 4. How many cycles must you count until the standard error of the tokens per "
+    "cycle is 2 % of their value?",
     answer=lambda: (spread / known) ** 2,
     tolerance=0.05,
-    slips={
-        "the square is forgotten: an error shrinks with the root of the count": lambda: (
+    mistakes={
+        "you forget the square (an error shrinks with the square root of the count)": lambda: (
             spread / known
         ),
-        "2 tokens per hundred are meant, not 2 % of the tokens per cycle": lambda: (
+        "you take 0.02 tokens as the error, not 2 % of the tokens per cycle": lambda: (
             (spread / 0.02) ** 2
         ),
     },

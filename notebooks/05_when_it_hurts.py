@@ -11,15 +11,16 @@
 # %% [markdown]
 # # 5. When it hurts
 #
-# **Question.** Speculation never changes the law of the text. When does it cost time all the same?
+# **Question.** Speculation never changes the distribution of the text. When does it make decoding
+# slower?
 #
 # **Takes** under a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also decodes with
 # the small pair that comes with the project, at several temperatures. No download.
 #
-# Seven ways to lose, each as a curve that is predicted, with measured markers where the project
+# There are seven ways to lose. Each has a predicted curve, with measured markers where the project
 # has any: published ones, each with its source in the catalog, and those of your own machine.
-# Nearly all of them have one cause. Speculation spends idle arithmetic; it hurts where none is
-# idle, or where the draft costs more than it saves.
+# Nearly all of them have one cause. Speculation spends idle arithmetic. It hurts if no arithmetic
+# is idle, or if the draft takes more time than it saves.
 
 # %%
 import itertools
@@ -44,9 +45,9 @@ SEQUENCES, SPEEDUP = "batch (sequences)", "speedup (×)"
 # %% [markdown]
 # ## Large batches
 #
-# A batch of users shares each fetched weight, as a cycle's γ + 1 rows do. Both draw on the same
-# idle arithmetic; when batch × (γ + 1) rows reach the ridge, it is used up. From there a
-# verification costs in proportion to its rows, and rejected drafts are paid in full.
+# A batch of users shares each weight that is read, as the γ + 1 positions of a cycle do. Both use
+# the same idle arithmetic. At batch × (γ + 1) = ridge, all of it is used. Above that, the time of a
+# verification grows in proportion to its tokens, and rejected drafts take their full time.
 #
 # *Guess first:* at which batch does γ = 5 stop paying on an H200?
 
@@ -58,13 +59,13 @@ lines = [
     )
     for g in (1, 3, 5, 7)
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = f"{target.name} with {draft.name}, α = 0.75"
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title=title)
-sheet
+figure
 
 # %% [markdown]
-# Move it yourself, where a kernel is running (a page without one shows nothing here):
+# You can move it yourself if a kernel is running (a page without a kernel shows nothing here):
 
 # %%
 course.live(lambda: explorer.speedup_map(alpha=0.75, gamma=3))
@@ -73,15 +74,15 @@ course.live(lambda: explorer.speedup_map(alpha=0.75, gamma=3))
 fixed = planning.crossover(target, drafter, system, gammas=5, most=512, alpha=0.75, context=512)
 ridge = float(system.ridge_rows)
 course.say(f"""
-By what such an engine reaches of bandwidth and arithmetic, the ridge is at {ridge:.0f} rows. γ = 5
-makes six of a sequence, so the bend comes at a batch of {ridge / 6:.0f}. From there the gain
-shrinks; it is gone where a cycle costs as many plain steps as it emits tokens, with γ = 5 above a
-batch of {fixed.batch}. γ = 1 still gives {lines[0].y[-1]:.2f}× at {batches[-1]}.
+With the bandwidth and FLOP/s that such an engine reaches, the ridge is at {ridge:.0f} rows. With γ
+= 5 each sequence has six rows, so the curve bends at a batch of {ridge / 6:.0f}. Above it the gain
+falls. It is gone where a cycle takes as many plain steps as it emits tokens: with γ = 5 above a
+batch of {fixed.batch}. γ = 1 still gives {lines[0].y[-1]:.2f}× at batch {batches[-1]}.
 """)
 
 # %% [markdown]
-# vLLM's table (its pull request on dynamic speculation) has cycles at two batches, both on the flat
-# part, where the model says that a batch changes little.
+# vLLM's table (in its pull request on dynamic speculation) has cycles at two batches. Both are on
+# the flat part, where the model predicts little change with the batch.
 
 # %%
 from specsim.evidence.validation import speculative
@@ -91,67 +92,68 @@ lines = []
 for k in (1, 3, 7):
     of_k = [r for r in table if r.label.startswith("EAGLE-3,") and r.label.endswith(f"K = {k}")]
     published = [(b, r.published) for b, r in zip((1, 16), of_k, strict=True)]
-    law = {"survival": speculative.survival_of("EAGLE-3")}
+    survival = speculative.survival_of("EAGLE-3")
     some = 2 ** np.arange(8)
-    predicted = [float(speculative.vllm(b, k, None, **law).speedup) for b in some]
+    predicted = [float(speculative.vllm(b, k, None, survival=survival).speedup) for b in some]
     lines.append(figures.Curve(f"EAGLE-3, γ = {k}", some, predicted, measured=published))
-sheet, axes = figures.sheet()
-figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title="vLLM, predicted and printed")
-sheet
+figure, axes = figures.subplots()
+figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title="vLLM, one head")
+figure
 
 # %%
 errors = [abs(r.predicted / r.published - 1) for r in table]
 course.say(f"""
-Between batch 1 and 16 the published speedups hardly move, as predicted (median error
-{np.median(errors):.1%}); beyond it the lines are a prediction that this table does not test.
+From batch 1 to 16 the published speedups hardly change, as predicted (median error
+{np.median(errors):.1%}). At larger batches the lines are a prediction that this table does not
+test.
 
-**Rows are free up to the ridge and paid in full behind it: γ = 5 pays up to a batch of
-{fixed.batch} here. At high load draft less, or nothing.**
+**Extra tokens are free up to the ridge and take their full time above it: γ = 5 pays up to a batch
+of {fixed.batch} here. At high load draft less, or nothing.**
 """)
 
 # %% [markdown]
 # ## Long contexts
 #
-# Reading the keys and values of a long context is memory traffic too, and batching does not share
-# it: every sequence has its own. It is a regime of its own. A verification reads each key once for
-# all its rows, so the *target* profits from speculation at any batch. But the draft has a context
-# as well. If it keeps all of it, its steps grow long with the target's; a draft that keeps a window
-# stays cheap.
+# Reading the keys and values of a long context is memory traffic too, and a batch does not share
+# it: every sequence has its own cache. A verification reads each key once for all its tokens, so
+# the *target* profits from speculation at any batch. But the draft has a context as well. If it
+# keeps all of it, its steps become slower together with the target's. A draft that keeps only a
+# window of it stays fast.
 
 # %%
 contexts = 2 ** np.arange(9, 18)
 kinds = {
     "draft keeps a window of 512": specsim.DraftModel(draft, window=512),
-    "draft keeps it all": drafter,
+    "draft keeps everything": drafter,
 }
 long = {"gamma": 4, "alpha": 0.8, "batch": 32, "context": contexts}
 lines = [
     figures.Curve(label, contexts, specsim.predict(target, kind, system, **long).speedup)
     for label, kind in kinds.items()
 ]
-sheet, axes = figures.sheet()
-x = "context (tokens a sequence)"
+figure, axes = figures.subplots()
+x = "context (tokens per sequence)"
 figures.curves(axes, lines, x, SPEEDUP, unit_line=True, title="batch 32, γ = 4, α = 0.8")
-sheet
+figure
 
 # %%
 windowed, full = (float(line.y[-1]) for line in lines)
 course.say(f"""
-(α is held at 0.8; a window costs some acceptance on text that refers far back, which this curve
-does not know.)
+(α is fixed at 0.8. A window reduces the acceptance on text that refers far back; this curve does
+not include that.)
 
-**Long contexts do not kill speculation, they favour it, if the draft's own cache is small:
-{windowed:.2f}× with a window, {full:.2f}× with all {contexts[-1] // 1024}k tokens.**
+**Long contexts favour speculation if the draft's own cache is small: {windowed:.2f}× with a window,
+{full:.2f}× with all {contexts[-1] // 1024}k tokens.**
 """)
 
 # %% [markdown]
 # ## Mixtures of experts
 #
-# A dense model reads the same weights for one row as for eight. A mixture of experts does not:
-# more tokens route to more experts, and each has to be fetched. At batch 1 a verification is
-# *not* nearly free. At a medium batch all experts are fetched anyway, and it is again. How many
-# distinct experts some neighbouring tokens share is a property of the text: `routing_correlation`
-# is 0 if they choose independently and 1 if they choose alike.
+# A dense model reads the same weights for one token as for eight. A mixture of experts does not:
+# more tokens use more experts, and a pass must read each of them. So at batch 1 a verification is
+# *not* nearly free. At a medium batch all experts are read anyway, and then it is nearly free
+# again. How many experts neighbouring tokens share is a property of the text: `routing_correlation`
+# is 0 if they choose independently and 1 if they choose the same experts.
 
 # %%
 experts = specsim.model("qwen3-30b-a3b")
@@ -164,12 +166,16 @@ lines = [
             experts, head, system, gamma=3, alpha=0.75, batch=batches, routing_correlation=rho
         ).speedup,
     )
-    for label, rho in (("choose alike", 1.0), ("partly alike", 0.45), ("independently", 0.0))
+    for label, rho in (
+        ("all the same experts", 1.0),
+        ("correlation 0.45", 0.45),
+        ("independent", 0.0),
+    )
 ]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = f"{experts.name}, EAGLE-3 head, γ = 3"
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title=title)
-sheet
+figure
 
 # %%
 partly = np.asarray(lines[1].y)
@@ -180,22 +186,22 @@ wide, one = (
 four = step_time(target, system, Workload(rows=4)).total_s
 dense = float(four / step_time(target, system).total_s)
 course.say(f"""
-The middle line assumes the correlation that one published measurement suggests; it is an input,
-not a result. With it, four rows take {wide / one:.2f} times one row at batch 1, where a dense model
-takes {dense:.2f}.
+The middle line assumes the correlation that one published measurement suggests; it is an input, not
+a result. With it, a pass of four tokens takes {wide / one:.2f} times as long as a pass of one token
+at batch 1. For a dense model it takes {dense:.2f} times as long.
 
-**A mixture of experts gains least at a batch of {batches[partly.argmin()]}
-({partly.min():.2f}×) and most around {batches[partly.argmax()]} ({partly.max():.2f}×), where the
-gain of a dense one has begun to fade.**
+**A mixture of experts gains least at a batch of {batches[partly.argmin()]} ({partly.min():.2f}×)
+and most around {batches[partly.argmax()]} ({partly.max():.2f}×), where the gain of a dense model
+already falls.**
 """)
 
 # %% [markdown]
 # ## Quantised targets
 #
-# Four-bit weights and speculation both save the reading of weights, so their gains do not
-# multiply. The plain step gets short; what does not shrink with it, the draft in bf16 and the
-# launches, weighs more. And since the arithmetic stays in bf16, the ridge moves to the left: the
-# batch at which it hurts is smaller.
+# Four-bit weights and speculation both reduce the time to read weights, so their gains do not
+# multiply. The plain step becomes shorter. The parts that do not shrink with it, the draft in bf16
+# and the launches, then matter more. And because the arithmetic stays in bf16, the ridge moves to
+# the left: speculation stops paying at a smaller batch.
 
 # %%
 gammas = np.arange(9)
@@ -207,10 +213,10 @@ for stored in ("bf16", "int4"):
         over = specsim.predict(target, narrow, machine, gamma=gammas, alpha=0.75)
         label = f"target {stored}, draft {draft_stored}"
         lines.append(figures.Curve(label, gammas, over.speedup))
-sheet, axes = figures.sheet(height=3.6)
+figure, axes = figures.subplots(height=3.6)
 x = "γ, tokens drafted per cycle"
 figures.curves(axes, lines, x, SPEEDUP, doubling=False, unit_line=True, title="one H200, α = 0.75")
-sheet
+figure
 
 # %%
 quick = specsim.system("h200-sxm", precision="int4")
@@ -221,21 +227,23 @@ lost = (tops["target int4, draft int4"] - tops["target int4, draft bf16"]) / (
     tops["target int4, draft int4"] - 1
 )
 course.say(f"""
-int4 alone gives {gain:.2f}×, speculation alone {tops["target bf16, draft bf16"]:.2f}×. With the
-same 16-bit draft only {tops["target int4, draft bf16"]:.2f}× is left of the latter.
+int4 alone gives {gain:.2f}×, speculation alone {tops["target bf16, draft bf16"]:.2f}×. After the
+target is quantised, speculation with the same 16-bit draft gives only
+{tops["target int4, draft bf16"]:.2f}×.
 
-**Together {both:.2f}× with both in int4, not the product {apart:.2f}×; with a 16-bit draft
-{lost:.0%} of what speculation adds is lost.**
+**Together they give {both:.2f}× with both models in int4, not the product {apart:.2f}×. With a
+16-bit draft, {lost:.0%} of the extra gain of speculation is lost.**
 """)
 
 # %% [markdown]
-# ## Temperature, and drafts that are greedy
+# ## Temperature and greedy drafts
 #
-# A temperature T above 1 flattens both laws, one below 1 sharpens them. Very flat laws overlap, so
-# at high T a draft that is *sampled* from its law is accepted more and more often. A draft that
-# always takes its likeliest token is accepted with the target's probability of that one token,
-# which falls instead. Lookups and many heads draft that way. Between cold and hot there is no rule:
-# it depends on the two laws. An example with four tokens:
+# A temperature T above 1 flattens both distributions; a temperature below 1 sharpens them. Very
+# flat distributions overlap, so at high T a draft that is *sampled* from its distribution is
+# accepted more and more often. A draft that always takes its likeliest token is accepted with the
+# target's probability of that token, and this probability falls. Lookups and many draft heads work
+# that way. Between the two extremes there is no general rule: it depends on the two distributions.
+# Here is an example with four tokens:
 
 # %%
 heats = np.geomspace(0.125, 8, 49)
@@ -247,14 +255,14 @@ lines = [
     figures.Curve("sampled draft", heats, acceptance.overlap(p, q), "tokens"),
     figures.Curve("greedy draft", heats, acceptance.greedy_overlap(p, q), "draft"),
 ]
-sheet, axes = figures.sheet(height=2.9)
-figures.curves(axes, lines, "temperature (1 is the model's own)", "α (share accepted)")
-sheet
+figure, axes = figures.subplots(height=2.9)
+figures.curves(axes, lines, "temperature (1: unchanged)", "α (share accepted)")
+figure
 
 # %% [markdown]
-# And the bundled pair, on real text, if there is PyTorch. *Predicted*: at each temperature the
-# target writes a text, and both models' laws along it give α. *Measured*: drafts of one token on
-# other prompts, counted.
+# Now the bundled pair on real text, if PyTorch is installed. *Predicted*: at each temperature the
+# target writes a text, and the two models' distributions along it give α. *Measured*: we count
+# drafts of one token on other prompts.
 
 # %%
 if here.torch:
@@ -279,7 +287,7 @@ if here.torch:
     shown = ", ".join(f"{a:.2f} at T = {h}" for h, a in zip(warmth, predicted, strict=True))
     course.say(f"**Predicted** α: {shown}.")
 else:
-    course.say("*Skipped: no PyTorch, so nothing is counted here.*")
+    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
 
 # %%
 if here.torch:
@@ -298,41 +306,41 @@ if here.torch:
     points = list(zip(warmth, counted, counted - errors, counted + errors, strict=True))
     band = (predicted - spread, predicted + spread)
     line = figures.Curve("predicted from texts", warmth, predicted, "tokens", *band, points)
-    sheet, axes = figures.sheet(height=2.9)
-    figures.curves(axes, [line], "temperature (1 is the model's own)", "α (share accepted)")
-    course.show(sheet)
+    figure, axes = figures.subplots(height=2.9)
+    figures.curves(axes, [line], "temperature (1: unchanged)", "α (share accepted)")
+    course.show(figure)
 
 # %%
 if here.torch:
     apart = 1.28 * np.abs(predicted - counted) / np.hypot(spread, errors)
     worst = int(apart.argmax())
-    luck = ", which is more than luck: other prompts, another α" if apart[worst] > 2 else ""
+    reason = ""
+    if apart[worst] > 2:
+        reason = ". This is more than chance: α depends on the prompts"
     course.say(f"""
-Band and bars (80 %) take a text as one draw, not a draft. Cold, a target as small as this one
-repeats itself, and a text is then easy or hard as a whole: {prompts} prompts leave
-±{spread[0]:.3f} at T = {warmth[0]} and ±{spread[-1]:.3f} at T = {warmth[-1]}, where drafts that are
-counted as if each were on its own would claim ±{of_drafts[0]:.3f} and ±{of_drafts[-1]:.3f}. The two
-are farthest apart at T = {warmth[worst]}, by {apart[worst]:.1f} of their joint standard
-errors{luck}.
+The band and the bars (80 %) treat a text as one sample, not a draft. At a low temperature a small
+target like this one repeats itself, and then a whole text is easy or hard. So {prompts} prompts
+leave ±{spread[0]:.3f} at T = {warmth[0]} and ±{spread[-1]:.3f} at T = {warmth[-1]}. If the counted
+drafts were independent, the errors would be only ±{of_drafts[0]:.3f} and ±{of_drafts[-1]:.3f}. The
+largest difference is at T = {warmth[worst]}: {apart[worst]:.1f} joint standard errors{reason}.
 """)
 sampled, greedy = (
     float(np.interp(1.0, heats, np.asarray(f(p, q))))
     for f in (acceptance.overlap, acceptance.greedy_overlap)
 )
 course.say(f"""
-In the example, at T = 1 a sampled draft is accepted with {sampled:.2f} and a greedy one with
-{greedy:.2f}.
+In the example, at T = 1 a sampled draft has α = {sampled:.2f} and a greedy one α = {greedy:.2f}.
 
-**Measure α at the temperature that you serve; and let the draft sample from the law that it
-reports.**
+**Measure α at the temperature that you serve, and let the draft sample from the distribution that
+it reports.**
 """)
 
 # %% [markdown]
-# ## Drafts that are all launches
+# ## Drafts that only launch kernels
 #
-# In eager mode each small kernel is launched from Python, and a pass costs its layers times a
-# constant. A draft with nearly as many layers as its target then costs nearly as much, however few
-# parameters it has (notebook 3).
+# In eager mode Python launches each small kernel, so a pass takes a constant time per layer. A
+# draft with nearly as many layers as its target then takes nearly as long, even if it has few
+# parameters (notebook 3).
 
 # %%
 pair = specsim.model("qwen3-8b"), specsim.DraftModel(specsim.model("qwen3-0.6b"))
@@ -344,68 +352,71 @@ over = {
     for engine, label in names.items()
 }
 lines = [figures.Curve(label, gammas, each.speedup) for label, each in over.items()]
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 title = "qwen3-0.6b for qwen3-8b, α = 0.8"
 figures.curves(axes, lines, x, SPEEDUP, doubling=False, unit_line=True, title=title)
-sheet
+figure
 
 # %%
 tops = {label: float(each.speedup.max()) for label, each in over.items()}
 ends = float(over["eager PyTorch"].speedup[4])
 course.say(f"""
-**The same pair and the same acceptance: {tops["roofline"]:.2f}× at best by bytes alone,
-{tops["CUDA graphs"]:.2f}× with graphs, {tops["eager PyTorch"]:.2f}× in eager mode, and {ends:.2f}×
-there at γ = 4. Capture both models in graphs before you judge a draft.**
+**The same pair with the same acceptance gains at best {tops["roofline"]:.2f}× by bytes alone,
+{tops["CUDA graphs"]:.2f}× with graphs, and {tops["eager PyTorch"]:.2f}× in eager mode, where γ = 4
+gives {ends:.2f}×. Capture both models in CUDA graphs before you judge a draft.**
 """)
 
 # %% [markdown]
 # ## Batches in lock-step
 #
-# The sequences of a batch accept different numbers of drafts. A cache with a length per sequence
-# lets each advance by its own. Simple implementations cut all to the batch's minimum instead, so
-# that the tensors stay rectangular; then one unlucky sequence stops all.
+# The sequences of a batch accept different numbers of drafts. A cache with a length for each
+# sequence lets each of them advance by its own number. Simple implementations cut all of them to
+# the minimum of the batch, so that the tensors stay rectangular. Then one unlucky sequence slows
+# down all.
 
 # %%
 survival = 0.8 ** np.arange(1, 5)
 some = 2 ** np.arange(7)
 lines = [
-    figures.Curve("each its own", some, np.full(len(some), 1 + survival.sum()), "tokens"),
+    figures.Curve(
+        "a length for each sequence", some, np.full(len(some), 1 + survival.sum()), "tokens"
+    ),
     figures.Curve(
         "cut to the minimum", some, latency.lockstep_tokens_per_cycle(survival, some), "draft"
     ),
 ]
-sheet, axes = figures.sheet(height=2.9)
+figure, axes = figures.subplots(height=2.9)
 figures.curves(axes, lines, SEQUENCES, "tokens per cycle", title="γ = 4, α = 0.8")
-sheet
+figure
 
 # %%
 left = float(latency.lockstep_tokens_per_cycle(survival, 8))
 course.say(f"""
-**At a batch of 8, lock-step leaves {left:.2f} of {1 + survival.sum():.2f} tokens per cycle: the
-whole cost of a cycle for hardly more than a plain step's token.**
+**At a batch of 8, lock-step leaves {left:.2f} of {1 + survival.sum():.2f} tokens per cycle. A cycle
+still takes its full time, but it emits hardly more than the one token of a plain step.**
 """)
 
 # %% [markdown]
 # ## Which of them is yours?
 #
-# The same arithmetic, as a checklist: what limits it, and what to do.
+# A checklist of symptoms, causes and remedies:
 #
 # | symptom | cause | remedy |
 # |---|---|---|
-# | gain fades with load | rows reach the ridge | smaller γ by batch, or off (notebook 7) |
-# | long contexts gain nothing more | the draft reads all of its own cache | a window, a head |
-# | little at batch one, a mixture of experts | new experts per row | smaller γ, or larger batches |
-# | little after quantising | the draft did not shrink | quantise the draft |
+# | the gain falls with the load | the batch reaches the ridge | a smaller γ, or none (notebook 7) |
+# | no gain at long contexts | the draft reads its whole cache | a window, a head |
+# | little gain at batch one (experts) | more tokens, more experts | a smaller γ, a larger batch |
+# | little gain after quantisation | the draft did not shrink | quantise the draft |
 # | α falls when users raise T | greedy drafts | sample from the draft |
-# | slower in a script, fine in an engine | launches | graphs, or fewer draft layers |
-# | batches gain nothing | lock-step | lengths per sequence |
+# | slow in a script, fast in an engine | launches | CUDA graphs, or fewer draft layers |
+# | no gain in a batch | lock-step | a length for each sequence |
 #
-# **It hurts where arithmetic is not idle, or where a draft costs more than its bytes.**
+# **It hurts if no arithmetic is idle, or if drafting takes more time than it saves.**
 
 # %% [markdown]
 # ## Exercises
 #
-# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
+# Answer in the box, or with `quiz.check`. The reply to a wrong answer names the likely mistake.
 
 # %%
 quiz.ask("when-it-hurts")
@@ -415,12 +426,13 @@ quiz.ask("eager")
 
 # %%
 lost = quiz.Question(
-    "γ = 4, α = 0.8, a batch of 4 cut to its minimum. How many tokens per sequence and cycle?",
+    "γ = 4, α = 0.8, and a batch of 4 is cut to its minimum. How many tokens does a sequence get "
+    "per cycle?",
     answer=lambda: latency.lockstep_tokens_per_cycle(survival, 4),
     tolerance=0.02,
-    slips={
-        "each sequence advances by its own": lambda: 1 + survival.sum(),
-        "the bonus token is forgotten": lambda: latency.lockstep_tokens_per_cycle(survival, 4) - 1,
+    mistakes={
+        "you let each sequence advance by its own number": lambda: 1 + survival.sum(),
+        "you forget the bonus token": lambda: latency.lockstep_tokens_per_cycle(survival, 4) - 1,
     },
     unit="tokens",
 )

@@ -11,15 +11,15 @@
 # %% [markdown]
 # # 6. Beyond the chain
 #
-# **Question.** A small model that drafts a chain is one way to guess. What else can guess, what
-# does each cost, and which one is for you?
+# **Question.** A small model that drafts a chain is one way to guess. What else can guess, how long
+# does it take, and which one fits you?
 #
-# **Takes** about a minute on two CPU cores. **Needs** `specsim`; with PyTorch the ways that the
-# decoder knows are run on the small pair that comes with the project. No download.
+# **Takes** about a minute on two CPU cores. **Needs** `specsim`; with PyTorch it also runs the
+# drafting methods of the decoder on the small pair that comes with the project. No download.
 #
-# Whatever guesses, three numbers decide: what drafting costs, which survival the drafts have, and
-# how many rows the target must verify. The accept rule of notebook 2 does not care where a guess
-# comes from, so everything below (unless it says "lossy") writes the target's text.
+# For every drafting method, three numbers decide: the time of drafting, the survival of the drafts,
+# and how many tokens the target must verify. The acceptance rule of notebook 2 works with any
+# source of drafts. So every method below (unless it says "lossy") keeps the target's distribution.
 
 # %%
 import numpy as np
@@ -35,20 +35,20 @@ course.say(here.sentence)
 # %% [markdown]
 # ## The ways to guess
 #
-# | way | who guesses | what it costs |
+# | method | who guesses | what it costs |
 # |---|---|---|
-# | n-gram, suffix | the text so far: what followed these words the last time? | a search |
-# | early exit | the target's own first layers | a share of its weights, each time |
-# | quantised self | the target, in fewer bits | all its weights, in fewer bytes |
-# | draft model | a small model | its weights, and a second cache |
+# | n-gram, suffix | the text so far: what followed these words last time? | a search |
+# | early exit | the target's own first layers | a share of its weights for each draft |
+# | quantised self | the target in fewer bits | all its weights, in fewer bytes |
+# | draft model | a small model | its weights and a second cache |
 # | heads (Medusa, EAGLE, MTP) | a layer or less on the target's own states | a layer, an LM head |
-# | trees | any of these, several guesses at a place | wider passes |
-# | blocks (P-EAGLE, DFlash) | one pass that guesses all places at once | one pass |
+# | trees | any of these, with several guesses at a position | wider passes |
+# | blocks (P-EAGLE, DFlash) | one pass that guesses all positions at once | one pass |
 # | overlapped (PEARL, SSD) | a draft on another device, during the verification | a device |
-# | cascade, ensembles | drafters that have drafters | the sum of theirs |
+# | cascade, ensembles | drafters that use other drafters | the sum of all of them |
 #
-# First, this machine. A calibration on probes tells what passes cost here; then acceptance is
-# counted on *calibration* prompts. Both together predict.
+# We start with this machine. A calibration on probes measures what passes cost here. Then we count
+# acceptance on *calibration* prompts. The two together give the prediction.
 
 # %%
 if here.torch:
@@ -69,66 +69,66 @@ if here.torch:
     calibration, timed = (reference.prompts(which, 64) for which in ("calibration", "timed"))
     calibration = calibration[: course.effort(25, 8)]
     new_tokens = course.effort(48, 24)
-    shape, small = target.architecture, specsim.DraftModel(draft.architecture)
-    plain = specsim.predict(shape, None, system, context=64 + new_tokens // 2)
+    architecture, small = target.architecture, specsim.DraftModel(draft.architecture)
+    plain = specsim.predict(architecture, None, system, context=64 + new_tokens // 2)
     course.say(f"{reason}. A plain step is predicted to take {1e3 * float(plain.step_s):.2f} ms.")
 else:
-    course.say("*Skipped: no PyTorch, so nothing is calibrated or measured here.*")
+    course.say("*Skipped: this cell calibrates, and PyTorch is not installed.*")
 
 # %% [markdown]
-# For a tree we must know which guess comes true, not only whether the first one does. In one run of
-# the pair, how much of p lies on the draft's first choice, its second, its third? From these shares
-# the best tree of a given size follows (a greedy choice of the likeliest nodes).
+# For a tree we must know which guess is right, not only whether the first one is. In a run of the
+# pair, how much of p is on the draft's first choice, its second, its third? From these shares
+# follows the best tree of a given size (a greedy selection of the likeliest nodes).
 #
-# *Before you run the cell:* if the first choice holds half of p, what does the second hold?
+# *Before you run the cell:* if the first choice has half of p, how much does the second have?
 
 # %%
 if here.torch:
     watched = slow_motion.cycles(target, reference.DraftModel(draft, 1), calibration, 24, seed=7)
-    laws = [(row.target_probs[0], row.draft_probs[0]) for step in watched for row in step]
-    mass = torch.stack([p.gather(0, q.topk(4).indices) for p, q in laws]).mean(0).cpu().numpy()
+    pairs = [(row.target_probs[0], row.draft_probs[0]) for step in watched for row in step]
+    mass = torch.stack([p.gather(0, q.topk(4).indices) for p, q in pairs]).mean(0).cpu().numpy()
     child_probs = np.minimum.accumulate(mass)
     nodes, depth = 8, 3
     best = trees.best_tree(child_probs, nodes + 1, depth)
     chain = trees.best_tree(child_probs[:1], nodes + 1)
     shares = ", ".join(f"{share:.2f}" for share in child_probs)
     course.say(f"""
-The draft's choices hold {shares} of p. The best tree of {nodes} drafted nodes, {depth} deep, should
-emit {best.tokens_per_cycle:.2f} tokens per cycle; a greedy chain of {nodes}
-{chain.tokens_per_cycle:.2f}, for {nodes} draft passes instead of {depth}.
+The draft's choices have {shares} of p. The best tree with {nodes} drafted nodes, {depth} deep,
+should emit {best.tokens_per_cycle:.2f} tokens per cycle. A greedy chain of {nodes} drafts should
+emit {chain.tokens_per_cycle:.2f}, with {nodes} draft passes instead of {depth}.
 
-**Every way to guess is three numbers: what drafting costs, what survives, how many rows are
-verified.**
+**Three numbers describe every drafting method: the time of drafting, the survival, and the number
+of tokens to verify.**
 """)
 else:
-    course.say("**Every way to guess is three numbers: its cost, its survival, its rows.**")
+    course.say("**Three numbers describe a method: drafting time, survival, tokens to verify.**")
 
 # %% [markdown]
 # ## Predicted, then run
 #
-# Now every way that the decoder has, with its price from `specsim`. Tokens per cycle are counted on
-# the calibration prompts, as one batch; times come from the probes alone.
+# Here is every drafting method of the decoder, next to its cost model in `specsim`. Tokens per
+# cycle are counted on the calibration prompts, in one batch. The times come from the probes alone.
 
 # %%
 if here.torch:
     tree = reference.Tree.of_parents(best.parents[1:])
     self_precision = "int8"
-    arms = {  # label: what the decoder runs, what specsim prices, drafted tokens
+    variants = {  # label: the decoder's drafter, its cost model, drafted tokens
         "draft model, γ = 3": (reference.DraftModel(draft, 3), small, 3),
         "n-gram, γ = 4": (reference.NGram(4), drafting.Lookup(1.0, pad=True), 4),
-        "n-gram, else draft": (
+        "n-gram, or else draft": (
             reference.Ensemble(reference.DraftModel(draft, 3)),
             drafting.Ensemble((small, drafting.Lookup(1.0, pad=True))),
             3,
         ),
         "early exit, 2 layers": (
             reference.EarlyExit(2, 2),
-            drafting.EarlyExit(shape, 2 / shape.num_layers),
+            drafting.EarlyExit(architecture, 2 / architecture.num_layers),
             2,
         ),
         f"itself in {self_precision}": (
             reference.QuantisedSelf(2, self_precision),
-            drafting.QuantisedSelf(shape, self_precision),
+            drafting.QuantisedSelf(architecture, self_precision),
             2,
         ),
         f"tree, {nodes} nodes": (
@@ -139,16 +139,20 @@ if here.torch:
     }
     if (checkpoints.PAIR / "head").exists():
         head = reference.load_head("bundled", target)
-        arms["trained head, γ = 3"] = (reference.DraftHead(head, 3), drafting.Eagle(shape), 3)
+        variants["trained head, γ = 3"] = (
+            reference.DraftHead(head, 3),
+            drafting.Eagle(architecture),
+            3,
+        )
 
 # %%
 if here.torch:
     predicted = {}
-    for label, (drafter, method, drafted) in arms.items():
+    for label, (drafter, method, drafted) in variants.items():
         counts = reference.speculate(target, drafter, calibration, new_tokens, 1.0, seed=1)
         tau = counts.statistics.tokens_per_cycle
         predicted[label] = specsim.predict(
-            shape,
+            architecture,
             method,
             system,
             gamma=drafted,
@@ -161,18 +165,20 @@ if here.torch:
         f"{1e3 * float(p.verify_step_s):.2f} | **{float(p.speedup):.2f}×** |"
         for label, p in predicted.items()
     ]
-    head_line = "| predicted | tokens per cycle | drafting (ms) | verifying (ms) | speedup |"
+    head_line = "| predicted | tokens per cycle | drafting (ms) | verification (ms) | speedup |"
     course.say(f"{head_line}\n|---|---|---|---|---|\n" + "\n".join(lines))
 else:
-    course.say("*Skipped: no PyTorch, so nothing is counted here.*")
+    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
 
 # %% [markdown]
-# And now the clock: other prompts, one text at a time, all ways in turn on each prompt, so that a
-# machine that slows down slows them all.
+# Now we measure the times on other prompts, one text at a time. On each prompt all methods run one
+# after the other, so a machine that slows down slows all of them.
 
 # %%
 if here.torch:
-    drafters = {"plain": reference.NoDrafter()} | {name: arm[0] for name, arm in arms.items()}
+    drafters = {"plain": reference.NoDrafter()} | {
+        name: variant[0] for name, variant in variants.items()
+    }
     totals = {name: reference.Statistics(drafter.gamma) for name, drafter in drafters.items()}
     for drafter in drafters.values():  # a first run warms caches and allocators
         reference.speculate(target, drafter, timed[0], 8, 1.0)
@@ -200,10 +206,10 @@ if here.torch:
                 spread=(tau - error, tau + error),
             )
         )
-    sheet, (above, below) = figures.sheet(2, height=3.4)
-    figures.by_method(above, tau_rows, "tokens", "tokens per cycle", "how much is kept")
-    figures.by_method(below, rows, "speedup", "speedup (×)", "what is gained")
-    course.show(sheet)
+    figure, (above, below) = figures.subplots(2, height=3.4)
+    figures.by_method(above, tau_rows, "tokens", "tokens per cycle", "tokens")
+    figures.by_method(below, rows, "speedup", "speedup (×)", "speed")
+    course.show(figure)
 
 # %%
 if here.torch:
@@ -213,37 +219,38 @@ if here.torch:
     within = sum(row.low <= row.measured <= row.high for row in rows)
     gain = next(row for row in rows if row.label == most.label).measured
     of_both = (
-        "is the fastest here as well; that need not be so where its drafts cost more"
+        "is also the fastest here; with slower drafts it need not be"
         if won.label == most.label
-        else f"is not the fastest: it gains {gain:.2f}×, since its drafts cost what they do"
+        else f"is not the fastest: it gains {gain:.2f}×, because drafting takes time"
     )
     course.say(f"""
-Median error of the predicted speedup {np.median(errors):.0%}, worst {max(errors):.0%}
-({rows[int(np.argmax(errors))].label}); {within} of {len(rows)} lie in their 80 % band. The way that
-emits most tokens per cycle ({most.label}, {most.measured:.2f}) {of_both}. And a model of
-{shape.num_layers} small layers was never trained to exit early, and copies little: what others
-report of these ways holds for their models and their texts. A pass in int8 is priced by its bytes,
-from probes in bf16; where its kernel is quicker to call, as on a CPU for matrices so small, it
-gains more than that.
+The median error of the predicted speedup is {np.median(errors):.0%}, the worst {max(errors):.0%}
+({rows[int(np.argmax(errors))].label}). {within} of {len(rows)} lie in their 80 % band. The method
+with the most tokens per cycle ({most.label}, {most.measured:.2f}) {of_both}.
 
-**On this machine and this text: {won.label}, {won.measured:.2f}×. Acceptance is half of the
-answer; what the guess costs is the other half.**
+This model has {architecture.num_layers} small layers, was not trained for early exit, and rarely
+copies its prompt. The results that others report for these methods hold for their models and texts.
+The prediction takes the time of an int8 pass from its bytes and from probes in bf16. On a CPU and
+with such small matrices the int8 kernel also starts faster, so it gains more than predicted.
+
+**On this machine and this text the best method is {won.label} with {won.measured:.2f}×. Acceptance
+is half of the answer; the time of drafting is the other half.**
 """)
 else:
-    course.say("**Acceptance is half of the answer; what the guess costs is the other half.**")
+    course.say("**Acceptance is half of the answer; the time of drafting is the other half.**")
 
 # %% [markdown]
 # ## How many to draft: adaptive γ
 #
-# Text is easy in places and hard in others. A further draft pays as long as its survival exceeds
-# its marginal cost times the speedup so far; the decoder can be handed a function that decides this
-# before every cycle, from what the last cycles did. It looks back only, at tokens that have been
-# emitted, so the law stays exact. *Predict:* does it beat the best fixed γ?
+# Text is easy in some places and hard in others. One more draft pays while its survival exceeds its
+# extra time multiplied by the current speed. The decoder accepts a function that chooses γ before
+# every cycle from the results of earlier cycles. It looks only at tokens that have been emitted, so
+# the distribution stays exact. *Predict:* is it better than the best fixed γ?
 
 # %%
 if here.torch:
     costs = specsim.predict(
-        shape, small, system, gamma=range(7), alpha=0.5, context=64 + new_tokens // 2
+        architecture, small, system, gamma=range(7), alpha=0.5, context=64 + new_tokens // 2
     ).cycle_s
     ways = {f"γ = {gamma}": (gamma, None) for gamma in (1, 2, 4, 6)}
     ways["adaptive"] = (6, adaptive.by_marginal_cost(costs.tolist()))
@@ -270,33 +277,43 @@ if here.torch:
     course.say(f"""
 Tokens per second, measured: {said}.
 
-**Adaptive γ reached {speeds["adaptive"] / max(list(speeds.values())[:-1]):.2f} times the best fixed
-γ, without being told which that is. It can gain only from what varies between texts and within
-them; otherwise what it saves is the search.**
+**Adaptive γ reached {speeds["adaptive"] / max(list(speeds.values())[:-1]):.2f} times the speed of
+the best fixed γ, without knowing that γ. It can be faster only if the difficulty varies within
+texts or between them; otherwise it only saves the search for γ.**
 """)
 else:
-    course.say("**Adaptive γ gains from what varies between texts; else it saves the search.**")
+    course.say("**Adaptive γ gains if the difficulty of the text varies; else it saves a search.**")
 
 # %% [markdown]
-# ## Priced on a GPU
+# ## The costs on a GPU
 #
-# The bundled pair is a toy; the prices that matter are those of real shapes. So: an 8B target on an
-# H200, engine with CUDA graphs, every method at its own best γ. To compare *costs*, all get the
-# same α for the first draft (a table below turns the question round). What the catalog assumes
-# beyond it, how acceptance decays in a head or how often a lookup finds something, is in
-# `specsim/catalog/methods.toml`, each with its source or marked as assumed.
+# The bundled pair is tiny. What matters are the costs of real models: an 8B target on an H200, an
+# engine with CUDA graphs, every method at its own best γ. To compare *costs*, all methods get the
+# same α for the first draft (a table below asks the opposite question). Everything else that the
+# catalog assumes is in `specsim/catalog/methods.toml`: for example how acceptance falls along a
+# head's drafts, or how often a lookup finds a match. Each value has a source or is marked as
+# assumed.
 #
-# *Before you run the cell:* which of them survive a large batch?
+# *Before you run the cell:* which methods still pay at a large batch?
 
 # %%
 large, little = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 gpu = specsim.system("h200-sxm", engine="cuda-graphs")
 alpha = 0.75
 with_a_draft = ("draft-model", "pearl", "ssd", "cascade")
-priced = ("n-gram", "early-exit", "quantised-self", "medusa", "eagle", "eagle-3", "mtp", "eagle-2")
-priced += ("p-eagle", "dflash", *with_a_draft)
+compared = (
+    "n-gram",
+    "early-exit",
+    "quantised-self",
+    "medusa",
+    "eagle",
+    "eagle-3",
+    "mtp",
+    "eagle-2",
+)
+compared += ("p-eagle", "dflash", *with_a_draft)
 ways = {
-    name: specsim.method(name, large, little if name in with_a_draft else None) for name in priced
+    name: specsim.method(name, large, little if name in with_a_draft else None) for name in compared
 }
 most = {name: min(way.max_gamma or 8, 8) for name, way in ways.items()}
 most["eagle-2"] = 40  # of a tree, γ counts nodes
@@ -319,27 +336,29 @@ gained = {
 ranked = dict(sorted(gained.items(), key=lambda item: -item[1][0]))
 
 # %%
-sheet, axes = figures.sheet(height=7.2)
+figure, axes = figures.subplots(height=7.2)
 kinds = {"batch 1": "speedup", "batch 256": "tokens"}
 title = f"{large.name} on an H200, α = {alpha}"
 figures.gains(axes, ranked, kinds, title=title)
-course.show(sheet)
+course.show(figure)
 course.say(f"""
-A lookup costs nearly nothing and finds nothing in most cycles: here it finds something in
-{ways["n-gram"].hit:.0%} of them, which is assumed. In chat it is less, and where the answer repeats
-the question (editing, summarising) it is more.
+A lookup takes nearly no time, but in most cycles it finds no match. Here we assume that it finds
+one in {ways["n-gram"].hit:.0%} of them. In chat it finds fewer, and where the answer repeats the
+question (editing, summaries) it finds more.
 """)
 
 # %% [markdown]
-# ¹ per device: the second one, which drafts meanwhile, is counted. ² lossy as its paper has it
-# (typical acceptance); with the exact rule it keeps less.
+# ¹ per device: the second device, which drafts during the verification, is counted. ² lossy as in
+# its paper (typical acceptance); with the exact rule it accepts less.
 #
-# A draft of the target's own size (early exit, fewer bits) costs too much of a step to gain much.
-# Heads are cheap, and a block costs one pass for all of its places, so these live off their
-# acceptance. And at a large batch every drafted row is a row that somebody else could have had.
+# Drafts that run much of the target (early exit, fewer bits) take too large a part of a step to
+# gain much. Heads are cheap, and a block needs one pass for all its positions, so their gain
+# depends on their acceptance. At a large batch every drafted token takes the place of a token of
+# another user.
 #
-# Turned round: which α must a method reach to be worth its trouble? (Of a tree, α is that of its
-# first choice alone: its siblings catch part of what that one misses, so it needs less of it.)
+# Now the opposite question: which α does a method need to be useful? (For a tree, α is that of its
+# first choice alone. Its siblings catch some of the tokens that the first choice misses, so a tree
+# needs a lower α.)
 
 # %%
 wanted = 1.5
@@ -351,7 +370,7 @@ for name, way in ways.items():
     reached = over.speedup_per_device.max(axis=1) >= wanted
     needed[name] = float(grid[reached.argmax()]) if reached.any() else np.nan
 lines = [
-    f"| {name} | {'not at any' if np.isnan(least) else f'{least:.2f}'} |"
+    f"| {name} | {'none is enough' if np.isnan(least) else f'{least:.2f}'} |"
     for name, least in sorted(needed.items(), key=lambda item: (np.isnan(item[1]), item[1]))
 ]
 course.say(
@@ -363,18 +382,19 @@ names = list(ranked)
 many = max(gained, key=lambda name: gained[name][1])
 lost = sum(values[1] < 1 for values in gained.values())
 course.say(f"""
-**One α, other prices: at batch {batches[0]} {names[0]} gains most
-({ranked[names[0]][0]:.2f}×), then {names[1]} ({ranked[names[1]][0]:.2f}×); at batch {batches[1]} it
-is {many} ({gained[many][1]:.2f}×), and {lost} of {len(gained)} methods lose.**
+**With the same α the methods differ by their costs. At batch {batches[0]} {names[0]} gains most
+({ranked[names[0]][0]:.2f}×), then {names[1]} ({ranked[names[1]][0]:.2f}×). At batch {batches[1]}
+{many} gains most ({gained[many][1]:.2f}×), and {lost} of {len(gained)} methods are slower than
+plain decoding.**
 """)
 
 # %% [markdown]
-# ## Trees: rows instead of passes
+# ## Trees: more tokens per pass instead of more passes
 #
-# A chain bets everything on its first token. A tree spends *rows* of the verification, which at
-# batch 1 are nearly free, on second and third guesses. Tokens per cycle then grow with the
-# logarithm of the nodes, where a chain runs into its ceiling. What happens to that when the rows
-# are no longer free?
+# A chain depends on its first token. A tree adds second and third guesses. They make the
+# verification wider, which at batch 1 is nearly free. The tokens per cycle of a tree grow with the
+# logarithm of its nodes, while those of a chain reach a limit. What happens when wider passes are
+# not free?
 
 # %%
 sizes = np.arange(1, 49)
@@ -384,9 +404,9 @@ lines = []
 for batch in (1, 64, 256):
     over = specsim.predict(large, tree_of, gpu, gamma=sizes, alpha=alpha, batch=batch)
     lines.append(figures.Curve(f"batch {batch}", sizes, over.speedup))
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 figures.curves(axes, lines, "nodes of the tree (drafted tokens)", "speedup (×)", unit_line=True)
-sheet
+figure
 
 # %%
 peaks = {line.label: (int(sizes[np.argmax(line.y)]), float(np.max(line.y))) for line in lines}
@@ -397,41 +417,41 @@ said = "; ".join(
 course.say(f"""
 Best trees: {said}.
 
-**A tree turns spare rows into tokens. Where rows cost something, the best tree is a small one.**
+**A tree turns idle arithmetic into tokens. If wider passes take longer, the best tree is small.**
 """)
 
 # %% [markdown]
 # ## Which to choose
 #
-# | where you are | what to try first | why |
+# | situation | try first | why |
 # |---|---|---|
 # | the answer repeats the prompt | n-gram or suffix; a head where nothing matches | free |
-# | chat, few users, there is a head for the model | EAGLE-3, or a block drafter | keeps much |
-# | the model came with MTP modules | those, one or two tokens | trained with it |
-# | no head, but a small sibling with the same tokenizer | draft model, short γ | nothing to train |
-# | one user, a GPU that idles | a tree | rows are free |
-# | many users | γ = 1, adaptive, or nothing | no spare rows |
-# | a second GPU that idles | tensor parallelism first, then overlapped drafting | per device |
+# | chat, few users, a head exists for the model | EAGLE-3, or a block drafter | high acceptance |
+# | the model has MTP modules | these, one or two tokens | trained with it |
+# | no head, but a small model with the same tokenizer | draft model, small γ | no training |
+# | one user, a GPU that is idle | a tree | wider passes are free |
+# | many users | γ = 1, adaptive, or nothing | no idle arithmetic |
+# | a second GPU that is idle | first tensor parallelism, then overlapped drafting | per device |
 #
-# Two habits of articles that are worth correcting. Speedups of different methods in one chart come
-# from different baselines, models, texts and temperatures: compare tokens per cycle *and* the cost
-# of a cycle. And "lossless" holds for an accept rule, not for a method: every drafter above is
-# lossless under the token rule, and none is under typical acceptance.
+# Two habits of articles are wrong. First, a chart with the speedups of different methods mixes
+# baselines, models, texts and temperatures. Compare tokens per cycle *and* the time of a cycle.
+# Second, "lossless" is a property of an acceptance rule, not of a drafting method: every drafter
+# above is lossless under the token rule, and none is lossless under typical acceptance.
 
 # %%
 reach = sorted((value, name) for name, value in needed.items() if not np.isnan(value))
 (least, least_name), (most_of_all, last_name) = reach[0], reach[-1]
 course.say(f"""
-**No method is best. Each has a price (the α that it needs for {wanted}×, from {least:.2f} of
-{least_name} to {most_of_all:.2f} of {last_name}), and your text decides which can be paid. Measure
-the text, then look up the price.**
+**No method is always best. Each needs a certain α for {wanted}×, from {least:.2f} ({least_name}) to
+{most_of_all:.2f} ({last_name}), and your text decides which α it reaches. Measure the text first,
+then compare the costs.**
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# Type a number into the box, or call `quiz.check` with it. A wrong answer is told the slip it
-# looks like.
+# Type a number into the box, or call `quiz.check` with it. The reply to a wrong answer names the
+# likely mistake.
 
 # %%
 quiz.ask("tree-or-chain")
@@ -441,16 +461,16 @@ quiz.ask("draft-in-parallel")
 
 # %%
 lookup = quiz.Question(
-    "A lookup finds a match in 40 % of the cycles; a token of a match is kept with α = 0.9, and "
+    "A lookup finds a match in 40 % of the cycles. A token of a match has α = 0.9, and "
     "γ = 10. How many tokens does a cycle emit on average?",
     answer=lambda: drafting.Lookup(0.4).acceptance_of(acceptance.IID(0.9)).tokens_per_cycle(10),
     tolerance=0.01,
-    slips={
-        "a match is taken to be found every time": lambda: acceptance.IID(0.9).tokens_per_cycle(10),
-        "the hit rate is taken to multiply the bonus token too": lambda: (
+    mistakes={
+        "you assume a match in every cycle": lambda: acceptance.IID(0.9).tokens_per_cycle(10),
+        "you multiply the bonus token by the hit rate too": lambda: (
             0.4 * acceptance.IID(0.9).tokens_per_cycle(10)
         ),
-        "the hit rate is multiplied into α": lambda: acceptance.IID(0.36).tokens_per_cycle(10),
+        "you multiply α by the hit rate": lambda: acceptance.IID(0.36).tokens_per_cycle(10),
     },
     unit="tokens",
 )

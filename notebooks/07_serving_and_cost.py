@@ -11,14 +11,14 @@
 # %% [markdown]
 # # 7. Serving and cost
 #
-# **Question.** For a server that many people use, what does speculation change: for the one who
-# waits, for the bill, and for the battery? And what do you set?
+# **Question.** What does speculation change on a server with many users: the waiting time, the
+# cost, the energy? And what should you set?
 #
-# **Takes** a few seconds. **Needs** `specsim` alone: a server with many users is not something that
-# a notebook can measure on the side, so everything below is predicted, with catalog constants.
+# **Takes** a few seconds. **Needs** only `specsim`. A notebook cannot measure a server with many
+# users, so everything below is predicted with constants from the catalog.
 #
-# Prices, α and the energy of a byte are *inputs*, chosen round; change them to yours and run the
-# cells again.
+# Prices, α and the energy of a byte are *inputs* with round values. Change them to yours and run
+# the cells again.
 
 # %%
 import numpy as np
@@ -36,17 +36,18 @@ traffic = {"alpha": 0.75, "context": 2048}
 held = memory.footprint(target, system, batch=1, context=2048, gamma=4, drafter=drafter)
 course.say(f"""
 {target.name} with {draft.name} on {system.tensor_parallel} {system.accelerator.name}: each device
-holds {float(held.weight_bytes) / 1e9:.1f} GB of weights, {float(held.draft_weight_bytes) / 1e9:.1f}
-GB of the draft's, and has {float(held.spare_bytes) / 1e9:.1f} GB of
-{held.capacity_bytes / 1e9:.0f} GB left for the caches of users.
+holds {float(held.weight_bytes) / 1e9:.1f} GB of target weights and
+{float(held.draft_weight_bytes) / 1e9:.1f} GB of draft weights. Of its
+{held.capacity_bytes / 1e9:.0f} GB, {float(held.spare_bytes) / 1e9:.1f} GB are left for the KV
+caches of the users.
 """)
 
 # %% [markdown]
 # ## Latency against throughput
 #
-# A server has one dial, the batch. A larger batch gives more tokens in all, and fewer to each
-# user. Plain decoding traces one curve between the two, speculation another. They are best compared
-# at equal latency or at equal load, not at equal batch.
+# On a server you can trade latency against throughput with the batch. A larger batch gives more
+# tokens in total, and fewer to each user. Plain decoding gives one curve between the two,
+# speculation another. Compare them at equal latency or at equal load, not at equal batch.
 
 # %%
 sizes = 2 ** np.arange(8)
@@ -58,12 +59,12 @@ lines = [
     figures.Curve("plain", plain.tokens_per_s, 1 / plain.step_s, "plain"),
     figures.Curve("speculative, best γ", best.tokens_per_s, 1 / best.token_s, "speedup"),
 ]
-sheet, axes = figures.sheet(height=3.6)
+figure, axes = figures.subplots(height=3.6)
 x = "all users together (tokens/s)"
 figures.curves(
     axes, lines, x, "each user (tokens/s)", title=f"batch 1 to {sizes[-1]}, left to right"
 )
-sheet
+figure
 
 # %%
 common = min(plain.tokens_per_s.max(), best.tokens_per_s.max()) / 2
@@ -75,20 +76,21 @@ slow, quick = (
     )
 )
 course.say(f"""
-At half of the plain server's largest load ({common:.0f} tokens/s in all), each user sees
-{slow:.0f} tokens/s plain and {quick:.0f} tokens/s with speculation.
+At half of the largest load ({common:.0f} tokens/s in total), each user gets {slow:.0f} tokens/s
+with plain decoding and {quick:.0f} tokens/s with speculation.
 
-**At an equal load speculation gives each user {quick / slow:.2f}×; at the far right, where the
-batch is {sizes[-1]}, it still gives {best.speedup[-1]:.2f}× with γ = {best.gamma[-1]}.**
+**At equal load speculation gives each user {quick / slow:.2f}×. At the right end of the figure,
+where the batch is {sizes[-1]}, it still gives {best.speedup[-1]:.2f}× with γ = {best.gamma[-1]}.**
 """)
 
 # %% [markdown]
-# ## The batch is not yours to choose
+# ## You do not choose the batch
 #
 # On a live server the batch follows from the arrivals: sequences in flight = token rate × seconds
-# per token (Little's law). A faster cycle empties the server sooner, the batch shrinks, and the
-# cycle gets faster still. So a gain at a fixed batch *understates* what users see below capacity.
-# (The capacity is another matter: it is decided at the largest batch, where arithmetic is scarce.)
+# per token (Little's law). If cycles are faster, sequences finish sooner, so the batch becomes
+# smaller and the cycles become faster again. So below the server's capacity, a gain at a fixed
+# batch is *smaller* than the gain that users see. (The capacity is another question. It depends on
+# the largest batch, where little arithmetic is idle.)
 
 # %%
 gamma = 4
@@ -112,9 +114,9 @@ lines = [
     figures.Curve(label, rates, [1e3 * load.token_s for load in loads[g]], concept)
     for g, label, concept in ((0, "plain", "plain"), (gamma, f"γ = {gamma}", "speedup"))
 ]
-sheet, axes = figures.sheet()
-figures.curves(axes, lines, "arriving (tokens/s)", "time per token of a user (ms)")
-sheet
+figure, axes = figures.subplots()
+figures.curves(axes, lines, "load (tokens/s)", "time per token of a user (ms)")
+figure
 
 # %%
 open_gain = loads[0][-1].token_s / loads[gamma][-1].token_s
@@ -124,18 +126,19 @@ course.say(f"""
 At {rates[-1]} tokens/s the plain server has {loads[0][-1].batch:.0f} sequences in flight, the
 speculative one {loads[gamma][-1].batch:.0f}.
 
-**The same arrivals are served {open_gain:.2f}× faster, where a benchmark at a fixed batch of
-{busy} would print {fixed:.2f}×.** Up to a batch of {sizes[-1]} the server carries
-{loads[0][0].capacity_tokens_per_s:.0f} tokens/s plain and
-{loads[gamma][0].capacity_tokens_per_s:.0f} with γ = {gamma}.
+**At the same load the tokens arrive {open_gain:.2f}× faster, while a benchmark at a fixed batch of
+{busy} would report {fixed:.2f}×.** Up to a batch of {sizes[-1]} the capacity of the server is
+{loads[0][0].capacity_tokens_per_s:.0f} tokens/s with plain decoding and
+{loads[gamma][0].capacity_tokens_per_s:.0f} tokens/s with γ = {gamma}.
 """)
 
 # %% [markdown]
 # ## What a user notices
 #
-# Time to the first token: the prompt is read in one wide pass, which computes and does not wait for
-# memory. Speculation makes it no shorter; the draft must read the prompt too. After that tokens
-# come in bursts: most gaps are zero, and the others are a whole cycle, longer than a plain step.
+# The time to the first token comes from the prefill: one wide pass over the prompt, which is
+# compute-bound. Speculation does not make it shorter, and the draft must also read the prompt.
+# After that, tokens arrive in groups: most gaps are zero, and each of the others is a whole cycle,
+# which is longer than a plain step.
 
 # %%
 alone = system
@@ -159,20 +162,20 @@ course.say(f"""
 | the whole reply, 95th percentile | {128 * float(one.step_s):.2f} s \
 | {float(cycles.percentile(95)) * cycle_s:.2f} s |
 
-(The spread is that of the coin flips alone; between easy and hard texts it is larger.)
+(The percentiles contain only the chance of acceptance. Easy and hard texts make them wider.)
 
 **The reply is complete {128 * float(one.step_s) / (cycles.mean * cycle_s):.2f}× sooner, the first
-token {float(with_draft.total_s / first.total_s) - 1:.1%} later, and the longest gaps are
-{cycle_s / float(one.step_s):.2f}× as long: say which latency you mean.**
+token comes {float(with_draft.total_s / first.total_s) - 1:.1%} later, and the longest gaps are
+{cycle_s / float(one.step_s):.2f}× as long. So say which latency you mean.**
 """)
 
 # %% [markdown]
 # ## Dollars and joules per million tokens
 #
-# Money buys seconds of the machine, so dollars per token are price over throughput. Energy is
-# spent on bytes, on FLOPs, and on merely being switched on; speculation saves bytes and seconds and
-# spends FLOPs. The price is an input, and so are the constants of energy: orders of magnitude,
-# without a measurement behind them. Trust the shape, not the level.
+# You pay for machine time, so dollars per token are the price per hour divided by the throughput.
+# Energy goes into bytes, into FLOPs, and into idle power. Speculation saves bytes and seconds, and
+# spends FLOPs. The price is an input. The energy constants are inputs too: orders of magnitude that
+# nobody measured here. Trust how the curves change, not their absolute values.
 
 # %%
 PRICE = 10.0  # dollars per hour for all four devices together
@@ -183,7 +186,7 @@ for label, g, who in (("plain", 0, None), (f"γ = {gamma}", gamma, drafter)):
     )
     costs[label] = economics.token_cost(over, price_per_hour=PRICE)
 concepts = ("plain", "speedup")
-sheet, (money, energy) = figures.sheet(2, height=2.9)
+figure, (money, energy) = figures.subplots(2, height=2.9)
 lines = [
     figures.Curve(label, sizes, cost.dollars_per_million, concept)
     for (label, cost), concept in zip(costs.items(), concepts, strict=True)
@@ -194,30 +197,31 @@ lines = [
     for (label, cost), concept in zip(costs.items(), concepts, strict=True)
 ]
 figures.curves(energy, lines, "batch (sequences)", "energy per token (J)", log_y=True)
-sheet
+figure
 
 # %%
 bill = {label: cost.dollars_per_million for label, cost in costs.items()}
 spent = {label: cost.joules for label, cost in costs.items()}
 fast = f"γ = {gamma}"
 course.say(f"""
-At batch 1 speculation takes ${bill["plain"][0]:.2f} to ${bill[fast][0]:.2f} per million tokens; a
-batch of {sizes[-1]} alone takes it to ${bill["plain"][-1]:.2f}.
+At batch 1 speculation reduces the cost of a million tokens from ${bill["plain"][0]:.2f} to
+${bill[fast][0]:.2f}. A batch of {sizes[-1]} without speculation reduces it to
+${bill["plain"][-1]:.2f}.
 
-**Batching is what makes tokens cheap ({bill["plain"][0] / bill["plain"][-1]:.0f}×); speculation
-makes them soon, and saves {1 - spent[fast][0] / spent["plain"][0]:.0%} of the energy at batch 1 but
+**Batching makes tokens cheap ({bill["plain"][0] / bill["plain"][-1]:.0f}×); speculation makes them
+fast. It saves {1 - spent[fast][0] / spent["plain"][0]:.0%} of the energy at batch 1 and
 {1 - spent[fast][-1] / spent["plain"][-1]:.0%} at {sizes[-1]}.**
 """)
 
 # %% [markdown]
 # ## Desktops, laptops and boards
 #
-# One user, one device, no batch: decoding on the edge is as memory-bound as it gets. A draft helps,
-# and must fit beside the target. Here an 8B model in four bits, drafted for by a 1B model in the
-# same format, under llama.cpp's constants: fitted to discrete cards and Apple's chips, borrowed for
-# the others. (Phones and the smallest boards are left out on purpose. The catalog knows their
-# bandwidth and not their arithmetic, and theirs is where a verification of a few rows may already
-# compute; priced by bytes alone they would be flattered.)
+# One user, one device, no batch: decoding on such a device is as memory-bound as it can be. A draft
+# helps, but it needs memory next to the target. The figure shows an 8B target in four bits with a
+# 1B draft in the same format. The constants are llama.cpp's; they were fitted to discrete GPUs and
+# Apple's chips, and the other devices use the same ones. (Phones and the smallest boards are left
+# out. The catalog knows their bandwidth but not their FLOP/s, and on them a verification of a few
+# tokens may already be compute-bound. A prediction from bytes alone would be too optimistic.)
 
 # %%
 edge = ("rtx-4090", "rtx-3060", "m2-ultra", "m1-pro", "dgx-spark", "jetson-agx-orin")
@@ -229,27 +233,27 @@ for name in edge:
         over = specsim.predict(model, tiny, machine, gamma=range(9), alpha=0.75)
         most = float(over.speculative_tokens_per_s.max())
         speeds[name] = [float(over.tokens_per_s.max()), most]
-sheet, axes = figures.sheet(height=4.4)
+figure, axes = figures.subplots(height=4.4)
 x = "one user (tokens/s)"
 kinds = {"plain": "plain", "speculative, best γ": "speedup"}
 figures.bars(axes, speeds, kinds, x=x, title=f"{model.name} in q4_0")
-sheet
+figure
 
 # %%
 gains = {name: after / before for name, (before, after) in speeds.items()}
 course.say(f"""
-Reading speed is a handful of tokens per second; the slowest device here goes from
-{min(s[0] for s in speeds.values()):.1f} to {min(s[1] for s in speeds.values()):.1f}.
+A person reads only a few tokens per second. The slowest device here goes from
+{min(s[0] for s in speeds.values()):.1f} to {min(s[1] for s in speeds.values()):.1f} tokens/s.
 
-**On the edge there is no batch to compete with: speculation gives {min(gains.values()):.2f}× to
-{max(gains.values()):.2f}× on all of them, as long as both models fit.**
+**On such devices no batch uses the idle arithmetic: speculation gives {min(gains.values()):.2f}× to
+{max(gains.values()):.2f}× on all of them, if both models fit into memory.**
 """)
 
 # %% [markdown]
 # ## What to set
 #
-# The best γ depends on the batch, and engines let you say so. `plan` looks at every γ for every
-# batch; where several are within two per cent, take the smallest.
+# The best γ depends on the batch, and engines have a setting for that. `plan` tries every γ for
+# every batch. If several are within two per cent of the best, take the smallest.
 
 # %%
 rows = "\n".join(
@@ -257,11 +261,12 @@ rows = "\n".join(
     f"| {row['speedup']:.2f}× | {row['tokens_per_s']:.0f} tokens/s |"
     for row in best.rows()
 )
-course.say(f"| batch | best γ | as good | speedup | all users |\n|---|---|---|---|---|\n{rows}")
+course.say(f"| batch | best γ | within 2 % | speedup | all users |\n|---|---|---|---|---|\n{rows}")
 
 # %% [markdown]
-# The same as an engine wants it written. (`specsim plan --target … --draft …` prints it in a shell;
-# the names of the settings follow each engine's own documents at the time of writing.)
+# Here are the same settings in the format of each engine. (`specsim plan --target … --draft …`
+# prints them in a shell. The names of the settings follow each engine's documentation at the time
+# of writing.)
 
 # %%
 import json
@@ -288,30 +293,29 @@ TensorRT-LLM:
 moves = planning.sensitivity(target, drafter, system, gamma=gamma, **traffic)
 (first_name, first_move), (second_name, second_move) = list(moves.items())[:2]
 course.say(f"""
-And what the answer hangs on, at batch 1: one per cent more {first_name} moves the speedup by
-{first_move:+.2f} %, one per cent more {second_name} by {second_move:+.2f} %.
+What the answer depends on most, at batch 1: if {first_name} grows by one per cent, the speedup
+changes by {first_move:+.2f} %; if {second_name} grows by one per cent, by {second_move:+.2f} %.
 
-**Set γ by batch; and measure α on your own traffic before anything else, since the answer hangs on
-it most.**
+**Set γ by batch. But first measure α on your own traffic, because the answer depends on it most.**
 """)
 
 # %% [markdown]
-# ## All of it, to move
+# ## All of it, interactive
 #
-# The explorer puts roofline, speedup, map, waterfall, latency and cost on one page, says in a
-# sentence what limits a setting, and hands it out as code or as flags. `specsim explore` opens it
-# in a browser of its own. (A page without a running kernel shows nothing here.)
+# The explorer shows roofline, speedup, map, waterfall, latency and cost on one page. It says in a
+# sentence what limits a setting, and it exports the setting as code or as flags. `specsim explore`
+# opens it in a browser. (A page without a running kernel shows nothing here.)
 
 # %%
 course.live(lambda: explorer.Explorer(preset="high-QPS server"))
 
 # %% [markdown]
-# **Start from the story that is nearest to yours, then move one thing at a time.**
+# **Start from the preset that is closest to your case. Then change one thing at a time.**
 
 # %% [markdown]
 # ## Exercises
 #
-# Answer in the box, or with `quiz.check`. A wrong answer is told the slip it looks like.
+# Answer in the box, or with `quiz.check`. The reply to a wrong answer names the likely mistake.
 
 # %%
 quiz.ask("dollars")
@@ -321,13 +325,13 @@ quiz.ask("percentiles")
 
 # %%
 whole = quiz.Question(
-    "Decoding is 60 % of a request's time, the rest is reading its prompt. Decoding gets 2.5 times "
-    "faster. How much faster is the request?",
+    "Decoding is 60 % of a request's time, and the rest is the prefill. Decoding becomes 2.5 times "
+    "as fast. How many times as fast is the request?",
     answer=lambda: economics.end_to_end_speedup(0.6, 2.5),
     tolerance=0.02,
-    slips={
-        "the prompt's time is forgotten": 2.5,
-        "the shares are swapped": lambda: economics.end_to_end_speedup(0.4, 2.5),
+    mistakes={
+        "you forget the time of the prefill": 2.5,
+        "you swap the two shares": lambda: economics.end_to_end_speedup(0.4, 2.5),
     },
     unit="×",
 )

@@ -11,17 +11,16 @@
 # %% [markdown]
 # # 8. The interview: thirty questions on memory-bound decoding and speculation
 #
-# **Question.** Can you say, in one line and with the right number, why decoding is slow and what
+# **Question.** Can you say in one line, with the right number, why decoding is slow and what
 # speculation does about it?
 #
-# **Takes** a few seconds to run, and an evening to rehearse.
-# **Needs** NumPy and matplotlib; no GPU, no PyTorch, no network. The boxes to type into need
-# ipywidgets; without them, `quiz.check` does the same.
+# **Takes** a few seconds to run, and an evening to practise. **Needs** NumPy and matplotlib; no
+# GPU, no PyTorch, no network. The input boxes need ipywidgets; without them, use `quiz.check`.
 #
-# Each question comes as the trap that it sets, why the trap fails, a form for your own answer, the
-# napkin arithmetic with numbers that specsim computes while you watch, and the one line to say.
-# Answer first, then scroll. A wrong number is told which slip it looks like. Whoever takes the
-# bytes of a pass for the parameters times two is told, for instance:
+# Each question has five parts: a common wrong answer (the trap), why it is wrong, a form for your
+# own answer, a short calculation ("napkin arithmetic") with numbers that specsim computes, and an
+# answer in one line. Answer first, then scroll. The reply to a wrong number names the likely
+# mistake. For example, the bytes of a pass are not simply the parameters times two:
 
 # %%
 from dataclasses import replace
@@ -37,7 +36,7 @@ from specsim.operators import Workload
 
 llama_70b, llama_8b = specsim.model("llama-3-70b"), specsim.model("llama-3-8b")
 llama_1b = specsim.model("llama-3.2-1b")
-h100 = specsim.system("h100-sxm", engine="ideal")  # the roofline: the datasheet and no overhead
+h100 = specsim.system("h100-sxm", engine="ideal")  # the roofline: datasheet values, no overhead
 h200 = specsim.system("h200-sxm", engine="ideal")
 GB, ms = 1e9, 1e3
 
@@ -51,10 +50,10 @@ quiz.check("bytes-per-token", 2 * llama_70b.parameters / GB)
 # **The trap.** "Tokens come one after the other, so the GPU waits for Python", or "attention is
 # quadratic".
 #
-# **Why it fails.** That tokens are sequential says why they come singly, not why each takes so
-# long. Waiting for the host is real where kernels are launched one by one, and CUDA graphs cure it;
-# the step that is left is as slow as its bytes. And a *new* token meets every earlier one once,
-# which is linear in the context.
+# **Why it fails.** The sequential order explains why tokens come one at a time, not why each takes
+# so long. A GPU does wait for the host if kernels are launched one by one, and CUDA graphs solve
+# that. The step that remains takes the time to read its bytes. And a *new* token attends once to
+# each earlier token, which is linear in the context.
 
 # %%
 quiz.ask("why-memory-bound")
@@ -63,44 +62,46 @@ quiz.ask("why-memory-bound")
 step = specsim.predict(llama_70b, None, h100, context=1).step
 linear = [term.operator for term in step.terms if term.operator and term.operator.weight_bytes > 0]
 intensity = sum(o.flops for o in linear) / sum(o.weight_bytes for o in linear)
-chip = h100.accelerator
+device = h100.accelerator
 course.say(
-    f"**Napkin.** A bf16 weight is two bytes, and one sequence uses it for one multiply-add, two "
-    f"FLOPs: {intensity:.0f} FLOP per byte. An H100 multiplies at {chip.rate('bf16') / 1e12:.0f} "
-    f"TFLOP/s and reads at {chip.bandwidth_bytes_per_s / 1e12:.2f} TB/s, so it could do "
-    f"{h100.ridge:.0f} FLOP in the time of a byte. It idles for all but one of them."
+    "**Napkin.** A bf16 weight has two bytes, and one sequence uses it for one multiply-add, "
+    f"which is two FLOPs: {intensity:.0f} FLOP per byte. An H100 computes "
+    f"{device.rate('bf16') / 1e12:.0f} TFLOP/s and reads {device.bandwidth_bytes_per_s / 1e12:.2f} "
+    f"TB/s, so it could do {h100.ridge:.0f} FLOP while it reads one byte. Its arithmetic is idle "
+    "most of the time."
 )
 quiz.check("why-memory-bound", "c")
 
 # %% [markdown]
-# On the roofline a plain step stands far down the slope, and everything that uses a weight for more
-# rows moves to the right: verification, a batch, a prefill.
+# On the roofline, a plain step lies far down the slope. Everything that uses a weight for more
+# tokens lies further to the right: a verification, a batch, a prefill.
 
 # %%
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 passes = {
     "a plain step": ("plain", 1),
     "verifying 4 drafts": ("verify", 5),
     "a batch of 64": ("tokens", 64),
     "a prefill of 4096 tokens": ("compute", 4096),
 }
-spots = [
-    figures.spot(label, concept, step_time(llama_70b, h100, Workload(rows=rows, context=1)))
+points = [
+    figures.operating_point(
+        label, concept, step_time(llama_70b, h100, Workload(rows=rows, context=1))
+    )
     for label, (concept, rows) in passes.items()
 ]
-figures.roofline(axes, h100, spots)
+figures.roofline(axes, h100, points)
 axes.legend(loc="upper left", frameon=False, fontsize=9)
-sheet
+figure
 
 # %% [markdown]
 # ### 2. How many bytes does one token of a 70B model read?
 #
 # **The trap.** Parameters times two.
 #
-# **Why it fails.** By a little, and it shows whether you know what a pass does: of the embedding
-# table one row per token is gathered, while the LM head, of the same size, is streamed in full. And
-# the size of the cache is not in it: a short context adds next to nothing, a long one a lot
-# (question 7).
+# **Why it fails.** The error is small, but it shows whether you know what a pass does. From the
+# embedding table it reads one row per token. The LM head has the same size, and a pass reads all of
+# it. The cache is missing too: a short context adds almost nothing, a long one a lot (question 7).
 
 # %%
 quiz.ask("bytes-per-token")
@@ -109,30 +110,30 @@ quiz.ask("bytes-per-token")
 streamed = 2 * (llama_70b.parameters - llama_70b.embedding_parameters)
 kv_per_token = 2 * llama_70b.kv_elements_per_token
 step_s = float(specsim.predict(llama_70b, None, h100, context=1).step_s)
-compute_s = streamed / chip.rate("bf16")  # two FLOPs for two bytes
+compute_s = streamed / device.rate("bf16")  # two FLOPs for two bytes
 course.say(
-    f"**Napkin.** {llama_70b.parameters / 1e9:.2f} billion parameters less "
-    f"{llama_70b.embedding_parameters / 1e9:.2f} billion of embedding, times two bytes: "
-    f"{streamed / GB:.1f} GB, plus {kv_per_token / 1e6:.3f} MB for each token of context. That is "
-    f"{ms * step_s:.1f} ms of an H100's bandwidth against {ms * compute_s:.3f} ms of its "
-    f"arithmetic, {step_s / compute_s:.0f} times less: the ridge again."
+    f"**Napkin.** {llama_70b.parameters / 1e9:.2f} billion parameters minus "
+    f"{llama_70b.embedding_parameters / 1e9:.2f} billion of the embedding, times two bytes: "
+    f"{streamed / GB:.1f} GB, plus {kv_per_token / 1e6:.3f} MB for each token of context. An H100 "
+    f"needs {ms * step_s:.1f} ms to read that and {ms * compute_s:.3f} ms for the arithmetic, "
+    f"which is {step_s / compute_s:.0f} times less: the ridge again."
 )
 quiz.check("bytes-per-token", streamed / GB)
 
 # %% [markdown]
-# ### 3. What does a GPU with twice the FLOP/s buy?
+# ### 3. What does a GPU with twice the FLOP/s gain?
 #
 # **The trap.** "Up to twice the speed."
 #
-# **Why it fails.** The arithmetic was waiting already. What newer GPUs bring at batch 1 is their
-# bandwidth: an H200 has an H100's FLOP/s, and is faster all the same.
+# **Why it fails.** A step does not wait for arithmetic. At batch 1 newer GPUs are faster because of
+# their bandwidth: an H200 has the same FLOP/s as an H100, and it is still faster.
 
 # %%
 quiz.ask("twice-the-flops")
 
 # %%
-rates = {name: 2 * rate for name, rate in chip.flops_per_s.items()}
-doubled = replace(h100, accelerator=replace(chip, flops_per_s=rates))
+rates = {name: 2 * rate for name, rate in device.flops_per_s.items()}
+doubled = replace(h100, accelerator=replace(device, flops_per_s=rates))
 faster = step_s / float(specsim.predict(llama_70b, None, doubled, context=1).step_s)
 ceilings = {
     name: float(
@@ -142,9 +143,9 @@ ceilings = {
 }
 listed = ", ".join(f"{name.split('-')[0].upper()} {rate:.1f}" for name, rate in ceilings.items())
 course.say(
-    f"**Napkin.** Twice the FLOP/s: {faster:.2f}×. The ceiling is bandwidth over bytes, in "
-    f"tokens/s for the 70B by one device's bandwidth: {listed} (its weights need two or more of "
-    f"the smaller ones). So an H200 buys at most "
+    f"**Napkin.** Twice the FLOP/s gives {faster:.2f}×. The limit is bandwidth divided by bytes. "
+    f"In tokens/s for the 70B with the bandwidth of one device: {listed} (its weights need two or "
+    "more of the smaller devices). So an H200 gains at most "
     f"{ceilings['h200-sxm'] / ceilings['h100-sxm']:.2f}×, a B200 "
     f"{ceilings['b200'] / ceilings['h100-sxm']:.2f}×."
 )
@@ -153,26 +154,27 @@ quiz.check("twice-the-flops", faster)
 # %% [markdown]
 # ### 4. Does a second GPU help?
 #
-# **The trap.** "Twice the GPUs, twice the speed, whatever the parallelism."
+# **The trap.** "Twice the GPUs, twice the speed, with any kind of parallelism."
 #
-# **Why it fails.** Only tensor parallelism makes a token come sooner, because each device reads a
-# part of every layer; and it pays two all-reduces a layer, whose latency does not shrink. Pipeline
-# parallelism reads the same bytes one device after the other. Data parallelism serves more
-# sequences at the same speed each.
+# **Why it fails.** Only tensor parallelism makes a token faster, because each device reads a part
+# of every layer. It needs two all-reduces per layer, and their latency does not shrink. With
+# pipeline parallelism the devices read the same bytes, one device after the other. Data parallelism
+# serves more sequences, each at the same speed.
 
 # %%
 quiz.ask("second-gpu")
 
 # %%
-linked = replace(h100, accelerator=replace(chip, link_latency_s=6e-6))
+linked = replace(h100, accelerator=replace(device, link_latency_s=6e-6))
 pair = specsim.predict(llama_70b, None, replace(linked, tensor_parallel=2), context=1)
 reduces = next(term for term in pair.step.terms if term.name == "all-reduce")
 course.say(
-    f"**Napkin.** Half the bytes: {ms * step_s / 2:.2f} ms. Two all-reduces in each of "
-    f"{llama_70b.num_layers} layers, {reduces.operator.kernels} at about "
-    f"{1e6 * linked.accelerator.link_latency_s:.0f} µs: {ms * float(reduces.seconds):.2f} ms. Sum: "
-    f"{ms * float(pair.step_s):.1f} ms, {step_s / float(pair.step_s):.2f}×. The latency is per "
-    f"pass, so speculation, which makes fewer passes, divides it too."
+    f"**Napkin.** Half the bytes take {ms * step_s / 2:.2f} ms. Two all-reduces in each of "
+    f"{llama_70b.num_layers} layers are {reduces.operator.kernels}; at about "
+    f"{1e6 * linked.accelerator.link_latency_s:.0f} µs each they take "
+    f"{ms * float(reduces.seconds):.2f} ms. The sum is {ms * float(pair.step_s):.1f} ms, "
+    f"{step_s / float(pair.step_s):.2f}×. The latency is per pass; speculation makes fewer passes, "
+    f"so it saves some of this too."
 )
 quiz.check("second-gpu", step_s / float(pair.step_s))
 
@@ -181,8 +183,8 @@ quiz.check("second-gpu", step_s / float(pair.step_s))
 #
 # **The trap.** "It is at its limit, so decoding must be compute-bound."
 #
-# **Why it fails.** The tool reports the share of time in which *some* kernel was resident. A kernel
-# that waits for memory is resident.
+# **Why it fails.** The tool reports the share of time in which *some* kernel was running. A kernel
+# that waits for memory counts as running.
 
 # %%
 quiz.ask("flop-utilisation")
@@ -190,21 +192,21 @@ quiz.ask("flop-utilisation")
 # %%
 utilisation = compute_s / step_s
 course.say(
-    f"**Napkin.** FLOPs of a step over what the chip could have done meanwhile: "
-    f"{ms * compute_s:.3f} / {ms * step_s:.1f} ms = {100 * utilisation:.2f} %. Ask instead which "
-    f"share of the bandwidth is used: here, by construction, all of it."
+    f"**Napkin.** The time for the FLOPs of a step, divided by the time of the step: "
+    f"{ms * compute_s:.3f} / {ms * step_s:.1f} ms = {100 * utilisation:.2f} %. Ask instead what "
+    f"share of the bandwidth it uses: here all of it, by assumption."
 )
 quiz.check("flop-utilisation", 100 * utilisation)
 
 # %% [markdown]
-# ### 6. From which batch on do the linear layers compute?
+# ### 6. From which batch on are the linear layers compute-bound?
 #
-# **The trap.** Twice or four times the right number, from a datasheet's sparse FLOP/s; or "fp8
-# halves it".
+# **The trap.** Two or four times the right number, from a datasheet's sparse FLOP/s; or "fp8 halves
+# it".
 #
-# **Why it fails.** Headline rates count 2:4 sparsity that language models do not have. And fp8
-# halves the bytes *and* doubles the rate, which leaves the quotient where it was. What does move it
-# is 4-bit storage with 16-bit arithmetic: only the bytes shrink.
+# **Why it fails.** The large numbers on datasheets assume 2:4 sparsity, which language models do
+# not have. And fp8 halves the bytes *and* doubles the FLOP/s, so the ratio does not change. It
+# changes with 4-bit storage and 16-bit arithmetic, where only the bytes become fewer.
 
 # %%
 quiz.ask("ridge-batch")
@@ -216,17 +218,17 @@ four_bit = float(replace(h100, precision=replace(h100.precision, weight_bytes=0.
 achieved = float(specsim.system("h100-sxm", "cuda-graphs").ridge_rows)
 listed = ", ".join(f"{name.split('-')[0].upper()} {value:.0f}" for name, value in rows.items())
 course.say(
-    f"**Napkin.** Loads take 2 bytes / BW a weight, arithmetic 2 FLOP × rows / F: equal at "
-    f"rows = F × bytes / (2 × BW). In bf16: {listed}; on the H100 {fp8:.0f} with fp8 weights and "
-    f"arithmetic, {four_bit:.0f} with 4-bit weights. Real kernels reach neither peak: with the "
-    f"shares that an engine with CUDA graphs gets, {achieved:.0f}."
+    "**Napkin.** Reading a weight takes 2 bytes / BW, its arithmetic 2 FLOP × rows / F. They are "
+    f"equal at rows = F × bytes / (2 × BW). In bf16: {listed}. On the H100 it is {fp8:.0f} with "
+    f"weights and arithmetic in fp8, and {four_bit:.0f} with 4-bit weights. Real kernels reach "
+    f"neither peak: with the efficiencies of an engine with CUDA graphs it is {achieved:.0f}."
 )
 quiz.check("ridge-batch", rows["h100-sxm"])
 
 # %%
 course.say(
-    f"**Takeaway: one sequence uses {100 * utilisation:.1f} % of an H100's arithmetic and all of "
-    f"its bandwidth. Make it read fewer bytes per token, or let it do more with each.**"
+    f"**Takeaway: one sequence uses {100 * utilisation:.1f} % of an H100's FLOP/s and all of its "
+    f"bandwidth. Let it read fewer bytes per token, or use each byte for more tokens.**"
 )
 
 # %% [markdown]
@@ -236,10 +238,10 @@ course.say(
 #
 # **The trap.** "Yes: that is what batching is for."
 #
-# **Why it fails.** It does so for the weights, which all sequences share. The caches they do not
-# share (common prefixes aside): attention reads each sequence's own, so its FLOP per byte stay what
-# grouping the heads makes of them, whatever the batch. With a long context most of the step is
-# attention, and waits for memory.
+# **Why it fails.** It does for the weights, which all sequences share. But sequences do not share
+# their caches (except for common prefixes). Attention reads each sequence's own cache, so its FLOP
+# per byte depend only on the grouping of the heads, not on the batch. With a long context most of
+# the step is attention, which waits for memory.
 
 # %%
 quiz.ask("attention-intensity")
@@ -249,31 +251,32 @@ attention = step_time(llama_70b, h100, Workload(batch=64, context=8192)).terms
 attention = next(term.operator for term in attention if term.name == "attention")
 per_byte = float(attention.flops / attention.kv_bytes)
 course.say(
-    f"**Napkin.** A key or value is two bytes, read once and used by "
-    f"{llama_70b.num_heads // llama_70b.num_kv_heads} query heads, two FLOPs each: {per_byte:.0f} "
-    f"FLOP/byte against a ridge of {h100.ridge:.0f}. At 64 sequences of 8192 tokens the cache is "
-    f"{float(attention.kv_bytes) / GB:.0f} GB, more than the {streamed / GB:.0f} GB of weights."
+    "**Napkin.** A key or value element has two bytes. It is read once and used by "
+    f"{llama_70b.num_heads // llama_70b.num_kv_heads} query heads with two FLOPs each: "
+    f"{per_byte:.0f} FLOP/byte, and the ridge is {h100.ridge:.0f}. For 64 sequences of 8192 tokens "
+    f"the cache has {float(attention.kv_bytes) / GB:.0f} GB, more than the {streamed / GB:.0f} GB "
+    "of weights."
 )
 quiz.check("attention-intensity", per_byte)
 
 # %%
 batch = 2.0 ** np.arange(9)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 lines = [figures.Curve("weights", batch, np.full(len(batch), streamed / GB), "weights")]
 lines += [
     figures.Curve(f"cache, {context} tokens each", batch, batch * context * kv_per_token / GB, "kv")
     for context in (32768, 8192, 2048)
 ]
 figures.curves(axes, lines, "batch (sequences)", "bytes read per step (GB)", log_y=True)
-sheet
+figure
 
 # %% [markdown]
 # ### 8. How large is the cache?
 #
-# **The trap.** Counting the query heads, or only the keys, or quoting GiB as GB.
+# **The trap.** Counting the query heads, or only the keys, or giving GiB as GB.
 #
-# **Why it fails.** Grouped-query attention stores as many heads as there are KV heads; each token
-# leaves a key *and* a value in every layer; and bandwidths are decimal, so bytes should be.
+# **Why it fails.** Grouped-query attention stores only the KV heads. Each token stores a key *and*
+# a value in every layer. And bandwidths are decimal, so bytes should be decimal too.
 
 # %%
 quiz.ask("kv-size")
@@ -282,9 +285,9 @@ quiz.ask("kv-size")
 cache = 2 * llama_70b.num_layers * llama_70b.num_kv_heads * llama_70b.head_dim * 2
 course.say(
     f"**Napkin.** 2 (K and V) × {llama_70b.num_layers} layers × {llama_70b.num_kv_heads} KV heads "
-    f"× {llama_70b.head_dim} × 2 bytes = {cache} bytes a token. Times 8192: "
-    f"{cache * 8192 / GB:.2f} GB ({cache * 8192 / 2**30:.1f} GiB); 32 sequences of 4096 hold "
-    f"{cache * 32 * 4096 / GB:.1f} GB. Without grouping, "
+    f"× {llama_70b.head_dim} × 2 bytes = {cache} bytes per token. Times 8192: "
+    f"{cache * 8192 / GB:.2f} GB ({cache * 8192 / 2**30:.1f} GiB). 32 sequences of 4096 tokens "
+    f"need {cache * 32 * 4096 / GB:.1f} GB. Without grouping it is "
     f"{llama_70b.num_heads // llama_70b.num_kv_heads} times as much."
 )
 quiz.check("kv-size", cache * 8192 / GB)
@@ -294,8 +297,8 @@ quiz.check("kv-size", cache * 8192 / GB)
 #
 # **The trap.** "It is one decode step per prompt token."
 #
-# **Why it fails.** The prompt is known, so all of its rows go through each weight while that weight
-# is there. The bytes are those of a single step; the arithmetic is that of thousands.
+# **Why it fails.** The whole prompt is known, so one pass uses each weight for all its tokens. It
+# reads the bytes of a single step and does the arithmetic of thousands.
 
 # %%
 quiz.ask("prefill")
@@ -308,12 +311,12 @@ wide = [
     if t.operator
 ]
 flops = sum(float(o.flops) for o in wide if o.kind == "linear")
-prefill_s = flops / chip.rate("bf16")
+prefill_s = flops / device.rate("bf16")
 course.say(
     f"**Napkin.** 2 × {streamed / 2 / 1e9:.1f}e9 × {prompt} = {flops / 1e15:.3f} PFLOP (attention "
     f"adds a few per cent): {prefill_s:.3f} s at the full dense rate, about "
-    f"{prefill_s / 0.6:.2f} s at 60 % of it. Reading the weights takes {step_s:.3f} s of that. As "
-    f"decode steps it would be {prompt * step_s:.0f} s."
+    f"{prefill_s / 0.6:.2f} s at 60 % of it. Reading the weights would take only {step_s:.3f} s. "
+    f"{prompt} decode steps would take {prompt * step_s:.0f} s."
 )
 quiz.check("prefill", prefill_s)
 
@@ -322,9 +325,9 @@ quiz.check("prefill", prefill_s)
 #
 # **The trap.** "Latency", or "the time to the first token".
 #
-# **Why it fails.** The first token comes out of the prefill, and the draft has to read the prompt
-# too. What falls is the mean time per further token; the gaps between tokens get uneven, since a
-# cycle's tokens arrive together.
+# **Why it fails.** The prefill produces the first token, and the draft must read the prompt too.
+# What falls is the mean time per further token. The gaps between tokens become uneven, because the
+# tokens of a cycle arrive together.
 
 # %%
 quiz.ask("which-latency")
@@ -332,18 +335,18 @@ quiz.ask("which-latency")
 # %%
 numbers = quiz.question("which-latency").worked()
 course.say(
-    "**Napkin.** End to end = TTFT + (L − 1) × TPOT; goodput counts the requests that keep both "
-    "limits. On an ideal H200, an 8B model answers a prompt of 4096 tokens after "
-    f"{numbers['ttft_ms']:.0f} ms, and after {numbers['ttft_with_draft_ms']:.0f} ms if a 1B draft "
-    f"reads it too. With cycles of 20 ms at α = 0.8, γ = 5, TPOT is {numbers['tpot_ms']:.2f} ms "
-    f"while {numbers['zero_gap_percent']:.0f} % of the gaps are zero."
+    "**Napkin.** End-to-end time = TTFT + (L − 1) × TPOT. Goodput counts the requests that meet "
+    "both limits. On an ideal H200 an 8B model emits the first token of a 4096-token prompt after "
+    f"{numbers['ttft_ms']:.0f} ms, or after {numbers['ttft_with_draft_ms']:.0f} ms if a 1B draft "
+    f"also reads it. With cycles of 20 ms, α = 0.8 and γ = 5, TPOT is {numbers['tpot_ms']:.2f} ms, "
+    f"and {numbers['zero_gap_percent']:.0f} % of the gaps are zero."
 )
 quiz.check("which-latency", "c")
 
 # %%
 course.say(
-    f"**Takeaway: a batch shares the weights and not the caches. Decode attention stays at "
-    f"{per_byte:.0f} FLOP/byte; prefill computes even for a single user.**"
+    f"**Takeaway: a batch shares the weights but not the caches. Decode attention does "
+    f"{per_byte:.0f} FLOP/byte at any batch; prefill is compute-bound even for a single user.**"
 )
 
 # %% [markdown]
@@ -354,32 +357,32 @@ course.say(
 # **The trap.** "A draft is accepted if the target finds it likely", or "after a rejection, sample
 # from the target".
 #
-# **Why it fails.** The first makes text that is too ordinary. The second forgets what was accepted
-# before: accepted drafts have tilted the law towards the draft's favourites, and what is drawn
-# after a rejection has to tilt it back.
+# **Why it fails.** The first rule makes the text too predictable. The second ignores the accepted
+# drafts. They have already moved the distribution towards the draft's favourites, and the tokens
+# drawn after a rejection must move it back.
 
 # %%
-quiz.ask("output-law")
+quiz.ask("output-distribution")
 
 # %%
 p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
 kept, rejected = np.minimum(p, q), 1 - overlap(p, q)
 exact, wrong = kept + rejected * residual(p, q), kept + rejected * p
 course.say(
-    f"**Napkin.** Token by token min(p, q) = {kept} is kept, {1 - rejected:.1f} in all. Missing: "
-    f"p − min(p, q) = max(p − q, 0), of mass {rejected:.1f}. Draw the correction from *that*, "
-    f"normalised, here {residual(p, q)}, and the sum is {exact}: p. Drawn from p it is {wrong}, "
-    f"off by {np.abs(wrong - p).sum() / 2:.2f} in total variation."
+    f"**Napkin.** For each token, accepted drafts give min(p, q) = {kept}, {1 - rejected:.1f} in "
+    f"total. What is missing is p − min(p, q) = max(p − q, 0), with total {rejected:.1f}. Draw the "
+    f"correction from *that*, normalised, here {residual(p, q)}. Then the sum is {exact}, which is "
+    f"p. Drawn from p it is {wrong}, off by {np.abs(wrong - p).sum() / 2:.2f} in total variation."
 )
-quiz.check("output-law", wrong[0])
+quiz.check("output-distribution", wrong[0])
 
 # %% [markdown]
 # ### 12. How many tokens does a cycle emit?
 #
 # **The trap.** γα; or the right sum without its last term.
 #
-# **Why it fails.** Drafts behind a rejection are lost, so the k-th counts with αᵏ. And the
-# verification emits one token *more* than it accepts: the correction, or the bonus.
+# **Why it fails.** Drafts after a rejection are lost, so the k-th draft counts with αᵏ. And a cycle
+# emits one token *more* than it accepts: the correction or the bonus.
 
 # %%
 quiz.ask("tokens-per-cycle")
@@ -389,19 +392,19 @@ alpha, gamma = 0.8, 4
 survival = IID(alpha).survival(range(gamma + 1))
 tokens = float(IID(alpha).tokens_per_cycle(gamma))
 course.say(
-    f"**Napkin.** 1 + {' + '.join(f'{s:.4g}' for s in survival[1:])} = {tokens:.4f}, which is "
-    f"(1 − αᵞ⁺¹) / (1 − α). Not {gamma * alpha:.1f}, not {tokens - 1:.2f}, and {gamma} is no cap: "
-    f"the cap is {gamma + 1}."
+    f"**Napkin.** 1 + {' + '.join(f'{s:.4g}' for s in survival[1:])} = {tokens:.4f}, which is (1 − "
+    f"αᵞ⁺¹) / (1 − α). It is not {gamma * alpha:.1f} and not {tokens - 1:.2f}. The largest "
+    f"possible number is {gamma + 1}, not {gamma}."
 )
 quiz.check("tokens-per-cycle", tokens)
 
 # %% [markdown]
-# ### 13. What speedup is that?
+# ### 13. What is the speedup?
 #
-# **The trap.** Quoting the bound over all γ, 1/(1 − α), as if it were a forecast.
+# **The trap.** Giving the bound over all γ, 1/(1 − α), as a prediction.
 #
-# **Why it fails.** It is reached with free drafts and endless γ. A cycle pays for γ draft steps and
-# a verification.
+# **Why it fails.** The bound needs free drafts and an infinite γ. A real cycle takes γ draft steps
+# and a verification.
 
 # %%
 quiz.ask("speedup")
@@ -413,7 +416,8 @@ cost = 0.05
 course.say(
     f"**Napkin.** {tokens:.4f} tokens for 1 + {gamma} × {cost} = {1 + gamma * cost:.1f} plain "
     f"steps: {leviathan_speedup(alpha, gamma, cost):.2f}×. The bound is {1 / (1 - alpha):.0f}×. "
-    f"The formula lets verification cost one step and overheads nothing; both flatter."
+    "The formula assumes that a verification takes one step and that nothing else takes time; "
+    "both assumptions are optimistic."
 )
 quiz.check("speedup", leviathan_speedup(alpha, gamma, cost))
 
@@ -422,15 +426,16 @@ quiz.check("speedup", leviathan_speedup(alpha, gamma, cost))
 #
 # **The trap.** "As large as possible", or "1/(1 − α)".
 #
-# **Why it fails.** A further draft adds its survival to the tokens and its price to the cycle, and
-# lengthening the cycle costs what the cycle was earning: it has to beat c *times the speedup*.
+# **Why it fails.** One more draft adds its survival to the tokens and its time c to the cycle. In
+# that time the decoder would have emitted c *times the speedup* tokens anyway. So the survival must
+# exceed c times the speedup, not only c.
 
 # %%
 quiz.ask("best-gamma")
 
 # %%
 gammas = np.arange(25)
-sheet, axes = figures.sheet()
+figure, axes = figures.subplots()
 lines = [
     figures.Curve(f"α = {a}, c = {c}", gammas, leviathan_speedup(a, gammas, c))
     for a, c in ((0.8, 0.05), (0.8, 0.2), (0.6, 0.05))
@@ -438,7 +443,7 @@ lines = [
 figures.curves(
     axes, lines, "γ, tokens drafted per cycle", "speedup (×)", doubling=False, unit_line=True
 )
-sheet
+figure
 
 # %%
 speedups = leviathan_speedup(alpha, gammas, cost)
@@ -448,8 +453,8 @@ course.say(
     f"**Napkin.** Add a draft while α^(γ+1) > c × S. The {best}th has a survival of "
     f"{IID(alpha).survival(best):.3f} against {cost * speedups[best - 1]:.3f}, the next "
     f"{IID(alpha).survival(best + 1):.3f} against {cost * speedups[best]:.3f}: stop at {best}, "
-    f"{speedups[best]:.3f}× (as a real number, {best_gamma_closed_form(alpha, cost):.2f}). The top "
-    f"is flat: {tied[0]} to {tied[-1]} are within 2 % of it, so take the smaller ones."
+    f"{speedups[best]:.3f}× (as a real number, {best_gamma_closed_form(alpha, cost):.2f}). The "
+    f"curve is flat there: {tied[0]} to {tied[-1]} are within 2 % of it, so take a smaller one."
 )
 quiz.check("best-gamma", best)
 
@@ -458,8 +463,8 @@ quiz.check("best-gamma", best)
 #
 # **The trap.** Reading "acceptance rate" as α.
 #
-# **Why it fails.** Engines divide accepted by *drafted*, and drafts behind a rejection were never
-# judged. Three numbers go by that name: α, accepted per drafted, and tokens per cycle.
+# **Why it fails.** Engines divide accepted by *drafted*, and the drafts after a rejection were
+# never judged. Three numbers have this name: α, accepted per drafted, and tokens per cycle.
 
 # %%
 quiz.ask("alpha-from-a-log")
@@ -470,16 +475,16 @@ from specsim.evidence.diagnosis import Counters, diagnose
 found = diagnose(Counters(accepted_per_drafted=0.54, gamma=5))
 course.say(
     f"**Napkin.** τ = 1 + 5 × 0.54 = {found.tokens_per_cycle:.2f}; (1 − α⁶) / (1 − α) = τ at "
-    f"α = {found.alpha:.3f}. Taken for α, 0.54 would promise "
-    f"{IID(0.54).tokens_per_cycle(5):.1f} tokens per cycle."
+    f"α = {found.alpha:.3f}. If α were 0.54, a cycle "
+    f"would emit {IID(0.54).tokens_per_cycle(5):.1f} tokens."
 )
 quiz.check("alpha-from-a-log", found.alpha)
 
 # %%
 course.say(
-    "**Takeaway: min(p, q) is kept and max(p − q, 0) replaced, so the law is p exactly. Tokens per "
-    f"cycle are 1 + α + … + αᵞ, {tokens:.2f} at α = {alpha}, γ = {gamma}: count the bonus, and ask "
-    f"of every acceptance rate which of the three it is.**"
+    "**Takeaway: accepted drafts give min(p, q), corrections give max(p − q, 0), and together "
+    f"they are exactly p. Tokens per cycle are 1 + α + … + αᵞ, {tokens:.2f} at α = {alpha}, γ = "
+    f"{gamma}. Count the bonus, and ask which of three numbers an acceptance rate is.**"
 )
 
 # %% [markdown]
@@ -489,10 +494,10 @@ course.say(
 #
 # **The trap.** "Never: it is lossless."
 #
-# **Why it fails.** The *text* loses nothing; the time can. Verifying costs B (γ + 1) rows, free
-# only below the ridge. Other ways to lose: few drafts accepted, a draft that costs nearly a step
-# (launch-bound, or behind PCIe), a mixture of experts at small batch, a greedy draft at high
-# temperature, a target in 4 bits.
+# **Why it fails.** The *text* loses nothing, but the time can. A verification computes B (γ + 1)
+# tokens, and they are free only below the ridge. There are other ways to lose: few accepted drafts,
+# a draft that takes nearly as long as a step (launch-bound, or over PCIe), a mixture of experts at
+# a small batch, a greedy draft at a high temperature, a target in 4 bits.
 
 # %%
 quiz.ask("when-it-hurts")
@@ -511,19 +516,19 @@ for context in (1024, 8192):
     )
     lines.append(figures.Curve(f"γ = 4, {context} tokens", batch, fixed, "verify"))
     lines.append(figures.Curve(f"best γ, {context} tokens", batch, every.speedup.max(axis=1)))
-sheet, axes = figures.sheet(height=3.6)
+figure, axes = figures.subplots(height=3.6)
 title = "Llama-3-70B on four H100s, a 1B draft, α = 0.75"
 figures.curves(axes, lines, "batch (sequences)", "speedup (×)", unit_line=True, title=title)
-sheet
+figure
 
 # %%
 course.say(
-    "**Napkin.** On one device of an H100's class, without a cache: a fixed γ = 4 gains "
+    "**Napkin.** On one device like an H100, without a KV cache, a fixed γ = 4 gains "
     f"{toy['fixed_1']:.3f}× up to batch 32, {toy['fixed_64']:.3f}× at 64, {toy['fixed_128']:.3f}× "
-    f"at 128 and {toy['fixed_256']:.3f}× at 256, where {toy['rows']:.0f} rows meet a ridge of "
-    f"{toy['ridge_rows']:.0f}. The best γ shrinks along: {toy['gamma_1']:.0f}, "
-    f"{toy['gamma_32']:.0f}, {toy['gamma_64']:.0f}, {toy['gamma_128']:.0f}, and "
-    f"{toy['gamma_256']:.0f}, with {toy['best_1']:.2f}, {toy['best_32']:.2f}, "
+    f"at 128 and {toy['fixed_256']:.3f}× at 256, where the {toy['rows']:.0f} rows are above the "
+    f"ridge of {toy['ridge_rows']:.0f}. At batch 1, 32, 64, 128 and 256 the best γ is "
+    f"{toy['gamma_1']:.0f}, {toy['gamma_32']:.0f}, {toy['gamma_64']:.0f}, {toy['gamma_128']:.0f} "
+    f"and {toy['gamma_256']:.0f}. It gains {toy['best_1']:.2f}, {toy['best_32']:.2f}, "
     f"{toy['best_64']:.2f}, {toy['best_128']:.2f} and {toy['best_256']:.2f}×."
 )
 quiz.check("when-it-hurts", toy["fixed_256"])
@@ -533,9 +538,10 @@ quiz.check("when-it-hurts", toy["fixed_256"])
 #
 # **The trap.** "No: at temperature zero it is bitwise the same."
 #
-# **Why it fails.** As a law it is the same, by proof. As bits it depends on the order of sums: one
-# row and γ + 1 rows run different kernels, and in bf16 two nearly equal logits may change places.
-# The same happens when a batch grows, so no promise is broken that was ever kept.
+# **Why it fails.** The distribution is the same, by proof. The bits depend on the order of sums: a
+# pass of one token and a pass of γ + 1 positions run different kernels, and in bf16 two nearly
+# equal logits can swap. The same happens when the batch changes, so plain decoding does not
+# guarantee the bits either.
 
 # %%
 quiz.ask("same-output")
@@ -548,22 +554,22 @@ for product in products:
 for product in products[::-1]:
     backwards += product
 course.say(
-    f"**Napkin.** The same four numbers, summed in fp32 from the left and from the right, differ "
-    f"by {backwards - forwards:.1e}, and bf16 has sixteen bits fewer to round in. Where two logits "
-    f"are closer than a rounding, the argmax is the kernel's choice. Test a decoder by its law "
-    f"(enumeration, chi-square), not by its hash."
+    "**Napkin.** The sum of the same four fp32 numbers from the left and from the right differs "
+    f"by {backwards - forwards:.1e}, and bf16 has sixteen bits less. If two logits differ by less "
+    "than the rounding error, the kernel decides the argmax. Test a decoder by its distribution "
+    "(enumeration, chi-square), not by a hash of its output."
 )
 quiz.check("same-output", "c")
 
 # %% [markdown]
 # ### 18. Does it save FLOPs, or energy?
 #
-# **The trap.** "The large model only processes a subset of the tokens." One reads it often, and it
-# is kindly meant: it is the picture that one gets from watching a draft write most of the text.
+# **The trap.** "The large model only processes a subset of the tokens." Many articles say this. It
+# comes from watching a draft write most of the text.
 #
-# **Why it fails.** Every token that is emitted went through the target, and so did every draft that
-# was thrown away. The target makes *fewer passes over more positions*: more FLOPs, fewer bytes. At
-# small batch bytes and idle power are most of the energy, so that usually falls too.
+# **Why it fails.** The target processes every emitted token, and every rejected draft too. It makes
+# *fewer passes over more positions*: more FLOPs, fewer bytes. At a small batch most of the energy
+# goes into bytes and idle power, so the energy usually falls too.
 
 # %%
 quiz.ask("flops-saved")
@@ -575,13 +581,14 @@ saved = quiz.question("flops-saved").worked()
 ratio, plain_gb = saved["ratio"], saved["plain_gb"]
 draft_gb = (saved["gb_per_token"] * tokens - plain_gb) / 4
 course.say(
-    f"**Napkin.** Rows per cycle: γ drafts at ĉ = {ratio:.3f} and γ + 1 verified. "
-    f"(4 × {ratio:.3f} + 5) / {tokens:.4f} = {(4 * ratio + 5) / tokens:.2f}× the FLOPs of plain "
-    f"decoding. Bytes: ({plain_gb:.1f} + 4 × {draft_gb:.2f}) / {tokens:.4f} = "
-    f"{saved['gb_per_token']:.1f} GB a token against {plain_gb:.1f}. Energy on a roofline H200, "
-    f"with assumed constants ({1e12 * economics.JOULES_PER_BYTE:.0f} pJ/byte, "
-    f"{1e12 * economics.JOULES_PER_FLOP:.1f} pJ/FLOP, {economics.IDLE_POWER_W:.0f} W idle): "
-    f"{saved['plain_j']:.1f} → {saved['speculative_j']:.1f} J a token."
+    f"**Napkin.** A cycle computes γ draft tokens, each with ĉ = {ratio:.3f} of the target's "
+    f"FLOPs, and verifies γ + 1: (4 × {ratio:.3f} + 5) / {tokens:.4f} = "
+    f"{(4 * ratio + 5) / tokens:.2f}× the FLOPs of plain decoding. Bytes: ({plain_gb:.1f} + 4 × "
+    f"{draft_gb:.2f}) / {tokens:.4f} = {saved['gb_per_token']:.1f} GB per token, against "
+    f"{plain_gb:.1f}. Energy on an ideal H200 with assumed constants "
+    f"({1e12 * economics.JOULES_PER_BYTE:.0f} pJ/byte, {1e12 * economics.JOULES_PER_FLOP:.1f} "
+    f"pJ/FLOP, {economics.IDLE_POWER_W:.0f} W idle): {saved['plain_j']:.1f} → "
+    f"{saved['speculative_j']:.1f} J per token."
 )
 quiz.check("flops-saved", (4 * ratio + 5) / tokens)
 
@@ -590,8 +597,8 @@ quiz.check("flops-saved", (4 * ratio + 5) / tokens)
 #
 # **The trap.** "The best α wins."
 #
-# **Why it fails.** A bigger draft is accepted more often and costs more each time. Compare the best
-# of τ / (1 + γc) over γ, and take c as a ratio of *times* wherever passes are short.
+# **Why it fails.** A bigger draft is accepted more often, and each of its steps takes longer.
+# Compare the best τ / (1 + γc) over γ, and take c as a ratio of *times* wherever passes are short.
 
 # %%
 quiz.ask("bigger-draft")
@@ -606,9 +613,9 @@ cells = []
 for name, accepted in (("1B", (0.70, 0.75)), ("8B", (0.80, 0.85))):
     c = weights[name] / streamed
     gains = [leviathan_speedup(a, best_gamma(a, c), c) for a in accepted]
-    told = " and ".join(f"{g:.2f}× at α = {a:.2f}" for g, a in zip(gains, accepted, strict=True))
-    cells.append(f"the {name} (c = {c:.4f}) gains {told}")
-course.say(f"**Napkin,** by bytes, for the 70B: {'; '.join(cells)}.")
+    listed = " and ".join(f"{g:.2f}× at α = {a:.2f}" for g, a in zip(gains, accepted, strict=True))
+    cells.append(f"the {name} (c = {c:.4f}) gains {listed}")
+course.say(f"**Napkin,** counting bytes, for the 70B: {'; '.join(cells)}.")
 quiz.check("bigger-draft", "b")
 
 # %% [markdown]
@@ -616,9 +623,10 @@ quiz.check("bigger-draft", "b")
 #
 # **The trap.** "It never profits", or "it is like a dense model".
 #
-# **Why it fails.** A pass reads the experts that its tokens chose. At batch 1 further rows choose
-# further experts, so verification is not free; at a large batch all experts are loaded anyway and
-# it is; at a larger one the arithmetic binds again. Neighbouring tokens choose alike, which helps.
+# **Why it fails.** A pass reads the experts that its tokens choose. At batch 1 more tokens choose
+# more experts, so verification is not free. At a large batch all experts are read anyway, so it is
+# free. At an even larger batch it is compute-bound again. Neighbouring tokens choose similar
+# experts, which helps.
 
 # %%
 quiz.ask("experts")
@@ -633,22 +641,24 @@ independent, alike = (
 )
 moe = quiz.question("experts").worked()
 course.say(
-    f"**Napkin.** N (1 − (1 − k/N)ᵀ) experts for T tokens: {independent:.2f} times those of one "
-    f"token at T = 4 if they choose independently, {alike:.2f} with the correlation of 0.45 that "
-    f"Cohere's figures imply. Qwen3-30B-A3B reads {moe['bytes_at_1']:.2f} times the bytes of a "
-    f"plain step to verify 3 drafts at batch 1 (independent), {moe['bytes_at_8']:.2f} at batch 8, "
-    f"{moe['bytes_at_64']:.2f} at batch 64."
+    f"**Napkin.** T tokens touch N (1 − (1 − k/N)ᵀ) experts. For T = 4 that is {independent:.2f} "
+    f"times the experts of one token if they choose independently, and {alike:.2f} times with the "
+    "correlation of 0.45 that Cohere's numbers imply. To verify 3 drafts, Qwen3-30B-A3B reads "
+    f"{moe['bytes_at_1']:.2f} times the bytes of a plain step at batch 1 (independent), "
+    f"{moe['bytes_at_8']:.2f} times at batch 8 and {moe['bytes_at_64']:.2f} times at batch 64."
 )
 quiz.check("experts", independent)
 
 # %% [markdown]
 # ### 21. And a context of a hundred thousand tokens?
 #
-# **The trap.** "Long context kills speculation", from models that charge the cache once per row.
+# **The trap.** "Long context makes speculation useless", from models that count the cache once per
+# drafted token.
 #
-# **Why it fails.** A fused verification reads each key once for all of its rows. The longer the
-# context, the more of a step is cache, and the closer verification comes to costing one step even
-# at a large batch. What does hurt is the draft's own cache; a windowed draft keeps it small.
+# **Why it fails.** A fused verification reads each key once for all its tokens. The longer the
+# context, the larger the cache's share of a step. So a verification takes about as long as one
+# step, even at a large batch. What hurts is the draft's own cache; a draft with a window keeps it
+# small.
 
 # %%
 quiz.ask("long-context")
@@ -659,12 +669,12 @@ full_draft = specsim.DraftModel(llama_1b, catch_up="none")
 windowed = replace(full_draft, window=512)
 full, short = (specsim.predict(llama_8b, d, h200, **place) for d in (full_draft, windowed))
 course.say(
-    f"**Napkin.** 128k tokens of the 70B hold {kv_per_token * 2**17 / GB:.2f} GB: four such "
-    f"sequences exceed the weights. The 8B at batch 32 and 32k tokens: a step of "
-    f"{ms * float(full.step_s):.1f} ms, verification {ms * float(full.verify_step_s):.1f} ms, a "
-    f"draft step {ms * float(full.draft_step_s):.2f} ms with its full cache and "
-    f"{ms * float(short.draft_step_s):.2f} ms with 512 tokens of it: {float(full.speedup):.2f}× "
-    f"and {float(short.speedup):.2f}×."
+    f"**Napkin.** The cache of 128k tokens of the 70B has {kv_per_token * 2**17 / GB:.2f} GB, so "
+    "four such sequences have more than the weights. The 8B at batch 32 and 32k tokens: a step "
+    f"takes {ms * float(full.step_s):.1f} ms, a verification {ms * float(full.verify_step_s):.1f} "
+    f"ms, a draft step {ms * float(full.draft_step_s):.2f} ms with its full cache and "
+    f"{ms * float(short.draft_step_s):.2f} ms with 512 tokens of it. The speedups are "
+    f"{float(full.speedup):.2f}× and {float(short.speedup):.2f}×."
 )
 quiz.check("long-context", float(full.speedup))
 
@@ -673,9 +683,10 @@ quiz.check("long-context", float(full.speedup))
 #
 # **The trap.** Multiplying the two gains.
 #
-# **Why it fails.** Quantising shortens the target's step and not the draft's, so c rises; and
-# 4-bit storage with 16-bit arithmetic lowers the ridge, so verification stops being free earlier.
-# Quantising changes the output and helps every batch; speculating keeps it and helps small ones.
+# **Why it fails.** Quantisation makes the target's step shorter but not the draft's, so c rises.
+# And 4-bit storage with 16-bit arithmetic lowers the ridge, so verification stops being free at a
+# smaller batch. Quantisation changes the output and helps at every batch. Speculation keeps the
+# output and helps at small batches.
 
 # %%
 quiz.ask("quantise-or-speculate")
@@ -687,16 +698,16 @@ before, after = (float(leviathan_speedup(0.75, best_gamma(0.75, c), c)) for c in
 course.say(
     f"**Napkin.** 4.5 bits: {streamed / GB:.1f} → {streamed / fewer / GB:.1f} GB for the 70B, "
     f"{fewer:.2f}× fewer bytes. For an 8B with a bf16 1B draft, c goes from {ratios[0]:.3f} to "
-    f"{ratios[1]:.3f} and the best speedup at α = 0.75 from {before:.2f}× to {after:.2f}×: "
-    f"together {fewer * after:.2f}×, not {fewer * before:.2f}×."
+    f"{ratios[1]:.3f}, and the best speedup at α = 0.75 falls from {before:.2f}× to {after:.2f}×. "
+    f"Together that is {fewer * after:.2f}×, not {fewer * before:.2f}×."
 )
 quiz.check("quantise-or-speculate", fewer * after)
 
 # %%
 course.say(
-    f"**Takeaway: speculation trades FLOPs ({(4 * ratio + 5) / tokens:.2f}× as many) for passes. "
-    f"It pays while rows are free, and loses ({toy['fixed_256']:.1f}× at batch 256) where they are "
-    f"not.**"
+    f"**Takeaway: speculation spends FLOPs ({(4 * ratio + 5) / tokens:.2f}× as many) to save "
+    f"passes. It pays while extra tokens are free, and loses ({toy['fixed_256']:.1f}× at batch "
+    "256) if they are not.**"
 )
 
 # %% [markdown]
@@ -704,10 +715,10 @@ course.say(
 #
 # ### 23. Which drafter?
 #
-# **The trap.** One answer for every traffic.
+# **The trap.** One answer for all traffic.
 #
-# **Why it fails.** The text decides what can be guessed, and the load decides how many guesses are
-# affordable.
+# **Why it fails.** The text decides what a drafter can guess, and the load decides how many guesses
+# are affordable.
 
 # %%
 quiz.ask("which-drafter")
@@ -730,10 +741,10 @@ heads = [
     for size, over in at_load.items()
 ]
 course.say(
-    f"**Napkin.** Predicted for an 8B on an H100. A lookup whose copies are accepted with α = 0.9 "
-    f"gains {copies[0.1]:.1f}× where it finds something in 10 % of the cycles, {copies[0.4]:.1f}× "
-    f"at 40 %, {copies[0.9]:.1f}× at 90 %: chat, summaries, edits. An EAGLE-3 head at α = 0.7 "
-    f"gains {' and '.join(heads)}."
+    "**Napkin.** Predicted for an 8B on an H100. A lookup whose copies are accepted with α = 0.9 "
+    f"gains {copies[0.1]:.1f}× if it finds a match in 10 % of the cycles (chat), "
+    f"{copies[0.4]:.1f}× at 40 % (summaries) and {copies[0.9]:.1f}× at 90 % (edits). An EAGLE-3 "
+    f"head at α = 0.7 gains {' and '.join(heads)}."
 )
 quiz.check("which-drafter", "b")
 
@@ -742,8 +753,8 @@ quiz.check("which-drafter", "b")
 #
 # **The trap.** "Trees are always better."
 #
-# **Why it fails.** They do emit more per cycle, about as the logarithm of their nodes. But every
-# node is a row of the verification, and rows are free at batch 1 only.
+# **Why it fails.** They emit more tokens per cycle, about as the logarithm of their nodes. But the
+# verification computes every node, and this is free only at a small batch.
 
 # %%
 quiz.ask("tree-or-chain")
@@ -753,23 +764,23 @@ from specsim.acceptance.optimal_trees import best_tree
 
 children = (0.6, 0.15, 0.08, 0.05, 0.03)
 nodes = np.arange(1, 65)
-shapes = {
+trees = {
     "best tree": best_tree(children, 64),
     "at most 3 deep": best_tree(children, 64, depth=3),
     "chain": best_tree(children[:1], 64),
 }
-lines = [figures.Curve(k, nodes, t.tokens_per_cycle_by_nodes, "tokens") for k, t in shapes.items()]
-sheet, axes = figures.sheet()
-figures.curves(axes, lines, "nodes, the root included", "tokens per cycle")
-sheet
+lines = [figures.Curve(k, nodes, t.tokens_per_cycle_by_nodes, "tokens") for k, t in trees.items()]
+figure, axes = figures.subplots()
+figures.curves(axes, lines, "nodes, root included", "tokens per cycle")
+figure
 
 # %%
-tree, chain = (shapes[name].tokens_per_cycle_by_nodes for name in ("best tree", "chain"))
+tree, chain = (trees[name].tokens_per_cycle_by_nodes for name in ("best tree", "chain"))
 course.say(
-    f"**Napkin.** A node is accepted with the product along its path; the best n nodes are the n "
-    f"largest products. Eight nodes: {tree[7]:.2f} tokens per cycle against {chain[7]:.2f} for a "
-    f"chain. Sixty-four: {tree[63]:.2f} against {chain[63]:.2f}, since a chain ends at "
-    f"1/(1 − 0.6) = {1 / (1 - children[0]):.1f}."
+    "**Napkin.** The probability that a node is accepted is the product along its path. The best "
+    f"n nodes are those with the n largest products. Eight nodes give {tree[7]:.2f} tokens per "
+    f"cycle, a chain of eight {chain[7]:.2f}. Sixty-four nodes give {tree[63]:.2f}, a chain "
+    f"{chain[63]:.2f}, because a chain cannot exceed 1/(1 − 0.6) = {1 / (1 - children[0]):.1f}."
 )
 quiz.check("tree-or-chain", tree[7])
 
@@ -778,9 +789,10 @@ quiz.check("tree-or-chain", tree[7])
 #
 # **The trap.** "Just overlap the two; that is free."
 #
-# **Why it fails.** The next draft continues a text that the verification has yet to decide. One can
-# guess the verdict and draft on (PEARL), or prepare for several (SSD), on *another* device; then
-# the cycle is the longer of the two instead of their sum, and the device has to be counted.
+# **Why it fails.** The next draft continues a text that the verification has not yet decided. One
+# can guess the result and draft on (PEARL), or prepare for several results (SSD), on *another*
+# device. Then a cycle takes the longer of the two times instead of their sum, but the second device
+# has to be counted.
 
 # %%
 quiz.ask("draft-in-parallel")
@@ -789,20 +801,20 @@ quiz.ask("draft-in-parallel")
 parallel = quiz.question("draft-in-parallel").worked()
 course.say(
     f"**Napkin.** At c = 0.2: {tokens:.4f} / (1 + 4 × 0.2) = {tokens / 1.8:.2f}× one after the "
-    f"other; {tokens:.4f} / max(1, 4 × 0.2) = {parallel['overlapped']:.2f}× at most when they "
-    f"overlap, with two devices: {parallel['per_device']:.2f}× for each. Overlapping bought "
-    f"latency, not throughput."
+    f"other; at most {tokens:.4f} / max(1, 4 × 0.2) = {parallel['overlapped']:.2f}× if they "
+    f"overlap on two devices, which is {parallel['per_device']:.2f}× per device. Overlap improves "
+    "latency, not throughput."
 )
 quiz.check("draft-in-parallel", parallel["per_device"])
 
 # %% [markdown]
-# ### 26. How does the cache forget a rejected draft?
+# ### 26. How does the cache drop a rejected draft?
 #
 # **The trap.** Slicing tensors to the accepted length.
 #
-# **Why it fails.** Slices that are concatenated again copy the cache in every cycle, and `[:-n]`
-# with `n = 0` keeps nothing at all. Nothing needs to move: entries beyond the length are masked,
-# and the next tokens overwrite them.
+# **Why it fails.** A slice and a later concatenation copy the cache in every cycle, and `[:-n]`
+# with `n = 0` keeps nothing at all. No data has to move: entries beyond the length are masked, and
+# the next tokens overwrite them.
 
 # %%
 quiz.ask("roll-back")
@@ -812,28 +824,28 @@ cached, rejected_drafts = np.arange(8), 0
 kept_by_length = cached[: len(cached) - rejected_drafts]
 course.say(
     f"**Napkin.** Eight cached tokens, none rejected: `[: length]` keeps {len(kept_by_length)}, "
-    f"`[:-0]` keeps {len(cached[:-rejected_drafts])}. And a recurrent state has no length to set: "
-    f"it needs a snapshot per draft, or a replay."
+    f"`[:-0]` keeps {len(cached[:-rejected_drafts])}. A recurrent state has no length to set: "
+    f"it needs a snapshot for each draft, or it must be computed again."
 )
 quiz.check("roll-back", "d")
 
 # %%
 course.say(
-    f"**Takeaway: a drafter is a price and a survival. Trees buy tokens with rows "
-    f"({tree[63]:.1f} of 64 nodes), overlap buys them with a device ({parallel['per_device']:.2f}× "
-    f"each); rolling back is free.**"
+    f"**Takeaway: a drafter has a cost and a survival. A tree gains tokens with a wider pass "
+    f"({tree[63]:.1f} with 64 nodes), overlap with a second device "
+    f"({parallel['per_device']:.2f}× per device). Dropping rejected drafts costs nothing.**"
 )
 
 # %% [markdown]
 # ## Serving
 #
-# ### 27. What does P99 do?
+# ### 27. What happens to P99?
 #
-# **The trap.** Quoting the mean.
+# **The trap.** Giving the mean.
 #
-# **Why it fails.** Speculation lowers the mean and raises the gap: inside a cycle tokens arrive
-# together, between cycles one waits for longer than a plain step. And over a short answer the
-# number of cycles itself is spread.
+# **Why it fails.** Speculation lowers the mean and makes the longest gaps longer. The tokens of one
+# cycle arrive together, and the wait for the next cycle is longer than a plain step. For a short
+# answer the number of cycles also varies.
 
 # %%
 quiz.ask("percentiles")
@@ -841,35 +853,36 @@ quiz.ask("percentiles")
 # %%
 from specsim.acceptance import latency, per_position
 
-law = IID(0.8)
-emitted = float(law.tokens_per_cycle(5))
-cycles = latency.cycles_to_emit(64, per_position(law, 5).vector)
+acceptance = IID(0.8)
+emitted = float(acceptance.tokens_per_cycle(5))
+cycles = latency.cycles_to_emit(64, per_position(acceptance, 5).vector)
 p99_s = float(latency.gap_percentile_s(20e-3, emitted, 99))
 course.say(
     f"**Napkin.** τ = {emitted:.3f} at γ = 5, so {100 * latency.zero_gap_share(emitted):.0f} % of "
-    f"the gaps are zero and TPOT is 20 ms / τ = {20 / emitted:.2f} ms; the P99 gap is "
+    f"the gaps are zero, TPOT is 20 ms / τ = {20 / emitted:.2f} ms, and the P99 gap is "
     f"{ms * p99_s:.0f} ms. An answer of 64 tokens takes {cycles.mean:.1f} ± {cycles.sd:.1f} "
-    f"cycles, P95 {cycles.percentile(95)}."
+    f"cycles, with P95 at {cycles.percentile(95)}."
 )
 quiz.check("percentiles", ms * p99_s)
 
 # %%
-sheet, axes = figures.sheet(height=2.8)
+figure, axes = figures.subplots(height=2.8)
 counts = np.arange(10, 29)
 lines = [figures.Curve("64 tokens at α = 0.8, γ = 5", counts, cycles.probability[counts], "cycle")]
 figures.curves(axes, lines, "cycles until the answer is complete", "probability", doubling=False)
 axes.set_xticks(counts[::3])
-sheet
+figure
 
 # %% [markdown]
 # ### 28. How would you benchmark it?
 #
 # **The trap.** A fast engine with drafts against a slow one without; one prompt; an "acceptance
-# rate" that nobody defined.
+# rate" without a definition.
 #
-# **Why it fails.** It measures the engine, or the prompt, or a word. Both arms need the same
-# engine, sampler and graphs; prompts of several domains, since acceptance differs most between
-# those; P50 and P99 over concurrency, in open and in closed loop.
+# **Why it fails.** This compares the engines, or measures one prompt, or an undefined number. Both
+# variants need the same engine, sampler and CUDA graphs; prompts of several domains, because
+# acceptance differs most between domains; and P50 and P99 over concurrency, in open and in closed
+# loop.
 
 # %%
 quiz.ask("benchmark")
@@ -880,12 +893,12 @@ fast = specsim.system("h100-sxm", engine="cuda-graphs")
 drafter = specsim.DraftModel(llama_1b)
 speculative = specsim.predict(llama_8b, drafter, fast, gamma=4, alpha=0.7)
 unfair = float(specsim.predict(llama_8b, None, slow).step_s) / float(speculative.cycle_s)
-share = weights["8B"] / chip.bandwidth_bytes_per_s / float(speculative.step_s)
+share = weights["8B"] / device.bandwidth_bytes_per_s / float(speculative.step_s)
 course.say(
-    f"**Napkin.** Predicted for an 8B on an H100 at α = 0.7, γ = 4: against the same engine "
-    f"{float(speculative.speedup):.2f}×; against eager PyTorch "
-    f"{float(speculative.tokens_per_cycle) * unfair:.1f}×, most of which is CUDA graphs. Print the "
-    f"baseline's share of its bandwidth: here {100 * share:.0f} %."
+    "**Napkin.** Predicted for an 8B on an H100 at α = 0.7, γ = 4: "
+    f"{float(speculative.speedup):.2f}× against the same engine, and "
+    f"{float(speculative.tokens_per_cycle) * unfair:.1f}× against eager PyTorch, most of it from "
+    f"CUDA graphs. Publish the baseline's share of its bandwidth: here {100 * share:.0f} %."
 )
 quiz.check("benchmark", "c")
 
@@ -894,9 +907,9 @@ quiz.check("benchmark", "c")
 #
 # **The trap.** Optimising the cost at batch 1.
 #
-# **Why it fails.** A batch shares the reading of the weights among all its sequences; speculation
-# shares it among a few tokens of one. For cost, batch; for the latency of a few users, speculate.
-# And before the price, ask whether the cache fits.
+# **Why it fails.** A batch shares the reading of the weights among all its sequences. Speculation
+# shares it among a few tokens of one sequence. Use batching for cost, and speculation for the
+# latency of a few users. And before you compute the cost, check that the cache fits.
 
 # %%
 quiz.ask("dollars")
@@ -905,7 +918,7 @@ quiz.ask("dollars")
 from specsim.planning.economics import dollars_per_million_tokens
 from specsim.planning.memory import footprint
 
-unlinked = replace(chip, link_latency_s=0.0, link_bytes_per_s=np.inf)  # all-reduces left out
+unlinked = replace(device, link_latency_s=0.0, link_bytes_per_s=np.inf)  # without all-reduces
 engine = replace(h100.engine, weight_efficiency=0.75, kv_efficiency=0.75)
 four = replace(h100, accelerator=unlinked, engine=engine, tensor_parallel=4)
 single = specsim.predict(llama_70b, None, four, context=1)
@@ -913,13 +926,13 @@ many = specsim.predict(llama_70b, None, four, batch=64, context=2048)
 rates = [float(single.tokens_per_s), 2.5 * float(single.tokens_per_s), float(many.tokens_per_s)]
 prices = [float(dollars_per_million_tokens(4 * 2.5, rate)) for rate in rates]
 two = footprint(llama_70b, replace(h100, tensor_parallel=2), batch=64, context=2048)
-room = 2 * two.capacity_bytes - 2 * llama_70b.parameters
+spare = 2 * two.capacity_bytes - 2 * llama_70b.parameters
 course.say(
     f"**Napkin.** Batch 1: {ms * float(single.step_s):.2f} ms, {rates[0]:.1f} tokens/s, "
     f"{prices[0]:.1f} dollars. With a speedup of 2.5: {prices[1]:.1f}. Batch 64 at 2048 tokens: "
-    f"{ms * float(many.step_s):.1f} ms, {rates[2]:.0f} tokens/s, {prices[2]:.2f} dollars. On two "
-    f"GPUs it would not even fit: {room / GB:.1f} GB are left beside the weights, "
-    f"{room / kv_per_token / 1e3:.1f}k tokens, and 64 × 2048 are {64 * 2048 / 1e3:.0f}k."
+    f"{ms * float(many.step_s):.1f} ms, {rates[2]:.0f} tokens/s, {prices[2]:.2f} dollars. It does "
+    f"not fit on two GPUs: {spare / GB:.1f} GB are left after the weights, enough for "
+    f"{spare / kv_per_token / 1e3:.1f}k tokens, and 64 × 2048 are {64 * 2048 / 1e3:.0f}k."
 )
 quiz.check("dollars", prices[0])
 
@@ -928,17 +941,17 @@ changes = {
     "speculation, 2.5×": (2.5, prices[0] / prices[1]),
     "batch 64": (float(single.step_s / many.step_s), prices[0] / prices[2]),
 }
-sheet, axes = figures.sheet(height=2.6)
+figure, axes = figures.subplots(height=2.6)
 figures.gains(axes, changes, {"speed of one stream": "speedup", "tokens per dollar": "tokens"})
-sheet
+figure
 
 # %% [markdown]
 # ### 30. In eager PyTorch, what does a small draft gain?
 #
 # **The trap.** "The draft has a twelfth of the parameters, so c is a twelfth."
 #
-# **Why it fails.** Without captured graphs a pass costs its layers times a constant, whatever their
-# width, and small drafts are narrow rather than shallow. c is the ratio of *layers*.
+# **Why it fails.** Without CUDA graphs a pass takes a constant time per layer at any width, and
+# small drafts have narrow layers, but not few layers. So c is the ratio of the *layers*.
 
 # %%
 quiz.ask("eager")
@@ -955,26 +968,26 @@ predicted = {
 }
 course.say(
     f"**Napkin.** c = {qwen_tiny.num_layers}/{qwen_8b.num_layers} = {c:.2f}. At α = 0.8, γ = 4: "
-    f"{leviathan_speedup(0.8, 4, c):.2f}×; at best {leviathan_speedup(0.8, best, c):.2f}×, with "
-    f"γ = {best}. specsim, for which a pass in eager mode takes the longer of its launches and its "
-    f"work on the device, says {float(predicted['torch-eager'].speedup):.2f}× for an H100, and "
-    f"{float(predicted['cuda-graphs'].speedup):.2f}× with both models in CUDA graphs."
+    f"{leviathan_speedup(0.8, 4, c):.2f}×; at best {leviathan_speedup(0.8, best, c):.2f}× with "
+    f"γ = {best}. In specsim's model a pass in eager mode takes the longer of its launches and its "
+    f"work on the device. It predicts {float(predicted['torch-eager'].speedup):.2f}× for an H100, "
+    f"and {float(predicted['cuda-graphs'].speedup):.2f}× with both models in CUDA graphs."
 )
 quiz.check("eager", leviathan_speedup(0.8, 4, c))
 
 # %%
 course.say(
-    f"**Takeaway: batching buys cost ({prices[0]:.0f} → {prices[2]:.2f} dollars), speculation buys "
-    f"latency, and the software decides whether there is anything to buy: name the percentile, the "
-    f"baseline and c.**"
+    f"**Takeaway: batching reduces cost ({prices[0]:.0f} → {prices[2]:.2f} dollars), speculation "
+    f"reduces latency, and the engine's overhead decides how much is left of both. Name the "
+    f"percentile, the baseline and c.**"
 )
 
 # %% [markdown]
-# ## What is asked next
+# ## Follow-up questions
 #
-# Whoever got this far is asked about averages. Each of these catches people who know the formulas:
-# text that is hard in stretches, α pooled over cycles, means of speedups, the batch that answers
-# back, and drafts that are greedy where the target is not.
+# After right answers, interviewers ask about averages. Each of these questions catches people who
+# know the formulas: text that is hard in stretches, α pooled over cycles, means of speedups, a
+# batch that depends on the speed, and greedy drafts for a target that samples.
 
 # %%
 for each in quiz.questions(follow_ups=True)[30:]:
@@ -982,14 +995,14 @@ for each in quiz.questions(follow_ups=True)[30:]:
 
 # %%
 course.say(
-    "**Takeaway: fit α on tokens per cycle, average times and not speeds, and say whether the loop "
-    "is open.**"
+    "**Takeaway: fit α to tokens per cycle, average times and not speeds, and say whether the loop "
+    "is open or closed.**"
 )
 
 # %% [markdown]
-# ## The thirty, a line each
+# ## The thirty answers, one line each
 #
-# For the last minutes before the door opens.
+# For the last minutes before the interview.
 
 # %%
 lines = [
@@ -1000,14 +1013,15 @@ course.say("\n".join(lines))
 
 # %%
 course.say(
-    "**Takeaway: bytes per pass, rows per pass, tokens per pass. Every answer above is one of "
+    "**Takeaway: bytes per pass, FLOPs per pass, tokens per pass. Every answer above is one of "
     "these, or one divided by another.**"
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# **A rehearsal.** Six of the thirty, drawn by lot. Change the seed and answer aloud, then type.
+# **A rehearsal.** Six of the thirty questions, chosen at random. Change the seed, answer aloud,
+# then type.
 
 # %%
 seed = 1
@@ -1016,16 +1030,18 @@ for chosen in np.random.default_rng(seed).choice(30, size=6, replace=False):
 
 # %% [markdown]
 # **Your own machine.** Replace the accelerator and the model by yours and answer before you run it:
-# how many tokens per second at most, in bf16, at batch 1?
+# how many tokens per second are possible in bf16 at batch 1?
 
 # %%
 mine, model = specsim.system("rtx-4090", "ideal"), specsim.model("qwen3-8b")
 ceiling = quiz.Question(
-    f"The ceiling of {model.name} on a {mine.accelerator.name}, in tokens/s?",
+    f"How many tokens/s can {model.name} reach at most on a {mine.accelerator.name}?",
     answer=lambda: specsim.predict(model, None, mine, context=1).tokens_per_s,
-    slips={
-        "the embedding is counted": lambda: mine.bandwidth_bytes_per_s / (2 * model.parameters),
-        "a weight is taken for one byte": lambda: mine.bandwidth_bytes_per_s / model.parameters,
+    mistakes={
+        "you count the embedding table": lambda: (
+            mine.bandwidth_bytes_per_s / (2 * model.parameters)
+        ),
+        "you count one byte per weight": lambda: mine.bandwidth_bytes_per_s / model.parameters,
     },
     tolerance=0.05,
     unit="tokens/s",
@@ -1034,18 +1050,18 @@ quiz.ask(ceiling)
 
 # %% [markdown]
 # **A log from work.** An engine at γ = 3 reports a mean acceptance length of `2.4`, bonus included.
-# Which α does that mean, and is a fourth draft worth a draft step of c = `0.1`?
+# Which α is that? And does a fourth draft pay, if a draft step takes c = `0.1`?
 
 # %%
 from specsim.acceptance import alpha_from_tokens_per_cycle
 
 question = quiz.Question(
-    "A mean length of 2.4 at γ = 3, bonus included: α?",
+    "A mean acceptance length of 2.4 at γ = 3, bonus included. What is α?",
     answer=lambda: alpha_from_tokens_per_cycle(2.4, 3),
-    slips={
-        "accepted per drafted is taken for α": 1.4 / 3,
-        "the bonus token is not taken off": 2.4 / 3,
-        "the bonus token is taken off twice": lambda: alpha_from_tokens_per_cycle(1.4, 3),
+    mistakes={
+        "you take accepted per drafted as α": 1.4 / 3,
+        "you divide without subtracting the bonus token": 2.4 / 3,
+        "you subtract the bonus token twice": lambda: alpha_from_tokens_per_cycle(1.4, 3),
     },
     tolerance=0.02,
 )
@@ -1055,12 +1071,12 @@ quiz.ask(question)
 answer = question.expected
 worth = IID(answer).survival(4), 0.1 * leviathan_speedup(answer, 3, 0.1)
 course.say(
-    f"α = {answer:.3f}; the fourth draft survives with {worth[0]:.3f} and has to beat c × S = "
-    f"{worth[1]:.3f}: {'worth it' if worth[0] > worth[1] else 'not worth it'}."
+    f"α = {answer:.3f}; the fourth draft has a survival of {worth[0]:.3f}, and c × S = "
+    f"{worth[1]:.3f}: {'it pays' if worth[0] > worth[1] else 'it does not pay'}."
 )
 
 # %% [markdown]
-# **Where it comes from.** The public sources behind the questions.
+# **Sources.** The public sources behind the questions.
 
 # %%
 cited = {source for each in quiz.questions(follow_ups=True) for source in each.sources}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # importing numpy.typing takes a third as long as NumPy itself
+if TYPE_CHECKING:  # no program needs numpy.typing to run, and importing it takes time
     from numpy.typing import ArrayLike as ArrayLike
     from numpy.typing import NDArray
 

@@ -5,6 +5,7 @@
 A value that was not measured carries a band; where the ideal gamma + 1 went is a waterfall.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,23 @@ from specsim.checks import Floats, Integers, SpecsimError, Strings
 from specsim.cost import ForwardTime, Ledger, ModelPass
 from specsim.hardware import System
 
+# What people read for each quantity; `_s` are seconds, of a pass or a cycle of the whole batch.
+QUANTITIES = {
+    "step_s": "plain step",
+    "draft_step_s": "draft step",
+    "verify_step_s": "verification",
+    "overhead_s": "overhead",
+    "cycle_s": "cycle",
+    "tokens_per_cycle": "tokens per cycle",
+    "speedup": "speedup",
+}
+# The factors of a waterfall after "ideal", and what it means if one of them is the smallest.
+LIMITS = {
+    "acceptance": "the draft is wrong too often",
+    "drafting": "drafting takes too long compared with a step of the target",
+    "wider verification": "verifying several tokens takes longer than one step",
+    "overhead": "the work around the passes takes too long",
+}
 INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
 SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine
 
@@ -164,3 +182,27 @@ class Prediction:
             "wider verification": drafted / widened,
             "overhead": widened / self.cycle_s,
         }
+
+
+def waterfall_spans(factors: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Start and end of each bar of a waterfall, as speedups.
+
+    "ideal" goes from 1 to gamma + 1, each factor from the end of the bar before it, and "speedup"
+    from 1 to the product of all factors.
+    """
+    spans, level = {"ideal": (1.0, factors["ideal"])}, factors["ideal"]
+    for name in LIMITS:
+        spans[name] = (level, level * factors[name])
+        level *= factors[name]
+    return spans | {"speedup": (1.0, level)}
+
+
+def limiting_factor(factors: Mapping[str, float]) -> str:
+    """The factor of a waterfall that reduces the speedup most: a key of `LIMITS`."""
+    return min(LIMITS, key=lambda name: factors[name])
+
+
+def limit_sentence(factors: Mapping[str, float]) -> str:
+    """What keeps a speedup from its ideal gamma + 1, as a sentence."""
+    name = limiting_factor(factors)
+    return f"What limits it most is {name}: {LIMITS[name]}."

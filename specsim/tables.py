@@ -1,4 +1,4 @@
-"""Tables for a person to read: plain text, one function a table, nothing computed here."""
+"""Tables in plain text, one function for each table. Nothing is computed here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,26 +16,17 @@ from specsim.evidence.comparison import (
 )
 from specsim.evidence.measurement import Point
 from specsim.hardware import EfficiencyTable
-from specsim.prediction import Prediction
+from specsim.prediction import QUANTITIES, Prediction, limit_sentence, waterfall_spans
 
 COLUMNS = {
-    "draft_step_s": "draft step (ms)",
-    "verify_step_s": "verification (ms)",
-    "overhead_s": "overhead (ms)",
-    "cycle_s": "cycle (ms)",
-    "tokens_per_cycle": "tokens per cycle",
-    "speedup": "speedup",
-}
-REASONS = {
-    "acceptance": "the draft is wrong too often",
-    "drafting": "drafting takes too long beside a step of the target",
-    "wider verification": "verifying several tokens takes longer than one step",
-    "overhead": "the work around the passes is not negligible",
+    name: f"{title} (ms)" if name.endswith("_s") else title
+    for name, title in QUANTITIES.items()
+    if name != "step_s"
 }
 
 
 def calibration_table(calibration: Calibration) -> list[str]:
-    """The fitted constants in the units people think in, and the fit error."""
+    """The fitted constants in common units, and the error of the fit."""
     system, engine = calibration.system, calibration.system.engine
     table = engine.weight_efficiency
     assert isinstance(table, EfficiencyTable)
@@ -52,31 +43,31 @@ def calibration_table(calibration: Calibration) -> list[str]:
     def us(seconds: float) -> str:
         return f"{seconds * 1e6:.0f} us"
 
-    overhead = f"{us(engine.layer_overhead_s)} a layer, {us(engine.pass_overhead_s)}"
+    overhead = f"{us(engine.layer_overhead_s)} per layer, {us(engine.pass_overhead_s)} per pass"
     if engine.layer_launch_s or engine.pass_launch_s:
         overhead = (
-            f"its work, or where that is less launches of {us(engine.layer_launch_s)} a layer, "
-            f"{us(engine.pass_launch_s)}"
+            f"the larger of its work and its launches, {us(engine.layer_launch_s)} per layer and "
+            f"{us(engine.pass_launch_s)} per pass"
         )
     return [
-        "calibration on probe shapes (none of them a shape that is predicted below)",
+        "calibration on probe models (no model that is predicted below is among them)",
         f"  weights, one row   GB/s by size of the {table.of}: {speeds}",
         f"  KV cache           {kv:.1f} GB/s",
         f"  arithmetic         {rate:.0f} GFLOP/s",
-        f"  a pass             {overhead}",
-        f"  drafting           {us(engine.drafting_overhead_s)} a cycle, "
-        f"{us(engine.sampling_overhead_s)} a draw",
-        f"  sampling and host  {us(engine.cycle_overhead_s)} a step, "
-        f"{us(engine.speculation_overhead_s)} more to accept, "
-        f"{engine.logit_overhead_s * 1e9:.1f} ns a logit",
+        f"  pass               {overhead}",
+        f"  drafting           {us(engine.drafting_overhead_s)} per cycle, "
+        f"{us(engine.sampling_overhead_s)} per drawn token",
+        f"  sampling and host  {us(engine.cycle_overhead_s)} per step, "
+        f"{us(engine.speculation_overhead_s)} more to accept drafts, "
+        f"{engine.logit_overhead_s * 1e9:.1f} ns per logit",
         f"  fit                median error {calibration.median_error:.1%}, worst "
-        f"{calibration.worst_error:.1%} over {len(calibration.residuals)} laps; "
+        f"{calibration.worst_error:.1%} over {len(calibration.residuals)} timings; "
         f"80 % band ±{engine.error:.0%}",
     ]
 
 
 def prediction_table(prediction: Prediction) -> list[str]:
-    """A row per gamma of a one-dimensional prediction, and the best gamma with its ties."""
+    """A row for each gamma of a one-dimensional prediction, and the best gamma with its ties."""
     p = prediction
     low, high = p.band["speedup"]
     lines = ["predicted, ms   γ   draft   verify    cycle   tokens/cycle   speedup (80 % band)"]
@@ -95,10 +86,9 @@ def prediction_table(prediction: Prediction) -> list[str]:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
-    """Predicted, measured and error of every part, a row per gamma; the first is gamma = 0."""
+    """Predicted, measured and error of every part, a row for each gamma. The first is gamma = 0."""
     step, errors = comparisons[0], median_errors(comparisons)
     tokens = [c.point.tokens_per_cycle_error or 0.0 for c in comparisons if c.gamma]
-    named = {"step_s": "plain step"} | COLUMNS
     return [
         "measured, as predicted / measured / error",
         " γ " + "".join(f"{title:^22s}" for title in COLUMNS.values()),
@@ -106,25 +96,23 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
         f"plain step (ms) {cell(step, 'step_s').strip()}",
         f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}",
         "median |error|: "
-        + ", ".join(f"{named[name].split(' (')[0]} {error:.1%}" for name, error in errors.items()),
-        *drift_lines(comparisons, named),
+        + ", ".join(f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items()),
+        *drift_lines(comparisons),
     ]
 
 
-def drift_lines(comparisons: Sequence[Comparison], named: Mapping[str, str]) -> list[str]:
-    """How much the machine's speed had changed since it was calibrated, and what that leaves of
-    the errors of times."""
+def drift_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """How much the speed of the computer changed after the calibration, and the errors of times
+    without that change."""
     if comparisons[0].point.drift is None:
         return []
     errors = median_errors(comparisons, drift_divided=True)
     rest = ", ".join(
-        f"{named[name].split(' (')[0]} {error:.1%}"
-        for name, error in errors.items()
-        if name.endswith("_s")
+        f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items() if name.endswith("_s")
     )
     return [
-        f"the machine's drift: a fixed read takes {comparisons[0].drift:.2f}x as long as when it "
-        f"was calibrated; with that taken out: {rest}"
+        f"drift: a fixed read takes {comparisons[0].drift:.2f}x as long as during the calibration; "
+        f"errors without this drift: {rest}"
     ]
 
 
@@ -138,7 +126,7 @@ def cell(comparison: Comparison, name: str) -> str:
 
 
 def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -> list[str]:
-    """Where the ideal gamma + 1 went at the gamma measured best, and what limits the speedup."""
+    """What reduces the ideal gamma + 1 at the best measured gamma, and what limits the speedup."""
     drafting = [comparison for comparison in comparisons if comparison.gamma]
     best = max(drafting, key=lambda comparison: comparison.parts["speedup"].measured)
     at = int(np.flatnonzero(prediction.gamma == best.gamma)[0])
@@ -147,36 +135,25 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
         name: float(np.broadcast_to(factor, shape)[at])
         for name, factor in prediction.waterfall().items()
     }
-    lines = [f"where the ideal {falls['ideal']:.0f}x of γ = {best.gamma} goes, as predicted:"]
-    left = 1.0
+    lines = [f"what reduces the ideal {falls['ideal']:.0f}x of γ = {best.gamma}, as predicted:"]
+    spans = waterfall_spans(falls)
     for name, factor in falls.items():
-        left *= factor
-        lines.append(f"  {name:20s} x {factor:4.2f}  ->  {left:4.2f}x")
+        lines.append(f"  {name:20s} x {factor:4.2f}  ->  {spans[name][1]:4.2f}x")
     speedup = best.parts["speedup"]
     parts = " x ".join(f"{factor:.3f} ({name})" for name, factor in best.factors.items())
-    limit = min((name for name in falls if name != "ideal"), key=lambda name: falls[name])
     lines += [
         f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
-        f"Measured best: {speedup.measured:.2f}x at γ = {best.gamma}; {speedup.predicted:.2f}x was "
-        f"predicted there. What limits it most is {limit}: {REASONS[limit]}.",
+        f"Best measured: {speedup.measured:.2f}x at γ = {best.gamma}; predicted there: "
+        f"{speedup.predicted:.2f}x. {limit_sentence(falls)}",
     ]
     return lines
 
 
 # The table of `specsim compare`
 
-QUANTITIES = {
-    "step_s": "plain step",
-    "verify_step_s": "verification",
-    "draft_step_s": "draft step",
-    "cycle_s": "cycle",
-    "tokens_per_cycle": "tokens per cycle",
-    "speedup": "speedup",
-}
-
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every point and part: predicted, measured, error."""
+    """A line for each part of each point: predicted, measured, error."""
     lines = []
     for row in rows:
         unit, scale = ("ms", 1e3) if row["part"].endswith("_s") else ("", 1.0)
@@ -189,26 +166,26 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def parts_of(comparisons: Sequence[Comparison]) -> list[str]:
-    """The parts of a suite that there are points of, in order of appearance."""
+    """The parts of a suite that have points, in the order of appearance."""
     return list(dict.fromkeys(c.point.part or "measured" for c in comparisons))
 
 
 def suite_table(
     every: Mapping[str, Sequence[Comparison]], peers: Sequence[Point] = ()
 ) -> list[str]:
-    """What each lens gets wrong, by part and quantity, reserved points beside all; then signs, best
-    gammas, the worst misses, and the peers."""
+    """The errors of each predictor by part and quantity, for all points and for reserved points;
+    then signs, best gammas, the largest errors, and the peers (other decoders, same run)."""
     calibrated = every["calibrated"]
     lines = [
         "",
-        "|error| of the prediction, median and 95th percentile, by what it was made from",
+        "|error| of each predictor, median and 95th percentile",
         f"{'':38s}{'points':>7s}"
         + "".join(f"{name:>15s}" for name in every)
         + f"{'in 80 % band':>15s}{'without drift':>15s}",
     ]
     for part in parts_of([c for comparisons in every.values() for c in comparisons]):
         for title, chosen in ((part, None), (f"{part}, reserved", True)):
-            by_lens = {
+            by_predictor = {
                 name: summarise(
                     [
                         c
@@ -219,22 +196,22 @@ def suite_table(
                 )
                 for name, comparisons in every.items()
             }
-            lines += quantity_lines(title, by_lens)
+            lines += quantity_lines(title, by_predictor)
     lines += ["", *verdict_lines(calibrated), "", *miss_lines(calibrated)]
     if peers:
         lines += ["", *peer_lines(peers)]
     return lines
 
 
-def quantity_lines(title: str, by_lens: Mapping[str, Summary]) -> list[str]:
-    """A line for every quantity of the points of one part."""
+def quantity_lines(title: str, by_predictor: Mapping[str, Summary]) -> list[str]:
+    """A line for each quantity of the points of one part."""
     lines = []
     first = next(
-        (summary for summary in by_lens.values() if summary.errors), Summary({}, 0, 0, 0, 0, 0)
+        (summary for summary in by_predictor.values() if summary.errors), Summary({}, 0, 0, 0, 0, 0)
     )
     for name, errors in first.errors.items():
         cells = ""
-        for summary in by_lens.values():
+        for summary in by_predictor.values():
             other = summary.errors.get(name)
             cells += f"{'-':>15s}" if other is None else f"{other.median:8.1%}{other.tail:7.0%}"
         covered = "-" if errors.covered is None else f"{errors.covered:.0%}"
@@ -245,7 +222,7 @@ def quantity_lines(title: str, by_lens: Mapping[str, Summary]) -> list[str]:
 
 
 def verdict_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Whether the sign of "does it pay" and the best gamma come out right."""
+    """How often the prediction is right on whether speculation pays, and on the best gamma."""
     lines = []
     for title, chosen in (
         ("all points", comparisons),
@@ -274,8 +251,8 @@ def verdict_lines(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def miss_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """The worst points, and the factor of measured ÷ predicted that does most to each."""
-    lines = ["the worst misses, and what does most to them"]
+    """The largest errors, and for each the largest factor of measured ÷ predicted."""
+    lines = ["the largest errors, and the factor that contributes most to each"]
     for miss in misses(comparisons):
         factor = miss["factors"].get(miss["factor"], 1 / (1 + miss["error"]))
         lines.append(
@@ -286,8 +263,8 @@ def miss_lines(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def peer_lines(peers: Sequence[Point]) -> list[str]:
-    """Peers beside our own plain decoding, in the same run."""
-    lines = ["a peer in the same run, milliseconds per token"]
+    """Peers (other decoders that were timed in the same run) and our own plain decoding."""
+    lines = ["peers in the same run, milliseconds per token"]
     for point in peers:
         assert point.step_s is not None
         assert point.cycle_s is not None

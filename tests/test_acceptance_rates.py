@@ -13,7 +13,6 @@ from specsim.acceptance import (
     accepted_per_drafted,
     alpha_from_tokens_per_cycle,
     as_acceptance,
-    conditional,
     per_position,
     pmf,
     pooled_alpha,
@@ -32,7 +31,6 @@ def test_A1_A2_A3_logged_survival():
     assert_allclose(PerPosition(LOGGED).tokens_per_cycle(3), 2.27, rtol=1e-12)
     assert_allclose(variance(LOGGED), 1.2371, atol=PRINTED)
     assert_allclose(pmf(LOGGED), [0.32, 0.29, 0.19, 0.20], rtol=1e-12)
-    assert_allclose(conditional(LOGGED), [0.68, 0.57353, 0.51282], atol=PRINTED)
 
 
 def test_A4_llama_cpp_rates_per_position_are_a_survival_with_bonus():
@@ -59,7 +57,7 @@ def test_iid_mean_and_variance(alpha, gamma, mean, var):
     assert_allclose(variance(survival), closed, rtol=1e-11)
 
 
-def test_C3_law_of_tokens_per_cycle():
+def test_C3_distribution_of_tokens_per_cycle():
     expected = [0.2, 0.16, 0.128, 0.1024, 0.08192, 0.32768]
     assert_allclose(pmf(per_position(IID(0.8), 5).vector), expected, rtol=1e-12)
 
@@ -105,7 +103,7 @@ def test_conversions_round_trip(alpha, gamma):
 
 
 @given(survivals)
-def test_pmf_conditional_and_variance_describe_the_same_law(survival):
+def test_pmf_and_variance_describe_the_same_distribution(survival):
     chances, accepted = pmf(survival), np.arange(len(survival) + 1)
     assert_allclose(chances.sum(), 1.0, rtol=1e-12)
     assert np.all(chances >= 0.0)
@@ -113,8 +111,6 @@ def test_pmf_conditional_and_variance_describe_the_same_law(survival):
     assert_allclose(
         variance(survival), chances @ accepted**2 - (chances @ accepted) ** 2, atol=1e-9
     )
-    reached = ~np.isnan(conditional(survival))
-    assert_allclose(np.cumprod(conditional(survival)[reached]), survival[reached], atol=1e-12)
 
 
 def test_as_acceptance_takes_exactly_one():

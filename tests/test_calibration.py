@@ -1,4 +1,4 @@
-"""A calibration recovers the machine that made the timings, and says what it misses."""
+"""A calibration recovers the machine that made the timings, and states its own error."""
 
 import json
 from dataclasses import replace
@@ -11,15 +11,15 @@ from specsim.checks import SpecsimError
 from specsim.cost import forward_time, step_time
 from specsim.evidence.calibration import (
     AttentionProbe,
-    LapProbe,
     LinearProbe,
     Probes,
+    StageProbe,
     fit,
     from_json,
     load,
-    non_negative_fit,
     to_json,
 )
+from specsim.evidence.calibration.timings import non_negative_fit
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Workload, forward_work, precision
 
@@ -58,16 +58,16 @@ def shape(hidden: int, layers: int, vocab_size: int) -> Architecture:
     )  # fmt: skip
 
 
-def lap_seconds(lap: str, model: Architecture, gamma: int, context: int) -> float:
+def stage_seconds(stage: str, model: Architecture, gamma: int, context: int) -> float:
     system = true_system()
     engine = system.engine
 
     def forward(rows: int) -> float:
         return float(step_time(model, system, Workload(rows=rows, context=context)).total_s)
 
-    if lap == "verify":
+    if stage == "verify":
         return forward(gamma + 1)
-    if lap == "draft":
+    if stage == "draft":
         draws = gamma * (engine.sampling_overhead_s + engine.logit_overhead_s * model.vocab_size)
         return engine.drafting_overhead_s + forward(2) + (gamma - 1) * forward(1) + draws
     drafting = engine.speculation_overhead_s if gamma else 0.0
@@ -79,7 +79,7 @@ def lap_seconds(lap: str, model: Architecture, gamma: int, context: int) -> floa
 
 
 def true_probes() -> Probes:
-    """What the probes would read on the true system."""
+    """The probes, timed on the true system."""
     table = true_system().engine.weight_efficiency
     kernels = {1e6: 4, 8e6: 8, 64e6: 24, 300e6: 40}
     linear = [LinearProbe(2e3, 16, 1, 16 * KERNEL_S)]
@@ -94,14 +94,16 @@ def true_probes() -> Probes:
             kv_bytes, flops = 2 * context * 192 * 2.0, 4.0 * rows * context * 384
             seconds = 15e-6 + max(kv_bytes / (0.5 * BANDWIDTH), flops / (0.2 * RATE))
             attention.append(AttentionProbe(context, rows, kv_bytes, flops, seconds))
-    laps = []
+    stages = []
     for hidden, layers, vocab in ((128, 2, 1024), (192, 6, 1024), (320, 3, 6144), (640, 6, 2560)):
         model = shape(hidden, layers, vocab)
         for gamma in (0, 1, 2, 4, 8):
-            for lap in ("verify", "host", "draft") if gamma else ("verify", "host"):
-                laps.append(LapProbe(lap, model, gamma, 120, lap_seconds(lap, model, gamma, 120)))
+            for stage in ("verify", "host", "draft") if gamma else ("verify", "host"):
+                stages.append(
+                    StageProbe(stage, model, gamma, 120, stage_seconds(stage, model, gamma, 120))
+                )
     return Probes(
-        "a machine", "bf16", BANDWIDTH, RATE, tuple(linear), tuple(attention), tuple(laps)
+        "a machine", "bf16", BANDWIDTH, RATE, tuple(linear), tuple(attention), tuple(stages)
     )
 
 
@@ -134,10 +136,10 @@ def test_a_model_that_no_probe_has_the_shape_of_is_predicted():
 
 def test_a_burst_of_other_work_spoils_few_probes():
     probes = true_probes()
-    laps = list(probes.laps)
-    for index in range(3, len(laps), 17):
-        laps[index] = replace(laps[index], seconds=10 * laps[index].seconds)
-    calibrated = fit(replace(probes, laps=tuple(laps))).system
+    stages = list(probes.stages)
+    for index in range(3, len(stages), 17):
+        stages[index] = replace(stages[index], seconds=10 * stages[index].seconds)
+    calibrated = fit(replace(probes, stages=tuple(stages))).system
     model = shape(256, 8, 2048)
     true = step_time(model, true_system(), Workload(context=150)).total_s
     assert step_time(model, calibrated, Workload(context=150)).total_s == pytest.approx(
@@ -145,14 +147,14 @@ def test_a_burst_of_other_work_spoils_few_probes():
     )
 
 
-def test_the_band_is_what_the_laps_are_missed_by():
+def test_the_band_is_the_error_on_the_stages():
     probes = true_probes()
-    noise = np.random.default_rng(0).normal(1.0, 0.2, len(probes.laps))
-    laps = tuple(
+    noise = np.random.default_rng(0).normal(1.0, 0.2, len(probes.stages))
+    stages = tuple(
         replace(probe, seconds=probe.seconds * factor)
-        for probe, factor in zip(probes.laps, noise, strict=True)
+        for probe, factor in zip(probes.stages, noise, strict=True)
     )
-    calibration = fit(replace(probes, laps=laps))
+    calibration = fit(replace(probes, stages=stages))
     covered = np.abs(calibration.residuals) <= calibration.system.engine.error
     assert 0.75 <= covered.mean() <= 0.85
 
@@ -177,7 +179,7 @@ def test_it_survives_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"engine": {}, "accelerator": {}}'])
-def test_a_file_that_is_no_calibration_is_refused_by_name(tmp_path, text):
+def test_a_file_that_is_not_a_calibration_is_refused_by_name(tmp_path, text):
     file = tmp_path / "calibration.json"
     file.write_text(text)
     with pytest.raises(SpecsimError, match=r"calibration\.json"):
@@ -198,7 +200,7 @@ def test_a_file_that_is_no_calibration_is_refused_by_name(tmp_path, text):
         ("precision", "weight_bytes", -2),
     ],
 )
-def test_a_constant_that_cannot_be_is_refused_by_name(tmp_path, part, key, value):
+def test_an_impossible_constant_is_refused_by_name(tmp_path, part, key, value):
     data = to_json(fit(true_probes(), {}))
     data[part][key] = value
     file = tmp_path / "calibration.json"

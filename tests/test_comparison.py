@@ -12,15 +12,15 @@ from specsim.checks import SpecsimError
 from specsim.cli import main
 from specsim.evidence.calibration import Calibration, to_json
 from specsim.evidence.comparison import (
-    checks,
     compare,
     factors,
+    find_suspects,
     is_predicted,
-    lenses,
     measured_machines,
     median_errors,
     misses,
     predict_point,
+    predictors_for,
     regrets,
     summarise,
     to_rows,
@@ -41,7 +41,7 @@ SYSTEM = System(
 
 
 def exact(point):
-    """The point, had it measured exactly what is predicted."""
+    """The point with the measured values equal to the predicted ones."""
     gamma = point.scenario.gamma
     p = predict_point(point, SYSTEM)
 
@@ -60,7 +60,7 @@ def exact(point):
 
 
 @pytest.mark.parametrize("gamma", [0, 2])
-def test_a_prediction_that_came_true_has_no_error(gamma, point):
+def test_a_correct_prediction_has_no_error(gamma, point):
     comparison = compare(exact(point(gamma)), SYSTEM)
     assert all(abs(part.error) < 1e-12 for part in comparison.parts.values())
     assert all(factor == pytest.approx(1.0, abs=1e-12) for factor in comparison.factors.values())
@@ -114,8 +114,8 @@ def test_one_wrong_part_is_blamed_alone(point):
 
 def test_the_prediction_sees_only_the_calibration_prompts(point):
     honest = point(2)
-    flattered = replace(honest, survival=[1.0, 1.0], tokens_per_cycle=3.0)
-    assert predict_point(flattered, SYSTEM).speedup == predict_point(honest, SYSTEM).speedup
+    easier = replace(honest, survival=[1.0, 1.0], tokens_per_cycle=3.0)
+    assert predict_point(easier, SYSTEM).speedup == predict_point(honest, SYSTEM).speedup
 
 
 def test_no_acceptance_is_assumed(point):
@@ -149,7 +149,7 @@ def renamed(point, name: str, **changes):
 
 
 def scaled(point, factor: float):
-    """The point on a machine whose every time is `factor` as long."""
+    """The point with all times multiplied by `factor`."""
 
     def slower(timing):
         return None if timing is None else replace(timing, median=factor * timing.median)
@@ -208,7 +208,7 @@ def test_a_buffer_that_is_read_whole_is_priced_whole(point):
     assert predict_point(whole, SYSTEM).step_s > predict_point(point(0), SYSTEM).step_s
 
 
-def test_a_peer_is_not_predicted(point):
+def test_a_baseline_of_transformers_is_not_predicted(point):
     scenario = replace(point(0).scenario, method="transformers-generate")
     assert not is_predicted(replace(point(0), scenario=scenario))
     assert is_predicted(point(0))
@@ -226,7 +226,7 @@ def test_a_summary_counts_each_quantity_where_it_is_a_result(point):
     assert summarise([]).errors == {}
 
 
-def test_tokens_are_judged_by_what_they_are_known_to(point):
+def test_tokens_are_judged_by_their_standard_errors(point):
     def off(by: float, **known):
         right = exact(point(2))
         return compare(
@@ -244,7 +244,7 @@ def test_tokens_are_judged_by_what_they_are_known_to(point):
     assert (summary.right_tokens, summary.tokens) == (3, 5)
 
 
-def test_a_plain_miss_is_the_baselines_or_the_machines(point):
+def test_the_error_of_a_plain_step_is_named_baseline(point):
     slow = compare(scaled(exact(point(0)), 1.5), SYSTEM)
     assert slow.culprit == "baseline"
     (miss,) = misses([slow])
@@ -328,11 +328,11 @@ def test_a_device_is_found_in_the_catalog_by_its_own_name(device, name):
     assert catalog_name(device) == name
 
 
-def test_the_three_lenses(point):
+def test_the_three_predictors(point):
     calibrated = {"eager": Calibration(SYSTEM, (0.1,))}
-    names = [lens.name for lens in lenses(calibrated, "NVIDIA H200")]
+    names = [predictor.name for predictor in predictors_for(calibrated, "NVIDIA H200")]
     assert names == ["calibrated", "catalog", "ideal"]
-    unknown = {lens.name: lens for lens in lenses(calibrated, "a machine")}
+    unknown = {predictor.name: predictor for predictor in predictors_for(calibrated, "a machine")}
     assert list(unknown) == ["calibrated", "ideal"]
     plain = exact(point(0))
     ideal = compare(plain, unknown["ideal"].system(plain))
@@ -346,7 +346,7 @@ def test_the_three_lenses(point):
 
 @pytest.fixture
 def folder(tmp_path, point):
-    """Files as a suite leaves them: a plain step, two widths, three batches, a peer."""
+    """The files of a suite: a plain step, two widths, three batches, a baseline (`peer`)."""
 
     def listed(gamma: int, method: str, batch: int, name: str, **changes):
         scenario = replace(point(gamma).scenario, method=method, batch=batch)
@@ -382,14 +382,14 @@ def folder(tmp_path, point):
     return tmp_path
 
 
-def test_the_command_says_how_wrong_each_lens_is(folder, capsys):
+def test_the_command_says_how_wrong_each_predictor_is(folder, capsys):
     assert main(["compare", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "calibrated" in out
     assert "ideal" in out
     assert "plain, reserved       plain step            1" in out
     assert "does it pay, all points: right in" in out
-    assert "the worst misses, and what does most to them" in out
+    assert "the largest errors, and the factor that contributes most to each" in out
     assert "peer/t/batch-1: 2.400, our plain decoding 2.400: 1.00x" in out
 
 
@@ -414,7 +414,7 @@ def test_the_command_draws(folder, tmp_path, capsys):
         assert (tmp_path / "drawn" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_mode_without_a_calibration_is_left_out_of_that_lens_alone(folder, capsys):
+def test_a_mode_without_a_calibration_is_left_out_of_that_predictor_alone(folder, capsys):
     file = folder / "plain.json"
     measurement = Measurement.read(file)
     (one,) = measurement.points
@@ -426,11 +426,11 @@ def test_a_mode_without_a_calibration_is_left_out_of_that_lens_alone(folder, cap
     assert document["parts"]["plain"]["ideal"]["all"]["points"] == 1
 
 
-# --- what to look at when they disagree ----------------------------------------------------------
+# What to look at when prediction and measurement disagree
 
 
-def twisted(point, what: str, by: float = 1.5):
-    """The points of one pair, exact but for one suspect."""
+def changed(point, what: str, by: float = 1.5):
+    """The points of one pair, exact except for one part."""
     points = [exact(point(gamma)) for gamma in (0, 1, 2)]
     if what == "machine drift":
         return [replace(p, drift=by) for p in points]
@@ -455,22 +455,22 @@ def twisted(point, what: str, by: float = 1.5):
 @pytest.mark.parametrize(
     "what", ["plain step", "tokens per cycle", "draft step", "verification", "overhead"]
 )
-def test_the_check_that_fails_is_the_part_that_was_twisted(point, what):
-    found = checks([compare(p, SYSTEM) for p in twisted(point, what)], 0.05, 0.1)
-    assert [check.name for check in found if not check.passes] == [what]
+def test_the_suspect_is_the_part_that_was_changed(point, what):
+    found = find_suspects([compare(p, SYSTEM) for p in changed(point, what)], 0.05, 0.1)
+    assert [each.name for each in found if not each.is_cleared] == [what]
 
 
 def test_a_machine_that_drifted_is_looked_at_first(point):
-    found = checks([compare(p, SYSTEM) for p in twisted(point, "machine drift")], 0.05, 0.1)
-    assert not found[0].passes
+    found = find_suspects([compare(p, SYSTEM) for p in changed(point, "machine drift")], 0.05, 0.1)
+    assert not found[0].is_cleared
     assert found[0].off == pytest.approx(0.5)
 
 
 def test_a_poor_fit_is_named(point):
     points = [compare(exact(point(gamma)), SYSTEM) for gamma in (0, 2)]
-    found = checks(points, 0.3, 0.1)
-    assert [check.name for check in found if not check.passes] == ["fit of the calibration"]
-    assert all(check.passes for check in checks(points, 0.05, 0.1))
+    found = find_suspects(points, 0.3, 0.1)
+    assert [each.name for each in found if not each.is_cleared] == ["fit of the calibration"]
+    assert all(each.is_cleared for each in find_suspects(points, 0.05, 0.1))
 
 
 def test_machines_are_found_by_their_folders(point, tmp_path):
@@ -486,5 +486,5 @@ def test_machines_are_found_by_their_folders(point, tmp_path):
         Measurement(environment, [exact(point(2))]).write(folder / "plain.json")
         (found,) = measured_machines(tmp_path)
         assert found.is_gpu == (driver is not None)
-        (comparison,) = found.by_lens["calibrated"]
+        (comparison,) = found.by_predictor["calibrated"]
         assert comparison.gamma == 2

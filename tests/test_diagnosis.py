@@ -1,4 +1,4 @@
-"""Counters of every engine, as they print them, become the same three rates."""
+"""The counters that each engine prints become the same three acceptance rates."""
 
 import pytest
 from hypothesis import given
@@ -9,11 +9,12 @@ from specsim.architecture import model
 from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel
 from specsim.evidence.counters import Counters, read_log
-from specsim.evidence.diagnosis import LIMITS, bottleneck, diagnose
+from specsim.evidence.diagnosis import bottleneck, diagnose
 from specsim.hardware import system
+from specsim.prediction import LIMITS
 from specsim.speculation import predict
 
-# vLLM PR #24127, an n-gram run, and the same with the words in later versions' order
+# vLLM PR #24127, an n-gram run; then the order of words in later versions
 VLLM_OLD = (
     "(APIServer pid=2236552) INFO 09-09 11:51:35 [metrics.py:96] SpecDecoding metrics: Draft "
     "acceptance rate: 88.8%, Mean acceptance length: 5.44, Accepted throughput: 4.37 tokens/s, "
@@ -62,17 +63,17 @@ SGLANG_RATE = "Decode batch, #running-req: 1, accept len: {}, accept rate: {}, c
 
 
 @pytest.mark.parametrize("log", [VLLM, LLAMA, PROMETHEUS, LLAMA + "\n" + LLAMA])
-def test_one_run_told_by_three_engines(log):
+def test_three_engines_log_one_run(log):
     found = diagnose(read_log(log))
     assert found.gamma == 3 or found.gamma == pytest.approx(259 / 87)
-    assert found.accepted_per_drafted == pytest.approx(0.6448, abs=5e-4)  # theory A
+    assert found.accepted_per_drafted == pytest.approx(0.6448, abs=5e-4)
     assert found.tokens_per_cycle == pytest.approx(2.92, abs=2e-3)
     assert found.survival == pytest.approx((0.805, 0.632, 0.483), abs=5e-4)
     assert IID(found.alpha).tokens_per_cycle(3) == pytest.approx(found.tokens_per_cycle)
     assert found.pooled_alpha == pytest.approx(1.92 / (1.92 + 1 - 0.483), abs=1e-3)
 
 
-def test_vllm_of_another_age():
+def test_an_older_version_of_vllm():
     found = diagnose(read_log(VLLM_OLD))
     assert found.engine == "vllm"
     assert found.gamma == 5
@@ -82,7 +83,7 @@ def test_vllm_of_another_age():
     )
 
 
-def test_vllm_0_counts_matches_behind_a_rejection():
+def test_vllm_0_counts_matches_after_a_rejection():
     found = diagnose(read_log(VLLM_0))
     assert found.tokens_per_cycle == pytest.approx(5 * 0.510, abs=1e-3)  # its system efficiency
     assert found.accepted_per_drafted == pytest.approx((found.tokens_per_cycle - 1) / 4)
@@ -106,7 +107,7 @@ def test_llama_cpp_without_a_length_needs_gamma(log):
     assert counters.engine == "llama.cpp"
     blind = diagnose(counters)
     assert blind.alpha is blind.tokens_per_cycle is None
-    assert any("say gamma" in sentence for sentence in blind.findings)
+    assert any("need gamma" in sentence for sentence in blind.findings)
     told = diagnose(counters, gamma=4)
     rate = counters.accepted / counters.drafted
     assert told.tokens_per_cycle == pytest.approx(1 + 4 * rate)
@@ -127,7 +128,7 @@ def test_sglangs_rate_is_over_rows_or_over_drafts(length, rate, gamma):
     assert found.gamma == pytest.approx(3, abs=1e-3)
     assert found.accepted_per_drafted == pytest.approx(1.9 / 3, abs=1e-3)
     assert found.tokens_per_cycle == 2.9
-    over_rows = any("rows verified" in sentence for sentence in found.findings)
+    over_rows = any("verified rows" in sentence for sentence in found.findings)
     assert over_rows == (rate == 0.725)
 
 
@@ -137,20 +138,20 @@ def test_sglangs_request_record():
 
 
 def test_counts_by_hand():
-    # theory D3: "54 % of K = 5 drafts accepted"
+    # 54 % of gamma = 5 drafts accepted: 1 + 5 x 0.54
     found = diagnose(Counters(accepted=54, drafted=100), gamma=5)
     assert found.tokens_per_cycle == pytest.approx(3.70)
     assert found.alpha == pytest.approx(0.80124, abs=1e-5)
     by_cycles = diagnose(Counters(accepted=54, drafted=100, cycles=20))
     assert by_cycles == diagnose(Counters(accepted=54, drafted=100, cycles=20), gamma=5)
-    # theory A1, D4
+    # 1 + 0.68 + 0.39 + 0.20, and 1.27 accepted of 1.27 + 0.80 decided drafts
     by_survival = diagnose(Counters(survival=(0.68, 0.39, 0.20)))
     assert by_survival.tokens_per_cycle == pytest.approx(2.27)
     assert by_survival.pooled_alpha == pytest.approx(0.61353, abs=1e-5)
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 12))
-def test_the_three_rates_come_back_whichever_is_told(alpha, gamma):
+def test_the_three_rates_follow_from_any_of_them(alpha, gamma):
     tokens = float(IID(alpha).tokens_per_cycle(gamma))
     survival = tuple(alpha**k for k in range(1, gamma + 1))
     for told in (
@@ -176,15 +177,15 @@ def test_a_log_without_counters_is_one_clear_error(text):
 @pytest.mark.parametrize(
     ("counters", "gamma", "message"),
     [
-        (Counters(accepted=5, drafted=3), 2, "more than there were"),
-        (Counters(accepted=0, drafted=0), 2, "nothing was drafted"),
+        (Counters(accepted=5, drafted=3), 2, "at most drafted, got 5 accepted of 3"),
+        (Counters(accepted=0, drafted=0), 2, "no tokens were drafted"),
         (Counters(accepted=-1, drafted=3), 2, "accepted must be a count"),
-        (Counters(tokens_per_cycle=4.5), 3, "at most 4, bonus included; is gamma right"),
+        (Counters(tokens_per_cycle=4.5), 3, "at most 4, bonus included; check gamma"),
         (Counters(tokens_per_cycle=0.5), 3, "must be within"),
         (Counters(survival=(0.5, 0.6)), None, "must not rise"),
     ],
 )
-def test_counters_that_cannot_be(counters, gamma, message):
+def test_impossible_counters_are_refused(counters, gamma, message):
     with pytest.raises(SpecsimError, match=message):
         diagnose(counters, gamma)
 

@@ -1,4 +1,4 @@
-"""Engines: constants by chip and format, relatives, ceilings; the fit that they come from."""
+"""Engines: constants by accelerator and format, relatives, ceilings, and their fit."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from specsim import catalog
 from specsim.catalog import published
 from specsim.evidence.validation.cases import passes
 from specsim.evidence.validation.fitting import FITTED, GROUPS, Fit, constants_of, fitted
-from specsim.evidence.validation.pricing import side_by_side
+from specsim.evidence.validation.pricing import stack_cases
 from specsim.evidence.validation.scores import bands, half_width, scored, step_s
 from specsim.evidence.validation.speculative import speculation_overhead
 from specsim.hardware import Accelerator, accelerator, catalog_engine, engine_row, entry, system
@@ -93,18 +93,18 @@ def test_another_precision_keeps_the_chip_in_mind():
 # ---------------------------------------------------------------------------------- the pricing
 
 
-def test_cases_side_by_side_cost_what_each_costs_alone():
-    side = side_by_side(CASES, ENGINES)
+def test_stacked_cases_cost_what_each_costs_alone():
+    stack = stack_cases(CASES, ENGINES)
     alone = [step_s(case, case.engine, ENGINES) for case in CASES]
-    assert_allclose(side.seconds({}), alone, rtol=1e-12)
+    assert_allclose(stack.seconds({}), alone, rtol=1e-12)
 
 
 def test_an_operator_that_a_case_lacks_has_nothing_to_do_there():
-    side = side_by_side(CASES, ENGINES)
-    router = side.work["router"].weight_bytes
+    stack = stack_cases(CASES, ENGINES)
+    router = stack.work["router"].weight_bytes
     mixtral = [case.architecture.experts is not None for case in CASES]
     assert_array_equal(router > 0, mixtral)
-    first = sum(operator.weight_bytes[0] for operator in side.work)
+    first = sum(operator.weight_bytes[0] for operator in stack.work)
     assert first == pytest.approx(2 * (6738415616 - 32000 * 4096 - 65 * 4096))  # Llama-2-7B, bf16
 
 
@@ -177,7 +177,7 @@ def test_a_planted_machine_is_found_again(group):
 
 def test_one_wild_row_moves_little():
     fit, _ = planted(("gpt-fast",), 0.15)
-    cases = list(fit.side.cases)
+    cases = list(fit.stack.cases)
     calm = fit.search(fit.usable)
     cases[7] = replace(cases[7], seconds=10 * cases[7].seconds)
     wild = Fit(cases, ("gpt-fast",), ENGINES)

@@ -25,12 +25,12 @@ CYCLES = [
     figures.DraftedCycle(["a_very_long_name", "\t", "=", "0"], 4, "."),
 ]
 ROWS = [figures.Row("n-gram", 1.1), figures.Row("tree", 1.5, 1.3, 1.7, 1.4, (1.2, 1.5))]
-UNIT = re.compile(r"\(.+\)|^γ|tokens per cycle|TFLOP/s|what takes")
+UNIT = re.compile(r"\(.+\)|^γ|tokens per cycle|TFLOP/s|what reduces")
 
 
-def drawn(name: str, point) -> figures.Sheet:
-    """A sheet with the figure called `name`, on a small scenario."""
-    sheet, axes = figures.sheet()
+def drawn(name: str, point) -> figures.NotebookFigure:
+    """The figure called `name`, of a small scenario."""
+    figure, axes = figures.subplots()
     batch = np.array([1, 4, 16, 64])
     steps = {
         "plain": step_time(TARGET, SYSTEM),
@@ -48,7 +48,7 @@ def drawn(name: str, point) -> figures.Sheet:
     elif name == "waterfall":
         figures.waterfall(axes, OVER, 4)
     elif name == "roofline":
-        figures.roofline(axes, SYSTEM, [figures.spot("step", "plain", steps["plain"])])
+        figures.roofline(axes, SYSTEM, [figures.operating_point("step", "plain", steps["plain"])])
     elif name == "times_vs_width":
         figures.times_vs_width(axes, batch, 1e-3, 1e-4 * batch, [(1, 2e-3, 1e-3, 3e-3)])
     elif name == "step_shares":
@@ -59,8 +59,8 @@ def drawn(name: str, point) -> figures.Sheet:
         figures.drafted_cycles(axes, CYCLES, "two cycles")
     elif name == "coupling":
         figures.coupling(axes, "abc", P, Q, np.minimum(P, Q), P - np.minimum(P, Q), "γ = 1")
-    elif name == "law_errors":
-        figures.law_errors(axes, "abc", P, {"right": P, "wrong": Q}, "two rules")
+    elif name == "distribution_errors":
+        figures.distribution_errors(axes, "abc", P, {"right": P, "wrong": Q}, "two rules")
     elif name == "by_method":
         figures.by_method(axes, ROWS, "speedup", "speedup (×)", "two methods")
     elif name == "bars":
@@ -74,41 +74,43 @@ def drawn(name: str, point) -> figures.Sheet:
             TARGET, DRAFTER, SYSTEM, x=("batch", around), y=("context", 1024 * around), alpha=0.5
         )
         figures.speedup_map(axes, found)
-    return sheet
+    return figure
 
 
 EVERY = (
     "speedup_vs_gamma", "tokens_vs_gamma", "times_vs_gamma", "cycle_parts", "waterfall",
     "roofline", "times_vs_width", "step_shares", "gains", "bars", "curves", "speedup_map",
-    "drafted_cycles", "coupling", "law_errors", "by_method",
+    "drafted_cycles", "coupling", "distribution_errors", "by_method",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_axes_have_labels_with_units_inside_the_sheet(name: str, point) -> None:
-    sheet = drawn(name, point)
-    axes = sheet.axes[0]
+def test_axes_have_labels_with_units_inside_the_figure(name: str, point) -> None:
+    figure = drawn(name, point)
+    axes = figure.axes[0]
     assert UNIT.search(axes.get_xlabel()), axes.get_xlabel()
     if axes.get_ylabel():
         assert UNIT.search(axes.get_ylabel()), axes.get_ylabel()
     else:
         assert all(label.get_text() for label in axes.get_yticklabels())
-    assert repr(sheet).startswith("figure: ")
-    assert axes.get_xlabel() in repr(sheet)
-    sheet.draw_without_rendering()
-    page = sheet.bbox
+    assert repr(figure).startswith("figure: ")
+    assert axes.get_xlabel() in repr(figure)
+    figure.draw_without_rendering()
+    page = figure.bbox
     for text in filter(lambda t: t.get_text(), (axes.xaxis.label, axes.yaxis.label, axes.title)):
         box = text.get_window_extent()
         assert box.x0 >= page.x0 - 1
-        assert box.x1 <= page.x1 + 1, "a label runs off the sheet"
+        assert box.x1 <= page.x1 + 1, "a label runs off the figure"
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_type_is_large_enough_for_a_phone(name: str, point) -> None:
-    """On 390 pixels no text is below 8.5: the sheet is 5.2 inches wide."""
-    sheet = drawn(name, point)
-    pixels_per_inch = 390 / sheet.get_size_inches()[0]
-    sizes = [text.get_fontsize() for text in sheet.findobj(matplotlib.text.Text) if text.get_text()]
+    """On 390 pixels no text is below 8.5: the figure is 5.2 inches wide."""
+    figure = drawn(name, point)
+    pixels_per_inch = 390 / figure.get_size_inches()[0]
+    sizes = [
+        text.get_fontsize() for text in figure.findobj(matplotlib.text.Text) if text.get_text()
+    ]
     assert min(sizes) / 72 * pixels_per_inch >= 8.5
 
 
@@ -121,7 +123,7 @@ def test_the_same_figure_is_the_same_file(name: str, point) -> None:
         assert "Software" not in picture.info
 
 
-def test_a_notebook_shows_a_sheet_at_its_size_in_inches(point) -> None:
+def test_a_notebook_shows_a_figure_at_its_size_in_inches(point) -> None:
     data, metadata = drawn("curves", point)._repr_png_()
     assert data.startswith(b"\x89PNG")
     assert metadata == {"width": 520, "height": 330}
@@ -137,7 +139,7 @@ def test_the_predicted_line_is_the_prediction_and_the_markers_the_points(point) 
 
 
 def test_without_measured_points_nothing_is_called_measured() -> None:
-    _, axes = figures.sheet(3)
+    _, axes = figures.subplots(3)
     for panel, draw in zip(
         axes,
         (figures.speedup_vs_gamma, figures.tokens_vs_gamma, figures.times_vs_gamma),
@@ -148,7 +150,7 @@ def test_without_measured_points_nothing_is_called_measured() -> None:
 
 
 def test_the_bars_of_a_cycle_add_up_to_it() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     figures.cycle_parts(axes, OVER)
     tops = np.zeros(9)
     for patch in axes.patches:
@@ -158,31 +160,33 @@ def test_the_bars_of_a_cycle_add_up_to_it() -> None:
 
 
 def test_the_waterfall_ends_at_the_speedup() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     figures.waterfall(axes, OVER, 4)
     np.testing.assert_allclose(axes.patches[-1].get_height(), OVER.speedup[4])
     np.testing.assert_allclose(axes.patches[0].get_height(), 5.0)
 
 
 def test_the_shares_of_a_step_add_up_to_it() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     step = step_time(TARGET, SYSTEM)
     figures.step_shares(axes, {"step": step})
     total = sum(patch.get_width() for patch in axes.patches)
     np.testing.assert_allclose(total, 1e3 * step.total_s)
 
 
-def test_a_spot_lies_below_the_roof_by_its_overheads() -> None:
+def test_a_pass_lies_below_the_roof_by_its_overheads() -> None:
     ideal = specsim.system("h200-sxm", engine="ideal")
     roof = ideal.bandwidth_bytes_per_s
-    on, below = (figures.spot("step", "plain", step_time(TARGET, s)) for s in (ideal, SYSTEM))
+    on, below = (
+        figures.operating_point("step", "plain", step_time(TARGET, s)) for s in (ideal, SYSTEM)
+    )
     np.testing.assert_allclose(on.flops_per_s, roof * on.intensity, rtol=1e-6)
     assert below.intensity == on.intensity
     assert below.flops_per_s < 0.9 * on.flops_per_s
 
 
 def test_curves_of_one_concept_differ_in_shade_and_dash() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     x = [1, 2, 4]
     figures.curves(axes, [figures.Curve(str(i), x, x) for i in range(4)], "x (1)", "y (1)")
     looks = {(line.get_color(), str(line.get_linestyle())) for line in axes.lines}
@@ -191,7 +195,7 @@ def test_curves_of_one_concept_differ_in_shade_and_dash() -> None:
 
 
 def test_the_map_is_white_where_nothing_is_gained() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     values = np.array([1.0, 2.0])
     found = figures.maps.SpeedupMap("gamma", values, "alpha", values, np.eye(2) + 0.5, np.eye(2))
     mesh = figures.speedup_map(axes, found)
@@ -222,9 +226,11 @@ def test_concepts_differ_for_readers_who_see_no_red_or_no_green() -> None:
                 assert gap > 0.12, (one, other)
 
 
-def test_the_house_style_leaves_the_callers_alone() -> None:
+def test_the_projects_style_leaves_the_callers_alone() -> None:
     with matplotlib.rc_context({"font.size": 23.0}):
-        figures.curves(figures.sheet()[1], [figures.Curve("a", [1, 2], [1, 2])], "x (1)", "y (1)")
+        figures.curves(
+            figures.subplots()[1], [figures.Curve("a", [1, 2], [1, 2])], "x (1)", "y (1)"
+        )
         assert matplotlib.rcParams["font.size"] == 23.0
 
 
@@ -239,12 +245,12 @@ def test_every_token_of_a_cycle_is_drawn_with_its_fate() -> None:
     first, second = CYCLES
     assert first.fates == ["accepted", "accepted", "rejected", "not judged", "corrected"]
     assert second.fates == ["accepted"] * 4 + ["bonus"]
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     figures.drafted_cycles(axes, CYCLES)
     assert len(axes.patches) == 10
     texts = {text.get_text(): text.get_position() for text in axes.texts}
     assert texts["f\\$"][0] == 2, "the correction stands where the rejected draft stood"
-    assert texts["."][0] == 4, "the bonus stands behind the last draft"
+    assert texts["."][0] == 4, "the bonus stands after the last draft"
     assert texts["·"][1] < texts["f\\$"][1]
     assert "a_very_…ame" in texts
     struck = [line for line in axes.lines if len(line.get_xdata()) == 2]
@@ -254,7 +260,7 @@ def test_every_token_of_a_cycle_is_drawn_with_its_fate() -> None:
 
 
 def test_what_comes_out_is_kept_or_drawn_after_a_rejection() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     kept = np.minimum(P, Q)
     figures.coupling(axes, "abc", P, Q, kept, P - kept)
     tops = {}
@@ -265,16 +271,16 @@ def test_what_comes_out_is_kept_or_drawn_after_a_rejection() -> None:
     np.testing.assert_allclose(heights, np.column_stack((Q, P)).ravel())
 
 
-def test_an_exact_law_has_no_error_and_a_wrong_one_its_total_variation() -> None:
-    _, axes = figures.sheet()
-    figures.law_errors(axes, "abc", P, {"right": P, "wrong": Q})
+def test_an_exact_distribution_has_no_error_and_a_wrong_one_its_total_variation() -> None:
+    _, axes = figures.subplots()
+    figures.distribution_errors(axes, "abc", P, {"right": P, "wrong": Q})
     assert [t.get_text() for t in axes.texts] == ["exact", "0.300", "TV"]
     wrong = [patch.get_width() for patch in axes.patches][1::2]
     np.testing.assert_allclose(wrong, Q - P)
 
 
 def test_a_method_that_was_not_measured_has_no_marker() -> None:
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     figures.by_method(axes, ROWS, "speedup", "speedup (×)")
     assert len(axes.containers) == 2, "one band, one marker"
     assert [t.get_text() for t in axes.get_yticklabels()] == ["n-gram", "tree"]
@@ -282,7 +288,7 @@ def test_a_method_that_was_not_measured_has_no_marker() -> None:
 
 def test_the_bars_of_an_error_budget_add_up_to_the_last() -> None:
     factors = {"tokens per cycle": 0.9, "draft": 1.2, "baseline": 0.5}
-    _, axes = figures.sheet()
+    _, axes = figures.subplots()
     figures.error_budget(axes, {"a pair": factors, "another": dict.fromkeys(factors, 1.0)})
     *parts, product = [patch.get_width() for patch in axes.containers[0].patches]
     assert sum(parts) == pytest.approx(product)

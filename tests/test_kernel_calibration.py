@@ -1,4 +1,4 @@
-"""A GPU's kernels, fitted: a machine that is known comes back out of what its probes would time."""
+"""A GPU's kernels, fitted: the fit recovers a known GPU from the times of its probes."""
 
 import json
 from dataclasses import replace
@@ -12,8 +12,8 @@ from specsim.cost import step_time
 from specsim.evidence.calibration import (
     CacheProbe,
     KernelProbes,
-    LapProbe,
     ProductProbe,
+    StageProbe,
     fit_kernels,
     from_json,
     probes_to_json,
@@ -35,7 +35,7 @@ def product_s(inputs: int, outputs: int, rows: int) -> float:
 
 
 def attention_s(streams: int, context: int, rows: int) -> float:
-    """Few streams do not fill the chip."""
+    """Few streams do not fill the GPU."""
     share = min(1.0, streams / 64)
     reading = streams * context * 512 / (0.8 * BANDWIDTH * share)
     return 4e-6 + max(reading, attention_flops(streams, context, rows) / ATTENTION_RATE)
@@ -52,7 +52,7 @@ def shape(hidden: int, layers: int) -> Architecture:
 
 
 def true_pass_s(model: Architecture, batch: int, rows: int, context: int) -> float:
-    """The same machine, kernel by kernel, without a table."""
+    """The same GPU, kernel by kernel, without a table."""
     total = LAYER_S * model.num_layers + PASS_S
     work = forward_work(model, Workload(batch=batch, rows=rows, context=context), precision("bf16"))
     for operator in work:
@@ -65,8 +65,8 @@ def true_pass_s(model: Architecture, batch: int, rows: int, context: int) -> flo
     return total
 
 
-def lap(name: str, model: Architecture, gamma: int, batch: int) -> LapProbe:
-    probe = LapProbe(name, model, gamma, 1024, 1.0, batch)
+def stage(name: str, model: Architecture, gamma: int, batch: int) -> StageProbe:
+    probe = StageProbe(name, model, gamma, 1024, 1.0, batch)
     seconds = sum(true_pass_s(model, batch, rows, 1024) for rows in probe.passes)
     return replace(probe, seconds=CYCLE_S if name == "host" else seconds)
 
@@ -88,15 +88,15 @@ def probes() -> KernelProbes:
         for rows in (1, 33)
         if streams * context <= 256 * 4096  # the largest do not fit
     )  # fmt: skip
-    laps = tuple(
-        lap(name, model, gamma, batch)
+    stages = tuple(
+        stage(name, model, gamma, batch)
         for model in (shape(1536, 10), shape(3072, 24))
         for gamma in (0, 3, 7)
         for batch in (1, 16)
         for name in ("verify", "host")
     )
     reads = ((1e6, 1e6 / (3 * BANDWIDTH)), (1e9, 1e9 / BANDWIDTH), (4e9, 4e9 / BANDWIDTH))
-    return KernelProbes("a gpu", "bf16", reads, products, caches, {"cuda-graphs": laps})
+    return KernelProbes("a gpu", "bf16", reads, products, caches, {"cuda-graphs": stages})
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_models_that_no_probe_had_are_priced_to_a_few_per_cent(system, batch, ro
     assert float(predicted) == pytest.approx(true_pass_s(model, batch, rows, context), rel=0.05)
 
 
-def test_overheads_come_out_of_the_laps(probes, system):
+def test_overheads_come_out_of_the_stages(probes, system):
     assert system.engine.cycle_overhead_s == pytest.approx(CYCLE_S, rel=0.02)
     # attention and products are read off tables at their own sizes, so little is left to the pass
     assert system.engine.layer_overhead_s == pytest.approx(LAYER_S, rel=0.35)
@@ -134,14 +134,14 @@ def eager_pass_s(model: Architecture, batch: int, rows: int) -> float:
 def test_eager_launches_hide_behind_long_kernels(probes):
     """Small probes wait for their launches, large ones do not; neither do large models."""
     models = (shape(768, 3), shape(1536, 10), shape(3072, 24), shape(6144, 12))
-    laps = tuple(
-        LapProbe("verify", m, gamma, 1024, eager_pass_s(m, batch, gamma + 1), batch)
+    stages = tuple(
+        StageProbe("verify", m, gamma, 1024, eager_pass_s(m, batch, gamma + 1), batch)
         for m in models for gamma in (0, 3, 7) for batch in (1, 16)
     )  # fmt: skip
-    laps += tuple(LapProbe("host", models[0], gamma, 1024, CYCLE_S) for gamma in (0, 3, 7))
-    waiting = [p.seconds > true_pass_s(p.architecture, p.batch, p.gamma + 1, 1024) for p in laps]
+    stages += tuple(StageProbe("host", models[0], gamma, 1024, CYCLE_S) for gamma in (0, 3, 7))
+    waiting = [p.seconds > true_pass_s(p.architecture, p.batch, p.gamma + 1, 1024) for p in stages]
     assert {True, False} == set(waiting[:-3])  # both kinds are there
-    ahead = replace(probes, laps={"eager": laps}, host_ahead=True)
+    ahead = replace(probes, stages={"eager": stages}, host_ahead=True)
     calibration = fit_kernels(ahead, "eager")
     engine = calibration.system.engine
     assert engine.layer_launch_s == pytest.approx(LAUNCH_S, rel=0.02)
@@ -187,11 +187,13 @@ def test_it_reads_what_it_wrote(probes, tmp_path):
     assert seconds[0] == seconds[1]
     assert back.system.engine.kv_efficiency.of == "stream"
     assert back.environment["mode"] == "cuda-graphs"
-    json.dumps(probes_to_json(probes), allow_nan=False)
+    document = json.loads(json.dumps(probes_to_json(probes), allow_nan=False))
+    assert {"kind", "reads", "products", "caches", "laps", "host_ahead"} <= document.keys()
+    assert document["laps"]["cuda-graphs"][0]["lap"] == "verify"  # the keys of written files
 
 
-def test_a_mode_without_laps_is_refused(probes):
-    with pytest.raises(SpecsimError, match="no laps in mode 'eager'; there are: cuda-graphs"):
+def test_a_mode_that_was_not_timed_is_refused(probes):
+    with pytest.raises(SpecsimError, match="mode 'eager'; choose one of cuda-graphs"):
         fit_kernels(probes, "eager")
 
 

@@ -1,4 +1,4 @@
-"""The questions: every number of every worked answer, every slip, and what a reader is told."""
+"""The questions: each number of each worked answer, each common mistake, and the replies."""
 
 import builtins
 import json
@@ -70,10 +70,10 @@ WORKED = {
     "kv-size": {"gb": "2.684", "gib": "2.5", "batch_gb": "42.95", "sharing": "8"},
     "prefill": {"pflop": ".569", "seconds": ".576", "seconds_at_60": ".96"},
     "which-latency": {"tpot_ms": "5.421", "zero_gap_percent": "72.9", "end_to_end_ms": "738.481"},
-    "output-law": {
-        "law_0": ".5",
-        "law_1": ".3",
-        "law_2": ".2",
+    "output-distribution": {
+        "exact_0": ".5",
+        "exact_1": ".3",
+        "exact_2": ".2",
         "wrong_0": ".35",
         "wrong_1": ".39",
         "wrong_2": ".26",
@@ -251,14 +251,14 @@ def test_every_worked_number_is_the_one_that_was_written_down(question):
 def test_every_answer_is_right_and_every_slip_is_recognised(question):
     assert question.check(question.expected)
     assert question.check(question.expected * (1 + 0.2 * question.tolerance))
-    assert question.slips
-    for slip, value in question.slip_values().items():
+    assert question.mistakes
+    for mistake, value in question.mistake_values().items():
         answer = question.check(value)
         assert not answer
-        assert answer.slip == slip
-        assert slip in str(answer)
+        assert answer.mistake == mistake
+        assert mistake in str(answer)
     assert not question.check(question.expected * 1000)
-    assert question.check(question.expected * 1000).slip is None
+    assert question.check(question.expected * 1000).mistake is None
 
 
 @pytest.mark.parametrize("question", named(CHOICES))
@@ -270,7 +270,7 @@ def test_every_option_is_commented_on(question):
         assert bool(answer) == (option == question.answer)
         assert question.options[option] in str(answer)
         assert question.check(f"{letter.upper()})") == answer
-        assert (answer.slip is None) == bool(answer)
+        assert (answer.mistake is None) == bool(answer)
 
 
 @pytest.mark.parametrize("question", named(ALL))
@@ -300,7 +300,7 @@ def test_the_remainder_of_the_mixture():
     assert quiz.question("experts").worked()["bytes_at_1"] == pytest.approx(ratio, rel=1e-9)
 
 
-# ------------------------------------------------------------------- questions of one's own
+# ------------------------------------------------------------------- your own questions
 
 
 def tokens(alpha=0.8, gamma=4):
@@ -311,16 +311,16 @@ OWN = quiz.Question(
     "Tokens per cycle?",
     answer=tokens,
     tolerance=0.02,
-    slips={"the bonus token is forgotten": lambda: tokens() - 1, "γ is meant": 4.0},
+    mistakes={"you forget the bonus token": lambda: tokens() - 1, "you give γ": 4.0},
     unit="tokens",
 )
 
 
-def test_a_question_of_ones_own():
+def test_your_own_question():
     assert quiz.check(OWN, 3.4)
     assert quiz.check(OWN, "3.4 tokens")
     assert quiz.check(OWN, "3.36")
-    assert quiz.check(OWN, 2.36).slip == "the bonus token is forgotten"
+    assert quiz.check(OWN, 2.36).mistake == "you forget the bonus token"
     assert "too high by a factor of 2.97" in str(quiz.check(OWN, 10))
     assert "too low by 12 %" in str(quiz.check(OWN, 3.0))
     assert str(quiz.check(OWN, -3.0)).endswith("too low.")
@@ -328,19 +328,19 @@ def test_a_question_of_ones_own():
 
 
 def test_the_nearest_is_meant_where_a_slip_lies_within_the_tolerance():
-    close = quiz.Question("?", answer=100.0, tolerance=0.1, slips={"it is near": 104.0})
+    close = quiz.Question("?", answer=100.0, tolerance=0.1, mistakes={"it is near": 104.0})
     assert quiz.check(close, 101)
     assert not quiz.check(close, 103)
-    assert quiz.check(close, 103).slip == "it is near"
+    assert quiz.check(close, 103).mistake == "it is near"
     assert quiz.check(close, 96)
 
 
 def test_exact_answers_and_zero():
-    exact = quiz.Question("?", answer=8.0, tolerance=0.0, slips={"it is 1/(1 - α)": 5.0})
+    exact = quiz.Question("?", answer=8.0, tolerance=0.0, mistakes={"it is 1/(1 - α)": 5.0})
     assert quiz.check(exact, 8)
     assert str(quiz.check(exact, 8)) == "Right: 8."
     assert not quiz.check(exact, 8.001)
-    assert quiz.check(exact, 5.05).slip == "it is 1/(1 - α)"
+    assert quiz.check(exact, 5.05).mistake == "it is 1/(1 - α)"
     zero = quiz.Question("?", answer=0.0, tolerance=0.1)
     assert quiz.check(zero, 0.05)
     assert not quiz.check(zero, 0.2)
@@ -442,7 +442,7 @@ def test_a_page_without_a_kernel_shows_the_question_as_text(monkeypatch):
     assert box is form.box
 
 
-def test_a_question_of_ones_own_is_called_as_the_notebook_calls_it(monkeypatch):
+def test_your_own_question_is_called_as_the_notebook_calls_it(monkeypatch):
     ipython = pytest.importorskip("IPython")
     assert "quiz.check(question, …)" in quiz.ask(OWN).markdown
     shell = SimpleNamespace(user_ns={"_7": OWN, "other": 3, "of_mine": OWN})
@@ -464,7 +464,7 @@ def test_a_choice_replies():
 
 
 def test_asking_needs_neither_widgets_nor_torch():
-    code = "import sys; from specsim import quiz; print(*sys.modules)"
+    code = "import sys; from specsim.course import quiz; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "matplotlib", "ipywidgets", "IPython"} & set(run.stdout.split())
 
@@ -475,7 +475,9 @@ def test_an_answer_reads_well():
     assert right.endswith("2.68 GB; without GQA 8× that.")
     assert "In one line" not in quiz.check(OWN, 3.36)._repr_markdown_()
     assert "In one line" not in quiz.check("kv-size", 1.34)._repr_markdown_()
-    assert quiz.check("kv-size", 21.5)._repr_markdown_().startswith("✘ Not quite: 21.5 GB")
+    assert (
+        quiz.check("kv-size", 21.5)._repr_markdown_().startswith("✘ Not quite: you get 21.5 GB if")
+    )
 
 
 # ------------------------------------------------------------------------- the walkthrough
@@ -516,4 +518,4 @@ def test_what_the_walkthrough_computes_is_right():
     ]
     assert sum(text.startswith("✔ Right") for text in said) == 30
     wrong = [text for text in said if text.startswith("✘")]
-    assert len(wrong) == 1  # the one that shows, at the top, what a slip is told
+    assert len(wrong) == 1  # the one that shows, at the top, what a mistake is told

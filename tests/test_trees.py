@@ -1,6 +1,6 @@
 """Draft trees: greedy against dynamic programming, exhaustive search and exact verification.
 
-Worked vectors of the theory carry their id (L1, L2, L3) in the test's id.
+Worked examples carry their id (L1, L2, L3) in the test's id.
 """
 
 import itertools
@@ -19,6 +19,11 @@ from specsim.checks import SpecsimError
 PRINTED = 6e-6
 CHILDREN = (0.6, 0.15, 0.08, 0.05, 0.03)
 TARGET, DRAFT = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
+
+
+def widths(tree):
+    """The number of nodes at depth 0 (the root), 1, 2, ..."""
+    return np.bincount(tree.depths).tolist()
 
 
 def best_value(child_probs, nodes, depth):
@@ -102,7 +107,7 @@ def test_tree_is_well_formed(child_probs, nodes, depth):
         assert tree.path_probs[node] == tree.path_probs[parent] * child_probs[rank]
         older = (tree.parents == parent) & (tree.ranks == rank - 1)
         assert rank == 0 or older.sum() == 1  # no child without its earlier sibling
-    assert tree.widths.sum() == tree.nodes <= nodes
+    assert len(tree.depths) == tree.nodes <= nodes
     assert np.all(np.diff(tree.path_probs) <= 0.0)
     smaller = [best_tree(child_probs, n, depth).tokens_per_cycle for n in range(1, tree.nodes + 1)]
     assert_allclose(tree.tokens_per_cycle_by_nodes, smaller, rtol=1e-12)
@@ -112,18 +117,18 @@ def test_tree_is_well_formed(child_probs, nodes, depth):
 
 def test_widths_and_draft_rows_price_the_draft_passes():
     tree = best_tree((0.6, 0.3), 6)  # root, 0, 00 and 1, 000 and 01 or 10
-    assert tree.widths.tolist() == [1, 2, 2, 1]
+    assert widths(tree) == [1, 2, 2, 1]
     assert tree.draft_rows.tolist() == [1, 1, 1]
     wide = best_tree([(0.5, 0.4), (0.5, 0.4)], 7)
-    assert wide.widths.tolist() == [1, 2, 4]
+    assert widths(wide) == [1, 2, 4]
     assert wide.draft_rows.tolist() == [1, 2]  # leaves are verified, never fed to the drafter
     only_root = best_tree(CHILDREN, 1)
-    assert (only_root.widths.tolist(), only_root.draft_rows.tolist()) == ([1], [])
+    assert (widths(only_root), only_root.draft_rows.tolist()) == ([1], [])
     assert only_root.tokens_per_cycle == 1.0
 
 
 def test_a_tree_uses_no_node_that_is_never_accepted():
-    assert best_tree((1.0, 0.0), 4).widths.tolist() == [1, 1, 1, 1]
+    assert widths(best_tree((1.0, 0.0), 4)) == [1, 1, 1, 1]
     assert best_tree((0.0,), 4).nodes == 1
     assert best_tree([(0.5,), (0.0,)], 4).nodes == 2
 
@@ -132,7 +137,7 @@ def test_a_tree_uses_no_node_that_is_never_accepted():
 
 
 def verify_children(target, drafts):
-    """Exact output law and P(any accepted) when x_i ~ drafts[i](earlier ones) are tried in turn."""
+    """The output distribution and P(any accepted) if x_i ~ drafts[i](earlier ones) are tried."""
     output, accepted = np.zeros(len(target)), 0.0
     pending = [(1.0, target, ())]
     for draft in drafts:
@@ -152,7 +157,7 @@ def verify_children(target, drafts):
 
 
 def without(tried):
-    """The draft law with the tried tokens removed, renormalised."""
+    """The draft distribution without the tried tokens, renormalised."""
     left = np.where(np.isin(np.arange(3), tried), 0.0, DRAFT)
     return left / left.sum()
 

@@ -1,4 +1,4 @@
-"""Predictions beside published rows: nothing lost, nothing looked at twice, the promised errors."""
+"""Predictions of published rows: each row is counted once, and the errors are as promised."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from specsim.evidence import validation
 from specsim.evidence.validation.cases import DYNAMIC_SD, Case, passes
 from specsim.evidence.validation.reports import report
 from specsim.evidence.validation.scores import left_out, scored, step_s
-from specsim.evidence.validation.speculative import Result, results, rounded_from
+from specsim.evidence.validation.speculative import PublishedResult, results, rounded_from
 
 ENGINES = catalog.load("engines")
 CASES, SKIPS = passes()
@@ -29,7 +29,7 @@ def document() -> dict:
 
 
 @pytest.fixture(scope="module")
-def speculation() -> list[Result]:
+def speculation() -> list[PublishedResult]:
     return results()[0]
 
 
@@ -67,7 +67,7 @@ def test_what_is_skipped_is_what_cannot_be_predicted(document):
     assert sum(table["predicted"] for table in document["tables"].values()) >= 595
 
 
-def test_masked_attention_is_charged_the_allocated_context_and_flex_what_is_there():
+def test_masked_attention_reads_the_allocated_context_and_flex_the_cached_tokens():
     masked, flex = of("gpt-fast", "PR #196")[:6], of("gpt-fast", "PR #196")[6:]
     assert [case.allocated_context for case in masked] == [1024 * 2**i for i in range(6)]
     assert [case.allocated_context for case in flex] == [None] * 6
@@ -128,7 +128,7 @@ def test_plain_decoding_averaged_over_engines(document):
             assert engine["without_source"] <= 0.12
 
 
-def test_rows_that_no_fit_looks_at_are_predicted_too(document):
+def test_rows_that_are_not_fitted_are_predicted_too(document):
     unverified = document["unscored"]["not verified at the source"]
     assert unverified["rows"] == 54
     assert unverified["predicted"] <= 0.10
@@ -144,11 +144,11 @@ def test_the_bands_hold_about_80_percent_of_what_is_left_out(document):
 
 
 @pytest.mark.parametrize("kind", ["chip", "source"])
-def test_what_is_left_out_cannot_move_its_own_prediction(kind):
-    """Planted: rows of one chip or source take three times as long; only others move."""
+def test_rows_that_are_left_out_do_not_change_their_prediction(kind):
+    """Triple the times of one accelerator or source: only the predictions of other rows change."""
     cases = [case for case in CASES if case.engine == "gpt-fast"]
-    name = cases[0].chip.name if kind == "chip" else cases[0].source
-    out = np.array([name == (c.chip.name if kind == "chip" else c.source) for c in cases])
+    name = cases[0].accelerator.name if kind == "chip" else cases[0].source
+    out = np.array([name == (c.accelerator.name if kind == "chip" else c.source) for c in cases])
     assert 0 < out.sum() < len(cases)
     spoilt = [
         replace(c, seconds=3 * c.seconds) if o else c for c, o in zip(cases, out, strict=True)
@@ -159,14 +159,14 @@ def test_what_is_left_out_cannot_move_its_own_prediction(kind):
 
 
 def test_leaving_out_does_not_start_from_the_shipped_numbers():
-    """Shipped constants made absurd: what is fitted without a chip does not change."""
+    """With absurd shipped constants, the fit without an accelerator's rows does not change."""
     absurd = {name: dict(row) for name, row in ENGINES.items()}
     absurd["gpt-fast"]["layer_overhead_s"] = {"default": 1.0, "hopper": 1e-9}
     cases = [case for case in CASES if case.engine == "gpt-fast"]
     assert_allclose(left_out(cases, "chip", absurd), left_out(cases, "chip", ENGINES), rtol=1e-12)
 
 
-def test_an_engine_that_is_not_fitted_keeps_what_it_borrows():
+def test_an_engine_that_is_not_fitted_keeps_its_borrowed_constants():
     (case,) = of("tensorrt-llm")
     (row,) = scored([case])
     assert row.predicted_s == row.without_chip_s == row.without_source_s
@@ -177,12 +177,12 @@ def test_an_engine_that_is_not_fitted_keeps_what_it_borrows():
 # ------------------------------------------------------------------------------------ speculation
 
 
-def test_leviathan_expected_within_the_rounding_of_what_is_printed(speculation):
+def test_leviathans_formula_is_within_the_rounding_of_the_printed_numbers(speculation):
     table = [r for r in speculation if r.set.startswith("Table 4")]
     assert len(table) == 12
     assert all(r.within_rounding for r in table)
     assert all(r.within_rounding for r in speculation if r.set.startswith("Table 1"))
-    # theory.md, section 18: two-digit alpha and c do not explain these
+    # the rounding of alpha and c to two digits does not explain these
     assert not any(r.within_rounding for r in speculation if r.set.startswith("Table 5"))
 
 
@@ -191,7 +191,7 @@ def test_within_rounding_can_fail():
     assert rounded_from("3") == pytest.approx((2.5, 3.5))
 
 
-def test_E2_speedups_that_the_published_times_and_survival_make(speculation):
+def test_E2_speedups_from_the_published_times_and_survival(speculation):
     made = {r.label: r.published for r in speculation if "printed survival" in r.set}
     expected = {
         "EAGLE, batch 1": (1.44813, 1.65727, 1.64298, 1.54575, 1.38630),
@@ -208,11 +208,11 @@ def test_E8_vllm_at_stated_tau(speculation):
     """cycle / base = 1.38492, 1.61429 at K = 2, 4, so the speedups are tau over that."""
     made = [r for r in speculation if "PR #16035" in r.set]
     assert_allclose([r.published for r in made], [1.89 / 1.38492, 2.08 / 1.61429], rtol=1e-3)
-    assert all(abs(r.error) < 0.15 for r in made)  # of a version a year older: not fitted
+    assert all(abs(r.error) < 0.15 for r in made)  # the version is a year older, and not fitted
 
 
 def test_dflash_table_at_stated_tau(speculation):
-    """Constants of an engine that no row was fitted to: honest, and not close for EAGLE-3."""
+    """The constants of this engine are not fitted: the errors are large for EAGLE-3."""
     for name, rows, bar in (("DFlash", 32, 0.15), ("EAGLE-3", 64, 0.30)):
         made = [abs(r.error) for r in speculation if f"Table 1, {name} at" in r.set]
         assert len(made) == rows
@@ -222,7 +222,7 @@ def test_dflash_table_at_stated_tau(speculation):
 def test_the_assumed_context_of_vllms_table_matters_little(speculation):
     target, chip, context = DYNAMIC_SD
     longer = replace(of("vllm")[0], context=2 * context)
-    assert (longer.architecture.name, longer.chip.name) == (target, chip)
+    assert (longer.architecture.name, longer.accelerator.name) == (target, chip)
     assert step_s(longer, "vllm", ENGINES) == pytest.approx(
         step_s(of("vllm")[0], "vllm", ENGINES), rel=0.003
     )

@@ -1,6 +1,6 @@
-"""Acceptance models that are formulas: one or two parameters generate every survival.
+"""Acceptance models that are formulas: one or two parameters give all survivals.
 
-Parameters are frozen copies; they and the argument of a question combine by broadcasting.
+Parameters are read-only copies. They combine with the argument of a method by broadcasting.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from specsim.checks import ArrayLike, Floats, SpecsimError, as_survival, one_cou
 
 
 class Acceptance(Protocol):
-    """What every acceptance model answers; see `GammaDependent` for those that need gamma first."""
+    """The methods of every acceptance model; those that need gamma are `GammaDependent` too."""
 
     def survival(self, k: ArrayLike) -> Floats: ...
 
@@ -24,9 +24,10 @@ class Acceptance(Protocol):
 
 @runtime_checkable
 class GammaDependent(Protocol):
-    """A model whose survival differs with gamma, because what ended a cycle begins the next one.
+    """An acceptance model whose survival depends on gamma.
 
-    Its `survival` refuses; `at(gamma)` answers.
+    That is so if the end of one cycle decides where the next one starts. `survival(k)` raises
+    SpecsimError; `at(gamma)` gives the survival vector.
     """
 
     def at(self, gamma: int) -> PerPosition: ...
@@ -34,11 +35,11 @@ class GammaDependent(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IID:
-    """Every draft is accepted with the same probability, whatever happened before: s_k = alpha^k.
+    """Every draft is accepted with the same probability, independent of the others: s_k = alpha^k.
 
-    tokens per cycle = (1 - alpha^(gamma+1)) / (1 - alpha), and gamma + 1 at alpha = 1.
-    Source: Leviathan et al., arXiv:2211.17192, equation 1. Real text is easy here and hard there:
-    at the same mean alpha it errs low against `BetaMixture` and high against `Markov`.
+    tokens per cycle = (1 - alpha^(gamma+1)) / (1 - alpha), and gamma + 1 at alpha = 1. Source:
+    Leviathan et al., arXiv:2211.17192, equation 1. Real text has easy and hard parts. At the same
+    mean alpha, this model gives fewer tokens than `BetaMixture` and more than `Markov`.
     """
 
     alpha: ArrayLike
@@ -64,9 +65,9 @@ class IID:
 class PerPosition:
     """A known survival vector, positions 1..gamma along the LAST axis.
 
-    Leading axes are scenarios and broadcast with the argument of the two methods. Engines that log
-    an acceptance rate per position (vLLM, llama.cpp) log exactly this vector. An argument beyond
-    the last known position raises SpecsimError: a survival is never extrapolated.
+    Leading axes are scenarios; they broadcast with the argument of the two methods. The acceptance
+    rates per position that vLLM and llama.cpp log are this vector. An argument beyond the last
+    known position raises SpecsimError, because a survival is never extrapolated.
     """
 
     vector: ArrayLike  # (..., gamma)
@@ -97,8 +98,8 @@ class PerPosition:
 class Decaying:
     """Acceptance decays with depth: a_k = alpha * decay^(k-1), s_k = a_1 a_2 ... a_k.
 
-    The shape of drafters that look ahead without looking again: feature drafters (EAGLE), heads
-    (Medusa) and parallel drafters. decay = 1 is `IID`.
+    It fits drafters that draft from older features or without the drafted tokens: EAGLE, Medusa
+    heads and parallel drafters. decay = 1 is `IID`.
     """
 
     alpha: ArrayLike
@@ -124,8 +125,8 @@ class BetaMixture:
     s_k = product over j < k of (a+j) / (a+b+j).
 
     `mean` = a/(a+b) in [0, 1]; `concentration` = a+b > 0: 2 is very mixed text, infinity is `IID`.
-    At the same mean, tokens per cycle exceed the i.i.d. value (alpha^k is convex). Assumes that
-    cycles are independent of each other; hard stretches that persist are `Markov`.
+    At the same mean, tokens per cycle are above the i.i.d. value, because alpha^k is convex. Cycles
+    are assumed to be independent; for hard stretches that last, use `Markov`.
     """
 
     mean: ArrayLike
@@ -136,7 +137,9 @@ class BetaMixture:
         freeze(self, mean=within("mean", self.mean), concentration=concentration)
 
     def conditional(self, k: int) -> Floats:
-        evidence = (k - 1) / np.asarray(self.concentration)  # k-1 accepted drafts suggest easy text
+        evidence = (k - 1) / np.asarray(
+            self.concentration
+        )  # k-1 accepted drafts make easy text likely
         return (np.asarray(self.mean) + evidence) / (1.0 + evidence)
 
     def survival(self, k: ArrayLike) -> Floats:
@@ -155,7 +158,7 @@ def per_position(acceptance: Acceptance, gamma: int) -> PerPosition:
 
 
 def from_zero(survival: ArrayLike) -> Floats:
-    """s_0 = 1 put in front: (..., gamma) -> (..., gamma + 1)."""
+    """The survival vector with s_0 = 1 in front: (..., gamma) -> (..., gamma + 1)."""
     vector = np.asarray(survival, dtype=np.float64)
     return np.concatenate([np.ones((*vector.shape[:-1], 1)), vector], axis=-1)
 
@@ -179,7 +182,7 @@ def _sum_of_products(conditional: Callable[[int], Floats], gamma: ArrayLike) -> 
 
 
 def freeze(model: object, **parameters: Floats) -> None:
-    """Set read-only parameters of a frozen object; a single number as a plain float."""
+    """Set the parameters of a frozen object as read-only arrays; a single number as a float."""
     for name, value in parameters.items():
         value.flags.writeable = False
         object.__setattr__(model, name, value.item() if value.ndim == 0 else value)

@@ -1,12 +1,12 @@
-"""How long a request takes: the law of the number of cycles, not only its mean.
+"""How long a request takes: the distribution of its number of cycles, not only the mean.
 
-A cycle emits between 1 and gamma + 1 tokens at once. A request of L tokens therefore ends after a
-random number of cycles N; its time is N times the cycle time. Speculation improves the time per
-output token and at the same time makes the gaps between tokens uneven: most are zero, the rest a
-whole cycle, longer than a plain step. Say which of the two a latency number is.
+A cycle emits between 1 and gamma + 1 tokens at once. So a request of L tokens ends after a random
+number of cycles N, and takes N times the cycle time. Speculation reduces the time per output token,
+but makes the gaps between tokens uneven: most gaps are zero, and the others are a whole cycle,
+which is longer than a plain step. Always say which of the two a latency is.
 
-`survival` is a vector s_1..s_gamma as in `specsim.acceptance`; cycles are taken as independent
-draws from it. Between requests the spread of acceptance usually dominates this one.
+`survival` is a vector s_1..s_gamma as in `specsim.acceptance`. Cycles are assumed to be
+independent. The acceptance usually differs between requests, and that spread is the larger one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from specsim.checks import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cycles:
-    """The exact law of a number of cycles: `probability[n]` = P(N = n), n = 0, 1, 2, ..."""
+    """The exact distribution of a number of cycles: `probability[n]` = P(N = n), n = 0, 1, ..."""
 
     probability: Floats  # (n,)
 
@@ -46,22 +46,22 @@ class Cycles:
     def percentile(self, percent: ArrayLike) -> Integers:
         """The smallest n with P(N <= n) >= percent / 100, for percent in [0, 100]."""
         share = within("percent", percent, high=100.0) / 100.0
-        # 1e-12 below, so that rounding inside the sum cannot move a step.
+        # Subtract 1e-12, so that rounding in the sum does not give the next n.
         return np.searchsorted(np.cumsum(self.probability), share - 1e-12)
 
     def slowest_of(self, sequences: int) -> Cycles:
-        """The law of the largest N among independent sequences: when a batch is all done."""
+        """The distribution of the largest N of independent sequences: the end of a whole batch."""
         done = np.minimum(np.cumsum(self.probability), 1.0) ** whole("sequences", sequences, low=1)
         return Cycles(np.diff(done, prepend=0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CycleEstimate:
-    """The first two moments of a number of cycles, without the exact law (renewal theory).
+    """The mean and the standard deviation of a number of cycles, from renewal theory.
 
-    With mu = tokens per cycle and Var its variance: `first_order` = L / mu. `overshoot` =
-    (Var + mu^2 - mu) / (2 mu^2) is what L / mu leaves out: the last cycle usually emits more than
-    was missing. `sd` = sqrt(L Var / mu^3).
+    With mu = tokens per cycle and Var its variance: `first_order` = L / mu, and `sd` =
+    sqrt(L Var / mu^3). `overshoot` = (Var + mu^2 - mu) / (2 mu^2) corrects `first_order`: the last
+    cycle usually emits more tokens than were missing.
     """
 
     first_order: Floats
@@ -74,11 +74,11 @@ class CycleEstimate:
 
 
 def cycles_to_emit(tokens: int, survival: ArrayLike) -> Cycles:
-    """The exact law of the number of cycles until at least `tokens` tokens are emitted.
+    """The exact distribution of the number of cycles until at least `tokens` tokens are emitted.
 
-    Dynamic programming: the law of the tokens emitted so far, moved on by 1..gamma+1 tokens with
-    the probabilities `pmf(survival)`; whatever reaches `tokens` has ended. `survival` is (gamma,).
-    Work grows as tokens^2 * gamma: milliseconds at 1000 tokens.
+    Dynamic programming over the number of tokens emitted so far. Each cycle adds 1..gamma+1 tokens
+    with the probabilities `pmf(survival)`; a request with `tokens` tokens has ended. `survival` is
+    (gamma,). The work grows as tokens^2 * gamma: milliseconds at 1000 tokens.
     """
     vector = as_survival(survival)
     if vector.ndim != 1:
@@ -86,7 +86,7 @@ def cycles_to_emit(tokens: int, survival: ArrayLike) -> Cycles:
     emitted = np.concatenate([[0.0], pmf(vector)])  # (gamma + 2,): P(0), P(1), ... tokens a cycle
     length = one_count("tokens", tokens)
     unfinished = np.eye(1, length)[0]  # [m] = P(m tokens so far, and more to come), m < length
-    probability = [1.0 - unfinished.sum()]  # certain only where nothing was asked for
+    probability = [1.0 - unfinished.sum()]  # P(N = 0): 1 if `tokens` is 0, else 0
     while unfinished.sum() > 1e-16:
         after = np.convolve(unfinished, emitted)
         probability.append(after[length:].sum())
@@ -95,10 +95,10 @@ def cycles_to_emit(tokens: int, survival: ArrayLike) -> Cycles:
 
 
 def cycles_estimate(tokens: ArrayLike, survival: ArrayLike) -> CycleEstimate:
-    """Mean and spread of the number of cycles for `tokens` tokens, to first order and beyond.
+    """The approximate mean and standard deviation of the number of cycles for `tokens` tokens.
 
     `tokens` broadcasts with the leading axes of `survival` (..., gamma). At alpha 0.8, gamma 5 and
-    64 tokens the mean with its overshoot is exact to five digits and the sd 1.5 % low.
+    64 tokens, the mean with its overshoot is exact to five digits, and the sd is 1.5 % too small.
     """
     mean = 1.0 + as_survival(survival).sum(axis=-1)
     spread = variance(survival)
@@ -107,7 +107,7 @@ def cycles_estimate(tokens: ArrayLike, survival: ArrayLike) -> CycleEstimate:
     return CycleEstimate(length / mean, overshoot, np.sqrt(length * spread / mean**3))
 
 
-# --------------------------------------------------------------------------- what a user notices
+# What a user sees
 
 
 def time_per_token_s(cycle_s: ArrayLike, tokens_per_cycle: ArrayLike) -> Floats:
@@ -118,25 +118,25 @@ def time_per_token_s(cycle_s: ArrayLike, tokens_per_cycle: ArrayLike) -> Floats:
 def time_per_token_percentile_s(
     more_tokens: int, survival: ArrayLike, cycle_s: ArrayLike, percent: ArrayLike
 ) -> Floats:
-    """Percentile over requests of the TPOT of a request: its cycles * cycle time / its tokens.
+    """A percentile over requests of TPOT, in seconds: cycles x cycle time / tokens of a request.
 
-    `more_tokens` is what follows the first token, which belongs to TTFT. Acceptance is the same
-    law for every request here; where it differs between requests the spread is larger.
+    `more_tokens` are the tokens after the first one, whose time is the TTFT. All requests have the
+    same survival here. If it differs between requests, the spread is larger.
     """
     cycles = cycles_to_emit(one_count("more_tokens", more_tokens, low=1), survival)
     return cycles.percentile(percent) * _cycle(cycle_s) / more_tokens
 
 
 def zero_gap_share(tokens_per_cycle: ArrayLike) -> Floats:
-    """Share of inter-token gaps that are zero: (tokens per cycle - 1) / tokens per cycle."""
+    """The share of gaps between tokens that are zero: (tokens per cycle - 1) / tokens per cycle."""
     tokens = _tokens(tokens_per_cycle)
     return (tokens - 1.0) / tokens
 
 
 def gap_percentile_s(cycle_s: ArrayLike, tokens_per_cycle: ArrayLike, percent: ArrayLike) -> Floats:
-    """Percentile of the inter-token gap (ITL), seconds: zero inside a burst, else a whole cycle.
+    """A percentile of the gap between tokens (ITL), in seconds: zero inside a cycle, else a cycle.
 
-    An engine that reports the gap between *outputs* reports the cycle time at every percentile.
+    An engine that measures the gap between *outputs* reports the cycle time at every percentile.
     """
     share = within("percent", percent, high=100.0) / 100.0
     inside_burst = share <= zero_gap_share(tokens_per_cycle)
@@ -146,50 +146,41 @@ def gap_percentile_s(cycle_s: ArrayLike, tokens_per_cycle: ArrayLike, percent: A
 def end_to_end_s(
     ttft_s: ArrayLike, more_tokens: ArrayLike, cycle_s: ArrayLike, tokens_per_cycle: ArrayLike
 ) -> Floats:
-    """Time of a request to first order: TTFT + more_tokens / tokens per cycle * cycle time.
+    """The approximate time of a request: TTFT + more_tokens / tokens per cycle x cycle time.
 
-    About half a cycle short (`CycleEstimate.overshoot`): the last cycle is paid in full.
+    It is optimistic by about half a cycle (`CycleEstimate.overshoot`): the last cycle always takes
+    its full time.
     """
     cycles = whole("more_tokens", more_tokens) / _tokens(tokens_per_cycle)
     return within("ttft_s", ttft_s, high=1e12) + cycles * _cycle(cycle_s)
 
 
-# ------------------------------------------------------------- requests that differ, and batches
+# Requests that differ, and batches
 
 
 def arithmetic_mean(tokens_per_cycle: ArrayLike, weights: ArrayLike = 1.0) -> Floats:
-    """Mean of tokens per cycle with equal (or `weights`) cycles each; over the last axis."""
+    """The mean of tokens per cycle over the last axis, if all have equal (or `weights`) cycles."""
     return _weighted_mean(_tokens(tokens_per_cycle), weights)
 
 
 def harmonic_mean(tokens_per_cycle: ArrayLike, weights: ArrayLike = 1.0) -> Floats:
-    """All tokens over all cycles, for requests that differ; over the last axis.
+    """All tokens / all cycles of requests with different tokens per cycle, over the last axis.
 
     `weights` are the tokens of each request (equal by default). Hard requests take more cycles, so
-    this is below `arithmetic_mean`, and it is what throughput and mean latency follow.
+    this mean is below `arithmetic_mean`. Throughput and mean latency depend on this mean.
     """
     return 1.0 / _weighted_mean(1.0 / _tokens(tokens_per_cycle), weights)
 
 
 def lockstep_tokens_per_cycle(survival: ArrayLike, batch: ArrayLike) -> Floats:
-    """Tokens per sequence and cycle if every sequence advances by the batch minimum.
+    """Tokens per sequence and cycle if all sequences advance by the minimum of the batch.
 
-    1 + sum of s_k^B: all B must accept. `batch` broadcasts with the leading axes of `survival`.
-    Sequences accept independently. Nearly all gain is lost by B = 16; with per-sequence lengths
-    (paged or indexed caches) none is.
+    1 + sum of s_k^B: all B sequences must accept, and they accept independently. `batch` broadcasts
+    with the leading axes of `survival`. At B = 16 nearly all gain is lost. A cache that keeps one
+    length for each sequence (paged or indexed) loses nothing.
     """
     powers = as_survival(survival) ** whole("batch", batch, low=1)[..., None]
     return 1.0 + powers.sum(axis=-1)
-
-
-def padded_tokens_per_cycle(survival: ArrayLike, batch: ArrayLike) -> Floats:
-    """Positions per cycle that a batch padded to its longest acceptance occupies.
-
-    1 + sum of 1 - (1 - s_k)^B: at least one of B accepts. The cache grows by this much, while each
-    sequence still emits 1 + sum of s_k tokens; the difference is padding.
-    """
-    none_accept = (1.0 - as_survival(survival)) ** whole("batch", batch, low=1)[..., None]
-    return 1.0 + (1.0 - none_accept).sum(axis=-1)
 
 
 def _weighted_mean(values: Floats, weights: ArrayLike) -> Floats:

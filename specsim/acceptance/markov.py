@@ -1,4 +1,4 @@
-"""Easy and hard stretches of text, and where in them a cycle starts."""
+"""Text with easy and hard stretches, and the state in which a cycle starts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from specsim.checks import ArrayLike, Floats, SpecsimError, one_count, whole, wi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Markov:
-    """Text alternates between easy and hard stretches; the state may move after every token.
+    """Text alternates between easy and hard stretches; the state can change after every token.
 
-    `easy`, `hard`: acceptance in the two states; `stay_easy`, `stay_hard`: probability that the
-    state stays for the next token. All in [0, 1], broadcasting together.
+    `easy`, `hard`: the acceptance in the two states; `stay_easy`, `stay_hard`: the probability that
+    the state stays the same for the next token. All are in [0, 1] and broadcast together.
 
-    The law of the state when a cycle STARTS is not the law over tokens: cycles end at rejections,
-    so starts are biased towards the hard state. The start law solves pi = pi K, with K the
-    state-to-state move over one whole cycle, and depends on gamma; hence so does the survival, and
-    `survival(k)` alone is refused. Ask `at(gamma)`. The token law instead would flatter.
+    The state at the START of a cycle does not have the distribution of the state over all tokens.
+    Cycles end at rejections, so they start more often in the hard state. The start distribution
+    solves pi = pi K, where K holds the transition probabilities over one whole cycle. It depends on
+    gamma, and so does the survival: `survival(k)` raises SpecsimError, `at(gamma)` gives the
+    vector. To use the distribution over tokens instead would be optimistic.
     """
 
     easy: ArrayLike
@@ -33,7 +34,7 @@ class Markov:
         freeze(self, **{name: within(name, getattr(self, name)) for name in names})
 
     def survival(self, k: ArrayLike) -> Floats:
-        raise SpecsimError("a Markov survival depends on gamma: ask Markov(...).at(gamma)")
+        raise SpecsimError("a Markov survival depends on gamma: call Markov(...).at(gamma)")
 
     def at(self, gamma: int) -> PerPosition:
         """The survival vector of a decoder that drafts `gamma` tokens, shape (..., gamma)."""
@@ -43,15 +44,16 @@ class Markov:
         return PerPosition(np.minimum.accumulate(np.minimum(survival, 1.0), axis=-1))
 
     def starts_hard(self, gamma: int) -> Floats:
-        """P(a cycle starts in the hard state), solved for this gamma.
+        """P(a cycle starts in the hard state), for this gamma.
 
-        Raises SpecsimError where the two states never mix, so that no start law is implied.
+        Raises SpecsimError if the two states never change: the start distribution is then not
+        determined.
         """
         to_hard = self._walk(np.array([1.0, 0.0]), gamma)[1][..., 1]
         to_easy = self._walk(np.array([0.0, 1.0]), gamma)[1][..., 0]
         if np.any(to_hard + to_easy == 0.0):
             raise SpecsimError(
-                f"easy and hard never mix at gamma = {gamma}: lower stay_easy or stay_hard below 1"
+                f"the state never changes at gamma = {gamma}: set stay_easy or stay_hard below 1"
             )
         return to_hard / (to_hard + to_easy)
 
@@ -67,12 +69,12 @@ class Markov:
         return self.easy, self.hard, self.stay_easy, self.stay_hard
 
     def _walk(self, state: Floats, gamma: int) -> tuple[Floats, Floats]:
-        """From the state law at cycle start: survival (..., gamma), state law at the next start."""
+        """From the state's distribution at a start: survival, and the distribution at the next."""
         easy, hard, stay_easy, stay_hard = np.broadcast_arrays(*self._parameters())
         accept = np.stack([easy, hard], axis=-1)  # (..., state)
         move = np.stack([stay_easy, 1 - stay_easy, 1 - stay_hard, stay_hard], axis=-1)
         move = move.reshape(*easy.shape, 2, 2)  # (..., from, to)
-        alive = np.broadcast_to(state, accept.shape)  # joint: still accepting, and the state
+        alive = np.broadcast_to(state, accept.shape)  # P(all accepted so far, and the state)
         gamma, rejected = one_count("gamma", gamma), np.zeros(accept.shape)
         survival = np.empty((*easy.shape, gamma))
         for position in range(gamma):
@@ -80,5 +82,5 @@ class Markov:
             alive = alive * accept
             survival[..., position] = alive.sum(axis=-1)
             alive = (alive[..., None, :] @ move)[..., 0, :]
-        # The correction (after a rejection) or the bonus (after gamma accepts) moves the state too.
+        # The state also changes after the correction (a rejection) or the bonus (gamma accepted).
         return survival, ((rejected + alive)[..., None, :] @ move)[..., 0, :]

@@ -1,16 +1,16 @@
 """The tree of drafts that emits the most tokens for a given number of verified rows.
 
-A node is a drafted token; the root is the last emitted token, whose row the verification needs
-anyway. A node is accepted if every token on its path is, so
+A node is a drafted token. The root is the last emitted token, whose row every verification has. A
+node is accepted if all tokens on its path are accepted, so
 
     tokens per cycle = sum over nodes of the product of acceptances along the path   (root: 1)
 
-and the best tree of n nodes is simply the n largest path products: a child's product never exceeds
-its parent's, so the largest n always form a tree. Hence a heap replaces the dynamic program of
-Sequoia (arXiv:2402.12374) and gives the same trees; ranking drafts by the drafter's confidence
-(EAGLE-2, arXiv:2406.16858) is the same greedy choice with estimated acceptances.
+and the best tree of n nodes has the n largest path products. The product of a child is never above
+that of its parent, so the n largest always form a tree. So a heap gives the same trees as the
+dynamic program of Sequoia (arXiv:2402.12374). To rank drafts by the drafter's confidence (EAGLE-2,
+arXiv:2406.16858) is the same greedy choice with estimated acceptances.
 
-A tree pays only where verification has spare rows: at batch 1, far below the ridge.
+A tree pays only if further rows cost the verification little: at batch 1, far below the ridge.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """A draft tree, nodes in falling order of path probability, the root first.
+    """A draft tree; its nodes are in falling order of path probability, with the root first.
 
-    Every prefix of the nodes is itself the best tree of that size. All fields are (nodes,).
+    The first n nodes are the best tree of n nodes. All fields are (nodes,).
     """
 
     parents: Integers  # index of the parent node, -1 for the root
-    ranks: Integers  # which child of its parent: 0 is the drafter's first choice, -1 for the root
+    ranks: Integers  # 0 for the drafter's most likely child of a parent, then 1, …; -1 for the root
     depths: Integers  # 0 for the root
     path_probs: Floats  # P(this node is accepted), 1 for the root
 
@@ -42,24 +42,19 @@ class Tree:
 
     @property
     def tokens_per_cycle(self) -> float:
-        """Mean tokens emitted per cycle, bonus included: the root's 1 is the bonus."""
+        """Mean tokens emitted per cycle, bonus included: the 1 of the root is the bonus."""
         return float(self.path_probs.sum())
 
     @property
     def tokens_per_cycle_by_nodes(self) -> Floats:
-        """What the best tree of 1, 2, ..., `nodes` nodes emits per cycle, (nodes,)."""
+        """Tokens per cycle of the best trees of 1, 2, ..., `nodes` nodes, (nodes,)."""
         return np.cumsum(self.path_probs)
 
     @property
-    def widths(self) -> Integers:
-        """Nodes at depth 0 (the root), 1, 2, ...: (depth + 1,)."""
-        return np.bincount(self.depths)
-
-    @property
     def draft_rows(self) -> Integers:
-        """Rows fed to each draft pass, (draft passes,): the nodes at that depth with children.
+        """Rows of each draft pass, (depth of the tree,): the nodes at that depth with children.
 
-        As many passes as the tree is deep; the leaves are never fed.
+        Leaves are in no draft pass.
         """
         with_children = np.unique(self.parents[1:])
         return np.bincount(self.depths[with_children])
@@ -73,11 +68,11 @@ class Tree:
 def best_tree(child_probs: ArrayLike, nodes: int, depth: int | None = None) -> Tree:
     """The tree of at most `nodes` nodes (root included) with the most tokens per cycle.
 
-    `child_probs` (children,): p_j, the probability that child j is the accepted one given that its
-    parent was: rejections of its earlier siblings are counted in, so the p_j sum to at most 1. They
-    must not rise with j. As (depth, children) they may differ by depth, and the tree is at most
-    that deep. `depth` limits the longest path (draft passes). Children of probability 0 are never
-    added, so the tree may stay smaller than `nodes`.
+    `child_probs` (children,): p_j, the probability that child j is accepted if its parent is
+    accepted. It includes the rejection of the earlier siblings, so the p_j sum to at most 1. They
+    must not rise with j. An array (depth, children) has different values for each depth, and the
+    tree is at most that deep. `depth` limits the longest path (draft passes). Children with
+    probability 0 are not added, so the tree can have fewer than `nodes` nodes.
 
     Raises SpecsimError for probabilities outside [0, 1], rising, or summing to more than 1.
     Source: Sequoia (arXiv:2402.12374), positional acceptance, solved greedily.
@@ -88,7 +83,8 @@ def best_tree(child_probs: ArrayLike, nodes: int, depth: int | None = None) -> T
     if depth is not None:
         deepest = min(deepest, one_count("depth", depth))
     chosen: list[tuple[int, int, int, float]] = []
-    # Frontier: (-path probability, depth, order of arrival, parent, rank); ties go to the shallow.
+    # Frontier: (-path probability, depth, order of arrival, parent, rank). The shallower of two
+    # equal nodes comes first.
     frontier = [(-1.0, 0, 0, -1, -1)]
     arrivals = 0
     while frontier and len(chosen) < nodes:
@@ -97,7 +93,7 @@ def best_tree(child_probs: ArrayLike, nodes: int, depth: int | None = None) -> T
         first_child = (len(chosen) - 1, 0, level + 1)
         next_sibling = (parent, rank + 1, level)
         for parent, rank, level in (first_child, next_sibling):
-            if not 1 <= level <= deepest:  # below the limit, or a sibling of the root
+            if not 1 <= level <= deepest:  # too deep, or a sibling of the root
                 continue
             probs = table[level - 1] if table.ndim == 2 else table
             if rank < len(probs) and probs[rank] > 0.0:

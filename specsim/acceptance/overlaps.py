@@ -1,4 +1,4 @@
-"""Where one position's acceptance comes from: the overlap of two distributions after sampling."""
+"""The acceptance at one position: the overlap of the two distributions that are sampled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from specsim.checks import ArrayLike, Floats, SpecsimError, distribution, within
 
 
 def overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
-    """beta: the sum over tokens of min(p, q), the chance that a token drawn from q is accepted.
+    """beta, the sum of min(p, q): the probability that a token drawn from q is accepted.
 
-    Distributions over the vocabulary along the last axis. beta = 1 - total variation; no rule that
-    drafts x ~ q and stays lossless accepts more (Leviathan et al., Corollary 3.6).
+    The last axis of both arguments is the vocabulary. beta = 1 - total variation distance. No
+    lossless rule that draws x from q accepts more (Leviathan et al., Corollary 3.6).
     """
     target = distribution("target_probs", target_probs)
     shared = np.minimum(target, distribution("draft_probs", draft_probs)).sum(axis=-1)
@@ -19,10 +19,11 @@ def overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
 
 
 def residual(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
-    """The law of the token drawn after a rejection: max(p - q, 0), normalised; p where p equals q.
+    """The distribution of the token after a rejection: max(p - q, 0), normalised; p if p equals q.
 
-    What is accepted is min(p, q); beta of that and 1 - beta of this add up to p exactly. Source:
-    Leviathan et al. (arXiv:2211.17192), section 2.3; Chen et al. (arXiv:2302.01318), theorem 1.
+    Accepted tokens have the probabilities min(p, q), and their sum is beta. These, plus 1 - beta
+    times this distribution, are exactly p. Source: Leviathan et al. (arXiv:2211.17192), section
+    2.3; Chen et al. (arXiv:2302.01318), theorem 1.
     """
     target = distribution("target_probs", target_probs)
     missing = np.maximum(target - distribution("draft_probs", draft_probs), 0.0)
@@ -31,15 +32,16 @@ def residual(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
 
 
 def token_probs(logits: ArrayLike, temperature: ArrayLike = 1.0, top_p: float = 1.0) -> Floats:
-    """The distribution a sampler draws from: softmax(logits / temperature), then the top-p filter.
+    """The distribution that a sampler draws from: softmax(logits / temperature), then top-p.
 
     `logits` (..., vocabulary); `temperature` (...) broadcasts with the leading axes, and 0 is the
-    argmax (lowest index on ties). `top_p` keeps the fewest likeliest tokens of at least that mass.
+    argmax (the lowest index of equals). `top_p` keeps the smallest number of most likely tokens
+    whose probabilities sum to at least `top_p`.
     """
     scores = np.asarray(logits, dtype=np.float64)
     peak = scores.max(axis=-1, keepdims=True)
     if not np.all(np.isfinite(peak)):
-        raise SpecsimError("logits must hold no NaN and a finite maximum along the last axis")
+        raise SpecsimError("logits must have no NaN and a finite maximum along the last axis")
     heat = within("temperature", temperature, high=1e12)[..., None]
     with np.errstate(over="ignore"):  # a vanishing temperature sends every other logit to -inf
         probs = np.exp((scores - peak) / np.where(heat > 0.0, heat, 1.0))
@@ -55,9 +57,10 @@ def token_probs(logits: ArrayLike, temperature: ArrayLike = 1.0, top_p: float = 
 
 
 def greedy_overlap(target_probs: ArrayLike, draft_probs: ArrayLike) -> Floats:
-    """Acceptance of a greedy draft: p(argmax of q). The draft is a point mass, whatever q was.
+    """The acceptance of a greedy draft, which is always the argmax of q: p(argmax of q).
 
-    As temperature grows it falls to 1 / vocabulary, while that of a sampled draft tends to 1.
+    At a rising temperature it falls towards 1 / vocabulary. That of a sampled draft rises towards
+    1.
     """
     target = distribution("target_probs", target_probs)
     drafted = distribution("draft_probs", draft_probs).argmax(axis=-1)[..., None]

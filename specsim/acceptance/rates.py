@@ -1,4 +1,4 @@
-"""From a survival vector to every number that people call an acceptance rate, and back."""
+"""Converts a survival vector to all numbers that are called an acceptance rate, and back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def as_acceptance(
     tokens_per_cycle: ArrayLike | None = None,
     gamma: ArrayLike | None = None,
 ) -> Acceptance:
-    """The law behind what a user knows: exactly one of alpha, survival, tokens_per_cycle.
+    """The acceptance model from exactly one of alpha, survival, tokens_per_cycle.
 
-    `tokens_per_cycle` (bonus included) needs the whole-number `gamma` it was measured at and
-    becomes the i.i.d. law with the same mean. Raises SpecsimError otherwise: no number is assumed.
+    `tokens_per_cycle` (bonus included) needs the whole-number `gamma` at which it was measured; the
+    i.i.d. model with the same mean is used. Raises SpecsimError otherwise: no value is assumed.
     """
     given = [value is not None for value in (alpha, survival, tokens_per_cycle)]
     if sum(given) != 1:
@@ -35,10 +35,10 @@ def as_acceptance(
 
 
 def alpha_from_tokens_per_cycle(tokens_per_cycle: ArrayLike, gamma: ArrayLike) -> Floats:
-    """The alpha at which the i.i.d. law emits `tokens_per_cycle` (bonus included) at `gamma`.
+    """The alpha at which the i.i.d. model emits `tokens_per_cycle` (bonus included) at `gamma`.
 
-    Inverts 1 + alpha + ... + alpha^gamma by Newton's method from alpha = 1: the polynomial is
-    increasing and convex there, so the iteration falls onto the root and never overshoots.
+    Inverts 1 + alpha + ... + alpha^gamma by Newton's method, starting at alpha = 1. The polynomial
+    is increasing and convex there, so the iteration approaches the root from above.
     Raises SpecsimError for a gamma below 1 or not whole, and for tokens outside [1, gamma + 1].
     """
     gamma = whole("gamma", gamma, low=1)
@@ -59,7 +59,7 @@ def alpha_from_tokens_per_cycle(tokens_per_cycle: ArrayLike, gamma: ArrayLike) -
 def accepted_per_drafted(tokens_per_cycle: ArrayLike, gamma: ArrayLike) -> Floats:
     """(tokens_per_cycle - 1) / gamma: the "acceptance rate" of vLLM, SGLang and llama.cpp logs.
 
-    It is smaller than alpha, because drafts behind a rejection count as drafted.
+    It is smaller than alpha, because the drafts after a rejection also count as drafted.
     """
     gamma = whole("gamma", gamma, low=1)
     return (within("tokens_per_cycle", tokens_per_cycle, 1.0, gamma + 1.0) - 1.0) / gamma
@@ -73,21 +73,14 @@ def tokens_per_cycle_from_accepted_per_drafted(rate: ArrayLike, gamma: ArrayLike
 def pooled_alpha(survival: ArrayLike) -> Floats:
     """Accepted / (accepted + rejections) = E[A] / (E[A] + 1 - s_gamma), over the last axis.
 
-    Easy cycles run longer and are counted more often, so where alpha varies between cycles this
-    errs high; fit alpha on tokens per cycle instead (`alpha_from_tokens_per_cycle`).
+    Optimistic if alpha differs between cycles: easy cycles accept more tokens and count more often.
+    `alpha_from_tokens_per_cycle` does not have this error.
     """
     vector = as_survival(survival)
     if vector.shape[-1] == 0:
         raise SpecsimError("pooled_alpha needs at least one position, got an empty survival")
     accepted = vector.sum(axis=-1)
     return accepted / (accepted + 1.0 - vector[..., -1])
-
-
-def conditional(survival: ArrayLike) -> Floats:
-    """a_k = s_k / s_(k-1), shape of `survival`; NaN where position k is never reached."""
-    full = from_zero(as_survival(survival))
-    reached = full[..., :-1] > 0.0
-    return np.where(reached, full[..., 1:] / np.where(reached, full[..., :-1], 1.0), np.nan)
 
 
 def pmf(survival: ArrayLike) -> Floats:
@@ -101,9 +94,9 @@ def pmf(survival: ArrayLike) -> Floats:
 
 
 def variance(survival: ArrayLike) -> Floats:
-    """Variance of tokens per cycle: sum of (2k - 1) s_k, minus the square of the sum of s_k.
+    """The variance of tokens per cycle: sum of (2k - 1) s_k, minus the square of the sum of s_k.
 
-    Computed around the mean, which is the same number and cannot come out negative.
+    It is computed around the mean, which gives the same number and is never negative.
     """
     chances = pmf(survival)
     accepted = np.arange(chances.shape[-1])

@@ -1,6 +1,6 @@
-"""One answer, for the one who waits for it: how long it takes, and how unevenly its tokens arrive.
+"""The latency of one answer: how long it takes, and how unevenly its tokens arrive.
 
-The laws are those of `latency`; here they are asked together, for the answers of one scenario.
+The distributions come from `latency`; here they are combined for one scenario.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ from specsim.acceptance.latency import (
 )
 from specsim.checks import ArrayLike, Floats, as_survival, one_count
 
-EXACT = 4096  # tokens up to which the exact law is worked out, a second of work at the most
+EXACT = 4096  # tokens up to which the exact distribution is computed, in a second at most
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLatency:
-    """What is noticed of an answer after its first token. Seconds; percentiles over requests for
-    the time per token (TPOT), over tokens for the gap between two of them (ITL).
+    """The latency of an answer after its first token, in seconds.
 
-    `mean_s` is for the whole answer, `batch_s` until the slowest of the batch is done.
-    `accepted_pmf[a]` = P(a drafts of a cycle are accepted): a + 1 tokens arrive at once.
+    `mean_s` is the mean time of the whole answer, `batch_s` that of the slowest in the batch.
+    `time_per_token_s` (TPOT) has percentiles over requests, `gap_s` (ITL, the time between two
+    tokens) over tokens. `accepted_pmf[a]` = P(a drafts of a cycle are accepted): then a + 1 tokens
+    arrive at once.
     """
 
     more_tokens: int
@@ -41,12 +42,12 @@ class RequestLatency:
 def request_latency(
     more_tokens: int, survival: ArrayLike, cycle_s: float, batch: int = 1
 ) -> RequestLatency:
-    """The latency of requests that decode `more_tokens` behind their first, `batch` of them side by
-    side, each advancing by its own tokens, in cycles of `cycle_s`.
+    """The latency of `batch` requests that decode together, each at its own pace.
 
-    Exact up to `EXACT` tokens; beyond, a normal law by renewal theory (`cycles_estimate`; its sd is
-    low by less than 2 %), and no more than the mean for the batch's slowest plus its spread by
-    extreme values, sqrt(2 ln batch) sd.
+    Arguments: `more_tokens` that follow the first token of each; `survival` (gamma,); `cycle_s`,
+    the seconds of a cycle. The result is exact up to `EXACT` tokens. Above that it is a normal
+    approximation from renewal theory (`cycles_estimate`, whose sd is less than 2 % too small), and
+    the slowest of the batch takes the mean plus sqrt(2 ln batch) sd.
     """
     length = one_count("more_tokens", more_tokens, low=1)
     percents = np.array([50.0, 90.0, 99.0])

@@ -1,8 +1,8 @@
-"""Survivals measured: from the cycles of a speculative run, or from one text without any run.
+"""Measured survivals: from the cycles of a speculative run, or from text without such a run.
 
-`from_counts` reads what an engine logs; `from_betas` replaces its coin flips by exact overlaps, for
-smaller errors. Both know the gamma that was run and no other. `TextTrace` needs no speculative run
-at all: a text sampled from the target, passed once through the draft, answers for every gamma.
+`from_counts` takes the accepted and drafted counts of cycles, for the gamma that was run.
+`TextTrace` needs no speculative run: text sampled from the target, passed once through the draft
+model, gives the survival for every gamma.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from numpy.lib.stride_tricks import sliding_window_view
 from specsim.acceptance.formulas import PerPosition
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, rounded, whole
 
+# Standard deviations in half the width of an 80 % interval of a normal distribution. Measured files
+# and what is compared with them use the value with two decimals.
+Z80 = 1.2816
+Z80_SHORT = 1.28
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """A survival measured position by position, each with its error; all fields (gamma,).
+    """A measured survival with its errors, position by position; all fields are (gamma,).
 
-    Errors treat cycles as independent. Neighbouring cycles of one text are not, so the errors are
-    on the small side.
+    `low` and `high` are the interval at `z` standard deviations (95 % by default). `cycles` is the
+    number of cycles that drafted so many tokens. The errors assume independent cycles. Neighbouring
+    cycles of one text are not independent, so the true errors are larger.
     """
 
     survival: Floats
     standard_error: Floats
-    low: Floats  # 95 % interval unless `z` said otherwise
+    low: Floats
     high: Floats
-    cycles: Integers  # how many cycles the position was measured on
+    cycles: Integers
 
     @property
     def acceptance(self) -> PerPosition:
         return PerPosition(self.survival)
 
 
-def empirical(accepted: ArrayLike, drafted: ArrayLike) -> PerPosition:
-    """The survival vector of a trace of cycles; `from_counts` gives it with its errors."""
-    return from_counts(accepted, drafted).acceptance
-
-
 def from_counts(accepted: ArrayLike, drafted: ArrayLike, z: float = 1.96) -> Estimate:
-    """Survival from counts: s_k = cycles with accepted >= k, over cycles with drafted >= k.
+    """Survival from counts: s_k = cycles with accepted >= k / cycles with drafted >= k.
 
-    `accepted`, `drafted`: whole numbers (cycles,), or one `drafted` for all. A cycle that drafted
-    fewer than k says nothing about s_k; leave out a last cycle that was cut by a length limit.
-    Intervals are Wilson's at `z` standard deviations. Where a drafter drafts further on easier
-    text, the ratio may rise with k; it is held at its lowest value so far.
+    `accepted`, `drafted`: whole numbers (cycles,), or one `drafted` for all cycles. Leave out a
+    last cycle that a length limit cut short. The intervals are Wilson's, at `z` standard
+    deviations. If a drafter drafts more tokens on easy text, the ratio can rise with k; then the
+    lowest value so far is used.
     """
     accepted, drafted = np.broadcast_arrays(whole("accepted", accepted), whole("drafted", drafted))
     if accepted.ndim != 1 or drafted.max(initial=0) == 0:
@@ -69,57 +70,30 @@ def from_counts(accepted: ArrayLike, drafted: ArrayLike, z: float = 1.96) -> Est
     return Estimate(survival, np.sqrt(spread), low, high, cycles)
 
 
-def from_betas(
-    betas: ArrayLike, accept_probs: ArrayLike | None = None, z: float = 1.96
-) -> Estimate:
-    """Survival from exact overlaps instead of coin flips: far smaller errors on the same trace.
-
-    `betas` (cycles, gamma): overlap of p and q at each position along the drafted tokens, rejected
-    ones included. `accept_probs`, same shape: min(1, p(x)/q(x)) of the token x drafted there.
-
-    With it, s_k = mean over cycles of accept_1 ... accept_(k-1) beta_k, which is unbiased.
-    Without it, s_k = mean of beta_1 ... beta_k, exact only where the overlap does not depend on
-    which token was drafted before; else it may err either way, by several percent at depth
-    (accepted tokens lead elsewhere than drafted ones). Point-mass drafts: the two coincide.
-    Raises SpecsimError for values outside [0, 1] or fewer than two cycles.
-    """
-    overlaps = rounded("betas", betas)
-    if overlaps.ndim != 2 or len(overlaps) < 2:
-        raise SpecsimError(f"betas must be (cycles >= 2, gamma), got shape {overlaps.shape}")
-    reach = overlaps if accept_probs is None else rounded("accept_probs", accept_probs)
-    if reach.shape != overlaps.shape:
-        raise SpecsimError(f"accept_probs must be {overlaps.shape} as betas, got {reach.shape}")
-    accepted = overlaps.copy()
-    accepted[:, 1:] *= np.cumprod(reach, axis=1)[:, :-1]
-    survival = np.minimum.accumulate(accepted.mean(axis=0))
-    error = accepted.std(axis=0, ddof=1) / np.sqrt(len(accepted))
-    low, high = np.maximum(survival - z * error, 0.0), np.minimum(survival + z * error, 1.0)
-    return Estimate(survival, error, low, high, np.full(survival.shape, len(accepted)))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TextTrace:
-    """The law that text sampled from the target implies, for every gamma, without speculating.
+    """The acceptance of text that the target has written, for every gamma, without speculation.
 
     A token x is emitted as an accepted draft with probability min(p, q)(x) = p(x) m, where
-    m = min(1, q(x)/p(x)). So along text drawn from p, token t would have been an accepted draft
-    with probability m_t, each its own coin. A cycle that starts at t runs until the first coin
-    fails (that token is the correction) or gamma have held (the next token is the bonus), and the
-    next one starts behind it. With f_t = P(a cycle starts at t), f_0 = 1,
+    m = min(1, q(x)/p(x)). So in text drawn from p, token t would have been an accepted draft with
+    probability m_t, independently for each token. A cycle that starts at t ends at the first token
+    that is not accepted (the correction), or after gamma accepted tokens (the next token is the
+    bonus). The next cycle starts after it. With f_t = P(a cycle starts at t), f_0 = 1,
 
         s_k = sum over t of f_t m_t ... m_(t+k-2) beta_(t+k-1)  /  sum over t of f_t
 
-    which holds the law of the text where cycles start, and not over all tokens (see `Markov`).
-    beta, the overlap of p and q there, stands for the last coin: the same mean, less noise.
+    This weights the text by where cycles start, not equally over all tokens (see `Markov`). The
+    last factor is beta, the overlap of p and q there, instead of m: the mean is the same, with less
+    noise.
 
-    `kept` is m and `overlap` is beta (m, where it is not given): one array of probabilities per
-    text, lengths may differ, or (texts, positions). Only starts with t + gamma within the text are
-    counted, whatever comes of them, so that no cycle is cut and none is chosen for being short.
+    `kept` is m and `overlap` is beta (m if it is not given): one array of probabilities for each
+    text, of any length, or an array (texts, positions). Only starts with t + gamma inside the text
+    are counted. So no cycle is cut, and short cycles are not preferred.
 
-    Assumes the token-by-token rule, and a q that the prefix alone determines: true of a draft model
-    or an n-gram lookup, while heads that look several tokens ahead are flattered. Greedy text has
-    p(x) = 1: m is q(x) of the target's token, 0 or 1 for a greedy draft.
-    Source: the coupling of Leviathan et al., arXiv:2211.17192, section 3, read backwards.
+    Assumptions: the token-by-token rule, and a q that depends on the prefix alone. That is true for
+    a draft model and for an n-gram lookup. For heads that predict several tokens ahead it is
+    optimistic. Greedy text has p(x) = 1: m is q(x) of the target's token, 0 or 1 for a greedy
+    draft. Source: the coupling of Leviathan et al., arXiv:2211.17192, section 3, used in reverse.
     """
 
     kept: Sequence[ArrayLike] | Floats
@@ -135,12 +109,12 @@ class TextTrace:
                 f"overlap must match kept, text by text: got {len(overlap)} texts of "
                 f"{sum(map(len, overlap))} tokens for {len(kept)} of {sum(lengths)}"
             )
-        object.__setattr__(self, "kept", _side_by_side(kept))
-        object.__setattr__(self, "overlap", _side_by_side(overlap))
+        object.__setattr__(self, "kept", _padded(kept))
+        object.__setattr__(self, "overlap", _padded(overlap))
         object.__setattr__(self, "_lengths", np.array(lengths))
 
     def survival(self, k: ArrayLike) -> Floats:
-        raise SpecsimError("the survival of a text depends on gamma: ask TextTrace(...).at(gamma)")
+        raise SpecsimError("the survival of a text depends on gamma: call TextTrace(...).at(gamma)")
 
     def at(self, gamma: int) -> PerPosition:
         """The survival vector of a decoder that drafts `gamma` tokens, shape (gamma,)."""
@@ -151,22 +125,25 @@ class TextTrace:
         return _for_each(gamma, lambda each: float(self.at(each).tokens_per_cycle(each)))
 
     def standard_error(self, gamma: ArrayLike) -> Floats:
-        """Of tokens per cycle, with texts as the independent units: the delete-one-text jackknife.
+        """The standard error of tokens per cycle, by the jackknife that leaves out one text.
 
-        Raises SpecsimError for fewer than two texts that are long enough.
+        Texts are taken as independent. Raises SpecsimError for fewer than two texts of at least
+        `gamma` tokens.
         """
         return _for_each(gamma, self._jackknife)
 
     def tokens_error(self, gamma: ArrayLike) -> Floats:
-        """Half the width of the 80 % interval of tokens per cycle, relative to it."""
-        return 1.2816 * self.standard_error(gamma) / self.tokens_per_cycle(gamma)
+        """Half the width of the 80 % interval of tokens per cycle, relative to tokens per cycle."""
+        return Z80 * self.standard_error(gamma) / self.tokens_per_cycle(gamma)
 
     def _jackknife(self, gamma: int) -> float:
         accepted, starts = self._sums(gamma)
         long_enough = starts > 0.0
         texts = int(long_enough.sum())
         if texts < 2:
-            raise SpecsimError(f"a standard error needs two texts of at least {gamma} tokens")
+            raise SpecsimError(
+                f"a standard error needs two texts of at least {gamma} tokens, got {texts}"
+            )
         accepted, starts = accepted[long_enough], starts[long_enough]
         without = _survival(accepted.sum(axis=0) - accepted, (starts.sum() - starts)[:, None])
         tokens = 1.0 + without.sum(axis=1)  # (texts,), each without one text
@@ -178,32 +155,32 @@ class TextTrace:
         texts, longest = kept.shape
         if gamma > longest:
             raise SpecsimError(f"gamma = {gamma} is longer than the longest text, {longest} tokens")
-        places = longest - gamma + 1  # where a cycle may start in the longest text
-        coins = sliding_window_view(kept, gamma, axis=1)  # (texts, places, gamma)
-        all_held = np.cumprod(coins, axis=-1)
-        reached = np.concatenate([np.ones((texts, places, 1)), all_held], axis=-1)
-        emitted = reached - np.concatenate([all_held, np.zeros((texts, places, 1))], axis=-1)
+        places = longest - gamma + 1  # where a cycle can start in the longest text
+        windows = sliding_window_view(kept, gamma, axis=1)  # (texts, places, gamma)
+        accepted = np.cumprod(windows, axis=-1)
+        reached = np.concatenate([np.ones((texts, places, 1)), accepted], axis=-1)
+        emitted = reached - np.concatenate([accepted, np.zeros((texts, places, 1))], axis=-1)
         starts = np.zeros((texts, places + gamma + 1))
         starts[:, 0] = 1.0
         for place in range(places):
-            behind = slice(place + 1, place + gamma + 2)  # 1..gamma + 1 tokens further
-            starts[:, behind] += starts[:, place, None] * emitted[:, place]
+            after = slice(place + 1, place + gamma + 2)  # 1..gamma + 1 tokens later
+            starts[:, after] += starts[:, place, None] * emitted[:, place]
         whole_cycle = np.arange(places) + gamma <= self._lengths[:, None]
         starts = np.where(whole_cycle, starts[:, :places], 0.0)
-        last_coin = sliding_window_view(overlap, gamma, axis=1)
-        return np.einsum("nt,ntk->nk", starts, reached[..., :-1] * last_coin), starts.sum(axis=1)
+        last = sliding_window_view(overlap, gamma, axis=1)
+        return np.einsum("nt,ntk->nk", starts, reached[..., :-1] * last), starts.sum(axis=1)
 
 
 def _texts(name: str, texts: Sequence[ArrayLike] | Floats) -> list[Floats]:
     arrays = [rounded(name, text) for text in texts]
     if not arrays or any(array.ndim != 1 or not len(array) for array in arrays):
         shapes = [array.shape for array in arrays[:3]]
-        raise SpecsimError(f"{name} must hold a 1-D array for each text, got shapes {shapes}")
+        raise SpecsimError(f"{name} must have a 1-D array for each text, got shapes {shapes}")
     return arrays
 
 
-def _side_by_side(texts: list[Floats]) -> Floats:
-    """(texts, positions), 0 behind the end of a text, read-only."""
+def _padded(texts: list[Floats]) -> Floats:
+    """The texts as one read-only array (texts, positions), 0 after the end of a text."""
     rows = np.zeros((len(texts), max(map(len, texts))))
     for row, text in zip(rows, texts, strict=True):
         row[: len(text)] = text
@@ -212,7 +189,7 @@ def _side_by_side(texts: list[Floats]) -> Floats:
 
 
 def _survival(accepted: Floats, starts: Floats) -> Floats:
-    """The ratio, held at its lowest value so far: on short texts the last coin's mean may rise."""
+    """The ratio, or its lowest value so far: in short texts the mean of beta can rise with k."""
     return np.minimum.accumulate(np.minimum(accepted / starts, 1.0), axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""specsim compare: measured files beside their predictions."""
+"""specsim compare: measured files compared with their predictions."""
 
 import argparse
 import json
@@ -11,60 +11,67 @@ from specsim.checks import SpecsimError
 from specsim.cli.parser import Commands
 from specsim.evidence.comparison import (
     Comparison,
-    beside,
+    calibration_of,
     calibrations,
+    compare_points,
     is_predicted,
-    lenses,
     measurement_files,
     median_errors,
     misses,
+    predictors_for,
     regrets,
     summarise,
-    through,
     to_rows,
 )
 from specsim.evidence.measurement import Measurement, Point
 
-ONE_PART = "measured"  # what the points of a file that is no suite's are listed under
+ONE_PART = "measured"  # the name of the part for points that do not come from a suite
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add_parser("compare", help="measured files beside their predictions")
+    """Add the command to the parser."""
+    parser = commands.add_parser("compare", help="measured files compared with their predictions")
     parser.set_defaults(run=run)
-    parser.add_argument("paths", type=Path, nargs="+", help="measurement files, or folders of them")
+    parser.add_argument("paths", type=Path, nargs="+", help="measured files, or folders of them")
     parser.add_argument(
-        "--engine", help="a calibration file; default: the one beside the measurements"
+        "--engine", help="a calibration file; default: the one in the folder of the measured file"
     )
     parser.add_argument(
-        "--accelerator", help="the catalog's name of the chip; default: by the device's own name"
+        "--accelerator",
+        help="its name in the catalog; default: found from the device's name",
     )
-    parser.add_argument("--rows", action="store_true", help="every point and part in full")
+    parser.add_argument(
+        "--rows", action="store_true", help="also list all quantities of all points"
+    )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the figures there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     document: dict[str, Any] = {"files": []}
     every: dict[str, list[Comparison]] = {}
-    peers: list[Point] = []
+    baselines: list[Point] = []
     for path in measurement_files(options.paths):
         measurement = Measurement.read(path)
-        place = Path(options.engine) if options.engine else beside(path, measurement)
-        found = lenses(
-            calibrations(place, bool(options.engine)),
+        fitted = Path(options.engine) if options.engine else calibration_of(path, measurement)
+        found = predictors_for(
+            calibrations(fitted, bool(options.engine)),
             measurement.environment.device,
             options.accelerator,
         )
-        compared = {lens.name: through(lens, measurement.points) for lens in found}
+        compared = {
+            predictor.name: compare_points(predictor, measurement.points) for predictor in found
+        }
         for name, comparisons in compared.items():
             every.setdefault(name, []).extend(comparisons)
-        peers += [point for point in measurement.points if not is_predicted(point)]
+        baselines += [point for point in measurement.points if not is_predicted(point)]
         mine = compared["calibrated"]
         rows, errors = to_rows(mine), median_errors(mine)
         document["files"].append({"file": str(path), "median_errors": errors, "rows": rows})
         if not options.json:
             device = measurement.environment.device
-            print(f"{path}: {len(measurement.points)} points on {device}, predicted from {place}")
+            print(f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}")
             if options.rows:
                 print(*tables.rows_table(rows), sep="\n")
     document |= summary(every)
@@ -73,14 +80,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        print(*tables.suite_table(every, peers), sep="\n")
+        print(*tables.suite_table(every, baselines), sep="\n")
         for file in document.get("figures", ()):
             print(f"drew {file}")
     return 0
 
 
 def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
-    """The numbers of the table, for programs: by part, lens, and whether reserved."""
+    """The numbers of the table as plain data: by part, predictor, and all or reserved points."""
     parts: dict[str, Any] = {}
     for name, comparisons in every.items():
         for part in tables.parts_of(comparisons):
@@ -103,7 +110,7 @@ def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
 
 
 def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:
-    """The figures as files; SpecsimError where there is nothing to draw with or no place."""
+    """Draw the figures into files; SpecsimError without matplotlib or with a bad folder."""
     try:
         from specsim import figures
     except ImportError:

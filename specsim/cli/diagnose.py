@@ -18,18 +18,17 @@ from specsim.scenario import drafter_of, resolve
 
 
 def add(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "diagnose", help="what an engine's counters mean: alpha, tokens per cycle, the best gamma"
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--log", help="a log of vLLM, SGLang or llama.cpp; '-' reads standard input"
-    )
+    parser.add_argument("--log", help="a log of vLLM, SGLang or llama.cpp; '-' is standard input")
     parser.add_argument("--accepted", type=float, help="drafted tokens that were accepted")
     parser.add_argument("--drafted", type=float, help="drafted tokens")
     parser.add_argument("--cycles", type=float, help="verification passes, per sequence")
-    parser.add_argument("--gamma", type=float, help="drafted tokens per cycle, as configured")
-    parser.add_argument("--tokens-per-cycle", type=float, help="mean length, bonus included")
+    parser.add_argument("--gamma", type=float, help="the engine's drafted tokens per cycle")
+    parser.add_argument("--tokens-per-cycle", type=float, help="mean length, with the bonus token")
     parser.add_argument("--survival", help="acceptance rate per position, comma-separated")
     scenario = parser.add_argument_group("the scenario, for a prediction with these rates")
     add_scenario(scenario, required=False)
@@ -38,6 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     if options.gamma is not None:
         within("gamma", options.gamma, low=1.0, high=1e6)
     found = diagnose(counters_of(options), options.gamma)
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def counters_of(options: argparse.Namespace) -> Counters:
+    """The counters in the log or in the options; SpecsimError if there are none, or both."""
     given = {
         "accepted": options.accepted,
         "drafted": options.drafted,
@@ -74,27 +75,28 @@ def counters_of(options: argparse.Namespace) -> Counters:
     return Counters(**given)
 
 
-def text_of(place: str) -> str:
-    if place == "-":
+def text_of(file: str) -> str:
+    """The text of a file, or of standard input for "-"."""
+    if file == "-":
         return sys.stdin.read()
     try:
-        return Path(place).read_text(encoding="utf-8", errors="replace")
+        return Path(file).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise SpecsimError(f"cannot read {place}: {error.strerror}") from None
+        raise SpecsimError(f"cannot read {file}: {error.strerror}") from None
 
 
 def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
-    """The same scenario predicted at these rates, and over gamma where they allow it."""
+    """The scenario predicted with these rates, at the engine's gamma and over all gammas."""
     scenario = scenario_of(options, gamma=None, survival=(), tokens_per_cycle=None)
     if drafter_of(scenario) is None:
         raise SpecsimError("a prediction needs a draft: give --draft NAME|config.json or --method")
     if found.alpha is None or found.gamma is None:
-        raise SpecsimError("a prediction needs alpha: say --gamma, the drafted tokens per cycle")
+        raise SpecsimError("a prediction needs alpha: give --gamma, the drafted tokens per cycle")
     gamma = max(1, round(found.gamma))
     tokens = min(found.tokens_per_cycle or 1.0, gamma + 1.0)
     asked = resolve(replace(scenario, gamma=gamma, tokens_per_cycle=tokens))
     now = asked.predict(gamma=gamma)
-    # the counted alpha is that of whole cycles, so the method's own decay must not come on top
+    # this alpha is already a mean over positions, so the method's own decay must not be added
     gammas = asked.gammas
     over = asked.predict(gamma=gammas, tokens_per_cycle=IID(found.alpha).tokens_per_cycle(gammas))
     best = int(over.gamma[over.best()])
@@ -110,6 +112,7 @@ def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
 
 
 def show(document: dict[str, Any]) -> None:
+    """Print the diagnosis for a person."""
     names = {
         "gamma": "gamma (drafted per cycle)",
         "accepted_per_drafted": "accepted / drafted",
@@ -125,10 +128,10 @@ def show(document: dict[str, Any]) -> None:
     for sentence in document["findings"]:
         print(f"- {sentence}")
     if document["prediction"]:
-        told = document["prediction"]
+        found = document["prediction"]
         print(
-            f"predicted speedup {told['speedup']:.2f}x; best gamma {told['best_gamma']} with "
-            f"{told['best_speedup']:.2f}x (within 2 %: {told['tied_gammas'][0]} … "
-            f"{told['tied_gammas'][-1]})"
+            f"predicted speedup {found['speedup']:.2f}x; best gamma {found['best_gamma']} with "
+            f"{found['best_speedup']:.2f}x (within 2 %: {found['tied_gammas'][0]} … "
+            f"{found['tied_gammas'][-1]})"
         )
-        print(told["bottleneck"])
+        print(found["bottleneck"])

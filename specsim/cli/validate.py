@@ -1,4 +1,4 @@
-"""specsim validate: predictions beside published measurements, by engine."""
+"""specsim validate: predictions compared with published measurements, by engine."""
 
 import argparse
 import json
@@ -7,17 +7,19 @@ from specsim.cli.parser import Commands
 
 
 def add(commands: Commands) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
-        "validate", help="predictions beside published measurements, by engine"
+        "validate", help="predictions compared with published measurements, by engine"
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--worst", type=int, default=12, metavar="N", help="how many of the worst passes to name"
+        "--worst", type=int, default=12, metavar="N", help="how many of the largest errors to list"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
     from specsim.evidence import validation
 
     report = validation.report()

@@ -1,4 +1,4 @@
-"""The course: what its notebooks share, and `quiz`, whose answers are computed."""
+"""The course: functions that its notebooks share, and `quiz`, questions with computed answers."""
 
 from specsim.course.notebooks import Here, effort, fast, here, live, say, show
 

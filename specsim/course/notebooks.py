@@ -1,5 +1,5 @@
-"""What the notebooks share: how much effort is asked for, what is here to measure with, and prose
-with computed numbers in it."""
+"""What the notebooks share: fast runs, what this computer can measure with, and text with computed
+numbers."""
 
 import os
 from collections.abc import Callable
@@ -12,31 +12,31 @@ T = TypeVar("T")
 
 
 def fast() -> bool:
-    """Whether SPECSIM_FAST asks for the same cells with fewer repetitions."""
+    """Whether SPECSIM_FAST asks for fewer repetitions of the same cells."""
     return os.environ.get("SPECSIM_FAST", "") not in ("", "0")
 
 
 def effort(full: T, quick: T) -> T:
-    """`full`, or `quick` where SPECSIM_FAST is set: repetitions, prompts, sizes."""
+    """`full`, or `quick` if SPECSIM_FAST is set: a number of repetitions or prompts, or a size."""
     return quick if fast() else full
 
 
 def say(text: str) -> None:
-    """Show Markdown: how a notebook says a number, so that it is computed where it is read."""
+    """Show Markdown. Notebooks use it for sentences with computed numbers."""
     from IPython.display import Markdown, display
 
     display(Markdown(text))
 
 
 def show(figure: Any) -> None:
-    """Show a figure in the middle of a cell; at the end of one its name is enough."""
+    """Show a figure in the middle of a cell. At the end of a cell its name is enough."""
     from IPython.display import display
 
     display(figure)
 
 
 def live(make: Callable[[], Any]) -> None:
-    """Show what `make` returns, a picture with controls; without ipywidgets say what it needs."""
+    """Show what `make` returns, a figure with controls. Without ipywidgets say what is missing."""
     try:
         show(make())
     except SpecsimError as missing:
@@ -45,7 +45,7 @@ def live(make: Callable[[], Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What this machine can measure with; `sentence` says it, and what is skipped."""
+    """What this computer can measure with. `sentence` says it, and what is skipped."""
 
     torch: bool
     gpu: bool
@@ -53,15 +53,15 @@ class Here:
 
 
 def here() -> Here:
-    """What is installed and plugged in. Without torch the notebooks predict and measure nothing."""
+    """Look for PyTorch and a GPU. Without PyTorch the notebooks predict but do not measure."""
     try:
         import torch
     except ModuleNotFoundError:
         return Here(
             False,
             False,
-            "PyTorch is not installed here: everything is predicted, and the cells that measure "
-            "say that they skip it (`pip install 'specsim-llm[reference]'` brings it).",
+            "PyTorch is not installed here. The notebook predicts everything, and each cell that "
+            "would measure says that it is skipped (`pip install 'specsim-llm[reference]'`).",
         )
     version: Any = torch.__version__
     if torch.cuda.is_available():
@@ -71,5 +71,5 @@ def here() -> Here:
         True,
         False,
         f"Measured on this machine's CPU, with {torch.get_num_threads()} threads and PyTorch "
-        f"{version}; there is no CUDA device, so nothing is measured on a GPU.",
+        f"{version}. There is no CUDA device, so nothing is measured on a GPU.",
     )

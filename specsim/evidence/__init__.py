@@ -1,10 +1,10 @@
-"""Predictions held against evidence: calibrations, measured and published points, engines' logs.
+"""Predictions compared with evidence: calibrations, measured and published points, engines' logs.
 
 | module | what it does |
 |---|---|
 | `measurement` | the schema of measured files |
-| `calibration` | timings of probes -> the System of this machine |
-| `comparison` | measured points next to their predictions |
-| `validation` | published rows next to their predictions |
-| `counters`, `diagnosis` | what an engine logs, and what it means |
+| `calibration` | timings of probes -> a System fitted to this machine |
+| `comparison` | measured points compared with their predictions |
+| `validation` | published rows compared with their predictions |
+| `counters`, `diagnosis` | reads an engine's log; explains what its counters mean |
 """

@@ -1,6 +1,6 @@
-"""The counters of a log: vLLM, SGLang and llama.cpp print them, each in its own words.
+"""Reads the speculation counters from the logs of vLLM, SGLang and llama.cpp.
 
-Several lines of one log are added up where they count, and averaged where they are rates already.
+Counts on several lines of one log are added. Rates on several lines are averaged.
 """
 
 import json
@@ -13,7 +13,10 @@ from specsim.checks import SpecsimError
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What an engine counted. `tokens_per_cycle` includes the bonus; `survival` is per position."""
+    """The counters of an engine; None for a counter that its log lacks.
+
+    `tokens_per_cycle` includes the bonus token. `survival` is the acceptance rate per position.
+    """
 
     engine: str | None = None
     accepted: float | None = None
@@ -30,13 +33,13 @@ LIST = r"[(\[]?\s*((?:\d*\.?\d+)(?:\s*,\s*\d*\.?\d+)*)"
 
 
 def read_log(text: str) -> Counters:
-    """The counters in `text`; SpecsimError if there are none that are known."""
+    """The counters in the text of a log; SpecsimError if no known counters are in it."""
     for reader in (_vllm, _vllm_0, _prometheus, _llama_cpp, _llama_cpp_example, _sglang, _json):
         found = reader(text)
         if found is not None:
             return found
     raise SpecsimError(
-        "no speculation counters found: known are vLLM's 'SpecDecoding metrics' and Prometheus "
+        "no speculation counters found; specsim reads vLLM's 'SpecDecoding metrics' and Prometheus "
         "counters, SGLang's 'accept len', llama.cpp's 'draft acceptance' and 'n_drafted'"
     )
 
@@ -52,9 +55,9 @@ def _vllm(text: str) -> Counters | None:
     positions = [_list(r"Per-position acceptance rate: " + LIST, line) for line in lines]
     known = [each for each in positions if each]
     if not (accepted and drafted) and not lengths and not known and not rates:
-        raise SpecsimError("a line of 'SpecDecoding metrics' without numbers that are known")
+        raise SpecsimError("a line of 'SpecDecoding metrics' has none of the expected numbers")
     counted = len(accepted) == len(drafted) == len(lines)
-    # every line stands for as many cycles as drafted / gamma: the weight of its rates
+    # a line covers drafted / gamma cycles, so its rates are weighted by its drafted tokens
     weights = drafted if counted and sum(drafted) > 0 else [1.0] * len(lines)
     return Counters(
         engine="vllm",
@@ -67,7 +70,7 @@ def _vllm(text: str) -> Counters | None:
 
 
 def _vllm_0(text: str) -> Counters | None:
-    """vLLM 0: cycles = drafted / gamma, and tokens per cycle = emitted / cycles."""
+    """vLLM 0: cycles = drafted / gamma, tokens per cycle = emitted / cycles."""
     found = re.findall(
         r"Number of speculative tokens: (\d+).*?Number of draft tokens: (\d+)"
         r"(?:.*?Number of emitted tokens: (\d+))?",
@@ -75,7 +78,7 @@ def _vllm_0(text: str) -> Counters | None:
     )
     if not found:
         return None
-    gamma, drafted, emitted = found[-1]  # cumulative: the last line holds all of it
+    gamma, drafted, emitted = found[-1]  # the counts are cumulative: the last line holds the totals
     cycles = float(drafted) / float(gamma) if float(gamma) else 0.0
     if not cycles or not emitted:
         raise SpecsimError("vLLM's 'Speculative metrics' line counts no emitted tokens")
@@ -112,7 +115,7 @@ def _prometheus(text: str) -> Counters | None:
 
 
 def _llama_cpp(text: str) -> Counters | None:
-    """llama-server, a line per request: accepted and generated drafts, later also the lengths."""
+    """llama-server, one line per request: accepted and drafted; newer versions add the lengths."""
     lines = [line for line in text.splitlines() if re.search(r"draft acceptance", line)]
     pairs = [
         re.search(rf"\(\s*{NUMBER}\s+accepted\s*/\s*{NUMBER}\s+generated\s*\)", line)
@@ -123,7 +126,7 @@ def _llama_cpp(text: str) -> Counters | None:
     accepted = [float(pair[1]) for pair in pairs if pair]
     drafted = [float(pair[2]) for pair in pairs if pair]
     lengths = _all(r"mean acceptance length\s*=\s*" + NUMBER, lines)
-    # a request's cycles: accepted / (mean length - 1); they weigh its rates
+    # the rates of a request are weighted by its cycles: accepted / (mean length - 1)
     full = len(lengths) == len(lines)
     cycles = (
         [a / (m - 1) if m > 1 else 1.0 for a, m in zip(accepted, lengths, strict=True)]
@@ -142,7 +145,7 @@ def _llama_cpp(text: str) -> Counters | None:
 
 
 def _llama_cpp_example(text: str) -> Counters | None:
-    """llama-speculative's summary: n_draft (the most per cycle), n_drafted, n_accept."""
+    """The summary of llama-speculative: n_draft (the largest gamma), n_drafted, n_accept."""
     drafted = re.findall(r"n_drafted\s*=\s*" + NUMBER, text)
     accepted = re.findall(r"n_accept(?:ed)?\s*=\s*" + NUMBER, text)
     if not drafted or len(drafted) != len(accepted):
@@ -165,7 +168,7 @@ def _sglang(text: str) -> Counters | None:
 
 
 def _json(text: str) -> Counters | None:
-    """llama-server's `timings`, SGLang's `meta_info`, or our own `statistics`, as JSON."""
+    """JSON: llama-server's `timings`, SGLang's `meta_info`, or the `statistics` of `reference`."""
     values: dict[str, float] = {}
     names = "draft_n|draft_n_accepted|accepted|drafted|cycles|spec_accept_rate|spec_accept_length"
     for name, value in re.findall(rf"[\"']({names})[\"']\s*:\s*{NUMBER}", text):

@@ -1,9 +1,9 @@
-"""What an engine's counters mean: which of the three rates they are, alpha, tokens per cycle.
+"""What an engine's counters mean: which of the three acceptance rates they are.
 
-vLLM, SGLang and llama.cpp all print an "acceptance rate", and it is accepted / drafted, which is
-smaller than alpha since drafts behind a rejection count as drafted. Their mean length includes the
-bonus token; their rate per position is the survival vector. `read_log` finds the counters in a log,
-`diagnose` converts them into each other and says what they are.
+vLLM, SGLang and llama.cpp all print an "acceptance rate". It is accepted / drafted. That is smaller
+than alpha, because the drafts after a rejection also count as drafted. Their mean length includes
+the bonus token. Their rate per position is the survival vector. `read_log` finds the counters in a
+log; `diagnose` converts them into each other and explains them.
 """
 
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ import numpy as np
 from specsim.acceptance import alpha_from_tokens_per_cycle, pooled_alpha
 from specsim.checks import SpecsimError, as_survival, within
 from specsim.evidence.counters import Counters, read_log
-from specsim.prediction import Prediction
+from specsim.prediction import Prediction, limit_sentence
 
 __all__ = ["Counters", "Diagnosis", "diagnose", "read_log"]
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The three rates of what was counted; None where the counters do not determine one.
+    """The three acceptance rates; a rate is None if the counters do not determine it.
 
-    `alpha` is the i.i.d. one with the same tokens per cycle; `pooled_alpha` weighs easy cycles more
-    (accepted over accepted plus rejections). `findings` are sentences.
+    `alpha` is that of the i.i.d. model with the same tokens per cycle. `pooled_alpha` is accepted /
+    (accepted + rejections), which gives easy cycles more weight. `findings` are sentences.
     """
 
     engine: str | None
@@ -37,6 +37,7 @@ class Diagnosis:
     findings: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
+        """The diagnosis as plain data."""
         names = ("engine", "gamma", "accepted_per_drafted", "tokens_per_cycle", "alpha")
         document: dict[str, Any] = {name: getattr(self, name) for name in names}
         document["pooled_alpha"] = self.pooled_alpha
@@ -45,10 +46,10 @@ class Diagnosis:
 
 
 def diagnose(counters: Counters, gamma: float | None = None) -> Diagnosis:
-    """The rates behind `counters`; `gamma`, drafted tokens per cycle, where the engine's setting is
-    known and the log does not say it.
+    """The three acceptance rates from an engine's counters.
 
-    Raises SpecsimError for counters that contradict each other.
+    Arguments: `counters`; `gamma`, the drafted tokens per cycle, if the engine's setting is known
+    and the log does not state it. Raises SpecsimError for counters that contradict each other.
     """
     _check(counters)
     survival = None if counters.survival is None else as_survival(counters.survival)
@@ -71,8 +72,8 @@ def diagnose(counters: Counters, gamma: float | None = None) -> Diagnosis:
         rows = _rows_divided_by(counters, tokens, rate, drafts)
         if rows is not None:
             findings.append(
-                f"SGLang's accept rate {rate:.3f} is the length, bonus included, over the {rows:g} "
-                "rows verified: it is not accepted / drafted."
+                f"SGLang's accept rate {rate:.3f} is the mean length, bonus included, divided by "
+                f"the {rows:g} verified rows. It is not accepted / drafted."
             )
             drafts, rate = rows - 1.0, (tokens - 1.0) / (rows - 1.0)
     if drafts is None and tokens is not None and rate:
@@ -83,10 +84,10 @@ def diagnose(counters: Counters, gamma: float | None = None) -> Diagnosis:
     if tokens is not None and drafts is not None and drafts >= 1:
         if tokens > drafts + 1 + 0.01:
             raise SpecsimError(
-                f"{tokens:g} tokens per cycle cannot come of {drafts:g} drafts: at most "
-                f"{drafts + 1:g}, bonus included; is gamma right?"
+                f"{tokens:g} tokens per cycle are impossible with {drafts:g} drafts: at most "
+                f"{drafts + 1:g}, bonus included; check gamma"
             )
-        # a mean over cycles of different length: the nearest whole gamma stands for it
+        # gamma may be a mean over cycles of different lengths: take the nearest whole number
         whole_gamma = max(1, round(drafts))
         alpha = float(alpha_from_tokens_per_cycle(min(tokens, whole_gamma + 1.0), whole_gamma))
     pooled = None if survival is None else float(pooled_alpha(survival))
@@ -109,14 +110,14 @@ def _check(counters: Counters) -> None:
         if value is not None and not 0 <= value < np.inf:
             raise SpecsimError(f"{name} must be a count >= 0, got {value:g}")
     if counters.cycles == 0:
-        raise SpecsimError("no cycles were counted: there is no acceptance to speak of")
+        raise SpecsimError("no cycles were counted, so there is no acceptance rate")
     if counters.accepted is not None and counters.drafted is not None:
         if counters.drafted == 0:
-            raise SpecsimError("nothing was drafted: there is no acceptance to speak of")
+            raise SpecsimError("no tokens were drafted, so there is no acceptance rate")
         if counters.accepted > counters.drafted:
             raise SpecsimError(
-                f"{counters.accepted:g} accepted of {counters.drafted:g} drafted: "
-                "more than there were"
+                f"accepted must be at most drafted, got {counters.accepted:g} accepted of "
+                f"{counters.drafted:g} drafted"
             )
     if counters.accepted_per_drafted is not None:
         within("the acceptance rate", counters.accepted_per_drafted)
@@ -127,9 +128,10 @@ def _check(counters: Counters) -> None:
 def _rows_divided_by(
     counters: Counters, tokens: float, rate: float, gamma: float | None
 ) -> float | None:
-    """The rows per sequence, if SGLang divides tokens by rows (PR #13212), not accepted by drafted.
+    """The rows per sequence, if SGLang's rate is tokens / rows (PR #13212); None if it is not.
 
-    With gamma known the nearer reading wins; else the one whose gamma is nearer to a whole number.
+    The other meaning is accepted / drafted. Each meaning implies a gamma. The one whose gamma is
+    nearer to the known gamma is taken; if gamma is not known, nearer to a whole number.
     """
     if counters.engine != "sglang":
         return None
@@ -154,47 +156,37 @@ def _sentences(
     said = []
     if counters.engine == "vllm-0":
         said.append(
-            "vLLM 0's draft acceptance rate counts a draft that matched behind a rejection too: it "
-            "is a rate per position, not accepted / drafted. Tokens per cycle are taken from the "
-            "emitted tokens."
+            "vLLM 0's draft acceptance rate also counts drafts that match after a rejection. It is "
+            "a rate per position, not accepted / drafted. Tokens per cycle come from the emitted "
+            "tokens."
         )
     elif rate is not None:
         said.append(
-            f"The acceptance rate {rate:.1%} is accepted / drafted: drafts behind a rejection "
+            f"The acceptance rate {rate:.1%} is accepted / drafted. Drafts after a rejection "
             "count as drafted, so it is smaller than alpha."
         )
     if tokens is not None:
-        said.append(f"A cycle emits {tokens:.3f} tokens, the bonus or correction token included.")
+        said.append(f"A cycle emits {tokens:.3f} tokens, with the bonus or correction token.")
     if alpha is not None and gamma is not None:
-        said.append(f"With gamma = {gamma:g} that is alpha = {alpha:.3f} per drafted token.")
+        said.append(f"With gamma = {gamma:g}, alpha is {alpha:.3f} per drafted token.")
     elif rate is not None:
-        said.append("Without gamma the rate gives no tokens per cycle and no alpha: say gamma.")
+        said.append("Tokens per cycle and alpha need gamma, the drafted tokens per cycle.")
     if survival is not None and len(survival):
         before = float(survival[-2]) if len(survival) > 1 else 1.0
         next_kept = float(survival[-1]) ** 2 / before if before else 0.0
         said.append(
-            f"The rates per position are the survival vector: the deepest draft is kept in "
-            f"{survival[-1]:.0%} of the cycles. One more would be kept in about {next_kept:.0%}: "
-            "it pays if that exceeds the speedup times its cost in plain steps."
+            f"The rates per position are the survival vector. The last draft is accepted in "
+            f"{survival[-1]:.0%} of the cycles. One more draft would be accepted in about "
+            f"{next_kept:.0%}. It pays if this share is larger than the speedup times its cost in "
+            "plain steps."
         )
     return said
 
 
-LIMITS = {
-    "acceptance": "acceptance: too many drafts are rejected",
-    "drafting": "drafting: making the drafts takes too much of the cycle",
-    "wider verification": "the width of the verification: the target has no spare arithmetic",
-    "overhead": "the host: overheads that speculation adds to every cycle",
-}
-
-
 def bottleneck(prediction: Prediction) -> str:
-    """What keeps one scenario from its ideal gamma + 1, in a sentence."""
-    falls = {name: float(np.asarray(f)) for name, f in prediction.waterfall().items()}
+    """What limits the speedup of one scenario, in two sentences."""
     if float(prediction.gamma) == 0:
         return f"Plain decoding, bound by {prediction.bound}."
-    worst = min(LIMITS, key=lambda name: falls[name])
-    return (
-        f"What limits the {falls['ideal']:g}x of gamma = {int(prediction.gamma)} most is "
-        f"{LIMITS[worst]} (x {falls[worst]:.2f})."
-    )
+    factors = {name: float(np.asarray(f)) for name, f in prediction.waterfall().items()}
+    ideal = f"Gamma = {int(prediction.gamma)} would give {factors['ideal']:g}x in the ideal case."
+    return f"{ideal} {limit_sentence(factors)}"

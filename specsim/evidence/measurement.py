@@ -1,9 +1,8 @@
-"""The schema of measured results, and nothing else: what ran where, and what it took. No prediction
-inside.
+"""The schema of measured files: what ran, on which machine, and how long it took.
 
-A file is one JSON object: `schema_version`, `environment`, `calibration` (a path or null) and
-`points`. It is written whole or not at all, after every point, so an interrupted run keeps what it
-has.
+A file holds no prediction. It is one JSON object with the keys `schema_version`, `environment`,
+`calibration` (a path or null) and `points`. The file is replaced as a whole after every point, so
+an interrupted run keeps the points that it has finished.
 """
 
 import json
@@ -12,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
@@ -31,7 +30,7 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Timing | None":
-        """None without a sample."""
+        """The timing of `samples` (seconds); None if there is no sample."""
         if not samples:
             return None
         if len(samples) == 1:
@@ -40,9 +39,17 @@ class Timing:
         return cls(statistics.median(samples), tenths[0], tenths[-1], len(samples))
 
 
+class Spread(NamedTuple):
+    """A measured speedup: at the median cycle, at the slow (p90) and at the fast (p10) one."""
+
+    median: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and the software; `driver` is None where there is no GPU."""
+    """The machine and the software. `driver` is None on a machine without a GPU."""
 
     device: str
     torch: str
@@ -53,9 +60,12 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
-    """What was run. `mode` is eager, cuda-graphs or compiled; `context` the mean KV length of the
-    timed cycles."""
+class MeasuredRun:
+    """What was run: the value of the key `scenario` of a measured point.
+
+    `mode` is "eager", "cuda-graphs" or "compiled". `context` is the mean number of cached tokens
+    over the timed cycles; `allocated_context` is the size of the cache, in tokens.
+    """
 
     target: Architecture
     draft: Architecture | None
@@ -73,19 +83,22 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One scenario, measured. Times are per pass or per cycle of the whole batch.
+    """One measured run. Times are seconds for one pass, or one cycle, of the whole batch.
 
-    `step_s` is a plain decode step including its sampling; `draft_step_s` one draft pass;
-    `verify_step_s` the target's pass of gamma + 1 rows; `host_s` the rest of a cycle.
-    `calibration_survival` is the survival vector estimated on other prompts: an input of
-    predictions, not one of them; `tokens_error` the relative half-width of its 80 % band.
+    `step_s` is a plain decode step with its sampling. `draft_step_s` is one draft pass.
+    `verify_step_s` is the target's pass over gamma + 1 tokens per sequence. `host_s` is the rest of
+    a cycle. `tokens_per_cycle_error` is the standard error of `tokens_per_cycle`.
 
-    A point of a suite has its `name` and `part` there, and whether it is `reserved`: not looked at
-    while the model of the machine is being changed. `drift` is how long a fixed read took beside
-    it, relative to the same read at calibration: 1.1 is a machine that had become 10 % slower.
+    `calibration_survival` is the survival vector estimated on other prompts. It is an input of a
+    prediction. `tokens_error` is the relative half-width of the 80 % band on the tokens per cycle
+    that follow from it.
+
+    A point of a suite has a `name` and a `part`. Nobody looks at a `reserved` point while the cost
+    model is being changed. `drift` is the time of a fixed read next to this point, divided by the
+    time of the same read at calibration: 1.1 means that the machine had become 10 % slower.
     """
 
-    scenario: Scenario
+    scenario: MeasuredRun
     step_s: Timing | None
     draft_step_s: Timing | None
     verify_step_s: Timing | None
@@ -106,25 +119,40 @@ class Point:
     reserved: bool = False
     drift: float | None = None
 
+    @property
+    def speedup(self) -> Spread | None:
+        """Tokens per cycle x plain step / cycle, over the spread of the cycle times.
+
+        None if a time or the tokens per cycle are missing; at gamma 0 a cycle emits one token.
+        """
+        tokens = self.tokens_per_cycle if self.scenario.gamma else 1.0
+        if tokens is None or self.step_s is None or self.cycle_s is None:
+            return None
+        gain, cycle = tokens * self.step_s.median, self.cycle_s
+        return Spread(gain / cycle.median, gain / cycle.p90, gain / cycle.p10)
+
 
 @dataclass(slots=True)
 class Measurement:
+    """The content of one measured file; `calibration` is a path relative to the file."""
+
     environment: Environment
     points: list[Point] = field(default_factory=list)
     calibration: str | None = None
 
     def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all; SpecsimError if it cannot be written."""
         write_json(path, {"schema_version": SCHEMA_VERSION} | asdict(self))
 
     @classmethod
     def read(cls, path: str | Path) -> "Measurement":
-        """Raises SpecsimError, naming the file, if it cannot be read or is not a measurement."""
+        """Read a file; SpecsimError, with its name, if it is unreadable or not a measured file."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data["schema_version"] != SCHEMA_VERSION:
                 raise SpecsimError(
-                    f"{path} has schema_version {data['schema_version']}; this specsim reads "
-                    f"{SCHEMA_VERSION}"
+                    f"{path} has schema_version {data['schema_version']}; this version of specsim "
+                    f"reads {SCHEMA_VERSION}"
                 )
             points = [_point(point) for point in data["points"]]
             return cls(Environment(**data["environment"]), points, data["calibration"])
@@ -137,7 +165,7 @@ class Measurement:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write a JSON file whole or not at all; SpecsimError if the place cannot be written."""
+    """Write a JSON file, whole or not at all; SpecsimError if it cannot be written."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -151,9 +179,9 @@ def write_json(path: str | Path, data: Any) -> None:
 def _point(data: Mapping[str, Any]) -> Point:
     scenario = dict(data["scenario"])
     for role in ("target", "draft"):
-        if (shape := scenario[role]) is not None:
-            scenario[role] = Architecture.from_fields(shape)
+        if (fields := scenario[role]) is not None:
+            scenario[role] = Architecture.from_fields(fields)
     timings = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
-    values = dict(data) | {"scenario": Scenario(**scenario)}
+    values = dict(data) | {"scenario": MeasuredRun(**scenario)}
     values |= {key: None if data[key] is None else Timing(**data[key]) for key in timings}
     return Point(**values)

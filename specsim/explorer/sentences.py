@@ -2,7 +2,7 @@
 
 from specsim.drafting import DraftModel, Lookup, ParallelBlock
 from specsim.explorer.scenarios import PredictedScenario
-from specsim.tables import REASONS
+from specsim.prediction import limit_sentence
 
 BOUNDS = {  # what a plain step mostly does, and what follows for a wider pass
     "weights": ("mostly reads weights", "so additional tokens in the same pass are nearly free"),
@@ -83,9 +83,7 @@ def limit(shown: PredictedScenario) -> str:
     """The factor of the waterfall that costs most."""
     if shown.gamma == 0:
         return ""
-    falls = {name: fall for name, fall in shown.waterfall().items() if name != "ideal"}
-    name = min(falls, key=lambda each: falls[each])
-    return f"What limits it most is {name}: {REASONS[name]}."
+    return limit_sentence(shown.waterfall())
 
 
 def oddities(shown: PredictedScenario) -> list[str]:

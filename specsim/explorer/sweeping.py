@@ -50,7 +50,7 @@ class Sweep:
         plain decoding. Needs matplotlib. Raises SpecsimError for more than two axes, and for a
         first axis that does not hold numbers.
         """
-        from specsim.figures import Curve, curves, sheet
+        from specsim.figures import Curve, curves, subplots
 
         along, *others = self.axes
         x = self.axes[along]
@@ -64,7 +64,7 @@ class Sweep:
             labels = [f"{others[0]} {value}" for value in self.axes[others[0]]]
             columns = zip(labels, self.values.T, strict=True)
             lines = [Curve(label, x, values) for label, values in columns]
-        drawn, axes = sheet()
+        drawn, axes = subplots()
         doubling = min(x) > 0 and max(x) >= 8 * min(x)
         curves(axes, lines, along.replace("_", " "), name, doubling=doubling, unit_line=unit_line)
         return drawn

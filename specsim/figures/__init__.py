@@ -1,26 +1,27 @@
-"""One function a figure, one style, one colour per concept: predicted is a line, measured is a
-marker with its spread.
+"""One function for each figure, one style, one colour for each concept. A predicted value is a
+line; a measured value is a marker with its spread.
 
-    sheet, axes = figures.sheet()
+    figure, axes = figures.subplots()
     figures.speedup_vs_gamma(axes, prediction)
-    sheet                                         # a notebook shows it
+    figure                                        # a notebook shows it
 
 | file | draws |
 |---|---|
-| `style` | the sheet, the colours and the type that all share |
-| `gammas` | speedup, tokens, times and a cycle's parts against gamma |
-| `rooflines` | passes on the roofline; a pass's time against its width |
-| `curves` | any predicted lines with measured markers |
-| `bars` | what a pass waits for, what a change buys, where the ideal goes |
+| `style` | the empty figure, the colours and the font sizes that all figures share |
+| `gammas` | speedup, tokens, times and the parts of a cycle against gamma |
+| `rooflines` | passes on the roofline; the time of a pass against its width |
+| `line_charts` | any predicted lines with measured markers |
+| `bar_charts` | what a pass waits for, what a change gains, what reduces the ideal γ + 1 |
 | `maps` | the speedup over two axes |
-| `drafts` | drafted tokens, cycle by cycle, by what became of them |
-| `laws` | how kept drafts and residual draws add up to p, and rules whose sum is another law |
-| `methods` | a number for each drafting method, predicted and measured |
-| `comparisons` | measured points of a suite beside their predictions |
+| `drafts` | drafted tokens, cycle by cycle, and what happened to each |
+| `distributions` | kept drafts and residual draws, which add up to p; rules that are not exact |
+| `methods` | one number for each drafting method, predicted and measured |
+| `comparisons` | measured points of a suite against their predictions |
 """
 
 from specsim.figures.bar_charts import bars, gains, step_shares, waterfall
 from specsim.figures.comparisons import error_budget, parity, speedup_by_batch, verify_curve
+from specsim.figures.distributions import coupling, distribution_errors
 from specsim.figures.drafts import DraftedCycle, drafted_cycles
 from specsim.figures.gammas import (
     cycle_parts,
@@ -29,42 +30,51 @@ from specsim.figures.gammas import (
     times_vs_gamma,
     tokens_vs_gamma,
 )
-from specsim.figures.laws import coupling, law_errors
 from specsim.figures.line_charts import Curve, curves
 from specsim.figures.maps import speedup_map
 from specsim.figures.methods import Row, by_method
-from specsim.figures.rooflines import Spot, roofline, spot, times_vs_width
-from specsim.figures.style import COLOURS, STYLE, Sheet, png, shades, sheet, styled
+from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
+from specsim.figures.style import (
+    COLOURS,
+    CONCEPTS,
+    STYLE,
+    NotebookFigure,
+    png,
+    shades,
+    styled,
+    subplots,
+)
 
 __all__ = [
     "COLOURS",
+    "CONCEPTS",
     "STYLE",
     "Curve",
     "DraftedCycle",
+    "NotebookFigure",
+    "OperatingPoint",
     "Row",
-    "Sheet",
-    "Spot",
     "bars",
     "by_method",
     "coupling",
     "curves",
     "cycle_parts",
+    "distribution_errors",
     "drafted_cycles",
     "error_budget",
     "gains",
-    "law_errors",
+    "operating_point",
     "parity",
     "png",
     "predicted_and_measured",
     "roofline",
     "shades",
-    "sheet",
     "speedup_by_batch",
     "speedup_map",
     "speedup_vs_gamma",
-    "spot",
     "step_shares",
     "styled",
+    "subplots",
     "times_vs_gamma",
     "times_vs_width",
     "tokens_vs_gamma",

@@ -1,7 +1,7 @@
 """The README's figures: python -m specsim.figures [FOLDER] [--measured FOLDER]
 
-`--measured` is where a demo left its demo.json and calibration.json (`out`); without them its
-figure stays as it is.
+`--measured` is the folder with a demo's demo.json and calibration.json (default `out`). Without
+them the demo's figure is not drawn again.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from specsim.evidence.measurement import Measurement
 from specsim.planning import sweep
 
 
-def demo(measured: Path) -> figures.Sheet:
-    """What a demo measured beside what it predicted: every pair of its file."""
+def demo(measured: Path) -> figures.NotebookFigure:
+    """What a demo predicted and measured, for every pair of models in its file."""
     file = Measurement.read(measured / "demo.json")
     system = calibration.load(measured / "calibration.json").system
     rows = []
@@ -40,8 +40,8 @@ def demo(measured: Path) -> figures.Sheet:
     return figures.predicted_and_measured(rows)
 
 
-def where_it_pays() -> figures.Sheet:
-    """The speedup over batch and context, of one pair on one device."""
+def where_it_pays() -> figures.NotebookFigure:
+    """The speedup over batch and context, for one pair of models on one device."""
     target, draft = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
     system = specsim.system("h200-sxm")
     found = sweep.speedup_map(
@@ -53,14 +53,14 @@ def where_it_pays() -> figures.Sheet:
         gammas=range(9),
         alpha=0.8,
     )
-    sheet, axes = figures.sheet(height=3.6)
+    figure, axes = figures.subplots(height=3.6)
     title = f"{target.name}, {draft.name}, {system.accelerator.name}, α = 0.8"
     figures.speedup_map(axes, found, title=title)
-    return sheet
+    return figure
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write every figure into the folder, naming the files."""
+    """Write every figure into the folder and print the name of each file."""
     parser = argparse.ArgumentParser(description="Draw the README's figures.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("docs"))
     parser.add_argument("--measured", type=Path, default=Path("out"))

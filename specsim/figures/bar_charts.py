@@ -1,4 +1,4 @@
-"""Where time goes, and what a change buys: bars with their numbers beside them."""
+"""Where time goes, and what a change gains: bars with their numbers at the end."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from specsim.cost import BOUNDS, ForwardTime
-from specsim.figures.style import COLOURS, styled
-from specsim.prediction import Prediction
+from specsim.figures.style import COLOURS, CONCEPTS, styled
+from specsim.prediction import Prediction, waterfall_spans
 
 BOUND_NAMES = {
     "weights": "reading weights",
@@ -19,7 +19,7 @@ BOUND_NAMES = {
 
 @styled
 def step_shares(axes: Axes, steps: Mapping[str, ForwardTime], title: str = "") -> None:
-    """What a pass waits for, in milliseconds: a bar for each of `steps`, parts by their bound."""
+    """What a pass waits for, in milliseconds: a bar for each of `steps`, divided by bound."""
     places = np.arange(len(steps))
     left = np.zeros(len(steps))
     for bound in BOUNDS:
@@ -49,7 +49,7 @@ def gains(
     x: str = "factor (×)",
     title: str = "",
 ) -> None:
-    """What each change multiplies: bars beside the line at 1, which is no change."""
+    """The factor that each change gains, as bars. The line at 1 means no change."""
     bars(axes, changes, kinds, x=x, title=title, unit="×")
     axes.axvline(1.0, color=COLOURS["plain"], linewidth=0.9)
 
@@ -64,8 +64,9 @@ def bars(
     title: str = "",
     unit: str = "",
 ) -> None:
-    """A bar for each of `kinds` (label -> concept), beside each label of `values`, which holds as
-    many numbers as there are kinds; each number is written at its bar's end, with `unit`."""
+    """A group of bars for each label of `values`, with one bar for each of `kinds` (label ->
+    concept, which gives the colour). `values` holds as many numbers per label as there are kinds.
+    Each number is written at the end of its bar, with `unit`."""
     thickness = 0.8 / len(kinds)
     places = np.arange(len(values))
     highest = max(value for numbers in values.values() for value in numbers)
@@ -98,41 +99,24 @@ def short(value: float) -> str:
 
 @styled
 def waterfall(axes: Axes, prediction: Prediction, gamma: int, title: str = "") -> None:
-    """Where the ideal gamma + 1 goes at one gamma: each bar starts where the last one ended."""
+    """What reduces the ideal gamma + 1 to the speedup, at one gamma: each bar starts where the last
+    one ended."""
     at = int(np.argmax(np.ravel(prediction.gamma) == gamma))
     factors = {name: float(np.ravel(f)[at]) for name, f in prediction.waterfall().items()}
-    colours = {
-        "ideal": "plain",
-        "acceptance": "tokens",
-        "drafting": "draft",
-        "wider verification": "verify",
-        "overhead": "overhead",
-    }
-    level = 0.0
-    names = [*factors, "speedup"]
-    for place, (name, factor) in enumerate(factors.items()):
-        after = factor if name == "ideal" else level * factor
-        bottom, top = (0.0, after) if name == "ideal" else (min(level, after), max(level, after))
-        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[colours[name]])
-        text = f"{after:.2f}×" if name == "ideal" else f"× {factor:.2f}"
+    spans = waterfall_spans(factors)
+    for place, (name, (start, end)) in enumerate(spans.items()):
+        whole = name in ("ideal", "speedup")
+        bottom, top = (0.0, end) if whole else sorted((start, end))
+        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[CONCEPTS[name]])
+        text = f"{end:.2f}×" if whole else f"× {factors[name]:.2f}"
         axes.annotate(
             text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
         )
-        level = after
-    axes.bar(len(factors), level, 0.7, color=COLOURS["speedup"])
-    axes.annotate(
-        f"{level:.2f}×",
-        (len(factors), level),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
-    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
+    axes.set_xticks(range(len(spans)), [name.replace(" ", "\n") for name in spans], fontsize=9)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 1.15 * factors["ideal"])
-    axes.set_xlabel(f"what takes a part of it, at γ = {gamma}")
+    axes.set_xlabel(f"what reduces the ideal speedup, at γ = {gamma}")
     axes.set_ylabel("speedup (×)")
     axes.set_title(title)
 
@@ -144,7 +128,7 @@ def _named(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _legend_above(axes: Axes) -> None:
-    """Between the title and the bars, where none can be."""
+    """A legend between the title and the bars, where it covers none."""
     names = axes.get_legend_handles_labels()[1]
     lines = -(-len(names) // 2)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)

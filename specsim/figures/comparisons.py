@@ -1,5 +1,5 @@
-"""What `specsim compare` draws: measured points beside their predictions, the cost of width, and
-where speculation stops paying as the batch grows."""
+"""What `specsim compare` draws: measured points against their predictions, the time of a pass
+against its width, and where speculation stops paying as the batch grows."""
 
 import math
 import re
@@ -10,24 +10,32 @@ from matplotlib.axes import Axes
 
 from specsim.evidence.comparison import Comparison
 from specsim.figures.line_charts import Curve, curves
-from specsim.figures.style import COLOURS, Sheet, by_decades, sheet, styled
+from specsim.figures.style import (
+    COLOURS,
+    CONCEPTS,
+    NotebookFigure,
+    by_decades,
+    styled,
+    subplots,
+)
+from specsim.prediction import QUANTITIES
 
-QUANTITY = {"step_s": "plain", "verify_step_s": "verify", "cycle_s": "cycle"}
-BUDGET_COLOURS = ("speedup", "tokens")  # of the pairs whose budgets stand beside each other
-LENS_MARKS = {"calibrated": "o", "catalog": "s", "ideal": "^"}
+TIMES = ("step_s", "verify_step_s", "cycle_s")  # what `parity` compares
+BUDGET_COLOURS = ("speedup", "tokens")  # one for each pair of models
+PREDICTOR_MARKS = {"calibrated": "o", "catalog": "s", "ideal": "^"}
 
 
 @styled
-def parity(every: Mapping[str, Sequence[Comparison]]) -> Sheet | None:
+def parity(every: Mapping[str, Sequence[Comparison]]) -> NotebookFigure | None:
     """Predicted against measured milliseconds of every step, verification and cycle: a panel for
-    each lens, hollow markers for reserved points. None without a point."""
-    lenses = {name: points for name, points in every.items() if points}
-    if not lenses:
+    each predictor, hollow markers for reserved points. None if there are no points."""
+    predictors = {name: points for name, points in every.items() if points}
+    if not predictors:
         return None
-    figure, panels = sheet(len(lenses), height=3.6)
-    for axes, (name, comparisons) in zip(np.atleast_1d(panels), lenses.items(), strict=True):
+    figure, panels = subplots(len(predictors), height=3.6)
+    for axes, (name, comparisons) in zip(np.atleast_1d(panels), predictors.items(), strict=True):
         times = []
-        for quantity, concept in QUANTITY.items():
+        for quantity in TIMES:
             for reserved in (False, True):
                 parts = [
                     c.parts[quantity]
@@ -43,9 +51,9 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> Sheet | None:
                     for values in zip(*((p.measured, p.predicted) for p in parts), strict=True)
                 )
                 times += measured + predicted
-                label = {"plain": "plain step", "verify": "verification", "cycle": "cycle"}[concept]
+                label, colour = QUANTITIES[quantity], COLOURS[CONCEPTS[quantity]]
                 axes.plot(
-                    measured, predicted, LENS_MARKS.get(name, "o"), color=COLOURS[concept],
+                    measured, predicted, PREDICTOR_MARKS.get(name, "o"), color=colour,
                     fillstyle="none" if reserved else "full",
                     label=f"{label}, reserved" if reserved else label,
                 )  # fmt: skip
@@ -61,8 +69,8 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> Sheet | None:
 
 @styled
 def error_budget(axes: Axes, budgets: Mapping[str, Mapping[str, float]], title: str = "") -> None:
-    """What multiplies the predicted into the measured: for each label its factors by name, on a
-    logarithmic axis, where bars of one label add up to its last one, the product."""
+    """The factors between predicted and measured speedup, for each label. The axis is logarithmic,
+    so the lengths of a label's bars add up to its last bar, the product."""
     thickness = 0.8 / len(budgets)
     names = [*next(iter(budgets.values())), "measured ÷ predicted"]
     farthest = 0.0
@@ -93,9 +101,9 @@ def error_budget(axes: Axes, budgets: Mapping[str, Mapping[str, float]], title: 
 
 
 @styled
-def verify_curve(comparisons: Sequence[Comparison]) -> Sheet | None:
-    """Milliseconds of a pass against its rows per sequence, a curve for each model and batch. None
-    without points of given width."""
+def verify_curve(comparisons: Sequence[Comparison]) -> NotebookFigure | None:
+    """Milliseconds of a pass against its tokens per sequence, a curve for each model and batch.
+    None if no points with fixed drafts were measured."""
     lines = [
         Curve(
             name,
@@ -108,21 +116,22 @@ def verify_curve(comparisons: Sequence[Comparison]) -> Sheet | None:
     ]
     if not lines:
         return None
-    figure, axes = sheet()
-    curves(axes, lines, "rows per sequence", "time of a pass (ms)")
+    figure, axes = subplots()
+    curves(axes, lines, "tokens per sequence in the pass", "time of a pass (ms)")
     return figure
 
 
 def spread(comparison: Comparison) -> tuple[float, float, float, float]:
+    """The width of a measured verification, its median, 10th and 90th percentile (ms)."""
     timing = comparison.point.verify_step_s
     assert timing is not None
     return comparison.gamma + 1, 1e3 * timing.median, 1e3 * timing.p10, 1e3 * timing.p90
 
 
 @styled
-def speedup_by_batch(comparisons: Sequence[Comparison]) -> Sheet | None:
-    """Speedup against batch, a curve for every gamma that was measured at several batches of one
-    pair. None where there is none."""
+def speedup_by_batch(comparisons: Sequence[Comparison]) -> NotebookFigure | None:
+    """Speedup against batch, a curve for every pair and gamma that was measured at several batches.
+    None if there is no such curve."""
     lines = []
     for name, members in grouped(comparisons, "draft-model", by="batch").items():
         batches = [c.point.scenario.batch for c in members]
@@ -137,14 +146,14 @@ def speedup_by_batch(comparisons: Sequence[Comparison]) -> Sheet | None:
         )
     if not lines:
         return None
-    figure, axes = sheet()
-    curves(axes, lines, "batch", "speedup over plain decoding (×)", unit_line=True)
+    figure, axes = subplots()
+    curves(axes, lines, "batch (sequences)", "speedup over plain decoding (×)", unit_line=True)
     return figure
 
 
 def grouped(comparisons: Sequence[Comparison], method: str, by: str) -> dict[str, list[Comparison]]:
-    """Points of one method whose names differ in `by` alone, where there are two or more, in rising
-    order."""
+    """Groups of two or more points of one method whose names differ only in `by`, each sorted by
+    it."""
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         point = comparison.point
@@ -163,6 +172,6 @@ def grouped(comparisons: Sequence[Comparison], method: str, by: str) -> dict[str
 
 
 def label(key: str) -> str:
-    """A name without what all curves of a figure share."""
+    """The name of a curve, without what all curves of the figure share."""
     kept = [bit for bit in key.split("/") if not bit.startswith(("context", "draft-model", "cuda"))]
     return ", ".join(kept).replace("gamma-", "γ = ").replace("batch-", "batch ")

@@ -1,4 +1,4 @@
-"""Drafted tokens one cycle at a time: kept, rejected, not judged, and what the target added."""
+"""Drafted tokens one cycle at a time: accepted, rejected, not judged, and what the target added."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from specsim.figures.style import COLOURS, styled
 
-# what became of a token -> the concept whose colour it has, and how much of that colour
+# what happened to a token -> the concept whose colour it gets, and the opacity
 FATES = {
     "accepted": ("tokens", 0.85),
     "rejected": ("draft", 0.75),
@@ -16,14 +16,14 @@ FATES = {
     "corrected": ("verify", 0.85),
     "bonus": ("speedup", 0.85),
 }
-BOX = 0.42  # of a row's height; a row has the drafts above and the target's token below
-LONGEST = 11  # letters of a token that are shown
+BOX = 0.42  # of a row's height: the drafts are above, the target's token below
+LONGEST = 11  # characters of a token that are shown
 SIGNS = str.maketrans({" ": "·", "\n": "↵", "\t": "→", "\r": "↵"})
 
 
 @dataclass(frozen=True, slots=True)
 class DraftedCycle:
-    """The drafts of a cycle as text, how many were kept, and the token that followed them."""
+    """The drafts of a cycle as text, how many were accepted, and the token after them."""
 
     drafted: Sequence[str]
     accepted: int
@@ -31,7 +31,7 @@ class DraftedCycle:
 
     @property
     def fates(self) -> list[str]:
-        """What became of every draft, and what the token that followed is."""
+        """What happened to each draft, then what the token after them is."""
         after = len(self.drafted) - self.accepted
         judged = ["accepted"] * self.accepted + ["rejected"] * min(after, 1)
         return [
@@ -43,8 +43,8 @@ class DraftedCycle:
 
 @styled
 def drafted_cycles(axes: Axes, cycles: Sequence[DraftedCycle], title: str = "") -> None:
-    """A row for each cycle: above what the draft said, below the one token that the target added,
-    at the place where it stands in the text. A line through a token: it is not in the text."""
+    """A row for each cycle: the drafts above, the one token that the target added below, at its
+    position in the text. A token that is struck out is not in the text."""
     gamma = max(len(cycle.drafted) for cycle in cycles)
     for row, cycle in enumerate(cycles):
         *fates, last = cycle.fates
@@ -63,7 +63,7 @@ def drafted_cycles(axes: Axes, cycles: Sequence[DraftedCycle], title: str = "") 
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_xlabel("place after the last emitted token (tokens)")
+    axes.set_xlabel("position after the last emitted token (tokens)")
     seen = {fate for cycle in cycles for fate in cycle.fates}
     handles = [
         Patch(facecolor=COLOURS[concept], alpha=shade, label=fate)
@@ -93,8 +93,8 @@ def _box(axes: Axes, place: float, top: float, text: str, fate: str) -> None:
 
 
 def shown(text: str) -> str:
-    """A token as it is drawn: blanks and line ends as signs, long ones with their middle left out;
-    dollar signs are not the beginning of a formula."""
+    """A token as it is drawn: spaces and line ends as symbols, the middle of a long token left out,
+    and dollar signs escaped, so that matplotlib does not read a formula."""
     text = text.translate(SIGNS)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 4]}…{text[-3:]}"

@@ -1,4 +1,4 @@
-"""What gamma does: speedup, tokens per cycle and times, predicted and measured."""
+"""What depends on gamma: speedup, tokens per cycle and times, predicted and measured."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from specsim.acceptance import Z80_SHORT
 from specsim.evidence.comparison import Comparison
 from specsim.evidence.measurement import Point, Timing
-from specsim.figures.style import COLOURS, Sheet, styled
-from specsim.prediction import Prediction
+from specsim.figures.style import COLOURS, CONCEPTS, NotebookFigure, styled
+from specsim.prediction import QUANTITIES, Prediction
 
 
 @styled
-def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]]) -> Sheet:
+def predicted_and_measured(
+    rows: Sequence[tuple[str, Prediction, Sequence[Comparison]]],
+) -> NotebookFigure:
     """A column of three panels for each pair of models: speedup, tokens per cycle and times,
     against gamma.
 
     `rows` holds a title, the prediction over gamma, and the compared points of each pair.
     """
-    figure = Sheet(figsize=(4.4 * len(rows), 9.0))
+    figure = NotebookFigure(figsize=(4.4 * len(rows), 9.0))
     grid = figure.subplots(3, len(rows), squeeze=False)
     for axes, (title, prediction, comparisons) in zip(grid.T, rows, strict=True):
         points = [comparison.point for comparison in comparisons]
@@ -32,26 +35,19 @@ def predicted_and_measured(rows: Sequence[tuple[str, Prediction, Sequence[Compar
 
 @styled
 def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
-    """Speedup over plain decoding: the predicted curve in its 80 % band, the measured points on
-    it, and the best gamma marked."""
+    """Speedup over plain decoding: the predicted curve with its 80 % band, the measured points, and
+    a mark at the best predicted gamma."""
     colour = COLOURS["speedup"]
     low, high = prediction.band["speedup"]
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
     axes.fill_between(prediction.gamma, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(prediction.gamma, prediction.speedup, color=colour, label="predicted, 80 % band")
-    timed = [
-        (point.scenario.gamma, point.tokens_per_cycle * point.step_s.median, point.cycle_s)
-        for point in points
-        if point.tokens_per_cycle is not None and point.step_s and point.cycle_s
-    ]
-    if timed:  # what varies is the cycle's time
-        middle = [gain / cycle.median for _, gain, cycle in timed]
-        below = [m - gain / cycle.p90 for m, (_, gain, cycle) in zip(middle, timed, strict=True)]
-        above = [gain / cycle.p10 - m for m, (_, gain, cycle) in zip(middle, timed, strict=True)]
-        gammas = [gamma for gamma, _, _ in timed]
-        axes.errorbar(
-            gammas, middle, (below, above), fmt="o", color=colour, capsize=2, label="measured"
-        )
+    timed = [(point.scenario.gamma, gain) for point in points if (gain := point.speedup)]
+    if timed:
+        gammas, gains = zip(*timed, strict=True)
+        spread = [[g.median - g.low for g in gains], [g.high - g.median for g in gains]]
+        middle = [g.median for g in gains]
+        axes.errorbar(gammas, middle, spread, fmt="o", color=colour, capsize=2, label="measured")
     best = int(prediction.best())
     axes.plot(
         prediction.gamma[best],
@@ -68,7 +64,7 @@ def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]
 
 @styled
 def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
-    """Tokens per cycle, bonus included, below the ceiling gamma + 1."""
+    """Tokens per cycle, bonus included, and the ceiling gamma + 1."""
     colour = COLOURS["tokens"]
     low, high = prediction.band["tokens_per_cycle"]
     axes.plot(
@@ -77,7 +73,7 @@ def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] 
     axes.fill_between(prediction.gamma, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(prediction.gamma, prediction.tokens_per_cycle, color=colour, label="predicted")
     counted = [
-        (p.scenario.gamma, p.tokens_per_cycle, 1.28 * (p.tokens_per_cycle_error or 0))
+        (p.scenario.gamma, p.tokens_per_cycle, Z80_SHORT * (p.tokens_per_cycle_error or 0))
         for p in points
         if p.tokens_per_cycle is not None
     ]
@@ -89,32 +85,28 @@ def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] 
         )
         highest = max(highest, *tokens)
     axes.set_ylim(0.8, 1.25 * highest + 0.3)
-    _against_gamma(axes, "tokens per cycle")
+    _against_gamma(axes, QUANTITIES["tokens_per_cycle"])
 
 
 @styled
 def times_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
     """Milliseconds of a draft step, a verification and a whole cycle."""
-    lines = {
-        "cycle": ("cycle", prediction.cycle_s, "cycle_s"),
-        "verify": ("verification", prediction.verify_step_s, "verify_step_s"),
-        "draft": ("draft step", prediction.draft_step_s, "draft_step_s"),
-    }
-    for concept, (label, seconds, key) in lines.items():
-        colour = COLOURS[concept]
-        low, high = prediction.band[key]
+    for name in ("cycle_s", "verify_step_s", "draft_step_s"):
+        colour, seconds = COLOURS[CONCEPTS[name]], getattr(prediction, name)
+        low, high = prediction.band[name]
         axes.fill_between(
             prediction.gamma, 1e3 * low, 1e3 * high, color=colour, alpha=0.15, linewidth=0
         )
-        axes.plot(prediction.gamma, 1e3 * seconds, color=colour, label=label)
-        timings(axes, [(p.scenario.gamma, t) for p in points if (t := getattr(p, key))], concept)
+        axes.plot(prediction.gamma, 1e3 * seconds, color=colour, label=QUANTITIES[name])
+        timed = [(p.scenario.gamma, t) for p in points if (t := getattr(p, name))]
+        timings(axes, timed, CONCEPTS[name])
     axes.set_ylim(bottom=0)
     _against_gamma(axes, "time (ms)")
 
 
 @styled
 def cycle_parts(axes: Axes, prediction: Prediction) -> None:
-    """What a cycle's milliseconds are spent on, a bar for each gamma; the line is a plain step."""
+    """The parts of a cycle's time (ms), a bar for each gamma. The line is a plain step."""
     gamma = np.asarray(prediction.gamma)
     parts = {
         "verify": ("verification", prediction.verify_step_s),
@@ -130,7 +122,7 @@ def cycle_parts(axes: Axes, prediction: Prediction) -> None:
     axes.axhline(plain, color=COLOURS["plain"], linewidth=1.2, label="a plain step")
     axes.set_ylim(0, 1.35 * float(base.max()))
     axes.grid(axis="x", visible=False)
-    _against_gamma(axes, "a cycle (ms)")
+    _against_gamma(axes, "time of a cycle (ms)")
     axes.legend(loc="upper left", ncols=2)
 
 

@@ -1,4 +1,4 @@
-"""Curves of anything against anything: predicted lines, measured markers, one shade a curve."""
+"""Predicted lines with measured markers, over any axes, one shade for each curve."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from specsim.figures.style import (
     with_unit_line,
 )
 
-Spread = tuple[float, float, float, float]  # x, the middle, its low and its high
+Spread = tuple[float, float, float, float]  # x, the middle value, its low and high end
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """One predicted line. `low` and `high` are its 80 % band; `measured` are points (x, y) that
-    belong to it, or (x, y, low, high) where their spread is known."""
+    """One predicted line. `low` and `high` are its 80 % band. `measured` holds its measured points:
+    (x, y), or (x, y, low, high) where the spread is known."""
 
     label: str
     x: ArrayLike
@@ -46,12 +46,11 @@ def curves(
     log_y: bool = False,
     title: str = "",
     unit_line: bool = False,
-    columns: int = 1,
 ) -> None:
-    """Draw `lines` over one x axis; `x` and `y` name the axes, with their units.
+    """Draw `lines` over one x axis. `x` and `y` are the axis labels, with units.
 
     Curves of one concept share its colour and differ in shade and dash. `doubling` makes the x axis
-    logarithmic in powers of two; `unit_line` draws what plain decoding does, at 1.
+    logarithmic in powers of two. `unit_line` draws a line at 1, which is plain decoding.
     """
     if unit_line:
         with_unit_line(axes)
@@ -83,18 +82,14 @@ def curves(
     axes.set_ylabel(y)
     if title:
         axes.set_title(title)
-    axes.legend(ncols=columns)
+    axes.legend()
 
 
-def markers(
-    axes: Axes, points: Sequence[tuple[float, float] | Spread], colour: str, size: float = 5.0
-) -> None:
-    """Measured points, each with its spread where that is known."""
+def markers(axes: Axes, points: Sequence[tuple[float, float] | Spread], colour: str) -> None:
+    """Draw measured points, each with its spread where it is known."""
     for point in points:
         x, middle = point[0], point[1]
         spread = None
         if len(point) == 4:
             spread = ([middle - point[2]], [point[3] - middle])
-        axes.errorbar(
-            [x], [middle], spread, fmt="o", color=colour, capsize=2, markersize=size, clip_on=False
-        )
+        axes.errorbar([x], [middle], spread, fmt="o", color=colour, capsize=2, clip_on=False)

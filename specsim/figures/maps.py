@@ -1,4 +1,4 @@
-"""The speedup over two axes, as a map that is white where nothing is gained."""
+"""The speedup over two axes, as a map that is white where the speedup is 1."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,9 +24,11 @@ GAIN = LinearSegmentedColormap.from_list("gain", [COLOURS["verify"], "#FFFFFF", 
 def speedup_map(
     axes: Axes, found: SpeedupMap, *, best: float | None = None, title: str = ""
 ) -> ScalarMappable:
-    """Blue where speculation slows down, white at 1, red where it gains; the line is 1.0x.
+    """Blue where speculation is slower than plain decoding, white at 1, red where it is faster. The
+    line is at 1.0x.
 
-    `best` is the speedup at full red (the map's own maximum). Returns what a colour bar is made of.
+    `best` is the speedup that gets full red (default: the maximum of the map). Returns the mesh,
+    from which a colour bar is made.
     """
     top = max(best or float(found.speedup.max()), 1.05)
     norm = TwoSlopeNorm(1.0, min(0.9, float(found.speedup.min())), top)

@@ -10,7 +10,7 @@ from specsim.figures.style import COLOURS, styled
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method's number: `predicted` with its 80 % band, `measured` with its spread, if it was."""
+    """The number of one method: `predicted` with its 80 % band, `measured` with its spread."""
 
     label: str
     predicted: float
@@ -22,7 +22,8 @@ class Row:
 
 @styled
 def by_method(axes: Axes, rows: Sequence[Row], concept: str, label: str, title: str = "") -> None:
-    """A line of the sheet for each method, the first on top; the line at 1 is plain decoding."""
+    """One line of the figure for each method, the first at the top. The line at 1 is plain
+    decoding."""
     colour, highest = COLOURS[concept], 1.0
     for place, row in enumerate(rows):
         ends = [row.predicted]

@@ -1,4 +1,4 @@
-"""Bytes against FLOPs: the roofline with passes on it, and a pass's time against its width."""
+"""Bytes against FLOPs: passes on the roofline, and the time of a pass against its width."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from specsim.hardware import System
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """A pass on the roofline: FLOP per byte of weights and KV, and FLOP/s."""
+class OperatingPoint:
+    """A pass on the roofline: its FLOP per byte of weights and KV cache, and its FLOP/s."""
 
     label: str
     concept: str
@@ -24,24 +24,25 @@ class Spot:
     measured: bool = False
 
 
-def spot(label: str, concept: str, time: ForwardTime) -> Spot:
-    """Where a predicted pass lies."""
+def operating_point(label: str, concept: str, time: ForwardTime) -> OperatingPoint:
+    """The point of a predicted pass."""
     operators = [term.operator for term in time.terms if term.operator is not None]
     flops = sum(float(np.max(o.flops)) for o in operators)
     moved = sum(float(np.max(o.weight_bytes + o.kv_bytes)) for o in operators)
-    return Spot(label, concept, flops / moved, flops / float(np.max(time.total_s)))
+    return OperatingPoint(label, concept, flops / moved, flops / float(np.max(time.total_s)))
 
 
 @styled
-def roofline(axes: Axes, system: System, spots: Sequence[Spot] = ()) -> None:
-    """What a kernel can compute at most, by what it computes per byte; passes lie on it or, by
-    their overheads, below it. Peaks of the datasheet; the ridge is where they meet."""
-    chip = system.accelerator
-    peak = chip.rate(system.precision.math) / 1e12
-    bandwidth = float(np.max(chip.bandwidth_bytes_per_s)) / 1e12
+def roofline(axes: Axes, system: System, points: Sequence[OperatingPoint] = ()) -> None:
+    """The highest FLOP/s that a kernel can reach, against its FLOP per byte. A pass lies on this
+    roof, or below it because of its overheads. Bandwidth and FLOP/s are the datasheet's peaks;
+    the two lines meet at the ridge."""
+    accelerator = system.accelerator
+    peak = accelerator.rate(system.precision.math) / 1e12
+    bandwidth = float(np.max(accelerator.bandwidth_bytes_per_s)) / 1e12
     ridge = peak / bandwidth
-    low = min([0.5, *(0.5 * s.intensity for s in spots)])
-    high = max([8 * ridge, *(2 * s.intensity for s in spots)])
+    low = min([0.5, *(0.5 * s.intensity for s in points)])
+    high = max([8 * ridge, *(2 * s.intensity for s in points)])
     intensity = np.geomspace(low, high, 200)
     axes.plot(intensity, np.minimum(peak, bandwidth * intensity), color=COLOURS["plain"])
     axes.axvline(ridge, color=COLOURS["overhead"], linewidth=0.9, linestyle=":")
@@ -53,7 +54,7 @@ def roofline(axes: Axes, system: System, spots: Sequence[Spot] = ()) -> None:
         ha="right",
         color=COLOURS["overhead"],
     )
-    for each in spots:
+    for each in points:
         axes.plot(
             each.intensity,
             each.flops_per_s / 1e12,
@@ -67,8 +68,10 @@ def roofline(axes: Axes, system: System, spots: Sequence[Spot] = ()) -> None:
     axes.set_xlim(low, high)
     axes.set_xlabel("arithmetic intensity (FLOP per byte)")
     axes.set_ylabel("TFLOP/s")
-    axes.set_title(f"{chip.name}: {bandwidth:.3g} TB/s, {peak:.3g} TFLOP/s {system.precision.math}")
-    if spots:
+    axes.set_title(
+        f"{accelerator.name}: {bandwidth:.3g} TB/s, {peak:.3g} TFLOP/s {system.precision.math}"
+    )
+    if points:
         axes.legend(loc="lower right")
 
 
@@ -82,8 +85,9 @@ def times_vs_width(
     *,
     title: str = "",
 ) -> None:
-    """Milliseconds of a pass against its rows: flat while the weights' bytes take longest, rising
-    once the arithmetic does. `memory_s` and `compute_s` are (rows,); measured points in seconds."""
+    """Milliseconds of a pass against its rows: flat while reading the weights takes longest, rising
+    when the arithmetic takes longest. `memory_s` and `compute_s` have shape (rows,); measured
+    points are in seconds."""
     rows, memory, compute = (np.asarray(a, float) for a in (rows, memory_s, compute_s))
     memory = np.broadcast_to(memory, rows.shape)
     axes.plot(rows, 1e3 * memory, ":", color=COLOURS["weights"], label="bytes alone")
@@ -97,9 +101,9 @@ def times_vs_width(
     seen = [together.min(), together.max(), *(value for p in scaled for value in p[1:])]
     by_doubling(axes, rows)
     axes.set_yscale("log")
-    axes.set_ylim(0.5 * min(seen), 4 * max(seen))  # above the curve lies the legend
+    axes.set_ylim(0.5 * min(seen), 4 * max(seen))  # room for the legend above the curve
     by_decades(axes.yaxis)
-    axes.set_xlabel("rows in the pass (tokens at once)")
+    axes.set_xlabel("rows in the pass (tokens)")
     axes.set_ylabel("time of the pass (ms)")
     axes.set_title(title)
     axes.legend(loc="upper left")

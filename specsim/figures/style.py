@@ -1,8 +1,9 @@
-"""One style for every figure of the project, one colour per concept, and the sheet it is drawn on.
+"""One style for every figure of the project, one colour for each concept, and the empty figure.
 
-Predicted is a line, measured a marker with its spread. Sheets are narrow and their type large, so
-that they read on a phone (390 pixels) and in print; what is compared stands one below the other.
-They are drawn without pyplot, so that nothing global is touched and none has to be closed.
+A predicted value is a line; a measured value is a marker with its spread. Figures are narrow and
+their fonts large, so that they can be read on a phone (390 pixels) and in print; panels that are
+compared are stacked. Figures are made without pyplot: nothing global changes, and none has to be
+closed.
 """
 
 import io
@@ -24,8 +25,8 @@ from specsim.checks import ArrayLike
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Okabe and Ito's colour-blind-safe palette for what speculation does, and three more for what a
-# pass waits for
+# Okabe and Ito's colour-blind-safe palette for the parts of speculation, and three more colours for
+# what a pass waits for
 COLOURS = {
     "plain": "#000000",
     "draft": "#E69F00",
@@ -37,6 +38,20 @@ COLOURS = {
     "weights": "#56B4E9",
     "kv": "#B8A000",
     "compute": "#882255",
+}
+
+# The colour of each quantity of a prediction, and of each bar of its waterfall.
+CONCEPTS = {
+    "step_s": "plain",
+    "draft_step_s": "draft",
+    "verify_step_s": "verify",
+    "cycle_s": "cycle",
+    "ideal": "plain",
+    "acceptance": "tokens",
+    "drafting": "draft",
+    "wider verification": "verify",
+    "overhead": "overhead",
+    "speedup": "speedup",
 }
 
 STYLE: dict[str, Any] = {
@@ -57,16 +72,16 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
 }
 
-WIDTH_IN = 5.2  # 390 pixels of a phone are then 75 an inch, and 10 points 10 pixels
-SCREEN_DPI = 100  # what an inch is on the page of a notebook
+WIDTH_IN = 5.2  # a phone then shows 75 pixels per inch, so 10 points are 10 pixels
+SCREEN_DPI = 100  # pixels per inch on the page of a notebook
 DPI = 150
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 3, 2)))
 
 
-class Sheet(Figure):
-    """A figure that a notebook shows by itself, small and alike from run to run.
+class NotebookFigure(Figure):
+    """A figure that a notebook shows by itself, as a small PNG that is the same in every run.
 
-    Its text form names the panels and their axes, for those who cannot see it.
+    Its text form names the panels and their axes, for readers who cannot see it.
     """
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
@@ -79,14 +94,14 @@ class Sheet(Figure):
 
 
 def panel(axes: Axes) -> str:
-    """A panel in words: what it is of, and against what."""
+    """A panel in words: its title, what it shows, and against what."""
     title, x, y = axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()
     of = f"{y} against {x}" if y else x
     return f"{title}, {of}" if title else of
 
 
 def png(figure: Figure, colours: int = 128) -> bytes:
-    """The figure as a PNG of a small palette, without date and version: a third of the bytes."""
+    """The figure as a PNG with a small palette (a third of the bytes), without date or version."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
     drawn.seek(0)
@@ -98,7 +113,7 @@ def png(figure: Figure, colours: int = 128) -> bytes:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """`draw` in the house style, whatever the caller's."""
+    """`draw` in the project's style. The caller's matplotlib settings do not change."""
 
     @wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,20 +124,18 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 @styled
-def sheet(panels: int = 1, *, height: float = 3.3, columns: int = 1) -> tuple[Sheet, Any]:
-    """An empty sheet and its panels: one Axes, or an array of them, one below the other.
+def subplots(panels: int = 1, *, height: float = 3.3) -> tuple[NotebookFigure, Any]:
+    """An empty figure and its panels: one Axes, or an array of them, stacked.
 
-    `height` is that of a panel, in inches; `columns` above 1 is for wide pages only.
+    `height` is that of a panel, in inches.
     """
-    rows = -(-panels // columns)
-    figure = Sheet(figsize=(WIDTH_IN * columns, height * rows))
-    axes = figure.subplots(rows, columns)
-    return figure, axes
+    figure = NotebookFigure(figsize=(WIDTH_IN, height * panels))
+    return figure, figure.subplots(panels)
 
 
 def shades(concept: str, count: int) -> list[str]:
-    """`count` shades of a concept's colour, from the colour itself towards white: for several
-    curves of one thing, which differ in their dashes too."""
+    """`count` shades of a concept's colour, from the colour itself towards white, for several
+    curves of one quantity (which also differ in their dashes)."""
     red, green, blue = to_rgb(COLOURS[concept])
     step = min(0.25, 0.6 / max(count - 1, 1))
     lightness = [step * i for i in range(count)]
@@ -139,7 +152,7 @@ def plain_number(value: float, _position: int = 0) -> str:
 
 
 def by_doubling(axes: Axes, values: ArrayLike) -> None:
-    """A logarithmic x axis with a tick at powers of two, or of four where there are many."""
+    """A logarithmic x axis with ticks at powers of two, or of four if there are many."""
     axes.set_xscale("log", base=2)
     low, high = float(np.min(values)), float(np.max(values))
     axes.set_xlim(low, high)
@@ -156,5 +169,5 @@ def by_decades(axis: Axis) -> None:
 
 
 def with_unit_line(axes: Axes) -> None:
-    """The line at 1: what plain decoding does."""
+    """Draw a line at 1, which is plain decoding."""
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)

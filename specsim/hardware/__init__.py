@@ -1,8 +1,8 @@
-"""A machine as software drives it: Accelerator (datasheet) x Engine (what arrives of it) = System.
+"""What a pass runs on: Accelerator (its datasheet) x Engine (what software reaches of it) = System.
 
-The datasheet says what the chip could do, the engine which fraction of it arrives and what every
-layer, pass and cycle costs on top. Never one "utilisation" for everything: bandwidth, arithmetic
-and attention have an efficiency each, and the overheads are seconds, not per cent.
+The datasheet says what the accelerator could do; the engine says which fraction of that is reached
+and what every layer, pass and cycle costs on top. There is no single "utilisation": bandwidth,
+arithmetic and attention have an efficiency each, and overheads are seconds.
 """
 
 from specsim.hardware.accelerators import Accelerator, accelerator

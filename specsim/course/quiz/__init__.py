@@ -1,18 +1,18 @@
-"""Questions that an interview asks, each with an answer that is computed and the slips it knows.
+"""Interview questions, each with a computed answer and the common mistakes, also computed.
 
     quiz.ask("tokens-per-cycle")            a form in a notebook, text anywhere else
-    quiz.check("tokens-per-cycle", 3.2)     "Not quite: 3.2 is what you get when …"
-    quiz.question("tokens-per-cycle")       itself: .expected, .worked(), .slip_values(), .one_line
+    quiz.check("tokens-per-cycle", 3.2)     "Not quite: you get 3.2 if …"
+    quiz.question("tokens-per-cycle")       the question: .expected, .worked(), .mistake_values()
     quiz.questions()                        all of them, in the order of an interview
-    quiz.Question(prompt, answer=…, tolerance=…, slips={…})      one of your own; quiz.Choice too
+    quiz.Question(prompt, answer=…, tolerance=…, mistakes={…})      your own; also quiz.Choice
 
 | read | for |
 |---|---|
-| `question` | what a question, a choice and an answer are |
-| `form` | a question on a page |
-| `shapes` | the models and machines that the questions are about |
+| `questions` | the types: a question, a multiple-choice question, an answer |
+| `form` | a question on a notebook's page |
+| `models` | the models and systems that the questions are about |
 | `bandwidth` `batches` `tokens` `limits` `methods` `service` | the thirty questions, by subject |
-| `follow_ups` | what is asked next |
+| `follow_ups` | questions that an interviewer asks after a right answer |
 """
 
 import difflib
@@ -39,13 +39,16 @@ __all__ = [
 
 
 def questions(follow_ups: bool = False) -> tuple[AnyQuestion, ...]:
-    """The thirty questions in their order; the follow-ups behind them, if asked for."""
+    """The thirty questions in their order, with `follow_ups` the follow-up questions after them."""
     last = _SECTIONS if follow_ups else _SECTIONS[:-1]
     return tuple(each for section in last for each in section.QUESTIONS)
 
 
 def question(which: str | AnyQuestion) -> AnyQuestion:
-    """The question with this id, or the one given; SpecsimError with the nearest ids if none."""
+    """The question with this id, or `which` itself if it is a question.
+
+    Raises SpecsimError with the nearest ids if no question has this id.
+    """
     if isinstance(which, Question | Choice):
         return which
     if which not in _BY_ID:
@@ -56,7 +59,8 @@ def question(which: str | AnyQuestion) -> AnyQuestion:
 
 
 def check(which: str | AnyQuestion, value: float | str) -> Answer:
-    """Whether `value` answers the question, or which slip it looks like; see `Question.check`."""
+    """Whether `value` answers the question, and if not, which common mistake gives it; see
+    `Question.check`."""
     asked = question(which)
     return asked.check(value) if isinstance(asked, Question) else asked.check(str(value))
 

@@ -1,9 +1,8 @@
-"""Why a decode step waits for memory, and what would and would not make it faster."""
+"""Why a decode step waits for memory, and what makes it faster."""
 
 from dataclasses import replace
 
-from specsim.course.quiz.questions import Choice, Question
-from specsim.course.quiz.shapes import (
+from specsim.course.quiz.models import (
     GB,
     GIB,
     H100,
@@ -14,6 +13,7 @@ from specsim.course.quiz.shapes import (
     streamed_bytes,
     with_link,
 )
+from specsim.course.quiz.questions import Choice, Question
 from specsim.operators import LINEAR, PRECISIONS
 
 SECTION = "Bytes, not FLOPs"
@@ -22,6 +22,7 @@ ROOFLINE = "Williams, Waterman and Patterson, Roofline, CACM 52(4), 2009"
 
 
 def intensity() -> dict[str, float]:
+    """FLOP per byte of a plain step's linear layers, and the ridge of an H100."""
     linear = [term.operator for term in plain(LLAMA_70B, H100).step.terms if term.operator]
     linear = [operator for operator in linear if operator.kind == LINEAR]
     flops = sum(float(operator.flops) for operator in linear)
@@ -32,6 +33,7 @@ def intensity() -> dict[str, float]:
 
 
 def bytes_per_token() -> dict[str, float]:
+    """The bytes that a plain step reads, the time for them, and the time for its arithmetic."""
     step = plain(LLAMA_70B, H100)
     streamed = streamed_bytes(LLAMA_70B)
     step_s = float(step.step_s)
@@ -50,22 +52,24 @@ def bytes_per_token() -> dict[str, float]:
 
 
 def more_flops() -> dict[str, float]:
-    chip = H100.accelerator
-    doubled = {name: 2.0 * rate for name, rate in chip.flops_per_s.items()}
+    """The speedup of a plain step with twice the FLOP/s, and on GPUs with more bandwidth."""
+    accelerator = H100.accelerator
+    doubled = {name: 2.0 * rate for name, rate in accelerator.flops_per_s.items()}
     here = float(plain(LLAMA_70B, H100).step_s)
-    there = float(plain(LLAMA_70B, roofline(replace(chip, flops_per_s=doubled))).step_s)
-    numbers = {"speedup": here / there, "flop_ratio": doubled["bf16"] / chip.rate("bf16")}
+    there = float(plain(LLAMA_70B, roofline(replace(accelerator, flops_per_s=doubled))).step_s)
+    numbers = {"speedup": here / there, "flop_ratio": doubled["bf16"] / accelerator.rate("bf16")}
     for name in ("h200-sxm", "b200"):
         numbers[f"to_{name.split('-')[0]}"] = here / float(plain(LLAMA_70B, roofline(name)).step_s)
-    for short, shape in (("70b", LLAMA_70B), ("8b", LLAMA_8B)):
+    for short, model in (("70b", LLAMA_70B), ("8b", LLAMA_8B)):
         for name in ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200"):
-            rate = float(plain(shape, roofline(name)).tokens_per_s)
+            rate = float(plain(model, roofline(name)).tokens_per_s)
             numbers[f"{short}_{name.split('-')[0]}_tokens_per_s"] = rate
     return numbers
 
 
 def second_gpu() -> dict[str, float]:
-    all_reduce_s = 6e-6  # a small all-reduce of an engine's own over NVLink: 5 to 8 us
+    """The parts of a plain step on two GPUs with tensor parallelism."""
+    all_reduce_s = 6e-6  # a small all-reduce over NVLink with an engine's own kernel: 5 to 8 us
     one = with_link(H100, all_reduce_s, float(H100.accelerator.link_rate))
     two = plain(LLAMA_70B, replace(one, tensor_parallel=2))
     reduced = next(term for term in two.step.terms if term.name == "all-reduce")
@@ -83,6 +87,7 @@ def second_gpu() -> dict[str, float]:
 
 
 def flop_utilisation() -> dict[str, float]:
+    """The share of the FLOP/s that a memory-bound step uses."""
     numbers = bytes_per_token()
     percent = 100.0 * numbers["compute_ms"] / numbers["step_ms"]
     return {
@@ -93,6 +98,7 @@ def flop_utilisation() -> dict[str, float]:
 
 
 def ridge_batch() -> dict[str, float]:
+    """The batch where linear layers become compute-bound, by accelerator and precision."""
     four_bits = replace(H100, precision=replace(PRECISIONS["int4"], weight_bytes=0.5))
     rows = float(H100.ridge_rows)
     return {
@@ -116,44 +122,45 @@ QUESTIONS = (
         answer="every weight is read for one multiply-add",
         options={
             "decoding is sequential, so the GPU waits for Python": (
-                "that is a launch-bound program, and CUDA graphs cure it. The step that is left "
-                "still waits for its weights."
+                "a program that waits for Python is launch-bound, and CUDA graphs solve that. "
+                "After that, the step still waits for its weights."
             ),
             "attention is quadratic": (
-                "over a whole sequence it is. A new token meets every earlier one once: linear in "
-                "the context, and at short contexts next to nothing beside the weights."
+                "it is quadratic over a whole sequence. One new token attends to each earlier "
+                "token once. That is linear in the context, and at short contexts it is very "
+                "little compared with the weights."
             ),
             "every weight is read for one multiply-add": (
-                "two bytes for two FLOPs, where the chip could do hundreds per byte."
+                "the GPU reads two bytes for two FLOPs. It could do hundreds of FLOPs per byte."
             ),
             "the model does not fit in the cache of the GPU": (
-                "true, and no reason by itself: a prefill streams the same weights and computes "
-                "all the time, since it uses each for thousands of rows."
+                "this is true, but it is not the reason. A prefill also reads all weights from "
+                "memory, and it is compute-bound: it uses each weight for thousands of tokens."
             ),
         },
         worked=intensity,
         in_short=(
-            "At batch 1 a 16-bit weight earns {intensity:.0f} FLOP per byte; an H100 can do "
-            "{ridge:.0f}."
+            "At batch 1 a step does {intensity:.0f} FLOP for each byte of 16-bit weights; an H100 "
+            "can do {ridge:.0f}."
         ),
         sources=(ROOFLINE, DATASHEETS),
     ),
     Question(
         id="bytes-per-token",
         section=SECTION,
-        prompt="Llama-3-70B in bf16, one sequence, short context: how many GB does a step read?",
+        prompt="Llama-3-70B in bf16, one sequence, short context. How many GB does a step read?",
         answer="weight_gb",
         unit="GB",
         tolerance=0.01,
-        slips={
-            "the embedding table is counted: only one of its rows is gathered": "stored_gb",
-            "GiB are called GB: bandwidths are decimal": "weight_gib",
-            "a weight is taken for one byte": "one_byte_gb",
+        mistakes={
+            "you count the embedding table (a step reads only one of its rows)": "stored_gb",
+            "you compute GiB (bandwidths are in decimal GB)": "weight_gib",
+            "you count one byte per weight": "one_byte_gb",
         },
         worked=bytes_per_token,
         in_short=(
-            "{weight_gb:.0f} GB, {step_ms:.1f} ms of an H100's bandwidth, for {compute_ms:.2f} ms "
-            "of arithmetic."
+            "{weight_gb:.0f} GB. An H100 needs {step_ms:.1f} ms to read them and {compute_ms:.2f} "
+            "ms for the arithmetic."
         ),
         sources=("Llama-3-70B config.json", DATASHEETS),
     ),
@@ -161,17 +168,17 @@ QUESTIONS = (
         id="twice-the-flops",
         section=SECTION,
         prompt=(
-            "A GPU with twice the FLOP/s of an H100 and the same memory: how many times as fast "
+            "A GPU has twice the FLOP/s of an H100 and the same memory. How many times as fast "
             "does it decode Llama-3-70B at batch 1?"
         ),
         answer="speedup",
         unit="×",
         tolerance=0.02,
-        slips={"arithmetic is taken for the bottleneck": "flop_ratio"},
+        mistakes={"you assume that the arithmetic is the bottleneck": "flop_ratio"},
         worked=more_flops,
         in_short=(
-            "Not at all faster: only bandwidth counts, at most {to_h200:.2f}× for an H200 and "
-            "{to_b200:.2f}× for a B200."
+            "It is not faster: only bandwidth counts. An H200 gives at most {to_h200:.2f}×, a B200 "
+            "{to_b200:.2f}×."
         ),
         sources=(DATASHEETS,),
     ),
@@ -185,14 +192,15 @@ QUESTIONS = (
         answer="speedup",
         unit="×",
         tolerance=0.02,
-        slips={
-            "the all-reduces are free": "without_all_reduces",
-            "the layers are split over the devices (pipeline): no token is any sooner": "pipeline",
+        mistakes={
+            "you forget the time of the all-reduces": "without_all_reduces",
+            "you split the layers over the GPUs (a pipeline makes no token faster)": "pipeline",
         },
         worked=second_gpu,
         in_short=(
-            "Tensor parallelism: half the bytes, {all_reduces:.0f} all-reduces, {speedup:.2f}×; "
-            "data and pipeline parallelism add throughput, not speed."
+            "With tensor parallelism each GPU reads half the bytes, and a step needs "
+            "{all_reduces:.0f} all-reduces: {speedup:.2f}×. Data and pipeline parallelism add "
+            "throughput; they do not make a step faster."
         ),
         sources=("Megatron-LM, arXiv:1909.08053", DATASHEETS),
     ),
@@ -200,17 +208,17 @@ QUESTIONS = (
         id="flop-utilisation",
         section=SECTION,
         prompt=(
-            "nvidia-smi shows 100 % while Llama-3-70B decodes at batch 1 at an H100's full "
-            "bandwidth. What share of its dense bf16 FLOP/s is used?"
+            "Llama-3-70B decodes at batch 1 with the full bandwidth of an H100, and nvidia-smi "
+            "shows 100 %. What share of the dense bf16 FLOP/s does it use?"
         ),
         answer="percent",
         unit="%",
-        slips={
-            "nvidia-smi is believed: it says that some kernel was resident": "resident",
-            "it is compared with the sparse rate, or a multiply-add counted as one": "sparse",
+        mistakes={
+            "you use the number of nvidia-smi (which says that some kernel ran)": "resident",
+            "you divide by the sparse rate, or count a multiply-add as one FLOP": "sparse",
         },
         worked=flop_utilisation,
-        in_short="{percent:.2f} %: the busy light says that a kernel is there, not what it does.",
+        in_short="{percent:.2f} %: nvidia-smi shows that a kernel runs, not how much it computes.",
         sources=("NVML documentation: utilization is time with a kernel executing", DATASHEETS),
     ),
     Question(
@@ -222,16 +230,16 @@ QUESTIONS = (
         ),
         answer="h100",
         unit="rows",
-        slips={
-            "the datasheet's sparse FLOP/s are taken": "sparse",
-            "sparse FLOP/s are taken and a multiply-add counts as one": "sparse_and_one_flop",
-            "a weight is taken for one byte while the arithmetic stays bf16": "one_byte",
-            "the weights are in 4 bits and the arithmetic in 16": "h100_4_bits",
+        mistakes={
+            "you take the datasheet's sparse FLOP/s": "sparse",
+            "you take the sparse FLOP/s and count a multiply-add as one": "sparse_and_one_flop",
+            "you count one byte per weight with bf16 arithmetic": "one_byte",
+            "you count 4 bits per weight with 16-bit arithmetic": "h100_4_bits",
         },
         worked=ridge_batch,
         in_short=(
-            "F × bytes / (2 × BW): {h100:.0f} rows, {h100_4_bits:.0f} with 4-bit weights, and "
-            "{h100_fp8:.0f} again with fp8, since both sides double."
+            "F × bytes / (2 × BW) = {h100:.0f} rows; {h100_4_bits:.0f} with 4-bit weights; and "
+            "{h100_fp8:.0f} again with fp8, where the FLOP/s double and the bytes halve."
         ),
         sources=(ROOFLINE, DATASHEETS),
     ),

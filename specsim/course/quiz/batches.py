@@ -1,10 +1,9 @@
-"""What many sequences and long prompts change: the cache, the prefill, and which time is meant."""
+"""Many sequences and long prompts: the KV cache, the prefill, and the different latencies."""
 
 from specsim.acceptance import IID
 from specsim.acceptance.latency import end_to_end_s, zero_gap_share
 from specsim.course.quiz.bandwidth import DATASHEETS
-from specsim.course.quiz.questions import Choice, Question
-from specsim.course.quiz.shapes import (
+from specsim.course.quiz.models import (
     BF16,
     GB,
     GIB,
@@ -16,6 +15,7 @@ from specsim.course.quiz.shapes import (
     roofline,
     streamed_bytes,
 )
+from specsim.course.quiz.questions import Choice, Question
 from specsim.operators import Workload, cache_bytes, forward_work
 from specsim.planning.prefill import prefill_s, time_to_first_token
 
@@ -23,6 +23,7 @@ SECTION = "Batches, caches, prompts"
 
 
 def attention_intensity() -> dict[str, float]:
+    """FLOP per byte of KV cache in decode attention, at batch 1 and 64, and bytes at batch 64."""
     numbers = {}
     for batch in (1, 64):
         attention = forward_work(LLAMA_70B, Workload(batch=batch, context=8192), BF16)["attention"]
@@ -39,6 +40,7 @@ def attention_intensity() -> dict[str, float]:
 
 
 def kv_size() -> dict[str, float]:
+    """The size of the KV cache of one sequence and of a batch."""
     one = float(cache_bytes(LLAMA_70B, BF16, batch=1, slots=8192))
     sharing = LLAMA_70B.num_heads / LLAMA_70B.num_kv_heads
     return {
@@ -52,6 +54,7 @@ def kv_size() -> dict[str, float]:
 
 
 def prefill() -> dict[str, float]:
+    """The FLOPs and the time of a prompt's linear layers."""
     prompt = 4096
     wide = forward_work(LLAMA_70B, Workload(rows=prompt, context=1), BF16)
     flops = sum(float(operator.flops) for operator in wide if operator.kind == "linear")
@@ -72,6 +75,7 @@ def prefill() -> dict[str, float]:
 
 
 def latencies() -> dict[str, float]:
+    """TTFT, TPOT, gaps and end-to-end time, with and without a draft model."""
     system = roofline("h200-sxm")
     alone = time_to_first_token(LLAMA_8B, system, prompt=4096)
     drafting = time_to_first_token(LLAMA_8B, system, prompt=4096, draft=LLAMA_1B)
@@ -95,29 +99,29 @@ QUESTIONS = (
         ),
         answer="batch_64",
         unit="FLOP/byte",
-        slips={
-            "the batch is thought to share the cache, as it shares the weights": "grows_with_batch",
-            "all 64 query heads are thought to share one KV head": "all_heads",
-            "every query head is given a KV head of its own": "no_sharing",
+        mistakes={
+            "you let the batch share the cache, as it shares the weights": "grows_with_batch",
+            "you let all 64 query heads share one KV head": "all_heads",
+            "you give each query head its own KV head": "no_sharing",
         },
         worked=attention_intensity,
         in_short=(
-            "Attention stays at {batch_64:.0f} FLOP/byte whatever the batch, and here its "
-            "{kv_gb:.0f} GB exceed the {weight_gb:.0f} GB of weights."
+            "Attention does {batch_64:.0f} FLOP/byte at any batch. Here it reads {kv_gb:.0f} GB of "
+            "cache, more than the {weight_gb:.0f} GB of weights."
         ),
         sources=("GQA, arXiv:2305.13245", "Llama-3-70B config.json"),
     ),
     Question(
         id="kv-size",
         section=SECTION,
-        prompt="How many GB of bf16 cache does one sequence of 8192 tokens of Llama-3-70B hold?",
+        prompt="How many GB of bf16 cache does Llama-3-70B need for one sequence of 8192 tokens?",
         answer="gb",
         unit="GB",
         tolerance=0.03,
-        slips={
-            "64 query heads are counted instead of 8 KV heads": "all_heads",
-            "keys are counted and values are not (or the other way round)": "half",
-            "GiB are called GB": "gib",
+        mistakes={
+            "you count 64 query heads instead of 8 KV heads": "all_heads",
+            "you count only the keys, or only the values": "half",
+            "you compute GiB instead of GB": "gib",
         },
         worked=kv_size,
         in_short=(
@@ -135,15 +139,15 @@ QUESTIONS = (
         ),
         answer="seconds",
         unit="s",
-        slips={
-            "the prompt is taken for 4096 decode steps": "as_steps_s",
-            "only the reading of the weights is timed": "weights_once_s",
-            "the sparse rate is taken, or a multiply-add counted as one": "sparse_s",
+        mistakes={
+            "you take 4096 decode steps for the prompt": "as_steps_s",
+            "you count only the time to read the weights": "weights_once_s",
+            "you take the sparse rate, or count a multiply-add as one FLOP": "sparse_s",
         },
         worked=prefill,
         in_short=(
-            "2 × 69.5e9 × 4096 = {pflop:.2f} PFLOP, {seconds:.2f} s: the weights are read once for "
-            "4096 rows, so it computes."
+            "2 × 69.5e9 × 4096 = {pflop:.2f} PFLOP, {seconds:.2f} s. It is compute-bound, because "
+            "the weights are read once for 4096 tokens."
         ),
         sources=(DATASHEETS,),
     ),
@@ -154,23 +158,23 @@ QUESTIONS = (
         answer="TPOT, the mean time per output token",
         options={
             "TTFT, the time to the first token": (
-                "the first token comes out of the prefill. It gets later, by the draft's own "
-                "reading of the prompt."
+                "the prefill produces the first token. TTFT gets longer, because the draft model "
+                "must also read the prompt."
             ),
             "ITL, every gap between two tokens": (
-                "the gaps become bursty: most are zero, and the others a whole cycle, which is "
-                "longer than a plain step."
+                "the gaps become uneven. Most are zero; each of the others is a whole cycle, which "
+                "is longer than a plain step."
             ),
             "TPOT, the mean time per output token": (
-                "end to end = TTFT + (L - 1) × TPOT, and only TPOT falls. Goodput counts the "
-                "requests that meet both limits, so it may rise or fall."
+                "end-to-end time = TTFT + (L - 1) × TPOT, and only TPOT falls. Goodput counts the "
+                "requests that meet both limits, so it can rise or fall."
             ),
-            "all three": "TTFT gets worse, and the gaps become uneven.",
+            "all three": "TTFT gets longer, and the gaps become uneven.",
         },
         worked=latencies,
         in_short=(
-            "TPOT alone; TTFT goes from {ttft_ms:.0f} to {ttft_with_draft_ms:.0f} ms (an 8B, 1B "
-            "draft, 4096 tokens, an ideal H200) and the gaps become bursty."
+            "Only TPOT. TTFT grows from {ttft_ms:.0f} to {ttft_with_draft_ms:.0f} ms (8B target, "
+            "1B draft, 4096 tokens, ideal H200), and the gaps become uneven."
         ),
         sources=("DistServe (goodput), arXiv:2401.09670",),
     ),

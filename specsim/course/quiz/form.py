@@ -1,6 +1,6 @@
-"""A question as a form in a notebook: a box to type into or options to pick, and what came of it.
+"""A question as a form in a notebook: a box to type into or options to pick, and the reply.
 
-Where there is no ipywidgets, and where a notebook is only read, the same form is text.
+Without ipywidgets, and on a page without a kernel, the same form is text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from specsim.course.quiz.questions import Answer, AnyQuestion, Choice
 
 
 class Form:
-    """What a notebook shows of a question: `box`, a widget, or None where it can only be text."""
+    """What a notebook shows of a question. `box` is a widget, or None without ipywidgets."""
 
     def __init__(self, question: AnyQuestion) -> None:
         self.question = question
@@ -31,7 +31,7 @@ class Form:
         return f"**Your turn.** {self.question.prompt}\n\n{options}\nAnswer with `{self._how()}`"
 
     def _ipython_display_(self) -> None:
-        """The question as text, which a page without a kernel shows too, and the box below it."""
+        """Show the question as text (a page without a kernel shows it too), and the box below."""
         from IPython.display import display
 
         display({"text/plain": str(self), "text/markdown": self.markdown}, raw=True)
@@ -50,8 +50,8 @@ class Form:
 
 
 def _variable(question: AnyQuestion) -> str:
-    """What the notebook calls its own question, so that the line can be typed as it stands."""
-    notebook = sys.modules.get("IPython")  # where none is running there is nothing to ask
+    """The name of the notebook's variable that holds this question."""
+    notebook = sys.modules.get("IPython")  # not imported: no notebook is running
     shell: Any = notebook.get_ipython() if notebook is not None else None
     known = shell.user_ns if shell is not None else {}
     names = (name for name, value in known.items() if value is question and name[0] != "_")
@@ -59,7 +59,7 @@ def _variable(question: AnyQuestion) -> str:
 
 
 def _widgets(question: AnyQuestion) -> Any:
-    """A control, a button and a place for the reply; None without ipywidgets."""
+    """An input, a button and a place for the reply; None without ipywidgets."""
     try:
         import ipywidgets
     except ImportError:
@@ -78,7 +78,7 @@ def _widgets(question: AnyQuestion) -> Any:
 
     def reply_to(_: Any) -> None:
         if control.value in (None, ""):
-            reply.value = "Type a number, or pick an option, first."
+            reply.value = "Type a number or pick an option first."
             return
         try:
             reply.value = as_html(question.check(control.value))
@@ -90,6 +90,7 @@ def _widgets(question: AnyQuestion) -> Any:
 
 
 def as_html(answer: Answer) -> str:
+    """The reply as HTML: green if right, red if wrong, with the one-line answer if right."""
     colour, mark = ("#00704a", "✔") if answer else ("#9a3412", "✘")
     said = f"<br><b>In one line:</b> {escape(answer.one_line)}" if answer.one_line else ""
     return f'<span style="color:{colour}">{mark} {escape(answer.sentence)}</span>{said}'

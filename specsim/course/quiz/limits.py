@@ -6,8 +6,7 @@ from typing import Any
 from specsim.acceptance import IID
 from specsim.acceptance.leviathan import best_gamma, flop_multiplier, leviathan_speedup
 from specsim.architecture import Experts, model
-from specsim.course.quiz.questions import Choice, Question
-from specsim.course.quiz.shapes import (
+from specsim.course.quiz.models import (
     BF16,
     GB,
     LLAMA_1B,
@@ -17,8 +16,9 @@ from specsim.course.quiz.shapes import (
     roofline,
     streamed_bytes,
     toy,
-    toy_machine,
+    toy_system,
 )
+from specsim.course.quiz.questions import Choice, Question
 from specsim.course.quiz.tokens import LEVIATHAN
 from specsim.drafting import DraftModel
 from specsim.operators import Workload, cache_bytes, distinct_experts, forward_work
@@ -31,8 +31,9 @@ BATCHES = (1, 32, 64, 128, 256)
 
 
 def when_it_hurts() -> dict[str, float]:
+    """Speedups by batch, with a fixed and with the best gamma."""
     target, draft = toy("target", 70e9), DraftModel(toy("draft", 1.2e9), catch_up="none")
-    system = toy_machine(0.85 * 3.35e12, 0.70 * 989e12)
+    system = toy_system(0.85 * 3.35e12, 0.70 * 989e12)
     scenario: dict[str, Any] = {"alpha": 0.75, "context": 1}
     fixed = predict(target, draft, system, gamma=4, batch=BATCHES, **scenario).speedup
     best = plan(target, draft, system, batches=BATCHES, gammas=range(9), **scenario)
@@ -43,6 +44,7 @@ def when_it_hurts() -> dict[str, float]:
 
 
 def what_it_saves() -> dict[str, float]:
+    """FLOPs, bytes and energy per token, compared with plain decoding."""
     alpha, gamma = 0.8, 4
     ratio = streamed_bytes(LLAMA_1B) / streamed_bytes(LLAMA_70B)
     tokens = float(IID(alpha).tokens_per_cycle(gamma))
@@ -66,6 +68,7 @@ def what_it_saves() -> dict[str, float]:
 
 
 def bigger_draft() -> dict[str, float]:
+    """The best speedup of a 1B and an 8B draft at several acceptance rates."""
     numbers = {}
     for name, draft, alphas in (("1b", LLAMA_1B, (70, 75)), ("8b", LLAMA_8B, (80, 85))):
         cost = streamed_bytes(draft) / streamed_bytes(LLAMA_70B)
@@ -78,6 +81,7 @@ def bigger_draft() -> dict[str, float]:
 
 
 def experts() -> dict[str, float]:
+    """How many distinct experts several tokens touch, and the bytes of a wider pass."""
     routed = Experts(count=256, per_token=8, intermediate_size=1)
     one = float(distinct_experts(routed, 1, 1))
     moe = model("qwen3-30b-a3b")
@@ -100,6 +104,7 @@ def experts() -> dict[str, float]:
 
 
 def long_context() -> dict[str, float]:
+    """The speedup at a long context, with a full and a windowed draft cache."""
     system = roofline("h200-sxm")
     scenario: dict[str, Any] = {"gamma": 4, "alpha": 0.8, "batch": 32, "context": 32768}
     windowed = DraftModel(LLAMA_1B, catch_up="none", window=512)
@@ -123,6 +128,7 @@ def long_context() -> dict[str, float]:
 
 
 def quantised() -> dict[str, float]:
+    """The gains of 4.5-bit weights, of speculation, and of both."""
     bits, alpha = 4.5, 0.75
     fewer = 16.0 / bits
     draft = streamed_bytes(LLAMA_1B)
@@ -152,64 +158,65 @@ QUESTIONS = (
         id="when-it-hurts",
         section=SECTION,
         prompt=(
-            "A 70B model with a 1.2B draft on one device that reaches 85 % of an H100's bandwidth "
-            "and 70 % of its FLOP/s (no cache): the speedup of a fixed γ = 4 at α = 0.75, batch "
-            "256?"
+            "A 70B target with a 1.2B draft runs on one device with 85 % of an H100's bandwidth "
+            "and 70 % of its FLOP/s (no KV cache). What is the speedup of a fixed γ = 4 at α = "
+            "0.75 and batch 256?"
         ),
         answer="fixed_256",
         unit="×",
-        slips={
-            "verification is priced as at batch 1": "fixed_1",
-            "losslessness of the text is taken for losslessness of time": "never_below",
+        mistakes={
+            "you take the verification time of batch 1": "fixed_1",
+            "you assume that a lossless method cannot be slower": "never_below",
         },
         worked=when_it_hurts,
         in_short=(
-            "{fixed_1:.2f}× while rows are free, {fixed_64:.2f}× at batch 64, {fixed_256:.2f}× at "
-            "256; with the best γ it falls to {best_256:.2f}×, which is switching it off."
+            "{fixed_1:.2f}× at batch 1, where extra rows are free; {fixed_64:.2f}× at 64; "
+            "{fixed_256:.2f}× at 256. The best γ there is 0: speculation is switched off, "
+            "{best_256:.2f}×."
         ),
-        sources=(LEVIATHAN, "roofline of the datasheet, derated as stated"),
+        sources=(LEVIATHAN, "roofline of the datasheet, reduced as stated"),
     ),
     Choice(
         id="same-output",
         section=SECTION,
         prompt="Does speculative decoding change the output?",
-        answer="the law no, the bits sometimes",
+        answer="not the distribution, but sometimes the bits",
         options={
             "no: at temperature 0 it is bitwise identical": (
-                "one row and γ + 1 rows run other kernels and sum in another order, so near-ties "
-                "flip in bf16, as they do when a batch changes."
+                "a pass of γ + 1 tokens runs other kernels than a pass of one token, and they sum "
+                "in another order. In bf16 this can flip near-ties, as a change of batch can."
             ),
-            "yes: the draft's style leaks in": (
-                "rejection sampling removes it exactly: what is emitted is distributed as the "
-                "target's own text, whatever the draft."
+            "yes: the text moves towards the draft's style": (
+                "rejection sampling corrects for the draft exactly. The emitted tokens have the "
+                "target's distribution with any draft."
             ),
-            "the law no, the bits sometimes": (
-                "distributed as before, and token by token the same but for near-ties that other "
-                "kernels round the other way."
+            "not the distribution, but sometimes the bits": (
+                "the distribution is the target's. At temperature 0 the tokens are the same, "
+                "except at near-ties, which other kernels can round the other way."
             ),
-            "only the length changes": "nothing about the law of the text changes.",
+            "only the length changes": "nothing about the distribution of the text changes.",
         },
-        in_short="The law stays the target's; near-ties may round the other way.",
+        in_short="The distribution stays the target's; near-ties can round the other way.",
         sources=(LEVIATHAN,),
     ),
     Question(
         id="flops-saved",
         section=SECTION,
         prompt=(
-            "Llama-3-70B with a 1B draft at α = 0.8, γ = 4: by which factor do the FLOPs per "
-            "emitted token change?"
+            "Llama-3-70B with a 1B draft, α = 0.8, γ = 4. By which factor do the FLOPs per emitted "
+            "token change?"
         ),
         answer="flops",
         unit="×",
-        slips={
-            "the target is taken to process fewer tokens: it makes fewer passes": "fewer_passes",
-            "the drafted rows are forgotten: verification computes γ + 1 of them": "rows_forgotten",
-            "the bonus token is forgotten": "bonus_forgotten",
+        mistakes={
+            "you divide the FLOPs by τ (fewer passes, but not fewer tokens)": "fewer_passes",
+            "you forget that verification computes γ + 1 tokens": "rows_forgotten",
+            "you forget the bonus token": "bonus_forgotten",
         },
         worked=what_it_saves,
         in_short=(
-            "FLOPs rise {flops:.2f}×; bytes fall from {plain_gb:.0f} to {gb_per_token:.0f} GB per "
-            "token, and bytes are what batch 1 waits for."
+            "The FLOPs grow by a factor of {flops:.2f}. The bytes fall from {plain_gb:.0f} to "
+            "{gb_per_token:.0f} GB per token, and at batch 1 the time goes into bytes."
         ),
         sources=(f"{LEVIATHAN}, theorem 3.11",),
     ),
@@ -217,22 +224,22 @@ QUESTIONS = (
         id="bigger-draft",
         section=SECTION,
         prompt=(
-            "Llama-3-70B, by bytes alone: a 1B draft accepted with α = 0.75, or an 8B with α = "
-            "0.85?"
+            "Which draft is better for Llama-3-70B, counting bytes only: a 1B with α = 0.75 or an "
+            "8B with α = 0.85?"
         ),
         answer="the 1B draft",
         options={
-            "the 8B draft": "its α is better and its price is six times as high.",
+            "the 8B draft": "its α is higher, but a draft step takes six times as long.",
             "the 1B draft": (
-                "what counts is the best of tokens per cycle over 1 + γc, and c is its bytes over "
-                "the target's."
+                "compare the best values of τ/(1 + γc). Here c is the draft's bytes divided by the "
+                "target's."
             ),
-            "the two are equal": "they are not: compare the best speedup of each.",
+            "the two are equal": "they are not equal: compare the best speedup of each.",
         },
         worked=bigger_draft,
         in_short=(
-            "The 1B at 0.75 gains {1b_at_75:.2f}×, the 8B at 0.85 {8b_at_85:.2f}×: compare the "
-            "best of τ/(1 + γc), not α."
+            "The 1B at 0.75 gains {1b_at_75:.2f}×, the 8B at 0.85 gains {8b_at_85:.2f}×. Compare "
+            "the best τ/(1 + γc), not α."
         ),
         sources=(LEVIATHAN,),
     ),
@@ -240,21 +247,22 @@ QUESTIONS = (
         id="experts",
         section=SECTION,
         prompt=(
-            "A layer has 256 experts, of which a token visits 8. How many times the experts of one "
-            "token do 4 tokens touch, if they route independently?"
+            "A layer has 256 experts, and each token uses 8 of them. 4 tokens route independently. "
+            "How many times as many distinct experts do they touch as one token?"
         ),
         answer="independent",
         unit="×",
         tolerance=0.02,
-        slips={
-            "no two tokens are thought to share an expert": "each_its_own",
-            "the layer is priced as a dense one": "dense",
-            "the reported routing correlation of 0.45 is put in": "correlated",
+        mistakes={
+            "you assume that no two tokens share an expert": "each_its_own",
+            "you treat the layer as a dense one": "dense",
+            "you use the reported routing correlation of 0.45": "correlated",
         },
         worked=experts,
         in_short=(
-            "{independent:.2f}× if independent, about {correlated:.1f}× with the correlation that "
-            "was reported; the sweet spot is a middle batch that loads every expert anyway."
+            "{independent:.2f}× if independent, about {correlated:.1f}× with the reported "
+            "correlation. Speculation works best at a medium batch, which loads every expert "
+            "anyway."
         ),
         sources=("MoESD, arXiv:2505.19645", "Cohere, blog, April 2026 (correlation 0.45)"),
     ),
@@ -262,21 +270,21 @@ QUESTIONS = (
         id="long-context",
         section=SECTION,
         prompt=(
-            "Llama-3-8B on an ideal H200, batch 32, 32k tokens of context, a 1B draft that keeps "
-            "its full cache, α = 0.8, γ = 4: the speedup?"
+            "Llama-3-8B on an ideal H200 at batch 32 and 32k tokens of context, with a 1B draft "
+            "that keeps its full cache, α = 0.8, γ = 4. What is the speedup?"
         ),
         answer="full",
         unit="×",
-        slips={
-            "verification is charged the cache once per row: it is read once for all": (
+        mistakes={
+            "you count the cache once per drafted token (a pass reads it once)": (
                 "cache_read_per_row"
             ),
-            "the draft's own cache is forgotten (or windowed)": "window",
+            "you forget the draft's own cache, or give it a window": "window",
         },
         worked=long_context,
         in_short=(
-            "{full:.2f}× with the draft's full cache, {window:.2f}× with a window of 512: long "
-            "context helps, if the draft's own cache is small."
+            "{full:.2f}× with the draft's full cache, {window:.2f}× with a window of 512. Long "
+            "context helps if the draft's own cache is small."
         ),
         sources=("MagicDec, arXiv:2408.11049", "Llama-3-8B and Llama-3.2-1B config.json"),
     ),
@@ -284,14 +292,14 @@ QUESTIONS = (
         id="quantise-or-speculate",
         section=SECTION,
         prompt=(
-            "An 8B at batch 1, by bytes alone: weights in 4.5 bits, and a bf16 1B draft with α = "
-            "0.75 besides. How many times as fast as bf16 without a draft?"
+            "An 8B target at batch 1, counting bytes only: its weights in 4.5 bits, and a bf16 1B "
+            "draft with α = 0.75. How many times as fast is this as bf16 without a draft?"
         ),
         answer="together",
         unit="×",
-        slips={
-            "the two gains are multiplied, though c has risen with the quantisation": "product",
-            "speculation is forgotten": "fewer_bytes",
+        mistakes={
+            "you multiply the two gains (quantisation also raises c)": "product",
+            "you forget the speculation": "fewer_bytes",
         },
         tolerance=0.05,
         worked=quantised,

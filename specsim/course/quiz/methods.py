@@ -1,9 +1,9 @@
-"""Which drafter, chain or tree, in parallel or not, and what becomes of a rejected draft."""
+"""Which drafter, chain or tree, drafting in parallel, and how a cache drops rejected drafts."""
 
 from specsim.acceptance.leviathan import leviathan_speedup
 from specsim.acceptance.optimal_trees import best_tree
+from specsim.course.quiz.models import toy, toy_system
 from specsim.course.quiz.questions import Choice, Question
-from specsim.course.quiz.shapes import toy, toy_machine
 from specsim.drafting import DraftModel, Pearl
 from specsim.speculation import predict
 
@@ -12,6 +12,7 @@ CHILDREN = (0.6, 0.15, 0.08, 0.05, 0.03)
 
 
 def tree() -> dict[str, float]:
+    """Tokens per cycle of the best tree and the best chain with 8 and 64 nodes."""
     numbers = {}
     for nodes in (8, 64):
         numbers[f"tree_{nodes}"] = best_tree(CHILDREN, nodes).tokens_per_cycle
@@ -24,11 +25,12 @@ def tree() -> dict[str, float]:
 
 
 def overlap_drafting() -> dict[str, float]:
+    """The speedup with drafting and verification in turn, overlapped, and per device."""
     alpha, gamma, cost = 0.8, 4, 0.2
     target = toy("target", 70e9)
     draft = DraftModel(toy("draft", cost * 70e9), catch_up="none")
     overlapped = predict(
-        target, Pearl(draft), toy_machine(1e12, 1e18), gamma=gamma, alpha=alpha, context=1
+        target, Pearl(draft), toy_system(1e12, 1e18), gamma=gamma, alpha=alpha, context=1
     )
     return {
         "sequential": float(leviathan_speedup(alpha, gamma, cost)),
@@ -43,24 +45,24 @@ QUESTIONS = (
         id="which-drafter",
         section=SECTION,
         prompt=(
-            "A code-editing agent at low load rewrites files that stand in its prompt. What drafts?"
+            "A code-editing agent at low load rewrites files from its prompt. Which drafter fits?"
         ),
         answer="an n-gram or suffix lookup, with an EAGLE head where it finds nothing",
         options={
             "the largest draft model that fits": (
-                "its price is paid for every token, also for those that could be copied."
+                "its time is spent on every token, also on those that a lookup could copy."
             ),
             "an n-gram or suffix lookup, with an EAGLE head where it finds nothing": (
-                "most of the output is a copy, and copying costs no pass at all."
+                "most of the output is a copy, and a lookup needs no pass of a model."
             ),
-            "a wide tree": "a tree hedges between guesses; here the first guess is right.",
+            "a wide tree": "a tree tries several guesses; here the first guess is right.",
             "nothing: code is too hard to predict": (
-                "edited code is the easiest text there is: it repeats its prompt."
+                "edited code is easy to predict, because it repeats the prompt."
             ),
         },
         in_short=(
-            "Copying work: lookup plus a head. Chat at batch 1: EAGLE-3 or a parallel block. High "
-            "load: MTP with one token, or adaptive. A model with MTP modules: those first."
+            "Copied text: lookup plus a head. Chat at batch 1: EAGLE-3 or a parallel block. High "
+            "load: MTP with one token, or an adaptive γ. A model with MTP modules: try those first."
         ),
         sources=(
             "Saxena, Prompt Lookup Decoding, 2023",
@@ -72,21 +74,21 @@ QUESTIONS = (
         id="tree-or-chain",
         section=SECTION,
         prompt=(
-            "A node's children are accepted with p = (0.6, 0.15, 0.08, 0.05, 0.03). Tokens per "
-            "cycle of the best tree with 8 nodes, root included?"
+            "The children of a node are accepted with p = (0.6, 0.15, 0.08, 0.05, 0.03). How many "
+            "tokens per cycle does the best tree with 8 nodes give, root included?"
         ),
         answer="tree_8",
         tolerance=0.01,
-        slips={
-            "a chain is built of the 8 nodes": "chain_8",
-            "the root is not counted among the 8": "root_not_counted",
-            "the bonus token is forgotten": "bonus_forgotten",
+        mistakes={
+            "you build a chain of the 8 nodes": "chain_8",
+            "you do not count the root among the 8": "root_not_counted",
+            "you forget the bonus token": "bonus_forgotten",
         },
         worked=tree,
         in_short=(
-            "{tree_8:.2f} against a chain's {chain_8:.2f}, and {tree_64:.2f} against "
-            "{chain_64:.2f} with 64 nodes: a tree gains with the logarithm of its rows, which "
-            "batch 1 has to spare."
+            "{tree_8:.2f} against {chain_8:.2f} for a chain; with 64 nodes {tree_64:.2f} against "
+            "{chain_64:.2f}. A tree gains with the logarithm of its nodes, and at batch 1 extra "
+            "nodes are almost free."
         ),
         sources=("Sequoia, arXiv:2402.12374", "EAGLE-2, arXiv:2406.16858"),
     ),
@@ -95,43 +97,43 @@ QUESTIONS = (
         section=SECTION,
         prompt=(
             "α = 0.8, γ = 4, c = 0.2. The draft runs on a second device while the target verifies, "
-            "perfectly overlapped. Speedup per device?"
+            "and the two overlap perfectly. What is the speedup per device?"
         ),
         answer="per_device",
         unit="×",
         tolerance=0.05,
-        slips={
-            "the second device is taken for free": "overlapped",
-            "drafting and verification are added as on one device": "sequential",
+        mistakes={
+            "you do not count the second device": "overlapped",
+            "you add drafting and verification, as on one device": "sequential",
         },
         worked=overlap_drafting,
         in_short=(
-            "The next draft needs this verdict; guessing it on another device takes "
-            "{sequential:.2f}× to at most {overlapped:.2f}×, {per_device:.2f}× per device."
+            "The next draft needs the result of this verification. A second device that guesses it "
+            "raises {sequential:.2f}× to at most {overlapped:.2f}×, {per_device:.2f}× per device."
         ),
         sources=("PEARL, arXiv:2408.11850", "SSD, arXiv:2603.03251"),
     ),
     Choice(
         id="roll-back",
         section=SECTION,
-        prompt="Two of four drafts are rejected. How does a transformer's cache forget them?",
-        answer="its length is set back; what lies beyond is masked and written over",
+        prompt="Two of four drafts are rejected. How does a transformer's KV cache drop them?",
+        answer="its length is set back; later entries are masked and overwritten",
         options={
             "the tensors are sliced to the accepted length": (
-                "a slice followed by a concatenation copies the cache every cycle, and [:-n] with "
-                "n = 0 empties it."
+                "a slice and a concatenation copies the cache in every cycle; and [:-n] with n = 0 "
+                "empties it."
             ),
             "the rejected entries are set to zero": (
-                "a key of zeros still gets a share of the softmax; a mask gives it none."
+                "a key of zeros still gets a share of the softmax; a masked key gets none."
             ),
-            "the prefix is computed again": "nothing before the rejection has changed.",
-            "its length is set back; what lies beyond is masked and written over": (
-                "nothing moves. Paged caches free whole blocks; a recurrent state has to be "
-                "snapshotted, since it cannot be shortened."
+            "the prefix is computed again": "nothing before the rejection changed.",
+            "its length is set back; later entries are masked and overwritten": (
+                "no data moves. A paged cache frees whole blocks. A recurrent state cannot be "
+                "shortened, so it needs a snapshot."
             ),
         },
         in_short=(
-            "Set the length; a paged cache frees blocks, a recurrent state needs a snapshot."
+            "Set the length back. A paged cache frees blocks; a recurrent state needs a snapshot."
         ),
         sources=("PagedAttention, arXiv:2309.06180",),
     ),

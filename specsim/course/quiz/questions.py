@@ -1,8 +1,8 @@
-"""A question whose answer is computed, and the wrong answers that come of known slips.
+"""A question whose answer is computed, and the wrong answers that common mistakes give.
 
-A `Question` is answered with a number, a `Choice` by picking. Both compare with something computed
-when asked, never with a number that was typed in; and the value of each slip is computed as well,
-so that a wrong answer can be told what it forgot.
+A `Question` is answered with a number, a `Choice` by picking an option. The right number is
+computed when it is asked for, never typed in. The wrong number of each common mistake is computed
+too, so that the reply can name the mistake.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from dataclasses import dataclass, field
 
 from specsim.checks import SpecsimError
 
-# A number; what computes it; or the name of one of the question's `worked` numbers.
+# A number; a function that computes it; or the name of one of the question's `worked` numbers.
 Value = float | str | Callable[[], float]
 Worked = Callable[[], Mapping[str, float]]
 
-LEAST_SLIP_TOLERANCE = 0.02  # a slip is recognised this closely even where the answer is exact
+LEAST_MISTAKE_TOLERANCE = 0.02  # for recognising a mistake, even where the answer must be exact
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found: `sentence` says it; `slip` is the likely one, None where none fits.
-
-    `one_line` is the answer as one would say it, for whoever was right.
+    """Whether an answer is right. `sentence` is the reply; `mistake` is the likely common mistake,
+    None if none fits; `one_line` is the answer in one sentence, given after a right answer.
     """
 
     right: bool
     sentence: str
-    slip: str | None = None
+    mistake: str | None = None
     one_line: str = ""
 
     def __bool__(self) -> bool:
@@ -46,26 +45,26 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """A question with a number for an answer.
+    """A question whose answer is a number.
 
         Question("Tokens per cycle at alpha 0.8, gamma 4?",
                  answer=lambda: IID(0.8).tokens_per_cycle(4), tolerance=0.02,
-                 slips={"the bonus token is forgotten": lambda: IID(0.8).tokens_per_cycle(4) - 1})
+                 mistakes={"you forget the bonus token": lambda: IID(0.8).tokens_per_cycle(4) - 1})
 
     | field | meaning |
     |---|---|
-    | `answer` | a number, what computes it, or the name of one of the `worked` numbers |
-    | `tolerance` | relative: 0.1 accepts within 10 %, 0 the number itself |
-    | `slips` | "…", to be read after "is what you get when", and the value that this slip gives |
-    | `unit` | what the answer is counted in; "%" for a percentage |
+    | `answer` | a number, a function that computes it, or the name of one of the `worked` numbers |
+    | `tolerance` | relative: 0.1 accepts an error of 10 %, 0 only the exact number |
+    | `mistakes` | a clause after "you get this if", and the number that the mistake gives |
+    | `unit` | the unit of the answer; "%" for a percentage |
     | `worked` | computes every number of the worked answer, by name |
-    | `in_short` | a sentence to say; `{name:.2f}` is filled in with a worked number |
+    | `in_short` | the answer in one sentence; `{name:.2f}` is filled in with a worked number |
     """
 
     prompt: str
     answer: Value
     tolerance: float = 0.1
-    slips: Mapping[str, Value] = field(default_factory=dict)
+    mistakes: Mapping[str, Value] = field(default_factory=dict)
     unit: str = ""
     worked: Worked = dict
     id: str = ""
@@ -82,10 +81,10 @@ class Question:
         """The right answer, computed now."""
         return self._number(self.answer, self.worked())
 
-    def slip_values(self) -> dict[str, float]:
-        """What each slip would answer, computed now."""
+    def mistake_values(self) -> dict[str, float]:
+        """The wrong number that each mistake gives, computed now."""
         numbers = self.worked()
-        return {slip: self._number(value, numbers) for slip, value in self.slips.items()}
+        return {mistake: self._number(value, numbers) for mistake, value in self.mistakes.items()}
 
     @property
     def one_line(self) -> str:
@@ -93,20 +92,20 @@ class Question:
         return self.in_short.format_map(dict(self.worked()))
 
     def check(self, value: float | str) -> Answer:
-        """Whether `value` is within the tolerance, the slip it looks like, or how far off it is.
+        """Whether `value` is within the tolerance; if not, the likely mistake or how far it is off.
 
-        The nearest of the answer and the slips is meant. `value` may be text, with its unit or not.
-        Raises SpecsimError for what is not a number.
+        Where a mistake's number is closer to `value` than the answer, the mistake is named.
+        `value` may be text, with or without its unit. Raises SpecsimError if it is not a number.
         """
         given, numbers = self._given(value), self.worked()
         expected = self._number(self.answer, numbers)
         distance = _distance(given, expected)
-        slips = {slip: self._number(each, numbers) for slip, each in self.slips.items()}
-        near = {slip: _distance(given, each) for slip, each in slips.items()}
-        nearest = min(near, key=lambda slip: near[slip], default=None)
-        close_enough = max(self.tolerance, LEAST_SLIP_TOLERANCE)
+        mistakes = {mistake: self._number(each, numbers) for mistake, each in self.mistakes.items()}
+        near = {mistake: _distance(given, each) for mistake, each in mistakes.items()}
+        nearest = min(near, key=lambda mistake: near[mistake], default=None)
+        close_enough = max(self.tolerance, LEAST_MISTAKE_TOLERANCE)
         if nearest is not None and near[nearest] < distance and near[nearest] <= close_enough:
-            hint = f"Not quite: {self.say(given)} is what you get when {nearest}."
+            hint = f"Not quite: you get {self.say(given)} if {nearest}."
             return Answer(False, hint, nearest)
         if distance <= self.tolerance:
             exactly = f" (within {100 * self.tolerance:g} %)" if self.tolerance else ""
@@ -115,7 +114,7 @@ class Question:
         return Answer(False, f"No: {self.say(given)} is {_how_far(given, expected)}.")
 
     def say(self, value: float) -> str:
-        """A value as a person reads it: four digits, and the unit."""
+        """A value with four digits and its unit."""
         text = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
         separator = "" if self.unit == "×" else " "
         return text + (separator + self.unit if self.unit else "")
@@ -126,7 +125,7 @@ class Question:
             text = re.sub(r"\s", "", value).lower()
             text = text.removesuffix(re.sub(r"\s", "", self.unit).lower()).rstrip("x×%")
             if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text):
-                text = text.replace(",", "")  # of thousands; a lone comma is decimal
+                text = text.replace(",", "")  # thousands; a single comma is a decimal point
             number = text.replace(",", ".")
         try:
             given = float(number)  # type: ignore[arg-type]
@@ -152,9 +151,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """A question answered by picking one of `options`: each text with what there is to say on it.
+    """A question answered by picking one of `options`, a comment on each option by its text.
 
-    `answer` is the text of the right one. An option is picked by its letter (a, b, c, …) or text.
+    `answer` is the text of the right option. An option is picked by its letter (a, b, …) or text.
     """
 
     prompt: str
@@ -184,9 +183,9 @@ class Choice:
         return self.in_short.format_map(dict(self.worked()))
 
     def check(self, value: str) -> Answer:
-        """Whether `value` is the right option, and why or why not.
+        """Whether `value` is the right option, and why.
 
-        Raises SpecsimError for what is none of the options.
+        Raises SpecsimError if it is not one of the options.
         """
         text = str(value).strip()
         picked = self.letters.get(text.rstrip(").").lower(), text)
@@ -198,14 +197,14 @@ class Choice:
         comment = self.options[picked]
         if picked == self.answer:
             return Answer(True, f"Right: {comment}", one_line=self.one_line)
-        return Answer(False, f"No: {comment}", slip=picked)
+        return Answer(False, f"No: {comment}", mistake=picked)
 
 
 AnyQuestion = Question | Choice
 
 
 def _distance(value: float, other: float) -> float:
-    """Relative to the other; absolute where the other is 0."""
+    """The distance relative to `other`; absolute if `other` is 0."""
     return abs(value - other) / abs(other) if other else abs(value)
 
 

@@ -1,4 +1,4 @@
-"""Serving: percentiles, benchmarks, money, and the software around the passes."""
+"""Serving: percentiles, benchmarks, cost, and the software around the passes."""
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from specsim.acceptance.latency import (
 )
 from specsim.acceptance.leviathan import best_gamma, leviathan_speedup
 from specsim.architecture import model
-from specsim.course.quiz.questions import Choice, Question
-from specsim.course.quiz.shapes import (
+from specsim.course.quiz.models import (
     GB,
     LLAMA_70B,
     of_bandwidth,
@@ -21,6 +20,7 @@ from specsim.course.quiz.shapes import (
     streamed_bytes,
     with_link,
 )
+from specsim.course.quiz.questions import Choice, Question
 from specsim.planning.economics import dollars_per_million_tokens
 from specsim.planning.memory import footprint
 
@@ -28,10 +28,11 @@ SECTION = "Serving"
 
 
 def percentiles() -> dict[str, float]:
+    """TPOT, gaps and cycles of the example."""
     alpha, gamma, cycle_s = 0.8, 5, 20e-3
-    law = IID(alpha)
-    tokens = float(law.tokens_per_cycle(gamma))
-    cycles = cycles_to_emit(64, per_position(law, gamma).vector)
+    acceptance = IID(alpha)
+    tokens = float(acceptance.tokens_per_cycle(gamma))
+    cycles = cycles_to_emit(64, per_position(acceptance, gamma).vector)
     return {
         "tokens": tokens,
         "zero_percent": 100.0 * float(zero_gap_share(tokens)),
@@ -45,6 +46,7 @@ def percentiles() -> dict[str, float]:
 
 
 def dollars() -> dict[str, float]:
+    """Dollars per million tokens, plain, speculative and batched."""
     devices, price = 4, 10.0  # four GPUs at 2.5 dollars an hour each: an assumed price
     four = of_bandwidth(with_link(roofline("h100-sxm", devices=devices), 0.0, np.inf), 0.75)
     one = plain(LLAMA_70B, four)
@@ -75,6 +77,7 @@ def dollars() -> dict[str, float]:
 
 
 def eager() -> dict[str, float]:
+    """The speedup where a pass takes a constant time per layer."""
     alpha, gamma = 0.8, 4
     target, draft = model("qwen3-8b"), model("qwen3-0.6b")
     by_layers = draft.num_layers / target.num_layers
@@ -95,50 +98,50 @@ QUESTIONS = (
     Question(
         id="percentiles",
         section=SECTION,
-        prompt=("α = 0.8, γ = 5, cycles of 20 ms. What is the P99 gap between two tokens, in ms?"),
+        prompt="α = 0.8, γ = 5, cycles of 20 ms. What is the P99 gap between two tokens, in ms?",
         answer="p99_ms",
         unit="ms",
         tolerance=0.02,
-        slips={
-            "the mean is quoted: TPOT": "tpot_ms",
-            "the median is quoted: most gaps lie inside a burst": "p50_ms",
+        mistakes={
+            "you give the mean, which is TPOT": "tpot_ms",
+            "you give the median (most gaps are between tokens of one cycle)": "p50_ms",
         },
         worked=percentiles,
         in_short=(
-            "{zero_percent:.0f} % of the gaps are zero and the rest a whole cycle: TPOT "
-            "{tpot_ms:.2f} ms, P99 gap {p99_ms:.0f} ms."
+            "{zero_percent:.0f} % of the gaps are zero, and each of the others is a whole cycle: "
+            "TPOT {tpot_ms:.2f} ms, P99 gap {p99_ms:.0f} ms."
         ),
-        sources=("Leviathan et al., arXiv:2211.17192 (the law of a cycle)",),
+        sources=("Leviathan et al., arXiv:2211.17192 (the tokens of a cycle)",),
     ),
     Choice(
         id="benchmark",
         section=SECTION,
         prompt="Which of these comparisons of speculative with plain decoding is fair?",
         answer=(
-            "one engine, sampler and set of graphs, warm, prompts of several domains, over "
-            "concurrency"
+            "one warm engine with the same sampler and CUDA graphs, prompts of several domains, "
+            "over concurrency"
         ),
         options={
             "the new engine with speculation, against eager transformers without": (
-                "it measures the engine: say how much of its bandwidth the baseline reached."
+                "this measures the engine. Say what share of its bandwidth the baseline reaches."
             ),
             "one prompt, repeated a hundred times": (
                 "acceptance differs more between prompts than between methods."
             ),
             (
-                "one engine, sampler and set of graphs, warm, prompts of several domains, over "
-                "concurrency"
+                "one warm engine with the same sampler and CUDA graphs, prompts of several "
+                "domains, over concurrency"
             ): (
-                "report TPOT's P50 and P99, in open and closed loop, what τ counts, and which "
-                "share of its bandwidth the baseline reached."
+                "report P50 and P99 of TPOT, in open and closed loop. Say what τ counts and what "
+                "share of its bandwidth the baseline reaches."
             ),
             "acceptance rates, without times": (
-                "three different rates go by that name, and none of them is a speed."
+                "three different rates have this name, and none of them is a speed."
             ),
         },
         in_short=(
-            "Everything equal but the drafts; several domains; P50 and P99 over concurrency; "
-            "define τ and show the baseline's share of its bandwidth."
+            "Everything is equal except the drafts; several domains; P50 and P99 over concurrency; "
+            "a definition of τ, and the baseline's share of its bandwidth."
         ),
         sources=("SPEED-Bench, arXiv:2604.09557",),
     ),
@@ -146,21 +149,22 @@ QUESTIONS = (
         id="dollars",
         section=SECTION,
         prompt=(
-            "Llama-3-70B in bf16 on four H100s at 75 % of their bandwidth (no other cost), 2.5 "
-            "dollars per GPU-hour: dollars per million tokens at batch 1?"
+            "Llama-3-70B in bf16 runs on four H100s at 75 % of their bandwidth, without other "
+            "overhead. A GPU-hour costs 2.5 dollars. How many dollars do a million tokens cost at "
+            "batch 1?"
         ),
         answer="dollars",
         unit="dollars",
-        slips={
-            "only one of the four GPUs is billed": "one_gpu_billed",
-            "the full bandwidth is taken": "full_bandwidth",
-            "the speedup of speculation is in it already": "speculative",
-            "a batch of 64 is in it already": "batch_dollars",
+        mistakes={
+            "you pay for only one of the four GPUs": "one_gpu_billed",
+            "you take the full bandwidth": "full_bandwidth",
+            "you include the speedup of speculation": "speculative",
+            "you take a batch of 64": "batch_dollars",
         },
         worked=dollars,
         in_short=(
             "{dollars:.1f} dollars at batch 1, {speculative:.1f} with a speedup of 2.5, "
-            "{batch_dollars:.2f} at batch 64: batching buys cost, speculation latency."
+            "{batch_dollars:.2f} at batch 64: batching reduces cost, speculation reduces latency."
         ),
         sources=("NVIDIA H100 datasheet; the price is assumed",),
     ),
@@ -168,20 +172,20 @@ QUESTIONS = (
         id="eager",
         section=SECTION,
         prompt=(
-            "Eager PyTorch, where every pass costs its layers times a constant: Qwen3-0.6B (28 "
-            "layers) drafts for Qwen3-8B (36), α = 0.8, γ = 4. The speedup?"
+            "In eager PyTorch a pass takes a constant time per layer. Qwen3-0.6B (28 layers) "
+            "drafts for Qwen3-8B (36 layers) with α = 0.8 and γ = 4. What is the speedup?"
         ),
         answer="speedup",
         unit="×",
-        slips={
-            "c is taken from the sizes, as if bytes were what is waited for": "by_bytes",
-            "the draft is taken for free": "free_draft",
+        mistakes={
+            "you take c from the sizes, as if the passes were memory-bound": "by_bytes",
+            "you forget the time of drafting": "free_draft",
         },
         worked=eager,
         in_short=(
             "c = 28/36 = {c:.2f}, not {c_bytes:.2f}: {speedup:.2f}× at γ = 4, at best "
             "{best:.2f}×. Capture both models in CUDA graphs."
         ),
-        sources=("Yan et al., arXiv:2402.01528: 0.55 ms a layer, whatever the width",),
+        sources=("Yan et al., arXiv:2402.01528: 0.55 ms per layer at any width",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Why the output law stays the target's, and how many tokens a cycle emits."""
+"""Why the output keeps the target's distribution, and how many tokens a cycle emits."""
 
 import numpy as np
 
@@ -20,13 +20,14 @@ TARGET, DRAFT = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
 ALPHA, GAMMA, COST = 0.8, 4, 0.05
 
 
-def output_law() -> dict[str, float]:
+def output_distribution() -> dict[str, float]:
+    """What is emitted by the exact rule, and by one that draws from p after a rejection."""
     kept = np.minimum(TARGET, DRAFT)
     accepted = float(overlap(TARGET, DRAFT))
     rejected = 1.0 - accepted
     wrong = kept + rejected * TARGET
-    law = kept + rejected * residual(TARGET, DRAFT)
-    tokens = {f"law_{i}": float(value) for i, value in enumerate(law)}
+    exact = kept + rejected * residual(TARGET, DRAFT)
+    tokens = {f"exact_{i}": float(value) for i, value in enumerate(exact)}
     return tokens | {
         "accepted": accepted,
         "rejected": rejected,
@@ -38,6 +39,7 @@ def output_law() -> dict[str, float]:
 
 
 def tokens_per_cycle() -> dict[str, float]:
+    """Tokens per cycle of the example, and what common mistakes give."""
     tokens = float(IID(ALPHA).tokens_per_cycle(GAMMA))
     return {
         "tokens": tokens,
@@ -49,6 +51,7 @@ def tokens_per_cycle() -> dict[str, float]:
 
 
 def speedup() -> dict[str, float]:
+    """The speedup of the example by the formula of Leviathan et al."""
     numbers = tokens_per_cycle()
     cycle = 1.0 + GAMMA * COST
     return numbers | {
@@ -61,6 +64,7 @@ def speedup() -> dict[str, float]:
 
 
 def optimal_gamma() -> dict[str, float]:
+    """The best gamma of the example, and the gammas that are as good to 2 %."""
     gammas = np.arange(65)
     speedups = leviathan_speedup(ALPHA, gammas, COST)
     best = int(best_gamma(ALPHA, COST))
@@ -80,6 +84,7 @@ def optimal_gamma() -> dict[str, float]:
 
 
 def alpha_from_a_log() -> dict[str, float]:
+    """Tokens per cycle and alpha from the accepted per drafted of a log."""
     rate, gamma = 0.54, 5
     tokens = float(tokens_per_cycle_from_accepted_per_drafted(rate, gamma))
     return {
@@ -95,22 +100,24 @@ def alpha_from_a_log() -> dict[str, float]:
 
 QUESTIONS = (
     Question(
-        id="output-law",
+        id="output-distribution",
         section=SECTION,
         prompt=(
-            "p = (0.5, 0.3, 0.2), q = (0.2, 0.5, 0.3). A decoder accepts with min(1, p/q), but "
-            "draws from p itself after a rejection. How often does it emit the first token?"
+            "p = (0.5, 0.3, 0.2), q = (0.2, 0.5, 0.3). A decoder accepts with probability min(1, "
+            "p/q), but after a rejection it draws from p itself. How often does it emit the first "
+            "token?"
         ),
         answer="wrong_0",
         tolerance=0.02,
-        slips={
-            "drawing from p is taken to give p: accepted drafts have tilted it already": "target_0",
-            "what is drawn after a rejection is forgotten": "accepted_0",
+        mistakes={
+            "you assume that this gives p (but accepted drafts already change it)": "target_0",
+            "you forget the token that is drawn after a rejection": "accepted_0",
         },
-        worked=output_law,
+        worked=output_distribution,
         in_short=(
-            "min(p, q) is kept, the missing {rejected:.1f} is drawn from max(p − q, 0), and the "
-            "sum is p; drawn from p, the law is off by {total_variation:.2f}."
+            "Accepted drafts give min(p, q). The missing {rejected:.1f} must be drawn from max(p − "
+            "q, 0); then the sum is p. Drawn from p, the distribution is off by "
+            "{total_variation:.2f}."
         ),
         sources=(LEVIATHAN, CHEN),
     ),
@@ -120,11 +127,11 @@ QUESTIONS = (
         prompt="How many tokens does a cycle emit on average, at α = 0.8 (i.i.d.) and γ = 4?",
         answer="tokens",
         tolerance=0.02,
-        slips={
-            "γα is taken: drafts behind a rejection do not count": "all_tried",
-            "the bonus or correction token is forgotten": "without_bonus",
-            "γ is taken for the number of tokens": "ceiling",
-            "every draft is taken to be accepted": "all_and_bonus",
+        mistakes={
+            "you take γα (but drafts after a rejection do not count)": "all_tried",
+            "you forget the bonus or correction token": "without_bonus",
+            "you take γ as the number of tokens": "ceiling",
+            "you assume that every draft is accepted": "all_and_bonus",
         },
         worked=tokens_per_cycle,
         in_short="(1 − 0.8⁵) / 0.2 = {tokens:.2f}, the bonus token included.",
@@ -133,17 +140,19 @@ QUESTIONS = (
     Question(
         id="speedup",
         section=SECTION,
-        prompt="α = 0.8, γ = 4, and a draft step costs c = 0.05 plain steps: the speedup?",
+        prompt="α = 0.8, γ = 4, and a draft step takes c = 0.05 plain steps. What is the speedup?",
         answer="speedup",
         unit="×",
         tolerance=0.02,
-        slips={
-            "the bound over all γ, 1/(1 − α), is taken for a prediction": "supremum",
-            "the drafts are free": "free_draft",
-            "the bonus token is forgotten": "no_bonus",
+        mistakes={
+            "you take the bound over all γ, 1/(1 − α), as a prediction": "supremum",
+            "you forget the time of drafting": "free_draft",
+            "you forget the bonus token": "no_bonus",
         },
         worked=speedup,
-        in_short="{tokens:.2f} / {cycle:.1f} = {speedup:.2f}×; {supremum:.0f}× bounds it.",
+        in_short=(
+            "{tokens:.2f} / {cycle:.1f} = {speedup:.2f}×; the bound over all γ is {supremum:.0f}×."
+        ),
         sources=(f"{LEVIATHAN}, theorem 3.8",),
     ),
     Question(
@@ -152,17 +161,17 @@ QUESTIONS = (
         prompt="Which γ is best at α = 0.8 and c = 0.05?",
         answer="gamma",
         tolerance=0.13,
-        slips={
-            "γ = 1/(1 − α) is taken for the optimum": "one_over_rejection",
-            "drafts are added while survival exceeds c: it must exceed c × speedup": (
+        mistakes={
+            "you take γ = 1/(1 − α) as the optimum": "one_over_rejection",
+            "you add drafts while survival exceeds c (it must exceed c × speedup)": (
                 "forgot_speedup"
             ),
-            "as many as possible are drafted": "largest",
+            "you draft as many tokens as possible": "largest",
         },
         worked=optimal_gamma,
         in_short=(
-            "Add a draft while α^(γ+1) > c S: {gamma:.0f}, and {least_tied:.0f} to "
-            "{most_tied:.0f} are as good to 2 %."
+            "Add a draft while α^(γ+1) > c S: γ = {gamma:.0f}. Every γ from {least_tied:.0f} to "
+            "{most_tied:.0f} is as good to 2 %."
         ),
         sources=(LEVIATHAN,),
     ),
@@ -172,16 +181,16 @@ QUESTIONS = (
         prompt="An engine at γ = 5 logs that 54 % of its drafted tokens are accepted. What is α?",
         answer="alpha",
         tolerance=0.02,
-        slips={
-            "accepted / drafted is taken for α": "rate",
-            "the bonus token is left out of the tokens per cycle": "bonus_forgotten",
-            "tokens per cycle are divided by γ": "tokens_over_gamma",
-            "tokens per cycle are divided by the rows": "tokens_over_rows",
+        mistakes={
+            "you take accepted / drafted as α": "rate",
+            "you forget the bonus token in the tokens per cycle": "bonus_forgotten",
+            "you divide the tokens per cycle by γ": "tokens_over_gamma",
+            "you divide the tokens per cycle by γ + 1": "tokens_over_rows",
         },
         worked=alpha_from_a_log,
         in_short=(
-            "τ = 1 + 5 × 0.54 = {tokens:.2f}, hence α = {alpha:.2f}; read as α, 0.54 would promise "
-            "{tokens_if_rate_were_alpha:.1f} tokens per cycle."
+            "τ = 1 + 5 × 0.54 = {tokens:.2f}, so α = {alpha:.2f}. If α were 0.54, a cycle would "
+            "emit {tokens_if_rate_were_alpha:.1f} tokens."
         ),
         sources=("vLLM, SGLang and llama.cpp log accepted / drafted",),
     ),

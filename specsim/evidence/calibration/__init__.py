@@ -1,8 +1,10 @@
-"""Probe timings -> a System, with its fit error.
+"""Timings of probes on this machine -> a fitted System, with its fit error.
 
-`laps` fits stacks of products, attention and decoding cycles, which is all that a CPU needs;
-`kernels` fits a GPU's products and attention one by one, in tables, before the same laps; `files`
-writes and reads the result.
+| module | what it does |
+|---|---|
+| `timings` | fits a CPU: stacks of matrix products, attention, the stages of decoding cycles |
+| `kernels` | fits a GPU: each matrix product and attention kernel in a table, then the stages |
+| `files` | writes and reads a calibration file |
 """
 
 from specsim.evidence.calibration.files import from_json, load, to_json
@@ -13,12 +15,12 @@ from specsim.evidence.calibration.kernels import (
     fit_kernels,
     probes_to_json,
 )
-from specsim.evidence.calibration.laps import (
+from specsim.evidence.calibration.timings import (
     AttentionProbe,
     Calibration,
-    LapProbe,
     LinearProbe,
     Probes,
+    StageProbe,
     attention_rates,
     explained,
     fit,
@@ -34,10 +36,10 @@ __all__ = [
     "CacheProbe",
     "Calibration",
     "KernelProbes",
-    "LapProbe",
     "LinearProbe",
     "Probes",
     "ProductProbe",
+    "StageProbe",
     "attention_rates",
     "explained",
     "fit",

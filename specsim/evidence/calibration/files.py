@@ -1,4 +1,4 @@
-"""A calibration as a file."""
+"""A calibration as a JSON file."""
 
 import json
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from specsim.checks import SpecsimError, require_positive
-from specsim.evidence.calibration.laps import Calibration
+from specsim.evidence.calibration.timings import Calibration
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Precision
 
-TABLES = ("weight_efficiency", "kv_efficiency")  # what may be a table instead of a number
+TABLES = ("weight_efficiency", "kv_efficiency")  # each may be a table instead of a number
 
 
 def to_json(calibration: Calibration) -> dict[str, Any]:
-    """Plain data that `from_json` reads back."""
+    """A calibration as plain data, which `from_json` reads back."""
     system, engine = calibration.system, calibration.system.engine
     values = {name: getattr(engine, name) for name in Engine.__dataclass_fields__}
     constants = {
@@ -37,6 +37,7 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
 
 
 def value_to_json(value: float | str | EfficiencyTable) -> Any:
+    """One constant of an engine as plain data: a table becomes an object of lists."""
     if not isinstance(value, EfficiencyTable):
         return value
     table = {name: getattr(value, name).tolist() for name in ("pass_bytes", "rows", "values")}
@@ -44,6 +45,7 @@ def value_to_json(value: float | str | EfficiencyTable) -> Any:
 
 
 def table_from_json(value: Any) -> Any:
+    """A constant as `value_to_json` wrote it: an object becomes a table again."""
     if not isinstance(value, Mapping):
         return value
     pass_bytes, rows, values = (
@@ -53,7 +55,7 @@ def table_from_json(value: Any) -> Any:
 
 
 def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration:
-    """Raises SpecsimError, naming the file, where `data` is not a calibration."""
+    """The calibration in `data`; SpecsimError with the file's `name` if `data` is not one."""
     try:
         engine = dict(data["engine"])
         engine |= {name: table_from_json(engine[name]) for name in TABLES}
@@ -76,7 +78,7 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
 
 
 def load(path: str | Path) -> Calibration:
-    """Read a calibration file; SpecsimError if there is none or it is not one."""
+    """Read a calibration file; SpecsimError if it is missing or is not a calibration."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,16 +1,18 @@
-"""A GPU's kernels, probed one by one -> a System.
+"""Timings of a GPU's kernels, one by one -> a System.
 
-On a GPU what a product reaches depends on its own matrix and rows, and what attention reaches on
-how many caches it reads at once, not on the size of the pass. So both become tables of kernels:
+On a GPU the bandwidth of a matrix product depends on its own matrix and rows, and the bandwidth of
+attention on the number of caches that it reads at once. Neither depends on the size of the pass. So
+both become tables over kernels:
 
-1. products     time per byte by bytes of the matrix and rows; matrices of equal bytes and different
-                form are averaged geometrically
-2. attention    time per byte by bytes of one stream (the cache of one key-value head of one
-                sequence) and streams, at one row; what wide passes take beyond it is arithmetic
-3. laps         of decoding cycles, in the mode that is calibrated: what is left, as in `laps`; in
-                eager mode the launches instead, where they take longer than the kernels
+1. products     time per byte, by bytes of the matrix and rows; matrices with the same bytes and
+                different sides are averaged geometrically
+2. attention    time per byte, by bytes of one stream (the cache of one key-value head of one
+                sequence) and number of streams, at one row; the further time of passes with many
+                rows is arithmetic
+3. stages       of decoding cycles, in the mode that is calibrated: the remaining time, fitted as in
+                `timings`; in eager mode the launches, where they take longer than the kernels
 
-The times of kernels are those of a kernel within a CUDA graph of many, launch gap included.
+Each kernel is timed inside a CUDA graph of many, so its time includes the gap between two launches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +22,17 @@ from typing import Any
 import numpy as np
 
 from specsim.checks import SpecsimError
-from specsim.evidence.calibration.laps import Calibration, LapProbe, with_overheads
+from specsim.evidence.calibration.timings import Calibration, StageProbe, with_overheads
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import precision
 
-WIDE = 17  # rows from which attention's arithmetic shows
+WIDE = 17  # rows from which the arithmetic of attention can take longer than its bytes
+JSON_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a probes file
 
 
 @dataclass(frozen=True, slots=True)
 class ProductProbe:
-    """(rows, inputs) times an (inputs, outputs) matrix of `weight_bytes` took `seconds`."""
+    """(rows, inputs) times an (inputs, outputs) matrix of `weight_bytes`, in `seconds`."""
 
     inputs: int
     outputs: int
@@ -40,7 +43,7 @@ class ProductProbe:
 
 @dataclass(frozen=True, slots=True)
 class CacheProbe:
-    """Attention of `rows` per sequence over `context` tokens of `streams` caches took `seconds`."""
+    """Attention of `rows` per sequence over `streams` caches of `context` tokens, in `seconds`."""
 
     streams: int
     context: int
@@ -52,27 +55,34 @@ class CacheProbe:
 
 @dataclass(frozen=True, slots=True)
 class KernelProbes:
-    """Everything that was timed on a GPU. `reads` are (bytes, seconds) of reading a buffer over and
-    over; `small` are seconds by name: launch gaps, sampling, the host's round trip. `laps` are by
-    mode."""
+    """All timings of one GPU.
+
+    `reads` holds (bytes, seconds) of reading one buffer again and again. `small` holds seconds by
+    name: launch gaps, sampling, the host's round trip. `stages` holds the cycles' stages by mode.
+    `chunked_from` is the shortest window, in slots, that attention read in chunks in `caches` and
+    `stages`: the decoder that is predicted must read in chunks from there too.
+    """
 
     machine: str
     precision: str
     reads: tuple[tuple[float, float], ...]
     products: tuple[ProductProbe, ...]
     caches: tuple[CacheProbe, ...]
-    laps: Mapping[str, tuple[LapProbe, ...]]
+    stages: Mapping[str, tuple[StageProbe, ...]]
     small: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
-    host_ahead: bool = False  # the device is not the host: eager launches run ahead of it
+    host_ahead: bool = False  # the device is not the host: eager launches run ahead of the device
+    chunked_from: int | None = None
 
 
 def fit_kernels(
     probes: KernelProbes, mode: str, environment: Mapping[str, Any] | None = None
 ) -> Calibration:
-    """The System that explains the probes in `mode`; SpecsimError if its laps were not timed."""
-    if mode not in probes.laps:
-        raise SpecsimError(f"no laps in mode {mode!r}; there are: {', '.join(probes.laps)}")
+    """The System that fits the probes in `mode`; SpecsimError if that mode was not timed."""
+    if mode not in probes.stages:
+        raise SpecsimError(
+            f"no cycles were timed in mode {mode!r}; choose one of {', '.join(probes.stages)}"
+        )
     stored = precision(probes.precision)
     bandwidth = sustained(probes.reads)
     rate = max(2.0 * p.rows * p.inputs * p.outputs / p.seconds for p in probes.products)
@@ -86,19 +96,19 @@ def fit_kernels(
         confidence="measured",
     )
     rates = {stored.math: rate, "bf16": rate, "fp32": rate}  # attention multiplies activations
-    chip = Accelerator(probes.machine, bandwidth, rates, probes.memory_bytes)
+    gpu = Accelerator(probes.machine, bandwidth, rates, probes.memory_bytes)
     ahead = probes.host_ahead and mode == "eager"
-    return with_overheads(System(chip, engine, stored), probes.laps[mode], environment, ahead)
+    return with_overheads(System(gpu, engine, stored), probes.stages[mode], environment, ahead)
 
 
 def sustained(reads: Sequence[tuple[float, float]]) -> float:
-    """Bytes per second of the largest reads: those that no cache holds."""
+    """Bytes per second of the largest reads, which are too large for every cache."""
     largest = max(size for size, _ in reads)
     return max(size / seconds for size, seconds in reads if size >= largest / 4)
 
 
 def product_table(probes: Sequence[ProductProbe], bandwidth: float) -> EfficiencyTable:
-    """Achieved over sustained bandwidth by bytes of the matrix and rows."""
+    """Achieved / sustained bandwidth, by bytes of the matrix and rows."""
     sizes = sorted({p.weight_bytes for p in probes})
     rows = sorted({p.rows for p in probes})
     logs: dict[tuple[float, int], list[float]] = {}
@@ -109,9 +119,10 @@ def product_table(probes: Sequence[ProductProbe], bandwidth: float) -> Efficienc
 
 
 def cache_table(probes: Sequence[CacheProbe], bandwidth: float) -> EfficiencyTable:
-    """Achieved over sustained bandwidth by bytes of a stream and streams, at one row.
+    """Achieved / sustained bandwidth, by bytes of a stream and number of streams, at one row.
 
-    Where streams times context did not fit, the rate of the longest context that did holds.
+    Where streams x context did not fit into memory, the rate of the longest context that did fit is
+    used.
     """
     narrow = {(p.context, p.streams): p for p in probes if p.rows == 1}
     contexts = sorted({context for context, _ in narrow})
@@ -130,8 +141,11 @@ def cache_table(probes: Sequence[CacheProbe], bandwidth: float) -> EfficiencyTab
 
 
 def attention_rate(probes: Sequence[CacheProbe]) -> float:
-    """FLOP/s of attention where many rows make it wait for arithmetic: the median over the probes
-    of WIDE rows and more that take longer than one row does; the best rate seen where none does."""
+    """FLOP/s of attention when arithmetic limits it.
+
+    The median over the probes of at least WIDE rows that take longer than one row; the highest rate
+    of all probes if no probe does.
+    """
     narrow = {(p.context, p.streams): p.seconds for p in probes if p.rows == 1}
     wide = [
         p.flops / p.seconds
@@ -142,5 +156,9 @@ def attention_rate(probes: Sequence[CacheProbe]) -> float:
 
 
 def probes_to_json(probes: KernelProbes) -> dict[str, Any]:
-    """Plain data, so that a machine's timings can be fitted again without the machine."""
-    return {"schema_version": 1, "kind": "kernel-probes"} | asdict(probes)
+    """All timings as plain data, so that they can be fitted again without the machine."""
+
+    def named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {JSON_NAMES.get(name, name): value for name, value in fields}
+
+    return {"schema_version": 1, "kind": "kernel-probes"} | asdict(probes, dict_factory=named)

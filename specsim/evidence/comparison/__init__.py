@@ -1,23 +1,25 @@
-"""Measured points beside their predictions, until every factor of the difference has a name.
+"""Measured points compared with their predictions; every factor of the difference has a name.
 
-`points` compares one measured point with one prediction, `lenses` are the three predictions that
-every point gets (calibrated on probes, catalog constants alone, ideal), `summaries` say how wrong
-each is: over a part, and over the points that were reserved. `folders` reads the points of a
-machine, and `checks` says in which order to look for the cause of a difference.
+| module | what it does |
+|---|---|
+| `points` | compares one measured point with one prediction, factor by factor |
+| `predictors` | three predictors for each point: calibrated, catalog constants, ideal roofline |
+| `summaries` | the errors of a predictor over many points, and over the reserved ones |
+| `folders` | reads the measured files of a machine, with its calibration |
+| `findings` | what to look at, and in which order, if prediction and measurement disagree |
 """
 
-from specsim.evidence.comparison.findings import Check, checks
+from specsim.evidence.comparison.findings import Suspect, find_suspects
 from specsim.evidence.comparison.folders import (
     MeasuredMachine,
-    beside,
+    calibration_of,
     calibrations,
+    compare_points,
     measured_machine,
     measured_machines,
     measurement_files,
-    through,
 )
 from specsim.evidence.comparison.points import (
-    PARTS,
     Comparison,
     Part,
     compare,
@@ -27,33 +29,32 @@ from specsim.evidence.comparison.points import (
     predict_point,
     to_rows,
 )
-from specsim.evidence.comparison.predictors import Lens, lenses
+from specsim.evidence.comparison.predictors import Predictor, predictors_for
 from specsim.evidence.comparison.summaries import Errors, Summary, misses, regrets, summarise
 
 __all__ = [
-    "PARTS",
-    "Check",
     "Comparison",
     "Errors",
-    "Lens",
     "MeasuredMachine",
     "Part",
+    "Predictor",
     "Summary",
-    "beside",
+    "Suspect",
+    "calibration_of",
     "calibrations",
-    "checks",
     "compare",
+    "compare_points",
     "factors",
+    "find_suspects",
     "is_predicted",
-    "lenses",
     "measured_machine",
     "measured_machines",
     "measurement_files",
     "median_errors",
     "misses",
     "predict_point",
+    "predictors_for",
     "regrets",
     "summarise",
-    "through",
     "to_rows",
 ]

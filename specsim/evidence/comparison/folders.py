@@ -1,5 +1,7 @@
-"""Folders of measurements, as `python -m reference measure` writes them: the files of a machine,
-the calibration beside them, and every point through every lens.
+"""Folders of measured files, as `python -m reference measure` writes them.
+
+A folder holds the files of one machine and its calibration. Every point is compared with every
+predictor.
 """
 
 from collections.abc import Sequence
@@ -10,85 +12,89 @@ from specsim.checks import SpecsimError
 from specsim.evidence import calibration
 from specsim.evidence.calibration import Calibration
 from specsim.evidence.comparison.points import Comparison, compare, is_predicted
-from specsim.evidence.comparison.predictors import Lens, lenses
+from specsim.evidence.comparison.predictors import Predictor, predictors_for
 from specsim.evidence.measurement import Environment, Measurement, Point
 
-OF_THE_MACHINE = ("calibration", "probes")  # files beside the measurements
+OTHER_FILES = ("calibration", "probes")  # beginnings of the names of files without points
 MODES = ("eager", "cuda-graphs", "compiled")
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredMachine:
-    """A folder's machine, and its points beside their predictions, by lens."""
+    """The machine of one folder, and its points compared with each predictor, by its name."""
 
     environment: Environment
-    by_lens: dict[str, list[Comparison]]
+    by_predictor: dict[str, list[Comparison]]
 
     @property
     def is_gpu(self) -> bool:
+        """Whether the points were measured on a GPU."""
         return self.environment.driver is not None
 
 
 def measured_machines(root: str | Path) -> list[MeasuredMachine]:
-    """Every machine whose folder, with its calibration, lies in `root`; none where there is none.
+    """The machines of all folders in `root` that hold a calibration and a measured file.
 
-    Raises SpecsimError for a file in such a folder that cannot be read.
+    Raises SpecsimError if a file in such a folder cannot be read.
     """
     return [
-        measured_machine(place.parent)
-        for place in sorted(Path(root).glob("*/calibration.json"))
-        if any(is_measurement(file) for file in place.parent.glob("*.json"))
+        measured_machine(file.parent)
+        for file in sorted(Path(root).glob("*/calibration.json"))
+        if any(is_measurement(each) for each in file.parent.glob("*.json"))
     ]
 
 
 def measured_machine(folder: Path) -> MeasuredMachine:
-    """The machine of one folder; SpecsimError where no measurement or calibration is in it."""
-    by_lens: dict[str, list[Comparison]] = {}
+    """The machine of one folder; SpecsimError if it has no measured file or no calibration."""
+    by_predictor: dict[str, list[Comparison]] = {}
     for path in measurement_files([folder]):
         measurement = Measurement.read(path)
-        found = calibrations(beside(path, measurement), False)
-        for lens in lenses(found, measurement.environment.device):
-            by_lens.setdefault(lens.name, []).extend(through(lens, measurement.points))
-    return MeasuredMachine(measurement.environment, by_lens)
+        found = calibrations(calibration_of(path, measurement), False)
+        for predictor in predictors_for(found, measurement.environment.device):
+            compared = compare_points(predictor, measurement.points)
+            by_predictor.setdefault(predictor.name, []).extend(compared)
+    return MeasuredMachine(measurement.environment, by_predictor)
 
 
-def through(lens: Lens, points: Sequence[Point]) -> list[Comparison]:
-    """The points that a lens has a System for, beside its predictions."""
+def compare_points(predictor: Predictor, points: Sequence[Point]) -> list[Comparison]:
+    """Compare the points that `predictor` has a System for with its predictions."""
     return [
         compare(point, system)
         for point in points
-        if is_predicted(point) and (system := lens.system(point)) is not None
+        if is_predicted(point) and (system := predictor.system(point)) is not None
     ]
 
 
 def is_measurement(file: Path) -> bool:
-    """Whether a file in a machine's folder is one of points, by its name."""
-    return not file.name.startswith(OF_THE_MACHINE)
+    """Whether a file in a machine's folder holds measured points, by its name."""
+    return not file.name.startswith(OTHER_FILES)
 
 
 def measurement_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the measurement files of the folders named."""
+    """The given files, and the measured files of the given folders; SpecsimError if none."""
     files = []
     for path in paths:
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]
         files += [file for file in found if path.is_file() or is_measurement(file)]
     if not files:
-        raise SpecsimError(f"no measurement files in {', '.join(map(str, paths))}")
+        raise SpecsimError(f"no measured files in {', '.join(map(str, paths))}")
     return files
 
 
-def beside(path: Path, measurement: Measurement) -> Path:
-    """The calibration that a measurement names, or that lies beside it."""
-    place = path.parent / (measurement.calibration or "calibration.json")
-    if not place.is_file():
-        raise SpecsimError(f"{path} comes with no calibration; give one: --engine calibration.json")
-    return place
+def calibration_of(path: Path, measurement: Measurement) -> Path:
+    """The path of the calibration that a measured file names, or of the one in its folder."""
+    file = path.parent / (measurement.calibration or "calibration.json")
+    if not file.is_file():
+        raise SpecsimError(f"{path} has no calibration {file}; give one: --engine calibration.json")
+    return file
 
 
-def calibrations(place: Path, alone: bool) -> dict[str, Calibration]:
-    """By mode: the calibration at `place`, and unless it is to stand `alone` those beside it that
-    say which mode they are of. One that does not say holds for every mode."""
-    files = [place] if alone else [place, *sorted(place.parent.glob("calibration-*.json"))]
+def calibrations(path: Path, alone: bool) -> dict[str, Calibration]:
+    """Calibrations by mode: the one at `path` and, unless `alone`, the others of its folder.
+
+    A calibration that names no mode, or stands alone, is used for every mode.
+    """
+    files = [path] if alone else [path, *sorted(path.parent.glob("calibration-*.json"))]
     found: dict[str, Calibration] = {}
     for file in files:
         loaded = calibration.load(file)

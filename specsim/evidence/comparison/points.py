@@ -1,14 +1,16 @@
-"""One measured point beside one prediction.
+"""One measured point compared with one prediction.
 
-The ratio measured ÷ predicted speedup is taken apart by replacing predicted parts by measured ones
-in a fixed order: tokens per cycle, draft, verification, overhead, baseline. Each replacement gives
-a factor and the factors multiply out. A machine that has become slower since it was calibrated
-stretches the cycle and the baseline alike: that cancels in a speedup, and its factor on a time is
-the point's `drift`, measured beside it.
+The ratio measured ÷ predicted speedup is split into factors. Predicted parts are replaced by
+measured ones in a fixed order: tokens per cycle, draft, verification, overhead, baseline. Each
+replacement gives one factor, and the product of the factors is the ratio.
+
+If the machine has become slower since its calibration, the cycle and the baseline both take longer.
+That cancels in a speedup. For a time it is a factor of its own, the point's `drift`, which was
+measured next to the point.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,40 +19,32 @@ from specsim.checks import SpecsimError
 from specsim.drafting import Drafter, DraftModel, Lookup
 from specsim.evidence.measurement import Point
 from specsim.hardware import System
-from specsim.prediction import Prediction
+from specsim.prediction import QUANTITIES, Prediction
 from specsim.speculation import predict
-
-PARTS = (
-    "step_s",
-    "draft_step_s",
-    "verify_step_s",
-    "overhead_s",
-    "cycle_s",
-    "tokens_per_cycle",
-    "speedup",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One quantity, predicted and measured, in the unit of its name."""
+    """One quantity, predicted and measured, in the unit of its name; `low`, `high`: 80 % band."""
 
     name: str
     predicted: float
     measured: float
-    low: float | None = None  # the 80 % band of the prediction
+    low: float | None = None
     high: float | None = None
 
     @property
     def error(self) -> float:
-        """Relative: +0.1 is a prediction 10 % above the measurement."""
+        """The relative error: +0.1 is a prediction 10 % above the measurement."""
         return self.predicted / self.measured - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything about one measured point: its parts by name, and the factors of measured ÷
-    predicted speedup."""
+    """One measured point with its parts by name and the factors of measured ÷ predicted speedup.
+
+    `factors` is empty for a point that times a given width, which has no speedup.
+    """
 
     point: Point
     parts: dict[str, Part]
@@ -58,26 +52,26 @@ class Comparison:
 
     @property
     def gamma(self) -> int:
+        """The tokens drafted per cycle."""
         return self.point.scenario.gamma
 
     @property
     def drift(self) -> float:
-        """How much slower the machine was than at calibration; 1 where nobody looked."""
+        """How much slower the machine was than at calibration; 1.0 if that was not measured."""
         return 1.0 if self.point.drift is None else self.point.drift
 
     def error(self, name: str, drift_divided: bool = False) -> float:
-        """The relative error of a part; of a time, if asked, with the machine's drift taken out of
-        the measurement."""
+        """The relative error of a part; `drift_divided`: of a time, without the drift."""
         part = self.parts[name]
         stretch = self.drift if drift_divided and name.endswith("_s") else 1.0
         return part.predicted * stretch / part.measured - 1
 
     @property
     def culprit(self) -> str:
-        """The factor that does most to the time or the speedup of this point."""
+        """The factor that changes the time or the speedup of this point most."""
         if self.gamma and self.factors:
             found = dict(self.factors)
-        else:  # a time, which drift does not leave alone
+        else:  # a time, which drift changes too
             part = "verify_step_s" if self.gamma else "step_s"
             named = "verification" if self.gamma else "baseline"
             found = {named: 1 / (1 + self.error(part, True)), "machine drift": self.drift}
@@ -85,7 +79,7 @@ class Comparison:
 
 
 def is_predicted(point: Point) -> bool:
-    """Whether a point is of our own decoder: a peer's has nothing to predict it from."""
+    """Whether the point is of our own decoder: the transformers library has no prediction."""
     return not point.scenario.method.startswith("transformers-")
 
 
@@ -93,47 +87,51 @@ def drafter(point: Point) -> Drafter | None:
     """The drafting method of a point, as `reference` runs it."""
     scenario = point.scenario
     if scenario.method == "n-gram":
-        return Lookup(hit=1.0, pad=True)  # searched on the device; a miss is padded
+        return Lookup(hit=1.0, pad=True)  # searched on the device; without a match it pads
     if scenario.method == "given":
         return Lookup(hit=1.0, host_s=0.0, pad=True)
     if scenario.draft is None:
         return None
-    # an early exit drafts in the target's own cache, where nothing is to be caught up with
+    # an early exit drafts with the target's own cache, which lacks no token
     return DraftModel(scenario.draft, catch_up="none" if scenario.method == "early-exit" else "row")
 
 
 def predict_point(point: Point, system: System) -> Prediction:
-    """The prediction of a point's scenario on `system`, from the survival that was estimated on
-    other prompts."""
-    scenario, law, tokens = point.scenario, None, None
-    if scenario.method == "given":  # a width, not an acceptance
+    """The prediction of a point's scenario on `system`, from its `calibration_survival`."""
+    scenario, acceptance, tokens = point.scenario, None, None
+    if scenario.method == "given":  # it times a width; acceptance has no meaning
         tokens = 1.0
     elif scenario.gamma:
         if point.calibration_survival is None:
             raise SpecsimError(
-                f"the point {label(point)} has no calibration_survival: there is nothing "
-                "to predict its acceptance from"
+                f"the point {label(point)} has no calibration_survival, from which its "
+                "acceptance is predicted"
             )
-        law = PerPosition(point.calibration_survival)
+        acceptance = PerPosition(point.calibration_survival)
     return predict(
         scenario.target,
         drafter(point),
         system.with_precision(scenario.precision),
         gamma=scenario.gamma,
-        acceptance=law,
+        acceptance=acceptance,
         tokens_per_cycle=tokens,
         batch=scenario.batch,
-        context=max(scenario.context, scenario.allocated_context),  # the bytes that are moved
+        context=max(scenario.context, scenario.allocated_context),  # all bytes that are read
         tokens_error=point.tokens_error,
     )
 
 
 def label(point: Point) -> str:
+    """The name of a point in messages."""
     return point.name or f"gamma={point.scenario.gamma}"
 
 
 def compare(point: Point, system: System) -> Comparison:
-    """One point beside its prediction."""
+    """One point compared with its prediction on `system`.
+
+    Raises SpecsimError for a point that lacks a time, its tokens per cycle, or the survival to
+    predict from.
+    """
     prediction = predict_point(point, system)
     if (
         point.step_s is None
@@ -149,22 +147,21 @@ def compare(point: Point, system: System) -> Comparison:
         "verify_step_s": point.verify_step_s.median,
     }
     if not is_width:
-        tokens = point.tokens_per_cycle if gamma else 1.0
-        if tokens is None:
+        tokens, speedup = point.tokens_per_cycle if gamma else 1.0, point.speedup
+        if tokens is None or speedup is None:
             raise SpecsimError(f"the point {label(point)} has no tokens_per_cycle")
         measured |= {
             "overhead_s": point.host_s.median,
             "cycle_s": point.cycle_s.median,
             "tokens_per_cycle": tokens,
-            "speedup": tokens * point.step_s.median / point.cycle_s.median,
+            "speedup": speedup.median,
         }
         if point.draft_step_s is not None:
-            # the first pass of a cycle reads two rows; what is measured is the mean over the
-            # cycle's passes
+            # the mean over the passes of a cycle; the first of them reads two rows
             measured["draft_step_s"] = point.draft_step_s.median
     band = prediction.band
     parts = {}
-    for name in PARTS:
+    for name in QUANTITIES:
         if name not in measured:
             continue
         predicted = (
@@ -183,11 +180,10 @@ def compare(point: Point, system: System) -> Comparison:
 
 
 def factors(parts: dict[str, Part], gamma: int, drift: float = 1.0) -> dict[str, float]:
-    """Measured ÷ predicted speedup as a product: what each part's error does to it, replaced in
-    this order.
+    """The factors of measured ÷ predicted speedup, in the order of replacement.
 
-    Predicted times are first stretched by `drift`, which all of them share and which therefore
-    cancels in the product: no part is blamed for it.
+    All predicted times are first multiplied by `drift`. That cancels in the product, so the drift
+    does not appear in the factor of any part.
     """
     tokens, step = parts["tokens_per_cycle"], parts["step_s"]
     predicted = {
@@ -195,35 +191,32 @@ def factors(parts: dict[str, Part], gamma: int, drift: float = 1.0) -> dict[str,
         for name, part in parts.items()
     }
     measured = {name: part.measured for name, part in parts.items()}
-    # the three laps of a cycle, so that they add up to it
-    laps_predicted = {
-        "draft": gamma * predicted.get("draft_step_s", 0.0),
-        "verification": predicted["verify_step_s"],
-    }
-    laps_measured = {
-        "draft": gamma * measured.get("draft_step_s", 0.0),
-        "verification": measured["verify_step_s"],
-    }
-    for laps, cycle in (
-        (laps_predicted, predicted["cycle_s"]),
-        (laps_measured, measured["cycle_s"]),
-    ):
-        laps["overhead"] = cycle - sum(laps.values())
+    stages, measured_stages = stages_of(predicted, gamma), stages_of(measured, gamma)
     result = {"tokens per cycle": tokens.measured / tokens.predicted}
-    laps = dict(laps_predicted)
-    for name in ("draft", "verification", "overhead"):
-        before = sum(laps.values())
-        laps[name] = laps_measured[name]
-        result[name] = before / sum(laps.values())
+    for name, seconds in measured_stages.items():
+        before = sum(stages.values())
+        stages[name] = seconds
+        result[name] = before / sum(stages.values())
     result["baseline"] = step.measured / predicted["step_s"]
     return result
+
+
+def stages_of(seconds: Mapping[str, float], gamma: int) -> dict[str, float]:
+    """The stages of a cycle, seconds, which add up to it: the remaining time is overhead."""
+    stages = {
+        "draft": gamma * seconds.get("draft_step_s", 0.0),
+        "verification": seconds["verify_step_s"],
+    }
+    return stages | {"overhead": seconds["cycle_s"] - sum(stages.values())}
 
 
 def median_errors(
     comparisons: Sequence[Comparison], drift_divided: bool = False
 ) -> dict[str, float]:
-    """The median absolute relative error of every part over the points that have it; of times, if
-    asked, with the machine's drift taken out."""
+    """The median absolute relative error of every part, over the points that have it.
+
+    `drift_divided`: the errors of times without the machine's drift.
+    """
     errors: dict[str, list[float]] = {}
     for comparison in comparisons:
         for name in comparison.parts:
@@ -233,7 +226,7 @@ def median_errors(
 
 
 def to_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Plain data: a row per point and part."""
+    """Plain data: one row for each part of each point."""
     return [
         {
             "name": comparison.point.name,

@@ -1,13 +1,13 @@
-"""The three predictions that every measured point gets.
+"""Three predictors for every measured point.
 
-| lens | what it has seen |
+| predictor | what it is made from |
 |---|---|
-| calibrated | probes on this machine, of shapes that are not predicted |
-| catalog | the chip's datasheet and an engine's constants, fitted to published rows or assumed |
-| ideal | the chip's datasheet alone: the roofline |
+| calibrated | probes on this machine, of models that are not predicted |
+| catalog | the datasheet, and an engine's constants (fitted to published rows, or assumed) |
+| ideal | the accelerator's datasheet alone: the roofline |
 
-Where the catalog knows no such chip, `catalog` is left out and `ideal` is the roofline of the
-bandwidth and the arithmetic that the probes found.
+If the catalog does not have the accelerator, there is no `catalog` predictor, and `ideal` is the
+roofline of the bandwidth and the FLOP/s that the probes measured.
 """
 
 import re
@@ -23,46 +23,46 @@ ENGINE_OF = {"eager": "torch-eager", "cuda-graphs": "cuda-graphs", "compiled": "
 
 
 @dataclass(frozen=True, slots=True)
-class Lens:
-    """A named way to predict: a System for each mode of execution."""
+class Predictor:
+    """A named way to predict: one System for each mode of execution."""
 
     name: str
     systems: Mapping[str, System]
 
     def system(self, point: Point) -> System | None:
-        """What predicts a point; None where its mode was not calibrated."""
+        """The System that predicts a point; None if the point's mode was not calibrated."""
         return self.systems.get(point.scenario.mode)
 
 
-def lenses(
+def predictors_for(
     calibrations: Mapping[str, Calibration], device: str, accelerator: str | None = None
-) -> list[Lens]:
-    """The lenses for measurements on `device`.
+) -> list[Predictor]:
+    """The predictors for measurements on `device`.
 
-    Arguments: `calibrations` by mode; `accelerator`, the catalog's name of the chip, found from the
-    device's own name if it is not given. Raises SpecsimError for an accelerator that is unknown.
+    Arguments: `calibrations` by mode; `accelerator`, the catalog's name of the device, which is
+    found from the name `device` if it is not given. Raises SpecsimError for an unknown accelerator.
     """
-    found = [Lens("calibrated", {mode: c.system for mode, c in calibrations.items()})]
-    chip = accelerator or catalog_name(device)
+    found = [Predictor("calibrated", {mode: c.system for mode, c in calibrations.items()})]
+    known = accelerator or catalog_name(device)
     precision = next(iter(calibrations.values())).system.precision.name
-    if chip is not None:
-        by_mode = {mode: system(chip, name, precision) for mode, name in ENGINE_OF.items()}
-        ideal = system(chip, "ideal", precision)
-        found.append(Lens("catalog", by_mode))
-        found.append(Lens("ideal", dict.fromkeys(ENGINE_OF, ideal)))
+    if known is not None:
+        by_mode = {mode: system(known, name, precision) for mode, name in ENGINE_OF.items()}
+        ideal = system(known, "ideal", precision)
+        found.append(Predictor("catalog", by_mode))
+        found.append(Predictor("ideal", dict.fromkeys(ENGINE_OF, ideal)))
     else:
         measured = next(iter(calibrations.values())).system
         ideal = replace(measured, engine=Engine("ideal"))
-        found.append(Lens("ideal", dict.fromkeys(ENGINE_OF, ideal)))
+        found.append(Predictor("ideal", dict.fromkeys(ENGINE_OF, ideal)))
     return found
 
 
 def catalog_name(device: str) -> str | None:
-    """The catalog's accelerator that a device's own name means: "NVIDIA H200" is h200-sxm.
+    """The catalog's accelerator for the name of a device: "NVIDIA H200" is h200-sxm.
 
-    The name's first word must stand in the device's; of several, the one with most words there
-    (sxm and SXM4 are alike), then the shortest. Processors differ too much within a family: all
-    words of theirs must be there.
+    The first word of the catalog's name must be a word of the device's name. Of several such names,
+    the one with the most words in common is taken ("sxm" matches "SXM4"), then the shortest. The
+    CPUs of one family differ too much, so all words of a CPU's name must match.
     """
     words = re.findall(r"[a-z0-9]+", device.lower().replace("_", "-"))
 

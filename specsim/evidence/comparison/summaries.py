@@ -1,4 +1,4 @@
-"""How wrong a lens is over many points: medians, tails, bands, signs, and the gammas it picks."""
+"""A predictor's errors over many points: medians, tails, bands, signs, and the gammas it picks."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -7,38 +7,48 @@ from typing import Any
 
 import numpy as np
 
+from specsim.acceptance import Z80_SHORT
 from specsim.evidence.comparison.points import Comparison
 from specsim.prediction import INDISTINGUISHABLE
 
 SUMMED = ("step_s", "verify_step_s", "draft_step_s", "cycle_s", "tokens_per_cycle", "speedup")
-PAYS_BY = 0.03  # a speedup closer to 1 than this neither pays nor costs
-TAIL = 0.95
+PAYS_BY = 0.03  # a speedup closer to 1 than this counts as neither a gain nor a loss
+TAIL = 0.95  # the quantile that is called the tail
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Absolute relative errors of one quantity: the median, the 95th percentile, over how many
-    points, and the share of them inside their 80 % band (None without bands)."""
+    """Absolute relative errors of one quantity over `count` points.
+
+    `tail` is the 95th percentile; `covered` the share of measured values inside their 80 % band,
+    None if there is no band; `drift_divided` the median after the machine's drift is divided out.
+    """
 
     median: float
     tail: float
     count: int
     covered: float | None
-    drift_divided: float  # the median once the machine's drift is taken out
+    drift_divided: float
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one lens gets wrong over a set of points."""
+    """The errors of one predictor over a set of points.
+
+    `right_signs` of `signs` points are predicted correctly as a gain or as a loss; points whose
+    speedup is close to 1 are not counted. `right_tokens` of `tokens` points have their tokens per
+    cycle within 3 %, or within two standard errors.
+    """
 
     errors: dict[str, Errors]
     points: int
-    right_signs: int  # of `signs`: whether speculation pays, where it clearly does or does not
+    right_signs: int
     signs: int
-    right_tokens: int  # of `tokens`: tokens per cycle within 3 % or two standard errors
+    right_tokens: int
     tokens: int
 
     def to_json(self) -> dict[str, Any]:
+        """The summary as plain data."""
         return {
             "points": self.points,
             "right_signs": self.right_signs,
@@ -59,7 +69,7 @@ class Summary:
 
 
 def summarise(comparisons: Sequence[Comparison]) -> Summary:
-    """The errors of every quantity that the points have, each counted once per point."""
+    """The errors of every quantity that the points have; a point counts once for each."""
     errors = {}
     for name in SUMMED:
         chosen = [c for c in comparisons if counts(c, name)]
@@ -75,21 +85,25 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
 
 
 def tokens_tolerance(comparison: Comparison) -> float:
-    """Relative: 3 %, or two standard errors of prediction and measurement together."""
+    """The largest relative error of tokens per cycle that counts as right.
+
+    3 %, or two standard errors of prediction and measurement together.
+    """
     point, tokens = comparison.point, comparison.parts["tokens_per_cycle"].measured
-    predicted = point.tokens_error / 1.28  # the half-width of an 80 % band
+    predicted = point.tokens_error / Z80_SHORT
     measured = (point.tokens_per_cycle_error or 0.0) / tokens
     return max(0.03, 2 * float(np.hypot(predicted, measured)))
 
 
 def counts(comparison: Comparison, name: str) -> bool:
-    """Whether a quantity is a result of this point: a plain point has a step, others the rest."""
+    """Whether a quantity is a result of this point: `step_s` of plain ones, the rest of others."""
     if name not in comparison.parts:
         return False
     return (name == "step_s") == (comparison.gamma == 0)
 
 
 def errors_of(comparisons: Sequence[Comparison], name: str) -> Errors:
+    """The errors of one quantity over points that have it."""
     found = np.abs([c.error(name) for c in comparisons])
     without = np.abs([c.error(name, drift_divided=True) for c in comparisons])
     parts = [c.parts[name] for c in comparisons]
@@ -105,21 +119,24 @@ def errors_of(comparisons: Sequence[Comparison], name: str) -> Errors:
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """What the gamma that was predicted best loses against the one that was measured best."""
+    """The loss from choosing gamma by prediction: the best predicted against the best measured."""
 
     scenario: str
     predicted_gamma: int
     measured_gamma: int
-    lost: float  # 0.02: 2 % slower than the best
+    lost: float  # 0.02: the chosen gamma is 2 % slower than the best one
 
     @property
     def is_tie(self) -> bool:
+        """Whether the chosen gamma is within 2 % of the best one."""
         return self.lost <= INDISTINGUISHABLE
 
 
 def regrets(comparisons: Iterable[Comparison]) -> list[Regret]:
-    """A regret for every scenario of which two gammas or more were measured; plain decoding, gamma
-    0 at speedup 1, is one more that may be picked."""
+    """The regret of every scenario that was measured at two or more gammas.
+
+    Plain decoding (gamma 0, speedup 1) is one more choice.
+    """
     groups: dict[Any, list[Comparison]] = {}
     for comparison in comparisons:
         if comparison.gamma and "speedup" in comparison.parts:
@@ -138,15 +155,16 @@ def regrets(comparisons: Iterable[Comparison]) -> list[Regret]:
 
 
 def picked(members: Sequence[Comparison], by: Callable[[Comparison], float]) -> tuple[int, float]:
-    """The gamma with the largest speedup `by` prediction or measurement, and what it measured;
-    gamma 0 where none is above 1."""
+    """The gamma with the largest speedup `by` prediction or measurement, and its measured speedup.
+
+    Gamma 0 and 1.0 if no speedup is above 1.
+    """
     best = max(members, key=by)
     return (best.gamma, best.parts["speedup"].measured) if by(best) > 1 else (0, 1.0)
 
 
 def scenario_key(comparison: Comparison) -> Any:
-    """Everything of a scenario but its gamma: the point's name without it, or the fields that do
-    not follow from it."""
+    """What identifies a point's scenario without gamma: its name, or its other fields."""
     point = comparison.point
     if point.name:
         return re.sub(r"/gamma-\d+", "", point.name)
@@ -154,7 +172,7 @@ def scenario_key(comparison: Comparison) -> Any:
 
 
 def misses(comparisons: Sequence[Comparison], count: int = 8) -> list[dict[str, Any]]:
-    """The worst points, each with its error and the factor that does most to it."""
+    """The `count` points with the largest errors, each with the factor that contributes most."""
 
     def quantity(comparison: Comparison) -> str:
         if comparison.gamma == 0:

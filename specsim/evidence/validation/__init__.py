@@ -1,16 +1,19 @@
-"""Predictions beside published measurements, by engine; the rows left out of a fit beside theirs.
+"""Predictions compared with published measurements, by engine.
 
-    report = validation.report()        # plain data: every published row, predicted or counted
+    report = validation.report()        # plain data: every published row, predicted or skipped
     print(validation.render(report))    # the table of `specsim validate`
 
-| file | holds |
+Each row is also predicted by constants that were fitted without any row of its accelerator, and
+without any row of its source.
+
+| module | what it holds |
 |---|---|
 | `cases` | published rows as passes to predict, or skipped with the reason |
 | `pricing` | many cases priced in one call of `cost.forward_time` |
-| `fitting` | engine constants from cases: the robust fit that engines.toml is printed by |
-| `scores` | errors by the shipped constants, and by constants fitted without chip or source |
-| `speculative` | the first paper's formula, vLLM's cycles and speedups |
-| `report`, `table` | the whole as data; the same as text |
+| `fitting` | the robust fit of the constants in engines.toml to the cases |
+| `scores` | errors with the shipped constants, and with constants fitted without some rows |
+| `speculative` | Leviathan's formula, vLLM's cycle times and speedups, DFlash's table |
+| `reports`, `table` | everything as plain data; the same as text |
 """
 
 from specsim.evidence.validation.reports import report

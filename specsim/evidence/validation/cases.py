@@ -1,8 +1,8 @@
 """Published rows as cases to predict, or skipped with the reason.
 
-A case is one forward pass of a stated model, format, chip, engine, batch and context, and how long
-it was measured to take. What a row leaves open is not guessed: it is skipped, with two exceptions
-that are written down here, `NEGLIGIBLE` and the single-stream tables of vLLM.
+A case is one forward pass with a stated model, format, accelerator, engine, batch and context, and
+its measured time. A row that does not state one of them is skipped, not guessed. There are two
+exceptions, both below: `NEGLIGIBLE` and `DYNAMIC_SD`.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,25 +26,31 @@ FORMATS = {  # published weight_format -> precision
     "Q4_0 (4.5 bpw)": "q4_0",
     "Q4_K - Medium": "q4_k_m",
 }
-# A row whose context is not stated is predicted at 1024 tokens where 2048 tokens of KV cache are
-# less than this share of its weights: then it hardly matters.
+# A row that does not state its context is predicted at 1024 tokens if the KV cache of 2048 tokens
+# is less than this share of its weights. The context then hardly changes the time.
 NEGLIGIBLE = 0.02
 UNSTATED_CONTEXT = 1024.0
-# vLLM's table by batch and K names neither model, GPU nor context. The pull request's example is
-# EAGLE for Llama-3.1-8B; its author's earlier tables are MT-Bench on an H100 (PR #16035, #16937).
+# vLLM's table by batch and K states no model, GPU or context. The example of the pull request is
+# EAGLE for Llama-3.1-8B. The author's earlier tables are MT-Bench on an H100 (PR #16035, #16937).
 DYNAMIC_SD = ("llama-3.1-8b", "h100-sxm", 179.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measured pass; `seconds` for the whole batch, `rows` of each sequence."""
+    """One measured pass: `seconds` for the whole batch, `rows` for each sequence.
+
+    `line` is the line in the CSV file, whose header is line 1. `stages` is the number of devices
+    that hold a part of the layers each and run one after the other. A case that is not `fitted` is
+    not used to fit constants. A case that is not `verified` at its source is predicted, but it does
+    not count in the medians.
+    """
 
     table: str
-    line: int  # of the CSV file, its header being line 1
+    line: int
     engine: str
     source: str
     architecture: Architecture
-    chip: Accelerator
+    accelerator: Accelerator
     precision: str
     context: float
     seconds: float
@@ -52,21 +58,22 @@ class Case:
     rows: float = 1.0
     allocated_context: float | None = None
     tensor_parallel: int = 1
-    stages: int = 1  # a layer split over so many devices, one after the other
-    fitted: bool = True  # may be used to fit constants
-    verified: bool = True  # against the source; what is not is predicted, and not scored
+    stages: int = 1
+    fitted: bool = True
+    verified: bool = True
 
     @property
     def plain(self) -> bool:
-        """One row per sequence: a step of plain decoding."""
+        """Whether this is a step of plain decoding: one row per sequence."""
         return self.rows == 1
 
     @property
     def label(self) -> str:
+        """The case in a few words, for tables."""
         devices = self.tensor_parallel * self.stages
         split = "TP" if self.tensor_parallel > 1 else "split over "
         many = f" {split}{devices}" if devices > 1 else ""
-        where = f"{self.chip.name}{many}, batch {self.batch:g}, context {self.context:g}"
+        where = f"{self.accelerator.name}{many}, batch {self.batch:g}, context {self.context:g}"
         wide = "" if self.plain else f", {self.rows:g} rows"
         return f"{self.architecture.name} {self.precision} on {where}{wide}"
 
@@ -81,11 +88,11 @@ class Skip:
 
 
 class Unstated(Exception):
-    """A row cannot be predicted; the message says what it lacks, or what the model lacks."""
+    """A row cannot be predicted; the message says what the row or the cost model lacks."""
 
 
 def passes() -> tuple[list[Case], list[Skip]]:
-    """Every row of the tables of single passes: predicted, or skipped with the reason."""
+    """All rows of the tables of single passes: as cases, or skipped with the reason."""
     readers: dict[str, Callable[[int, Mapping[str, str]], Case]] = {
         "decode_speed": decode_speed,
         "vllm_dynamic_sd": vllm_dynamic_sd,
@@ -96,7 +103,7 @@ def passes() -> tuple[list[Case], list[Skip]]:
     for table, read in readers.items():
         for line, row in enumerate(published.rows(table), start=2):
             if table.startswith("vllm") and int(row["K"]) > 0:
-                continue  # cycles of speculation: `speculative` answers for them
+                continue  # cycles of speculation are predicted in `speculative`
             try:
                 cases.append(read(line, row))
             except Unstated as reason:
@@ -105,24 +112,25 @@ def passes() -> tuple[list[Case], list[Skip]]:
 
 
 def decode_speed(line: int, row: Mapping[str, str]) -> Case:
+    """A row of decode_speed.csv; raises Unstated if it cannot be predicted."""
     verified = row["confidence"] != "unverified"
     if row["usability"] == "C" and verified:
         raise Unstated("marked odd as published")
     engine = named("engines", row["engine"], "engine not in the catalog")
     if "?" in row["weight_format"]:
         raise Unstated("weight format uncertain")
-    shape = architecture(row["model"])
+    target = architecture(row["model"])
     if row["weight_format"] not in FORMATS:
         raise Unstated("weight format not modelled")
     stored = FORMATS[row["weight_format"]]
     devices, sharded = int(row["n_accel"]), row["parallelism"].startswith("TP")
     context = context_of(row)
     if context is None:
-        shares = forward_work(shape, Workload(context=2048), precision(stored))
+        shares = forward_work(target, Workload(context=2048), precision(stored))
         if shares.kv_bytes / shares.weight_bytes > NEGLIGIBLE:
             raise Unstated("context not stated")
         context = UNSTATED_CONTEXT
-    # masked attention reads the whole buffer, FlexAttention the tokens that are there
+    # masked attention reads the whole buffer, FlexAttention only the cached tokens
     masked = "boolean mask" in row["engine"]
     batch = float(row["batch"])
     return Case(
@@ -130,8 +138,8 @@ def decode_speed(line: int, row: Mapping[str, str]) -> Case:
         line=line,
         engine=engine,
         source=row["source"],
-        architecture=shape,
-        chip=accelerator(row["accelerator"]),
+        architecture=target,
+        accelerator=accelerator(row["accelerator"]),
         precision=stored,
         context=context,
         seconds=batch / float(row["value"]),
@@ -139,14 +147,14 @@ def decode_speed(line: int, row: Mapping[str, str]) -> Case:
         allocated_context=float(row["alloc_context"]) if masked else None,
         tensor_parallel=devices if sharded else 1,
         stages=1 if sharded else devices,
-        # what experts and all-reduces cost is predicted from dense models on one device
-        fitted=verified and shape.experts is None and (devices == 1 or not sharded),
+        # the costs of experts and all-reduces are predicted from dense models on one device
+        fitted=verified and target.experts is None and (devices == 1 or not sharded),
         verified=verified,
     )
 
 
 def context_of(row: Mapping[str, str]) -> float | None:
-    """Mean number of cached tokens: stated, or that of a generation of stated length."""
+    """The mean number of cached tokens, stated or from stated lengths; None if neither is there."""
     if row["mean_context"]:
         return float(row["mean_context"])
     if row["prompt_len"] and row["gen_len"]:
@@ -155,14 +163,15 @@ def context_of(row: Mapping[str, str]) -> float | None:
 
 
 def vllm_dynamic_sd(line: int, row: Mapping[str, str]) -> Case:
-    shape, chip, context = DYNAMIC_SD
+    """A row of vllm_dynamic_sd.csv with K = 0, on the model and GPU of `DYNAMIC_SD`."""
+    target, gpu, context = DYNAMIC_SD
     return Case(
         table="vllm_dynamic_sd",
         line=line,
         engine="vllm",
         source=row["source"],
-        architecture=model(shape),
-        chip=accelerator(chip),
+        architecture=model(target),
+        accelerator=accelerator(gpu),
         precision="bf16",
         context=context,
         seconds=float(row["step_ms"]) * 1e-3,
@@ -171,28 +180,30 @@ def vllm_dynamic_sd(line: int, row: Mapping[str, str]) -> Case:
 
 
 def vllm_mt_bench(line: int, row: Mapping[str, str]) -> Case:
+    """A row of vllm_mt_bench.csv with K = 0."""
     return Case(
         table="vllm_mt_bench",
         line=line,
         engine="vllm",
         source=row["source"],
         architecture=model(row["model"]),
-        chip=accelerator(row["accelerator"]),
+        accelerator=accelerator(row["accelerator"]),
         precision="bf16",
         context=float(row["mean_context"]),
         seconds=1 / float(row["tok_per_s"]),
-        fitted=False,  # versions a year older than the other table's: predicted only
+        fitted=False,  # its versions are a year older than the other table's
     )
 
 
 def verify_cost(line: int, row: Mapping[str, str]) -> Case:
+    """A row of verify_cost.csv: a pass of several rows per sequence."""
     return Case(
         table="verify_cost",
         line=line,
         engine="llama.cpp",
         source=row["source"],
         architecture=architecture(row["model"]),
-        chip=accelerator(row["accelerator"]),
+        accelerator=accelerator(row["accelerator"]),
         precision=FORMATS[row["weight_format"]],
         context=float(row["context_depth"]),
         seconds=float(row["ms_per_forward"]) * 1e-3,
@@ -201,6 +212,7 @@ def verify_cost(line: int, row: Mapping[str, str]) -> Case:
 
 
 def named(table: str, name: str, otherwise: str) -> str:
+    """The catalog's own name for `name`; raises Unstated(otherwise) if the catalog lacks it."""
     try:
         return catalog.resolve(table, name)
     except SpecsimError:
@@ -208,4 +220,5 @@ def named(table: str, name: str, otherwise: str) -> str:
 
 
 def architecture(name: str) -> Architecture:
+    """The catalog's model for the name in a published row; raises Unstated if there is none."""
     return model(named("models", name.removesuffix(" (MoE)"), "model not in the catalog"))

@@ -1,14 +1,16 @@
-"""Engine constants from cases: the robust fit whose result engines.toml holds.
+"""The robust fit of an engine's constants to cases; engines.toml holds its result.
 
-Minimised over the logarithms of the constants:
+It minimises, over the logarithms of the constants:
 
     Σ huber(log(predicted / measured) / NOISE)  +  Σ ((constant - centre) / spread)²
 
-The second sum is what few rows lean on, and what a row that is left out falls back to: a constant
-of a family or a format is centred on its engine's default, the default of an engine on that of the
-relative it is `like`, and where there is none on the textbook's (`CENTRES`, `BLIS`: none of it from
-the rows that are predicted). Which constants there are is data, the keys of engines.toml; the
-search starts from the centres, so that nothing else of that file enters.
+The second sum is a prior. It decides where few rows, or none, say anything about a constant. The
+centre of a constant for one family or format is its engine's default. The centre of an engine's
+default is the default of the engine that it is `like`, or else a value from `CENTRES` or `BLIS`,
+which do not come from the rows that are predicted.
+
+The keys of engines.toml name the constants. The search starts from the centres, so the values in
+that file do not enter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +22,12 @@ import numpy as np
 from specsim import catalog
 from specsim.checks import Booleans, Floats
 from specsim.evidence.validation.cases import Case
-from specsim.evidence.validation.pricing import Place, side_by_side
+from specsim.evidence.validation.pricing import Place, stack_cases
 
 Mask = Booleans
 
-GROUPS = (("gpt-fast",), ("vllm",), ("llama.cpp", "llama.cpp-2024"))  # fitted together
-# Which constants of which engine the rows can tell apart; the others stay as engines.toml has them.
+GROUPS = (("gpt-fast",), ("vllm",), ("llama.cpp", "llama.cpp-2024"))  # engines fitted together
+# The constants that the rows of an engine determine; the others keep their values in engines.toml.
 FITTED = {
     "gpt-fast": ("weight_efficiency", "kv_efficiency", "layer_overhead_s"),
     "vllm": (
@@ -46,8 +48,8 @@ FITTED = {
     ),
     "llama.cpp-2024": ("kv_ceiling_bytes_per_s", "layer_overhead_s", "stage_overhead_s"),
 }
-# (centre, spread of its logarithm) of an engine's default, before any row is seen: cost_model's
-# orders of magnitude, and for ceilings "hardly any"
+# (centre, spread of its logarithm) of an engine's default, before any row is seen: usual orders of
+# magnitude (assumed). The centres of the ceilings hardly limit any accelerator.
 CENTRES = {
     "weight_efficiency": (0.80, 0.15),
     "weight_ceiling_bytes_per_s": (2e12, 0.7),
@@ -59,49 +61,51 @@ CENTRES = {
     "layer_overhead_s": (50e-6, 0.7),
     "stage_overhead_s": (0.1e-3, 1.0),
 }
-# BLIS, inference-sim docs/guide/latency-models.md: weight bytes x 1.4, KV bytes x 1.9, 32 us a
-# layer and 126 us a step, for serving engines with CUDA graphs on the H100
+# The same for serving engines with CUDA graphs on the H100, from BLIS (inference-sim,
+# docs/guide/latency-models.md): weight bytes x 1.4, KV bytes x 1.9, 32 us a layer, 126 us a step.
 BLIS = {
     "weight_efficiency": (1 / 1.4, 0.15),
     "kv_efficiency": (1 / 1.9, 0.3),
     "layer_overhead_s": (32e-6, 0.15),
     "pass_overhead_s": (126e-6, 0.15),
-    "sequence_overhead_s": (10e-6, 1.0),  # not BLIS's: host work of the order of a kernel launch
+    "sequence_overhead_s": (10e-6, 1.0),  # assumed: host work of the order of a kernel launch
 }
-# how far a family, a format or a relative may stray from the default that it is centred on
-STRAY = {
+# Spread of the logarithm of a constant whose centre is another constant.
+RELATIVE_SPREAD = {
     "weight_efficiency": 0.1,
     "weight_ceiling_bytes_per_s": 0.3,
     "kv_efficiency": 0.2,
     "kv_ceiling_bytes_per_s": 0.5,
     "layer_overhead_s": 0.4,
 }
-# a ceiling that does not bind has no slope: the search starts where it does
+# A ceiling that limits nothing has no slope, so the search starts where ceilings do limit.
 START = {"weight_ceiling_bytes_per_s": 1e12, "kv_ceiling_bytes_per_s": 1e11}
-NOISE = 0.03  # relative; beyond it a row counts by its distance, not by its square
-PATIENCE = 60  # steps of the search; it takes about ten
+NOISE = 0.03  # relative error above which a row counts by its error, not by the error's square
+PATIENCE = 60  # most steps of the search; it takes about ten
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One number to find, and where it is expected: at `centre`, or where `parent` is."""
+    """One constant to fit; its prior is at `centre`, or at the value of the constant `parent`."""
 
     place: Place
-    centre: float  # a logarithm
+    centre: float  # the logarithm
     parent: int | None
     spread: float
 
     @property
     def start(self) -> float:
+        """The logarithm that the search starts from."""
         return float(np.log(START[self.place[1]])) if self.place[1] in START else self.centre
 
     @property
     def is_fraction(self) -> bool:
+        """Whether the constant is an efficiency, which is at most 1."""
         return self.place[1].endswith("efficiency")
 
 
 def constants_of(group: Sequence[str], engines: catalog.Table) -> list[Constant]:
-    """The constants of a group of engines, each after the one that it is centred on."""
+    """The constants of a group of engines; the parent of a constant comes before it."""
     found: list[Constant] = []
     for engine in group:
         relative = str(engines[engine].get("like"))
@@ -121,47 +125,47 @@ def constants_of(group: Sequence[str], engines: catalog.Table) -> list[Constant]
                 else:
                     at = [constant.place for constant in found].index(parent)
                     centre = found[at].centre
-                    found.append(Constant((engine, field, key), centre, at, STRAY[field]))
+                    found.append(Constant((engine, field, key), centre, at, RELATIVE_SPREAD[field]))
     return found
 
 
 def keys_of(value: Any) -> Sequence[Any]:
-    """The keys of a tabled constant, the general before the special; [None] of a number."""
+    """The keys of a constant that is a table, general ones first; [None] for a single number."""
     if not isinstance(value, Mapping):
         return [None]
     return sorted(value, key=lambda key: (key != "default", len(key.split()), key))
 
 
 class Fit:
-    """The cases of one group of engines, and the search for its constants."""
+    """The cases of one group of engines, and the search for the group's constants."""
 
     def __init__(self, cases: Sequence[Case], group: Sequence[str], engines: catalog.Table) -> None:
         self.engines = engines
-        self.side = side_by_side(cases, engines)
+        self.stack = stack_cases(cases, engines)
         self.constants = constants_of(group, engines)
         self.usable = np.array([case.fitted for case in cases])
-        self._measured = np.log(self.side.measured_s)
+        self._measured = np.log(self.stack.measured_s)
         index = {constant.place: i for i, constant in enumerate(self.constants)}
         self._at = {
             field: np.array([index.get(place, -1) for place in places])
-            for field, places in self.side.places.items()
+            for field, places in self.stack.places.items()
             if field in {constant.place[1] for constant in self.constants}
         }
 
     def log_seconds(self, theta: Floats) -> Floats:
-        """Predicted, (…, cases), for the logarithms of the constants, (…, constants)."""
+        """The log of predicted seconds, (…, cases), for log constants `theta`, (…, constants)."""
         caps = np.where([constant.is_fraction for constant in self.constants], 0.0, np.inf)
         numbers = np.exp(np.minimum(theta, caps))
         values = {
-            field: np.where(at >= 0, numbers[..., at], self.side.values[field])
+            field: np.where(at >= 0, numbers[..., at], self.stack.values[field])
             for field, at in self._at.items()
         }
-        return np.log(self.side.seconds(values))
+        return np.log(self.stack.seconds(values))
 
     def search(self, train: Mask) -> Floats:
-        """The constants from the cases where `train` holds, and from nothing of the others.
+        """The logarithms of the constants, from the cases where `train` is true and no others.
 
-        Levenberg and Marquardt's damped Gauss-Newton, reweighted for the Huber loss.
+        The Levenberg-Marquardt method, with weights that make the squared loss a Huber loss.
         """
         theta = np.array([constant.start for constant in self.constants])
         pull, toward = priors(self.constants)
@@ -194,7 +198,7 @@ class Fit:
         return float(huber.sum() + ((pull @ theta - toward) ** 2).sum())
 
     def engines_with(self, theta: Floats) -> dict[str, dict[str, Any]]:
-        """The table of engines with the constants that were found in their places."""
+        """The table of engines with these constants in their places."""
         engines = {name: dict(row) for name, row in self.engines.items()}
         for constant, logarithm in zip(self.constants, theta, strict=True):
             engine, field, key = constant.place
@@ -205,7 +209,7 @@ class Fit:
 
 
 def priors(constants: Sequence[Constant]) -> tuple[Floats, Floats]:
-    """A matrix and a vector whose |matrix @ theta - vector|² is the second sum."""
+    """A matrix and a vector: |matrix @ theta - vector|² is the second sum, the prior."""
     pull, toward = np.zeros((len(constants),) * 2), np.zeros(len(constants))
     for i, constant in enumerate(constants):
         pull[i, i] = 1 / constant.spread
@@ -217,7 +221,7 @@ def priors(constants: Sequence[Constant]) -> tuple[Floats, Floats]:
 
 
 def fitted(cases: Sequence[Case], engines: catalog.Table) -> dict[str, dict[str, Any]]:
-    """The table of engines with every group's constants found anew from the usable cases."""
+    """The table of engines with all constants fitted again to the cases marked `fitted`."""
     found = {name: dict(row) for name, row in engines.items()}
     for group in GROUPS:
         fit = Fit([case for case in cases if case.engine in group], group, engines)

@@ -1,8 +1,8 @@
-"""Many cases priced at once, for many sets of constants: what a fit calls a thousand times.
+"""Prices many cases at once, for many sets of constants; a fit does that a thousand times.
 
-The formula is not repeated here. The cases' works are laid side by side as one `ForwardWork` whose
-scenarios are the cases, the constants that hold for each become one `Engine` of arrays, and
-`cost.forward_time` prices them together.
+The cost formula is not repeated here. The cases become one `ForwardWork` of arrays over the cases,
+the constants of each case become one `Engine` of arrays, and `cost.forward_time` prices them
+together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,88 +26,92 @@ from specsim.operators import (
     precision,
 )
 
-Place = tuple[str, str, str | None]  # engine, field, and the key where the field is a table
+Place = tuple[str, str, str | None]  # engine, field, and the key if the field is a table
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
 ABOUT = ("name", "source", "confidence", "error", "head_sharded")
 COUNTS = tuple(
     field.name for field in fields(Operator) if field.name not in ("name", "kind", "math")
 )
-EACH_ITS_OWN = Precision("each its own", np.nan, "")
+OF_EACH_CASE = Precision("of each case", np.nan, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """Cases side by side; all arrays are over the cases."""
+class CaseStack:
+    """Cases as arrays over the cases.
+
+    `places` says, for each constant, where its value in engines.toml comes from.
+    """
 
     cases: tuple[Case, ...]
     work: ForwardWork
-    chips: Accelerator
-    places: Mapping[str, tuple[Place, ...]]  # of each constant: where its value comes from
+    accelerators: Accelerator
+    places: Mapping[str, tuple[Place, ...]]
     values: Mapping[str, Floats]
 
     @property
     def measured_s(self) -> Floats:
+        """The measured seconds, (cases,)."""
         return np.array([case.seconds for case in self.cases])
 
     def seconds(self, values: Mapping[str, Floats]) -> Floats:
-        """Of a step, (…, cases), where some constants have other `values`, each (…, cases)."""
+        """Predicted seconds, (…, cases); `values` replace some constants, each (…, cases)."""
         constants = {**self.values, **values}
         for ceiling, efficiency in CEILINGS.items():
-            limit = constants.pop(ceiling) / self.chips.bandwidth_bytes_per_s
+            limit = constants.pop(ceiling) / self.accelerators.bandwidth_bytes_per_s
             constants[efficiency] = np.minimum(constants[efficiency], limit)
-        engine = Engine("side by side", **constants)  # type: ignore[arg-type]
-        machine = System(self.chips, engine, EACH_ITS_OWN)
-        pass_s = forward_time(self.work, machine).total_s
+        engine = Engine("of each case", **constants)  # type: ignore[arg-type]
+        system = System(self.accelerators, engine, OF_EACH_CASE)
+        pass_s = forward_time(self.work, system).total_s
         stages = np.array([case.stages for case in self.cases])
         batch = np.array([case.batch for case in self.cases])
-        return pass_s + beyond_the_pass(engine, stages, batch, self.work.logits)
+        return pass_s + outside_the_pass(engine, stages, batch, self.work.logits)
 
 
-def beyond_the_pass(
+def outside_the_pass(
     engine: Engine, stages: Floats | int, batch: Floats | float, logits: Floats | float
 ) -> Floats:
-    """Seconds of a plain step beside its pass: the host, and handing rows from device to device."""
+    """Seconds of a plain step outside its pass: the host, and transfers from device to device."""
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
-    handing_s = (stages - 1) * engine.stage_overhead_s
-    return np.asarray(host_s + engine.logit_overhead_s * logits + handing_s)
+    transfer_s = (stages - 1) * engine.stage_overhead_s
+    return np.asarray(host_s + engine.logit_overhead_s * logits + transfer_s)
 
 
-def side_by_side(cases: Sequence[Case], engines: catalog.Table) -> Side:
-    """The cases with the constants of `engines` that hold for each."""
-    work, chips = stack(cases, engines)
+def stack_cases(cases: Sequence[Case], engines: catalog.Table) -> CaseStack:
+    """The cases as arrays, with the constants in `engines` for each case."""
+    work, accelerators = stacked_work(cases, engines)
     places, values = {}, {}
     for field in CONSTANTS:
         if field not in ABOUT:
             found = [_find(case, field, engines) for case in cases]
             places[field] = tuple(place for place, _ in found)
             values[field] = np.array([value for _, value in found], float)
-    return Side(tuple(cases), work, chips, places, values)
+    return CaseStack(tuple(cases), work, accelerators, places, values)
 
 
 def _find(case: Case, field: str, engines: catalog.Table) -> tuple[Place, float]:
-    """Whose row gives the constant: the engine's own, or that of the relative it is `like`."""
+    """Place and value of a constant: in the engine's row, or in that of the one it is `like`."""
     owner = case.engine
     while field not in engines[owner] and "like" in engines[owner]:
         owner = engines[owner]["like"]
     value = engines[owner].get(field, np.inf if field in CEILINGS else getattr(Engine(""), field))
     if not isinstance(value, Mapping):
         return (owner, field, None), value
-    key = entry(value, case.chip, case.precision)
+    key = entry(value, case.accelerator, case.precision)
     return (owner, field, key), value[key]
 
 
-def stack(cases: Sequence[Case], engines: catalog.Table) -> tuple[ForwardWork, Accelerator]:
-    """One work whose scenarios are the cases, and the chips they ran on.
+def stacked_work(cases: Sequence[Case], engines: catalog.Table) -> tuple[ForwardWork, Accelerator]:
+    """One ForwardWork and one Accelerator of arrays over the cases.
 
-    The cases' arithmetic differs too, so each operator's is called as the operator itself is, and
-    its rate is that of every case's chip for it.
+    The cases differ in their arithmetic too. So the arithmetic of an operator gets the operator's
+    name, and its FLOP/s are those of each case's accelerator.
     """
     works = [work_of(case, engines) for case in cases]
-    chips: dict[str, Any] = {
-        "bandwidth_bytes_per_s": [case.chip.bandwidth_bytes_per_s for case in cases],
-        "link_bytes_per_s": [case.chip.link_rate for case in cases],
-        "link_latency_s": [case.chip.link_latency_s for case in cases],
+    accelerators: dict[str, Any] = {
+        "bandwidth_bytes_per_s": [case.accelerator.bandwidth_bytes_per_s for case in cases],
+        "link_bytes_per_s": [case.accelerator.link_rate for case in cases],
+        "link_latency_s": [case.accelerator.link_latency_s for case in cases],
     }
     columns: dict[str, Any] = {
         "layers": [work.layers for work in works],
@@ -118,19 +122,20 @@ def stack(cases: Sequence[Case], engines: catalog.Table) -> tuple[ForwardWork, A
     operators = _stacked(named)
     rates = {
         name: [
-            case.chip.rate(work[name].math) if name in work else np.inf
+            case.accelerator.rate(work[name].math) if name in work else np.inf
             for case, work in zip(cases, named, strict=True)
         ]
         for name in (operator.name for operator in operators)
     }
     return (
-        ForwardWork(operators, precision=EACH_ITS_OWN, **_arrays(columns)),
-        Accelerator(EACH_ITS_OWN.name, flops_per_s=_arrays(rates), **_arrays(chips)),
+        ForwardWork(operators, precision=OF_EACH_CASE, **_arrays(columns)),
+        Accelerator(OF_EACH_CASE.name, flops_per_s=_arrays(rates), **_arrays(accelerators)),
     )
 
 
 def work_of(case: Case, engines: catalog.Table) -> ForwardWork:
-    driver = catalog_engine(case.engine, case.precision, case.chip, engines)
+    """The work of one case's pass."""
+    engine = catalog_engine(case.engine, case.precision, case.accelerator, engines)
     return forward_work(
         case.architecture,
         Workload(
@@ -140,7 +145,7 @@ def work_of(case: Case, engines: catalog.Table) -> ForwardWork:
             allocated_context=case.allocated_context,
         ),
         precision(case.precision),
-        Sharding(case.tensor_parallel, driver.head_sharded),
+        Sharding(case.tensor_parallel, engine.head_sharded),
     )
 
 
@@ -149,7 +154,7 @@ def _arrays(columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _stacked(works: Sequence[Mapping[str, Operator]]) -> tuple[Operator, ...]:
-    """The operators over all cases, with nothing to do in those that lack them."""
+    """The operators of all cases; an operator counts zero in a case that lacks it."""
     kinds = {name: operator.kind for work in works for name, operator in work.items()}
     operators = []
     for name, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""The whole comparison as plain data."""
+"""The comparison with all published rows, as plain data."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,10 +10,10 @@ from specsim import catalog
 from specsim.catalog import published
 from specsim.evidence.validation.cases import Case, Skip, passes
 from specsim.evidence.validation.scores import Scored, scored
-from specsim.evidence.validation.speculative import Result, results
+from specsim.evidence.validation.speculative import PublishedResult, results
 
 KINDS = ("ideal", "predicted", "without_chip", "without_source")
-# tables no row of which is predicted here, and why
+# Tables without a predicted row, and why.
 ELSEWHERE = {
     "acceptance_rates": "acceptance: an input, not a speed",
     "accelerators": "datasheets: the catalog's accelerators",
@@ -22,7 +22,7 @@ ELSEWHERE = {
 }
 
 
-# passes that are predicted and do not count in the medians of the engines
+# Passes that are predicted but do not count in the medians of the engines.
 UNSCORED: dict[str, Callable[[Case], bool]] = {
     "several rows per sequence": lambda case: not case.plain,
     "not verified at the source": lambda case: not case.verified,
@@ -30,12 +30,13 @@ UNSCORED: dict[str, Callable[[Case], bool]] = {
 
 
 def report() -> dict[str, Any]:
-    """Every published row, predicted or counted with the reason; a JSON document.
+    """All published rows, predicted or skipped with the reason, as a JSON document.
 
-    `engines`: medians of |relative error| of plain steps; `average`: those medians averaged over
-    the engines; `unscored`: the same of passes that do not count in them; `coverage`: the share of
-    rows that the 80 % bands hold; `rows`: every pass, the worst first; `speculation` likewise;
-    `skipped`: reasons; `tables`: rows, predicted and skipped of each published table.
+    `engines`: medians of |relative error| over plain steps; `average`: the mean of these medians;
+    `unscored`: the medians of the passes that do not count in them; `coverage`: the share of rows
+    inside their 80 % bands; `rows`: all passes, the largest error first; `speculation`: the same
+    for published speedups and cycles; `skipped`: the reasons; `tables`: the numbers of rows,
+    predicted and skipped, of each published table.
     """
     cases, skips = passes()
     rows = sorted(scored(cases), key=lambda row: -abs(row.error()))
@@ -83,12 +84,12 @@ def report() -> dict[str, Any]:
 
 
 def engine_row(name: str, plain: Sequence[Scored]) -> dict[str, Any]:
-    """An engine's medians of |relative error|, over the chips and sources it has rows of."""
+    """One engine: medians of |relative error|, numbers of rows, accelerators and sources."""
     mine = [row for row in plain if row.case.engine == name]
     constants = catalog.lookup("engines", name)
     return {
         "engine": name,
-        "chips": len({row.case.chip.name for row in mine}),
+        "chips": len({row.case.accelerator.name for row in mine}),
         "sources": len({row.case.source for row in mine}),
         "confidence": constants["confidence"],
         "band": constants["error"],
@@ -98,15 +99,18 @@ def engine_row(name: str, plain: Sequence[Scored]) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[Scored]) -> dict[str, Any]:
+    """The number of rows, and the median |relative error| of each way to predict them."""
     return {"rows": len(rows), **{kind: median(row.error(kind) for row in rows) for kind in KINDS}}
 
 
 def median(errors: Iterable[float]) -> float | None:
+    """The median absolute error; None without errors."""
     sizes = [abs(error) for error in errors]
     return float(np.median(sizes)) if sizes else None
 
 
 def pass_row(row: Scored) -> dict[str, Any]:
+    """One predicted pass as plain data."""
     case = row.case
     return {
         "table": case.table,
@@ -126,7 +130,8 @@ def pass_row(row: Scored) -> dict[str, Any]:
     }
 
 
-def speculation_row(result: Result) -> dict[str, Any]:
+def speculation_row(result: PublishedResult) -> dict[str, Any]:
+    """One predicted result of speculation as plain data."""
     return {
         "table": result.table,
         "line": result.line,

@@ -1,7 +1,7 @@
-"""How far predictions are from published measurements, and how far once constants may not look.
+"""Errors of predictions against published measurements, also with some rows left out of the fit.
 
-Each case is priced five times: on the roofline (`ideal`), with the constants that engines.toml
-ships, and with constants fitted without any row of its chip, or without any row of its source.
+Each case is predicted in four ways: by the roofline (`ideal`), with the constants of engines.toml,
+with constants fitted without any row of its accelerator, and without any row of its source.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from specsim.checks import Floats
 from specsim.cost import step_time
 from specsim.evidence.validation.cases import Case
 from specsim.evidence.validation.fitting import GROUPS, Fit
-from specsim.evidence.validation.pricing import beyond_the_pass
+from specsim.evidence.validation.pricing import outside_the_pass
 from specsim.hardware import System, catalog_engine
 from specsim.operators import Workload, precision
 
@@ -23,7 +23,7 @@ FEW = 10  # an engine with fewer rows has no band of its own
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A case and its predictions, seconds; `band` is the engine's 80 % half-width."""
+    """A case and its predictions, in seconds; `band` is the engine's relative 80 % half-width."""
 
     case: Case
     ideal_s: float
@@ -34,19 +34,20 @@ class Scored:
 
     @property
     def scores(self) -> bool:
-        """Whether its error counts in its engine's medians: a verified step of plain decoding."""
+        """Whether it counts in its engine's medians: a verified step of plain decoding."""
         return self.case.plain and self.case.verified
 
     def error(self, of: str = "predicted") -> float:
-        """Relative, of "ideal", "predicted", "without_chip" or "without_source"."""
+        """The relative error of "ideal", "predicted", "without_chip" or "without_source"."""
         return float(getattr(self, f"{of}_s")) / self.case.seconds - 1
 
     def within_band(self, of: str) -> bool:
+        """Whether the measured time lies in the 80 % band around one of the predictions."""
         return abs(np.log1p(self.error(of))) <= np.log1p(self.band)
 
 
 def scored(cases: Sequence[Case], engines: catalog.Table | None = None) -> list[Scored]:
-    """Every case, in the order given; `engines` in place of the catalog's."""
+    """All cases with their predictions, in the given order; `engines` replaces the catalog's."""
     engines = catalog.load("engines") if engines is None else engines
     without = {kind: left_out(cases, kind, engines) for kind in ("chip", "source")}
     return [
@@ -63,11 +64,11 @@ def scored(cases: Sequence[Case], engines: catalog.Table | None = None) -> list[
 
 
 def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
-    """Seconds of the case's pass under an engine of a table of engines."""
-    driver = catalog_engine(engine, case.precision, case.chip, engines)
+    """Predicted seconds of the case's step with one engine of a table of engines."""
+    constants = catalog_engine(engine, case.precision, case.accelerator, engines)
     forward = step_time(
         case.architecture,
-        System(case.chip, driver, precision(case.precision), case.tensor_parallel),
+        System(case.accelerator, constants, precision(case.precision), case.tensor_parallel),
         Workload(
             batch=case.batch,
             rows=case.rows,
@@ -76,16 +77,17 @@ def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
         ),
     )
     logits = case.batch * case.rows * case.architecture.vocab_size
-    return float(forward.total_s + beyond_the_pass(driver, case.stages, case.batch, logits))
+    return float(forward.total_s + outside_the_pass(constants, case.stages, case.batch, logits))
 
 
 def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats:
-    """Seconds of each case by constants fitted without its "chip", or without its "source".
+    """Predicted seconds of each case with constants fitted without some of the rows.
 
-    An engine that is not fitted has never seen its cases: the constants it borrows stand.
+    `kind` is "chip" (without the rows of the case's accelerator) or "source". The constants of an
+    engine that is not fitted do not change.
     """
     seconds = np.array([step_s(case, case.engine, engines) for case in cases])
-    groups_of = np.array([case.chip.name if kind == "chip" else case.source for case in cases])
+    groups_of = np.array([c.accelerator.name if kind == "chip" else c.source for c in cases])
     for group in GROUPS:
         mine = np.array([i for i, case in enumerate(cases) if case.engine in group])
         if not len(mine):
@@ -99,13 +101,16 @@ def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats
 
 
 def half_width(ratios: Iterable[float]) -> float:
-    """e such that 80 % of predicted / measured lie within 1 / (1 + e) and 1 + e."""
+    """The e for which 80 % of predicted / measured lie between 1 / (1 + e) and 1 + e."""
     off = np.abs(np.log(list(ratios)))
     return float(np.expm1(np.quantile(off, 0.8))) if len(off) else 0.0
 
 
 def bands(rows: Sequence[Scored]) -> Mapping[str, float]:
-    """The `error` of each engine, from both ways of leaving out; pooled where rows are few."""
+    """The `error` of each engine, from both ways to leave rows out.
+
+    An engine with fewer than FEW rows gets at least the half-width over all engines.
+    """
     ratios: dict[str, list[float]] = {}
     for row in rows:
         if row.scores:

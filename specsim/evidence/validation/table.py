@@ -1,4 +1,4 @@
-"""The report as lines for a person: engines, the worst passes, speculation, what is skipped."""
+"""The report as text: engines, the largest errors, speculation, skipped rows."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,10 +7,11 @@ import numpy as np
 
 COLUMNS = ("ideal", "predicted", "without_chip", "without_source")
 HEADING = """\
-Plain decoding against published rows: the median |error| of a step. By the roofline (ideal), by the
-engine's constants (fitted), by constants fitted without any row of that chip, or of that source.
+Plain decoding compared with published rows: the median |error| of a step. The columns: the roofline
+(ideal), the engine's constants (fitted), constants fitted without any row of the same accelerator,
+constants fitted without any row of the same source.
 
-engine           rows chips sources   ideal  fitted  no chip  no source   worst  80 % band"""
+engine           rows accel. sources   ideal  fitted no accel.  no source   worst  80 % band"""
 
 
 def render(document: Mapping[str, Any], worst: int = 12) -> str:
@@ -25,35 +26,38 @@ def render(document: Mapping[str, Any], worst: int = 12) -> str:
 
 
 def engines(document: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each engine, then the average, the unscored passes and the coverage."""
     yield HEADING
     for engine in document["engines"]:
         if not engine["rows"]:
             yield f"{engine['engine']:16s}    -  {engine['confidence']}: no published row"
             continue
-        counts = f"{engine['rows']:5d} {engine['chips']:5d} {engine['sources']:7d}"
+        counts = f"{engine['rows']:5d} {engine['chips']:6d} {engine['sources']:7d}"
         note = "" if engine["confidence"] == "fitted" else f"  {engine['confidence']}"
         yield (
             f"{engine['engine']:16s}{counts} {medians(engine)}"
             f"  {engine['worst']:+7.1%}  ±{engine['band']:.0%}{note}"
         )
-    yield f"{'average':35s}{medians(document['average'])}"
+    yield f"{'average':36s}{medians(document['average'])}"
     for what, row in document["unscored"].items():
-        yield f"{what:30s}{row['rows']:4d} {medians(row)}"
+        yield f"{what:31s}{row['rows']:4d} {medians(row)}"
     coverage = document["coverage"]
     yield (
-        f"The 80 % bands hold {coverage['without_chip']:.0%} of the rows when their chip is left "
-        f"out, {coverage['without_source']:.0%} when their source is."
+        f"The 80 % bands contain {coverage['without_chip']:.0%} of the rows that are predicted "
+        f"without their accelerator, {coverage['without_source']:.0%} without their source."
     )
 
 
 def medians(row: Mapping[str, float]) -> str:
-    widths = (7, 7, 8, 10)
+    """The median errors of one line, a column for each way to predict."""
+    widths = (7, 7, 9, 10)
     return " ".join(f"{row[of]:{w}.1%}" for of, w in zip(COLUMNS, widths, strict=True))
 
 
 def passes(document: Mapping[str, Any], worst: int) -> Iterator[str]:
+    """The passes with the largest errors, one line for each."""
     rows = document["rows"]
-    yield f"\nThe worst {min(worst, len(rows))} of {len(rows)} passes"
+    yield f"\nThe {min(worst, len(rows))} largest errors of {len(rows)} passes"
     for row in rows[:worst]:
         yield (
             f"{row['error']:+7.1%} of {row['measured_s'] * 1e3:7.2f} ms  {row['engine']}: "
@@ -62,20 +66,22 @@ def passes(document: Mapping[str, Any], worst: int) -> Iterator[str]:
 
 
 def speculation(document: Mapping[str, Any]) -> Iterator[str]:
-    yield "\nSpeculation: median and worst |error|"
+    """The median and the largest error of each set of speculation results."""
+    yield "\nSpeculation: median and largest |error|"
     sets: dict[str, list[Mapping[str, Any]]] = {}
     for row in document["speculation"]:
         sets.setdefault(row["set"], []).append(row)
     for name, rows in sets.items():
         sizes = [abs(row["error"]) for row in rows]
         rounding = [row["within_rounding"] for row in rows if row["within_rounding"] is not None]
-        told = f", {sum(rounding)} within the rounding of what is printed" if rounding else ""
-        yield f"{np.median(sizes):7.1%} {max(sizes):7.1%}  {name}: {len(rows)} rows{told}"
+        note = f", {sum(rounding)} within the rounding of the printed numbers" if rounding else ""
+        yield f"{np.median(sizes):7.1%} {max(sizes):7.1%}  {name}: {len(rows)} rows{note}"
 
 
 def skipped(document: Mapping[str, Any]) -> Iterator[str]:
+    """How many rows are predicted, and why the others are not."""
     tables = document["tables"].values()
     total, predicted = (sum(table[key] for table in tables) for key in ("rows", "predicted"))
-    yield f"\nPredicted {predicted} of {total} published rows. The others:"
+    yield f"\nPredicted {predicted} of {total} published rows. The others are skipped:"
     for skip in document["skipped"]:
         yield f"{skip['rows']:5d}  {skip['table']}: {skip['reason']}"

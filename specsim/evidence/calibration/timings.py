@@ -1,18 +1,18 @@
-"""Probe timings -> a System, with its fit error.
+"""Timings of probes -> a System, with its fit error.
 
-Probes are matrix products, attention products and decoding cycles of small random pairs, timed on
-this machine; none has the shape of a model that is predicted afterwards. The constants are found in
-this order:
+Probes are matrix products, attention products and the decoding cycles of small random pairs of
+models, all timed on this machine. No probe has the sizes of a model that is predicted afterwards.
+The constants are fitted in this order:
 
-1. linear stacks    what a matrix product costs beyond its bytes, and the bandwidth it reaches by
-                    bytes and rows
-2. attention        the slope in cached tokens, with one row (bytes) and with many (FLOPs)
-3. laps of cycles   what is left of draft, verify and host time once 1 and 2 are taken off, as
-                    seconds per layer, pass, activation byte, draw, logit and cycle, in one fit
+1. stacks of matrix products   the time of a product beyond reading its bytes, and the bandwidth
+                               that it reaches, by bytes and rows
+2. attention                   the slope over cached tokens: with one row (bytes), with many (FLOPs)
+3. stages of cycles            the draft, verify and host times, less the times of 1 and 2: seconds
+                               per layer, pass, activation byte, draw, logit and cycle, in one fit
 
-Laps are timed inside the decoder's own loop, where one model's weights push the other's out of the
-caches. Everything is fitted in relative error. The band of the System is what it misses the laps of
-passes by.
+The stages are timed inside the decoder's own loop, where the weights of one model push those of the
+other out of the processor's caches. All fits minimise relative errors. The 80 % band of the System
+is the 80th percentile of its errors on the stages that run passes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,17 +27,16 @@ from specsim.cost import forward_time
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import ELEMENTWISE, Workload, forward_work, precision
 
-WAITS = (
-    1.1  # a lap that takes so many times its device's work is taken, at first, to wait for the host
-)
-ROUNDS = 8  # of deciding which laps do
-SMALLEST_ERROR = 0.05  # no machine repeats itself better than this from one minute to the next
+# The first guess of the stages that wait for the host: those that take this many times the time of
+# their work on the device.
+WAITS = 1.1
+ROUNDS = 8  # how often that guess is improved, at most
+SMALLEST_ERROR = 0.05  # the least 80 % band: timings change by as much from minute to minute
 
 
 @dataclass(frozen=True, slots=True)
 class LinearProbe:
-    """A stack of matrix products: `weight_bytes` in `kernels` products, each with `rows` rows, took
-    `seconds`."""
+    """A stack of `kernels` matrix products, `weight_bytes` in all, of `rows` rows: `seconds`."""
 
     weight_bytes: float
     kernels: int
@@ -47,7 +46,7 @@ class LinearProbe:
 
 @dataclass(frozen=True, slots=True)
 class AttentionProbe:
-    """One attention product over `context` cached tokens with `rows` query rows."""
+    """One attention product of `rows` query rows over `context` cached tokens."""
 
     context: int
     rows: int
@@ -57,15 +56,15 @@ class AttentionProbe:
 
 
 @dataclass(frozen=True, slots=True)
-class LapProbe:
-    """One lap of a decoding cycle of a probe pair with `gamma` drafts.
+class StageProbe:
+    """The seconds of one stage of a decoding cycle of a probe pair, with `gamma` drafted tokens.
 
-    `lap` is "draft" (gamma passes of the draft, the first of two rows, and as many draws), "verify"
-    (one pass of the target, gamma + 1 rows) or "host" (the rest); `architecture` is the model that
-    the lap runs.
+    `stage` is "draft" (gamma passes of the draft, the first of two rows, and gamma draws), "verify"
+    (one pass of the target, gamma + 1 rows) or "host" (the rest of the cycle). `architecture` is
+    the model that runs in this stage.
     """
 
-    lap: str
+    stage: str
     architecture: Architecture
     gamma: int
     context: int
@@ -74,16 +73,15 @@ class LapProbe:
 
     @property
     def passes(self) -> list[int]:
-        """The rows of each pass in the lap."""
-        if self.lap == "verify":
+        """The rows of each pass in this stage."""
+        if self.stage == "verify":
             return [self.gamma + 1]
-        return [2] + [1] * (self.gamma - 1) if self.lap == "draft" else []
+        return [2] + [1] * (self.gamma - 1) if self.stage == "draft" else []
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Everything that was timed, and where. `flops_per_s` and `bandwidth_bytes_per_s` are the best
-    seen."""
+    """All timings of one machine; `flops_per_s`, `bandwidth_bytes_per_s`: the highest reached."""
 
     machine: str
     precision: str
@@ -91,13 +89,15 @@ class Probes:
     flops_per_s: float
     linear: tuple[LinearProbe, ...]
     attention: tuple[AttentionProbe, ...]
-    laps: tuple[LapProbe, ...]
+    stages: tuple[StageProbe, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted System and how well it reproduces the passes it was fitted to: relative residuals,
-    one per lap of passes."""
+    """A fitted System with its errors on the probes.
+
+    `residuals` are predicted / measured - 1 of every draft and verify stage that was fitted.
+    """
 
     system: System
     residuals: tuple[float, ...]
@@ -105,16 +105,20 @@ class Calibration:
 
     @property
     def median_error(self) -> float:
+        """The median of the absolute residuals."""
         return float(np.median(np.abs(self.residuals)))
 
     @property
     def worst_error(self) -> float:
+        """The largest of the absolute residuals."""
         return float(np.max(np.abs(self.residuals)))
 
 
 def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibration:
-    """The System that explains the probes, by least squares in relative error; no constant is
-    negative."""
+    """The System that fits the probes with the smallest relative errors; no constant is negative.
+
+    Arguments: `probes`; `environment`, plain data that is written into the calibration file.
+    """
     stored = precision(probes.precision)
     bandwidth, rate = probes.bandwidth_bytes_per_s, probes.flops_per_s
     weights = weight_efficiency(probes.linear, kernel_overhead(probes.linear), bandwidth)
@@ -129,35 +133,36 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
         confidence="measured",
     )
     rates = {stored.math: rate, "bf16": rate, "fp32": rate}  # attention multiplies activations
-    machine = System(Accelerator(probes.machine, bandwidth, rates), products_only, stored)
-    return with_overheads(machine, probes.laps, environment)
+    system = System(Accelerator(probes.machine, bandwidth, rates), products_only, stored)
+    return with_overheads(system, probes.stages, environment)
 
 
 def with_overheads(
     products_only: System,
-    laps: Sequence[LapProbe],
+    stages: Sequence[StageProbe],
     environment: Mapping[str, Any] | None = None,
     host_ahead: bool = False,
 ) -> Calibration:
-    """The System that explains laps, given what products and attention take; no constant is
-    negative.
+    """The System with overheads that fit the stages; no constant is negative.
 
-    `host_ahead`: kernels are launched one by one by a host that runs ahead of the device, so a pass
-    takes the longer of its work and its launches, and each lap tells of one of them alone.
+    Arguments: `products_only`, a System with the times of matrix products and attention; `stages`,
+    the timings. `host_ahead`: the host launches kernels one by one and runs ahead of the device. A
+    pass then takes the longer of its work and its launches, and a stage tells only about the longer
+    one.
     """
-    explanations = [explained(probe, products_only) for probe in laps]
+    explanations = [explained(probe, products_only) for probe in stages]
     known = np.array([seconds for seconds, *_ in explanations])
     counts = np.array([row for _, *row in explanations])
-    measured = np.array([probe.seconds for probe in laps])
-    of_passes = np.array([probe.lap != "host" for probe in laps])
+    measured = np.array([probe.seconds for probe in stages])
+    of_passes = np.array([probe.stage != "host" for probe in stages])
     waiting = host_ahead & of_passes & (measured > WAITS * known)
     for _ in range(ROUNDS if host_ahead else 1):
-        told = counts.copy()
+        visible = counts.copy()
         if host_ahead:
-            told[~waiting, :2] = 0.0  # where the device works, launching is hidden
-            told[waiting, 2] = 0.0  # and where it waits, its own work is
+            visible[~waiting, :2] = 0.0  # the device's work hides the launches
+            visible[waiting, 2] = 0.0  # the launches hide the device's work
         device_s = np.where(waiting, 0.0, known)
-        constants = np.array(non_negative_fit(told / measured[:, None], 1 - device_s / measured))
+        constants = np.array(non_negative_fit(visible / measured[:, None], 1 - device_s / measured))
         launching, working = counts[:, :2] @ constants[:2], known + counts[:, 2] * constants[2]
         again = host_ahead & of_passes & (launching > working)
         if np.array_equal(again, waiting):
@@ -188,11 +193,11 @@ def with_overheads(
     )
 
 
-def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
-    """Seconds of a lap that its products explain, and the counts that the overheads are charged by.
+def explained(probe: StageProbe, system: System) -> tuple[float, ...]:
+    """The seconds of a stage's products and attention, and the counts that overheads multiply.
 
-    The counts: layers, passes, activation bytes, times drafting began, draws, cycles, cycles that
-    drafted, and logits made into laws.
+    The counts are: layers, passes, activation bytes, starts of drafting, draws, cycles, cycles with
+    drafts, and logits turned into distributions.
     """
     seconds, activations = 0.0, 0.0
     for rows in probe.passes:
@@ -211,16 +216,19 @@ def explained(probe: LapProbe, system: System) -> tuple[float, ...]:
     passes, gamma = len(probe.passes), probe.gamma
     vocab = probe.batch * probe.architecture.vocab_size
     layers = passes * probe.architecture.num_layers
-    if probe.lap == "draft":
+    if probe.stage == "draft":
         return seconds, layers, passes, activations, 1, gamma, 0, 0, gamma * vocab
-    if probe.lap == "verify":
+    if probe.stage == "verify":
         return seconds, layers, passes, activations, 0, 0, 0, 0, 0
     return seconds, 0, 0, 0, 0, 0, 1, float(gamma > 0), (gamma + 1) * vocab
 
 
 def kernel_overhead(probes: Sequence[LinearProbe]) -> float:
-    """Seconds per matrix product beyond its bytes: where the fewest bytes per product are moved,
-    that is all there is."""
+    """Seconds per matrix product beyond reading its bytes.
+
+    Taken from the probe with the fewest bytes per product, whose own reading is neglected. That
+    errs high.
+    """
     smallest = min(probes, key=lambda probe: probe.weight_bytes / probe.kernels)
     group = [p for p in probes if p.weight_bytes == smallest.weight_bytes and p.rows == 1]
     return min(probe.seconds / probe.kernels for probe in group)
@@ -229,8 +237,7 @@ def kernel_overhead(probes: Sequence[LinearProbe]) -> float:
 def weight_efficiency(
     probes: Sequence[LinearProbe], kernel_s: float, bandwidth: float
 ) -> EfficiencyTable:
-    """Achieved over peak bandwidth by bytes of the pass and rows, once the overhead per product is
-    taken off."""
+    """Achieved / peak bandwidth, by bytes of the pass and rows, without the time per product."""
     smallest = min(probe.weight_bytes / probe.kernels for probe in probes)
     kept = [probe for probe in probes if probe.weight_bytes / probe.kernels > smallest]
     sizes = sorted({probe.weight_bytes for probe in kept})
@@ -240,15 +247,14 @@ def weight_efficiency(
     for i, size in enumerate(sizes):
         for j, width in enumerate(rows):
             probe = seconds[size, width]
-            # a tenth of the time is the least that moving the bytes can have taken
+            # moving the bytes is assumed to have taken at least a tenth of the time
             moving = max(probe.seconds - probe.kernels * kernel_s, 0.1 * probe.seconds)
             values[i, j] = size / moving / bandwidth
     return EfficiencyTable(np.array(sizes), np.array(rows, float), values)
 
 
 def attention_rates(probes: Sequence[AttentionProbe]) -> tuple[float, float]:
-    """KV bytes per second with one row, and attention FLOPs per second with the most rows: slopes
-    in the context."""
+    """KV bytes/s with one row, and attention FLOP/s with the most rows: slopes over the context."""
 
     def slope(rows: int, quantity: str) -> float:
         chosen = sorted((p for p in probes if p.rows == rows), key=lambda probe: probe.context)
@@ -261,8 +267,11 @@ def attention_rates(probes: Sequence[AttentionProbe]) -> tuple[float, float]:
 
 
 def non_negative_fit(columns: Floats, target: Floats) -> list[float]:
-    """The coefficients >= 0 with the least absolute error: a burst of other work on the machine
-    spoils few probes."""
+    """The coefficients >= 0 with the least sum of absolute errors.
+
+    Absolute errors, not squares: a few probes that other work on the machine disturbed must not
+    move the fit.
+    """
     weights = np.ones(len(target))
     solution = np.zeros(columns.shape[1])
     for _ in range(30):  # iteratively reweighted least squares
@@ -272,8 +281,10 @@ def non_negative_fit(columns: Floats, target: Floats) -> list[float]:
 
 
 def non_negative_least_squares(columns: Floats, target: Floats) -> Floats:
-    """Least squares where the most negative coefficient is set to zero and the rest fitted again,
-    until none is."""
+    """Least squares with coefficients >= 0.
+
+    While a coefficient is negative, the most negative one is set to 0 and the rest is fitted again.
+    """
     active = list(range(columns.shape[1]))
     result = np.zeros(columns.shape[1])
     scale = np.linalg.norm(columns, axis=0)

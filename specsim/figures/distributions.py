@@ -1,5 +1,5 @@
-"""Laws of one token: how kept drafts and what is drawn after a rejection add up, and what comes out
-of rules that are not exact."""
+"""The distribution of one emitted token: accepted drafts and residual draws add up to p; rules that
+are not exact emit another distribution."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,12 +20,13 @@ def coupling(
     redrawn: ArrayLike,
     title: str = "",
 ) -> None:
-    """Two bars for each token: what is drafted, kept or not; what comes out, kept or drawn after a
-    rejection. The mark is the target's p. All are (V,), shares of all cycles."""
+    """Two bars for each token: left, how often it is drafted, and then accepted or rejected; right,
+    how often it is emitted, as an accepted draft or drawn after a rejection. The mark is the
+    target's p. All arrays have shape (V,) and hold shares of all cycles."""
     target, draft, kept, redrawn = (np.asarray(a, float) for a in (target, draft, kept, redrawn))
     places, width = np.arange(len(names)), 0.36
     left, right = places - width / 2 - 0.01, places + width / 2 + 0.01
-    axes.bar(left, kept, width, color=COLOURS["tokens"], label="drafted and kept")
+    axes.bar(left, kept, width, color=COLOURS["tokens"], label="drafted and accepted")
     axes.bar(
         left, draft - kept, width, bottom=kept, color="white", edgecolor=COLOURS["draft"],
         hatch="///", label="drafted and rejected",
@@ -47,19 +48,20 @@ def coupling(
 
 
 @styled
-def law_errors(
+def distribution_errors(
     axes: Axes,
     names: Sequence[str],
     target: ArrayLike,
-    laws: Mapping[str, ArrayLike],
+    emitted: Mapping[str, ArrayLike],
     title: str = "",
 ) -> None:
-    """What comes out too often and too seldom: a group for each of `laws` (label -> (V,)), a bar
-    of law - p for each token. The number is the total variation, the share that is wrong."""
+    """What is emitted too often and too rarely: a group for each of `emitted` (label ->
+    distribution (V,)), with a bar of emitted - p for each token. The number is the total
+    variation distance, the share of tokens that is wrong."""
     target = np.asarray(target, float)
-    errors = {label: np.asarray(law, float) - target for label, law in laws.items()}
+    errors = {label: np.asarray(each, float) - target for label, each in emitted.items()}
     thickness = 0.76 / len(names)
-    places = np.arange(len(laws))
+    places = np.arange(len(emitted))
     for index, (name, colour) in enumerate(zip(names, shades("verify", len(names)), strict=True)):
         offset = (index - (len(names) - 1) / 2) * thickness
         values = [error[index] for error in errors.values()]
@@ -76,11 +78,11 @@ def law_errors(
         fontsize=9, fontweight="bold",
     )  # fmt: skip
     axes.axvline(0.0, color=COLOURS["plain"], linewidth=0.9)
-    axes.set_yticks(places, list(laws))
-    axes.set_ylim(len(laws) - 0.5, -0.5)
+    axes.set_yticks(places, list(emitted))
+    axes.set_ylim(len(emitted) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(-1.15 * widest, 1.15 * widest)
-    axes.set_xlabel("emitted too seldom  ←  law − p (share)  →  too often")
+    axes.set_xlabel("emitted too rarely  ←  emitted − p (share)  →  too often")
     axes.set_title(title, pad=22)
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(names), borderaxespad=0.2)
 
@@ -88,4 +90,4 @@ def law_errors(
 def _named(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(range(len(names)), list(names))
     axes.grid(axis="x", visible=False)
-    axes.set_xlabel("the next token (all of the vocabulary)")
+    axes.set_xlabel("the next token (the whole vocabulary)")
