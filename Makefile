@@ -66,8 +66,8 @@ bench: $(VENV)/test.stamp  ## every script in bench/, in turn
 	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
 
 .PHONY: measure-gpu
-measure-gpu: $(VENV)/test.stamp  ## every part of the GPU suite on this machine, resumable
-	PYTHON=$(RUN) bash measurements/run_gpu.sh
+measure-gpu: $(VENV)/test.stamp  ## the GPU suite on this machine, half an hour at most, resumable
+	$(RUN) measurements/run_gpu.py
 
 .PHONY: explore
 explore: $(VENV)/notebooks.stamp  ## the explorer in a browser, served to this machine alone

@@ -21,7 +21,7 @@ from torch import Tensor
 import reference
 from reference import ConfidenceTree, DraftModel, NoDrafter, StaticTree, Tree
 from reference.lab.probes import fastest_dtype
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from specsim.acceptance.optimal_trees import best_tree
 
 NEW_TOKENS, PROMPTS, CALIBRATION = 64, 4, 12
@@ -31,7 +31,7 @@ NODES, DEPTH, RANKS = (4, 8, 16), 5, 4
 @torch.inference_mode()
 def rank_probs(target, draft, temperature: float) -> Tensor:
     """P(the target's next token is the draft's k-th choice), k = 1 … RANKS, (RANKS,)."""
-    sampling, found = Sampling(temperature), []
+    sampling, found = SamplingParameters(temperature), []
     for prompt in reference.prompts("calibration")[:CALIBRATION]:
         text = torch.tensor([prompt])
         children = draft(text)[0].topk(RANKS).indices

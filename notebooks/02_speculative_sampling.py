@@ -37,7 +37,7 @@ if here.torch:
     import reference
     from reference import checkpoints, slow_motion, verification
     from reference.lab import suites
-    from reference.sampling import Sampling, draw
+    from reference.sampling import SamplingParameters, draw
 
     target, draft, tokenizer = reference.load_pair("bundled")
     texts = checkpoints.prompt_texts()
@@ -57,7 +57,7 @@ were trained on Python source code, and share one tokenizer.
 
 # %% tags=["teaching"]
 if here.torch:
-    sampling = Sampling(temperature=1.0)
+    sampling = SamplingParameters(temperature=1.0)
 
     @torch.inference_mode()
     def one_cycle(text: list[int], gamma: int) -> list[int]:

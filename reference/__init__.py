@@ -14,9 +14,8 @@ Start reading at `decoding`, the loop, and `verification`, the rule that makes i
 """
 
 from reference.checkpoints import Tokenizer, load_checkpoint, load_pair, prompts, save_checkpoint
-from reference.cycle import NoDrafter
 from reference.decoding import Generation, generate, speculate, stream
-from reference.drafters import Drafter, Proposal
+from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit
 from reference.drafters.ensemble import Ensemble

@@ -6,13 +6,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from reference.machine import DTYPES, device_named, environment, is_out_of_memory
+from reference.machine import DTYPES, device_named, environment
+from reference.memory import is_out_of_memory
 from specsim.checks import SpecsimError
 
 METHODS = ("draft-model", "n-gram", "early-exit", "quantised-self", "ensemble", "head")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit status, 2 after an error in one line."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -33,13 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m reference", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(run=run)
-        sub.add_argument("--device", help="cpu, cuda, mps; default: a GPU where there is one")
+        sub.add_argument("--device", help="cpu, cuda or mps; default: the GPU if there is one")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
 
@@ -57,30 +60,33 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", help="text; '-' reads standard input")
     generate.add_argument("--gamma", type=int, default=4)
     generate.add_argument(
-        "--method", choices=METHODS, help="default: head where --head is given, else draft-model"
+        "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
     )
     generate.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
-    generate.add_argument("--layers", type=int, help="early-exit: how many draft; default: half")
+    generate.add_argument(
+        "--layers", type=int, help="early-exit: how many layers draft; default: half"
+    )
     generate.add_argument(
         "--tree", metavar="SHAPE",
-        help="the draft model drafts a tree: children at each depth, as 4,2,1; or a number of "
-        "nodes, grown by the draft's confidence gamma deep",
+        help="the draft model drafts a tree: the number of children at each depth, as 4,2,1; or "
+        "the number of nodes of a tree of depth gamma that follows the draft's probabilities",
     )  # fmt: skip
     generate.add_argument(
         "--drawn-children", action="store_true",
-        help="of a tree of a given shape, above temperature 0; default: the likeliest",
+        help="draw the children of a tree of a given shape, above temperature 0; default: take "
+        "the likeliest",
     )  # fmt: skip
     generate.add_argument(
         "--rule", choices=("token", "block", "match", "typical"), default="token",
-        help="the accept rule, above temperature 0; typical is lossy",
+        help="the accept rule above temperature 0; typical is lossy",
     )  # fmt: skip
     for role in ("target", "draft"):
         generate.add_argument(
             f"--{role}-precision", choices=(*DTYPES, "int8", "int4", "int4-g32"),
-            help=f"of the {role}'s weights; default: --dtype",
+            help=f"precision of the {role}'s weights; default: --dtype",
         )  # fmt: skip
     generate.add_argument(
-        "--eager", action="store_true", help="on a GPU: the same code, not recorded as CUDA graphs"
+        "--eager", action="store_true", help="on a GPU: do not record CUDA graphs"
     )
     generate.add_argument("--seed", type=int, default=0)
 
@@ -91,31 +97,36 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument("--gamma", type=int, nargs="+", default=list(range(9)))
     measure.add_argument("--prompts", type=int, default=8, help="how many of the bundled prompts")
     measure.add_argument(
-        "--out", type=Path, required=True, help="the file to write; of a suite, the folder"
+        "--out", type=Path, required=True, help="the file to write; for a suite, the folder"
     )
     measure.add_argument(
         "--dialled",
         metavar="SHAPE",
-        help="a pair of random weights instead: 1b, 8b, 70b-slice, a preset or a config.json",
+        help="a synthetic pair instead, random weights with the acceptance --alpha: 1b, 8b, "
+        "70b-slice, a preset or a config.json",
     )
-    measure.add_argument("--alpha", type=float, default=0.8, help="the dialled pair's acceptance")
     measure.add_argument(
-        "--draft-layers", type=int, help="the dialled draft's; default: a sixth of the target's"
+        "--alpha", type=float, default=0.8, help="the acceptance rate of the synthetic pair"
+    )
+    measure.add_argument(
+        "--draft-layers", type=int, help="of the synthetic draft; default: a sixth of the target's"
     )  # fmt: skip
     measure.add_argument("--suite", help="gpu, cpu, or a .toml file of points like theirs")
     measure.add_argument(
         "--part", nargs="+", default=["all"],
         help="probes, plain, verify, speculation, trained, peer; default: all, in this order",
     )  # fmt: skip
-    measure.add_argument("--machine", help="the folder's name; default: the device's")
+    measure.add_argument("--machine", help="the name of the folder; default: the device's")
     measure.add_argument("--pair", default="bundled", help="the folder of the trained pair")
-    measure.add_argument("--minutes", type=float, help="begin no point beyond this, in each part")
     measure.add_argument(
-        "--dry-run", action="store_true", help="say what would be measured, and how long it takes"
+        "--minutes", type=float, help="start no point after so many minutes, in each part"
+    )
+    measure.add_argument(
+        "--dry-run", action="store_true", help="print what would be measured, and for how long"
     )
 
     calibrate = command("calibrate", run_calibrate, "time the probes and fit a System to them")
-    calibrate.add_argument("--dtype", choices=DTYPES, help="default: whichever is faster here")
+    calibrate.add_argument("--dtype", choices=DTYPES, help="default: the faster one here")
     calibrate.add_argument("--out", type=Path, required=True, help="the calibration file to write")
 
     train = command("train", run_train, "make a pair from the standard library's source")
@@ -123,15 +134,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="the folder to write")
     train.add_argument(
         "--part", choices=("target", "draft", "head"), nargs="+",
-        help="train these alone, beside what --out holds; default: all",
+        help="train only these and keep the rest of --out; default: all",
     )  # fmt: skip
-    train.add_argument("--tokens", type=int, help="another budget than the recipe's, for a trial")
-    train.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler")
+    train.add_argument(
+        "--tokens", type=int, help="a smaller budget of tokens than the recipe's, for a trial"
+    )
+    train.add_argument(
+        "--no-compile", action="store_true", help="for systems without a C++ compiler"
+    )
     return parser
 
 
 def load(options: argparse.Namespace, needs_draft: bool = True):
-    """Target, draft and tokenizer; a target by itself where no draft is asked for or needed."""
+    """Target, draft and tokenizer; the draft is None if none is asked for or needed."""
     from reference.checkpoints import (
         Tokenizer,
         is_pair,
@@ -156,7 +171,7 @@ def load(options: argparse.Namespace, needs_draft: bool = True):
 
 
 def quantized_notes(options: argparse.Namespace) -> list[str]:
-    """What a quantised target, draft or copy gains on this device, a sentence for each."""
+    """What quantised weights gain on this device: a sentence each for target, draft and copy."""
     from reference.quantization import GROUPS, kernel_note
 
     asked = {"target": options.target_precision, "draft": options.draft_precision}
@@ -170,13 +185,14 @@ def quantized_notes(options: argparse.Namespace) -> list[str]:
 
 
 def run_generate(options: argparse.Namespace) -> int:
+    """Continue a prompt, and print the text or one JSON object."""
     from reference import speculate
     from reference.verification import LOSSLESS
 
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
     if options.tree and options.method:
-        raise SpecsimError(f"--tree drafts with the draft model; leave --method {options.method}")
+        raise SpecsimError(f"--tree uses the draft model; leave out --method {options.method}")
     options.method = options.method or ("head" if options.head else "draft-model")
     for note in quantized_notes(options):
         print(f"reference: {note}", file=sys.stderr)
@@ -219,6 +235,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def drafter_named(options: argparse.Namespace, target, draft):
+    """The drafter that the options ask for."""
     from reference import (
         DraftHead,
         DraftModel,
@@ -249,6 +266,7 @@ def drafter_named(options: argparse.Namespace, target, draft):
 
 
 def tree_named(options: argparse.Namespace, draft):
+    """The drafter of --tree: children at each depth, or a number of nodes."""
     from reference import ConfidenceTree, StaticTree, Tree
 
     try:
@@ -261,10 +279,12 @@ def tree_named(options: argparse.Namespace, draft):
 
 
 def run_measure(options: argparse.Namespace) -> int:
+    """Measure a suite of points, or one pair."""
     return measure_suite(options) if options.suite else measure_one(options)
 
 
 def measure_suite(options: argparse.Namespace) -> int:
+    """Measure the points of a suite into a folder; returns 1 if some failed."""
     from reference.lab.suites.points import PARTS, load_suite
     from reference.lab.suites.running import run_suite
 
@@ -283,11 +303,12 @@ def measure_suite(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"parts": list(parts), "failed": failed}))
     if failed:
-        print(f"reference: {failed} points failed; they are named above", file=sys.stderr)
+        print(f"reference: {failed} points failed or were left, as said above", file=sys.stderr)
     return 1 if failed else 0
 
 
 def measure_one(options: argparse.Namespace) -> int:
+    """Measure one pair over gamma into a file."""
     from reference.checkpoints import prompt_texts
     from reference.lab.suites import measure_pair
     from specsim.evidence.measurement import Measurement
@@ -302,7 +323,7 @@ def measure_one(options: argparse.Namespace) -> int:
         )
         print(
             f"reference: {shape.name}, random weights, drafted by its first {layers} layers; alpha "
-            f"{reached:.3f} at temperature 1, nearer to independent than that of text",
+            f"{reached:.3f} at temperature 1; tokens are accepted more independently than in text",
             file=sys.stderr,
         )
         prompts = random_prompts(shape, options.prompts, 96)
@@ -329,6 +350,7 @@ def measure_one(options: argparse.Namespace) -> int:
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
+    """Time the probes, fit a calibration to them, and write it."""
     from reference.lab.probes import fastest_dtype, run_probes
     from specsim.evidence.calibration import fit, to_json
     from specsim.evidence.measurement import write_json
@@ -347,6 +369,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 
 def run_train(options: argparse.Namespace) -> int:
+    """Train a pair, or parts of it."""
     from reference.lab.training import PARTS, make_pair
 
     card = make_pair(

@@ -8,17 +8,49 @@ of threads for every 64 rows or more, and a block runs on one of a GPU's process
 large one has over a hundred. Eight key-value heads of one sequence keep eight of them busy, however
 long the context. So there the slots are read in chunks, side by side as if they were sequences, and
 what each chunk says is weighted by its share of the sum of exponentials (flash decoding; Dao et
-al., 2023): the same softmax.
+al., 2023): the same softmax. In short windows that costs more than it gains; from how many slots on
+it gains is measured by the probes of a GPU and used by its suite (`read_in_chunks_from`).
+
+Importing this module turns off cuDNN's attention for the process. From torch 2.11 on, a Hopper GPU
+would prefer it for attention with a mask. It builds an execution plan for every new shape, which
+takes a fraction of a second, and decoding meets many shapes.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BLOCKS = 256  # that keep a large GPU busy: about two for each of its processors
-LONG = 2048  # slots; in fewer, what is gained is spent on putting the chunks together
+LONG = 2048  # slots from which chunks are assumed to gain where that has not been measured
 SHORTEST_CHUNK = 256
 ROWS_OF_A_BLOCK = 64
+
+torch.backends.cuda.enable_cudnn_sdp(False)  # a flag; a build without CUDA has it too
+
+_chunked_from = LONG
+
+
+def chunked_from() -> int:
+    """The shortest window, in slots, that a GPU reads in chunks at present."""
+    return _chunked_from
+
+
+@contextmanager
+def read_in_chunks_from(slots: int) -> Iterator[None]:
+    """Within this context a GPU reads windows of `slots` and more in chunks, shorter ones whole.
+
+    The text is the same up to rounding; only the time changes. A CUDA graph that was recorded
+    before keeps its kernels.
+    """
+    global _chunked_from
+    before, _chunked_from = _chunked_from, slots
+    try:
+        yield
+    finally:
+        _chunked_from = before
 
 
 def attend(
@@ -48,17 +80,27 @@ def attend(
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # (B, K, S, D)
         mixed = F.scaled_dot_product_attention(queries, keys, values, bias)
     mixed = mixed.view(batch, kv_heads, groups, rows, size).permute(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, rows, heads * size)
+    # The rows of all sequences are folded into one dimension and back. Without that, the result
+    # for one token per sequence may be a view whose strides make the output projection a `bmm`,
+    # which reads the weight once per sequence.
+    return mixed.reshape(batch * rows, heads * size).view(batch, rows, heads * size)
 
 
 def chunks_of(keys: Tensor, rows: int) -> int:
     """In how many chunks `keys` (B, S, K, D) are best read for `rows` rows a head: on a GPU so many
     that it is busy, where they are long and lie without gaps between sequences; elsewhere 1."""
-    batch, slots, kv_heads, size = keys.shape
-    if slots < LONG or not keys.is_cuda or keys.dtype == torch.float64 or size % 8:
+    batch, slots, _, size = keys.shape
+    if slots < _chunked_from or not keys.is_cuda or keys.dtype == torch.float64 or size % 8:
         return 1
     if batch > 1 and keys.stride(0) != slots * keys.stride(1):
         return 1
+    return chunks_to_fill(keys, rows)
+
+
+def chunks_to_fill(keys: Tensor, rows: int) -> int:
+    """So many chunks of `keys` (B, S, K, D), a power of two, that a large GPU is busy, however
+    short they are as a whole; 1 where they cannot be divided."""
+    batch, slots, kv_heads, _ = keys.shape
     blocks, chunks = batch * kv_heads * -(-rows // ROWS_OF_A_BLOCK), 1
     while blocks * chunks < BLOCKS and slots % (2 * chunks * SHORTEST_CHUNK) == 0:
         chunks *= 2

@@ -1,15 +1,16 @@
-"""A static key-value cache: written at positions, attended up to a window, rolled back by
-forgetting.
+"""A static key-value cache: written at positions, read up to a window, never rolled back.
 
-Buffers are allocated once. A rejected token leaves its keys and values where they are: later tokens
-overwrite the slot, and until then the position mask hides it. So a roll-back copies nothing;
-whoever owns the sequence lowers its length.
+The buffers are allocated once. A rejected token leaves its keys and values where they are: the
+position mask hides the slot until a later token overwrites it. So rejecting a draft copies nothing:
+the owner of the sequence keeps its length as it was.
 """
+
+from math import prod
 
 import torch
 from torch import Tensor
 
-from reference.machine import memory_for
+from reference.memory import memory_for
 from specsim.architecture import Architecture
 
 
@@ -26,17 +27,16 @@ class KVCache:
         device: torch.device | str = "cpu",
     ):
         shape = (batch, capacity, architecture.num_kv_heads, architecture.head_dim)
-        self.size = (architecture, batch, capacity, dtype, torch.device(device))
+        device = torch.device(device)
+        self.size = (architecture, batch, capacity, dtype, device)
         self.capacity = capacity
         layers = range(architecture.num_layers)
-        nbytes = batch * capacity * architecture.kv_elements_per_token * dtype.itemsize
         what = f"the keys and values of {batch} x {capacity} tokens in {architecture.name}"
-        with memory_for(what, nbytes, torch.device(device)):
+        with memory_for(what, 2 * len(layers) * prod(shape) * dtype.itemsize, device):
             self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
             self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self._rows = torch.arange(batch, device=device)[
-            :, None
-        ]  # (B, 1), to address each sequence's own slots
+        # (B, 1), to address each sequence's own slots
+        self._rows = torch.arange(batch, device=device)[:, None]
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values (B, T, H_kv, D) of one layer at `positions` (B, T)."""
@@ -48,7 +48,7 @@ class KVCache:
         return self.keys[layer][:, :window], self.values[layer][:, :window]
 
     def clear(self) -> None:
-        """Make it as new: what is masked must still be numbers, since 0 x NaN is NaN."""
+        """Set every slot to 0. Masked slots must be finite too, because 0 x NaN is NaN."""
         for tensor in (*self.keys, *self.values):
             tensor.zero_()
 
@@ -59,14 +59,10 @@ class KVCache:
             tensor.index_put_((self._rows, destination), tensor[self._rows, source])
 
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:
-        """Random keys and values in the first `slots` slots: a context to time steps at, which
-        nobody wrote. Equal layers get equal noise, whatever model they belong to."""
+        """Write random keys and values to the first `slots` slots: a long context to time steps at,
+        without reading a prompt. Layer i gets the same noise in every model."""
         device = self.keys[0].device
         for layer, pair in enumerate(zip(self.keys, self.values, strict=True)):
             generator = torch.Generator(device).manual_seed(seed + layer)
             for tensor in pair:
                 tensor[:, :slots].normal_(generator=generator)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))

@@ -1,5 +1,5 @@
-"""Hugging Face checkpoints in and out: config.json, model.safetensors, tokenizer.json. No remote
-code, no pickles.
+"""Hugging Face checkpoints, read and written: config.json, model.safetensors, tokenizer.json. No
+remote code, no pickles.
 
 A source is a folder, a hub id (`owner/name`, fetched by huggingface_hub into its own cache), or
 `bundled`, the pair that ships with this package.
@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer as RawTokenizer
 
-from reference.machine import DTYPES, memory_for
+from reference.machine import DTYPES
+from reference.memory import memory_for
 from reference.packing import PackedLinear, pack
 from reference.quantization import GROUPS, QuantizedLinear, quantized
 from reference.transformer import Transformer, rotary_table
@@ -25,13 +26,13 @@ from specsim.architecture import Architecture, from_config, read_config, to_conf
 from specsim.checks import SpecsimError
 
 PAIR = Path(__file__).parent / "pair"
-# of a repository on the hub; others hold the weights a second time under other names
+# what is fetched of a repository; other files hold the same weights again in other formats
 FILES = ["config.json", "generation_config.json", "tokenizer.json", "model*.safetensors"]
 FILES += ["model.safetensors.index.json"]
 
 
 class Tokenizer:
-    """Text to token ids and back."""
+    """Converts text to token ids and back. Raises SpecsimError for a file that it cannot read."""
 
     def __init__(self, file: Path):
         try:
@@ -40,13 +41,16 @@ class Tokenizer:
             raise SpecsimError(f"cannot read the tokenizer {file}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
+        """The token ids of `text`, without special tokens."""
         return self._raw.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: list[int]) -> str:
+        """The text of `tokens`, without special tokens."""
         return self._raw.decode(tokens, skip_special_tokens=True)
 
     @property
     def vocabulary(self) -> dict[str, int]:
+        """Every token and its id."""
         return self._raw.get_vocab()
 
 
@@ -59,13 +63,15 @@ def load_pair(
     target_precision: str | None = None,
     draft_precision: str | None = None,
 ) -> tuple[Transformer, Transformer, Tokenizer]:
-    """Target, draft and their common tokenizer.
+    """Load a target, a draft and their common tokenizer.
 
-    `source` is "bundled" or a folder with `target` and `draft` in it; or the target alone, with
-    `draft` beside it. The precisions are those of `load_checkpoint`. Two models whose tokenizers
-    are the same and whose vocabularies are padded to different sizes are both cut to the real one:
-    neither can then draw a token that only one of them has. Raises SpecsimError if a part is
-    missing or broken, or if the two do not share a vocabulary.
+    Arguments: `source` is "bundled" or a folder that holds `target` and `draft`; or it is the
+    target alone, and `draft` is given. Both may be hub ids. The precisions are those of
+    `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of different
+    sizes, both are cut to the real vocabulary, so that neither can draw a token that the other does
+    not have.
+
+    Raises SpecsimError if a part is missing or broken, or if the two do not share a vocabulary.
     """
     if draft is None:
         root = PAIR if str(source) == "bundled" else Path(source)
@@ -79,7 +85,7 @@ def load_pair(
     target_tokenizer, draft_tokenizer = (Tokenizer(tokenizer_file(folder)) for folder in folders)
     if target_tokenizer.vocabulary != draft_tokenizer.vocabulary:
         raise SpecsimError(
-            f"{source} and {draft} have different vocabularies: a draft must speak the "
+            f"{source} and {draft} have different vocabularies: a draft must use the "
             "target's tokens"
         )
     sizes = [from_config(read_config(folder), folder.name).vocab_size for folder in folders]
@@ -109,8 +115,8 @@ def is_pair(source: str | Path) -> bool:
 
 
 def resolve(source: str | Path) -> Path:
-    """The folder of a checkpoint: itself, `bundled-target` or `bundled-draft`, or what the hub has
-    under this id."""
+    """The folder of a checkpoint: `source` itself, that of `bundled-target` or `bundled-draft`, or
+    a download from the hub."""
     text = str(source)
     if text in ("bundled-target", "bundled-draft"):
         return PAIR / text.removeprefix("bundled-")
@@ -127,7 +133,7 @@ def resolve(source: str | Path) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise SpecsimError(
-            f"{text} is no folder; to fetch it from the hub: pip install 'specsim-llm[hub]'"
+            f"{text} is not a folder; to fetch it from the hub: pip install 'specsim-llm[hub]'"
         ) from None
     try:
         return Path(snapshot_download(text, allow_patterns=FILES))
@@ -138,6 +144,7 @@ def resolve(source: str | Path) -> Path:
 
 
 def tokenizer_file(folder: Path) -> Path:
+    """The tokenizer of a checkpoint's folder; SpecsimError if there is none."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise SpecsimError(f"no such file: {file}")
@@ -153,17 +160,17 @@ def load_checkpoint(
     packed: bool = True,
     vocab_size: int | None = None,
 ) -> Transformer:
-    """A model from a folder, ready for inference: evaluation mode, weights packed where the device
-    has kernels for it.
+    """Load a model from a folder, ready for inference: in evaluation mode, and packed where the
+    device has kernels for it.
 
-    `precision` is fp32, bf16 or fp16 in place of `dtype`; or int8, int4 or int4-g32, where weights
-    are stored in fewer bits and all else is in bf16 (see `quantization`). `vocab_size` keeps the
-    first rows of the tables alone, and leaves out the padding behind them.
+    Arguments: `precision` is fp32, bf16 or fp16 in place of `dtype`; or int8, int4 or int4-g32,
+    where the weights are stored in fewer bits and everything else is in bf16 (see `quantization`).
+    `vocab_size` keeps only the first rows of embedding and head, without the padding after them. A
+    model whose attention has a window gets a context of that length, in which it sees everything.
 
-    A model whose attention has a window is run within the window, where it sees everything: its
-    context is that long. Raises SpecsimError for a missing or truncated file, a weight that is
-    missing, is not finite in `dtype`, or has a shape that contradicts config.json, and where the
-    weights do not fit into memory.
+    Raises SpecsimError for a missing or truncated file; for a weight that is missing, is not finite
+    in `dtype`, or has a shape that contradicts config.json; and if the weights do not fit into
+    memory.
     """
     folder = Path(folder)
     if precision in DTYPES:
@@ -202,8 +209,10 @@ def load_checkpoint(
 
 
 def within_window(shape: Architecture) -> Architecture:
-    """The same model with a context of its attention's window, inside which the window hides
-    nothing; itself if it has none, or departs from what the decoder runs in other ways too."""
+    """The same model with a context as long as its attention's window, which then hides nothing.
+
+    The model is returned unchanged if it has no window, or if the decoder cannot run it for other
+    reasons too."""
     if not shape.sliding_layers or len(shape.departures) > 1:
         return shape
     context = min(shape.max_context, shape.sliding_window)
@@ -227,7 +236,10 @@ def save_checkpoint(
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Write `model` as a Hugging Face checkpoint: config.json, generation_config.json,
-    model.safetensors, tokenizer."""
+    model.safetensors and, if it is given, the tokenizer.
+
+    Raises SpecsimError for a model that is packed or quantised.
+    """
     if any(isinstance(module, PackedLinear | QuantizedLinear) for module in model.modules()):
         raise SpecsimError(
             f"{model.architecture.name} is packed or quantised; save a model loaded with "
@@ -254,14 +266,14 @@ def save_checkpoint(
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
 
 
 def prompt_texts() -> dict[str, list[str]]:
-    """The bundled prompts, "calibration" and "timed": pieces of files that the pair was not trained
+    """The bundled prompts, "calibration" and "timed": parts of files that the pair was not trained
     on."""
     prompts = json.loads((PAIR / "prompts.json").read_text(encoding="utf-8"))
     return {
@@ -270,7 +282,8 @@ def prompt_texts() -> dict[str, list[str]]:
 
 
 def prompts(which: str, length: int = 96) -> list[list[int]]:
-    """The first `length` token ids of the bundled prompts called `which`."""
+    """The first `length` token ids of the bundled prompts called `which`: "calibration" or
+    "timed". Raises SpecsimError for another name."""
     texts = prompt_texts()
     if which not in texts:
         raise SpecsimError(f"no prompts are called {which!r}; there are: {', '.join(texts)}")

@@ -1,13 +1,16 @@
-"""One cycle on buffers that stay where they are: draft, verify, decide.
+"""One cycle of a chain, in three stages: draft, verify, decide.
 
 Everything that changes from cycle to cycle is a tensor on the device, and nothing here waits for
 it: no `.item()`, no branch on what was accepted. So a GPU can record the three stages once and
-replay them (see `graphs`), and a CPU runs the very same code.
+replay them (see `graphs`), and a CPU runs the very same code. What passes from stage to stage is
+declared below, with shapes. Trees of drafts have a cycle of their own, in `tree_cycle`.
+
+Letters: B batch, G drafted tokens (gamma), V vocabulary, C hidden size.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,40 +18,44 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.noise import FreshNoise, SharedNoise
-from reference.sampling import Sampling, finest_float, likeliest
-from reference.sequences import FACTS, Sequences
+from reference.sampling import SamplingParameters, finest_float, likeliest
+from reference.sequences import COUNTS, Sequences
+from reference.settings import RunSettings
 from reference.transformer import Transformer, prefill
-from reference.tree_verification import TREE_RULES, TreeVerdict, follow
-from reference.trees import branches
 from reference.verification import RULES, Verdict, leading_run, verify_greedy
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What is the same for all cycles of a run. With `survival`, how many drafts are accepted is
-    drawn from that vector, P(at least k), k = 1 … gamma, whatever the rule says: LOSSY, to separate
-    cost from acceptance."""
+class Drafted(NamedTuple):
+    """What `draft` leaves for the later stages."""
 
-    sampling: Sampling
-    rule: str = "token"
-    stop_ids: frozenset[int] = frozenset()
-    survival: tuple[float, ...] | None = None
+    positions: Tensor  # (B, G+1), of the pending token and the drafts
+    tokens: Tensor  # (B, G+1), the pending token and the drafts
+    proposal: Proposal  # the drafts (B, G), and the distributions they were drawn from (B, G, V)
+    uniforms: Tensor  # (B, G+1), the rule's random numbers; (B, G+1, V) for the rule "match"
 
 
-class NoDrafter(Drafter):
-    """Drafts nothing: plain autoregressive decoding as the gamma = 0 case of speculation."""
+class Verified(NamedTuple):
+    """What `verify` leaves for `decide`."""
 
-    gamma = 0
-
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        return Proposal(sequences.tokens[:, :0], None)
+    hidden: Tensor  # (B, G+1, C), the target's last states
+    logits: Tensor  # (B, G+1, V), the target's, after the repetition penalty
+    is_finite: Tensor  # (B, G+1), whether all logits of a position are finite
 
 
 class Cycle:
-    """The buffers of a run, and the stages that work on them; `gamma` tokens are drafted next."""
+    """The buffers of a run, which keep their addresses, and the stages that work on them."""
+
+    drafted: Drafted
+    verified: Verified
+    gamma: int  # tokens that the next cycle drafts
 
     def __init__(
-        self, target: Transformer, drafter: Drafter, batch: int, capacity: int, settings: Settings
+        self,
+        target: Transformer,
+        drafter: Drafter,
+        batch: int,
+        capacity: int,
+        settings: RunSettings,
     ):
         self.target, self.drafter, self.settings = target, drafter, settings
         self.gamma, device = drafter.gamma, target.device
@@ -57,17 +64,18 @@ class Cycle:
         if settings.rule == "match" and not settings.sampling.greedy:
             self.noise = SharedNoise(0, target.architecture.vocab_size, device)
         else:
-            self.noise = FreshNoise(0, batch, self.drafted + 1, device)
+            self.noise = FreshNoise(0, batch, self.width + 1, device)
         self.survival = None
         if settings.survival is not None:
-            chances = torch.tensor(settings.survival, dtype=finest_float(device))
-            self.survival = chances.to(device)
-        # what was done, and in the last column for how many places the laws were numbers
-        self.report = torch.zeros((batch, FACTS + self.gamma + 2), dtype=torch.long, device=device)
+            survival = torch.tensor(settings.survival, dtype=finest_float(device))
+            self.survival = survival.to(device)  # (G,)
+        # a row is a `CycleResult`: five counts, the emitted tokens, how many positions were finite
+        columns = COUNTS + self.gamma + 2
+        self.result = torch.zeros((batch, columns), dtype=torch.long, device=device)
 
-    def begin(self, prompts: list[list[int]], room: list[int], seed: int) -> None:
-        """Read the prompts; `room` is how many tokens each may emit."""
-        self.sequences.load(prompts, room)
+    def begin(self, prompts: list[list[int]], remaining: list[int], seed: int) -> None:
+        """Read the prompts; `remaining` is how many tokens each may emit."""
+        self.sequences.load(prompts, remaining)
         self.noise.reseed(seed)
         hidden, positions = prefill(self.target, self.sequences, self.cache)
         self.drafter.start(self.sequences, self.target, self.cache)
@@ -75,84 +83,76 @@ class Cycle:
             self.drafter.observe(hidden, positions)
 
     @property
-    def drafted(self) -> int:
-        """Tokens of the next proposal: gamma, or the nodes of a tree."""
-        return self.gamma if self.drafter.nodes is None else self.drafter.nodes
+    def width(self) -> int:
+        """Tokens of the next proposal."""
+        return self.gamma
 
     @property
     def stages(self) -> tuple[Callable[[], None], ...]:
+        """The three stages, in order."""
         return self.draft, self.verify, self.decide
 
     def draft(self) -> None:
-        self.positions = self.sequences.positions(self.drafted + 1)  # the slots of a tree
-        to_draft, self.to_decide = self.noise.uniforms(self.positions + 1)
-        chance = to_draft[:, : self.drafted]
-        proposal = self.drafter.propose(self.sequences, self.settings.sampling, chance)
-        self.proposal = proposal.first(self.gamma)
-        self.tokens = torch.cat((self.sequences.pending, self.proposal.tokens), dim=1)  # (B, G+1)
+        """Let the drafter propose what follows the pending token."""
+        sequences = self.sequences
+        positions = sequences.positions(self.width + 1)
+        drafting, deciding = self.noise.uniforms(positions + 1)
+        drafting = drafting[:, : self.width]
+        proposal = self.drafter.propose(sequences, self.settings.sampling, drafting)
+        proposal = proposal.first(self.width)
+        tokens = torch.cat((sequences.pending, proposal.tokens), dim=1)
+        self.drafted = Drafted(positions, tokens, proposal, deciding)
 
     def verify(self) -> None:
+        """Read the pending token and all drafts in one pass of the target."""
         sequences, sampling = self.sequences, self.settings.sampling
-        positions, tree, ancestors, kept = self.positions, self.proposal.tree, None, None
-        if tree is not None:
-            positions, ancestors = sequences.lengths[:, None] + tree.depths, tree.ancestors
-            nodes = torch.arange(self.drafted + 1, device=positions.device)
-            kept = branches(ancestors, nodes, sequences.lengths, sequences.window)
-        hidden = self.target.hidden(self.tokens, positions, self.cache, sequences.window, kept)
+        positions, tokens, proposal, _ = self.drafted
+        hidden = self.target.hidden(tokens, positions, self.cache, sequences.window)
         logits = self.target.head(hidden)
-        self.is_number = logits.amax(-1).abs() < math.inf  # (B, G+1)
-        self.logits = sampling.penalise(logits, sequences, self.proposal.tokens, ancestors)
-        if tree is None:
-            self.drafter.observe(hidden, positions)
-        self.hidden = hidden
+        is_finite = logits.amax(-1).abs() < math.inf
+        logits = sampling.penalise(logits, sequences, proposal.tokens)
+        self.drafter.observe(hidden, positions)
+        self.verified = Verified(hidden, logits, is_finite)
 
     def decide(self) -> None:
-        settings, proposal = self.settings, self.proposal
-        verdict = accept(settings.sampling, self.logits, proposal, self.to_decide, settings.rule)
-        accepted = verdict.accepted
+        """Accept the drafts up to the first that fails, and emit one token more."""
+        _, _, proposal, uniforms = self.drafted
+        _, logits, is_finite = self.verified
+        sampling, rule = self.settings.sampling, self.settings.rule
+        accepted, next_token = accept(sampling, logits, proposal, uniforms, rule)
         if self.survival is not None:
-            chance = self.to_decide.flatten(1)[:, :1]  # of this cycle's first place
-            accepted = (chance < self.survival[: self.gamma]).sum(1)
-        drafted, laws, counts, tree = proposal
-        is_number = self.is_number
-        if laws is not None:  # one NaN among the draft's logits, and a law is all NaN
-            chosen = laws[..., 0] < math.inf
-            if tree is None:
-                is_number = torch.cat((is_number[:, :-1] & chosen, is_number[:, -1:]), dim=1)
-            else:
-                spoilt = torch.zeros_like(self.tokens).scatter_add_(
-                    1, tree.parents, (~chosen).long()
-                )
-                is_number = is_number & (spoilt == 0)
-        if tree is not None:
-            nodes = torch.cat((torch.zeros_like(verdict.path[:, :1]), verdict.path), dim=1)
-            drafted, counts = self.straightened(nodes), tree.depths.amax(1)
-            is_number = is_number.gather(1, nodes)
-        report = self.sequences.commit(drafted, accepted, verdict.next_token, counts)
-        self.report[:, : report.shape[1]].copy_(report)
-        self.report[:, -1].copy_(leading_run(is_number))
+            first = uniforms.flatten(1)[:, :1]  # the random number of the first position
+            accepted = (first < self.survival[: self.gamma]).sum(1)
+        if proposal.probabilities is not None:
+            # one NaN among the draft's logits makes all its probabilities NaN
+            finite_draft = proposal.probabilities[..., 0] < math.inf
+            is_finite = torch.cat((is_finite[:, :-1] & finite_draft, is_finite[:, -1:]), dim=1)
+        self.commit(proposal.tokens, accepted, next_token, proposal.counts, is_finite)
 
-    def straightened(self, nodes: Tensor) -> Tensor:
-        """The tokens (B, D) of an accepted path, the root and its `nodes` (B, D+1), once its keys
-        and values are moved to where those of a chain would be; behind its end are others, which do
-        not count."""
-        positions = self.positions[:, : nodes.shape[1]]
-        self.cache.move(self.positions.gather(1, nodes), positions)
-        hidden = self.hidden.gather(1, nodes[..., None].expand(-1, -1, self.hidden.shape[2]))
-        self.drafter.observe(hidden, positions)
-        return self.tokens.gather(1, nodes[:, 1:])
+    def commit(
+        self,
+        drafted: Tensor,
+        accepted: Tensor,
+        next_token: Tensor,
+        counts: Tensor | None,
+        is_finite: Tensor,
+    ) -> None:
+        """Emit `accepted` (B,) of the tokens `drafted` (B, G), then `next_token` (B,), and write
+        the cycle's result."""
+        result = self.sequences.commit(drafted, accepted, next_token, counts)
+        self.result[:, : result.shape[1]].copy_(result)
+        self.result[:, -1].copy_(leading_run(is_finite))
 
 
 def accept(
-    sampling: Sampling, logits: Tensor, proposal: Proposal, uniforms: Tensor, rule: str = "token"
-) -> Verdict | TreeVerdict:
-    """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has but one."""
-    drafted, draft_probs, counts, tree = proposal
-    if tree is not None and sampling.greedy:
-        return follow(likeliest(logits), drafted, tree)
-    if tree is not None:
-        laws = sampling.probabilities(logits)
-        return TREE_RULES[rule](laws, draft_probs, drafted, uniforms, tree)
+    sampling: SamplingParameters,
+    logits: Tensor,
+    proposal: Proposal,
+    uniforms: Tensor,
+    rule: str = "token",
+) -> Verdict:
+    """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has only one."""
+    drafted, draft_probs, counts, _ = proposal
     if sampling.greedy:
         return verify_greedy(likeliest(logits), drafted, counts)
     return RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms, counts)

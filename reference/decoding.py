@@ -1,81 +1,150 @@
-"""The loop: draft, verify, decide. Autoregressive decoding is the same loop with nothing drafted.
+"""The loop: draft, verify, decide. Plain autoregressive decoding is the same loop with no drafts.
 
-Per cycle the target reads its weights once, for the pending token and gamma drafts together, and
-emits between 1 and gamma + 1 tokens whose law is the target's own (see `verification`). The draft's
-quality decides how fast, never what. What the three stages do is in `cycle`.
+Each cycle the target reads its weights once, for the pending token and gamma drafts together. It
+emits between 1 and gamma + 1 tokens, whose distribution is the target's own (see `verification`). A
+bad draft makes decoding slow, never wrong. What the three stages do is in `cycle`.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from numbers import Integral
+from itertools import chain
 
 import torch
 
-from reference.cycle import NoDrafter, Settings
-from reference.drafters import Drafter
-from reference.graphs import Runner, mode_for, runner_for
-from reference.sampling import Sampling
-from reference.sequences import Mail, Report
+from reference.cycle import Cycle
+from reference.drafters import Drafter, NoDrafter
+from reference.graphs import Recordings, kept_by, window_of
+from reference.sampling import SamplingParameters
+from reference.sequences import AsyncCopy, CycleResult
+from reference.settings import (
+    RunSettings,
+    check_request,
+    checked_prompts,
+    checked_survival,
+    mode_for,
+)
 from reference.statistics import Statistics, Stopwatch
-from reference.transformer import MAX_GAMMA, Transformer
-from reference.tree_verification import TREE_RULES
-from reference.verification import RULES
-from specsim.architecture import Architecture
+from reference.transformer import Transformer
+from reference.tree_cycle import TreeCycle
 from specsim.checks import SpecsimError
 
 
 @dataclass(slots=True)
 class Generation:
-    """New token ids: a list for one prompt, a list of lists for a batch; and what the cycles
-    did."""
+    """New token ids, a list for one prompt and a list of lists for a batch; and the statistics of
+    the cycles."""
 
     tokens: list
     statistics: Statistics
 
 
-@torch.inference_mode()
-def cycles(
-    runner: Runner,
-    prompts: list[list[int]],
-    room: list[int],
-    seed: int,
-    statistics: Statistics,
-    choose_gamma: Callable[[Statistics], int],
-) -> Iterator[list[list[int]]]:
-    """Decode cycle by cycle; yields the new tokens of every sequence, none for one that has ended.
+class Decoder:
+    """Decodes `batch` sequences of up to `capacity` tokens at a time.
 
-    On a GPU a cycle is under way while the host reads the one before: what that one needs, the
-    host must know without it, and knows a bound on the lengths. The cycle that is under way when
-    all sequences turn out to have ended is an idle one, and nobody reads it.
+    It owns the buffers of its cycle and the recordings of its stages; both are freed with it.
     """
-    cycle, sequences = runner.cycle, runner.cycle.sequences
-    watch, under_way = Stopwatch(cycle.target.device), deque()
-    runner.begin(prompts, room, seed)
-    running = True
-    while running:
-        cycle.gamma = min(max(choose_gamma(statistics), 0), cycle.drafter.gamma)
-        unread = len(under_way) * (cycle.drafter.gamma + 1)
-        sequences.window = runner.window(sequences.longest + unread + cycle.drafted + 1)
-        watch.stop()
-        stages = runner.stages()
-        watch.start()
-        cycle.noise.refresh()
-        for stage in stages:
-            stage()
-            watch.lap()
-        under_way.append((Mail(cycle.report), watch.marks))
-        if len(under_way) > runner.lag:
-            mail, marks = under_way.popleft()
-            reports = [Report.of_row(row) for row in mail.read()]
-            require_numbers(reports, cycle.target.architecture.name)
-            sequences.longest = max(report.length for report in reports)
-            running = any(report.room for report in reports)
-            whole = [report for report in reports if report.is_whole]
-            accepted, drafted = ([report[i] for report in whole] for i in (3, 2))
-            statistics.add_cycle(accepted, drafted, watch.seconds(marks))
-            yield [report.emitted for report in reports]
+
+    def __init__(
+        self,
+        target: Transformer,
+        drafter: Drafter,
+        batch: int,
+        capacity: int,
+        settings: RunSettings,
+        mode: str = "eager",
+    ):
+        on_cuda = target.device.type == "cuda"
+        self.lag = int(on_cuda)  # cycles in flight while the host reads a result
+        # an eager run on a GPU reads the windows, and so runs the kernels, that graphs would have
+        self.rounds_windows = on_cuda or mode != "eager"
+        capacity = window_of(capacity) if self.rounds_windows else capacity
+        cycle = Cycle if drafter.nodes is None else TreeCycle
+        self.cycle = cycle(target, drafter, batch, capacity, settings)
+        self.recordings = None if mode == "eager" else Recordings(self.cycle, mode)
+
+    @torch.inference_mode()
+    def cycles(
+        self,
+        prompts: list[list[int]],
+        remaining: list[int],
+        seed: int,
+        statistics: Statistics,
+        choose_gamma: Callable[[Statistics], int],
+    ) -> Iterator[list[list[int]]]:
+        """Decode cycle by cycle; yields the new tokens of every sequence, none for one that ended.
+
+        On a GPU the host reads results one cycle late, so it sizes each cycle by an upper bound on
+        the lengths. One extra, idle cycle runs at the end.
+        """
+        cycle, sequences = self.cycle, self.cycle.sequences
+        watch, in_flight = Stopwatch(cycle.target.device), deque()
+        cycle.begin(prompts, remaining, seed)
+        if self.recordings is not None:
+            self.recordings.drop_if_moved()
+        running = True
+        while running:
+            cycle.gamma = min(max(choose_gamma(statistics), 0), cycle.drafter.gamma)
+            unread = len(in_flight) * (cycle.drafter.gamma + 1)
+            sequences.window = self.window(sequences.longest + unread + cycle.width + 1)
+            watch.stop()
+            stages = cycle.stages if self.recordings is None else self.recordings.stages()
+            watch.start()
+            cycle.noise.refresh()
+            for stage in stages:
+                stage()
+                watch.mark()
+            in_flight.append((AsyncCopy(cycle.result), watch.marks))
+            if len(in_flight) > self.lag:
+                copy, marks = in_flight.popleft()
+                results = copy.read()
+                require_finite(results, cycle.target.architecture.name)
+                sequences.longest = max(result.length for result in results)
+                running = any(result.remaining for result in results)
+                whole = [result for result in results if result.is_whole]
+                accepted, drafted = [r.accepted for r in whole], [r.drafted for r in whole]
+                statistics.add_cycle(accepted, drafted, watch.seconds(marks))
+                yield [result.emitted for result in results]
+
+    def window(self, slots: int) -> int:
+        """How many slots of the cache a pass reads so that the first `slots` are among them."""
+        slots = window_of(slots) if self.rounds_windows else slots
+        return min(slots, self.cycle.cache.capacity)
+
+
+@contextmanager
+def decoder_for(
+    target: Transformer,
+    drafter: Drafter,
+    batch: int,
+    capacity: int,
+    settings: RunSettings,
+    mode: str,
+) -> Iterator[Decoder]:
+    """A decoder with at least `capacity` tokens per sequence: a new one, or in the modes that
+    record, one that `target` keeps from its last two kinds of run.
+
+    A decoder that is in use is not among the kept ones, so runs at the same time share nothing.
+    """
+    if mode == "eager":
+        yield Decoder(target, drafter, batch, capacity, settings)
+        return
+    kept = kept_by(target)
+    kind = (drafter, drafter.gamma, batch, settings, mode, target.device, target.dtype)
+    decoder = kept.pop(kind, None)
+    if decoder is None or decoder.cycle.cache.capacity < capacity:
+        decoder = None  # its memory is given back before more is allocated
+        kept.make_space()
+        decoder = Decoder(target, drafter, batch, capacity, settings, mode)
+    try:
+        yield decoder
+    except SpecsimError:  # its cache may hold NaN
+        decoder = None
+        raise
+    finally:
+        if decoder is not None:
+            kept[kind] = decoder
 
 
 def stream(
@@ -100,52 +169,43 @@ def stream(
     """Continue `prompt` with speculative decoding, yielding each cycle's new tokens as they are
     decoded.
 
-    Arguments: `prompt` is token ids, or a list of such prompts for a batch, where every cycle gives
-    a list per sequence, empty once it has ended. `stop_ids` end a sequence and are included in it
-    (besides the target's own end-of-text ids); sequences also end after `max_new_tokens` or where
-    the target's context is full. `temperature` 0 is greedy; for the filters see `Sampling`. `rule`
-    is token, block, match or typical, the last of which is lossy (see `verification`). `mode` is
-    eager, cuda-graphs (the default on a CUDA device) or compiled (see `graphs`). `choose_gamma`
-    says from the statistics so far how many tokens the next cycle drafts, the drafter's gamma at
-    most (see `adaptive`). With `survival`, (s_1, …, s_gamma), the number of accepted drafts is
-    drawn from it while all the work is done, LOSSY. A `statistics` that is given is filled.
+    Arguments: `prompt` is token ids, or a list of such prompts for a batch; each cycle then yields
+    a list per sequence, empty once that sequence has ended. A sequence ends at one of `stop_ids` or
+    the target's own end-of-text ids (included in the tokens), after `max_new_tokens`, or where the
+    target's context is full. `temperature` 0 is greedy; for it and the filters see
+    `SamplingParameters`. `rule` is token, block, match or typical; typical is lossy (see
+    `verification`). `mode` is eager, cuda-graphs (the default on a CUDA device) or compiled (see
+    `graphs`). `choose_gamma` returns, from the statistics so far, how many tokens the next cycle
+    drafts, at most the drafter's gamma (see `adaptive`). With `survival`, (s_1, …, s_gamma), the
+    number of accepted drafts is drawn from it, which is LOSSY; the work is the same. `statistics`
+    are filled if they are given.
 
     Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the
-    context, a draft whose vocabulary is not the target's, an unknown rule or mode, or a survival
-    vector that is none.
+    context, a draft with another vocabulary, an unknown rule or mode, or an invalid survival
+    vector.
     """
     prompts, is_batch = checked_prompts(prompt, target.architecture)
-    if max_new_tokens < 1:
-        raise SpecsimError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if not 0 <= drafter.gamma <= MAX_GAMMA:
-        raise SpecsimError(f"gamma must be between 0 and {MAX_GAMMA}, not {drafter.gamma}")
-    if rule not in RULES:
-        raise SpecsimError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
-    if drafter.nodes is not None:
-        if temperature > 0 and rule not in TREE_RULES:
-            known = ", ".join(TREE_RULES)
-            raise SpecsimError(f"{rule!r} is a rule of chains; those of trees: {known}")
-        if choose_gamma is not None or survival is not None:
-            raise SpecsimError("choose_gamma and survival are of chains, not of trees")
-    settings = Settings(
-        Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
+    chain_only = choose_gamma is not None or survival is not None
+    check_request(drafter, max_new_tokens, temperature, rule, chain_only)
+    settings = RunSettings(
+        SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty),
         rule,
         frozenset(stop_ids) | target.stop_ids,
         None if survival is None else checked_survival(survival, drafter.gamma),
     )
     mode = mode_for(target.device, mode)
     context = target.architecture.max_context
-    room = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
-    ends = max(len(prompt) + places for prompt, places in zip(prompts, room, strict=True))
+    remaining = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+    ends = max(len(prompt) + new for prompt, new in zip(prompts, remaining, strict=True))
+    width = drafter.gamma if drafter.nodes is None else drafter.nodes
+    capacity = ends + width + 1  # a sequence that has ended still drafts while others go on
     statistics = Statistics(drafter.gamma) if statistics is None else statistics
     statistics.synthetic_acceptance |= survival is not None
 
     def steps() -> Iterator[list[list[int]]]:
-        drafted = drafter.gamma if drafter.nodes is None else drafter.nodes
-        capacity = ends + drafted + 1  # a sequence that waits for others still drafts
-        with runner_for(target, drafter, len(prompts), capacity, settings, mode) as runner:
+        with decoder_for(target, drafter, len(prompts), capacity, settings, mode) as decoder:
             choose = choose_gamma or (lambda _: drafter.gamma)
-            yield from cycles(runner, prompts, room, seed, statistics, choose)
+            yield from decoder.cycles(prompts, remaining, seed, statistics, choose)
 
     return steps() if is_batch else (step[0] for step in steps())
 
@@ -158,18 +218,15 @@ def speculate(
     temperature: float = 0.0,
     **options,
 ) -> Generation:
-    """Continue `prompt` with speculative decoding; the tokens have the law of plain decoding, but
-    for rule="typical".
+    """Continue `prompt` with speculative decoding. The tokens have the distribution of plain
+    decoding, except with rule="typical" or `survival`.
 
-    Arguments, options and what is raised are those of `stream`: top_k, top_p, min_p,
-    repetition_penalty, rule, stop_ids, seed, mode, choose_gamma, survival.
+    Arguments, options and errors are those of `stream`: top_k, top_p, min_p, repetition_penalty,
+    rule, stop_ids, seed, mode, choose_gamma, survival. Returns a `Generation`.
     """
     statistics = Statistics(drafter.gamma)
-    steps = list(
-        stream(
-            target, drafter, prompt, max_new_tokens, temperature, statistics=statistics, **options
-        )
-    )
+    arguments = target, drafter, prompt, max_new_tokens, temperature
+    steps = list(stream(*arguments, statistics=statistics, **options))
     if isinstance(steps[0][0], list):
         return Generation([list(chain(*row)) for row in zip(*steps, strict=True)], statistics)
     return Generation(list(chain(*steps)), statistics)
@@ -178,51 +235,16 @@ def speculate(
 def generate(
     target: Transformer, prompt, max_new_tokens: int = 256, temperature: float = 0.0, **options
 ) -> Generation:
-    """Plain autoregressive decoding: `speculate` with nothing drafted; same arguments, same
-    kernels."""
+    """Plain autoregressive decoding: `speculate` with no drafts; same arguments, same kernels."""
     return speculate(target, NoDrafter(), prompt, max_new_tokens, temperature, **options)
 
 
-def require_numbers(reports: list[Report], name: str) -> None:
-    """SpecsimError if a token was chosen from logits that are no numbers, saying where."""
-    for row, report in enumerate(reports):
-        if report.numbers < len(report.emitted):
-            place = report.length - len(report.emitted) + 1 + report.numbers
+def require_finite(results: list[CycleResult], name: str) -> None:
+    """SpecsimError, with the position, if a token was chosen from logits that are not finite."""
+    for row, result in enumerate(results):
+        if result.finite < len(result.emitted):
+            position = result.length - len(result.emitted) + 1 + result.finite
             raise SpecsimError(
-                f"the logits for place {place} of sequence {row} are not finite, in {name} or its "
-                "draft: weights are corrupt, or too large for their dtype (try bf16 or fp32)"
+                f"the logits for position {position} of sequence {row} are not finite, in {name} "
+                "or its draft: weights are corrupt, or too large for their dtype (try bf16 or fp32)"
             )
-
-
-def checked_survival(survival: Sequence[float], gamma: int) -> tuple[float, ...]:
-    """The survival vector of `gamma` places; SpecsimError if it is shorter or none."""
-    vector = tuple(map(float, survival))
-    falls = all(a >= b for a, b in pairwise((1.0, *vector, 0.0)))
-    if len(vector) < gamma or not falls:
-        raise SpecsimError(
-            f"survival must be {gamma} falling probabilities, one per drafted token, not {vector}"
-        )
-    return vector[:gamma]
-
-
-def checked_prompts(prompt, architecture: Architecture) -> tuple[list[list[int]], bool]:
-    """The prompts as lists of ids, and whether there was a batch of them."""
-    if isinstance(prompt, str):
-        raise SpecsimError("the prompt must be token ids; encode the text with the tokenizer first")
-    prompt = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
-    is_batch = len(prompt) > 0 and not isinstance(prompt[0], Integral)
-    prompts = [[int(token) for token in row] for row in (prompt if is_batch else [prompt])]
-    for row in prompts:
-        if not row:
-            raise SpecsimError("the prompt is empty: give at least one token")
-        if len(row) >= architecture.max_context:
-            raise SpecsimError(
-                f"the prompt has {len(row)} tokens, which leaves no room in the context of "
-                f"{architecture.max_context} of {architecture.name}"
-            )
-        if not 0 <= min(row) <= max(row) < architecture.vocab_size:
-            raise SpecsimError(
-                f"the prompt has token ids from {min(row)} to {max(row)}; the vocabulary of "
-                f"{architecture.name} is 0 to {architecture.vocab_size - 1}"
-            )
-    return prompts, is_batch

@@ -1,25 +1,26 @@
 """A mixture of experts in place of the MLP (Shazeer et al., arXiv:1701.06538; Mixtral, Qwen-MoE).
 
-A router sends every row to `per_token` of the experts, and only the weights of those that are
-chosen are read, one of three ways:
+A router sends every row to `per_token` of the experts. Only the weights of the chosen experts are
+read, in one of three ways:
 
-| way | where | bytes read of the experts | waits for the host |
+| way | where | bytes read of the experts | the host waits |
 |---|---|---|---|
 | `grouped` | CUDA of compute capability 9 or 10, bf16 | each chosen expert once | no |
 | `gathered` | other devices, few rows | thrice for every visit: copied, then multiplied | no |
 | `one_by_one` | the CPU; other devices, many rows | each chosen expert once | yes, free on a CPU |
 
-The first two have static shapes and can be captured in a CUDA graph.
+The first two have fixed shapes and can be recorded in a CUDA graph.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reference.activations import swiglu
 from specsim.architecture import Experts
 from specsim.checks import SpecsimError
 
-DATACENTRES = (9, 10)  # Hopper and Blackwell there; on others torch's grouped product asks the host
+DATACENTRES = (9, 10)  # Hopper, Blackwell; elsewhere torch's grouped product waits for the host
 
 
 class LinearStack(nn.Module):
@@ -34,14 +35,14 @@ class LinearStack(nn.Module):
 
 
 class SeparateLinears(nn.ModuleList):
-    """The same as a layer per expert, each in a layout of its own: packed or quantised."""
+    """The same with one layer per expert, each packed or quantised by itself."""
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
         return self[expert](x)
 
 
 class Mixture(nn.Module):
-    """The experts of one layer, their router, and what every token visits besides (Qwen2-MoE)."""
+    """The experts of one layer, their router, and the shared expert of every token (Qwen2-MoE)."""
 
     def __init__(self, hidden: int, experts: Experts):
         super().__init__()
@@ -55,7 +56,7 @@ class Mixture(nn.Module):
             self.shared_gate = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the experts make of `x` (B, T, C), each row by its own choice."""
+        """The experts' output (B, T, C) for `x` (B, T, C); each row visits the experts it chose."""
         rows = x.flatten(0, 1)  # (R, C)
         weights, chosen = self.route(rows)
         if can_group(rows, self.gate_up):
@@ -79,7 +80,7 @@ class Mixture(nn.Module):
         return weights, chosen
 
     def one_by_one(self, rows: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Expert after expert, all rows that chose it at once; the host reads who was chosen."""
+        """One expert after the other, with all rows that chose it; the host reads the choices."""
         if rows.is_cuda and torch.cuda.is_current_stream_capturing():
             raise SpecsimError(
                 f"{chosen.numel()} visits to {self.experts.count} experts cannot be recorded in a "
@@ -93,7 +94,7 @@ class Mixture(nn.Module):
         return mixed
 
     def gathered(self, rows: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """A copy of its matrices for every visit; nothing waits, and shapes are static."""
+        """A copy of an expert's matrices for every visit; nothing waits, and shapes are fixed."""
         visits = chosen.flatten()  # (R·k,)
         visitors = rows.repeat_interleave(chosen.shape[1], dim=0)[:, None]  # (R·k, 1, C)
         made = swiglu(visitors @ self.gate_up.weight[visits].mT)
@@ -101,8 +102,7 @@ class Mixture(nn.Module):
         return (made * weights[..., None].to(made.dtype)).sum(1)
 
     def grouped(self, rows: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Visits sorted by expert, and one product over all groups; the borders stay on the
-        device."""
+        """One product over visits sorted by expert; the ends of the groups stay on the device."""
         order = chosen.flatten().argsort(stable=True)
         experts = torch.arange(self.experts.count, device=rows.device)
         ends = (chosen.flatten()[:, None] <= experts).sum(0, dtype=torch.int32)  # (E,)
@@ -116,17 +116,14 @@ class Mixture(nn.Module):
         return (made * weights[..., None].to(made.dtype)).sum(1)
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
 def can_gather(rows: Tensor, stack: nn.Module) -> bool:
+    """Whether the experts can be copied: stacked in one tensor, and not on a CPU, where waiting is
+    free."""
     return rows.device.type != "cpu" and isinstance(stack, LinearStack)
 
 
 def can_group(rows: Tensor, stack: nn.Module) -> bool:
-    """Whether torch's grouped product runs here without asking the host for the groups' borders."""
+    """Whether torch's grouped product runs here without waiting for the host."""
     if not isinstance(stack, LinearStack) or rows.device.type != "cuda":
         return False
     aligned = all(size % 8 == 0 for size in stack.weight.shape[1:])  # rows of 16 bytes

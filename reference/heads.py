@@ -1,9 +1,9 @@
-"""One layer more, trained to draft for one target: an EAGLE or multi-token-prediction head.
+"""One extra layer, trained to draft for one target: an EAGLE or multi-token-prediction head.
 
-At each place it reads two things, the token there and the state in which the target left the place
-before, and says what the target will say there. So it stands on what the target has already
-understood, and costs a layer, a projection and the target's own LM head (EAGLE, arXiv:2401.15077;
-the module of DeepSeek-V3, arXiv:2412.19437, section 2.2, whose names the checkpoint uses).
+At each position it reads the token there and the target's last state at the position before, and
+predicts the target's next token. So it builds on the target's own states, and costs one layer, a
+projection and the target's LM head (EAGLE, arXiv:2401.15077; the module of DeepSeek-V3,
+arXiv:2412.19437, section 2.2, whose names the checkpoint uses).
 """
 
 import hashlib
@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reference.activations import rms_norm
 from reference.cache import KVCache
 from reference.checkpoints import PAIR, resolve, write_text
-from reference.norms import rms_norm
 from reference.packing import pack
 from reference.transformer import Transformer
 from reference.weights import LAYER, Safetensors
 from specsim.architecture import read_config, to_config
 from specsim.checks import SpecsimError
 
-# our weights, and the tensors of a checkpoint that they are made of, in order
+# our weights, and the tensors of a checkpoint that they are made from, in order
 NAMES = {
     "token_norm": ("model.layers.0.enorm.weight",),
     "hidden_norm": ("model.layers.0.hnorm.weight",),
@@ -39,11 +39,10 @@ NAMES = {
 
 
 class Head(Transformer):
-    """The head of `target`: its embedding and its LM head are the target's, and so is its shape,
-    but that it is dense where the target is a mixture of experts.
+    """A head for `target`, with the target's embedding, LM head and sizes; always dense, even if
+    the target is a mixture of experts.
 
-    Its own weights lie on no device until `assign` gives them values; `untrained_head` and
-    `load_head` do.
+    Its own weights have no values until `assign`; use `untrained_head` or `load_head`.
     """
 
     def __init__(self, target: Transformer):
@@ -59,12 +58,13 @@ class Head(Transformer):
 
     @property
     def own(self) -> dict[str, nn.Parameter]:
-        """The weights that are the head's alone, by name."""
+        """The weights that the head does not share with the target, by name."""
         shared = ("embedding.", "head.")
         named = self.named_parameters()
         return {name: weight for name, weight in named if not name.startswith(shared)}
 
     def assign(self, weights: dict[str, Tensor]) -> "Head":
+        """Take these weights as its own; returns itself."""
         self.load_state_dict(weights, strict=False, assign=True)
         return self
 
@@ -79,8 +79,8 @@ class Head(Transformer):
     ) -> Tensor:
         """The states (B, T, C) at `positions` (B, T), which the LM head multiplies.
 
-        `tokens` (B, T) stand there; `before` (B, T, C) are the states one place earlier: the
-        target's, or where it has not been, this head's own. Before the first place: zeros.
+        `tokens` (B, T) stand there. `before` (B, T, C) are the states one position earlier: the
+        target's, or this head's own where the target's are not known yet; zeros before the first.
         """
         eps = self.architecture.norm_eps
         token = rms_norm(self.embedding(tokens), self.token_norm, eps)
@@ -91,8 +91,8 @@ class Head(Transformer):
 
 
 def untrained_head(target: Transformer, seed: int = 0) -> Head:
-    """A head of random weights, in the target's dtype and on its device: normal, and the
-    projections that write to the residual stream smaller (GPT-2's rule)."""
+    """A head with random weights, in the target's dtype and on its device: normal with deviation
+    0.02, smaller in the projections that write to the residual stream (GPT-2's rule)."""
     head, generator = Head(target), torch.Generator().manual_seed(seed)
     weights = {}
     for name, weight in head.own.items():
@@ -109,8 +109,8 @@ def untrained_head(target: Transformer, seed: int = 0) -> Head:
 def fingerprint(target: Transformer) -> str:
     """A sha256 over all the target's norms, as bfloat16.
 
-    They change with any training, and survive what leaves the model the same: another dtype,
-    packing, quantisation, another layout of the matrices.
+    They change with any training, but not with another dtype, with packing, quantisation or
+    another layout of the matrices.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(target.state_dict().items()):
@@ -131,7 +131,7 @@ def load_head(source: str | Path, target: Transformer) -> Head:
     folder = PAIR / "head" if str(source) == "bundled" else resolve(source)
     wanted, name = read_config(folder).get("target"), target.architecture.name
     if not isinstance(wanted, dict):
-        raise SpecsimError(f"{folder}: config.json names no target, so this is no head")
+        raise SpecsimError(f"{folder}: config.json names no target, so this is not a head")
     for field in ("hidden_size", "vocab_size"):
         here = getattr(target.architecture, field)
         if wanted.get(field) != here:
@@ -142,7 +142,7 @@ def load_head(source: str | Path, target: Transformer) -> Head:
     if wanted.get("fingerprint") != fingerprint(target):
         raise SpecsimError(
             f"{folder} was trained on other weights of {wanted.get('name')} than those of {name}: "
-            "what it drafts would hardly be accepted; train it again (python -m reference train "
+            "its drafts would hardly be accepted; train it again (python -m reference train "
             "--part head)"
         )
     head, theirs = Head(target), Safetensors(folder)
@@ -167,7 +167,7 @@ def load_head(source: str | Path, target: Transformer) -> Head:
 
 
 def save_head(head: Head, target: Transformer, folder: Path) -> None:
-    """Write the head's own weights in bfloat16, and whose head it is."""
+    """Write the head's own weights in bfloat16, and for which target it was trained."""
     if "projection.weight" not in head.own:
         raise SpecsimError("a packed head cannot be written; save one that was trained, not loaded")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,6 @@
-"""The machine at hand: its device, its dtypes, and what a measurement says of it."""
+"""The device and dtype of a run, by name, and the environment that a measurement records."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 
 import torch
@@ -15,9 +13,9 @@ PRECISION_OF = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def device_named(name: str | None) -> torch.device:
-    """The torch device called `name`; by default the GPU where there is one, else the CPU.
+    """The torch device called `name`; by default the GPU if there is one, else the CPU.
 
-    Raises SpecsimError for a device that is not there.
+    Raises SpecsimError for a device that cannot be used.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,60 +34,8 @@ def dtype_named(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-class DoesNotFit(SpecsimError):
-    """What was asked for is more than there is memory."""
-
-
-@contextmanager
-def memory_for(what: str, nbytes: float, device: torch.device) -> Iterator[None]:
-    """Allocate within: where `what` does not fit, DoesNotFit says so, with the bytes asked for.
-
-    It is refused before the first byte where that is known, because a CPU's system hands out more
-    than it has.
-    """
-    free = free_bytes(device)
-    if nbytes > free:
-        raise DoesNotFit(f"{what} need {in_bytes(nbytes)} of memory; {in_bytes(free)} are free")
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise DoesNotFit(
-                f"{what} need {in_bytes(nbytes)}, and {device} is out of memory"
-            ) from None
-        raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch (or Python) means by it that memory has run out, on whatever device."""
-    words = str(error).lower()
-    known = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(phrase in words for phrase in known)
-
-
-def in_bytes(count: float) -> str:
-    """1.5 GB for 1.5e9."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"
-
-
-def free_bytes(device: torch.device) -> float:
-    """What may be allocated now, without swapping; infinite where the system does not say."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as lines:
-            sizes = {line.split(":")[0]: line.split()[1] for line in lines}
-        return 1024.0 * float(sizes["MemAvailable"])
-    except (OSError, KeyError):
-        return float("inf")
-
-
 def environment(device: torch.device) -> Environment:
+    """What was measured on: device, torch, Python, threads and today's date."""
     on_gpu = device.type == "cuda"
     return Environment(
         device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
@@ -102,7 +48,7 @@ def environment(device: torch.device) -> Environment:
 
 
 def cpu_name() -> str:
-    """The processor's own name, where the system tells it."""
+    """The processor's name, if the operating system knows it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = (

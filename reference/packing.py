@@ -1,9 +1,9 @@
-"""Weights laid out once for the CPU's matrix kernels, instead of at every product.
+"""Weights laid out for the CPU's matrix kernels once, instead of at every product.
 
-oneDNN multiplies fastest from a blocked layout. Given an ordinary weight it picks a slower kernel
-or re-blocks the weight on every call; a packed one is read as it lies. On the two-core machine of
-the README this halves the time of the bundled target's products in bf16 and makes them flat in the
-number of rows. On other devices nothing is done.
+oneDNN multiplies fastest from a blocked layout. Given an ordinary weight it picks a slower kernel,
+or converts the weight on every call; a packed weight is read as it is. On the two-core CPU of the
+README this halves the time of the bundled target's products in bf16, and makes it independent of
+the number of rows. On other devices nothing is done.
 """
 
 import torch
@@ -14,9 +14,9 @@ from reference.experts import LinearStack, SeparateLinears
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight lies in oneDNN's blocked layout; for inference only.
+    """A linear layer whose weight has oneDNN's blocked layout; for inference only.
 
-    A compiler cannot look into that layout: it is shown the `plain` weight, which it packs itself.
+    A compiler cannot read that layout: it gets the `plain` weight, which it packs itself.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
@@ -27,14 +27,14 @@ class PackedLinear(nn.Module):
         self.register_buffer("plain", None, persistent=False)
 
     def show_plain(self) -> None:
-        """Keep the weight (out, in) as it was before it was packed, for a compiler, beside it."""
+        """Also keep the weight (out, in) as it was before packing, for a compiler."""
         if self.plain is None:
             self.plain = self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() and self.plain is not None:
             return F.linear(x, self.plain, self.bias)
-        multiply = torch.ops.mkldnn._linear_pointwise.default  # `.default` skips a search
+        multiply = torch.ops.mkldnn._linear_pointwise.default  # `.default`: no overload resolution
         return multiply(x, self.packed, self.bias, "none", [], "")
 
 

@@ -2,20 +2,20 @@
 
 int8 keeps a scale per output channel; int4 a scale and a zero per group of 32 or 128 weights, both
 in bf16, so a weight takes 1, 0.625 or 0.531 bytes: the formats of `specsim.operators.precision`.
-Decoding waits for the weights' bytes, so fewer bytes are less time, but only where a kernel reads
-them as they lie:
+Decoding waits for the bytes of the weights, so fewer bytes take less time, but only where a kernel
+reads them as they are stored:
 
 | device | int8 | int4 |
 |---|---|---|
 | CPU | torch's `_weight_int8pack_mm` | torch's `_weight_int4pack_mm_for_cpu` |
-| CUDA from compute capability 8.0 | none in torch that is fast | torch's `_weight_int4pack_mm` |
-| others | none | none |
+| CUDA from compute capability 8.0 | no fast one in torch | torch's `_weight_int4pack_mm` |
+| others | no | no |
 
-Where there is none the weights are made bf16 again for every product: that saves memory, not time.
-The CPU's kernels take time per row: they win at one to three rows, as in drafting, and lose to bf16
-at the rows of a verification. On the two-core machine of the README a matrix of 12288 x 4096, read
-from memory, takes 5.1 ms in bf16, 2.8 in int8 and 1.5 in int4-g32 with one row; with five rows 4.2,
-5.9 and 5.1. Embedding, norms and routers stay in bf16.
+Without a kernel the weights are converted to bf16 for every product: that saves memory, not time.
+The CPU's kernels take time for every row. They are faster than bf16 at one to three rows, as in
+drafting, and slower at the rows of a verification. On the two-core CPU of the README a matrix of
+12288 x 4096, read from memory, takes 5.1 ms in bf16, 2.8 in int8 and 1.5 in int4-g32 with one row;
+with five rows 4.2, 5.9 and 5.1. Embedding, norms and routers stay in bf16.
 """
 
 import torch
@@ -28,11 +28,11 @@ from reference.transformer import Transformer
 from specsim.checks import SpecsimError
 
 GROUPS = {"int8": None, "int4": 128, "int4-g32": 32}  # weights that share a scale; None: a channel
-KEPT = ("router", "shared_gate")  # a choice of experts is not worth the few bytes
+KEPT = ("router", "shared_gate")  # few bytes, and an error would choose another expert
 
 
 def has_kernel(device: torch.device, precision: str) -> bool:
-    """Whether torch multiplies by the stored bytes on this device; else it saves memory alone."""
+    """Whether torch has a kernel that reads the stored bytes on this device."""
     if device.type == "cuda":
         return precision != "int8" and torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu"
@@ -44,7 +44,7 @@ def kernel_note(device: torch.device, precision: str) -> str:
         return f"{precision} weights on {device.type}: read as they are stored, multiplied in bf16"
     return (
         f"{precision} weights on {device.type}: torch has no fast kernel for them, so they are "
-        "made bf16 for every product; this saves memory, not time"
+        "converted to bf16 for every product; this saves memory, not time"
     )
 
 
@@ -90,6 +90,7 @@ def dense_weight(module: nn.Module) -> Tensor:
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """An ordinary linear layer with this weight (out, in)."""
     with torch.device("meta"):
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
     linear.weight = nn.Parameter(weight, requires_grad=False)
@@ -108,7 +109,7 @@ class QuantizedLinear(nn.Module):
         if self.group and self.in_features % self.group:
             raise SpecsimError(
                 f"{precision} shares a scale among {self.group} inputs; the {self.in_features} of "
-                f"{name or 'this layer'} cannot be divided so; int8 has no groups"
+                f"{name or 'this layer'} cannot be divided by that; int8 has no groups"
             )
         device = weight.device
         kernels = has_kernel(device, precision) and self.in_features % 16 == 0
@@ -119,9 +120,9 @@ class QuantizedLinear(nn.Module):
         codes, scales, zeros = to_int4(weight, self.group)
         self.scales = torch.stack((scales, zeros), dim=-1)  # (out, groups, 2)
         if self.kernel is None:
-            self.stored = codes[:, ::2] << 4 | codes[:, 1::2]  # (out, in / 2), two a byte
+            self.stored = codes[:, ::2] << 4 | codes[:, 1::2]  # (out, in / 2), two per byte
             return
-        # the kernels want rows in sixteens, and the scales of a group of inputs together
+        # the kernels need a multiple of 16 rows, and the scales of a group of inputs together
         missing = -self.out_features % 16
         codes = F.pad(codes, (0, 0, 0, missing))
         self.scales = F.pad(self.scales, (0, 0, 0, 0, 0, missing)).transpose(0, 1).contiguous()
@@ -134,7 +135,7 @@ class QuantizedLinear(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Of the stored weight and its scales, without the bias."""
+        """Bytes of the stored weight and its scales, without the bias."""
         return self.stored.nbytes + self.scales.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class QuantizedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def dequantized(self) -> Tensor:
-        """The weight (out, in) in bf16, of a layer that no kernel reads."""
+        """The weight (out, in) in bf16, for a layer without a kernel."""
         if self.group is None:
             return self.stored * self.scales[:, None]
         codes = torch.stack((self.stored >> 4, self.stored & 15), dim=-1).flatten(1)
@@ -182,6 +183,6 @@ def to_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def from_int4(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """The weights (out, in) in bf16 that `to_int4` has rounded."""
+    """The weights (out, in) in bf16 that codes, scales and zeros of `to_int4` stand for."""
     groups = codes.view(*scales.shape, -1).to(scales.dtype) - 8
     return (groups * scales[..., None] + zeros[..., None]).view(codes.shape)

@@ -1,8 +1,9 @@
-"""From logits to the law a token is drawn from, and from a law to a token.
+"""From logits to the distribution that a token is drawn from, and from a distribution to a token.
 
-The target's p and the draft's q both come out of `Sampling.probabilities`: whatever temperature and
-filters do, the ratio p / q in verification is then between the laws that tokens are really drawn
-from. Probabilities are float32 for 16- and 32-bit logits and float64 for float64 ones.
+The target's p and the draft's q both come from `SamplingParameters.probabilities`. So the ratio
+p / q in verification compares the distributions that tokens are really drawn from, after
+temperature and filters. Probabilities are float32 for 16- and 32-bit logits and float64 for float64
+ones.
 """
 
 import math
@@ -15,17 +16,20 @@ from torch import Tensor
 from reference.sequences import Sequences
 from specsim.checks import SpecsimError
 
-LARGE, BLOCK = 30_000, 128  # tokens of a vocabulary that is drawn from in two steps, and of a block
+LARGE = 30_000  # tokens; larger vocabularies are drawn from in two steps,
+BLOCK = 128  # first a block of so many tokens, then a token of that block
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """Repetition penalty, temperature, top-k, top-p, min-p, in this order; temperature 0 is greedy
-    (ties go to the lowest id).
+class SamplingParameters:
+    """How a distribution is made of logits: repetition penalty, temperature, top-k, top-p, min-p,
+    in this order.
 
-    `min_p` drops what is less likely than min_p times the likeliest token (Nguyen et al.,
-    arXiv:2407.01082). `repetition_penalty` divides the positive logits of tokens the text already
-    holds and multiplies their negative ones (Keskar et al., arXiv:1909.05858); 1 is none.
+    Arguments: `temperature` 0 is greedy (ties go to the lowest id). `top_k` keeps the k likeliest
+    tokens, `top_p` the fewest likely ones whose mass reaches top_p. `min_p` drops tokens less
+    likely than min_p times the likeliest one (Nguyen et al., arXiv:2407.01082).
+    `repetition_penalty` divides the positive logits of tokens that the text already holds, and
+    multiplies their negative ones (Keskar et al., arXiv:1909.05858); 1 changes nothing.
 
     Raises SpecsimError, naming the value, for a negative temperature, top_k below 1, top_p outside
     (0, 1], min_p outside [0, 1], or a penalty that is not above 0.
@@ -53,6 +57,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
         return self.temperature == 0
 
     def penalise(
@@ -62,11 +67,12 @@ class Sampling:
         drafted: Tensor,
         ancestors: Tensor | None = None,
     ) -> Tensor:
-        """Penalise repetitions in `logits` (B, T, V), those of the last T places of each text with
-        its drafts (B, G); or, if they are a tree, at nodes with these `ancestors` (B, T, G+1).
+        """Apply the repetition penalty to `logits` (B, T, V), which belong to the last T positions
+        of each text with its `drafted` tokens (B, G); of a tree, to nodes with these `ancestors`
+        (B, T, G+1).
 
-        A place counts the prompt, what was emitted, and the drafts before it. The target and every
-        drafter's model pass through here, so both sides of p / q know the same history.
+        At each position the prompt, the emitted tokens and the drafts before it count. The target's
+        logits and every drafter's pass through here, so that p and q know the same history.
         """
         if self.repetition_penalty == 1:
             return logits
@@ -77,7 +83,7 @@ class Sampling:
         return torch.where(seen, penalised, logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The law (..., V) that a token is drawn from; exactly one-hot when greedy."""
+        """The distribution (..., V) that a token is drawn from; exactly one-hot when greedy."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.greedy:
             return torch.zeros_like(logits).scatter_(-1, likeliest(logits)[..., None], 1.0)
@@ -106,36 +112,36 @@ def keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """The ids (...) of the largest of `logits` (..., V), the lowest where several tie. On a CPU
-    `argmax` says the same in three times the time if they have 16 bits."""
+    """The ids (...) of the largest of `logits` (..., V), the lowest where several tie. `argmax`
+    gives the same, but takes three times as long on a CPU for logits of 16 bits."""
     return logits.max(-1).indices
 
 
 def finest_float(device: torch.device) -> torch.dtype:
-    """The dtype that sums of chances are carried in: float64, which MPS does not have."""
+    """The dtype for sums of probabilities: float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def draw(law: Tensor, uniforms: Tensor) -> Tensor:
-    """The token ids (...) that `uniforms` (...) in [0, 1) pick from `law` (..., V), which need not
-    be normalised.
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """The token ids (...) that `uniforms` (...) in [0, 1) pick from the distribution `probs`
+    (..., V), which need not be normalised.
 
     Inverse transform: the first token whose cumulative mass exceeds u times the total, less a
     rounding. The comparison is strict and the sum is carried in float64 (on MPS in float32), so a
-    token of probability 0 is never drawn. Given a uniform in (0, 1) for
-    every token, (..., V), the tokens race instead: the first of -log(u) / p wins, the Gumbel-max
-    trick. Two laws that share such noise pick the same token nearly as often as they can.
+    token of probability 0 is never drawn. With one uniform in (0, 1) for every token, (..., V), the
+    tokens race instead: the smallest -log(u) / p wins (the Gumbel-max trick). Two distributions
+    that share such noise pick the same token nearly as often as is possible.
 
-    In a large vocabulary a block of tokens is found first, and then the token in it: long running
-    sums are slow, but for a single one on a GPU, where all its processors share in it.
+    In a large vocabulary a block of tokens is found first, and then the token in it, because long
+    running sums are slow. The exception is a single row on a GPU, whose sum all processors share.
     """
-    if uniforms.ndim == law.ndim:
-        return (law / -uniforms.log()).argmax(-1)
-    size, finest = law.shape[-1], finest_float(law.device)
-    if size < LARGE or size % BLOCK or (law.is_cuda and law.numel() == size):
-        cumulative = law.cumsum(-1, dtype=finest)
+    if uniforms.ndim == probs.ndim:
+        return (probs / -uniforms.log()).argmax(-1)
+    size, finest = probs.shape[-1], finest_float(probs.device)
+    if size < LARGE or size % BLOCK or (probs.is_cuda and probs.numel() == size):
+        cumulative = probs.cumsum(-1, dtype=finest)
         return first_beyond(cumulative, uniforms[..., None] * just_below(cumulative)).squeeze(-1)
-    blocks = law.unflatten(-1, (-1, BLOCK))
+    blocks = probs.unflatten(-1, (-1, BLOCK))
     cumulative = blocks.sum(-1, dtype=finest).cumsum(-1)
     targets = uniforms[..., None] * just_below(cumulative)
     block = first_beyond(cumulative, targets)  # (..., 1)
@@ -147,13 +153,13 @@ def draw(law: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def just_below(cumulative: Tensor) -> Tensor:
-    """A rounding or two below the total (..., 1) of running sums (..., N): times a number up to 1,
-    it never reaches the total."""
+    """The total (..., 1) of running sums (..., N), less a rounding or two: u <= 1 times it stays
+    below the total."""
     return cumulative[..., -1:] * (1 - torch.finfo(cumulative.dtype).eps)
 
 
 def first_beyond(cumulative: Tensor, targets: Tensor) -> Tensor:
-    """Where `cumulative` (..., N) first exceeds `targets` (..., 1); its end where it
-    does not, or they are no numbers."""
+    """The first index where `cumulative` (..., N) exceeds `targets` (..., 1); the last index where
+    none does, or where a target is NaN."""
     found = torch.searchsorted(cumulative, targets, right=True)
     return found.clamp_(max=cumulative.shape[-1] - 1)

@@ -1,9 +1,9 @@
-"""A run one cycle at a time, with all data of each decision: for reading, not for speed.
+"""A run one cycle at a time, with everything that its rule decided by: for reading, not for speed.
 
     for cycle in slow_motion.cycles(target, DraftModel(draft, 4), prompt, temperature=1.0):
         print(cycle.drafted, cycle.accepted, cycle.next_token)
 
-It runs the stages of the decoder, so the tokens are those of `speculate` with the same seed.
+The stages are the decoder's own, so with the same seed the tokens are those of `speculate`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,34 +12,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.cycle import Cycle, Settings
-from reference.decoding import checked_prompts
+from reference.cycle import Cycle
 from reference.drafters import Drafter
-from reference.sampling import Sampling
-from reference.sequences import FACTS, Report
+from reference.sampling import SamplingParameters
+from reference.sequences import COUNTS, CycleResult
+from reference.settings import RunSettings, checked_prompts
 from reference.transformer import Transformer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenCycle:
-    """One cycle of one sequence: the drafts, how many were accepted, and the token after them.
-
-    `target_probs` (G+1, V) are the target's distributions at the drafted positions and after them.
-    `draft_probs` (G, V) are the distributions that the drafts were drawn from, None if they were
-    not drawn at random. `emitted` ends where the text ends.
-    """
+    """One cycle of one sequence: the drafts, how many were accepted, and the token after them."""
 
     drafted: list[int]
     accepted: int
     next_token: int
-    emitted: list[int]
-    target_probs: Tensor
-    draft_probs: Tensor | None
-
-    @property
-    def has_bonus(self) -> bool:
-        """Whether all drafts were accepted, so that the last token is the target's bonus token."""
-        return self.accepted == len(self.drafted)
+    emitted: list[int]  # fewer than accepted + 1 where the text ends
+    target_probs: Tensor  # (G+1, V), the target's distributions at the drafts and after them
+    draft_probs: Tensor | None  # (G, V), what the drafts were drawn from; None if not drawn
 
 
 @torch.inference_mode()
@@ -55,18 +45,18 @@ def cycles(
 ) -> Iterator[SeenCycle | list[SeenCycle]]:
     """Continue `prompts`, one prompt or a batch, as `speculate` does with the same seed.
 
-    Yields each cycle, for a batch a list with one item per sequence, until all texts have ended.
-    It cannot show tree drafters. Raises SpecsimError for invalid prompts, as `speculate` does.
+    Yields what every cycle did, for a batch a list per cycle, until all texts have ended. For
+    drafters of chains, not of trees. Raises SpecsimError for an invalid prompt.
     """
     rows, is_batch = checked_prompts(prompts, target.architecture)
     context = target.architecture.max_context
-    room = [min(max_new_tokens, context - len(row)) for row in rows]
-    capacity = max(len(row) + places for row, places in zip(rows, room, strict=True))
+    remaining = [min(max_new_tokens, context - len(row)) for row in rows]
+    capacity = max(len(row) + new for row, new in zip(rows, remaining, strict=True))
     capacity += drafter.gamma + 1
-    settings = Settings(Sampling(temperature), rule, target.stop_ids)
+    settings = RunSettings(SamplingParameters(temperature), rule, target.stop_ids)
     cycle = Cycle(target, drafter, len(rows), capacity, settings)
-    cycle.begin(rows, room, seed)
-    while bool(cycle.sequences.room.any()):
+    cycle.begin(rows, remaining, seed)
+    while bool(cycle.sequences.remaining.any()):
         cycle.sequences.window = int(cycle.sequences.lengths.max()) + drafter.gamma + 1
         cycle.noise.refresh()
         for stage in cycle.stages:
@@ -76,19 +66,20 @@ def cycles(
 
 
 def seen_by_row(cycle: Cycle) -> list[SeenCycle]:
-    """The results of the cycle that has just run, for each sequence."""
-    laws, proposal = cycle.settings.sampling.probabilities(cycle.logits), cycle.proposal
-    drafted, reported = proposal.tokens.tolist(), proposal.probabilities
-    chosen = cycle.report[:, FACTS:].tolist()  # the kept drafts, then the token that follows
-    reports = [Report.of_row(row) for row in cycle.report.tolist()]
+    """What the cycle that has just run did to each sequence."""
+    proposal = cycle.drafted.proposal
+    target_probs = cycle.settings.sampling.probabilities(cycle.verified.logits)
+    drafted, draft_probs = proposal.tokens.tolist(), proposal.probabilities
+    chosen = cycle.result[:, COUNTS:].tolist()  # the accepted drafts, then the token after them
+    results = [CycleResult.of_row(row) for row in cycle.result.tolist()]
     return [
         SeenCycle(
             drafted=drafted[row],
-            accepted=report.accepted,
-            next_token=chosen[row][report.accepted],
-            emitted=report.emitted,
-            target_probs=laws[row],
-            draft_probs=None if reported is None else reported[row],
+            accepted=result.accepted,
+            next_token=chosen[row][result.accepted],
+            emitted=result.emitted,
+            target_probs=target_probs[row],
+            draft_probs=None if draft_probs is None else draft_probs[row],
         )
-        for row, report in enumerate(reports)
+        for row, result in enumerate(results)
     ]

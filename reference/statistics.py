@@ -1,8 +1,9 @@
-"""What the cycles of a run did, and what they took.
+"""What the cycles of a run did, and how long they took.
 
-Three numbers are called acceptance rate, and they differ by tens of per cent; all three are here by
-name: `alpha` (accepted ÷ tests made, a test that fails ends the cycle), `accepted_per_drafted`, and
-`tokens_per_cycle` (the bonus or correction token included).
+Three numbers are called acceptance rate, and they differ by tens of per cent. All three are here:
+`alpha` (accepted ÷ tests made; a test that fails ends the cycle), `accepted_per_drafted` (vLLM's
+draft acceptance rate) and `tokens_per_cycle` (mean acceptance length, block efficiency or τ; the
+bonus or correction token included). `survival` is vLLM's per-position acceptance rate.
 """
 
 import statistics
@@ -16,34 +17,34 @@ import torch
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts over all sequences, times per cycle of the whole batch.
+    """Counts over all sequences, and times per cycle of the whole batch.
 
-    A cycle cut short by the end of the text or the length limit is left out of every count: how
-    many of its drafts would have been emitted is not known. `gamma` is the most that a cycle
-    drafts; `synthetic_acceptance` says that how many were accepted was drawn, not judged.
+    A cycle that the end of the text or the length limit cuts short is left out of every count,
+    because it is unknown how many of its drafts would have been emitted. `gamma` is the most that a
+    cycle drafts. With `synthetic_acceptance` the number of accepted drafts was drawn from a given
+    vector, not decided by a rule.
 
-    Of a tree these are levels, not nodes: drafted is how deep it was, accepted how far down the
-    walk went. So `accepted_per_drafted` says nothing of its width, and a walk that ends at a leaf
-    above the deepest level counts as a rejection in `alpha`; `tokens_per_cycle` is the number to
-    compare.
+    For trees the counts are levels, not nodes: drafted is the depth of the tree, accepted is the
+    length of the accepted path. So `accepted_per_drafted` ignores the width, and `alpha` counts a
+    path that ends at a leaf above the deepest level as a rejection: compare `tokens_per_cycle`.
     """
 
     gamma: int
     accepted_counts: list[int] = field(default_factory=list)  # one per sequence and whole cycle
-    drafted_counts: list[int] = field(default_factory=list)  # beside them
+    drafted_counts: list[int] = field(default_factory=list)  # for the same cycles
     draft_times: list[float] = field(default_factory=list)  # seconds, one per cycle
     verify_times: list[float] = field(default_factory=list)
     accept_times: list[float] = field(default_factory=list)
     idle_times: list[float] = field(default_factory=list)
     synthetic_acceptance: bool = False
 
-    def add_cycle(self, accepted: list[int], drafted: list[int], laps: list[float]) -> None:
-        """Count a cycle: the drafts that were accepted, of how many, by each sequence it was whole
-        for; and its four laps."""
+    def add_cycle(self, accepted: list[int], drafted: list[int], seconds: list[float]) -> None:
+        """Count a cycle: accepted and drafted tokens of each sequence that was not cut short, and
+        the seconds of drafting, verifying, accepting and idling."""
         self.accepted_counts += accepted
         self.drafted_counts += drafted
-        for times, lap in zip(self._times, laps, strict=True):
-            times.append(lap)
+        for times, taken in zip(self._times, seconds, strict=True):
+            times.append(taken)
 
     def extend(self, other: "Statistics") -> None:
         """Add the cycles of another run with the same gamma."""
@@ -63,14 +64,17 @@ class Statistics:
 
     @property
     def cycles(self) -> int:
+        """Cycles that were counted, each sequence by itself."""
         return len(self.accepted_counts)
 
     @property
     def drafted(self) -> int:
+        """Drafted tokens in all."""
         return sum(self.drafted_counts)
 
     @property
     def accepted(self) -> int:
+        """Accepted tokens in all, without bonus and correction tokens."""
         return sum(self.accepted_counts)
 
     @property
@@ -89,18 +93,8 @@ class Statistics:
         return [sum(histogram[k:]) / self.cycles for k in range(1, self.gamma + 1)]
 
     @property
-    def acceptance_by_position(self) -> list[float | None] | None:
-        """Of the k-th drafts that were tested (those before them accepted), the share that passed;
-        None for a place where none was."""
-        if not self.cycles:
-            return None
-        pairs = list(zip(self.accepted_counts, self.drafted_counts, strict=True))
-        tested = [sum(n >= k and g > k for n, g in pairs) for k in range(self.gamma)]
-        passed = [sum(n > k for n, _ in pairs) for k in range(self.gamma)]
-        return [p / t if t else None for p, t in zip(passed, tested, strict=True)]
-
-    @property
     def tokens_per_cycle(self) -> float | None:
+        """Mean tokens emitted per cycle, the bonus or correction token included."""
         return 1 + self.accepted / self.cycles if self.cycles else None
 
     @property
@@ -112,11 +106,12 @@ class Statistics:
 
     @property
     def accepted_per_drafted(self) -> float | None:
+        """Accepted ÷ drafted tokens."""
         return self.accepted / self.drafted if self.drafted else None
 
     @property
     def alpha(self) -> float | None:
-        """Pooled conditional acceptance: accepted ÷ (accepted + rejections)."""
+        """Mean conditional acceptance of one draft: accepted ÷ (accepted + rejections)."""
         rejections = sum(
             n < g for n, g in zip(self.accepted_counts, self.drafted_counts, strict=True)
         )
@@ -125,7 +120,7 @@ class Statistics:
 
     @property
     def draft_s(self) -> float | None:
-        """Median seconds that a cycle drafts (all its draft passes)."""
+        """Median seconds of drafting per cycle (all its draft passes)."""
         return _median(self.draft_times)
 
     @property
@@ -135,26 +130,29 @@ class Statistics:
 
     @property
     def accept_s(self) -> float | None:
-        """Median seconds of the accept rule and the roll-back, a part of `host_s`."""
+        """Median seconds of the accept rule and of committing tokens, a part of `host_s`."""
         return _median(self.accept_times)
 
     @property
     def host_s(self) -> float | None:
-        """Median seconds of the rest of a cycle: accept rule, roll-back, and what passes until the
-        next may begin: on a CPU the host reading the result, on a GPU its standing idle."""
+        """Median seconds of the rest of a cycle: accept rule, committing tokens, and the time until
+        the next cycle may begin (on a CPU the host reads the result, on a GPU the device idles)."""
         return _median(self.host_times)
 
     @property
     def cycle_s(self) -> float | None:
+        """Median seconds of a whole cycle."""
         return _median(self.cycle_times)
 
     @property
     def host_times(self) -> list[float]:
-        return [sum(laps) for laps in zip(self.accept_times, self.idle_times, strict=True)]
+        """Seconds of each cycle beyond draft and verify."""
+        return [sum(times) for times in zip(self.accept_times, self.idle_times, strict=True)]
 
     @property
     def cycle_times(self) -> list[float]:
-        return [sum(laps) for laps in zip(*self._times, strict=True)]
+        """Seconds of each cycle."""
+        return [sum(times) for times in zip(*self._times, strict=True)]
 
 
 def _median(times: list[float]) -> float | None:
@@ -162,7 +160,7 @@ def _median(times: list[float]) -> float | None:
 
 
 class Stopwatch:
-    """Laps without stopping the device: CUDA events there, the host's clock elsewhere."""
+    """Times stages without stopping the device: by CUDA events, or on a CPU by the host's clock."""
 
     def __init__(self, device: torch.device):
         self.on_cuda = device.type == "cuda"
@@ -170,18 +168,21 @@ class Stopwatch:
         self.stopped = None
 
     def stop(self) -> None:
-        """What passes from here to the start of the next cycle belongs to none."""
+        """End the time of the last cycle; until `start`, time belongs to no cycle."""
         self.stopped = self._now()
 
     def start(self) -> None:
+        """Begin the time of a cycle."""
         self.marks = [self._now()]
 
-    def lap(self) -> None:
+    def mark(self) -> None:
+        """A stage has ended."""
         self.marks.append(self._now())
 
     def seconds(self, marks: list) -> list[float]:
-        """The laps of a cycle whose result the host has just read. The last one ends on a CPU now,
-        on a GPU where the device was ready for the cycle that is under way."""
+        """The seconds of the stages of a cycle whose result the host has just read, and of the idle
+        time after them. On a CPU that ends now, on a GPU where the device was ready for the next
+        cycle."""
         if not self.on_cuda:
             return [b - a for a, b in pairwise([*marks, self._now()])]
         self.stopped.synchronize()

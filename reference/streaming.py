@@ -1,4 +1,4 @@
-"""Text as it is decoded: pieces that are final, cut at stop strings wherever tokens end."""
+"""Text as it is decoded, in pieces that are final; stop strings may span several tokens."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ from reference.drafters import Drafter
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
 
-UNFINISHED = "\ufffd"  # what a tokenizer makes of half a character
+UNFINISHED = "\ufffd"  # what a tokenizer returns for part of a character
 
 
 def stream_text(
@@ -20,11 +20,11 @@ def stream_text(
     stop: str | Iterable[str] = (),
     **options,
 ) -> Iterator[str]:
-    """Continue the text `prompt`, yielding pieces of new text; joined they are the whole of it.
+    """Continue the text `prompt`, yielding pieces of the new text as they become final.
 
     The text ends before the first of the `stop` strings, which may begin and end inside tokens. The
     other options are those of `decoding.stream`. Raises SpecsimError for an empty stop string, and
-    whatever `stream` raises.
+    for whatever `stream` raises it.
     """
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if "" in stops:
@@ -36,7 +36,7 @@ def stream_text(
 def pieces(
     steps: Iterable[list[int]], tokenizer: Tokenizer, stops: tuple[str, ...]
 ) -> Iterator[str]:
-    """Decode the tokens so far after each step; hold back what may turn out to begin a stop."""
+    """Decode all tokens so far after each step; hold back what may be the start of a stop."""
     tokens: list[int] = []
     text, told = "", 0
     for step in steps:
@@ -55,8 +55,8 @@ def pieces(
 
 
 def held_back(text: str, stops: tuple[str, ...]) -> int:
-    """How many last characters are not final: half a character, and the longest beginning of a stop
-    before it."""
+    """How many characters at the end are not final: an unfinished character, and before it the
+    longest start of a stop string."""
     whole = text.rstrip(UNFINISHED)
     begun = (n for stop in stops for n in range(1, len(stop)) if whole.endswith(stop[:n]))
     return len(text) - len(whole) + max(begun, default=0)

@@ -1,9 +1,9 @@
 """A Llama-family transformer in one readable forward pass.
 
 The same pass serves training (no cache), prefill, a decode step and verification: only the number
-of tokens differs. It never changes how long a sequence is; it writes keys and values at the
-positions it is told, and the caller decides afterwards which of them count. Letters in the shape
-comments: B batch, T tokens in this pass, S cached slots attended, H query heads, K key-value heads,
+of tokens differs. It does not know how long a sequence is: it writes keys and values at the given
+positions, and the caller decides afterwards which of them count. Letters in the shape comments:
+B batch, T tokens in this pass, S cached slots attended, H query heads, K key-value heads,
 G = H / K, D head size, C hidden size, V vocabulary.
 """
 
@@ -12,22 +12,20 @@ import math
 import torch
 from torch import Tensor, nn
 
+from reference.activations import rms_norm, swiglu
 from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
-from reference.experts import Mixture, swiglu
-from reference.norms import rms_norm
+from reference.experts import Mixture
 from reference.sequences import Sequences
 from reference.trees import Branches
 from specsim.architecture import Architecture
 
-MAX_GAMMA = (
-    64  # drafts may stand this far past the end of the context; what they say there is thrown away
-)
+MAX_GAMMA = 64  # drafts may stand this far past the end of the context; there they are discarded
 
 
 class Layer(nn.Module):
-    """Weights of one block. Projections that read the same input are fused, so that each is one
-    matrix product."""
+    """Weights of one block. Projections that read the same input are fused into one matrix
+    product."""
 
     def __init__(self, shape: Architecture, index: int = 0):
         super().__init__()
@@ -47,12 +45,14 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
+    """A model of the Llama family. Raises SpecsimError for an architecture that is not."""
+
     def __init__(self, architecture: Architecture):
         super().__init__()
         self.architecture = architecture.require_llama_shape()
         self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
         self.precision: str | None = None  # of quantised weights; None: the dtype's own
-        self.reads_prompts = True  # False: prefill leaves noise, for timing steps at long contexts
+        self.reads_prompts = True  # False: prefill writes noise, to time steps at long contexts
         self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
         self.layers = nn.ModuleList(
             Layer(architecture, index) for index in range(architecture.num_layers)
@@ -65,10 +65,12 @@ class Transformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.norm.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of norms, activations and cache; quantised weights have fewer bits."""
         return self.norm.dtype
 
     def forward(
@@ -82,10 +84,10 @@ class Transformer(nn.Module):
         """Logits (B, T, V) of `tokens` (B, T).
 
         With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written
-        there, and it attends to slots 0 … positions[b, t]. `window` bounds those slots for the
-        whole pass (default: the whole buffer; the bytes read are the window's, not the sequence's).
-        `branches` say otherwise where several tokens stand at one position. Without a cache the
-        rows are whole sequences.
+        there, and it attends to slots 0 … positions[b, t]. The pass reads the first `window` slots
+        of the cache (default: all), however long the sequences are. Where several tokens stand at
+        one position, `branches` gives their slots and what they see. Without a cache the rows are
+        whole sequences.
         """
         return self.head(self.hidden(tokens, positions, cache, window, branches))
 
@@ -111,8 +113,8 @@ class Transformer(nn.Module):
         bias: Tensor | None = None,
         branches: Branches | None = None,
     ) -> Tensor:
-        """The layers and the last norm on `x` (B, T, C), whatever it was made of; rest as in
-        `forward`. With a cache, `bias` may say who looks where (see `attention_bias`)."""
+        """The layers and the last norm, applied to `x` (B, T, C); the rest as in `forward`. With a
+        cache, `bias` may replace the causal mask (see `attention_bias`)."""
         shape = self.architecture
         cos, sin = self.rotary[positions].chunk(2, dim=-1)  # (B, T, 1, D) each
         if cache is not None:
@@ -163,8 +165,8 @@ def rotary_table(shape: Architecture) -> Tensor:
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)
     frequencies = shape.rope_theta ** (-half / shape.head_dim)  # (D/2,)
     if scaling := shape.rope_scaling:
-        # Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between
-        # blended
+        # Llama 3.1: long wavelengths are stretched by `factor`, short ones are kept, and those
+        # between are blended
         turns = scaling.original_context * frequencies / (2 * math.pi)
         blend = (turns - scaling.low_freq_factor) / (
             scaling.high_freq_factor - scaling.low_freq_factor
@@ -179,10 +181,10 @@ def rotary_table(shape: Architecture) -> Tensor:
 
 @torch.inference_mode()
 def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> tuple[Tensor, Tensor]:
-    """Write the keys and values of every prompt but its last token, which stays pending.
+    """Write the keys and values of every prompt except its last token, which stays pending.
 
-    Returns the hidden states (B, T, C) and their positions (B, T), T those of the longest prompt,
-    or 0 if nothing was read.
+    Returns the hidden states (B, T, C) and their positions (B, T), where T is that of the longest
+    prompt, or 0 if nothing was read.
     """
     read = sequences.longest if model.reads_prompts else 0
     if not model.reads_prompts:

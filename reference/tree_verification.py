@@ -1,14 +1,15 @@
 """The accept rules of trees: pure functions of probabilities, as exact as those of chains.
 
-They walk down from the root. At a node with the target's law p its children are tried in turn
-(SpecInfer, arXiv:2305.09781): child x, drawn from q, is kept with probability min(1, p(x) / q(x));
-if it is not, p becomes the residual max(p - q, 0), normalised, for the next one. Where no child is
-left the next token is drawn from what p has become. That has the target's law for any q that the
-child was *really* drawn from, given its elder siblings:
+They walk down from the root. At a node with the target's distribution p its children are tried in
+turn (SpecInfer, arXiv:2305.09781). Child x, drawn from q, is kept with probability
+min(1, p(x) / q(x)). If it is not kept, p becomes the residual max(p - q, 0), normalised, for the
+next child. If no child is kept, the next token is drawn from what p has become. The result has the
+target's distribution if q is the distribution that the child was *really* drawn from, given its
+elder siblings:
 
     with replacement      q is the same for every sibling
     without replacement   q without the elder siblings, normalised: accepts more
-    without chance        the likeliest children; each a point mass on itself
+    not drawn             the likeliest children; q is a point mass on the child
 
 Letters: B batch, N nodes without the root, D depth, C most children of a node, V vocabulary.
 """
@@ -25,12 +26,11 @@ from reference.verification import residual
 
 
 class TreeVerdict(NamedTuple):
-    """The walk: how many levels down it went, (B,), by which nodes, (B, D), and the token that
-    follows, (B,). Behind the last node `path` repeats it."""
+    """The path from the root that was accepted, and the token after it."""
 
-    accepted: Tensor
-    path: Tensor
-    next_token: Tensor
+    accepted: Tensor  # (B,), nodes on the path
+    path: Tensor  # (B, D), these nodes; the last one is repeated up to D
+    next_token: Tensor  # (B,)
 
 
 def verify_tree(
@@ -42,30 +42,28 @@ def verify_tree(
 ) -> TreeVerdict:
     """Multi-round rejection down the tree.
 
-    `target_probs` (B, N+1, V) are the target's laws after every node, the root first; `draft_probs`
-    (B, N, V) the laws that `drafted` (B, N) were drawn from, each given its elder siblings, or None
-    if they were chosen without chance. `uniforms` (B, N+1) in [0, 1): one for each draft's test,
-    the last for the token that follows.
+    Arguments: `target_probs` (B, N+1, V) are the target's distributions after every node, the root
+    first; `draft_probs` (B, N, V) are those that `drafted` (B, N) were drawn from, each given its
+    elder siblings, or None if they were not drawn. `uniforms` (B, N+1) in [0, 1): one for the test
+    of each draft, the last for the token that follows.
     """
     if draft_probs is None:
         return match_tree(target_probs, None, drafted, uniforms, layout)
     node = torch.zeros_like(drafted[:, 0]) if drafted.shape[1] else drafted.new_zeros(len(drafted))
-    accepted, law, path = node, target_probs[:, 0], []
+    accepted, p, path = node, target_probs[:, 0], []
     for level in range(layout.depth):
         for child in row(layout.children, node).unbind(1):
             tried = (child > 0) & (accepted == level)
             draft = (child - 1).clamp(min=0)
             q, token = row(draft_probs, draft), row(drafted, draft)[:, None]
-            ratio_test = (
-                row(uniforms, draft) * q.gather(1, token)[:, 0] < law.gather(1, token)[:, 0]
-            )
-            kept = tried & ratio_test
-            law = torch.where((tried & ~kept)[:, None], residual(law, q), law)
-            law = torch.where(kept[:, None], row(target_probs, child), law)
+            passes = row(uniforms, draft) * q.gather(1, token)[:, 0] < p.gather(1, token)[:, 0]
+            kept = tried & passes
+            p = torch.where((tried & ~kept)[:, None], residual(p, q), p)
+            p = torch.where(kept[:, None], row(target_probs, child), p)
             node = torch.where(kept, child, node)
             accepted = accepted + kept
         path.append(node)
-    return TreeVerdict(accepted, stacked(path, node), draw(law, uniforms[:, -1]))
+    return TreeVerdict(accepted, stacked(path, node), draw(p, uniforms[:, -1]))
 
 
 def match_tree(
@@ -75,14 +73,13 @@ def match_tree(
     uniforms: Tensor,
     layout: Layout,
 ) -> TreeVerdict:
-    """Sample and match: the target draws a token at every node; where it is among the children, the
-    walk goes on.
+    """Sample and match: the target draws a token at every node; if a child is that token, the walk
+    goes on there.
 
-    Exact for any children. For children chosen without chance it is also the multi-round rule
-    itself: trying point masses in turn, with p(x) and then what is left of p, keeps each child
-    with p(x) of the node, and so does one draw from p that looks for itself among them.
-    `uniforms` (B, N+1), one for each node, the root first; or (B, D+1, V) for races (see `draw`),
-    one for each place, shared by the nodes that stand there.
+    Exact for any children. For children that were not drawn it is the multi-round rule itself: that
+    rule keeps each child with the node's p(x), and so does one draw from p. `uniforms` (B, N+1),
+    one for each node, the root first; or (B, D+1, V) for races (see `draw`), one for each position,
+    shared by the nodes that stand there.
     """
     if uniforms.ndim == target_probs.ndim:
         uniforms = uniforms.gather(1, layout.depths[..., None].expand_as(target_probs))
@@ -90,10 +87,10 @@ def match_tree(
 
 
 def follow(choices: Tensor, drafted: Tensor, layout: Layout) -> TreeVerdict:
-    """Walk down as long as a child is the target's own choice (B, N+1) at its parent; greedy
-    decoding does nothing else."""
+    """Walk down as long as a child is the target's own choice (B, N+1) at its parent. Greedy
+    decoding is only this."""
     node, path = choices.new_zeros(len(choices)), []
-    tokens = F.pad(drafted, (1, 0))  # (B, N+1); the root's is never asked for
+    tokens = F.pad(drafted, (1, 0))  # (B, N+1); the root's is never used
     beyond = choices.shape[1]
     for _ in range(layout.depth):
         children = row(layout.children, node)  # (B, C)
@@ -111,6 +108,7 @@ def row(table: Tensor, index: Tensor) -> Tensor:
 
 
 def stacked(path: list[Tensor], node: Tensor) -> Tensor:
+    """The nodes of a path, (B, D), which may be empty."""
     return torch.stack(path, dim=1) if path else node.new_zeros((len(node), 0))
 
 

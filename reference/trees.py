@@ -1,10 +1,11 @@
-"""The shape of a tree of drafts: several guesses at a place, verified in one pass.
+"""The shape of a tree of drafts: several guesses at a position, verified in one pass.
 
 The root, node 0, is the pending token. Nodes 1 … N are drafted tokens, each a guess at what follows
-its parent; a path down from the root is a draft as a chain would be. They are numbered level by
-level, siblings in the order in which they are tried. One pass of the target over all N + 1 rows
-gives its law after every node, if a row attends to its own ancestors alone and stands at its depth.
-Letters: B batch, N nodes without the root, D depth, C most children of a node.
+its parent; every path from the root is a chain of drafts. Nodes are numbered level by level,
+siblings in the order in which they are tried. One pass of the target over all N + 1 nodes gives its
+distribution after each of them, if a node attends to its own ancestors only and stands at the
+position of its depth. Letters: B batch, N nodes without the root, D depth, C most children of a
+node.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from specsim.checks import SpecsimError
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A shape that is known beforehand: `parents[i]` is the parent of node i + 1, 0 is the root.
+    """A fixed shape: `parents[i]` is the parent of node i + 1, and 0 is the root.
 
     Raises SpecsimError if the nodes are not numbered level by level.
     """
@@ -38,10 +39,6 @@ class Tree:
             raise SpecsimError(f"the nodes of {self.parents} are not level by level")
 
     @classmethod
-    def chain(cls, gamma: int) -> "Tree":
-        return cls(tuple(range(gamma)))
-
-    @classmethod
     def branching(cls, factors: Sequence[int]) -> "Tree":
         """Every node at depth d has `factors[d]` children: (3, 2) has 3 + 6 nodes."""
         if any(factor < 1 for factor in factors):
@@ -55,8 +52,8 @@ class Tree:
 
     @classmethod
     def of_parents(cls, parents: Iterable[int]) -> "Tree":
-        """From the parents of nodes 1, 2, … in any order that has parents first, such as falling
-        path probability; renumbered level by level."""
+        """From the parents of nodes 1, 2, …, in any order that has parents first, for example by
+        falling path probability; renumbered level by level."""
         parents = [int(parent) for parent in parents]
         depths = [0]
         for node, parent in enumerate(parents, start=1):
@@ -67,26 +64,14 @@ class Tree:
         number = {node: index for index, node in enumerate(order)}
         return cls(tuple(number[parents[node - 1]] for node in order[1:]))
 
-    @classmethod
-    def of_paths(cls, paths: Iterable[Sequence[int]]) -> "Tree":
-        """From a list of nodes, each the ranks of the children on its path: (0,), (0, 1), … as the
-        trees of Medusa and EAGLE are written."""
-        ordered = sorted(set(map(tuple, paths)) - {()}, key=lambda path: (len(path), path))
-        number = {path: index for index, path in enumerate([(), *ordered])}
-        for path in ordered:
-            elder = (*path[:-1], path[-1] - 1)
-            if path[:-1] not in number or path[-1] < 0 or (path[-1] > 0 and elder not in number):
-                raise SpecsimError(f"the node {path} lacks its parent or its elder sibling")
-        return cls(tuple(number[path[:-1]] for path in ordered))
-
     @property
     def nodes(self) -> int:
-        """N, the drafted tokens of a cycle; the verification has a row more."""
+        """N, the drafted tokens of a cycle; the verification reads one token more."""
         return len(self.parents)
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Of every node, the root's 0 first."""
+        """The depth of every node, the root's 0 first."""
         depths = [0]
         for parent in self.parents:
             depths.append(depths[parent] + 1)
@@ -94,11 +79,12 @@ class Tree:
 
     @property
     def depth(self) -> int:
+        """D, the longest path from the root."""
         return self.depths[-1]
 
     @property
     def fanout(self) -> int:
-        """The most children of a node."""
+        """C, the most children of a node."""
         return max(map(self.parents.count, set(self.parents)), default=0)
 
     @property
@@ -117,17 +103,17 @@ class Layout(NamedTuple):
     """The shapes of a batch's trees, on the device, where each sequence may have its own."""
 
     parents: Tensor  # (B, N)
-    depths: Tensor  # (B, N+1): a node stands this far behind the pending token
-    ancestors: Tensor  # (B, N+1, N+1): [b, i, j] if j is i or above it, the attention mask
+    depths: Tensor  # (B, N+1), how far after the pending token a node stands
+    ancestors: Tensor  # (B, N+1, N+1), the attention mask: [b, i, j] if j is i or above it
     children: Tensor  # (B, N+1, C), in the order they are tried; 0 where there is none
-    depth: int  # no path is longer
+    depth: int  # an upper bound on the length of a path
 
 
 def lay_out(parents: Tensor, depth: int, fanout: int) -> Layout:
-    """What the walk and the attention need to know of trees with these `parents` (B, N).
+    """The layout of trees with these `parents` (B, N).
 
-    `depth` and `fanout` bound the paths and the children of a node; that they do is not checked,
-    for nothing here waits for the device.
+    `depth` and `fanout` are upper bounds on the length of a path and on the children of a node.
+    They are not checked, because nothing here may wait for the device.
     """
     batch, count = parents.shape
     nodes = torch.arange(count + 1, device=parents.device)
@@ -146,30 +132,31 @@ def lay_out(parents: Tensor, depth: int, fanout: int) -> Layout:
 
 
 class Branches(NamedTuple):
-    """Where the rows of a pass over a tree are kept, and what they see, once positions do not say
-    so."""
+    """Where a pass over a tree keeps its T nodes, and what they see. In a chain both follow from
+    the positions."""
 
-    slots: Tensor  # (B, T) of the cache
-    visible: Tensor  # (B, T, S), of the slots that the pass reads
+    slots: Tensor  # (B, T), of the cache
+    visible: Tensor  # (B, T, S), which of the S slots that the pass reads
 
 
 def branches(ancestors: Tensor, nodes: Tensor, lengths: Tensor, window: int) -> Branches:
-    """Node j of a tree behind texts of `lengths` (B,) is kept in slot lengths + j. The rows, those
-    of `nodes` (T,), see the text and their `ancestors` (B, T, J), themselves included."""
+    """The slots of `nodes` (T,) of trees after texts of `lengths` (B,), and what they see. Node
+    j is kept in slot lengths + j, and sees the text and its `ancestors` (B, T, J), itself
+    included."""
     rows, known = ancestors.shape[1:]
     slots = torch.arange(window, device=lengths.device)
     text = (slots < lengths[:, None])[:, None].expand(-1, rows, -1)
-    behind = lengths[:, None, None] + torch.arange(known, device=lengths.device)
-    visible = text.scatter(2, behind.expand(-1, rows, -1), ancestors)
+    of_tree = lengths[:, None, None] + torch.arange(known, device=lengths.device)
+    visible = text.scatter(2, of_tree.expand(-1, rows, -1), ancestors)
     return Branches(lengths[:, None] + nodes, visible)
 
 
 def likeliest_nodes(parents: Tensor, worth: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` candidates (B, M) with the highest `worth`: which, (B, N), and their parents
-    among themselves, (B, N), as in `Layout`.
+    """The `count` candidates with the highest `worth` (B, M): their indices (B, N), and the parents
+    (B, N) of the tree that they form, as in `Layout`.
 
-    `worth` (B, M) is the drafter's own probability of the path, so a child's never exceeds its
-    parent's, and the best are a tree (EAGLE-2, arXiv:2406.16858): ties go to the lower number.
+    `worth` is the drafter's own probability of the path. A child's never exceeds its parent's, so
+    the best candidates form a tree (EAGLE-2, arXiv:2406.16858); ties go to the lower index.
     """
     order = worth.sort(dim=1, descending=True, stable=True).indices
     chosen = order[:, :count].sort(dim=1).values

@@ -3,20 +3,20 @@
 Speculative sampling (Leviathan et al., arXiv:2211.17192; Chen et al., arXiv:2302.01318): a drafted
 token x ~ q is kept with probability min(1, p(x) / q(x)); at the first one that is not, a token is
 drawn from the residual max(p - q, 0), normalised; if all are kept, a bonus token is drawn from the
-target's next law. What is emitted then has exactly the target's law. Letters: B batch, G drafted
-tokens (gamma), V vocabulary. Every function keeps the dtype it is given.
+target's next distribution. What is emitted then has exactly the target's distribution. Letters:
+B batch, G drafted tokens (gamma), V vocabulary. Every function keeps the dtype it is given.
 
-The rules, all called alike (`RULES` has them by name):
+The rules, all with the same arguments (`RULES` has them by name):
 
-    token     the above, one draft at a time
-    block     the drafts judged as a whole: never fewer accepted, the law as exact
-    match     the target draws its own tokens, drafts are kept while they are the same: exact too
-    typical   whatever is not improbable is kept: LOSSY, the law is no longer the target's
+    token     the above, one draft at a time; exact
+    block     the drafts judged as a whole; exact, and never fewer are accepted
+    match     the target draws its own tokens, and drafts are kept while they are the same; exact
+    typical   every draft that is not improbable is kept; LOSSY
 
 A sequence may have drafted fewer than G tokens: `counts` (B,) says how many, all G if it is None.
-What stands behind them is never kept, and after the last of them comes the bonus token. Where to
-stop may depend on the tokens before, not on the one that is left out: that would choose among
-drafts, and what is left would not have the law q.
+Later tokens are never kept, and the bonus token follows the last one that counts. Where a drafter
+stops may depend on the tokens before the stop, but not on the token that is left out: that would
+select drafts, and those left would not have the distribution q.
 """
 
 from typing import NamedTuple
@@ -44,14 +44,14 @@ def verify(
 ) -> Verdict:
     """Token-level speculative sampling.
 
-    `target_probs` (B, G+1, V) are the target's laws at the drafted positions and after them,
-    `draft_probs` (B, G, V) the laws that `drafted` (B, G) were drawn from, or None if they were
-    chosen without chance (point masses). `uniforms` (B, G+1) in [0, 1) decide: one for each draft,
-    the last for the token that follows.
+    Arguments: `target_probs` (B, G+1, V) are the target's distributions at the drafted positions
+    and after them; `draft_probs` (B, G, V) are those that `drafted` (B, G) were drawn from, or None
+    if the drafts were not drawn (point masses). `uniforms` (B, G+1) in [0, 1) decide: one for each
+    draft, the last for the token that follows.
     """
     accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]), counts)
-    law = following_law(target_probs, draft_probs, drafted, accepted, counts)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    probs = next_probs(target_probs, draft_probs, drafted, accepted, counts)
+    return Verdict(accepted, draw(probs, uniforms[:, -1]))
 
 
 def keeps(
@@ -73,15 +73,15 @@ def leading_run(kept: Tensor, counts: Tensor | None = None) -> Tensor:
     return kept.cumprod(dim=1).sum(dim=1)
 
 
-def following_law(
+def next_probs(
     target_probs: Tensor,
     draft_probs: Tensor | None,
     drafted: Tensor,
     accepted: Tensor,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """The law (B, V) of the token after `accepted` drafts: the residual, or the bonus law if all
-    were accepted."""
+    """The distribution (B, V) of the token after `accepted` drafts: the residual, or the target's
+    own if all were accepted."""
     gamma = drafted.shape[1]
     if gamma == 0:
         return target_probs[:, 0]
@@ -97,10 +97,10 @@ def following_law(
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """The law max(p - q, 0), normalised, of what takes the place of a rejected draft from q."""
+    """The distribution max(p - q, 0), normalised, of the token that replaces a rejected draft."""
     remaining = (p - q).clamp(min=0)
     mass = remaining.sum(-1, keepdim=True)
-    # where rounding leaves no residual p and q agree, and p itself is the limit
+    # where rounding leaves no residual, p and q agree, and the limit is p itself
     return torch.where(mass > 0, remaining / mass.clamp(min=torch.finfo(p.dtype).tiny), p)
 
 
@@ -111,34 +111,34 @@ def verify_block(
     uniforms: Tensor,
     counts: Tensor | None = None,
 ) -> Verdict:
-    """Block verification (Sun et al., arXiv:2403.10444): a draft that fails its own test may be
-    carried by better ones behind it.
+    """Block verification (Sun et al., arXiv:2403.10444): a draft that would fail on its own is
+    kept if better drafts follow it.
 
-    What is kept is the longest prefix whose test u_i < h_i passes (`block_chances`): every prefix
-    is tested, none that fails ends the block. After i drafts a token is drawn from
-    max(P_i p - q, 0), normalised. Point masses gain nothing over the token rule, and get it.
+    The longest prefix whose test u_i < h_i passes is kept (`block_chances`). Every prefix is
+    tested; a failed test does not end the block. After i drafts a token is drawn from
+    max(P_i p - q, 0), normalised. For point masses this is the token rule, which is then used.
     """
     if draft_probs is None:
         return verify(target_probs, None, drafted, uniforms, counts)
     worth, chances = block_chances(target_probs, draft_probs, drafted)
     lengths = torch.arange(worth.shape[1], device=drafted.device)
-    if counts is not None:  # a block that ends sooner has its end there
+    if counts is not None:  # a shorter block ends after its last draft that counts
         ends = lengths[1:] == counts[:, None]
         chances = torch.where(lengths[1:] <= counts[:, None], chances, 0).where(~ends, worth[:, 1:])
-    passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # no draft at all always passes
+    passed = F.pad(uniforms[:, :-1] < chances, (1, 0), value=True)  # the empty prefix passes
     accepted = (lengths * passed).amax(1)
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted, counts)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    probs = next_probs(worth[..., None] * target_probs, draft_probs, drafted, accepted, counts)
+    return Verdict(accepted, draw(probs, uniforms[:, -1]))
 
 
 def block_chances(
     target_probs: Tensor, draft_probs: Tensor, drafted: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What each prefix is worth, P_0 … P_G (B, G+1), and the chances h_1 … h_G (B, G) of their
-    tests.
+    """The weights P_0 … P_G (B, G+1) of the prefixes, and the probabilities h_1 … h_G (B, G) that
+    their tests pass.
 
     P_0 = 1 and P_i = min(1, P_{i-1} p / q). With R_i, the mass of max(P_i p - q, 0) at the next
-    place, h_i = R_i / (R_i + 1 - P_i); at the end h_G = P_G.
+    position, h_i = R_i / (R_i + 1 - P_i); at the end h_G = P_G.
     """
     p = target_probs[:, :-1].gather(-1, drafted[..., None])
     q = draft_probs.gather(-1, drafted[..., None])
@@ -150,7 +150,7 @@ def block_chances(
     inner = worth[:, 1:-1]  # P_1 … P_{G-1}
     excess = (inner[..., None] * target_probs[:, 1:-1] - draft_probs[:, 1:]).clamp(min=0).sum(-1)
     left = excess + 1 - inner
-    # 0 / 0: the prefix is certain and p = q behind it, so stopping there could gain nothing
+    # 0 / 0: the prefix is certain and p = q after it, so any probability is exact
     chances = torch.where(left > 0, excess / left, 1.0)
     return worth, torch.cat((chances, worth[:, 1:][:, -1:]), dim=1)
 
@@ -162,13 +162,13 @@ def verify_match(
     uniforms: Tensor,
     counts: Tensor | None = None,
 ) -> Verdict:
-    """Sample and match: the target draws a token at every place, and drafts are kept while they are
-    those tokens.
+    """Sample and match: the target draws a token at every position, and drafts are kept while they
+    equal those tokens.
 
-    Only the target's draws are emitted, so the law is exact for any drafter, and q is not needed.
-    `uniforms` (B, G+1), or (B, G+1, V) for a race (see `draw`), may be the drafter's own: the more
-    alike the two draw, the more is accepted. If they belong to places in the text
-    (`noise.SharedNoise`), the text does not depend on the drafter.
+    Only the target's draws are emitted, so the result is exact for any drafter, and q is not
+    needed. `uniforms` (B, G+1), or (B, G+1, V) for a race (see `draw`), may be the drafter's own:
+    more is accepted if both draw with the same numbers. If the numbers belong to positions in the
+    text (`noise.SharedNoise`), the text does not depend on the drafter.
     """
     return verify_greedy(draw(target_probs, uniforms), drafted, counts)
 
@@ -185,15 +185,15 @@ def verify_typical(
     """Typical acceptance (Medusa, arXiv:2401.10774), LOSSY: keep a draft if p(x) exceeds
     min(epsilon, delta exp(-entropy of p)), whatever q was.
 
-    The token that follows is drawn from p. Likely tokens come out too often and rare ones too
-    seldom: more is accepted, and it is not the target's text.
+    The token that follows is drawn from p. More drafts are accepted, but likely tokens come out too
+    often and rare ones too seldom.
     """
-    laws = target_probs[:, :-1]
-    p = laws.gather(-1, drafted[..., None]).squeeze(-1)
-    thresholds = (delta * torch.special.entr(laws).sum(-1).neg().exp()).clamp(max=epsilon)
+    at_drafts = target_probs[:, :-1]
+    p = at_drafts.gather(-1, drafted[..., None]).squeeze(-1)
+    thresholds = (delta * torch.special.entr(at_drafts).sum(-1).neg().exp()).clamp(max=epsilon)
     accepted = leading_run(p > thresholds, counts)
-    law = following_law(target_probs, torch.zeros_like(laws), drafted, accepted)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    probs = next_probs(target_probs, torch.zeros_like(at_drafts), drafted, accepted)
+    return Verdict(accepted, draw(probs, uniforms[:, -1]))
 
 
 def verify_greedy(target_choices: Tensor, drafted: Tensor, counts: Tensor | None = None) -> Verdict:

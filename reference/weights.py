@@ -1,7 +1,8 @@
-"""The weights of a Hugging Face checkpoint under our names, and ours under theirs.
+"""Conversion between the weights of a Hugging Face checkpoint and ours.
 
 Ours are fused: projections that read the same input are one matrix, and the experts of a layer are
-one tensor. A checkpoint is read weight by weight, so that loading holds the model and one weight.
+one tensor. A checkpoint is read weight by weight, so loading needs memory for the model and one
+weight.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from specsim.architecture import Architecture, read_config
 from specsim.checks import SpecsimError
 
-# our fused weights, and the weights of a Hugging Face layer that they are made of, in order;
-# {e} counts the experts
+# our fused weights, and the weights of a Hugging Face layer that they are made from, in order;
+# {e} is the number of the expert
 LAYER = {
     "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
     "qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
@@ -55,10 +56,10 @@ OUTER = {
 
 
 class Safetensors(Mapping[str, Tensor]):
-    """Every tensor of a checkpoint by name, of one file or of the shards that an index lists; each
-    is read when it is asked for.
+    """Every tensor of a checkpoint by name, from one file or from the shards that an index lists.
+    A tensor is read when it is asked for.
 
-    Raises SpecsimError for a file that is missing, truncated or of another kind.
+    Raises SpecsimError for a file that is missing, truncated or in another format.
     """
 
     def __init__(self, folder: Path):
@@ -93,8 +94,8 @@ class Safetensors(Mapping[str, Tensor]):
 
 
 def sources(name: str, shape: Architecture, mixtral: bool) -> list[list[str]]:
-    """The checkpoint's weights that our weight `name` is made of: the lists are stacked, what is
-    in one is put end to end."""
+    """The checkpoint's weights that our weight `name` is made from: those in one list are
+    concatenated, and the lists are stacked."""
     if name == "head.weight" and shape.tied_head:
         name = "embedding.weight"
     if name in OUTER:
@@ -108,9 +109,10 @@ def sources(name: str, shape: Architecture, mixtral: bool) -> list[list[str]]:
 def our_weights(
     theirs: Mapping[str, Tensor], model: nn.Module, folder: Path, stored_vocab: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """Our weights made of a checkpoint's, with every shape and kind of number checked.
+    """Our weights made from a checkpoint's, with every shape and dtype checked.
 
-    The checkpoint has `stored_vocab` tokens; of a model with fewer the rows behind are left out.
+    The checkpoint has `stored_vocab` tokens; if the model has fewer, the rows after them are left
+    out. Raises SpecsimError for a weight that is missing, left over, or of a wrong shape or dtype.
     """
     shape = model.architecture
     mixtral = any("block_sparse_moe" in name for name in theirs)
@@ -147,7 +149,7 @@ def our_weights(
 
 
 def their_weights(model: nn.Module, model_type: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights of `model` in the names and pieces of a Hugging Face checkpoint."""
+    """The weights of `model` under the names of a Hugging Face checkpoint, no longer fused."""
     shape, tensors = model.architecture, {}
     qkv = [shape.query_size, shape.kv_size, shape.kv_size]
     for name, weight in model.state_dict().items():

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
-from reference.sampling import Sampling, draw, likeliest
+from reference.sampling import SamplingParameters, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill
 from reference.verification import leading_run
@@ -16,17 +16,18 @@ class DraftModel(Drafter):
     """Drafts `gamma` tokens with `model`, one forward pass each, sampled as the target samples.
 
     The first pass of a cycle reads two tokens: the pending one and the one before it. After a cycle
-    in which every draft was accepted the draft's cache lacks that earlier token; after any other
+    in which every draft was accepted, the draft's cache lacks that earlier token; after any other
     cycle the pass writes it a second time, with the same result. So catching up costs one row,
     never a pass, and never a branch.
 
-    Below the confidence `stop_below` it stops: a token that the draft itself gave less probability
-    is the last of its row. That depends on the tokens drafted, none is chosen among, so the law
-    stays exact; and as all rows draft alike, time is saved by `adaptive`, in the next cycle.
+    With `stop_below`, the first token that the draft gave less probability than that is the last
+    of its row. Stopping depends only on tokens already drafted, so the output distribution is
+    unchanged. All rows are still drafted to the same length, so a stop saves time only if
+    `choose_gamma` drafts less in the next cycle.
     """
 
-    rows = 2  # of the first pass
-    spare = 0  # slots that its cache has beyond the target's
+    rows = 2  # that the first pass of a cycle reads
+    spare = 0  # slots that its cache has more than the target's
     cache: KVCache | None = None
     stop_below = 0.0
 
@@ -55,32 +56,34 @@ class DraftModel(Drafter):
             self.cache.clear()
         prefill(self.model, sequences, self.cache)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         if uniforms.shape[1] == 0:
             return Proposal(sequences.tokens[:, :0], None)
-        # a prompt of one token has none before it, and reads that one twice
+        # a prompt of one token has no token before it, and reads that one twice
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
-        drafted, laws, sure = sequences.tokens[:, :0], [], []
+        drafted, draft_probs, sure = sequences.tokens[:, :0], [], []
         for k in range(uniforms.shape[1]):
             logits = self.model(tokens, positions, self.cache, sequences.window)[:, -1:]
             logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
                 token = likeliest(logits)
-                law = logits.float().softmax(-1) if self.stop_below else None
+                probs = logits.float().softmax(-1) if self.stop_below else None
             else:
-                law = sampling.probabilities(logits)
-                laws.append(law)
-                token = draw(law, uniforms[:, k])
+                probs = sampling.probabilities(logits)
+                draft_probs.append(probs)
+                token = draw(probs, uniforms[:, k])
             if self.stop_below:
-                sure.append(law.gather(1, token[:, None]) >= self.stop_below)
+                sure.append(probs.gather(1, token[:, None]) >= self.stop_below)
             drafted = torch.cat((drafted, token[:, None]), dim=1)
             tokens, positions = token[:, None], positions[:, -1:] + 1
         counts = until_unsure(torch.cat(sure, dim=1)) if sure else None
-        return Proposal(drafted, torch.stack(laws, dim=1) if laws else None, counts)
+        return Proposal(drafted, torch.stack(draft_probs, dim=1) if draft_probs else None, counts)
 
 
 def until_unsure(sure: Tensor) -> Tensor:
-    """How many tokens each row means, (B,), if the first one that is not `sure` (B, G) is its
+    """How many tokens of each row count, (B,), if the first that is not `sure` (B, G) is the
     last."""
     return leading_run(sure[:, :-1]) + 1

@@ -1,7 +1,7 @@
 """The target's own first layers draft for it (LayerSkip, arXiv:2404.16710).
 
-No second model is loaded. How often such drafts are accepted is a matter of training: a model that
-was never taught to exit early says little after half its layers.
+No second model is loaded. How often such drafts are accepted depends on training: a model that was
+never trained to exit early predicts badly after half its layers.
 """
 
 import torch
@@ -17,9 +17,9 @@ class EarlyExit(DraftModel):
     """Drafts `gamma` tokens with the target's first `layers` layers and the target's own norm and
     head.
 
-    Weights, keys and values are the target's: what the verify pass wrote of the first layers is
-    read when drafting goes on, so there is no second cache, no prefill, and nothing to catch up.
-    Raises SpecsimError at the start if the target has fewer layers.
+    Weights, keys and values are the target's. Drafting reads what the verify pass wrote of the
+    first layers, so there is no second cache, no prefill, and nothing to catch up. Raises
+    SpecsimError at the start if the target has fewer layers.
     """
 
     rows = 1
@@ -32,7 +32,7 @@ class EarlyExit(DraftModel):
 
 
 def first_layers(model: Transformer, layers: int) -> Transformer:
-    """`model` cut after its first `layers` layers; every weight is shared."""
+    """`model` without the layers after its first `layers`; every weight is shared."""
     shape = model.architecture.first_layers(layers)
     with torch.device("meta"):  # nothing is allocated, everything is replaced
         cut = Transformer(shape)

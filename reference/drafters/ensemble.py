@@ -1,4 +1,4 @@
-"""Two drafters, the better-informed first: the text's own repetitions, and a model for the rest."""
+"""Two drafters in one: repetitions of the text where there are any, and a model elsewhere."""
 
 import torch
 from torch import Tensor
@@ -6,23 +6,24 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.drafters.n_gram import look_up
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
 
 
 class Ensemble(Drafter):
-    """Row by row, drafts the n-gram's tokens where the text repeats itself, else those of `second`.
+    """For each sequence, drafts the n-gram's tokens if the text repeats itself, else those of
+    `second`.
 
-    `second` (a DraftModel, say) drafts in every cycle, also where its tokens are then not used: its
-    cache keeps up, and nothing waits for the host to learn who has found a match. So the ensemble
-    saves no drafting time; on text that repeats itself it accepts more.
+    `second` (for example a DraftModel) drafts in every cycle, even if its tokens are not used. So
+    its cache keeps up, and the host need not know which sequences found a match. The ensemble saves
+    no drafting time, but on text that repeats itself more drafts are accepted.
     """
 
     def __init__(self, second: Drafter, longest: int = 3):
         if second.nodes is not None:
-            raise SpecsimError("an ensemble joins chains: its second drafter must not draft trees")
+            raise SpecsimError("an ensemble is for chains: its second drafter must not draft trees")
         self.second = second
         self.gamma = second.gamma
         self.longest = longest
@@ -33,13 +34,16 @@ class Ensemble(Drafter):
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.second.observe(hidden, positions)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         matched, found = look_up(sequences, uniforms.shape[1], self.longest)
-        drafted, laws, counts, _ = self.second.propose(sequences, sampling, uniforms)
+        drafted, draft_probs, counts, _ = self.second.propose(sequences, sampling, uniforms)
         tokens = torch.where(found[:, None], matched, drafted)
         if counts is not None:
             counts = torch.where(found, matched.shape[1], counts)
-        if laws is None:
+        if draft_probs is None:
             return Proposal(tokens, None, counts)
-        certain = torch.zeros_like(laws).scatter_(2, matched[..., None], 1.0)  # without chance
-        return Proposal(tokens, torch.where(found[:, None, None], certain, laws), counts)
+        # a match was not drawn: its distribution is a point mass
+        certain = torch.zeros_like(draft_probs).scatter_(2, matched[..., None], 1.0)
+        return Proposal(tokens, torch.where(found[:, None, None], certain, draft_probs), counts)

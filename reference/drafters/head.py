@@ -1,4 +1,4 @@
-"""A trained head drafts from what the target has understood (EAGLE, arXiv:2401.15077)."""
+"""A trained head drafts from the target's own hidden states (EAGLE, arXiv:2401.15077)."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.heads import Head
-from reference.sampling import Sampling, draw, likeliest
+from reference.sampling import SamplingParameters, draw, likeliest
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
@@ -15,10 +15,10 @@ from specsim.checks import SpecsimError
 class DraftHead(Drafter):
     """Drafts `gamma` tokens with a `Head`, one pass each, sampled as the target samples.
 
-    The first pass of a cycle reads the last gamma + 1 places, up to the pending token: where the
-    head wrote its keys and values on states of its own, the target has since been, and they are
-    written again on the target's. Places that were right already are written a second time, with
-    the same result; so every cycle has the same shapes.
+    The first pass of a cycle reads the last gamma + 1 positions, up to the pending token. While it
+    drafted, the head made their keys and values from its own states; now the target's states are
+    known, and they are made again from those. Positions that were right already are written a
+    second time, with the same result, so every cycle has the same shapes.
     """
 
     cache: KVCache | None = None
@@ -30,14 +30,14 @@ class DraftHead(Drafter):
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         if self.head.embedding is not target.embedding:
             raise SpecsimError(
-                f"this head shares the weights of another model than {target.architecture.name}; "
+                f"this head was loaded for another target than {target.architecture.name}; "
                 "load it for the target that decodes: load_head(source, target)"
             )
         head, (batch, capacity) = self.head, sequences.tokens.shape
         size = (head.architecture, batch, capacity, head.dtype, head.device)
         if self.cache is None or self.cache.size != size:
             self.cache = KVCache(*size)
-            # [b, s] is the target's state before place s: what the head reads there
+            # [b, s] is the target's state at position s - 1, which the head reads at s
             shape = (batch, capacity, head.architecture.hidden_size)
             self.before = torch.zeros(shape, dtype=head.dtype, device=head.device)
             self.rows = torch.arange(batch, device=head.device)[:, None]  # (B, 1)
@@ -47,27 +47,30 @@ class DraftHead(Drafter):
 
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.before.index_put_((self.rows, positions + 1), hidden)
-        if self.unread.numel():  # the prompts, seen once
+        if self.unread.numel():  # the prompts, which are read once
             before = self.before[:, : positions.shape[1]]
             self.head.states(self.unread, before, positions, self.cache, positions.shape[1])
             self.unread = self.unread[:, :0]
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         if uniforms.shape[1] == 0:
             return Proposal(sequences.tokens[:, :0], None)
-        # a text shorter than that reads its first token several times
+        # a shorter text reads its first token several times
         positions = sequences.positions(self.gamma + 1).sub(self.gamma).clamp(min=0)
         tokens, before = sequences.tokens.gather(1, positions), self.before[self.rows, positions]
-        drafted, laws = sequences.tokens[:, :0], []
+        drafted, draft_probs = sequences.tokens[:, :0], []
         for k in range(uniforms.shape[1]):
             states = self.head.states(tokens, before, positions, self.cache, sequences.window)
             before = states[:, -1:]
-            logits = sampling.penalise(self.head.head(before), sequences, drafted)[:, 0]
+            logits = self.head.head(states[:, -1])[:, None]  # of (B, 1, C) it could be a bmm
+            logits = sampling.penalise(logits, sequences, drafted)[:, 0]
             if sampling.greedy:
                 token = likeliest(logits)
             else:
-                laws.append(sampling.probabilities(logits))
-                token = draw(laws[-1], uniforms[:, k])
+                draft_probs.append(sampling.probabilities(logits))
+                token = draw(draft_probs[-1], uniforms[:, k])
             drafted = torch.cat((drafted, token[:, None]), dim=1)
             tokens, positions = token[:, None], positions[:, -1:] + 1
-        return Proposal(drafted, torch.stack(laws, dim=1) if laws else None)
+        return Proposal(drafted, torch.stack(draft_probs, dim=1) if draft_probs else None)

@@ -1,7 +1,7 @@
-"""A small model drafts a tree: several guesses at a place, where one may fail.
+"""A small model drafts a tree: several guesses at a position instead of one.
 
-A level of the tree is one pass of the draft, so a tree costs what a chain of its depth does, and
-wider passes. It pays where the verification has rows to spare.
+A level of the tree is one pass of the draft. So a tree needs as many passes as a chain of its
+depth, but wider ones. It pays where the verification can read more tokens at little cost.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Proposal
 from reference.drafters.draft_model import DraftModel
-from reference.sampling import Sampling, draw
+from reference.sampling import SamplingParameters, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from reference.trees import Tree, branches, lay_out, likeliest_nodes
@@ -20,11 +20,11 @@ from specsim.checks import SpecsimError
 
 
 class TreeDraft(DraftModel):
-    """What trees of either kind share: `gamma` is their depth, `nodes` the tokens they draft.
+    """What both kinds of tree share: `gamma` is their depth, `nodes` the tokens that they draft.
 
-    The first pass of a cycle reads the pending token and the `gamma` before it. Of an accepted path
-    the draft's cache has some nodes in other slots, and the last one not at all; what is read again
-    is written where it belongs, with the same result. So catching up costs rows, never a pass.
+    The first pass of a cycle reads the pending token and the `gamma` tokens before it. After a path
+    was accepted, the draft's cache holds some of its nodes in other slots and lacks the last one;
+    reading them again writes them where they belong. So catching up costs rows, never a pass.
     """
 
     def __init__(self, model: Transformer, depth: int, nodes: int, fanout: int):
@@ -35,7 +35,7 @@ class TreeDraft(DraftModel):
         self.nodes = nodes
         self.rows = depth + 1
 
-    def read_text(self, sequences: Sequences, sampling: Sampling) -> Tensor:
+    def read_text(self, sequences: Sequences, sampling: SamplingParameters) -> Tensor:
         """The draft's logits (B, 1, V) after the pending token."""
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
@@ -45,7 +45,7 @@ class TreeDraft(DraftModel):
     def read_nodes(
         self,
         sequences: Sequences,
-        sampling: Sampling,
+        sampling: SamplingParameters,
         drafted: Tensor,
         nodes: Tensor,
         ancestors: Tensor,
@@ -62,21 +62,22 @@ class TreeDraft(DraftModel):
 
 
 class Level(NamedTuple):
-    """One level of a static tree: the nodes with children, and where their children come from."""
+    """One level of a static tree: the nodes that have children, and these children."""
 
     depth: int
-    nodes: Tensor  # (T,) with children
-    parents: Tensor  # (T',) of each child: the index among `nodes`
-    ranks: Tensor  # (T',)
-    children: Tensor  # (T, C), their numbers; 0 where there is none
+    nodes: Tensor  # (T,), the nodes that have children
+    parents: Tensor  # (T',), of each child: the index of its parent in `nodes`
+    ranks: Tensor  # (T',), of each child: how many elder siblings it has
+    children: Tensor  # (T, C), the children of each node; 0 where there is none
 
 
 class StaticTree(TreeDraft):
-    """Drafts a `tree` whose shape is known beforehand: at every node its likeliest children, or
-    `drawn` ones, as the target samples, without replacement unless told.
+    """Drafts a `tree` of a fixed shape: at every node the likeliest children, or with `drawn`
+    children that are drawn as the target samples, without replacement by default.
 
-    Drawn children are accepted more often one by one, the likeliest ones are certain to be
-    distinct; at temperature 0 they are the same.
+    A drawn child is accepted more often than the likeliest one; the likeliest children are always
+    distinct. At temperature 0 both are the same. Raises SpecsimError for a tree wider than the
+    vocabulary.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class StaticTree(TreeDraft):
         super().start(sequences, target, cache)
         batch = len(sequences.tokens)
         place = batch, self.model.device
-        if place != self.place:  # what stays where it was need not be recorded again
+        if place != self.place:  # buffers that keep their place need not be recorded again
             self.place, self.layout = place, self.tree.layout(*place)
             self.levels = [self.level(depth) for depth in range(self.tree.depth)]
 
     def level(self, depth: int) -> Level:
+        """The level at `depth`, 0 for the root."""
         below = self.tree.levels[depth + 1]
         above = [self.tree.parents[node - 1] for node in below]
         nodes = sorted(set(above))
@@ -106,8 +108,10 @@ class StaticTree(TreeDraft):
         tensors = torch.tensor(nodes), parents, torch.tensor(ranks), children
         return Level(depth, *(tensor.to(self.model.device) for tensor in tensors))
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        drafted, laws = sequences.tokens[:, :0], []
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
+        drafted, draft_probs = sequences.tokens[:, :0], []
         for level in self.levels:
             if level.depth == 0:
                 logits = self.read_text(sequences, sampling)
@@ -118,29 +122,30 @@ class StaticTree(TreeDraft):
                 )
             if self.drawn and not sampling.greedy:
                 chance = chance_of(uniforms, level)
-                law = sampling.probabilities(logits)
-                tokens, drawn_from = draw_children(law, chance, self.replacement)
-                laws.append(drawn_from[:, level.parents, level.ranks])
+                probs = sampling.probabilities(logits)
+                tokens, drawn_from = draw_children(probs, chance, self.replacement)
+                draft_probs.append(drawn_from[:, level.parents, level.ranks])
             else:
                 tokens = logits.topk(level.children.shape[1]).indices  # (B, T, C)
             drafted = torch.cat((drafted, tokens[:, level.parents, level.ranks]), dim=1)
-        return Proposal(drafted, torch.cat(laws, dim=1) if laws else None, None, self.layout)
+        probabilities = torch.cat(draft_probs, dim=1) if draft_probs else None
+        return Proposal(drafted, probabilities, None, self.layout)
 
 
 def chance_of(uniforms: Tensor, level: Level) -> Tensor:
-    """Of `uniforms` (B, N+1), one for each child, (B, T, C); of races, (B, N+1, V), the one that
-    belongs to the place where all of them stand, (B, T, C, V)."""
+    """The random numbers of a level's children: of `uniforms` (B, N+1) one for each child,
+    (B, T, C); of races (B, N+1, V) those of the children's position, (B, T, C, V)."""
     if uniforms.ndim == 3:
         return uniforms[:, level.depth, None, None].expand(-1, *level.children.shape, -1)
     return uniforms[:, (level.children - 1).clamp(min=0)]
 
 
 class ConfidenceTree(TreeDraft):
-    """Drafts the tree that the draft itself believes in most (EAGLE-2, arXiv:2406.16858).
+    """Drafts the tree that is most probable to the draft model (EAGLE-2, arXiv:2406.16858).
 
-    At every depth the `width` paths with the highest probability are followed up, with `width`
-    children each; of all nodes seen the best `nodes` are verified. They are chosen without chance.
-    Raises SpecsimError if there are fewer nodes to be seen.
+    At every depth the `width` paths with the highest probability are continued, with `width`
+    children each. Of all nodes seen, the `nodes` most probable ones are verified. Nothing is drawn.
+    Raises SpecsimError if fewer than `nodes` are seen.
     """
 
     def __init__(self, model: Transformer, nodes: int, depth: int, width: int = 4):
@@ -153,15 +158,17 @@ class ConfidenceTree(TreeDraft):
                 f"not {nodes}"
             )
         super().__init__(model, depth, nodes, width)
-        self.spare = max(0, (depth - 1) * width - nodes)  # more may be followed up than are kept
+        self.spare = max(0, (depth - 1) * width - nodes)  # more may be continued than are kept
         self.width = width
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         width, lengths = self.width, sequences.lengths
         logits = self.read_text(sequences, sampling)
-        worth = torch.ones_like(logits[:, :, 0])  # of the paths followed, (B, T)
-        followed = sequences.tokens[:, :0]  # their tokens, level by level
-        last = torch.zeros_like(lengths)[:, None]  # their numbers among the candidates
+        worth = torch.ones_like(logits[:, :, 0])  # (B, T), of each path that is continued
+        followed = sequences.tokens[:, :0]  # the tokens of these paths, level by level
+        last = torch.zeros_like(lengths)[:, None]  # the index of their last node in all candidates
         ancestors = torch.ones_like(last, dtype=torch.bool)[..., None]  # (B, T, 1 + followed)
         tokens, parents, worths = [], [], []  # of all candidates
         for depth in range(1, self.gamma + 1):
@@ -188,29 +195,32 @@ class ConfidenceTree(TreeDraft):
         return Proposal(drafted, None, None, lay_out(parents, self.gamma, width))
 
 
-def confidence(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What the draft believes, (B, T, V): greedy decoding asks for its order at temperature 1."""
-    return (Sampling(1.0) if sampling.greedy else sampling).probabilities(logits)
+def confidence(logits: Tensor, sampling: SamplingParameters) -> Tensor:
+    """The draft's probabilities (B, T, V); greedy decoding takes those at temperature 1."""
+    return (SamplingParameters(1.0) if sampling.greedy else sampling).probabilities(logits)
 
 
-def law_left(law: Tensor, taken: Tensor) -> Tensor:
-    """The law (..., V) of a token drawn without replacement after those `taken` (..., T), distinct.
+def probs_without(probs: Tensor, taken: Tensor) -> Tensor:
+    """The distribution (..., V) of a token drawn without replacement, after the distinct tokens
+    `taken` (..., T).
 
-    If they were all that `law` allows, it is uniform over the rest, for the target to judge.
+    If no other token has a probability above 0, it is uniform over the rest; the accept rule is
+    exact for any distribution.
     """
-    left = law.scatter(-1, taken, 0)
-    untaken = torch.ones_like(law).scatter(-1, taken, 0)
+    left = probs.scatter(-1, taken, 0)
+    untaken = torch.ones_like(probs).scatter(-1, taken, 0)
     left = torch.where(left.sum(-1, keepdim=True) > 0, left, untaken)
     return left / left.sum(-1, keepdim=True)
 
 
 def draw_children(
-    law: Tensor, uniforms: Tensor, replacement: bool = False
+    probs: Tensor, uniforms: Tensor, replacement: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """As many children (..., C) as there are `uniforms` (..., C), or (..., C, V) for races, and the
-    laws (..., C, V) that each was drawn from, given its elder siblings."""
-    tokens, laws = torch.empty_like(law[..., :0], dtype=torch.long), []
-    for chance in uniforms.unbind(law.ndim - 1):
-        laws.append(law if replacement or not laws else law_left(law, tokens))
-        tokens = torch.cat((tokens, draw(laws[-1], chance)[..., None]), dim=-1)
-    return tokens, torch.stack(laws, dim=-2)
+    """One child for each of the `uniforms` (..., C), or (..., C, V) for races: the tokens (..., C)
+    and the distributions (..., C, V) that they were drawn from, given their elder siblings."""
+    tokens, drawn_from = torch.empty_like(probs[..., :0], dtype=torch.long), []
+    for chance in uniforms.unbind(probs.ndim - 1):
+        unchanged = replacement or not drawn_from
+        drawn_from.append(probs if unchanged else probs_without(probs, tokens))
+        tokens = torch.cat((tokens, draw(drawn_from[-1], chance)[..., None]), dim=-1)
+    return tokens, torch.stack(drawn_from, dim=-2)

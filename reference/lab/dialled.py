@@ -17,7 +17,7 @@ import math
 import torch
 
 from reference.drafters.early_exit import first_layers
-from reference.machine import memory_for
+from reference.memory import memory_for
 from reference.packing import pack
 from reference.transformer import Layer, Transformer, rotary_table
 from specsim.architecture import Architecture, model

@@ -7,9 +7,10 @@ them and little else. No probe has the shape of a model that is predicted from t
 """
 
 import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from reference.attention import attend, attention_bias, chunks_of
-from reference.cycle import NoDrafter
+from reference.attention import attend, attention_bias, chunks_to_fill, read_in_chunks_from
 from reference.decoding import speculate
+from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
+from reference.graphs import SMALLEST_WINDOW, power_of_two, side_stream
 from reference.lab.dialled import random_model
 from reference.machine import PRECISION_OF, environment
-from reference.sampling import Sampling, draw
+from reference.sampling import SamplingParameters, draw
 from reference.statistics import Statistics
 from specsim.architecture import Architecture
 from specsim.evidence.calibration import CacheProbe, KernelProbes, ProductProbe, StageProbe
@@ -83,7 +85,7 @@ SMALL = Grid(
     matrices=((64, 64), (64, 256), (256, 64)),
     rows=(1, 2, 8),
     streams=(4, 8),
-    contexts=(64, 256),
+    contexts=(64, 256, 512),
     widths=(1, 17),
     read_bytes=(2**16, 2**20),
     pairs=(((96, 2), (48, 1), 500),),
@@ -113,13 +115,14 @@ class Timer:
         The device is kept busy until the host has launched the replay: an idle one would start the
         clock at once, and the launch would be counted among the kernels.
         """
-        for call in calls[:2]:  # library handles and kernel choice are not to be captured
-            call()
         if not self.on_cuda:
             return self._median(lambda: [call() for call in calls]) / len(calls)
+        with side_stream(self.device) as side:
+            for call in calls[:2]:  # library handles and kernel choice are not to be captured
+                call()
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             for call in calls:
                 call()
         return self._median(graph.replay, HEAD_START) / len(calls)
@@ -161,9 +164,11 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
 
         reads = step(read_probes(timer, grid))
         products = step(product_probes(timer, grid, dtype))
-        caches = step(cache_probes(timer, grid, dtype))
         small = step(small_probes(timer, grid, dtype) | chunk_probes(timer, grid, dtype))
-        laps = {mode: step(lap_probes(device, grid, dtype, mode)) for mode in modes}
+        chunked_from = chunk_limit(small, grid.contexts)
+        with read_in_chunks_from(chunked_from):  # as all that is predicted from them
+            caches = step(cache_probes(timer, grid, dtype))
+            laps = {mode: step(lap_probes(device, grid, dtype, mode)) for mode in modes}
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     return KernelProbes(
         machine=environment(device).device,
@@ -175,6 +180,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         small=small,
         memory_bytes=memory,
         host_ahead=device.type != "cpu",
+        chunked_from=chunked_from,
     )
 
 
@@ -239,26 +245,52 @@ def cache_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[CachePro
     return tuple(probes)
 
 
+FEW = (1, 4)  # sequences; a model's eight key-value heads lie between their four and sixteen
+
+
 def chunk_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:
-    """Seconds of attention by few sequences, whole and in chunks: what `attention.chunks_of` goes
-    by."""
+    """Seconds of attention by few sequences, whole and in chunks, in every window that can be
+    divided: what `chunk_limit` goes by."""
     seconds = {}
-    for batch, context in itertools.product((1, 4), grid.contexts):
+    for batch, context in itertools.product(FEW, grid.contexts):
         shape = (batch, context, KV_HEADS, HEAD_SIZE)
         caches = [
             [torch.randn(shape, device=timer.device, dtype=dtype) for _ in range(2)]
             for _ in range(8)
         ]
+        chunks = chunks_to_fill(caches[0][0], GROUPS)
+        if chunks == 1:
+            continue
         queries = torch.randn(shape, device=timer.device, dtype=dtype)[:, :1].repeat(
             1, 1, GROUPS, 1
         )
         positions = torch.full((batch, 1), context - 1, device=timer.device)
         bias = attention_bias(positions, context, GROUPS, dtype)
-        in_chunks = max(2, chunks_of(caches[0][0], GROUPS))
-        for name, chunks in (("whole", 1), ("in_chunks", in_chunks)):
-            calls = [partial(attend, queries, *pair, bias, chunks) for pair in caches]
+        for name, count in (("whole", 1), ("in_chunks", chunks)):
+            calls = [partial(attend, queries, *pair, bias, count) for pair in caches]
             seconds[f"attention_{batch}x{context}_{name}"] = timer.each(calls)
     return seconds
+
+
+def chunk_limit(seconds: Mapping[str, float], contexts: Sequence[int]) -> int:
+    """The shortest probed window from which on reading in chunks is faster; twice the longest where
+    it is slower even there.
+
+    In one window it is faster where the product of its times for one and for four sequences is
+    smaller, which is the geometric middle of four and sixteen key-value heads.
+    """
+    limit = 2 * max(contexts)
+    for context in sorted(contexts, reverse=True):
+        ratios = [
+            seconds[f"attention_{batch}x{context}_in_chunks"]
+            / seconds[f"attention_{batch}x{context}_whole"]
+            for batch in FEW
+            if f"attention_{batch}x{context}_in_chunks" in seconds
+        ]
+        if not ratios or math.prod(ratios) >= 1:
+            break
+        limit = context
+    return limit
 
 
 def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:
@@ -269,7 +301,7 @@ def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, floa
     calls = [lambda: tiny.add_(1.0)] * 100
     small["tiny_kernel"] = timer.each(calls)
     small["tiny_kernel_eager"] = timer.eagerly(calls)
-    sampling = Sampling(1.0)
+    sampling = SamplingParameters(1.0)
     for rows in (1, 16):
         logits = torch.randn(rows, grid.vocab_size, device=device, dtype=dtype)
         uniforms = torch.rand(rows, device=device)
@@ -325,8 +357,6 @@ def laps_of(
     laps: Statistics, target, drafter, length: int, batch: int, device: torch.device
 ) -> list[StageProbe]:
     """The three laps of one arm; the context is what its passes read: a GPU's window."""
-    from reference.graphs import SMALLEST_WINDOW, power_of_two
-
     context = length + 6
     if device.type == "cuda":
         context = power_of_two(max(length + 12 + 2 * (laps.gamma + 1), SMALLEST_WINDOW))

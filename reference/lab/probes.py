@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from reference.attention import attend, attention_bias
-from reference.cycle import NoDrafter
 from reference.decoding import speculate
+from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
 from reference.lab.dialled import random_model
 from reference.machine import PRECISION_OF, environment

@@ -13,7 +13,7 @@ from specsim.checks import whole
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import assumptions
-from specsim.prediction import Prediction
+from specsim.prediction import QUANTITIES, Prediction
 from specsim.scenario import Resolved, resolve
 
 
@@ -128,11 +128,11 @@ def show(document: dict[str, Any]) -> None:
     """Print the document for a person."""
 
     def ms(name: str) -> str:
-        return f"{document[name] * 1e3:8.3f} ms"
+        return f"{QUANTITIES[name]:13s} {document[name] * 1e3:8.3f} ms"
 
     low, high = document["band"]["step_s"]
     print(
-        f"plain step    {ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), "
+        f"{ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), "
         f"{document['tokens_per_s']:.1f} tokens/s, bound by {document['bound']}"
     )
     shown = [row for row in document["breakdown"] if row["seconds"] > 0]
@@ -146,11 +146,11 @@ def show(document: dict[str, Any]) -> None:
     if document["speedup"] is not None:
         low, high = document["band"]["speedup"]
         gamma, tokens = document["gamma"], document["tokens_per_cycle"]
-        print(f"draft step    {ms('draft_step_s')}")
+        print(ms("draft_step_s"))
         rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
-        print(f"verification  {ms('verify_step_s')} for {rows} per sequence")
-        print(f"overhead      {ms('overhead_s')} of the host: accepting and rolling back")
-        print(f"cycle         {ms('cycle_s')}, {tokens:.3f} tokens per cycle")
+        print(f"{ms('verify_step_s')} for {rows} per sequence")
+        print(f"{ms('overhead_s')} of the host: accepting and rolling back")
+        print(f"{ms('cycle_s')}, {tokens:.3f} tokens per cycle")
         print(
             f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "
             f"at gamma = {gamma}"

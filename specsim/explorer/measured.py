@@ -69,11 +69,10 @@ def markers_in(folder: str | Path | None) -> Markers:
 
 
 def marker_of(point: Point, device: str) -> Marker | None:
-    """A measured point as a marker; None where no speedup was measured."""
-    scenario, step, cycle = point.scenario, point.step_s, point.cycle_s
-    if scenario.draft is None or step is None or cycle is None or point.tokens_per_cycle is None:
+    """A measured point as a marker; None without a draft model or a measured speedup."""
+    scenario, speedup = point.scenario, point.speedup
+    if scenario.draft is None or speedup is None:
         return None
-    gain = point.tokens_per_cycle * step.median
     return Marker(
         device=device,
         target=scenario.target.name,
@@ -82,9 +81,9 @@ def marker_of(point: Point, device: str) -> Marker | None:
         batch=scenario.batch,
         context=scenario.context,
         gamma=scenario.gamma,
-        speedup=gain / cycle.median,
-        low=gain / cycle.p90,
-        high=gain / cycle.p10,
+        speedup=speedup.median,
+        low=speedup.low,
+        high=speedup.high,
     )
 
 

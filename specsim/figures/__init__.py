@@ -34,10 +34,20 @@ from specsim.figures.line_charts import Curve, curves
 from specsim.figures.maps import speedup_map
 from specsim.figures.methods import Row, by_method
 from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
-from specsim.figures.style import COLOURS, STYLE, NotebookFigure, png, shades, subplots
+from specsim.figures.style import (
+    COLOURS,
+    CONCEPTS,
+    STYLE,
+    NotebookFigure,
+    png,
+    shades,
+    styled,
+    subplots,
+)
 
 __all__ = [
     "COLOURS",
+    "CONCEPTS",
     "STYLE",
     "Curve",
     "DraftedCycle",
@@ -63,6 +73,7 @@ __all__ = [
     "speedup_map",
     "speedup_vs_gamma",
     "step_shares",
+    "styled",
     "subplots",
     "times_vs_gamma",
     "times_vs_width",

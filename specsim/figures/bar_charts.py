@@ -6,23 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from specsim.cost import BOUNDS, ForwardTime
-from specsim.figures.style import COLOURS, styled
-from specsim.prediction import LIMITS, Prediction, waterfall_spans
+from specsim.figures.style import COLOURS, CONCEPTS, styled
+from specsim.prediction import Prediction, waterfall_spans
 
 BOUND_NAMES = {
     "weights": "reading weights",
     "kv": "reading the KV cache",
     "compute": "arithmetic",
     "overhead": "overhead",
-}
-
-WATERFALL_COLOURS = {
-    "ideal": "plain",
-    "acceptance": "tokens",
-    "drafting": "draft",
-    "wider verification": "verify",
-    "overhead": "overhead",
-    "speedup": "speedup",
 }
 
 
@@ -112,19 +103,14 @@ def waterfall(axes: Axes, prediction: Prediction, gamma: int, title: str = "") -
     one ended."""
     at = int(np.argmax(np.ravel(prediction.gamma) == gamma))
     factors = {name: float(np.ravel(f)[at]) for name, f in prediction.waterfall().items()}
-    spans = waterfall_spans(factors) | {"ideal": (0.0, factors["ideal"])}
-    spans["speedup"] = (0.0, spans["speedup"][1])
+    spans = waterfall_spans(factors)
     for place, (name, (start, end)) in enumerate(spans.items()):
-        low, high = sorted((start, end))
-        axes.bar(place, high - low, 0.7, bottom=low, color=COLOURS[WATERFALL_COLOURS[name]])
-        is_factor = name in LIMITS
+        whole = name in ("ideal", "speedup")
+        bottom, top = (0.0, end) if whole else sorted((start, end))
+        axes.bar(place, top - bottom, 0.7, bottom=bottom, color=COLOURS[CONCEPTS[name]])
+        text = f"{end:.2f}×" if whole else f"× {factors[name]:.2f}"
         axes.annotate(
-            f"× {factors[name]:.2f}" if is_factor else f"{end:.2f}×",
-            (place, high),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
+            text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
         )
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
     axes.set_xticks(range(len(spans)), [name.replace(" ", "\n") for name in spans], fontsize=9)

@@ -10,9 +10,17 @@ from matplotlib.axes import Axes
 
 from specsim.evidence.comparison import Comparison
 from specsim.figures.line_charts import Curve, curves
-from specsim.figures.style import COLOURS, NotebookFigure, by_decades, styled, subplots
+from specsim.figures.style import (
+    COLOURS,
+    CONCEPTS,
+    NotebookFigure,
+    by_decades,
+    styled,
+    subplots,
+)
+from specsim.prediction import QUANTITIES
 
-QUANTITY = {"step_s": "plain", "verify_step_s": "verify", "cycle_s": "cycle"}
+TIMES = ("step_s", "verify_step_s", "cycle_s")  # what `parity` compares
 BUDGET_COLOURS = ("speedup", "tokens")  # one for each pair of models
 PREDICTOR_MARKS = {"calibrated": "o", "catalog": "s", "ideal": "^"}
 
@@ -27,7 +35,7 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> NotebookFigure | None:
     figure, panels = subplots(len(predictors), height=3.6)
     for axes, (name, comparisons) in zip(np.atleast_1d(panels), predictors.items(), strict=True):
         times = []
-        for quantity, concept in QUANTITY.items():
+        for quantity in TIMES:
             for reserved in (False, True):
                 parts = [
                     c.parts[quantity]
@@ -43,9 +51,9 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> NotebookFigure | None:
                     for values in zip(*((p.measured, p.predicted) for p in parts), strict=True)
                 )
                 times += measured + predicted
-                label = {"plain": "plain step", "verify": "verification", "cycle": "cycle"}[concept]
+                label, colour = QUANTITIES[quantity], COLOURS[CONCEPTS[quantity]]
                 axes.plot(
-                    measured, predicted, PREDICTOR_MARKS.get(name, "o"), color=COLOURS[concept],
+                    measured, predicted, PREDICTOR_MARKS.get(name, "o"), color=colour,
                     fillstyle="none" if reserved else "full",
                     label=f"{label}, reserved" if reserved else label,
                 )  # fmt: skip

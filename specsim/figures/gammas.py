@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from specsim.acceptance import Z80_SHORT
 from specsim.evidence.comparison import Comparison
 from specsim.evidence.measurement import Point, Timing
-from specsim.figures.style import COLOURS, NotebookFigure, styled
-from specsim.prediction import Prediction
+from specsim.figures.style import COLOURS, CONCEPTS, NotebookFigure, styled
+from specsim.prediction import QUANTITIES, Prediction
 
 
 @styled
@@ -41,19 +42,12 @@ def speedup_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point]
     axes.axhline(1.0, color=COLOURS["plain"], linewidth=0.9)
     axes.fill_between(prediction.gamma, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(prediction.gamma, prediction.speedup, color=colour, label="predicted, 80 % band")
-    timed = [
-        (point.scenario.gamma, point.tokens_per_cycle * point.step_s.median, point.cycle_s)
-        for point in points
-        if point.tokens_per_cycle is not None and point.step_s and point.cycle_s
-    ]
-    if timed:  # the spread is that of the cycle's time
-        middle = [gain / cycle.median for _, gain, cycle in timed]
-        below = [m - gain / cycle.p90 for m, (_, gain, cycle) in zip(middle, timed, strict=True)]
-        above = [gain / cycle.p10 - m for m, (_, gain, cycle) in zip(middle, timed, strict=True)]
-        gammas = [gamma for gamma, _, _ in timed]
-        axes.errorbar(
-            gammas, middle, (below, above), fmt="o", color=colour, capsize=2, label="measured"
-        )
+    timed = [(point.scenario.gamma, gain) for point in points if (gain := point.speedup)]
+    if timed:
+        gammas, gains = zip(*timed, strict=True)
+        spread = [[g.median - g.low for g in gains], [g.high - g.median for g in gains]]
+        middle = [g.median for g in gains]
+        axes.errorbar(gammas, middle, spread, fmt="o", color=colour, capsize=2, label="measured")
     best = int(prediction.best())
     axes.plot(
         prediction.gamma[best],
@@ -79,7 +73,7 @@ def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] 
     axes.fill_between(prediction.gamma, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(prediction.gamma, prediction.tokens_per_cycle, color=colour, label="predicted")
     counted = [
-        (p.scenario.gamma, p.tokens_per_cycle, 1.28 * (p.tokens_per_cycle_error or 0))
+        (p.scenario.gamma, p.tokens_per_cycle, Z80_SHORT * (p.tokens_per_cycle_error or 0))
         for p in points
         if p.tokens_per_cycle is not None
     ]
@@ -91,25 +85,21 @@ def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] 
         )
         highest = max(highest, *tokens)
     axes.set_ylim(0.8, 1.25 * highest + 0.3)
-    _against_gamma(axes, "tokens per cycle")
+    _against_gamma(axes, QUANTITIES["tokens_per_cycle"])
 
 
 @styled
 def times_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
     """Milliseconds of a draft step, a verification and a whole cycle."""
-    lines = {
-        "cycle": ("cycle", prediction.cycle_s, "cycle_s"),
-        "verify": ("verification", prediction.verify_step_s, "verify_step_s"),
-        "draft": ("draft step", prediction.draft_step_s, "draft_step_s"),
-    }
-    for concept, (label, seconds, key) in lines.items():
-        colour = COLOURS[concept]
-        low, high = prediction.band[key]
+    for name in ("cycle_s", "verify_step_s", "draft_step_s"):
+        colour, seconds = COLOURS[CONCEPTS[name]], getattr(prediction, name)
+        low, high = prediction.band[name]
         axes.fill_between(
             prediction.gamma, 1e3 * low, 1e3 * high, color=colour, alpha=0.15, linewidth=0
         )
-        axes.plot(prediction.gamma, 1e3 * seconds, color=colour, label=label)
-        timings(axes, [(p.scenario.gamma, t) for p in points if (t := getattr(p, key))], concept)
+        axes.plot(prediction.gamma, 1e3 * seconds, color=colour, label=QUANTITIES[name])
+        timed = [(p.scenario.gamma, t) for p in points if (t := getattr(p, name))]
+        timings(axes, timed, CONCEPTS[name])
     axes.set_ylim(bottom=0)
     _against_gamma(axes, "time (ms)")
 

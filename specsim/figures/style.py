@@ -40,6 +40,20 @@ COLOURS = {
     "compute": "#882255",
 }
 
+# The colour of each quantity of a prediction, and of each bar of its waterfall.
+CONCEPTS = {
+    "step_s": "plain",
+    "draft_step_s": "draft",
+    "verify_step_s": "verify",
+    "cycle_s": "cycle",
+    "ideal": "plain",
+    "acceptance": "tokens",
+    "drafting": "draft",
+    "wider verification": "verify",
+    "overhead": "overhead",
+    "speedup": "speedup",
+}
+
 STYLE: dict[str, Any] = {
     "font.size": 10.0,
     "axes.titlesize": 10.0,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from reference.decoding import speculate
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
+from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
 
@@ -43,13 +44,19 @@ def argmax_loop():
 
 
 @pytest.fixture(scope="session")
+def sequences_of():
+    """`Sequences` that hold the given prompts, each with so many tokens to emit."""
+    return loaded_sequences
+
+
+@pytest.fixture(scope="session")
 def first_difference():
     return first_difference_beyond_a_near_tie
 
 
 @pytest.fixture(scope="session")
 def sampled_texts():
-    """Many sampled texts of three tokens beside the law that a model gives them."""
+    """Many sampled texts of three tokens, and the distribution that a model gives them."""
     return SampledTexts
 
 
@@ -58,12 +65,12 @@ class SampledTexts:
     PROMPT = (0, 3, 1)
 
     @classmethod
-    def law(cls, target: Transformer, sampling: Sampling) -> Tensor:
+    def distribution(cls, target: Transformer, sampling: SamplingParameters) -> Tensor:
         """P of every continuation of WORD tokens, (V ** WORD,), from passes over the whole text."""
         words = torch.tensor(list(itertools.product(range(cls.SIZE), repeat=cls.WORD)))
         texts = torch.cat((torch.tensor([cls.PROMPT]).expand(len(words), -1), words), dim=1)
-        laws = sampling.probabilities(target(texts))[:, len(cls.PROMPT) - 1 : -1]
-        return laws.gather(-1, words[..., None]).squeeze(-1).prod(1)
+        distributions = sampling.probabilities(target(texts))[:, len(cls.PROMPT) - 1 : -1]
+        return distributions.gather(-1, words[..., None]).squeeze(-1).prod(1)
 
     @classmethod
     def counts(cls, target: Transformer, drafter, **options) -> Tensor:
@@ -78,26 +85,26 @@ class SampledTexts:
 
     @classmethod
     def marginals(cls, joint: Tensor) -> Tensor:
-        """The counts, or the law, of each token by itself: (WORD, V)."""
+        """The counts, or the distribution, of each token by itself: (WORD, V)."""
         cube = joint.view((cls.SIZE,) * cls.WORD)
         others = [[d for d in range(cls.WORD) if d != place] for place in range(cls.WORD)]
         return torch.stack([cube.sum(dims) for dims in others])
 
     @staticmethod
-    def shifted(law: Tensor) -> Tensor:
-        """The law (V,), but for two percentage points from the likeliest token to the next."""
-        one, other = law.topk(2).indices.tolist()
-        shifted = law.clone()
+    def shifted(distribution: Tensor) -> Tensor:
+        """The distribution (V,) with .02 moved from the likeliest token to the next."""
+        one, other = distribution.topk(2).indices.tolist()
+        shifted = distribution.clone()
         shifted[one] -= 0.02
         shifted[other] += 0.02
         return shifted
 
     @staticmethod
-    def tail(counts: Tensor, law: Tensor) -> float:
-        """P(a sample of the law fits it worse); cells expected less than five times are one."""
-        if counts[law == 0].sum() > 0:
+    def tail(counts: Tensor, distribution: Tensor) -> float:
+        """P(a sample fits its distribution worse); cells that are expected rarely are joined."""
+        if counts[distribution == 0].sum() > 0:
             return 0.0
-        expected = counts.sum() * law
+        expected = counts.sum() * distribution
         rare = expected < 5
         observed = torch.cat((counts[~rare].double(), counts[rare].sum()[None]))
         expected = torch.cat((expected[~rare], expected[rare].sum()[None]))
@@ -106,6 +113,13 @@ class SampledTexts:
         return torch.special.gammaincc(
             torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2
         ).item()
+
+
+def loaded_sequences(prompts: list[list[int]], remaining: int) -> Sequences:
+    longest = max(map(len, prompts))
+    sequences = Sequences.empty(len(prompts), longest + remaining, (), torch.device("cpu"))
+    sequences.load(prompts, [remaining] * len(prompts))
+    return sequences
 
 
 def tiny_model(seed: int = 0, *, dtype: torch.dtype = torch.float64, **fields) -> Transformer:

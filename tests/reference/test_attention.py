@@ -12,7 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from reference import attention
-from reference.attention import attend, attention_bias, chunks_of
+from reference.attention import (
+    LONG,
+    attend,
+    attention_bias,
+    chunked_from,
+    chunks_of,
+    read_in_chunks_from,
+)
 
 
 def attention_by_hand(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
@@ -148,6 +155,21 @@ def test_a_gpu_that_would_be_idle_gets_chunks(batch, slots, rows, chunks) -> Non
             assert chunks_of(other, rows) == 1, "no kernel of a GPU has its sums"
         assert chunks_of(part, rows) == (chunks if batch == 1 else 1), "it would be copied"
     assert chunks_of(torch.empty(batch, slots, 8, 128), rows) == 1, "a CPU reads it whole"
+
+
+@pytest.mark.parametrize(
+    ("limit", "chunks"),
+    [(512, [1, 2, 4, 8]), (1024, [1, 1, 4, 8]), (2048, [1, 1, 1, 8]), (1 << 20, [1, 1, 1, 1])],
+)
+def test_the_limit_says_which_windows_are_read_in_chunks(limit: int, chunks: list[int]) -> None:
+    with FakeTensorMode(), read_in_chunks_from(limit):
+        assert chunked_from() == limit
+        found = [
+            chunks_of(torch.empty(1, slots, 8, 128, device="cuda", dtype=torch.bfloat16), 4)
+            for slots in (256, 512, 1024, 2048)
+        ]
+    assert found == chunks
+    assert chunked_from() == LONG, "the limit outlives its context"
 
 
 @pytest.mark.gpu

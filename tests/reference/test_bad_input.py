@@ -23,7 +23,7 @@ def test_logits_that_are_no_numbers_are_reported(tiny, value, temperature, gamma
     target = poisoned(tiny(), 5, value)
     drafter = NGram(gamma)
     with pytest.raises(
-        SpecsimError, match="logits for place 4 of sequence 1 are not finite, in ti"
+        SpecsimError, match="logits for position 4 of sequence 1 are not finite, in ti"
     ):
         speculate(target, drafter, [[1, 2], [3, 4, 5, 6]], 8, temperature)
 
@@ -43,10 +43,10 @@ def test_the_place_is_the_first_that_they_would_have_chosen(tiny, gamma: int, in
     assert gamma > 0 or place == written
 
 
-def test_a_draft_without_numbers_is_reported_where_its_law_counts(tiny) -> None:
+def test_a_draft_that_is_not_finite_is_reported_where_it_counts(tiny) -> None:
     target, drafter = tiny(), DraftModel(poisoned(tiny(1), 5), 3)
     with pytest.raises(
-        SpecsimError, match="place 3 of sequence 0 are not finite, in tiny or its dr"
+        SpecsimError, match="position 3 of sequence 0 are not finite, in tiny or its dr"
     ):
         speculate(target, drafter, [4, 5, 6], 8, temperature=1.0)
     plain = generate(target, [4, 5, 6], 8).tokens
@@ -84,7 +84,7 @@ def test_the_drafts_cache_is_clean_after_it(tiny) -> None:
 
 def test_keys_and_values_that_do_not_fit_are_refused_with_their_size(tiny, monkeypatch) -> None:
     model = tiny(max_context=4096)
-    monkeypatch.setattr("reference.machine.free_bytes", lambda device: 1e5)
+    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 1e5)
     words = r"keys and values of 3 x \d+ tokens in tiny need \d+ kB of memory; 100 kB are free"
     with pytest.raises(SpecsimError, match=words):
         generate(model, [[1], [2], [3]], 500)

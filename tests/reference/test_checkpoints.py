@@ -344,7 +344,7 @@ def test_a_window_bounds_the_context(their_checkpoint, tmp_path: Path) -> None:
     assert model.architecture.max_context == 40
     with torch.inference_mode():
         assert_close(model(TOKENS[:, :40]), expected[:, :40], atol=1e-4, rtol=1e-4)
-    with pytest.raises(SpecsimError, match="no room in the context of 40"):
+    with pytest.raises(SpecsimError, match="one free in the context of 40"):
         generate(model, TOKENS[0, :40].tolist(), 4)
     assert len(generate(model, TOKENS[0, :36].tolist(), 99, stop_ids=()).tokens) <= 4
 
@@ -395,7 +395,7 @@ def test_an_index_without_a_map_is_refused(saved: Path, content: str) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused_with_their_size(saved: Path, monkeypatch) -> None:
-    monkeypatch.setattr("reference.machine.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 1000)
     with pytest.raises(
         SpecsimError, match=r"the weights of .* need [\d.]+ kB of memory; 1 kB are free"
     ):
@@ -430,7 +430,7 @@ def test_a_hub_id_is_found_in_the_cache_without_a_network(tiny, tmp_path: Path) 
     code = """
 import sys, torch
 from reference.checkpoints import load_checkpoint, resolve
-from specsim.catalog import SpecsimError
+from specsim.checks import SpecsimError
 model = load_checkpoint(resolve("someone/tiny"), dtype=torch.float64)
 print(model(torch.tensor([[1, 2, 3]])).sum().item())
 try:

@@ -108,7 +108,7 @@ def test_a_head_drafts_where_one_is_given(capsys, tmp_path):
         texts.append(report["text"])
     assert report["method"] == "head"
     assert texts[0] == texts[1]
-    # it needs no draft model beside it
+    # it needs no draft model
     alone = ["generate", "import os\n", "--max-new-tokens", "8", "--target", "bundled-target"]
     assert main([*alone, "--head", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith(texts[0] + "\n")
@@ -138,8 +138,8 @@ def test_a_tree_changes_the_cycles_and_not_the_text(capsys, tree, gamma, nodes):
         (["--tree", "2,x"], "--tree takes numbers, as 4,2,1 or 16, not '2,x'"),
         (["--tree", "2,0"], "branching factors must be at least 1"),
         (["--tree", "3"], "has 4 to 52 nodes, not 3"),
-        (["--tree", "2,2", "--method", "n-gram"], "leave --method n-gram"),
-        (["--tree", "2,2", "--rule", "block", "--temperature", "1"], "is a rule of chains"),
+        (["--tree", "2,2", "--method", "n-gram"], "leave out --method n-gram"),
+        (["--tree", "2,2", "--rule", "block", "--temperature", "1"], "is for chains"),
     ],
 )
 def test_a_tree_that_cannot_be_drafted_is_named(capsys, arguments, named):

@@ -1,4 +1,5 @@
-"""Speculation writes the text of plain decoding: token for token when greedy, in law when sampled.
+"""Speculation writes the text of plain decoding: the same tokens when greedy, the same distribution
+when sampled.
 
 Real random models give the numbers; a target and a drafter that follow a script give every case
 of the bookkeeping.
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from reference.cache import KVCache
-from reference.cycle import NoDrafter, accept
+from reference.cycle import accept
 from reference.decoding import Generation, generate, speculate
-from reference.drafters import Drafter, Proposal
+from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.statistics import Statistics
 from reference.transformer import MAX_GAMMA, Transformer
@@ -61,7 +62,9 @@ class ScriptedDrafter(Drafter):
                 self.texts[row, position] = (self.texts[row, position] + 1) % vocab_size
         self.gamma = gamma
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         places = (sequences.positions(self.gamma) + 1).clamp(max=self.texts.shape[1] - 1)
         return Proposal(self.texts.gather(1, places), None)
 
@@ -143,7 +146,7 @@ def test_greedy_speculation_with_other_shapes(tiny, perturbed, argmax_loop, fiel
 
 @pytest.mark.parametrize("gamma", [1, 4, 8])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_more_is_drafted_than_there_is_room_for(pair, expected, gamma: int, count: int) -> None:
+def test_more_is_drafted_than_may_be_emitted(pair, expected, gamma: int, count: int) -> None:
     target, draft = pair
     for drafting in (draft, target):
         tokens = speculate(target, DraftModel(drafting, gamma), PROMPTS, count).tokens
@@ -275,7 +278,7 @@ def test_a_stop_token_in_the_prompt_does_not_end_the_text(pair, expected) -> Non
 
 
 class Recorder(Drafter):
-    """A drafter that passes on what another proposes, and keeps it beside the text so far."""
+    """A drafter that passes on what another proposes, and keeps it with the text so far."""
 
     def __init__(self, drafter: DraftModel):
         self.drafter, self.gamma, self.cycles = drafter, drafter.gamma, []
@@ -283,9 +286,11 @@ class Recorder(Drafter):
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         self.drafter.start(sequences, target, cache)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         proposal = self.drafter.propose(sequences, sampling, uniforms)
-        for row in sequences.room.nonzero()[:, 0].tolist():
+        for row in sequences.remaining.nonzero()[:, 0].tolist():
             length = int(sequences.lengths[row])
             text = sequences.tokens[row, : length + 1].tolist()
             self.cycles.append((row, text, proposal.tokens[row], proposal.probabilities[row]))
@@ -295,7 +300,9 @@ class Recorder(Drafter):
 class Forgetful(DraftModel):
     """Reads the pending token twice instead of the one before it: the catch-up row is lost."""
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         class OnlyPending:
             tokens, window = sequences.tokens, sequences.window
 
@@ -306,35 +313,36 @@ class Forgetful(DraftModel):
         return super().propose(OnlyPending, sampling, uniforms)
 
 
-def worst_draft_law(pair, drafter: DraftModel) -> tuple[float, int]:
-    """How far a proposed law is from the draft's own, recomputed; and how many cycles were full."""
+def worst_draft_distribution(pair, drafter: DraftModel) -> tuple[float, int]:
+    """How far a proposed distribution is from the draft's own, recomputed; and how many cycles were
+    full."""
     target, draft = pair
     recorder = Recorder(drafter)
-    sampling = Sampling(0.8)
+    sampling = SamplingParameters(0.8)
     speculate(target, recorder, PROMPTS, NEW, temperature=0.8, seed=1)
     worst, full, lengths = 0.0, 0, {}
-    for row, text, drafted, laws in recorder.cycles:
+    for row, text, drafted, distributions in recorder.cycles:
         whole = torch.tensor([text + drafted.tolist()])
         expected = sampling.probabilities(draft(whole)[0, len(text) - 1 : -1])
-        worst = max(worst, (laws - expected).abs().max().item())
+        worst = max(worst, (distributions - expected).abs().max().item())
         full += len(text) - lengths.get(row, 0) == drafter.gamma + 1
         lengths[row] = len(text)
     return worst, full
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 4])
-def test_the_draft_law_is_its_models_after_every_cycle(pair, gamma: int) -> None:
-    worst, full = worst_draft_law(pair, DraftModel(pair[1], gamma))
+def test_the_draft_distribution_is_its_models_after_every_cycle(pair, gamma: int) -> None:
+    worst, full = worst_draft_distribution(pair, DraftModel(pair[1], gamma))
     assert full > 3, "no draft was ever accepted whole"
     assert worst < 1e-10
 
 
 def test_a_draft_that_does_not_catch_up_is_caught(pair) -> None:
-    worst, _ = worst_draft_law(pair, Forgetful(pair[1], 2))
+    worst, _ = worst_draft_distribution(pair, Forgetful(pair[1], 2))
     assert worst > 1e-2
 
 
-# Sampled speculation has the law of plain decoding
+# Sampled speculation has the distribution of plain decoding
 
 
 @pytest.fixture(scope="module")
@@ -355,11 +363,13 @@ SETTINGS = [
     [*((gamma, SETTINGS[0]) for gamma in (0, 1, 4)), *((2, options) for options in SETTINGS)],
     ids=str,
 )
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, gamma: int, options) -> None:
+def test_sampled_texts_have_the_targets_distribution(
+    small_pair, sampled_texts, gamma: int, options
+) -> None:
     target, draft = small_pair
     drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
-    law = sampled_texts.law(target, Sampling(**options))
-    assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), law) > 1e-3
+    distribution = sampled_texts.distribution(target, SamplingParameters(**options))
+    assert sampled_texts.tail(sampled_texts.counts(target, drafter, **options), distribution) > 1e-3
 
 
 class GreedyDraft(DraftModel):
@@ -367,35 +377,40 @@ class GreedyDraft(DraftModel):
 
     honest = True
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
-        tokens = super().propose(sequences, Sampling(0.0), uniforms).tokens
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
+        tokens = super().propose(sequences, SamplingParameters(0.0), uniforms).tokens
         if self.honest:
             return Proposal(tokens, None)
         texts = torch.cat((sequences.tokens[:, : sequences.longest + 1], tokens), dim=1)
-        laws = sampling.probabilities(self.model(texts))
-        places = sequences.positions(self.gamma)[..., None].expand(-1, -1, laws.shape[-1])
-        return Proposal(tokens, laws.gather(1, places))
+        distributions = sampling.probabilities(self.model(texts))
+        places = sequences.positions(self.gamma)[..., None].expand(-1, -1, distributions.shape[-1])
+        return Proposal(tokens, distributions.gather(1, places))
 
 
-def test_a_greedy_draft_leaves_the_sampled_law_alone(small_pair, sampled_texts) -> None:
+def test_a_greedy_draft_leaves_the_sampled_distribution_alone(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     counts = sampled_texts.counts(target, GreedyDraft(draft, 2), temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) > 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        > 1e-3
+    )
 
 
 def test_two_percentage_points_would_be_seen(small_pair, sampled_texts) -> None:
-    """The same samples against a law in which .02 of the first token's mass has moved elsewhere."""
+    """The same samples against a distribution with .02 of the first token's mass moved."""
     target, draft = small_pair
-    law = sampled_texts.law(target, Sampling(1.0))
+    distribution = sampled_texts.distribution(target, SamplingParameters(1.0))
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
-    first = law.view(sampled_texts.SIZE, -1).sum(1)
+    first = distribution.view(sampled_texts.SIZE, -1).sum(1)
     one, other = first.topk(2).indices.tolist()
     factors = torch.ones(sampled_texts.SIZE, dtype=torch.float64)
     factors[one] -= 0.02 / first[one]
     factors[other] += 0.02 / first[other]
-    shifted = (law.view(sampled_texts.SIZE, -1) * factors[:, None]).flatten()
+    shifted = (distribution.view(sampled_texts.SIZE, -1) * factors[:, None]).flatten()
     assert shifted.sum() == pytest.approx(1)
-    assert sampled_texts.tail(counts, law) > 1e-3
+    assert sampled_texts.tail(counts, distribution) > 1e-3
     assert sampled_texts.tail(counts, shifted) < 1e-3
 
 
@@ -416,7 +431,10 @@ def test_a_wrong_rule_would_be_seen(small_pair, sampled_texts, monkeypatch, defe
     target, draft = small_pair
     monkeypatch.setitem(RULES, "token", defect)
     counts = sampled_texts.counts(target, DraftModel(draft, 2), temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-3
+    )
 
 
 def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampled_texts) -> None:
@@ -424,7 +442,10 @@ def test_a_greedy_draft_that_reports_its_softmax_would_be_seen(small_pair, sampl
     drafter = GreedyDraft(draft, 2)
     drafter.honest = False
     counts = sampled_texts.counts(target, drafter, temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-3
+    )
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(pair) -> None:
@@ -445,19 +466,19 @@ def test_rows_of_a_batch_have_their_own_chance(pair) -> None:
 
 def test_no_sampled_token_is_one_that_the_filter_forbids(pair) -> None:
     target, draft = pair
-    sampling = Sampling(2.0, top_k=2)
+    sampling = SamplingParameters(2.0, top_k=2)
     result = speculate(target, DraftModel(draft, 3), PROMPTS, NEW, temperature=2.0, top_k=2)
     for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
-        laws = sampling.probabilities(target(torch.tensor([prompt + tokens])))[0]
-        chances = laws[len(prompt) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])
+        distributions = sampling.probabilities(target(torch.tensor([prompt + tokens])))[0]
+        chances = distributions[len(prompt) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])
         assert (chances > 0).all()
 
 
 def test_accept_takes_the_rule_that_fits_the_sampling() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
     proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.99]])
-    assert [x.item() for x in accept(Sampling(0.0), logits, proposal, uniforms)] == [1, 0]
-    assert [x.item() for x in accept(Sampling(1.0), logits, proposal, uniforms)] == [0, 2]
+    assert [x.item() for x in accept(SamplingParameters(0.0), logits, proposal, uniforms)] == [1, 0]
+    assert [x.item() for x in accept(SamplingParameters(1.0), logits, proposal, uniforms)] == [0, 2]
 
 
 # What the cycles did
@@ -551,8 +572,8 @@ def test_before_the_first_cycle_nothing_is_known() -> None:
 
 def test_times_are_laps_of_each_cycle() -> None:
     statistics = Statistics(gamma=1)
-    for laps in ([1.0, 10.0, 60.0, 40.0], [2.0, 20.0, 50.0, 150.0], [6.0, 30.0, 70.0, 230.0]):
-        statistics.add_cycle([1], [1], laps)
+    for seconds in ([1.0, 10.0, 60.0, 40.0], [2.0, 20.0, 50.0, 150.0], [6.0, 30.0, 70.0, 230.0]):
+        statistics.add_cycle([1], [1], seconds)
     assert statistics.accept_s == 60.0
     assert statistics.cycle_times == [111.0, 222.0, 336.0]
     times = (statistics.draft_s, statistics.verify_s, statistics.host_s, statistics.cycle_s)
@@ -580,7 +601,7 @@ def test_every_whole_cycle_of_a_real_run_is_counted_and_timed(pair) -> None:
         ([[1, 2], []], {}, "prompt is empty"),
         ([1, 61], {}, "token ids from 1 to 61; the vocabulary of tiny is 0 to 60"),
         ([[5], [-1, 3]], {}, "token ids from -1 to 3"),
-        ([1] * 96, {}, "the prompt has 96 tokens, .* context of 96 of tiny"),
+        ([1] * 96, {}, "the prompt has 96 tokens; .* context of 96 of tiny"),
         ([1], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
         ([1], {"temperature": -1.0}, "temperature .* not -1.0"),
         ([1], {"temperature": 1.0, "top_p": 2.0}, "top_p .* not 2.0"),

@@ -2,18 +2,23 @@
 dtype and a device, but no numbers.
 
 What would stop a recording, or be missing from it, raises here: a stage that asks the device for a
-number, that mixes in a tensor of the host, or that makes one on the host and copies it over. The
+number, that mixes in a tensor of the host, or that makes one on the host and copies it over. So
+does one that would read a weight once per sequence (`bmm`) or give its attention to cuDNN. The
 kernels themselves are not run, so what they cost and compute is for the tests marked gpu.
 """
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,14 +36,16 @@ from reference import (
     Tree,
     attention,
     sampling,
+    transformer,
 )
-from reference.cycle import Cycle, Settings
+from reference.cycle import Cycle
+from reference.decoding import Decoder, decoder_for
 from reference.experts import Mixture
-from reference.graphs import runner_for
 from reference.heads import untrained_head
 from reference.lab.suites.arms import Given
 from reference.quantization import GROUPS, quantized
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
+from reference.settings import RunSettings
 from reference.transformer import Transformer
 from specsim.architecture import Architecture, Experts
 
@@ -91,15 +98,16 @@ def device(cuda_guard, monkeypatch) -> Iterator[torch.device]:
 
 
 class OnDevice(TorchDispatchMode):
-    """Refuses every operator that has to do with the host: its tensors, and its waiting."""
+    """Refuses every operator that has to do with the host: its tensors, and its waiting. Refuses
+    cuDNN's attention too, and `bmm`; where it `may_batch`, only one that repeats a matrix."""
 
     WAITING = (
         "_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "bincount",
     )  # fmt: skip
 
-    def __init__(self):
+    def __init__(self, may_batch: bool = False):
         super().__init__()
-        self.operators = 0
+        self.operators, self.may_batch = 0, may_batch
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -112,11 +120,45 @@ class OnDevice(TorchDispatchMode):
             raise AssertionError(f"{name} by a mask waits for the device")
         if name.startswith("lift") or any(tensor.device != CUDA for tensor in given):
             raise AssertionError(f"{name} has a tensor of the host")
+        if name in ("bmm", "baddbmm") and not (self.may_batch and all(map(differs, given))):
+            raise AssertionError(f"{name} reads a matrix for every sequence")
+        if "cudnn" in name:
+            raise AssertionError(f"{name} is cuDNN's attention")
         made = func(*args, **(kwargs or {}))
         if any(leaf.device != CUDA for leaf in tree_leaves(made) if isinstance(leaf, Tensor)):
             raise AssertionError(f"{name} makes a tensor on the host")
         self.operators += 1
         return made
+
+
+def differs(batch: Tensor) -> bool:
+    """Whether a batch (B, …) holds a matrix for each sequence, not one for all of them."""
+    return batch.shape[0] == 1 or batch.stride(0) != 0
+
+
+class OnAGPU(TorchFunctionMode):
+    """Answers `scaled_dot_product_attention` as a GPU does, by a tensor of its result's shape and
+    strides. A torch without CUDA would take it apart into products.
+
+    Kernels lay out the result as (B, H, T, D), or as (B, T, H, D) where `rows_first`. A call is
+    refused that torch could give to cuDNN, which it may prefer wherever that is enabled.
+    """
+
+    def __init__(self, rows_first: bool = False):
+        super().__init__()
+        self.rows_first, self.calls = rows_first, 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        if torch.backends.cuda.cudnn_sdp_enabled():
+            raise AssertionError("this attention could reach cuDNN")
+        self.calls += 1
+        queries, _, values = args[:3]
+        batch, heads, rows, _ = queries.shape
+        if self.rows_first:
+            return queries.new_empty(batch, rows, heads, values.shape[-1]).transpose(1, 2)
+        return queries.new_empty(batch, heads, rows, values.shape[-1])
 
 
 def model(dtype: torch.dtype = torch.bfloat16, **fields) -> Transformer:
@@ -134,26 +176,37 @@ def run_cycles(
     target: Transformer,
     drafter: Drafter,
     batch: int,
-    settings: Settings,
+    settings: RunSettings,
     gammas: Iterable[int] = (),
     window: int = 48,
+    may_batch: bool = False,
+    rows_first: bool = False,
 ) -> Cycle:
     """The stages of a cycle, or of one for each of `gammas`, with nothing of the host in them."""
-    cycle = Cycle(target, drafter, batch, max(64, window), settings)
-    cycle.begin(PROMPTS[-batch:], [24] * batch, seed=1)
-    cycle.sequences.window = window
-    for gamma in gammas or (drafter.gamma,):
-        cycle.gamma = gamma
-        cycle.noise.refresh()
-        for stage in cycle.stages:
-            with OnDevice() as seen:
-                stage()
-            assert seen.operators > 5, "nothing was looked at"
+    # to penalise repetition in a tree, each sequence's ancestors are multiplied by its own tokens
+    may_batch |= drafter.nodes is not None and settings.sampling.repetition_penalty != 1.0
+    cycle = Decoder(target, drafter, batch, max(64, window), settings).cycle
+    with OnAGPU(rows_first) as attended:
+        cycle.begin(PROMPTS[-batch:], [24] * batch, seed=1)
+        cycle.sequences.window = window
+        for gamma in gammas or (drafter.gamma,):
+            cycle.gamma = gamma
+            cycle.noise.refresh()
+            for stage in cycle.stages:
+                with OnDevice(may_batch) as seen:
+                    stage()
+                assert seen.operators > 5, "nothing was looked at"
+    assert attended.calls or not target.reads_prompts, "no attention was looked at"
     assert all(
         tensor.device == CUDA
-        for tensor in (cycle.tokens, cycle.logits, cycle.report, cycle.sequences.lengths)
+        for tensor in (
+            cycle.drafted.tokens,
+            cycle.verified.logits,
+            cycle.result,
+            cycle.sequences.lengths,
+        )
     )
-    assert cycle.report.dtype == torch.long
+    assert cycle.result.dtype == torch.long
     return cycle
 
 
@@ -173,13 +226,80 @@ TREES = {
     "drawn": lambda: StaticTree(model(), Tree.branching((2, 2, 1)), drawn=True),
     "confidence": lambda: ConfidenceTree(model(), 8, 3, 3),
 }
-EVERYTHING = Sampling(0.8, 20, 0.9, 0.01, 1.2)
+EVERYTHING = SamplingParameters(0.8, 20, 0.9, 0.01, 1.2)
 SETTINGS = [
-    Settings(Sampling(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
-    Settings(EVERYTHING, stop_ids=frozenset({5})),
-    *(Settings(Sampling(1.0), rule) for rule in ("block", "match", "typical")),
-    Settings(Sampling(1.0), survival=(0.9, 0.5, 0.2)),
+    RunSettings(SamplingParameters(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
+    RunSettings(EVERYTHING, stop_ids=frozenset({5})),
+    *(RunSettings(SamplingParameters(1.0), rule) for rule in ("block", "match", "typical")),
+    RunSettings(SamplingParameters(1.0), survival=(0.9, 0.5, 0.2)),
 ]
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows_first", "window"),
+    [(1, False, 48), (3, False, 48), (3, True, 48), (3, False, 4096)],
+    ids=["one sequence", "heads first", "rows first", "in chunks"],
+)
+@pytest.mark.parametrize("kind", DRAFTERS)
+def test_no_stage_has_a_bmm_or_could_reach_cudnn(
+    device, kind: str, batch: int, rows_first: bool, window: int
+) -> None:
+    """Whatever drafts, however attention lays out its result, and in short and long windows."""
+    target = model(max_context=4096)
+    drafter = DRAFTERS[kind](target)
+    run_cycles(target, drafter, batch, SETTINGS[0], window=window, rows_first=rows_first)
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_no_stage_of_a_tree_has_a_bmm_or_could_reach_cudnn(device, kind: str) -> None:
+    for batch, rows_first in ((1, False), (3, True)):
+        settings = RunSettings(SamplingParameters(1.0))
+        run_cycles(model(), TREES[kind](), batch, settings, rows_first=rows_first)
+
+
+def unfolded(*given) -> Tensor:
+    """`attend` without its fold: one token's heads are a view of (B, H, D), strides and all."""
+    mixed = attention.attend(*given)
+    size = given[0].shape[-1]
+    if mixed.shape[1] > 1:
+        return mixed
+    return mixed.as_strided(mixed.shape, (mixed.shape[2], size, 1))
+
+
+def test_a_bmm_is_caught(device, monkeypatch) -> None:
+    monkeypatch.setattr(transformer, "attend", unfolded)
+    for may_batch in (False, True):
+        with pytest.raises(AssertionError, match="bmm reads a matrix for every sequence"):
+            run_cycles(model(), NoDrafter(), 3, SETTINGS[0], may_batch=may_batch)
+
+
+def test_attention_that_could_reach_cudnn_is_caught(device) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        with pytest.raises(AssertionError, match="could reach cuDNN"):
+            run_cycles(model(), NoDrafter(), 3, SETTINGS[0])
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def test_cudnn_attention_that_is_called_by_its_name_is_caught(device) -> None:
+    def call(lengths: Tensor) -> None:
+        queries = torch.empty(1, 2, 8, 64, device=lengths.device, dtype=torch.bfloat16)
+        operator = torch.ops.aten._scaled_dot_product_cudnn_attention
+        operator(queries, queries, queries, None, False)
+
+    with pytest.raises(AssertionError, match="is cuDNN's attention"):
+        run_cycles(model(), Defective(call), 3, SETTINGS[0])
+
+
+def test_importing_the_decoder_turns_cudnn_attention_off() -> None:
+    """In a process of its own, where nothing else has set the flag."""
+    code = (
+        "import torch; before = torch.backends.cuda.cudnn_sdp_enabled(); import reference; "
+        "print(before, torch.backends.cuda.cudnn_sdp_enabled())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("kind", DRAFTERS)
@@ -195,7 +315,7 @@ def test_no_stage_has_to_do_with_the_host(device, kind: str) -> None:
 def test_no_stage_of_a_tree_has_to_do_with_the_host(device, kind: str) -> None:
     target, drafter = model(), TREES[kind]()
     run_cycles(target, drafter, 1, SETTINGS[1])
-    for settings in (*SETTINGS[:2], Settings(EVERYTHING, "match")):
+    for settings in (*SETTINGS[:2], RunSettings(EVERYTHING, "match")):
         run_cycles(target, drafter, 3, settings)
 
 
@@ -203,7 +323,7 @@ def test_no_stage_of_a_tree_has_to_do_with_the_host(device, kind: str) -> None:
 def test_neither_does_one_that_drafts_fewer_tokens_than_it_could(device, kind: str) -> None:
     target = model()
     cycle = run_cycles(target, DRAFTERS[kind](target), 3, SETTINGS[1], gammas=(3, 1, 0))
-    assert cycle.tokens.shape == (3, 1)
+    assert cycle.drafted.tokens.shape == (3, 1)
 
 
 EXPERTS = Experts(8, 2, 128, shared_size=64, shared_gate=True)
@@ -221,7 +341,8 @@ def test_neither_do_experts(device, monkeypatch, way: str, capability) -> None:
     target.reads_prompts = False  # a prompt's many rows may go another way, outside the stages
     for batch, drafter in ((1, DraftModel(model(), 3)), (3, NoDrafter())):
         taken.clear()
-        run_cycles(target, drafter, batch, SETTINGS[1])
+        # a gathered visit is a product of its own: its matrix was copied for it
+        run_cycles(target, drafter, batch, SETTINGS[1], may_batch=way == "gathered")
         assert taken, "the experts were visited in another way"
 
 
@@ -242,8 +363,8 @@ def test_eager_runs_read_the_windows_that_graphs_do(device, monkeypatch) -> None
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     target, drafter = model(), NoDrafter()
     for mode in ("eager", "cuda-graphs"):
-        with runner_for(target, drafter, 1, 300, SETTINGS[0], mode) as runner:
-            assert (runner.cycle.cache.capacity, runner.window(257)) == (512, 512)
+        with decoder_for(target, drafter, 1, 300, SETTINGS[0], mode) as decoder:
+            assert (decoder.cycle.cache.capacity, decoder.window(257)) == (512, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -267,7 +388,7 @@ def test_neither_does_a_large_vocabulary(device, batch: int) -> None:
     """Which several rows draw from in two steps."""
     vocabulary = -(-sampling.LARGE // sampling.BLOCK) * sampling.BLOCK
     target, draft = (model(vocab_size=vocabulary) for _ in range(2))
-    run_cycles(target, DraftModel(draft, 3), batch, Settings(Sampling(1.0)))
+    run_cycles(target, DraftModel(draft, 3), batch, RunSettings(SamplingParameters(1.0)))
 
 
 class Defective(NGram):

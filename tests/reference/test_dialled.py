@@ -74,7 +74,7 @@ def test_sizes_have_short_names():
 
 
 def test_a_shape_that_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("reference.machine.free_bytes", lambda device: 1e9)
+    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 1e9)
     with pytest.raises(
         SpecsimError, match=r"the weights of llama-3\.1-8b.* need 16.1 GB of memory"
     ):

@@ -21,7 +21,7 @@ from reference import (
 from reference.cache import KVCache
 from reference.drafters.early_exit import first_layers
 from reference.drafters.n_gram import look_up
-from reference.sampling import Sampling, draw
+from reference.sampling import SamplingParameters, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from reference.verification import LOSSLESS
@@ -91,12 +91,12 @@ def test_a_draft_that_is_the_target_is_always_accepted_under_a_penalty(pair) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rule) -> None:
+def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, kind, rule) -> None:
     target, draft = small_pair
     drafter = drafter_of(kind, draft, 2)
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_p=0.95, rule=rule)
-    law = sampled_texts.law(target, Sampling(0.8, top_p=0.95))
-    assert sampled_texts.tail(counts, law) > 1e-3
+    distribution = sampled_texts.distribution(target, SamplingParameters(0.8, top_p=0.95))
+    assert sampled_texts.tail(counts, distribution) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,8 +132,8 @@ def looked_up_by_hand(text: list[int], gamma: int, longest: int) -> tuple[list[i
     longest=st.integers(1, 4),
     stale=st.integers(0, 3),
 )
-def test_look_up_is_that_of_a_loop_over_matches(texts, gamma, longest, stale) -> None:
-    sequences = Sequences.from_prompts(texts, gamma, torch.device("cpu"))
+def test_look_up_is_that_of_a_loop_over_matches(sequences_of, texts, gamma, longest, stale) -> None:
+    sequences = sequences_of(texts, gamma)
     beyond = torch.arange(sequences.tokens.shape[1]) > sequences.lengths[:, None]
     sequences.tokens[beyond] = stale  # rejected drafts must not be found
     drafted, found = look_up(sequences, gamma, longest)
@@ -141,9 +141,9 @@ def test_look_up_is_that_of_a_loop_over_matches(texts, gamma, longest, stale) ->
         assert (drafted[row].tolist(), found[row].item()) == looked_up_by_hand(text, gamma, longest)
 
 
-def test_the_longest_suffix_wins_then_the_most_recent_match() -> None:
+def test_the_longest_suffix_wins_then_the_most_recent_match(sequences_of) -> None:
     def drafted(text: list[int], longest: int = 3) -> list[int]:
-        sequences = Sequences.from_prompts([text], 2, torch.device("cpu"))
+        sequences = sequences_of([text], 2)
         return look_up(sequences, 2, longest)[0][0].tolist()
 
     assert drafted([1, 2, 5, 6, 3, 2, 7, 8, 1, 2]) == [5, 6]
@@ -205,10 +205,12 @@ def test_an_exit_where_there_is_no_layer_is_named(pair, layers: int) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_ensemble_takes_matches_first_and_row_by_row(pair, temperature: float) -> None:
+def test_an_ensemble_takes_matches_first_and_row_by_row(
+    pair, sequences_of, temperature: float
+) -> None:
     target, draft = pair
-    sequences = Sequences.from_prompts([[5, 6, 7, 5], [5, 6, 7, 8]], 12, torch.device("cpu"))
-    sampling, uniforms = Sampling(temperature), torch.tensor([[0.3, 0.6], [0.2, 0.9]])
+    sequences = sequences_of([[5, 6, 7, 5], [5, 6, 7, 8]], 12)
+    sampling, uniforms = SamplingParameters(temperature), torch.tensor([[0.3, 0.6], [0.2, 0.9]])
     alone, both = DraftModel(draft, 2), Ensemble(DraftModel(draft, 2))
     proposals = []
     for drafter in (alone, both):
@@ -216,14 +218,18 @@ def test_an_ensemble_takes_matches_first_and_row_by_row(pair, temperature: float
         sequences.window = sequences.longest + 3
         with torch.inference_mode():
             proposals.append(drafter.propose(sequences, sampling, uniforms))
-    (tokens, laws, *_), (mixed, mixed_laws, *_) = proposals
+    (tokens, distributions, *_), (mixed, mixed_distributions, *_) = proposals
     assert mixed.tolist() == [[6, 7], tokens[1].tolist()]
     if temperature == 0:
-        assert mixed_laws is laws is None
+        assert mixed_distributions is distributions is None
     else:
-        assert torch.equal(mixed_laws[1], laws[1])
-        assert mixed_laws[0].argmax(-1).tolist() == [6, 7]
-        assert mixed_laws[0].sum(-1).tolist() == mixed_laws[0].amax(-1).tolist() == [1, 1]
+        assert torch.equal(mixed_distributions[1], distributions[1])
+        assert mixed_distributions[0].argmax(-1).tolist() == [6, 7]
+        assert (
+            mixed_distributions[0].sum(-1).tolist()
+            == mixed_distributions[0].amax(-1).tolist()
+            == [1, 1]
+        )
 
 
 # What the target shows a drafter
@@ -242,7 +248,9 @@ class Watcher(DraftModel):
         rows = torch.arange(len(positions))[:, None]
         self.states.index_put_((rows, positions), hidden)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         for row, length in enumerate(sequences.lengths.tolist()):
             text = (*sequences.tokens[row, : length + 1].tolist(),)
             self.texts[text] = self.states[row, :length].clone()
@@ -280,17 +288,21 @@ class Bigram(Drafter):
         size = target.architecture.vocab_size
         self.counts = torch.full((size, size), 0.05, device=target.device)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         tokens = sequences.tokens
         places = torch.arange(tokens.shape[1] - 1, device=tokens.device)
         inside = (places < sequences.lengths[:, None]).float()  # what lies beyond is no text
         counts = self.counts.index_put((tokens[:, :-1], tokens[:, 1:]), inside, accumulate=True)
-        token, drafted, laws = sequences.pending[:, 0], [], []
+        token, drafted, distributions = sequences.pending[:, 0], [], []
         for k in range(uniforms.shape[1]):
-            laws.append(sampling.probabilities(counts[token].log()))
-            token = draw(laws[-1], uniforms[:, k])  # drawn from the law that is reported
+            distributions.append(sampling.probabilities(counts[token].log()))
+            token = draw(
+                distributions[-1], uniforms[:, k]
+            )  # drawn from the distribution that is reported
             drafted.append(token)
-        return Proposal(torch.stack(drafted, dim=1), torch.stack(laws, dim=1))
+        return Proposal(torch.stack(drafted, dim=1), torch.stack(distributions, dim=1))
 
 
 def test_a_new_drafter_is_forty_lines() -> None:
@@ -305,7 +317,9 @@ def test_a_new_drafter_leaves_the_greedy_text_alone(pair, expected, gamma: int) 
 
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
-def test_a_new_drafter_leaves_the_sampled_law_alone(small_pair, sampled_texts, rule: str) -> None:
+def test_a_new_drafter_leaves_the_sampled_distribution_alone(
+    small_pair, sampled_texts, rule: str
+) -> None:
     counts = sampled_texts.counts(small_pair[0], Bigram(2), temperature=1.0, rule=rule)
-    law = sampled_texts.law(small_pair[0], Sampling(1.0))
-    assert sampled_texts.tail(counts, law) > 1e-3
+    distribution = sampled_texts.distribution(small_pair[0], SamplingParameters(1.0))
+    assert sampled_texts.tail(counts, distribution) > 1e-3

@@ -1,4 +1,4 @@
-"""Mixtures of experts: three ways to read the chosen ones, beside a loop over rows."""
+"""Mixtures of experts: three ways to read the chosen ones, compared with a loop over rows."""
 
 import pytest
 import torch

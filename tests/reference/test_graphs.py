@@ -5,6 +5,10 @@ import copy
 import itertools
 import shutil
 import weakref
+from contextlib import contextmanager
+from functools import cache
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -26,18 +30,20 @@ from reference import (
     speculate,
     stream,
 )
-from reference.cycle import Cycle, Settings
-from reference.decoding import cycles
+from reference.cycle import Cycle
+from reference.decoding import Decoder
 from reference.drafters.head import DraftHead
-from reference.graphs import Runner, addresses, power_of_two, reachable, runner_for
+from reference.graphs import addresses, power_of_two, reachable
 from reference.heads import untrained_head
 from reference.packing import can_pack, pack
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
+from reference.settings import RunSettings
 from reference.statistics import Statistics
 from specsim.checks import SpecsimError
 
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
+HEADS_OF_64 = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 384}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -95,21 +101,25 @@ def drafters(target, draft):
     ]
 
 
+def cycle_of(target, drafter, settings: RunSettings) -> Cycle:
+    return Decoder(target, drafter, len(PROMPTS), 64, settings).cycle
+
+
 SETTINGS = [
-    Settings(Sampling(0.0)),
-    Settings(Sampling(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
-    Settings(Sampling(0.8, 20, 0.9, 0.01, 1.2), stop_ids=frozenset({5})),
-    *(Settings(Sampling(1.0), rule) for rule in ("block", "match", "typical")),
-    Settings(Sampling(1.0), survival=(0.9, 0.5, 0.2)),
+    RunSettings(SamplingParameters(0.0)),
+    RunSettings(SamplingParameters(0.0, repetition_penalty=1.3), stop_ids=frozenset({5, 7})),
+    RunSettings(SamplingParameters(0.8, 20, 0.9, 0.01, 1.2), stop_ids=frozenset({5})),
+    *(RunSettings(SamplingParameters(1.0), rule) for rule in ("block", "match", "typical")),
+    RunSettings(SamplingParameters(1.0), survival=(0.9, 0.5, 0.2)),
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("index", range(7))
 @torch.inference_mode()
-def test_no_stage_waits_for_the_device(pair, settings: Settings, index: int) -> None:
+def test_no_stage_waits_for_the_device(pair, settings: RunSettings, index: int) -> None:
     drafter = drafters(*pair)[index]
-    cycle = Cycle(pair[0], drafter, len(PROMPTS), 64, settings)
+    cycle = cycle_of(pair[0], drafter, settings)
     cycle.begin(PROMPTS, [NEW] * len(PROMPTS), seed=1)
     cycle.sequences.window = 40
     before = cycle.sequences.lengths.clone()
@@ -129,15 +139,15 @@ def trees(draft):
     ]
 
 
-OF_TREES = [*SETTINGS[:3], Settings(Sampling(1.0), "match")]
+OF_TREES = [*SETTINGS[:3], RunSettings(SamplingParameters(1.0), "match")]
 
 
 @pytest.mark.parametrize("settings", OF_TREES, ids=str)
 @pytest.mark.parametrize("index", range(3))
 @torch.inference_mode()
-def test_no_stage_of_a_tree_waits_for_the_device(pair, settings: Settings, index: int) -> None:
+def test_no_stage_of_a_tree_waits_for_the_device(pair, settings: RunSettings, index: int) -> None:
     drafter = trees(pair[1])[index]
-    cycle = Cycle(pair[0], drafter, len(PROMPTS), 64, settings)
+    cycle = cycle_of(pair[0], drafter, settings)
     cycle.begin(PROMPTS, [NEW] * len(PROMPTS), seed=1)
     cycle.sequences.window = 40
     before = cycle.sequences.lengths.clone()
@@ -169,39 +179,38 @@ def test_a_stage_that_waits_is_caught(wait) -> None:
         wait(torch.tensor(1))
 
 
-# The host may read one cycle behind
+# The host may read one cycle late
 
 
 def joined(steps) -> list[list[int]]:
     return [[*itertools.chain(*row)] for row in zip(*steps, strict=True)]
 
 
-def texts_with_lag(pair, drafter, lag: int, settings: Settings, **options):
+def texts_with_lag(pair, drafter, lag: int, settings: RunSettings, **options):
     statistics = Statistics(drafter.gamma)
-    with runner_for(pair[0], drafter, len(PROMPTS), 64, settings, "eager") as runner:
-        runner.lag = lag
-        steps = list(
-            cycles(runner, PROMPTS, [NEW] * len(PROMPTS), 3, statistics, lambda _: drafter.gamma)
-        )
+    decoder = Decoder(pair[0], drafter, len(PROMPTS), 64, settings)
+    decoder.lag = lag
+    remaining = [NEW] * len(PROMPTS)
+    steps = list(decoder.cycles(PROMPTS, remaining, 3, statistics, lambda _: drafter.gamma))
     return joined(steps), statistics
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("index", [0, 1, 3])
-def test_reading_one_cycle_behind_changes_nothing(pair, settings: Settings, index: int) -> None:
+def test_reading_one_cycle_late_changes_nothing(pair, settings: RunSettings, index: int) -> None:
     at_once, counted = texts_with_lag(pair, drafters(*pair)[index], 0, settings)
-    behind, also = texts_with_lag(pair, drafters(*pair)[index], 1, settings)
-    assert behind == at_once
+    late, also = texts_with_lag(pair, drafters(*pair)[index], 1, settings)
+    assert late == at_once
     assert also.accepted_counts == counted.accepted_counts, "an idle cycle was counted"
     assert len(also.cycle_times) == len(counted.cycle_times)
 
 
 @pytest.mark.parametrize("settings", OF_TREES, ids=str)
 @pytest.mark.parametrize("index", range(3))
-def test_so_it_is_with_trees(pair, settings: Settings, index: int) -> None:
+def test_so_it_is_with_trees(pair, settings: RunSettings, index: int) -> None:
     at_once, _ = texts_with_lag(pair, trees(pair[1])[index], 0, settings)
-    behind, _ = texts_with_lag(pair, trees(pair[1])[index], 1, settings)
-    assert behind == at_once
+    late, _ = texts_with_lag(pair, trees(pair[1])[index], 1, settings)
+    assert late == at_once
 
 
 # Recordings and what they take for granted
@@ -210,13 +219,70 @@ def test_so_it_is_with_trees(pair, settings: Settings, index: int) -> None:
 def test_an_idle_cycle_changes_nothing_that_counts(pair) -> None:
     """Warming up before a recording runs cycles in the middle of a text."""
     expected = generate(pair[0], PROMPTS, NEW, 0.9, seed=4).tokens
-    drafter = NoDrafter()
-    with runner_for(pair[0], drafter, len(PROMPTS), 64, Settings(Sampling(0.9)), "eager") as runner:
-        steps = cycles(runner, PROMPTS, [NEW] * 5, 4, Statistics(0), lambda _: 0)
-        text = [next(steps) for _ in range(3)]
-        graphs.record(runner.cycle.stages, runner.cycle.sequences.room, None)
-        text += list(steps)
+    settings = RunSettings(SamplingParameters(0.9))
+    decoder = Decoder(pair[0], NoDrafter(), len(PROMPTS), 64, settings)
+    steps = decoder.cycles(PROMPTS, [NEW] * 5, 4, Statistics(0), lambda _: 0)
+    text = [next(steps) for _ in range(3)]
+    graphs.record(decoder.cycle.stages, decoder.cycle.sequences.remaining, None)
+    text += list(steps)
     assert joined(text) == expected
+
+
+class Stream:
+    """A CUDA stream by its name; `log` says what waited, ran and was captured, and on which."""
+
+    log: ClassVar[list[tuple[str, str]]] = []
+    made = 0
+
+    def __init__(self, index: int, name: str | None = None):
+        Stream.made += name is None
+        self.name = name or f"side {Stream.made}"
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.log.append((self.name, f"waits for {other.name}"))
+
+
+@pytest.fixture
+def streams(monkeypatch) -> type[Stream]:
+    """A CUDA device's streams and captures, imitated."""
+    main, now = Stream(0, "main"), []
+
+    @contextmanager
+    def on(stream: Stream, what: str = "runs"):
+        now.append((stream.name, what))
+        yield
+        now.pop()
+
+    def stage() -> None:
+        Stream.log.append(now[-1] if now else ("main", "runs"))
+
+    imitations = {
+        "Stream": Stream, "stream": on, "current_stream": lambda _: main,
+        "current_device": lambda: 0, "CUDAGraph": lambda: SimpleNamespace(replay=stage),
+        "graph": lambda _, pool, stream: on(stream, "captures"),
+    }  # fmt: skip
+    for name, imitation in imitations.items():
+        monkeypatch.setattr(torch.cuda, name, imitation)
+    monkeypatch.setattr(graphs, "stream_of", cache(graphs.stream_of.__wrapped__))
+    Stream.log.clear()
+    Stream.made, Stream.stage = 0, staticmethod(stage)
+    return Stream
+
+
+def test_everything_is_warmed_up_and_captured_on_one_stream(streams) -> None:
+    """Of the process: a second stream would have a cuBLAS workspace of its own."""
+    room = torch.ones(2, dtype=torch.long)
+    for _ in range(2):
+        graphs.record([streams.stage] * 3, room, (0, 1))
+    assert streams.made == 1
+    once = [
+        ("side 1", "waits for main"),
+        *[("side 1", "runs")] * (3 * graphs.WARM_UPS),
+        ("main", "waits for side 1"),
+        *[("side 1", "captures")] * 3,
+    ]
+    assert streams.log == once * 2
+    assert room.tolist() == [1, 1]
 
 
 def test_addresses_change_with_whatever_moves(pair, perturbed) -> None:
@@ -225,9 +291,7 @@ def test_addresses_change_with_whatever_moves(pair, perturbed) -> None:
     found = addresses(target, drafter)
     assert len(found) > len(list(target.parameters()))
     assert addresses(target, drafter) == found
-    drafter.start(
-        Cycle(target, drafter, 1, 64, SETTINGS[0]).sequences, target, None
-    )  # the draft's cache
+    drafter.start(cycle_of(target, drafter, SETTINGS[0]).sequences, target, None)  # its cache
     with_cache = addresses(target, drafter)
     assert len(with_cache) > len(found)
     target.layers[1].down.weight.data = target.layers[1].down.weight.data.clone()
@@ -281,7 +345,7 @@ def test_whatever_a_recording_reads_stays_or_is_seen_to_move(pair, settings, ind
     target, drafter = pair[0], [*drafters(*pair), *trees(pair[1])][index]
     if drafter.nodes is not None and settings not in OF_TREES:
         settings = OF_TREES[-1]
-    cycle = Cycle(target, drafter, len(PROMPTS), 64, settings)
+    cycle = cycle_of(target, drafter, settings)
     read = read_by_a_cycle(cycle, PROMPTS)
     found = addresses(target, drafter)
     known = {storage_of(thing) for thing in tensors_in([*reachable(target, drafter, cycle)])}
@@ -298,8 +362,8 @@ class Moving(NGram):
         tables.append(torch.zeros(3, dtype=torch.long))
 
     def propose(self, sequences, sampling, uniforms):
-        tokens, laws, *_ = super().propose(sequences, sampling, uniforms)
-        return Proposal(tokens + tables[-1], laws)
+        tokens, distributions, *_ = super().propose(sequences, sampling, uniforms)
+        return Proposal(tokens + tables[-1], distributions)
 
 
 tables: list[torch.Tensor] = []
@@ -307,15 +371,15 @@ tables: list[torch.Tensor] = []
 
 @torch.inference_mode()
 def test_what_nobody_watches_is_caught(pair) -> None:
-    cycle = Cycle(pair[0], Moving(3), len(PROMPTS), 64, SETTINGS[0])
+    cycle = cycle_of(pair[0], Moving(3), SETTINGS[0])
     read = read_by_a_cycle(cycle, PROMPTS)
     known = {storage_of(thing) for thing in tensors_in([*reachable(pair[0], cycle.drafter, cycle)])}
     assert read - known == {storage_of(tables[0])}
     assert read_by_a_cycle(cycle, PROMPTS) - read == {storage_of(tables[1])}
 
 
-def kept(target) -> Runner:
-    return [*target.kept_runners.values()][-1]
+def kept(target) -> Decoder:
+    return [*target.kept_decoders.values()][-1]
 
 
 @pytest.fixture
@@ -323,7 +387,7 @@ def imitated(monkeypatch) -> list[tuple[int, int]]:
     """Recording on a CPU: the stages with the gamma and window they were recorded for."""
     recorded = []
 
-    def record(stages, room, pool):
+    def record(stages, remaining, pool):
         cycle = stages[0].__self__
         frozen = cycle.gamma, cycle.sequences.window
         recorded.append(frozen)
@@ -338,7 +402,6 @@ def imitated(monkeypatch) -> list[tuple[int, int]]:
         return [replayed(stage) for stage in stages]
 
     monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "mode_for", lambda device, mode: mode)
     monkeypatch.setattr("reference.decoding.mode_for", lambda device, mode: mode)
     return recorded
 
@@ -355,17 +418,17 @@ def test_what_was_recorded_serves_the_next_prompt_until_something_moves(
             assert tokens == generate(target, prompt, NEW, mode="eager").tokens
     assert imitated == [(0, 256), (3, 256)], "recorded anew for another prompt"
     imitated.clear()
-    longer = [1, 2, 3] * 84  # more room is needed than was allocated, and then another window
+    longer = [1, 2, 3] * 84  # needs more slots than were allocated, and then another window
     speculate(target, drafter, longer, 10, mode="cuda-graphs")
     assert imitated == [(3, 256), (3, 512)]
     target.layers[0].down.weight.data = target.layers[0].down.weight.data.clone()
     speculate(target, drafter, PROMPTS[0], NEW, mode="cuda-graphs")
     assert imitated == [(3, 256), (3, 512), (3, 256)]
-    runner = kept(target)
+    decoder = kept(target)
     speculate(target, drafter, PROMPTS[0], NEW, 1.0, mode="cuda-graphs")
-    assert kept(target) is not runner, "sampling is part of a recording"
-    assert len(target.kept_runners) == graphs.KEPT
-    assert not copy.deepcopy(target).kept_runners, "a recording reads the original"
+    assert kept(target) is not decoder, "sampling is part of a recording"
+    assert len(target.kept_decoders) == graphs.KEPT
+    assert not copy.deepcopy(target).kept_decoders, "a recording reads the original"
 
 
 def test_what_is_forgotten_is_given_back_and_recorded_again(pair, imitated) -> None:
@@ -432,7 +495,7 @@ def test_a_cpu_compiles_the_stages_and_packs_their_weights(pair) -> None:
     assert counters["stats"]["unique_graphs"] - before == 6  # three stages, two kinds of run
     if can_pack(target.norm):
         assert target.head.plain.shape == (target.head.out_features, target.head.in_features)
-        assert kept(target).packs
+        assert kept(target).recordings.packs
 
 
 @COMPILER
@@ -473,6 +536,25 @@ def test_replays_are_eager_decoding_token_for_token(cuda_pair, settings, index: 
 
 def unpack(generation):
     return generation.tokens, generation.statistics
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [40, 2500], ids=["whole", "in chunks"])
+@pytest.mark.parametrize("gamma", [0, 3])
+def test_so_they_are_in_the_kernels_that_are_measured(tiny, perturbed, gamma, length) -> None:
+    """In bfloat16, with heads of 64: the fused attention, and products of 16 bits."""
+    target = tiny(2, dtype=torch.bfloat16, max_context=4096, **HEADS_OF_64).to("cuda")
+    drafter = DraftModel(perturbed(target, 0.15).to("cuda"), gamma) if gamma else NoDrafter()
+    prompts = [[(7 * i + row) % 61 for i in range(length - row)] for row in range(3)]
+    for settings in ({}, {"temperature": 0.9}):
+        eager, replayed = (
+            speculate(target, drafter, prompts, NEW, mode=mode, seed=3, **settings)
+            for mode in ("eager", "cuda-graphs")
+        )
+        assert eager.tokens == replayed.tokens
+        counts = eager.statistics.accepted_counts
+        assert counts == replayed.statistics.accepted_counts
 
 
 @GPU

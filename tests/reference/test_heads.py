@@ -14,7 +14,7 @@ from reference.graphs import addresses
 from reference.heads import Head, fingerprint, save_head, untrained_head
 from reference.lab.training.head import unrolled
 from reference.packing import PackedLinear
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.transformer import Transformer
 from reference.verification import LOSSLESS
 from specsim.architecture import Experts, read_config
@@ -98,11 +98,16 @@ def test_a_repetition_penalty_counts_on_both_sides(one_layer) -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
-def test_sampled_texts_have_the_targets_law(tiny, sampled_texts, rule: str) -> None:
+def test_sampled_texts_have_the_targets_distribution(tiny, sampled_texts, rule: str) -> None:
     target = tiny(11, vocab_size=sampled_texts.SIZE)
     drafter = DraftHead(untrained_head(target), 2)
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_p=0.95, rule=rule)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(0.8, top_p=0.95))) > 1e-3
+    assert (
+        sampled_texts.tail(
+            counts, sampled_texts.distribution(target, SamplingParameters(0.8, top_p=0.95))
+        )
+        > 1e-3
+    )
 
 
 def test_decoding_fills_the_context(tiny) -> None:
@@ -156,7 +161,7 @@ def test_a_head_that_is_the_target_is_always_accepted(one_layer, temperature, ga
 
 
 class Recorded(DraftHead):
-    """Keeps every cycle's texts, drafts and laws."""
+    """Keeps every cycle's texts, drafts and distributions."""
 
     def start(self, sequences, target, cache) -> None:
         super().start(sequences, target, cache)
@@ -181,13 +186,17 @@ def test_drafts_are_those_of_a_pass_over_the_whole_text(tiny, gamma: int) -> Non
     drafter = Recorded(untrained_head(target, seed=1), gamma)
     speculate(target, drafter, PROMPTS, 10, temperature=1.0)
     assert len(drafter.cycles) > 3
-    for texts, drafted, laws in drafter.cycles:
-        for text, drafts, row in zip(texts, drafted.tolist(), laws, strict=True):
+    for texts, drafted, distributions in drafter.cycles:
+        for text, drafts, row in zip(texts, drafted.tolist(), distributions, strict=True):
             tokens = torch.tensor([text + drafts])
             depths = list(unrolled(drafter.head, target.hidden(tokens), tokens, gamma))
-            for k, law in enumerate(row):
-                whole = depths[k][0, len(text) - 1].exp()  # the place of the k-th draft's law
-                torch.testing.assert_close(law.float(), whole.float(), atol=1e-5, rtol=1e-4)
+            for k, distribution in enumerate(row):
+                whole = depths[k][
+                    0, len(text) - 1
+                ].exp()  # the place of the k-th draft's distribution
+                torch.testing.assert_close(
+                    distribution.float(), whole.float(), atol=1e-5, rtol=1e-4
+                )
 
 
 def test_the_first_place_has_no_state_before_it(tiny) -> None:

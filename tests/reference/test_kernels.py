@@ -3,12 +3,14 @@
 import itertools
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from reference import sampling
+from reference import graphs, sampling
+from reference.attention import LONG, chunked_from
 from reference.lab import kernels
 from reference.lab.kernels import GPU, SMALL, Timer, probe_architecture, run_kernel_probes
 from reference.lab.suites import calibrating
@@ -36,9 +38,10 @@ def test_everything_in_the_grid_is_timed(probes):
     assert min(seconds) > 0
     assert min(probes.small.values()) > 0
     assert {"tiny_kernel", "tiny_kernel_eager", "host_round_trip"} <= probes.small.keys()
-    for batch, context in itertools.product((1, 4), SMALL.contexts):
-        both = {f"attention_{batch}x{context}_{way}" for way in ("whole", "in_chunks")}
-        assert both <= probes.small.keys()
+    for batch, way in itertools.product((1, 4), ("whole", "in_chunks")):
+        assert f"attention_{batch}x512_{way}" in probes.small
+        assert f"attention_{batch}x256_{way}" not in probes.small, "two chunks of 128 are too short"
+    assert probes.chunked_from in (512, 1024)
     json.dumps(probes_to_json(probes), allow_nan=False)
 
 
@@ -49,6 +52,49 @@ def test_they_fit_a_system_that_prices_a_model(probes):
         float(step_time(model, system, Workload(batch=batch)).total_s) for batch in (1, 64)
     )
     assert 0 < one < many
+
+
+def attention_times(**ratios: tuple[float, float]) -> dict[str, float]:
+    """Seconds by name where chunks take `ratios` times as long as the whole, for 1 and 4 texts."""
+    seconds = {}
+    for window, pair in ratios.items():
+        for batch, ratio in zip(kernels.FEW, pair, strict=True):
+            seconds[f"attention_{batch}x{window[1:]}_whole"] = 2e-5
+            seconds[f"attention_{batch}x{window[1:]}_in_chunks"] = 2e-5 * ratio
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("ratios", "limit"),
+    [
+        ({"w512": (0.5, 0.9), "w1024": (0.3, 0.5), "w2048": (0.2, 0.3)}, 512),
+        ({"w512": (0.8, 1.1), "w1024": (0.3, 0.5), "w2048": (0.2, 0.3)}, 512),  # 0.94 at 8 heads
+        ({"w512": (0.9, 1.3), "w1024": (0.3, 0.5), "w2048": (0.2, 0.3)}, 1024),
+        ({"w512": (0.5, 0.5), "w1024": (1.2, 1.2), "w2048": (0.2, 0.3)}, 2048),  # from there on
+        ({"w512": (1.5, 1.5), "w1024": (1.2, 1.2), "w2048": (1.1, 1.0)}, 4096),  # in none
+    ],
+)
+def test_the_limit_is_the_window_from_which_chunks_are_faster(ratios, limit: int) -> None:
+    """A window of 256 cannot be divided, and has no times."""
+    assert kernels.chunk_limit(attention_times(**ratios), (256, 512, 1024, 2048)) == limit
+
+
+def test_caches_and_laps_are_probed_with_the_limit_that_was_found(monkeypatch) -> None:
+    """Or a calibration would be of other kernels than the decoder's."""
+    seen = []
+    small = dict.fromkeys(("tiny_kernel", "tiny_kernel_eager", "host_round_trip"), 1.0)
+    monkeypatch.setattr(kernels, "read_probes", lambda *_: ())
+    monkeypatch.setattr(kernels, "product_probes", lambda *_: ())
+    monkeypatch.setattr(kernels, "small_probes", lambda *_: small)
+    monkeypatch.setattr(
+        kernels, "chunk_probes", lambda *_: attention_times(w256=(2, 2), w512=(0.5, 0.5))
+    )
+    for name in ("cache_probes", "lap_probes"):
+        monkeypatch.setattr(kernels, name, lambda *_: seen.append(chunked_from()) or ())
+    found = run_kernel_probes(CPU, ["eager"], SMALL)
+    assert seen == [512, 512]
+    assert found.chunked_from == 512
+    assert chunked_from() == LONG
 
 
 def test_bytes_and_flops_of_attention_are_those_of_its_shape(probes):
@@ -119,6 +165,19 @@ def test_the_part_writes_a_calibration_that_says_its_mode(tmp_path, monkeypatch,
     assert loaded.median_error == fitted.median_error
 
 
+def test_a_gpus_calibration_says_from_where_it_read_in_chunks(tmp_path, monkeypatch, probes):
+    """In both modes' files, and in the probes, which can be fitted again."""
+    laps = probes.stages["eager"]
+    measured = replace(probes, chunked_from=1024, stages={"eager": laps, "cuda-graphs": laps})
+    about = calibrating.environment(CPU)
+    monkeypatch.setattr(calibrating, "run_kernel_probes", lambda *_: measured)
+    monkeypatch.setattr(calibrating, "environment", lambda _: about)
+    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(lap=lambda: 1.0))
+    for file in calibrating.calibrate(tmp_path, torch.device("cuda")):
+        assert calibration.load(file).environment["chunked_from"] == 1024
+    assert json.loads((tmp_path / "probes.json").read_text())["chunked_from"] == 1024
+
+
 class Timeline:
     """A device that works through what the host has launched, in microseconds of its own: a kernel
     takes 10, and launching anything takes the host 7."""
@@ -148,11 +207,16 @@ def test_a_launch_is_no_part_of_a_kernels_time(monkeypatch):
         "Event": line.event,
         "synchronize": lambda *_: None,
         "CUDAGraph": lambda: graph,
-        "graph": lambda _: nullcontext(),
+        "graph": lambda _, stream: nullcontext(),
+        "current_device": lambda: 0,
+        "current_stream": lambda _: SimpleNamespace(wait_stream=lambda _: None),
+        "Stream": lambda _: SimpleNamespace(wait_stream=lambda _: None),
+        "stream": lambda _: nullcontext(),
         "_sleep": lambda cycles: line.launch(cycles / 2000),
     }
     for name, imitation in imitations.items():
         monkeypatch.setattr(torch.cuda, name, imitation)
+    monkeypatch.setattr(graphs, "stream_of", torch.cuda.Stream)  # keeps none for other tests
     calls = [lambda: recorded.append(1)] * 4
     timer = Timer(torch.device("cuda"))
     seconds = timer.each([lambda: None] * 2 + calls)

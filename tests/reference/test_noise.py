@@ -56,33 +56,38 @@ def test_a_race_of_two_is_won_with_its_probability(p: float) -> None:
     expectation over e is Gauss-Laguerre quadrature."""
     nodes, weights = np.polynomial.laguerre.laggauss(40)
     rivals = torch.from_numpy(np.exp(-nodes))
-    law = torch.tensor([p, 1 - p], dtype=torch.float64).expand(40, -1)
+    distribution = torch.tensor([p, 1 - p], dtype=torch.float64).expand(40, -1)
     low, high = torch.zeros(40).double(), torch.ones(40).double()
     for _ in range(60):  # the first wins from some uniform on
         middle = (low + high) / 2
-        first = draw(law, torch.stack((middle, rivals), dim=1)) == 0
+        first = draw(distribution, torch.stack((middle, rivals), dim=1)) == 0
         low, high = torch.where(first, low, middle), torch.where(first, middle, high)
     won = ((1 - high) * torch.from_numpy(weights)).sum().item()
     assert won == pytest.approx(p, abs=EXACT)
 
 
-def test_a_race_follows_the_law_and_is_never_won_by_probability_zero() -> None:
-    law = torch.tensor([0.0, 0.45, 1e-3, 0.249, 0.3, 0.0], dtype=torch.float64)
+def test_a_race_follows_the_distribution_and_is_never_won_by_probability_zero() -> None:
+    distribution = torch.tensor([0.0, 0.45, 1e-3, 0.249, 0.3, 0.0], dtype=torch.float64)
     uniforms = noise(1, [list(range(200_000))], vocab_size=6)[0]
-    counts = torch.bincount(draw(law.expand_as(uniforms), uniforms), minlength=6)
-    assert counts[law == 0].sum() == 0
-    expected = (200_000 * law)[law > 0]
-    assert ((counts[law > 0] - expected) ** 2 / expected).sum() < 16.3  # P = .001, 3 degrees
+    counts = torch.bincount(draw(distribution.expand_as(uniforms), uniforms), minlength=6)
+    assert counts[distribution == 0].sum() == 0
+    expected = (200_000 * distribution)[distribution > 0]
+    assert (
+        (counts[distribution > 0] - expected) ** 2 / expected
+    ).sum() < 16.3  # P = .001, 3 degrees
     shifted = expected + torch.tensor([-2000, 0, 2000, 0])
-    assert ((counts[law > 0] - shifted) ** 2 / shifted).sum() > 16.3, "a per cent is not seen"
+    assert ((counts[distribution > 0] - shifted) ** 2 / shifted).sum() > 16.3, (
+        "a per cent is not seen"
+    )
 
 
-def test_a_race_does_not_care_how_the_law_is_scaled() -> None:
+def test_a_race_does_not_care_how_the_distribution_is_scaled() -> None:
     uniforms = noise(2, [list(range(500))])[0]
-    law = torch.rand(7, generator=torch.Generator().manual_seed(0))
+    distribution = torch.rand(7, generator=torch.Generator().manual_seed(0))
     for scale in (1e-6, 3.0):
         assert torch.equal(
-            draw((scale * law).expand(500, -1), uniforms), draw(law.expand(500, -1), uniforms)
+            draw((scale * distribution).expand(500, -1), uniforms),
+            draw(distribution.expand(500, -1), uniforms),
         )
 
 

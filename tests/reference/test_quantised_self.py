@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reference import QuantisedSelf, generate, speculate
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from specsim.checks import SpecsimError
 
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0]]
@@ -31,12 +31,12 @@ def test_a_target_in_bf16_lends_its_keys_and_values(tiny) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sampled_texts_have_the_targets_law(tiny, sampled_texts, dtype) -> None:
+def test_sampled_texts_have_the_targets_distribution(tiny, sampled_texts, dtype) -> None:
     target = tiny(11, dtype=dtype, vocab_size=sampled_texts.SIZE, **FIELDS)
     drafter = QuantisedSelf(2, "int4-g32")
     counts = sampled_texts.counts(target, drafter, temperature=0.8)
-    law = sampled_texts.law(target, Sampling(0.8))
-    assert sampled_texts.tail(counts, law.double()) > 1e-3
+    distribution = sampled_texts.distribution(target, SamplingParameters(0.8))
+    assert sampled_texts.tail(counts, distribution.double()) > 1e-3
 
 
 def test_the_copy_is_made_once_for_a_target(tiny) -> None:
@@ -51,5 +51,5 @@ def test_the_copy_is_made_once_for_a_target(tiny) -> None:
 
 
 def test_a_target_that_cannot_be_divided_is_refused(tiny) -> None:
-    with pytest.raises(SpecsimError, match="cannot be divided so; int8 has no groups"):
+    with pytest.raises(SpecsimError, match="cannot be divided by that; int8 has no groups"):
         speculate(tiny(), QuantisedSelf(2), [1], 4)

@@ -1,4 +1,4 @@
-"""The accept rules inside the decoder; `test_verification` has their laws, by enumeration."""
+"""The accept rules inside the decoder; `test_verification` enumerates their distributions."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from reference import (
     speculate,
 )
 from reference.cycle import accept
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.verification import LOSSLESS, RULES
 from specsim.checks import SpecsimError
 
@@ -44,19 +44,27 @@ def test_greedy_decoding_has_one_rule(pair, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS - {"token"}))  # test_decoding has the token rule
 @pytest.mark.parametrize("gamma", [1, 3])
-def test_lossless_rules_write_with_the_targets_law(
+def test_lossless_rules_write_with_the_targets_distribution(
     small_pair, sampled_texts, rule: str, gamma: int
 ) -> None:
     target, draft = small_pair
     options = {"temperature": 0.8, "top_k": 4}
     counts = sampled_texts.counts(target, DraftModel(draft, gamma), rule=rule, **options)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(**options))) > 1e-3
+    assert (
+        sampled_texts.tail(
+            counts, sampled_texts.distribution(target, SamplingParameters(**options))
+        )
+        > 1e-3
+    )
 
 
 def test_typical_acceptance_does_not(small_pair, sampled_texts) -> None:
     target, draft = small_pair
     counts = sampled_texts.counts(target, DraftModel(draft, 3), rule="typical", temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-6
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("gamma", range(1, 9))
@@ -97,7 +105,7 @@ def test_a_draft_that_is_the_target_matches_always(pair) -> None:
     assert result.statistics.alpha == 1
 
 
-def test_the_rules_accept_in_the_order_of_the_theory(pair) -> None:
+def test_the_rules_accept_in_the_order_of_their_papers(pair) -> None:
     target, draft = pair
     rates = {}
     for rule in RULES:
@@ -118,7 +126,7 @@ def test_accept_takes_the_rule_it_is_told() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
     proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.0]])
     for rule, kept in [("token", 0), ("block", 0), ("match", 0), ("typical", 1)]:
-        verdict = accept(Sampling(1.0), logits, proposal, uniforms, rule)
+        verdict = accept(SamplingParameters(1.0), logits, proposal, uniforms, rule)
         assert verdict.accepted.item() == kept
 
 

@@ -1,6 +1,7 @@
-"""The laws that tokens are drawn from, against loops over one token at a time; and the drawing.
+"""The distributions that tokens are drawn from, against loops over one token at a time; and the
+drawing.
 
-Worked vectors of the theory carry their id (Q1, Q2, Q3) in the test's name.
+Worked examples carry an id (Q1, Q2, Q3) in the test's name.
 """
 
 import math
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reference import sampling
-from reference.sampling import Sampling, draw, keep_nucleus
+from reference.sampling import SamplingParameters, draw, keep_nucleus
 from reference.sequences import Sequences
 
 ALMOST_ONE = 1 - 2**-24  # the largest float32 uniform
@@ -23,7 +24,7 @@ TARGET_LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
 DRAFT_LOGITS = torch.tensor([2.5, 0.5, 0.0, -1.0], dtype=torch.float64)
 
 
-def law_by_hand(
+def distribution_by_hand(
     logits: list[float], temperature: float, top_k: int | None, top_p: float | None
 ) -> list[float]:
     """Temperature, top-k, renormalise, top-p, renormalise: token by token, in Python's floats."""
@@ -31,25 +32,25 @@ def law_by_hand(
     if top_k is not None:
         lowest = sorted(logits, reverse=True)[min(top_k, len(logits)) - 1]
         weights = [w if x >= lowest else 0.0 for w, x in zip(weights, logits, strict=True)]
-    law = [w / sum(weights) for w in weights]
+    distribution = [w / sum(weights) for w in weights]
     if top_p is not None:
         mass = 0.0
-        kept = [0.0] * len(law)
-        for token in sorted(range(len(law)), key=lambda token: -law[token]):
+        kept = [0.0] * len(distribution)
+        for token in sorted(range(len(distribution)), key=lambda token: -distribution[token]):
             if mass < top_p:
-                kept[token] = law[token]
-            mass += law[token]
-        law = [p / sum(kept) for p in kept]
-    return law
+                kept[token] = distribution[token]
+            mass += distribution[token]
+        distribution = [p / sum(kept) for p in kept]
+    return distribution
 
 
-def drawn_by_hand(law: list[float], uniform: float) -> int:
+def drawn_by_hand(distribution: list[float], uniform: float) -> int:
     cumulative = 0.0
-    for token, p in enumerate(law):
+    for token, p in enumerate(distribution):
         cumulative += p
-        if cumulative > uniform * math.fsum(law):
+        if cumulative > uniform * math.fsum(distribution):
             return token
-    raise AssertionError("no token: the law is empty")
+    raise AssertionError("no token: the distribution is empty")
 
 
 def random_logits(seed: int, size: int, rows: int = 1) -> Tensor:
@@ -57,13 +58,18 @@ def random_logits(seed: int, size: int, rows: int = 1) -> Tensor:
     return 2 * torch.randn((rows, size), generator=generator, dtype=torch.float64)
 
 
-def chi_square_tail(counts: Tensor, law: Tensor) -> float:
-    """P(a sample of the law fits it worse); cells that cannot occur must be empty."""
-    assert counts[law == 0].sum() == 0
-    counts, law = counts[law > 0].double(), law[law > 0].double()
-    expected = counts.sum() * law / law.sum()
+def chi_square_tail(counts: Tensor, distribution: Tensor) -> float:
+    """P(a sample of the distribution fits it worse); cells that cannot occur must be empty."""
+    assert counts[distribution == 0].sum() == 0
+    counts, distribution = (
+        counts[distribution > 0].double(),
+        distribution[distribution > 0].double(),
+    )
+    expected = counts.sum() * distribution / distribution.sum()
     statistic = ((counts - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(torch.tensor((len(law) - 1) / 2).double(), statistic / 2).item()
+    return torch.special.gammaincc(
+        torch.tensor((len(distribution) - 1) / 2).double(), statistic / 2
+    ).item()
 
 
 # Laws
@@ -76,44 +82,50 @@ def chi_square_tail(counts: Tensor, law: Tensor) -> float:
     top_k=st.none() | st.integers(1, 14),
     top_p=st.none() | st.floats(0.01, 1.0),
 )
-def test_the_law_is_that_of_a_loop_over_tokens(seed, size, temperature, top_k, top_p) -> None:
+def test_the_distribution_is_that_of_a_loop_over_tokens(
+    seed, size, temperature, top_k, top_p
+) -> None:
     logits = random_logits(seed, size, rows=3)
-    law = Sampling(temperature, top_k, top_p).probabilities(logits)
-    expected = [law_by_hand(row, temperature, top_k, top_p) for row in logits.tolist()]
-    assert_close(law, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
+    distribution = SamplingParameters(temperature, top_k, top_p).probabilities(logits)
+    expected = [distribution_by_hand(row, temperature, top_k, top_p) for row in logits.tolist()]
+    assert_close(distribution, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
 
 
 def test_leading_dimensions_are_rows() -> None:
     logits = random_logits(0, 7, rows=6).view(2, 3, 7)
-    sampling = Sampling(0.7, top_k=5, top_p=0.8)
+    sampling = SamplingParameters(0.7, top_k=5, top_p=0.8)
     rows = [sampling.probabilities(row) for row in logits.view(6, 7)]
     assert_close(sampling.probabilities(logits), torch.stack(rows).view(2, 3, 7))
 
 
 def test_temperature_alone_is_the_softmax() -> None:
     logits = random_logits(1, 9)
-    assert_close(Sampling(1.0).probabilities(logits), logits.softmax(-1))
-    assert_close(Sampling(2.0).probabilities(logits), (logits / 2).softmax(-1))
+    assert_close(SamplingParameters(1.0).probabilities(logits), logits.softmax(-1))
+    assert_close(SamplingParameters(2.0).probabilities(logits), (logits / 2).softmax(-1))
 
 
 def test_top_k_keeps_what_ties_with_the_last_kept() -> None:
-    law = Sampling(1.0, top_k=2).probabilities(torch.tensor([1.0, 3.0, 1.0, 0.0]))
-    assert (law > 0).tolist() == [True, True, True, False]
+    distribution = SamplingParameters(1.0, top_k=2).probabilities(
+        torch.tensor([1.0, 3.0, 1.0, 0.0])
+    )
+    assert (distribution > 0).tolist() == [True, True, True, False]
 
 
 def test_top_k_of_the_whole_vocabulary_or_more_filters_nothing() -> None:
     logits = random_logits(2, 5)
     for top_k in (5, 6, 1000):
-        assert_close(Sampling(1.0, top_k=top_k).probabilities(logits), logits.softmax(-1))
+        assert_close(SamplingParameters(1.0, top_k=top_k).probabilities(logits), logits.softmax(-1))
 
 
 def test_the_nucleus_is_never_empty_and_ties_go_to_the_lowest_token() -> None:
     logits = torch.zeros(4)
-    assert Sampling(1.0, top_p=1e-9).probabilities(logits).tolist() == [1, 0, 0, 0]
-    assert Sampling(1.0, top_p=0.4).probabilities(logits).tolist() == [0.5, 0.5, 0, 0]
-    assert Sampling(1.0, top_p=1.0).probabilities(logits).tolist() == [0.25] * 4
-    law = Sampling(1.0, top_p=0.2995).probabilities(torch.zeros(1000, dtype=torch.float64))
-    assert law.nonzero().flatten().tolist() == list(range(300))
+    assert SamplingParameters(1.0, top_p=1e-9).probabilities(logits).tolist() == [1, 0, 0, 0]
+    assert SamplingParameters(1.0, top_p=0.4).probabilities(logits).tolist() == [0.5, 0.5, 0, 0]
+    assert SamplingParameters(1.0, top_p=1.0).probabilities(logits).tolist() == [0.25] * 4
+    distribution = SamplingParameters(1.0, top_p=0.2995).probabilities(
+        torch.zeros(1000, dtype=torch.float64)
+    )
+    assert distribution.nonzero().flatten().tolist() == list(range(300))
 
 
 def test_the_nucleus_ends_with_the_token_that_reaches_top_p() -> None:
@@ -125,28 +137,31 @@ def test_the_nucleus_ends_with_the_token_that_reaches_top_p() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_greedy_is_one_hot_and_ties_go_to_the_lowest_token(dtype: torch.dtype) -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 5.0], [7.0, 7.0, 7.0, 7.0]], dtype=dtype)
-    sampling = Sampling(temperature=0.0)
+    sampling = SamplingParameters(temperature=0.0)
     assert sampling.greedy
     assert sampling.probabilities(logits).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
 
 
 def test_greedy_ignores_the_filters() -> None:
     logits = random_logits(3, 8)
-    assert_close(Sampling(0.0, 2, 0.5).probabilities(logits), Sampling().probabilities(logits))
+    assert_close(
+        SamplingParameters(0.0, 2, 0.5).probabilities(logits),
+        SamplingParameters().probabilities(logits),
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_sixteen_bits_become_float32_and_float64_stays(temperature: float) -> None:
-    sampling = Sampling(temperature, top_k=4, top_p=0.9)
+    sampling = SamplingParameters(temperature, top_k=4, top_p=0.9)
     for given_dtype, expected in [
         (torch.bfloat16, torch.float32),
         (torch.float16, torch.float32),
         (torch.float32, torch.float32),
         (torch.float64, torch.float64),
     ]:
-        law = sampling.probabilities(random_logits(4, 6).to(given_dtype))
-        assert law.dtype == expected
-        assert_close(law.sum(-1), torch.ones(1, dtype=expected))
+        distribution = sampling.probabilities(random_logits(4, 6).to(given_dtype))
+        assert distribution.dtype == expected
+        assert_close(distribution.sum(-1), torch.ones(1, dtype=expected))
 
 
 @pytest.mark.parametrize(
@@ -160,14 +175,14 @@ def test_sixteen_bits_become_float32_and_float64_stays(temperature: float) -> No
     ],
 )
 def test_q1_alpha_under_temperature(temperature, of_sampled, of_greedy) -> None:
-    sampling = Sampling(temperature)
+    sampling = SamplingParameters(temperature)
     p, q = sampling.probabilities(TARGET_LOGITS), sampling.probabilities(DRAFT_LOGITS)
     assert torch.minimum(p, q).sum().item() == pytest.approx(of_sampled, abs=PRINTED)
     assert p[q.argmax()].item() == pytest.approx(of_greedy, abs=PRINTED)
 
 
 def test_q2_alpha_under_top_p() -> None:
-    nucleus, whole = Sampling(1.0, top_p=0.8), Sampling(1.0)
+    nucleus, whole = SamplingParameters(1.0, top_p=0.8), SamplingParameters(1.0)
     p = nucleus.probabilities(TARGET_LOGITS)
     for draft, expected in [(whole, 0.83953), (nucleus, 0.73106)]:
         q = draft.probabilities(DRAFT_LOGITS)
@@ -175,8 +190,8 @@ def test_q2_alpha_under_top_p() -> None:
 
 
 def test_q3_alpha_of_a_colder_draft() -> None:
-    p = Sampling(1.0).probabilities(TARGET_LOGITS)
-    q = Sampling(0.5).probabilities(DRAFT_LOGITS)
+    p = SamplingParameters(1.0).probabilities(TARGET_LOGITS)
+    q = SamplingParameters(0.5).probabilities(DRAFT_LOGITS)
     assert torch.minimum(p, q).sum().item() == pytest.approx(0.66922, abs=PRINTED)
 
 
@@ -202,7 +217,7 @@ def test_q3_alpha_of_a_colder_draft() -> None:
 )
 def test_an_impossible_setting_is_named(options, named) -> None:
     with pytest.raises(ValueError, match=named):
-        Sampling(**options)
+        SamplingParameters(**options)
 
 
 # Min-p and the repetition penalty
@@ -216,27 +231,29 @@ def test_an_impossible_setting_is_named(options, named) -> None:
 )
 def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, temperature, top_p, min_p) -> None:
     logits = random_logits(seed, 9, rows=2)
-    law = Sampling(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
-    for row, found in zip(logits.tolist(), law.tolist(), strict=True):
-        whole = law_by_hand(row, temperature, None, top_p)
+    distribution = SamplingParameters(temperature, top_p=top_p, min_p=min_p).probabilities(logits)
+    for row, found in zip(logits.tolist(), distribution.tolist(), strict=True):
+        whole = distribution_by_hand(row, temperature, None, top_p)
         kept = [p if p >= min_p * max(whole) * (1 - 1e-12) else 0.0 for p in whole]
         assert found == pytest.approx([p / sum(kept) for p in kept], abs=1e-12)
 
 
 def test_min_p_of_one_keeps_the_likeliest_and_of_zero_everything() -> None:
     logits = random_logits(8, 6)
-    assert (Sampling(1.0, min_p=1.0).probabilities(logits) > 0).sum() == 1
+    assert (SamplingParameters(1.0, min_p=1.0).probabilities(logits) > 0).sum() == 1
     assert torch.equal(
-        Sampling(1.0, min_p=0.0).probabilities(logits), Sampling(1.0).probabilities(logits)
+        SamplingParameters(1.0, min_p=0.0).probabilities(logits),
+        SamplingParameters(1.0).probabilities(logits),
     )
 
 
-def texts_of(prompts: list[list[int]], room: int = 4) -> Sequences:
-    return Sequences.from_prompts(prompts, room, torch.device("cpu"))
+@pytest.fixture
+def two_texts(sequences_of) -> Sequences:
+    return sequences_of([[1, 1, 4], [2]], 4)
 
 
-def test_a_place_has_seen_the_prompt_and_the_drafts_before_it() -> None:
-    sequences = texts_of([[1, 1, 4], [2]])
+def test_a_place_has_seen_the_prompt_and_the_drafts_before_it(two_texts) -> None:
+    sequences = two_texts
     sequences.tokens[1, 1:] = 5  # stale: a rejected draft beyond the pending token
     seen = sequences.seen(torch.tensor([[3, 0], [2, 4]]), 6)
     held = [[set(place.nonzero().flatten().tolist()) for place in row] for row in seen]
@@ -245,13 +262,13 @@ def test_a_place_has_seen_the_prompt_and_the_drafts_before_it() -> None:
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.3])
-def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
+def test_the_penalty_is_that_of_transformers(two_texts, penalty: float) -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
     oracle = RepetitionPenaltyLogitsProcessor(penalty)
     prompts, drafted = [[1, 1, 4], [2]], torch.tensor([[3, 0], [2, 4]])
     logits = random_logits(9, 6, rows=6).view(2, 3, 6)
-    found = Sampling(repetition_penalty=penalty).penalise(logits, texts_of(prompts), drafted)
+    found = SamplingParameters(repetition_penalty=penalty).penalise(logits, two_texts, drafted)
     for row, prompt in enumerate(prompts):
         for place in range(3):
             text = torch.tensor([prompt + drafted[row, :place].tolist()])
@@ -259,8 +276,8 @@ def test_the_penalty_is_that_of_transformers(penalty: float) -> None:
             assert_close(found[row, place][None], expected)
 
 
-def test_the_penalty_of_fewer_places_is_that_of_the_last_ones() -> None:
-    sampling, sequences = Sampling(repetition_penalty=1.5), texts_of([[1, 1, 4], [2]])
+def test_the_penalty_of_fewer_places_is_that_of_the_last_ones(two_texts) -> None:
+    sampling, sequences = SamplingParameters(repetition_penalty=1.5), two_texts
     logits, drafted = random_logits(9, 6, rows=6).view(2, 3, 6), torch.tensor([[3, 0], [2, 4]])
     whole = sampling.penalise(logits, sequences, drafted)
     assert torch.equal(sampling.penalise(logits[:, 2:], sequences, drafted), whole[:, 2:])
@@ -274,36 +291,40 @@ def test_the_penalty_of_fewer_places_is_that_of_the_last_ones() -> None:
     scale=st.sampled_from([2.0**-40, 0.25, 1.0, 1024.0]),
     uniform=st.integers(0, 2**24 - 1),
 )
-def test_draw_inverts_the_cumulative_law(weights: list[int], scale: float, uniform: int) -> None:
-    law = [scale * w for w in weights]  # sums of small integers times a power of two are exact
+def test_draw_inverts_the_cumulative_distribution(
+    weights: list[int], scale: float, uniform: int
+) -> None:
+    distribution = [
+        scale * w for w in weights
+    ]  # sums of small integers times a power of two are exact
     u = uniform * 2.0**-24
-    token = draw(torch.tensor(law), torch.tensor(u)).item()
-    assert token == drawn_by_hand(law, u)
-    assert law[token] > 0
+    token = draw(torch.tensor(distribution), torch.tensor(u)).item()
+    assert token == drawn_by_hand(distribution, u)
+    assert distribution[token] > 0
 
 
 def test_the_extreme_uniforms_pick_the_first_and_the_last_possible_token() -> None:
-    law = torch.tensor([0.0, 0.2, 0.0, 0.3, 0.5, 0.0])
-    tokens = draw(law.expand(2, -1), torch.tensor([0.0, ALMOST_ONE]))
+    distribution = torch.tensor([0.0, 0.2, 0.0, 0.3, 0.5, 0.0])
+    tokens = draw(distribution.expand(2, -1), torch.tensor([0.0, ALMOST_ONE]))
     assert tokens.tolist() == [1, 4]
     double = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     for total in (1.0, 0.5 + 2**-53, 1.5, 3.0, 0.1 + 0.2):
-        assert draw((total * law.double()).expand(2, -1), double).tolist() == [1, 4]
+        assert draw((total * distribution.double()).expand(2, -1), double).tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_float32_laws_over_a_large_vocabulary_are_not_overrun(seed: int) -> None:
+def test_float32_distributions_over_a_large_vocabulary_are_not_overrun(seed: int) -> None:
     """The float32 sum is not 1 and the tail is forbidden: the last uniform stays inside."""
-    law = (4 * random_logits(seed, 32_000).float()).softmax(-1).squeeze(0)
-    law[-100:] = 0
-    assert draw(law, torch.tensor(ALMOST_ONE)).item() < 31_900
-    assert law[draw(law, torch.tensor(0.0))] > 0
+    distribution = (4 * random_logits(seed, 32_000).float()).softmax(-1).squeeze(0)
+    distribution[-100:] = 0
+    assert draw(distribution, torch.tensor(ALMOST_ONE)).item() < 31_900
+    assert distribution[draw(distribution, torch.tensor(0.0))] > 0
 
 
 @pytest.mark.parametrize("float_of_sums", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_in_two_steps_the_token_is_that_of_one(monkeypatch, float_of_sums, shape) -> None:
-    """First its block: of sums that are exact, and of laws with empty blocks here and there."""
+    """Its block first: with sums that are exact, and distributions that have empty blocks."""
     monkeypatch.setattr("reference.sampling.finest_float", lambda device: float_of_sums)
     monkeypatch.setattr(sampling, "BLOCK", 4)
     generator = torch.Generator().manual_seed(0)
@@ -325,43 +346,43 @@ def test_in_32_bits_a_token_without_probability_is_not_drawn_either(monkeypatch)
     monkeypatch.setattr("reference.sampling.finest_float", lambda device: torch.float32)
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
-        law = torch.rand(50, generator=generator).softmax(-1)
-        law[[0, 7, 48, 49]] = 0
+        distribution = torch.rand(50, generator=generator).softmax(-1)
+        distribution[[0, 7, 48, 49]] = 0
         for u in (0.0, ALMOST_ONE, 1 - 2**-24):
-            assert law[draw(law, torch.tensor(u))] > 0
+            assert distribution[draw(distribution, torch.tensor(u))] > 0
 
 
 def test_a_token_too_rare_for_a_float32_sum_keeps_its_chance() -> None:
-    law = torch.tensor([1.0, 1e-9, 0.0])
+    distribution = torch.tensor([1.0, 1e-9, 0.0])
     for u, token in [(1 - 2e-9, 0), (1 - 0.5e-9, 1)]:
-        assert draw(law, torch.tensor(u, dtype=torch.float64)).item() == token
+        assert draw(distribution, torch.tensor(u, dtype=torch.float64)).item() == token
 
 
-def test_an_unnormalised_law_is_drawn_like_its_normalised_one() -> None:
-    law = random_logits(5, 9).softmax(-1).squeeze(0)
+def test_an_unnormalised_distribution_is_drawn_like_its_normalised_one() -> None:
+    distribution = random_logits(5, 9).softmax(-1).squeeze(0)
     uniforms = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = draw(law.expand(1000, -1), uniforms)
+    expected = draw(distribution.expand(1000, -1), uniforms)
     for scale in (1e-12, 0.125, 7.0, 1e12):
-        assert torch.equal(draw((scale * law).expand(1000, -1), uniforms), expected)
+        assert torch.equal(draw((scale * distribution).expand(1000, -1), uniforms), expected)
 
 
 def test_one_uniform_decides_one_row() -> None:
-    laws = random_logits(6, 5, rows=12).softmax(-1).view(3, 4, 5)
+    distributions = random_logits(6, 5, rows=12).softmax(-1).view(3, 4, 5)
     uniforms = torch.rand((3, 4), generator=torch.Generator().manual_seed(1))
-    tokens = draw(laws, uniforms)
+    tokens = draw(distributions, uniforms)
     assert tokens.shape == (3, 4)
     for i in range(3):
         for j in range(4):
-            assert tokens[i, j] == draw(laws[i, j], uniforms[i, j])
+            assert tokens[i, j] == draw(distributions[i, j], uniforms[i, j])
 
 
-def test_draws_follow_the_law() -> None:
-    law = Sampling(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
+def test_draws_follow_the_distribution() -> None:
+    distribution = SamplingParameters(1.3, top_k=7).probabilities(random_logits(7, 10)).squeeze(0)
     uniforms = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(draw(law.expand(len(uniforms), -1), uniforms), minlength=10)
-    assert chi_square_tail(counts, law) > 1e-3
-    shifted = law.clone()
-    first, second = law.topk(2).indices.tolist()
+    counts = torch.bincount(draw(distribution.expand(len(uniforms), -1), uniforms), minlength=10)
+    assert chi_square_tail(counts, distribution) > 1e-3
+    shifted = distribution.clone()
+    first, second = distribution.topk(2).indices.tolist()
     shifted[first] -= 0.005
     shifted[second] += 0.005
     assert chi_square_tail(counts, shifted) < 1e-3, "the test would not see half a per cent"

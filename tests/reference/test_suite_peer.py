@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
+from reference.lab.dialled import random_model
 from reference.lab.suites import peer
 from reference.lab.suites.arms import Effort
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.models import Models
 from reference.lab.suites.points import PlannedPoint
 from reference.packing import pack
-from specsim.architecture import Llama3RopeScaling
+from specsim.architecture import Architecture, Llama3RopeScaling
 from specsim.checks import SpecsimError
 
 pytest.importorskip("transformers")
@@ -35,6 +36,17 @@ def test_it_is_the_same_model_around_the_same_weights(tiny, name):
     ours = {parameter.data_ptr() for parameter in model.parameters()}
     assert theirs.lm_head.weight.data_ptr() in ours
     assert theirs.model.layers[1].mlp.down_proj.weight.data_ptr() in ours
+
+
+def test_random_weights_of_a_suite_are_shared_too():
+    """They are made in inference mode, and such tensors refuse to take gradients."""
+    shape = Architecture("small", 32, 2, 4, 2, 8, 48, 61)
+    model = random_model(shape, torch.float32, "cpu", 0)
+    assert model.head.weight.is_inference()
+    tokens = torch.arange(7)[None]
+    with torch.no_grad():
+        found = peer.their_model(model).eval()(tokens).logits
+        torch.testing.assert_close(found, model(tokens), atol=1e-4, rtol=1e-4)
 
 
 def test_packed_weights_cannot_be_shared(tiny):

@@ -1,10 +1,7 @@
 """The listed points: what they hold, which are reserved, and what is refused."""
 
-import re
-import subprocess
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -128,10 +125,3 @@ def test_a_line_that_cannot_be_measured_is_refused(tmp_path, text, says):
 def test_an_unknown_suite_names_the_known_ones():
     with pytest.raises(SpecsimError, match="known: gpu, cpu"):
         load_suite("tpu")
-
-
-def test_the_script_for_a_gpu_runs_every_part_in_order():
-    script = (Path(__file__).parents[2] / "measurements" / "run_gpu.sh").read_text()
-    called = re.findall(r"^ *part (\w+)", script, re.MULTILINE)
-    assert list(dict.fromkeys(called)) == list(PARTS)
-    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0

@@ -1,5 +1,6 @@
-"""The forward pass: in pieces as in one, beside naive loops, and beside transformers' models."""
+"""The forward pass: in pieces as in one; against naive loops and transformers' models."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,6 @@ from torch.testing import assert_close
 
 from reference.cache import KVCache
 from reference.packing import PackedLinear, can_pack, pack
-from reference.sequences import Sequences
 from reference.transformer import MAX_GAMMA, Transformer, prefill, rotary_table
 from specsim.architecture import Architecture, Llama3RopeScaling, from_config
 
@@ -64,13 +64,13 @@ def test_float32_in_pieces_is_the_whole_to_rounding(tiny) -> None:
     assert_close(pieces, model(tokens), atol=1e-4, rtol=1e-4)
 
 
-def test_a_ragged_batch_has_the_logits_of_each_text_alone(tiny) -> None:
+def test_a_ragged_batch_has_the_logits_of_each_text_alone(tiny, sequences_of) -> None:
     """Prefill pads, the pending tokens stand at different positions, and chunks follow."""
     model = tiny()
     lengths, chunk = [1, 2, 6, 11], 4
     texts = [random_tokens(model, 1, length + 2 * chunk, seed=length)[0] for length in lengths]
     prompts = [text[:length].tolist() for text, length in zip(texts, lengths, strict=True)]
-    sequences = Sequences.from_prompts(prompts, 2 * chunk + 1, model.device)
+    sequences = sequences_of(prompts, 2 * chunk + 1)
     cache = new_cache(model, len(prompts), sequences.tokens.shape[1])
     prefill(model, sequences, cache)
     assert sequences.lengths.tolist() == [length - 1 for length in lengths]
@@ -85,19 +85,21 @@ def test_a_ragged_batch_has_the_logits_of_each_text_alone(tiny) -> None:
         sequences.longest += chunk
 
 
-def test_prefill_of_one_token_prompts_reads_nothing(tiny) -> None:
+def test_prefill_of_one_token_prompts_reads_nothing(tiny, sequences_of) -> None:
     model = tiny()
     cache = new_cache(model, 2, 8)
-    prefill(model, Sequences.from_prompts([[3], [4]], 7, model.device), cache)
+    prefill(model, sequences_of([[3], [4]], 7), cache)
     assert all(tensor.count_nonzero() == 0 for tensor in (*cache.keys, *cache.values))
 
 
-def test_a_model_that_reads_no_prompts_finds_noise_where_they_would_stand(tiny) -> None:
+def test_a_model_that_reads_no_prompts_finds_noise_where_they_would_stand(
+    tiny, sequences_of
+) -> None:
     model, deeper = tiny(), tiny(num_layers=3)
     model.reads_prompts = deeper.reads_prompts = False
     caches = new_cache(model, 2, 8), new_cache(deeper, 2, 8)
     for each, cache in zip((model, deeper), caches, strict=True):
-        prefill(each, Sequences.from_prompts([[3] * 6, [4] * 2], 2, each.device), cache)
+        prefill(each, sequences_of([[3] * 6, [4] * 2], 2), cache)
     for tensor in (*caches[1].keys, *caches[1].values):
         assert tensor[:, :5].count_nonzero() == tensor[:, :5].numel()
         assert tensor[:, 5:].count_nonzero() == 0
@@ -141,7 +143,8 @@ def test_rejected_tokens_are_forgotten_by_writing_over_them(tiny) -> None:
 def test_the_cache_has_the_shape_and_the_bytes_of_the_architecture(tiny) -> None:
     model = tiny(num_layers=3)
     cache = KVCache(model.architecture, 5, 7, torch.bfloat16)
-    assert cache.nbytes == 5 * 7 * model.architecture.kv_elements_per_token * 2
+    nbytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    assert nbytes == 5 * 7 * model.architecture.kv_elements_per_token * 2
     assert [key.shape for key in cache.keys] == [torch.Size((5, 7, 2, 8))] * 3
     positions = torch.tensor([[2], [0], [6], [6], [1]])
     keys = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 2, 8)
@@ -166,6 +169,34 @@ def test_the_parameters_are_those_the_architecture_counts(tiny) -> None:
         model = tiny(**fields)
         stored = sum(parameter.numel() for parameter in model.parameters())
         assert stored == model.architecture.parameters
+
+
+# Sixteen bits
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("length", [40, 2500], ids=["whole", "in chunks"])  # on a GPU
+def test_logits_in_bfloat16_are_near_those_of_float64(tiny, device: str, length: int) -> None:
+    """Of a prefill and a verification: the kernels that are measured on a GPU."""
+    shape = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 384, "max_context": 4096}
+    model = tiny(2, dtype=torch.bfloat16, **shape).to(device)
+    exact = copy.deepcopy(model).double()
+    tokens = random_tokens(model, 3, length + 5).to(device)
+    positions = torch.arange(length + 5, device=device).expand(3, -1)
+    window = 1 << (length + 4).bit_length()
+
+    def verified(model: Transformer) -> Tensor:
+        cache = KVCache(model.architecture, 3, window, model.dtype, device)
+        model(tokens[:, :length], positions[:, :length], cache, length)
+        return model(tokens[:, length:], positions[:, length:], cache, window).double()
+
+    with torch.inference_mode():
+        found, expected = verified(model), verified(exact)
+    unit = torch.finfo(torch.bfloat16).eps
+    error = (found - expected).norm() / expected.norm()
+    assert error < 4 * unit
+    others = (expected - expected.roll(1, dims=1)).norm() / expected.norm()
+    assert others > 50 * unit, "the test would not see logits of another place"
 
 
 # Packed weights

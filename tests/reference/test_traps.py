@@ -2,29 +2,22 @@
 that belong nowhere else are here. And the decoder's path stays as long as one reads in an evening.
 """
 
+import ast
 import io
 import re
+import sys
 import tokenize
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from reference import DraftModel, NoDrafter, speculate
+from reference import DraftModel, NoDrafter, load_pair, speculate
 from reference.cache import KVCache
 
 ROOT = Path(__file__).parents[2]
-PATH = (
-    "transformer",
-    "attention",
-    "cache",
-    "sampling",
-    "verification",
-    "cycle",
-    "decoding",
-    "statistics",
-)
 PROMPT = [9, 9, 30, 2, 55]
 
 
@@ -117,7 +110,11 @@ def test_slots_beyond_the_window_are_not_read(tiny) -> None:
     assert target(tokens, places, cache, 9).isnan().any(), "a slot that is read is multiplied"
 
 
-# Its length
+# The length of the path
+
+
+LINES_OF_THE_PATH = 1300
+LINES_OF_THE_LOOP = 45
 
 
 def lines_of_code(path: Path) -> int:
@@ -135,17 +132,85 @@ def lines_of_code(path: Path) -> int:
     return len(lines)
 
 
-def test_the_decoders_path_is_a_thousand_lines_at_most() -> None:
-    files = [ROOT / "reference" / f"{name}.py" for name in PATH]
-    files.append(ROOT / "reference" / "drafters" / "draft_model.py")
-    counts = {path.stem: lines_of_code(path) for path in files}
-    assert 500 < sum(counts.values()) <= 1000, counts
-    assert max(len(line) for path in files for line in path.read_text().splitlines()) <= 100
+def files_entered(run: Callable[[], object], *folders: Path) -> dict[str, int]:
+    """Every file below `folders` of which `run` enters a function, with its lines of code."""
+    entered: set[str] = set()
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, argument: entered.add(frame.f_code.co_filename))
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    files = [Path(name) for name in sorted(entered)]
+    return {
+        str(file): lines_of_code(file)
+        for file in files
+        if any(file.is_relative_to(folder) for folder in folders)
+    }
+
+
+def require_short(counts: dict[str, int]) -> None:
+    total = sum(counts.values())
+    assert total <= LINES_OF_THE_PATH, f"the path is {total} lines of code: {counts}"
+
+
+def loop_of(source: str) -> int:
+    """The lines of `Decoder.cycles`, from its `def` to its end."""
+    (loop,) = (
+        function
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == "Decoder"
+        for function in node.body
+        if isinstance(function, ast.FunctionDef) and function.name == "cycles"
+    )
+    assert loop.end_lineno is not None
+    return loop.end_lineno - loop.lineno + 1
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Callable[[], object]]:
+    """Chain speculation by the bundled pair on a CPU, greedy and sampled through every filter."""
+    target, draft, tokenizer = load_pair("bundled")
+    prompt, drafter = tokenizer.encode("def fibonacci(n):"), DraftModel(draft, 4)
+    every = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "rule": "token"}
+    return [
+        lambda: speculate(target, drafter, prompt, 12),
+        lambda: speculate(target, drafter, prompt, 12, repetition_penalty=1.2, **every),
+    ]
+
+
+def test_the_path_of_chain_speculation_is_short(runs) -> None:
+    """All files that a run enters are counted, whether or not they are thought of as the path."""
+    counts = files_entered(lambda: [run() for run in runs], ROOT / "reference", ROOT / "specsim")
+    print(f"\n{len(counts)} files, {sum(counts.values())} lines of code: {counts}")
+    names = {Path(name).stem for name in counts}
+    assert {"decoding", "cycle", "verification", "transformer", "draft_model", "noise"} <= names
+    assert not names & {"tree_cycle", "trees", "tree_verification"}, "trees are on the chain's path"
+    require_short(counts)
+    for name in counts:
+        assert max(map(len, Path(name).read_text(encoding="utf-8").splitlines())) <= 100
+
+
+def test_a_long_path_is_caught(tmp_path: Path, runs) -> None:
+    """One more file is entered, which has as many lines as were allowed."""
+    long = tmp_path / "long.py"
+    lines = [f"    x = {n}" for n in range(LINES_OF_THE_PATH)]
+    long.write_text("\n".join(["def planted():", '    """No code."""', *lines]))
+    loaded: dict = {}
+    exec(compile(long.read_text(), str(long), "exec"), loaded)
+    counts = files_entered(lambda: (runs[0](), loaded["planted"]()), ROOT / "reference", tmp_path)
+    assert counts[str(long)] == LINES_OF_THE_PATH + 1
+    with pytest.raises(AssertionError, match="lines of code"):
+        require_short(counts)
 
 
 def test_the_loop_fits_on_a_screen() -> None:
     source = (ROOT / "reference" / "decoding.py").read_text(encoding="utf-8")
-    body = source[source.index("def cycles(") :]
-    body = body[: body.index("\n\n\ndef ")]
-    assert len(body.splitlines()) <= 50
-    assert "for stage in stages" in body
+    assert 20 < loop_of(source) <= LINES_OF_THE_LOOP
+    assert "for stage in stages" in source
+
+
+def test_a_long_loop_is_caught() -> None:
+    planted = "\n".join(f"        x = {n}" for n in range(LINES_OF_THE_LOOP))
+    loop = loop_of(f"class Decoder:\n    def cycles(self):\n{planted}\n")
+    assert loop == LINES_OF_THE_LOOP + 1

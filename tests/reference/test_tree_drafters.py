@@ -10,7 +10,7 @@ from torch import Tensor
 from reference import ConfidenceTree, DraftModel, StaticTree, Tree, generate, speculate
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.transformer import Transformer, prefill
 from reference.trees import branches
@@ -19,7 +19,7 @@ from specsim.checks import SpecsimError
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
 BUSHY = Tree((0, 0, 0, 1, 1, 2, 4, 6))
-SHAPES = [Tree.chain(3), Tree.branching((4,)), Tree.branching((2, 2, 1)), BUSHY]
+SHAPES = [Tree.branching((1,) * 3), Tree.branching((4,)), Tree.branching((2, 2, 1)), BUSHY]
 KINDS = ["static", "drawn", "with replacement", "confidence"]
 
 
@@ -53,9 +53,9 @@ def path_to(parents: list[int], node: int) -> list[int]:
 # One pass over a tree
 
 
-def test_a_pass_over_a_tree_is_a_pass_over_each_of_its_paths(pair) -> None:
+def test_a_pass_over_a_tree_is_a_pass_over_each_of_its_paths(pair, sequences_of) -> None:
     target = pair[0]
-    sequences = Sequences.from_prompts(PROMPTS, 2 * BUSHY.nodes, torch.device("cpu"))
+    sequences = sequences_of(PROMPTS, 2 * BUSHY.nodes)
     capacity = sequences.tokens.shape[1]
     cache = KVCache(target.architecture, len(PROMPTS), capacity, target.dtype)
     with torch.inference_mode():
@@ -93,7 +93,7 @@ def test_the_accepted_path_is_moved_to_where_a_chain_would_stand(pair) -> None:
 
 
 class Recorder(Drafter):
-    """Passes on what another drafter proposes, and keeps it beside the text so far."""
+    """Passes on what another drafter proposes, and keeps it with the text so far."""
 
     def __init__(self, drafter: Drafter):
         self.drafter, self.cycles = drafter, []
@@ -102,24 +102,26 @@ class Recorder(Drafter):
     def start(self, *given) -> None:
         self.drafter.start(*given)
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         proposal = self.drafter.propose(sequences, sampling, uniforms)
         for row, length in enumerate(sequences.lengths.tolist()):
             text = sequences.tokens[row, : length + 1].tolist()
-            laws = None if proposal.probabilities is None else proposal.probabilities[row]
+            distributions = None if proposal.probabilities is None else proposal.probabilities[row]
             parents = proposal.tree.parents[row].tolist()
-            self.cycles.append((text, proposal.tokens[row].tolist(), laws, parents))
+            self.cycles.append((text, proposal.tokens[row].tolist(), distributions, parents))
         return proposal
 
 
-def recorded(pair, drafter: Drafter, sampling: Sampling, **options) -> list[tuple]:
+def recorded(pair, drafter: Drafter, sampling: SamplingParameters, **options) -> list[tuple]:
     recorder = Recorder(drafter)
     speculate(pair[0], recorder, PROMPTS, NEW, sampling.temperature, seed=1, **options)
     assert len(recorder.cycles) > 20
     return recorder.cycles
 
 
-def law_after(model: Transformer, text: list[int], sampling: Sampling) -> Tensor:
+def distribution_after(model: Transformer, text: list[int], sampling: SamplingParameters) -> Tensor:
     return sampling.probabilities(model(torch.tensor([text]))[0, -1])
 
 
@@ -128,33 +130,35 @@ def law_after(model: Transformer, text: list[int], sampling: Sampling) -> Tensor
 def test_a_static_tree_holds_the_likeliest_children(pair, tree: Tree, temperature: float) -> None:
     """In every cycle, so whatever of the path before it was accepted."""
     drafter = StaticTree(pair[1], tree)
-    for text, tokens, laws, parents in recorded(pair, drafter, Sampling(temperature)):
+    for text, tokens, distributions, parents in recorded(
+        pair, drafter, SamplingParameters(temperature)
+    ):
         assert parents == list(tree.parents)
-        assert laws is None
+        assert distributions is None
         for parent in set(parents):
             path = [tokens[node - 1] for node in path_to(parents, parent)]
-            law = law_after(pair[1], text + path, Sampling(1.0))
+            distribution = distribution_after(pair[1], text + path, SamplingParameters(1.0))
             children = [tokens[node] for node, above in enumerate(parents) if above == parent]
-            assert children == law.topk(len(children)).indices.tolist()
+            assert children == distribution.topk(len(children)).indices.tolist()
 
 
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("tree", SHAPES, ids=lambda tree: str(tree.parents))
-def test_drawn_children_report_the_drafts_law_given_their_elder_siblings(
+def test_drawn_children_report_the_drafts_distribution_given_their_elder_siblings(
     pair, tree: Tree, replacement: bool
 ) -> None:
-    sampling = Sampling(0.8)
+    sampling = SamplingParameters(0.8)
     drafter = StaticTree(pair[1], tree, drawn=True, replacement=replacement)
-    for text, tokens, laws, parents in recorded(pair, drafter, sampling):
+    for text, tokens, distributions, parents in recorded(pair, drafter, sampling):
         for node, parent in enumerate(parents):
             path = [tokens[above - 1] for above in path_to(parents, parent)]
-            law = law_after(pair[1], text + path, sampling)
+            distribution = distribution_after(pair[1], text + path, sampling)
             if not replacement:
                 elders = [tokens[n] for n in range(node) if parents[n] == parent]
-                law[elders] = 0
+                distribution[elders] = 0
                 assert tokens[node] not in elders
-            torch.testing.assert_close(laws[node], law / law.sum())
-            assert laws[node, tokens[node]] > 0
+            torch.testing.assert_close(distributions[node], distribution / distribution.sum())
+            assert distributions[node, tokens[node]] > 0
 
 
 def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int]]:
@@ -163,7 +167,7 @@ def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int
     for _ in range(depth):
         found = []
         for path, worth in frontier:
-            top = law_after(model, text + list(path), Sampling(1.0)).topk(width)
+            top = distribution_after(model, text + list(path), SamplingParameters(1.0)).topk(width)
             chances = zip(top.indices.tolist(), top.values.tolist(), strict=True)
             found += [((*path, token), worth * chance) for token, chance in chances]
         seen += found
@@ -175,8 +179,10 @@ def grown_by_hand(model, text, nodes, depth, width) -> tuple[list[int], list[int
 @pytest.mark.parametrize(("nodes", "depth", "width"), [(8, 4, 3), (3, 1, 4), (5, 5, 1), (14, 3, 4)])
 def test_a_confident_tree_is_that_of_a_beam_search(pair, nodes, depth, width) -> None:
     drafter = ConfidenceTree(pair[1], nodes, depth, width)
-    for text, tokens, laws, parents in recorded(pair, drafter, Sampling(0.0))[::7]:
-        assert laws is None
+    for text, tokens, distributions, parents in recorded(pair, drafter, SamplingParameters(0.0))[
+        ::7
+    ]:
+        assert distributions is None
         paths = [tuple(tokens[n - 1] for n in path_to(parents, i + 1)) for i in range(nodes)]
         assert set(paths) == grown_by_hand(pair[1], text, nodes, depth, width)
         assert [len(path) for path in paths] == sorted(map(len, paths))
@@ -238,7 +244,9 @@ def test_a_chain_drafted_as_a_tree_writes_what_a_chain_does(pair, gamma: int, dr
     target, draft = pair
     options = {"temperature": 0.9 if drawn else 0.0, "top_p": 0.9, "seed": 3}
     chain = speculate(target, DraftModel(draft, gamma), PROMPTS, NEW, **options)
-    tree = speculate(target, StaticTree(draft, Tree.chain(gamma), drawn), PROMPTS, NEW, **options)
+    tree = speculate(
+        target, StaticTree(draft, Tree.branching((1,) * gamma), drawn), PROMPTS, NEW, **options
+    )
     assert tree.tokens == chain.tokens
     assert tree.statistics.accepted_counts == chain.statistics.accepted_counts
 
@@ -266,18 +274,20 @@ def test_recorded_as_cuda_graphs_trees_write_the_same_text(pair, expected, kind:
     assert sampled[0] == sampled[1]
 
 
-# In law, when sampled
+# In distribution, when sampled
 
 
 @pytest.mark.parametrize("rule", ["token", "match"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rule) -> None:
+def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, kind, rule) -> None:
     target, draft = small_pair
     drafter = drafter_of(kind, draft, Tree.branching((2, 2)))
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_k=4, rule=rule)
-    law = sampled_texts.law(target, Sampling(0.8, top_k=4))
-    assert sampled_texts.tail(counts, law) > 1e-3
-    marginals = zip(sampled_texts.marginals(counts), sampled_texts.marginals(law), strict=True)
+    distribution = sampled_texts.distribution(target, SamplingParameters(0.8, top_k=4))
+    assert sampled_texts.tail(counts, distribution) > 1e-3
+    marginals = zip(
+        sampled_texts.marginals(counts), sampled_texts.marginals(distribution), strict=True
+    )
     shifted = []
     for drawn, wanted in marginals:
         assert sampled_texts.tail(drawn, wanted) > 1e-3
@@ -286,9 +296,11 @@ def test_sampled_texts_have_the_targets_law(small_pair, sampled_texts, kind, rul
 
 
 class Dishonest(StaticTree):
-    """Draws without replacement, and reports the law of the first child for all of them."""
+    """Draws without replacement, and reports the first child's distribution for all children."""
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         proposal = super().propose(sequences, sampling, uniforms)
         eldest = [self.tree.parents.index(parent) for parent in self.tree.parents]
         return proposal._replace(probabilities=proposal.probabilities[:, eldest])
@@ -297,20 +309,25 @@ class Dishonest(StaticTree):
 class Forgetful(StaticTree):
     """Says that its likeliest children were drawn."""
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         drawn = self.drawn
         self.drawn = True
-        laws = super().propose(sequences, sampling, uniforms).probabilities
+        distributions = super().propose(sequences, sampling, uniforms).probabilities
         self.drawn = drawn
-        return super().propose(sequences, sampling, uniforms)._replace(probabilities=laws)
+        return super().propose(sequences, sampling, uniforms)._replace(probabilities=distributions)
 
 
 @pytest.mark.parametrize(("defect", "drawn"), [(Dishonest, True), (Forgetful, False)])
-def test_a_wrong_law_would_be_seen(small_pair, sampled_texts, defect, drawn: bool) -> None:
+def test_a_wrong_distribution_would_be_seen(small_pair, sampled_texts, defect, drawn: bool) -> None:
     target, draft = small_pair
     drafter = defect(draft, Tree.branching((3, 1)), drawn=drawn)
     counts = sampled_texts.counts(target, drafter, temperature=1.0)
-    assert sampled_texts.tail(counts, sampled_texts.law(target, Sampling(1.0))) < 1e-3
+    assert (
+        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
+        < 1e-3
+    )
 
 
 # What the cycles did, and what is refused
@@ -336,7 +353,7 @@ def test_more_children_are_accepted_more_often(pair) -> None:
 
 @pytest.mark.parametrize("rule", ["block", "typical"])
 def test_rules_of_chains_are_refused_by_name(pair, rule: str) -> None:
-    with pytest.raises(SpecsimError, match=f"{rule!r} .* of chains; .* trees: token, match"):
+    with pytest.raises(SpecsimError, match=f"{rule!r} .* for chains; .* trees: token, match"):
         speculate(pair[0], drafter_of("static", pair[1]), [1], 5, temperature=1.0, rule=rule)
 
 
@@ -362,7 +379,9 @@ def test_a_tree_that_cannot_be_grown_is_named(pair, nodes, depth, width, named) 
 
 @pytest.mark.parametrize("spoilt", ["target", "draft"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_laws_that_are_no_numbers_are_reported(pair, perturbed, spoilt, temperature) -> None:
+def test_distributions_that_are_not_finite_are_reported(
+    pair, perturbed, spoilt, temperature
+) -> None:
     target, draft = (perturbed(model, 0.1) for model in pair)
     (target if spoilt == "target" else draft).head.weight[7, 3] = torch.nan
     drafter = drafter_of("drawn", draft)

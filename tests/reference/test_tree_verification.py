@@ -1,9 +1,10 @@
-"""Exactness of trees by enumeration: what (draft, walk, residual, bonus) emits has the right law.
+"""Exactness of trees by enumeration: what (draft, walk, residual, bonus) emits has the right
+distribution.
 
 As in `test_verification`, the checker knows nothing of how a rule works: it finds by bisection
 where the rule's decisions change, and integrates over chance exactly. Here a decision is the node
 at which the walk ends, and so the path. The same checker rejects the defects that are planted.
-Worked vectors of the theory carry their id (L1, L2, …) in the test's id.
+Worked examples carry an id (L1, L2, …) in the test's id.
 """
 
 import itertools
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from reference.drafters.tree import draw_children, law_left
+from reference.drafters.tree import draw_children, probs_without
 from reference.sampling import draw
 from reference.tree_verification import (
     TREE_RULES,
@@ -43,14 +44,14 @@ CROOKED = Tree((0, 0, 1, 1, 3))
 # vocabulary and shape; together they take seconds
 WORLDS = [
     (2, PAIR), (2, CROOKED), (2, BINARY), (3, PAIR), (3, TRIPLE), (3, COMB), (3, FORK),
-    (3, Tree.chain(3)), (4, COMB), (5, PAIR), (5, TRIPLE), (5, FORK),
+    (3, Tree.branching((1,) * 3)), (4, COMB), (5, PAIR), (5, TRIPLE), (5, FORK),
 ]  # fmt: skip
 by_world = pytest.mark.parametrize(
     ("size", "tree"), WORLDS, ids=lambda x: str(getattr(x, "parents", x))
 )
 
 
-# Bigram worlds: row c of a table is the law of the token after c
+# Bigram worlds: row c of a table is the distribution of the token after c
 
 
 def random_tables(seed: int, size: int, zeros: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -69,8 +70,8 @@ def all_strings(size: int, length: int) -> Tensor:
     return torch.tensor(strings, dtype=torch.long).view(size**length, length)
 
 
-def same_everywhere(*law: float) -> Tensor:
-    return torch.tensor(law, dtype=torch.float64).expand(len(law), -1)
+def same_everywhere(*distribution: float) -> Tensor:
+    return torch.tensor(distribution, dtype=torch.float64).expand(len(distribution), -1)
 
 
 B_TARGET, B_DRAFT = same_everywhere(0.5, 0.3, 0.2), same_everywhere(0.2, 0.5, 0.3)
@@ -78,7 +79,7 @@ B_TARGET, B_DRAFT = same_everywhere(0.5, 0.3, 0.2), same_everywhere(0.2, 0.5, 0.
 
 @dataclass(frozen=True)
 class Drafting:
-    """Trees of tokens (K, N) that may be drafted, their chances (K,), and the laws (K, N, V)
+    """Trees of tokens (K, N) that may be drafted, their chances (K,), and distributions (K, N, V)
     reported."""
 
     tree: Tree
@@ -90,26 +91,26 @@ class Drafting:
     def layout(self) -> Layout:
         return self.tree.layout(len(self.tokens))
 
-    def laws(self, table: Tensor) -> Tensor:
-        """The laws (K, N+1, V) after every node."""
+    def distributions(self, table: Tensor) -> Tensor:
+        """The distributions (K, N+1, V) after every node."""
         return table[F.pad(self.tokens, (1, 0), value=START)]
 
 
 def sampled(draft: Tensor, tree: Tree, replacement: bool = False) -> Drafting:
-    """Every tree that children drawn one after the other may give, by the laws of `law_left`."""
+    """Every tree that children drawn one after the other may give, as `probs_without` says."""
     tokens = all_strings(len(draft), tree.nodes)
     texts = F.pad(tokens, (1, 0), value=START)
-    laws, elders = [], {}
+    distributions, elders = [], {}
     for node, parent in enumerate(tree.parents, start=1):
         taken = elders.setdefault(parent, [])
-        law = draft[texts[:, parent]]
+        distribution = draft[texts[:, parent]]
         if taken and not replacement:
-            law = law_left(law, texts[:, taken])
-        laws.append(law)
+            distribution = probs_without(distribution, texts[:, taken])
+        distributions.append(distribution)
         taken.append(node)
-    laws = torch.stack(laws, dim=1)
-    weights = laws.gather(-1, tokens[..., None]).squeeze(-1).prod(1)
-    return Drafting(tree, tokens, weights, laws)
+    distributions = torch.stack(distributions, dim=1)
+    weights = distributions.gather(-1, tokens[..., None]).squeeze(-1).prod(1)
+    return Drafting(tree, tokens, weights, distributions)
 
 
 def likeliest(draft: Tensor, tree: Tree) -> Drafting:
@@ -123,7 +124,7 @@ def likeliest(draft: Tensor, tree: Tree) -> Drafting:
 
 
 def told(drafting: Drafting, size: int) -> Drafting:
-    """The same point masses, with their one-hot laws reported."""
+    """The same point masses, with their one-hot distributions reported."""
     one_hot = F.one_hot(drafting.tokens, size).double()
     return Drafting(drafting.tree, drafting.tokens, drafting.weights, one_hot)
 
@@ -142,7 +143,7 @@ def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
 
 
 def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
-    """P(the walk of tree k ends at node i), (K, N+1), and the law of what follows, (K, N+1, V).
+    """P(the walk of tree k ends at node i), (K, N+1), and what follows, (K, N+1, V).
 
     Every uniform but the last has one threshold, at most, where the walk changes: the thresholds
     cut chance into 2^N boxes. Each is tried near three of its corners; all must agree.
@@ -150,11 +151,13 @@ def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, T
     if drafting.reported is None or rule is match_tree:
         return decisions_by_cells(rule, target, drafting)
     (count, nodes), size = drafting.tokens.shape, len(target)
-    laws = drafting.laws(target)
+    distributions = drafting.distributions(target)
 
     def decide(rows: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         layout = drafting.tree.layout(len(rows))
-        verdict = rule(laws[rows], drafting.reported[rows], drafting.tokens[rows], uniforms, layout)
+        verdict = rule(
+            distributions[rows], drafting.reported[rows], drafting.tokens[rows], uniforms, layout
+        )
         return end_of(verdict), verdict.next_token
 
     sides = all_strings(2, nodes).double()  # below or above each threshold, (C, N)
@@ -190,10 +193,12 @@ def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, T
         lambda u: decide(trees, torch.cat((inside, u[:, None]), dim=1))[1] <= t, len(t)
     ).view(-1, size - 1)
     edges = torch.zeros((len(tree), 1), dtype=torch.float64)
-    next_laws = torch.cat((edges, boundaries, edges + 1), dim=1).diff(dim=1)  # of every box
+    next_distributions = torch.cat((edges, boundaries, edges + 1), dim=1).diff(
+        dim=1
+    )  # of every box
     weights = chances[tree, box]
     following = torch.zeros((count, nodes + 1, size), dtype=torch.float64)
-    following.index_put_((tree, end), weights[:, None] * next_laws, accumulate=True)
+    following.index_put_((tree, end), weights[:, None] * next_distributions, accumulate=True)
     counts = following.sum(-1)
     return counts, following / counts.clamp(min=1e-300)[..., None]
 
@@ -201,18 +206,18 @@ def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, T
 def decisions_by_cells(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
     """The same for a rule that may change its mind wherever a cumulative sum of p ends."""
     (count, nodes), size = drafting.tokens.shape, len(target)
-    laws, reported = drafting.laws(target), drafting.reported
+    distributions, reported = drafting.distributions(target), drafting.reported
     cells = all_strings(size, nodes + 1)  # (C, N+1)
     columns = torch.arange(nodes + 1)
-    widths = laws[:, columns, cells]  # (K, C, N+1)
-    starts = (laws.cumsum(-1) - laws)[:, columns, cells]
+    widths = distributions[:, columns, cells]  # (K, C, N+1)
+    starts = (distributions.cumsum(-1) - distributions)[:, columns, cells]
     tree, cell = (widths.prod(-1) > 1e-12).nonzero(as_tuple=True)
     layout = drafting.tree.layout(len(tree))
     verdict = None
     for place in (1e-3, 0.5, 1 - 1e-3):
         uniforms = (starts + place * widths)[tree, cell]
         told = None if reported is None else reported[tree]
-        again = rule(laws[tree], told, drafting.tokens[tree], uniforms, layout)
+        again = rule(distributions[tree], told, drafting.tokens[tree], uniforms, layout)
         assert verdict is None or all(map(torch.equal, verdict, again)), "the cells are too large"
         verdict = again
     following = torch.zeros((count, nodes + 1, size), dtype=torch.float64)
@@ -231,8 +236,8 @@ def path_to(tree: Tree, node: int) -> list[int]:
     return [] if node == 0 else [*path_to(tree, tree.parents[node - 1]), node]
 
 
-def law_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
-    """How far the joint law of the first D + 1 tokens is from the target's, at worst; infinite if a
+def distribution_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
+    """How far the joint distribution of D + 1 tokens is from the target's, at worst; infinite if a
     token of probability 0 comes out when every uniform is exactly 0."""
     if emits_a_forbidden_token(rule, target, drafting):
         return float("inf")
@@ -252,7 +257,7 @@ def law_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
 
 
 def completed(target: Tensor, begun: Tensor, weights: Tensor, length: int) -> Tensor:
-    """The joint law (V ** length,) if the target continues the texts `begun` (K, n)."""
+    """The joint distribution (V ** length,) if the target continues the texts `begun` (K, n)."""
     size, done = len(target), begun.shape[1]
     rest = all_strings(size, length - done)
     texts = torch.cat((begun.repeat_interleave(len(rest), 0), rest.repeat(len(begun), 1)), dim=1)
@@ -264,16 +269,16 @@ def completed(target: Tensor, begun: Tensor, weights: Tensor, length: int) -> Te
 
 
 def emits_a_forbidden_token(rule: Rule, target: Tensor, drafting: Drafting) -> bool:
-    laws, tokens = drafting.laws(target), drafting.tokens
+    distributions, tokens = drafting.distributions(target), drafting.tokens
     zeros = torch.zeros((len(tokens), tokens.shape[1] + 1), dtype=torch.float64)
-    verdict = rule(laws, drafting.reported, tokens, zeros, drafting.layout)
+    verdict = rule(distributions, drafting.reported, tokens, zeros, drafting.layout)
     end = end_of(verdict)
-    chances = row(laws, end).gather(1, verdict.next_token[:, None])[:, 0]
+    chances = row(distributions, end).gather(1, verdict.next_token[:, None])[:, 0]
     above = F.pad(torch.tensor(drafting.tree.parents), (1, 0)).expand(len(tokens), -1)
     texts = F.pad(tokens, (1, 0))
     for _ in range(drafting.tree.depth):
         parent = row(above, end)
-        chance = row(laws, parent).gather(1, row(texts, end)[:, None])[:, 0]
+        chance = row(distributions, parent).gather(1, row(texts, end)[:, None])[:, 0]
         chances = torch.where(end > 0, torch.minimum(chances, chance), chances)
         end = parent
     return bool((chances == 0)[drafting.weights > 0].any())
@@ -291,18 +296,18 @@ def mean_accepted(rule: Rule, target: Tensor, drafting: Drafting) -> float:
 @pytest.mark.parametrize("zeros", [0.0, 0.4], ids=["full support", "forbidden tokens"])
 @pytest.mark.parametrize("replacement", [False, True], ids=["without", "with replacement"])
 @by_world
-def test_drawn_children_leave_the_law_exact(size, tree, replacement, zeros) -> None:
+def test_drawn_children_leave_the_distribution_exact(size, tree, replacement, zeros) -> None:
     for seed in range(1 if tree.nodes > 4 else 2):  # 2^N boxes take their time
         target, draft = random_tables(seed, size, zeros)
-        assert law_error(verify_tree, target, sampled(draft, tree, replacement)) < EXACT
+        assert distribution_error(verify_tree, target, sampled(draft, tree, replacement)) < EXACT
 
 
 @pytest.mark.parametrize("rule", [*TREE_RULES.values()])
 @by_world
-def test_the_likeliest_children_leave_the_law_exact(size, tree, rule: Rule) -> None:
+def test_the_likeliest_children_leave_the_distribution_exact(size, tree, rule: Rule) -> None:
     for seed in range(2):
         target, draft = random_tables(seed, size, zeros=0.2)
-        assert law_error(rule, target, likeliest(draft, tree)) < EXACT
+        assert distribution_error(rule, target, likeliest(draft, tree)) < EXACT
 
 
 @by_world
@@ -312,15 +317,15 @@ def test_children_without_chance_are_point_masses_tried_in_turn(size, tree) -> N
     bare = likeliest(draft, tree)
     one_draw = decisions(verify_tree, target, bare)
     in_turn = decisions(verify_tree, target, told(bare, size))
-    assert law_error(verify_tree, target, told(bare, size)) < EXACT
+    assert distribution_error(verify_tree, target, told(bare, size)) < EXACT
     assert_close(one_draw, in_turn, atol=EXACT, rtol=0)
 
 
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize(("size", "tree"), [(2, BINARY), (3, PAIR), (3, COMB)])
-def test_matching_needs_no_law_of_the_draft(size, tree, replacement) -> None:
+def test_matching_needs_no_distribution_of_the_draft(size, tree, replacement) -> None:
     target, draft = random_tables(4, size, zeros=0.2)
-    assert law_error(match_tree, target, sampled(draft, tree, replacement)) < EXACT
+    assert distribution_error(match_tree, target, sampled(draft, tree, replacement)) < EXACT
 
 
 def test_children_beyond_the_support_of_the_draft_are_judged_as_well() -> None:
@@ -328,7 +333,7 @@ def test_children_beyond_the_support_of_the_draft_are_judged_as_well() -> None:
     certain = same_everywhere(0.0, 1.0, 0.0)
     drafting = sampled(certain, PAIR)
     assert drafting.reported[drafting.weights > 0, 1].tolist() == [[0.5, 0, 0.5]] * 2
-    assert law_error(verify_tree, B_TARGET, drafting) < EXACT
+    assert distribution_error(verify_tree, B_TARGET, drafting) < EXACT
     assert mean_accepted(verify_tree, B_TARGET, drafting) > 0.3
 
 
@@ -340,9 +345,9 @@ def test_a_draft_that_is_the_target_is_always_accepted() -> None:
 @pytest.mark.parametrize("replacement", [False, True])
 def test_a_chain_is_verified_as_a_chain(replacement: bool) -> None:
     target, draft = random_tables(5, 4, zeros=0.2)
-    drafting = sampled(draft, Tree.chain(3), replacement)
+    drafting = sampled(draft, Tree.branching((1,) * 3), replacement)
     uniforms = torch.rand((len(drafting.tokens), 4), dtype=torch.float64)
-    given = (drafting.laws(target), drafting.reported, drafting.tokens, uniforms)
+    given = (drafting.distributions(target), drafting.reported, drafting.tokens, uniforms)
     chain, tree = verify(*given), verify_tree(*given, drafting.layout)
     drawable = drafting.weights > 0
     assert torch.equal(tree.accepted[drawable], chain.accepted[drawable])
@@ -354,32 +359,34 @@ def test_without_drafts_the_next_token_is_the_targets() -> None:
     for rule in TREE_RULES.values():
         tokens = torch.empty((1, 0), dtype=torch.long)
         bare = Drafting(Tree(()), tokens, torch.ones(1, dtype=torch.float64), None)
-        assert law_error(rule, target, bare) < EXACT
+        assert distribution_error(rule, target, bare) < EXACT
 
 
 # The checker can fail
 
 
 def verify_tree_with(
-    residual: Callable = residual, left_over: Callable = lambda law, p: law
+    residual: Callable = residual, left_over: Callable = lambda distribution, p: distribution
 ) -> Rule:
     """The multi-round rule with one of its parts replaced, and the walk written out again."""
 
     def rule(target_probs, draft_probs, drafted, uniforms, layout):
         node = torch.zeros(len(drafted), dtype=torch.long)
-        law, accepted, path = target_probs[:, 0], node, []
+        distribution, accepted, path = target_probs[:, 0], node, []
         for level in range(layout.depth):
             for child in row(layout.children, node).unbind(1):
                 tried, draft = (child > 0) & (accepted == level), (child - 1).clamp(min=0)
                 q, token = row(draft_probs, draft), row(drafted, draft)[:, None]
                 u = row(uniforms, draft)
-                kept = tried & (u * q.gather(1, token)[:, 0] < law.gather(1, token)[:, 0])
-                law = torch.where((tried & ~kept)[:, None], residual(law, q), law)
-                law = torch.where(kept[:, None], row(target_probs, child), law)
+                kept = tried & (u * q.gather(1, token)[:, 0] < distribution.gather(1, token)[:, 0])
+                distribution = torch.where(
+                    (tried & ~kept)[:, None], residual(distribution, q), distribution
+                )
+                distribution = torch.where(kept[:, None], row(target_probs, child), distribution)
                 node, accepted = torch.where(kept, child, node), accepted + kept
             path.append(node)
-        law = left_over(law, row(target_probs, node))
-        return TreeVerdict(accepted, stacked(path, node), draw(law, uniforms[:, -1]))
+        distribution = left_over(distribution, row(target_probs, node))
+        return TreeVerdict(accepted, stacked(path, node), draw(distribution, uniforms[:, -1]))
 
     return rule
 
@@ -388,7 +395,9 @@ def longest_of_all_paths(target_probs, draft_probs, drafted, uniforms, layout):
     """Tests every node by itself against p, and keeps the deepest path that passes."""
     above = F.pad(layout.parents, (1, 0))
     p = target_probs.gather(1, layout.parents[..., None].expand(-1, -1, target_probs.shape[-1]))
-    p, q = (laws.gather(-1, drafted[..., None])[..., 0] for laws in (p, draft_probs))
+    p, q = (
+        distributions.gather(-1, drafted[..., None])[..., 0] for distributions in (p, draft_probs)
+    )
     passed = F.pad(uniforms[:, :-1] * q < p, (1, 0), value=True)
     whole = (passed[:, None] | ~layout.ancestors).all(-1)
     node = (whole * (layout.depths + 1)).argmax(1)
@@ -398,14 +407,14 @@ def longest_of_all_paths(target_probs, draft_probs, drafted, uniforms, layout):
     rejected = row(draft_probs, (row(layout.children, node)[:, 0] - 1).clamp(min=0))
     p = row(target_probs, node)
     inner = (row(layout.children, node)[:, 0] > 0)[:, None]
-    law = torch.where(inner, residual(p, rejected), p)
+    distribution = torch.where(inner, residual(p, rejected), p)
     path = torch.stack(path[::-1], dim=1)
-    return TreeVerdict(row(layout.depths, node), path, draw(law, uniforms[:, -1]))
+    return TreeVerdict(row(layout.depths, node), path, draw(distribution, uniforms[:, -1]))
 
 
 DEFECTS = {
     "tries every sibling against p itself": verify_tree_with(residual=lambda p, q: p),
-    "draws what follows from p": verify_tree_with(left_over=lambda law, p: p),
+    "draws what follows from p": verify_tree_with(left_over=lambda distribution, p: p),
     "does not normalise the residual": verify_tree_with(residual=lambda p, q: (p - q).clamp(min=0)),
     "keeps the longest of all paths": longest_of_all_paths,
 }
@@ -413,7 +422,7 @@ DEFECTS = {
 
 def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
     target, draft = random_tables(2, 3, zeros=0.3)
-    assert law_error(verify_tree_with(), target, sampled(draft, COMB)) < EXACT
+    assert distribution_error(verify_tree_with(), target, sampled(draft, COMB)) < EXACT
 
 
 @pytest.mark.parametrize("replacement", [False, True])
@@ -421,17 +430,17 @@ def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
 def test_the_checker_rejects_a_rule_that(defect: str, replacement: bool) -> None:
     worlds = [random_tables(seed, 3) for seed in range(4)]
     drafted = [(target, sampled(draft, COMB, replacement)) for target, draft in worlds]
-    assert max(law_error(verify_tree, *world) for world in drafted) < EXACT
-    assert max(law_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
+    assert max(distribution_error(verify_tree, *world) for world in drafted) < EXACT
+    assert max(distribution_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
 
 
 def test_the_checker_rejects_a_q_that_still_holds_the_elder_siblings() -> None:
     target, draft = random_tables(2, 3)
     honest = sampled(draft, COMB)
     whole = sampled(draft, COMB, replacement=True).reported
-    assert law_error(verify_tree, target, honest) < EXACT
+    assert distribution_error(verify_tree, target, honest) < EXACT
     dishonest = Drafting(COMB, honest.tokens, honest.weights, whole)
-    assert law_error(verify_tree, target, dishonest) > 1e-3
+    assert distribution_error(verify_tree, target, dishonest) > 1e-3
 
 
 def test_the_checker_rejects_a_q_without_elder_siblings_that_is_not_normalised() -> None:
@@ -440,16 +449,16 @@ def test_the_checker_rejects_a_q_without_elder_siblings_that_is_not_normalised()
     whole = sampled(draft, COMB, replacement=True).reported
     short = torch.where(honest.reported > 0, whole, 0.0)
     dishonest = Drafting(COMB, honest.tokens, honest.weights, short)
-    assert law_error(verify_tree, target, dishonest) > 1e-3
+    assert distribution_error(verify_tree, target, dishonest) > 1e-3
 
 
 def test_the_checker_rejects_children_without_chance_that_report_a_softmax() -> None:
     target, draft = random_tables(2, 3)
     honest = likeliest(draft, COMB)
-    softmax = honest.laws(draft)[:, [0, *COMB.parents]][:, 1:]
-    assert law_error(verify_tree, target, honest) < EXACT
+    softmax = honest.distributions(draft)[:, [0, *COMB.parents]][:, 1:]
+    assert distribution_error(verify_tree, target, honest) < EXACT
     dishonest = Drafting(COMB, honest.tokens, honest.weights, softmax)
-    assert law_error(verify_tree, target, dishonest) > 1e-3
+    assert distribution_error(verify_tree, target, dishonest) > 1e-3
 
 
 def test_the_checker_rejects_a_token_of_no_probability() -> None:
@@ -458,14 +467,14 @@ def test_the_checker_rejects_a_token_of_no_probability() -> None:
 
     target, draft = random_tables(2, 3, zeros=0.5)
     drafting = sampled(draft, PAIR)
-    assert law_error(verify_tree, target, drafting) < EXACT
-    assert law_error(not_strict, target, drafting) == float("inf")
+    assert distribution_error(verify_tree, target, drafting) < EXACT
+    assert distribution_error(not_strict, target, drafting) == float("inf")
 
 
 def test_the_checker_notices_a_rule_with_more_than_one_threshold() -> None:
     target, draft = random_tables(2, 3)
     with pytest.raises(AssertionError, match="one threshold is not enough"):
-        law_error(lambda *given: match_tree(*given), target, sampled(draft, COMB))
+        distribution_error(lambda *given: match_tree(*given), target, sampled(draft, COMB))
 
 
 # Worked vectors
@@ -546,7 +555,7 @@ def test_following_choices_is_a_walk_by_hand(tree: Tree) -> None:
 def test_following_a_chain_is_verify_greedy(gamma: int) -> None:
     pairs = all_strings(2, 2 * gamma + 1)
     choices, drafted = pairs[:, : gamma + 1], pairs[:, gamma + 1 :]
-    walked = follow(choices, drafted, Tree.chain(gamma).layout(len(pairs)))
+    walked = follow(choices, drafted, Tree.branching((1,) * gamma).layout(len(pairs)))
     chain = verify_greedy(choices, drafted)
     assert torch.equal(walked.accepted, chain.accepted)
     assert torch.equal(walked.next_token, chain.next_token)
@@ -554,7 +563,12 @@ def test_following_a_chain_is_verify_greedy(gamma: int) -> None:
 
 def test_every_row_of_a_batch_has_its_own_tree_and_is_decided_by_itself() -> None:
     target, draft = random_tables(6, 4)
-    shapes = [Tree.chain(4), Tree((0, 0, 1, 1)), Tree((0, 0, 0, 0)), Tree((0, 1, 1, 2))] * 50
+    shapes = [
+        Tree.branching((1,) * 4),
+        Tree((0, 0, 1, 1)),
+        Tree((0, 0, 0, 0)),
+        Tree((0, 1, 1, 2)),
+    ] * 50
     parents = torch.tensor([tree.parents for tree in shapes])
     mixed = lay_out(parents, 4, 4)
     generator = torch.Generator().manual_seed(1)
@@ -563,28 +577,30 @@ def test_every_row_of_a_batch_has_its_own_tree_and_is_decided_by_itself() -> Non
     index = torch.randint(4**4, (len(shapes),), generator=generator).tolist()
     tokens = torch.stack([drafts[b % 4].tokens[k] for b, k in enumerate(index)])
     reported = torch.stack([drafts[b % 4].reported[k] for b, k in enumerate(index)])
-    laws = target[F.pad(tokens, (1, 0), value=START)]
+    distributions = target[F.pad(tokens, (1, 0), value=START)]
     for rule in TREE_RULES.values():
-        together = rule(laws, reported, tokens, uniforms, mixed)
+        together = rule(distributions, reported, tokens, uniforms, mixed)
         assert len(set(together.accepted.tolist())) >= 4
         for b, tree in enumerate(shapes):
             one = slice(b, b + 1)
-            alone = rule(laws[one], reported[one], tokens[one], uniforms[one], tree.layout(1))
+            alone = rule(
+                distributions[one], reported[one], tokens[one], uniforms[one], tree.layout(1)
+            )
             assert alone.accepted == together.accepted[b]
             assert alone.next_token == together.next_token[b]
             assert alone.path[0].tolist() == together.path[b, : tree.depth].tolist()
 
 
 @pytest.mark.parametrize("replacement", [False, True])
-def test_children_are_drawn_from_the_laws_that_are_reported(replacement: bool) -> None:
+def test_children_are_drawn_from_the_distributions_that_are_reported(replacement: bool) -> None:
     side = 300
     grid = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     uniforms = torch.cartesian_prod(grid, grid)
-    law = B_DRAFT[0].expand(len(uniforms), -1)
-    tokens, laws = draw_children(law, uniforms, replacement)
-    assert torch.equal(laws[:, 0], law)
-    expected = law if replacement else law_left(law, tokens[:, :1])
-    assert torch.equal(laws[:, 1], expected)
+    distribution = B_DRAFT[0].expand(len(uniforms), -1)
+    tokens, distributions = draw_children(distribution, uniforms, replacement)
+    assert torch.equal(distributions[:, 0], distribution)
+    expected = distribution if replacement else probs_without(distribution, tokens[:, :1])
+    assert torch.equal(distributions[:, 1], expected)
     drawn = torch.bincount(tokens[:, 0] * 3 + tokens[:, 1], minlength=9) / len(uniforms)
     whole = sampled(B_DRAFT, PAIR, replacement)
     assert_close(drawn.double(), whole.weights, atol=3 / side, rtol=0)
@@ -592,11 +608,13 @@ def test_children_are_drawn_from_the_laws_that_are_reported(replacement: bool) -
 
 def test_children_without_replacement_are_distinct_and_win_a_race_in_order() -> None:
     generator = torch.Generator().manual_seed(0)
-    law = torch.rand((50, 6), generator=generator).softmax(-1)
+    distribution = torch.rand((50, 6), generator=generator).softmax(-1)
     noise = torch.rand((50, 1, 6), generator=generator)
-    tokens, _ = draw_children(law, noise.expand(-1, 4, -1))
-    assert torch.equal(tokens, (law / -noise[:, 0].log()).argsort(dim=-1, descending=True)[:, :4])
-    assert law_left(law, tokens).sum(-1).tolist() == pytest.approx([1] * 50)
+    tokens, _ = draw_children(distribution, noise.expand(-1, 4, -1))
+    assert torch.equal(
+        tokens, (distribution / -noise[:, 0].log()).argsort(dim=-1, descending=True)[:, :4]
+    )
+    assert probs_without(distribution, tokens).sum(-1).tolist() == pytest.approx([1] * 50)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -608,12 +626,17 @@ def test_a_million_walks_never_emit_a_token_of_probability_zero(dtype, replaceme
     generator = torch.Generator().manual_seed(0)
     uniforms = torch.rand((count, 7), generator=generator, dtype=dtype)
     uniforms[:128] = all_strings(2, 7) * (1 - 2**-24)
-    first, laws = draw_children(draft.expand(count, -1), uniforms[:, :2], replacement)
-    below, law = draw_children(draft.expand(count, -1), uniforms[:, 2:3], replacement)
-    tokens, laws = torch.cat((first, below), dim=1), torch.cat((laws, law), dim=1)
+    first, distributions = draw_children(draft.expand(count, -1), uniforms[:, :2], replacement)
+    below, distribution = draw_children(draft.expand(count, -1), uniforms[:, 2:3], replacement)
+    tokens, distributions = (
+        torch.cat((first, below), dim=1),
+        torch.cat((distributions, distribution), dim=1),
+    )
     one = tree.layout(1)
     layout = Layout(*(field.expand(count, *field.shape[1:]) for field in one[:4]), one.depth)
-    verdict = verify_tree(target.expand(count, 4, -1), laws, tokens, uniforms[:, 3:], layout)
+    verdict = verify_tree(
+        target.expand(count, 4, -1), distributions, tokens, uniforms[:, 3:], layout
+    )
     kept = F.pad(tokens, (1, 0), value=1).gather(1, verdict.path)
     for emitted in (verdict.next_token, kept[verdict.accepted > 0, 0], kept[verdict.accepted > 1]):
         assert (target[emitted] > 0).all()

@@ -1,4 +1,4 @@
-"""The shape of trees: told in four ways, laid out for a batch, and the likeliest nodes of one."""
+"""The shape of trees: told in two ways, laid out for a batch, and the likeliest nodes of one."""
 
 import pytest
 import torch
@@ -23,13 +23,13 @@ def path_to(tree: Tree, node: int) -> list[int]:
     return [] if node == 0 else [*path_to(tree, tree.parents[node - 1]), node]
 
 
-# Told in four ways
+# Told in two ways
 
 
 def test_a_chain_is_a_tree_with_one_path() -> None:
-    assert Tree.chain(3).parents == (0, 1, 2)
-    assert Tree.chain(3) == Tree.branching((1, 1, 1))
-    assert (Tree.chain(0).nodes, Tree.chain(0).depth, Tree.chain(0).fanout) == (0, 0, 0)
+    assert Tree.branching((1, 1, 1)).parents == (0, 1, 2)
+    nothing = Tree.branching(())
+    assert (nothing.nodes, nothing.depth, nothing.fanout) == (0, 0, 0)
 
 
 def test_branching_factors_multiply() -> None:
@@ -38,23 +38,6 @@ def test_branching_factors_multiply() -> None:
     assert (tree.nodes, tree.depth, tree.fanout) == (15, 3, 3)
     assert [len(level) for level in tree.levels] == [1, 3, 6, 6]
     assert list(tree.levels[2]) == [4, 5, 6, 7, 8, 9]
-
-
-def test_paths_are_ranks_of_children() -> None:
-    assert Tree.of_paths([(0, 1), (1,), (0,), (0, 0), (0, 0, 0)]).parents == (0, 0, 1, 1, 3)
-
-
-@given(trees())
-def test_a_tree_is_its_paths(tree: Tree) -> None:
-    ranks = [tree.parents[:node].count(parent) for node, parent in enumerate(tree.parents)]
-    paths = [[ranks[n - 1] for n in path_to(tree, node)] for node in range(1, tree.nodes + 1)]
-    again = Tree.of_paths(paths)
-    assert sorted(again.depths) == sorted(tree.depths)
-    assert again.nodes == tree.nodes
-    # the same set of paths, whatever the numbers of cousins
-    ranks = [again.parents[:node].count(parent) for node, parent in enumerate(again.parents)]
-    told = [[ranks[n - 1] for n in path_to(again, node)] for node in range(1, again.nodes + 1)]
-    assert sorted(told) == sorted(paths)
 
 
 def test_the_best_tree_of_the_model_is_taken_as_it_is() -> None:
@@ -75,9 +58,6 @@ def test_the_best_tree_of_the_model_is_taken_as_it_is() -> None:
         (lambda: Tree((0, 1, 0)), "not level by level"),
         (lambda: Tree.of_parents([0, 3]), "node 2 must come after its parent, which is 3"),
         (lambda: Tree.branching((2, 0)), r"at least 1, not \[2, 0\]"),
-        (lambda: Tree.of_paths([(0,), (1, 0)]), r"\(1, 0\) lacks its parent"),
-        (lambda: Tree.of_paths([(0,), (2,)]), r"\(2,\) lacks .* its elder sibling"),
-        (lambda: Tree.of_paths([(-1,)]), r"\(-1,\) lacks"),
     ],
 )
 def test_what_is_no_tree_is_named(make, named: str) -> None:

@@ -1,10 +1,11 @@
-"""Exactness by enumeration: what (draft, verify, residual, bonus) emits has the target's law.
+"""Exactness by enumeration: what (draft, verify, residual, bonus) emits has the target's
+distribution.
 
 The checker knows nothing of how a rule works. It drives `rule(target_probs, draft_probs, drafted,
 uniforms)` with uniforms, finds by bisection where its decisions change, and so integrates over
 chance exactly; then it adds up every path over a vocabulary of at most five tokens. The same
 checker rejects the defects that other decoders have shipped, and the rule that is lossy by design.
-Worked vectors of the theory carry their id (B1, B4, M1, …) in the test's id.
+Worked examples carry an id (B1, B4, M1, …) in the test's id.
 """
 
 import itertools
@@ -22,16 +23,16 @@ from torch.testing import assert_close
 from reference.drafters.draft_model import until_unsure
 from reference.drafters.n_gram import NGram
 from reference.noise import SharedNoise
-from reference.sampling import Sampling, draw, keep_nucleus
+from reference.sampling import SamplingParameters, draw, keep_nucleus
 from reference.sequences import Sequences
 from reference.verification import (
     LOSSLESS,
     RULES,
     Verdict,
     block_chances,
-    following_law,
     keeps,
     leading_run,
+    next_probs,
     verify,
     verify_block,
     verify_greedy,
@@ -45,18 +46,18 @@ EXACT = 1e-9
 START = 0  # the token that every text follows
 BISECTIONS = 52
 
-# the running example of the theory
+# the running example
 B_TARGET = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 B_DRAFT = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 M_TARGET = torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)
 M_DRAFT = torch.tensor([2 / 3, 1 / 3], dtype=torch.float64)
 
 
-# Bigram worlds: row c of a table is the law of the token after c
+# Bigram worlds: row c of a table is the distribution of the token after c
 
 
-def same_everywhere(law: Tensor) -> Tensor:
-    return law.expand(len(law), -1)
+def same_everywhere(distribution: Tensor) -> Tensor:
+    return distribution.expand(len(distribution), -1)
 
 
 def random_tables(seed: int, size: int, zeros: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -70,15 +71,15 @@ def random_tables(seed: int, size: int, zeros: float = 0.0) -> tuple[Tensor, Ten
     return target, draft
 
 
-def laws_along(table: Tensor, strings: Tensor) -> Tensor:
-    """The laws (N, T+1, V) before and after each token of `strings` (N, T)."""
+def distributions_along(table: Tensor, strings: Tensor) -> Tensor:
+    """The distributions (N, T+1, V) before and after each token of `strings` (N, T)."""
     starts = torch.full((len(strings), 1), START)
     return table[torch.cat((starts, strings), dim=1)]
 
 
 def probability(table: Tensor, strings: Tensor) -> Tensor:
-    laws = laws_along(table, strings)[:, :-1]
-    return laws.gather(-1, strings[..., None]).squeeze(-1).prod(1)
+    distributions = distributions_along(table, strings)[:, :-1]
+    return distributions.gather(-1, strings[..., None]).squeeze(-1).prod(1)
 
 
 def all_strings(size: int, length: int) -> Tensor:
@@ -88,7 +89,7 @@ def all_strings(size: int, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Drafting:
-    """Strings (N, G) that may be drafted, their chances (N,), and the laws (N, G, V) reported."""
+    """Strings (N, G) that may be drafted, their chances (N,), and the reported q (N, G, V)."""
 
     strings: Tensor
     weights: Tensor
@@ -97,7 +98,9 @@ class Drafting:
 
 def sampled(table: Tensor, gamma: int) -> Drafting:
     strings = all_strings(len(table), gamma)
-    return Drafting(strings, probability(table, strings), laws_along(table, strings)[:, :-1])
+    return Drafting(
+        strings, probability(table, strings), distributions_along(table, strings)[:, :-1]
+    )
 
 
 def fixed(string: list[int]) -> Drafting:
@@ -116,14 +119,15 @@ def greedy(table: Tensor, gamma: int) -> Drafting:
 def n_gram(table: Tensor, gamma: int) -> Drafting:
     """What the shipped drafter finds after a text that ends where every text begins."""
     prompt = [START, len(table) - 1, START]
-    sequences = Sequences.from_prompts([prompt], gamma, torch.device("cpu"))
-    proposal = NGram(gamma).propose(sequences, Sampling(1.0), torch.zeros(1, gamma))
+    sequences = Sequences.empty(1, len(prompt) + gamma, (), torch.device("cpu"))
+    sequences.load([prompt], [gamma])
+    proposal = NGram(gamma).propose(sequences, SamplingParameters(1.0), torch.zeros(1, gamma))
     assert proposal.probabilities is None
     return fixed(proposal.tokens[0].tolist())
 
 
 def told(drafting: Drafting, size: int) -> Drafting:
-    """The same point masses, with their one-hot laws reported."""
+    """The same point masses, with their one-hot distributions reported."""
     one_hot = torch.nn.functional.one_hot(drafting.strings, size).double()
     return Drafting(drafting.strings, drafting.weights, one_hot)
 
@@ -145,7 +149,7 @@ def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
 
 
 def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
-    """P(n accepted) of every string, (N, G+1), and the law of what follows, (N, G+1, V).
+    """P(n accepted) of every string, (N, G+1), and the distribution of what follows, (N, G+1, V).
 
     Every uniform but the last has one threshold, at most, where verdicts change: the thresholds cut
     chance into 2^G boxes. Each box is tried near three of its corners; all must agree on n.
@@ -198,12 +202,12 @@ def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Ten
         len(t),
     ).view(-1, size - 1)
     edges = torch.zeros((len(string), 1), dtype=torch.float64)
-    laws = torch.cat((edges, boundaries, edges + 1), dim=1).diff(dim=1)  # of every box
+    distributions = torch.cat((edges, boundaries, edges + 1), dim=1).diff(dim=1)  # of every box
     weights = chances[string, box]
     counts = torch.zeros((count, gamma + 1), dtype=torch.float64)
     counts.index_put_((string, n), weights, accumulate=True)
     following = torch.zeros((count, gamma + 1, size), dtype=torch.float64)
-    following.index_put_((string, n), weights[:, None] * laws, accumulate=True)
+    following.index_put_((string, n), weights[:, None] * distributions, accumulate=True)
     return counts, following / counts.clamp(min=1e-300)[..., None]
 
 
@@ -230,10 +234,10 @@ def decisions_by_cells(
     return counts, following / counts.clamp(min=1e-300)[..., None]
 
 
-def emitted_law(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
-    """The joint law of the first G+1 tokens: drafts, the next token, then plain decoding."""
+def emitted_distribution(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
+    """The joint distribution of G+1 tokens: drafts, the next token, then plain decoding."""
     gamma, size = drafting.strings.shape[1], len(target)
-    counts, following = decisions(rule, laws_along(target, drafting.strings), drafting)
+    counts, following = decisions(rule, distributions_along(target, drafting.strings), drafting)
     joint = torch.zeros(size ** (gamma + 1), dtype=torch.float64)
     for n in range(gamma + 1):
         for y in range(size):
@@ -245,11 +249,11 @@ def emitted_law(rule: Rule, target: Tensor, drafting: Drafting) -> Tensor:
 
 
 def completed(target: Tensor, begun: Tensor, weights: Tensor, length: int) -> Tensor:
-    """The joint law (V ** length,) if the target continues the texts `begun` (N, n)."""
+    """The joint distribution (V ** length,) if the target continues the texts `begun` (N, n)."""
     size, done = len(target), begun.shape[1]
     rest = all_strings(size, length - done)
     texts = torch.cat((begun.repeat_interleave(len(rest), 0), rest.repeat(len(begun), 1)), dim=1)
-    after = laws_along(target, texts)[:, done:length]
+    after = distributions_along(target, texts)[:, done:length]
     completion = after.gather(-1, texts[:, done:, None]).squeeze(-1).prod(1)
     place = (texts * size ** torch.arange(length - 1, -1, -1)).sum(1)
     joint = torch.zeros(size**length, dtype=torch.float64)
@@ -258,29 +262,30 @@ def completed(target: Tensor, begun: Tensor, weights: Tensor, length: int) -> Te
 
 def emits_a_forbidden_token(rule: Rule, target: Tensor, drafting: Drafting) -> bool:
     """Whether a token of probability 0 comes out when every uniform is exactly 0."""
-    laws = laws_along(target, drafting.strings)
+    distributions = distributions_along(target, drafting.strings)
     zeros = torch.zeros((len(drafting.strings), drafting.strings.shape[1] + 1))
-    accepted, following = rule(laws, drafting.reported, drafting.strings, zeros)
+    accepted, following = rule(distributions, drafting.reported, drafting.strings, zeros)
     emitted = torch.cat((drafting.strings, following[:, None]), dim=1).scatter(
         1, accepted[:, None], following[:, None]
     )
-    chances = laws.gather(-1, emitted[..., None]).squeeze(-1)
+    chances = distributions.gather(-1, emitted[..., None]).squeeze(-1)
     counted = torch.arange(emitted.shape[1]) <= accepted[:, None]
     drawable = drafting.weights > 0
     return bool(((chances == 0) & counted)[drawable].any())
 
 
-def law_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
-    """How far the emitted law is from the target's, at worst; infinite for a forbidden token."""
+def distribution_error(rule: Rule, target: Tensor, drafting: Drafting) -> float:
+    """The largest distance of the emitted distribution from the target's; infinite for a forbidden
+    token."""
     if emits_a_forbidden_token(rule, target, drafting):
         return float("inf")
     strings = all_strings(len(target), drafting.strings.shape[1] + 1)
     wanted = probability(target, strings)
-    return (emitted_law(rule, target, drafting) - wanted).abs().max().item()
+    return (emitted_distribution(rule, target, drafting) - wanted).abs().max().item()
 
 
 def mean_accepted(rule: Rule, target: Tensor, drafting: Drafting) -> float:
-    counts, _ = decisions(rule, laws_along(target, drafting.strings), drafting)
+    counts, _ = decisions(rule, distributions_along(target, drafting.strings), drafting)
     return (drafting.weights @ counts @ torch.arange(counts.shape[1]).double()).item()
 
 
@@ -291,41 +296,41 @@ SIZES = [(size, gamma) for size in (2, 3, 4, 5) for gamma in (1, 2, 3)]
 lossless = pytest.mark.parametrize("rule", [RULES[name] for name in sorted(LOSSLESS)])
 
 
-def test_every_rule_but_the_typical_one_is_held_to_the_law() -> None:
+def test_every_rule_but_the_typical_one_is_held_to_the_distribution() -> None:
     assert {"token", "block", "match"} == LOSSLESS == set(RULES) - {"typical"}
 
 
 @lossless
 @pytest.mark.parametrize("zeros", [0.0, 0.4], ids=["full support", "forbidden tokens"])
 @pytest.mark.parametrize(("size", "gamma"), SIZES)
-def test_sampled_drafts_leave_the_law_exact(
+def test_sampled_drafts_leave_the_distribution_exact(
     rule: Rule, size: int, gamma: int, zeros: float
 ) -> None:
     for seed in range(3):
         target, draft = random_tables(seed, size, zeros)
-        assert law_error(rule, target, sampled(draft, gamma)) < EXACT
+        assert distribution_error(rule, target, sampled(draft, gamma)) < EXACT
 
 
 @lossless
 @pytest.mark.parametrize("chosen", [greedy, n_gram])
 @pytest.mark.parametrize(("size", "gamma"), SIZES)
-def test_point_masses_leave_the_law_exact(
+def test_point_masses_leave_the_distribution_exact(
     rule: Rule, chosen: Callable, size: int, gamma: int
 ) -> None:
     for seed in range(3):
         target, draft = random_tables(seed, size, zeros=0.2)
         drafting = chosen(draft, gamma)
-        assert law_error(rule, target, drafting) < EXACT
-        assert law_error(rule, target, told(drafting, size)) < EXACT
+        assert distribution_error(rule, target, drafting) < EXACT
+        assert distribution_error(rule, target, told(drafting, size)) < EXACT
 
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_any_draft_chosen_without_chance_leaves_the_law_exact(data: st.DataObject) -> None:
+def test_any_draft_chosen_without_chance_leaves_the_distribution_exact(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 5))
     string = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3))
     target, _ = random_tables(data.draw(st.integers(0, 99)), size, zeros=0.2)
-    assert law_error(verify, target, fixed(string)) < EXACT
+    assert distribution_error(verify, target, fixed(string)) < EXACT
 
 
 # Rows that stop drafting early
@@ -353,7 +358,7 @@ def before_the_unsure(q: Tensor) -> Tensor:
 
 @lossless
 @pytest.mark.parametrize(("size", "gamma"), [(2, 2), (2, 3), (3, 2), (3, 3), (4, 2)])
-def test_a_stop_after_an_unsure_draft_leaves_the_law_exact(
+def test_a_stop_after_an_unsure_draft_leaves_the_distribution_exact(
     rule: Rule, size: int, gamma: int
 ) -> None:
     for seed in range(3):
@@ -361,7 +366,7 @@ def test_a_stop_after_an_unsure_draft_leaves_the_law_exact(
         drafting = sampled(draft, gamma)
         stops = after_the_unsure(drafting.reported.gather(-1, drafting.strings[..., None])[..., 0])
         assert len(stops.unique()) > 1 or gamma == 1 or seed, "no row stops early"
-        assert law_error(stopping(rule, after_the_unsure), target, drafting) < EXACT
+        assert distribution_error(stopping(rule, after_the_unsure), target, drafting) < EXACT
 
 
 @lossless
@@ -373,7 +378,7 @@ def test_drafts_that_are_not_meant_are_not_there(rule: Rule, count: int) -> None
         return torch.full((len(q),), count)
 
     rows = sampled(draft, 3)
-    assert law_error(stopping(rule, first), target, rows) < EXACT
+    assert distribution_error(stopping(rule, first), target, rows) < EXACT
     few = mean_accepted(stopping(rule, first), target, rows)
     assert few == pytest.approx(mean_accepted(rule, target, sampled(draft, count)))
 
@@ -381,7 +386,7 @@ def test_drafts_that_are_not_meant_are_not_there(rule: Rule, count: int) -> None
 @pytest.mark.parametrize("rule", [verify, RULES["block"]])
 def test_a_stop_that_drops_the_unsure_draft_is_caught(rule: Rule) -> None:
     target, draft = random_tables(0, 3)
-    assert law_error(stopping(rule, before_the_unsure), target, sampled(draft, 2)) > 1e-3
+    assert distribution_error(stopping(rule, before_the_unsure), target, sampled(draft, 2)) > 1e-3
 
 
 def test_greedy_decoding_keeps_no_draft_that_is_not_meant() -> None:
@@ -395,27 +400,30 @@ def test_a_reported_point_mass_is_the_same_as_none() -> None:
     for string in all_strings(3, 2):
         target, _ = random_tables(5, 3)
         bare = fixed(string.tolist())
-        laws = emitted_law(verify, target, told(bare, 3)), emitted_law(verify, target, bare)
-        assert_close(*laws)
+        distributions = (
+            emitted_distribution(verify, target, told(bare, 3)),
+            emitted_distribution(verify, target, bare),
+        )
+        assert_close(*distributions)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_without_drafts_the_next_token_is_the_targets(size: int) -> None:
     for seed in range(4):
         target, _ = random_tables(seed, size, zeros=0.3)
-        assert law_error(verify, target, fixed([])) < EXACT
+        assert distribution_error(verify, target, fixed([])) < EXACT
 
 
 def test_a_draft_that_is_the_target_is_always_accepted() -> None:
     target, _ = random_tables(3, 4)
-    assert law_error(verify, target, sampled(target, 3)) < EXACT
+    assert distribution_error(verify, target, sampled(target, 3)) < EXACT
     assert mean_accepted(verify, target, sampled(target, 3)) == pytest.approx(3, abs=EXACT)
 
 
 def test_a_draft_that_the_target_forbids_is_never_accepted() -> None:
     target = same_everywhere(torch.tensor([0.0, 0.4, 0.6], dtype=torch.float64))
     draft = same_everywhere(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
-    assert law_error(verify, target, sampled(draft, 3)) < EXACT
+    assert distribution_error(verify, target, sampled(draft, 3)) < EXACT
     assert mean_accepted(verify, target, sampled(draft, 3)) == pytest.approx(0, abs=EXACT)
 
 
@@ -436,30 +444,32 @@ def test_the_mean_number_accepted_is_the_summed_product_of_ratios(size: int, gam
 # The checker can fail
 
 
-def verify_with(keeps: Callable = keeps, following_law: Callable = following_law) -> Rule:
+def verify_with(keeps: Callable = keeps, next_probs: Callable = next_probs) -> Rule:
     """`verify` with one of its parts replaced."""
 
     def rule(target_probs, draft_probs, drafted, uniforms):
         accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
-        law = following_law(target_probs, draft_probs, drafted, accepted)
-        return Verdict(accepted, draw(law, uniforms[:, -1]))
+        distribution = next_probs(target_probs, draft_probs, drafted, accepted)
+        return Verdict(accepted, draw(distribution, uniforms[:, -1]))
 
     return rule
 
 
-def target_law_after_a_rejection(target_probs, draft_probs, drafted, accepted):
+def target_distribution_after_a_rejection(target_probs, draft_probs, drafted, accepted):
     return target_probs[torch.arange(len(accepted)), accepted]
 
 
 def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
-    law = following_law(target_probs, draft_probs, drafted, accepted)
-    likeliest = torch.nn.functional.one_hot(law.argmax(-1), law.shape[-1]).to(law.dtype)
-    return torch.where((accepted == drafted.shape[1])[:, None], likeliest, law)
+    distribution = next_probs(target_probs, draft_probs, drafted, accepted)
+    likeliest = torch.nn.functional.one_hot(distribution.argmax(-1), distribution.shape[-1]).to(
+        distribution.dtype
+    )
+    return torch.where((accepted == drafted.shape[1])[:, None], likeliest, distribution)
 
 
 def bonus_one_position_early(target_probs, draft_probs, drafted, accepted):
     early = torch.cat((target_probs[:, :-1], target_probs[:, -2:-1]), dim=1)
-    return following_law(early, draft_probs, drafted, accepted)
+    return next_probs(early, draft_probs, drafted, accepted)
 
 
 def residual_against_the_first_draft(target_probs, draft_probs, drafted, accepted):
@@ -467,7 +477,7 @@ def residual_against_the_first_draft(target_probs, draft_probs, drafted, accepte
         drafted = drafted[:, :1].expand_as(drafted)
     else:
         draft_probs = draft_probs[:, :1].expand_as(draft_probs)
-    return following_law(target_probs, draft_probs, drafted, accepted)
+    return next_probs(target_probs, draft_probs, drafted, accepted)
 
 
 def keeps_unless_above(target_probs, draft_probs, drafted, uniforms):
@@ -478,22 +488,22 @@ def keeps_unless_above(target_probs, draft_probs, drafted, uniforms):
 
 def every_kept_draft_counts(target_probs, draft_probs, drafted, uniforms):
     accepted = keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]).sum(1)
-    law = following_law(target_probs, draft_probs, drafted, accepted)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    distribution = next_probs(target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(distribution, uniforms[:, -1]))
 
 
 DEFECTS = {
-    "resamples from p": verify_with(following_law=target_law_after_a_rejection),
-    "takes the likeliest bonus": verify_with(following_law=likeliest_bonus),
-    "draws the bonus one position early": verify_with(following_law=bonus_one_position_early),
-    "subtracts the first q everywhere": verify_with(following_law=residual_against_the_first_draft),
+    "resamples from p": verify_with(next_probs=target_distribution_after_a_rejection),
+    "takes the likeliest bonus": verify_with(next_probs=likeliest_bonus),
+    "draws the bonus one position early": verify_with(next_probs=bonus_one_position_early),
+    "subtracts the first q everywhere": verify_with(next_probs=residual_against_the_first_draft),
     "keeps a draft of p = 0 at u = 0": verify_with(keeps=keeps_unless_above),
 }
 
 
 def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
     target, draft = random_tables(2, 4, zeros=0.4)
-    assert law_error(verify_with(), target, sampled(draft, 2)) < EXACT
+    assert distribution_error(verify_with(), target, sampled(draft, 2)) < EXACT
 
 
 @pytest.mark.parametrize("chosen", [sampled, greedy], ids=["sampled", "greedy"])
@@ -501,39 +511,39 @@ def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
 def test_the_checker_rejects_a_rule_that(defect: str, chosen: Callable) -> None:
     worlds = [random_tables(seed, 3, zeros=0.4) for seed in range(8)]
     drafted = [(target, chosen(draft, 2)) for target, draft in worlds]
-    assert max(law_error(verify, *world) for world in drafted) < EXACT
-    assert max(law_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
+    assert max(distribution_error(verify, *world) for world in drafted) < EXACT
+    assert max(distribution_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
 
 
 def test_the_checker_rejects_counting_drafts_after_a_rejection() -> None:
     target, draft = random_tables(2, 3)
-    assert law_error(every_kept_draft_counts, target, sampled(draft, 2)) > 1e-3
+    assert distribution_error(every_kept_draft_counts, target, sampled(draft, 2)) > 1e-3
 
 
 def test_the_checker_notices_a_rule_with_more_than_one_threshold() -> None:
     target, draft = random_tables(2, 3)
     with pytest.raises(AssertionError, match="one threshold is not enough"):
-        law_error(lambda *given: verify_match(*given), target, sampled(draft, 2))
+        distribution_error(lambda *given: verify_match(*given), target, sampled(draft, 2))
 
 
 def block_that_stops_early(target_probs, draft_probs, drafted, uniforms):
     worth, chances = block_chances(target_probs, draft_probs, drafted)
     accepted = leading_run(uniforms[:, :-1] < chances)
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    distribution = next_probs(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(distribution, uniforms[:, -1]))
 
 
 def block_with_the_residual_of_the_token_rule(target_probs, draft_probs, drafted, uniforms):
     accepted = verify_block(target_probs, draft_probs, drafted, uniforms).accepted
-    law = following_law(target_probs, draft_probs, drafted, accepted)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    distribution = next_probs(target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(distribution, uniforms[:, -1]))
 
 
 def block_with_the_tests_of_the_token_rule(target_probs, draft_probs, drafted, uniforms):
     worth, _ = block_chances(target_probs, draft_probs, drafted)
     accepted = leading_run(keeps(target_probs, draft_probs, drafted, uniforms[:, :-1]))
-    law = following_law(worth[..., None] * target_probs, draft_probs, drafted, accepted)
-    return Verdict(accepted, draw(law, uniforms[:, -1]))
+    distribution = next_probs(worth[..., None] * target_probs, draft_probs, drafted, accepted)
+    return Verdict(accepted, draw(distribution, uniforms[:, -1]))
 
 
 @pytest.mark.parametrize(
@@ -548,13 +558,13 @@ def block_with_the_tests_of_the_token_rule(target_probs, draft_probs, drafted, u
 def test_the_checker_rejects(defect: Rule) -> None:
     worlds = [random_tables(seed, 3) for seed in range(8)]
     drafted = [(target, sampled(draft, 2)) for target, draft in worlds]
-    assert max(law_error(verify_block, *world) for world in drafted) < EXACT
-    assert max(law_error(defect, *world) for world in drafted) > 1e-3
+    assert max(distribution_error(verify_block, *world) for world in drafted) < EXACT
+    assert max(distribution_error(defect, *world) for world in drafted) > 1e-3
 
 
 def test_typical_acceptance_is_lossy_for_point_masses_too() -> None:
     worlds = [random_tables(seed, 3) for seed in range(8)]
-    assert max(law_error(verify_typical, p, greedy(q, 2)) for p, q in worlds) > 0.05
+    assert max(distribution_error(verify_typical, p, greedy(q, 2)) for p, q in worlds) > 0.05
 
 
 @pytest.mark.parametrize("rule", [verify, verify_block])
@@ -562,32 +572,32 @@ def test_the_checker_rejects_a_q_from_before_the_filters(rule: Rule) -> None:
     target, draft = random_tables(7, 4)
     target, filtered = (keep_nucleus(table.log(), 0.8).softmax(-1) for table in (target, draft))
     honest = sampled(filtered, 2)
-    assert law_error(rule, target, honest) < EXACT
-    raw = laws_along(draft, honest.strings)[:, :-1]
-    assert law_error(rule, target, Drafting(honest.strings, honest.weights, raw)) > 1e-3
+    assert distribution_error(rule, target, honest) < EXACT
+    raw = distributions_along(draft, honest.strings)[:, :-1]
+    assert distribution_error(rule, target, Drafting(honest.strings, honest.weights, raw)) > 1e-3
 
 
 def test_the_checker_rejects_a_residual_that_is_filtered_again() -> None:
     def filtered_again(*given):
-        return keep_nucleus(following_law(*given).log(), 0.8).softmax(-1)
+        return keep_nucleus(next_probs(*given).log(), 0.8).softmax(-1)
 
-    rule = verify_with(following_law=filtered_again)
+    rule = verify_with(next_probs=filtered_again)
     worlds = []
     for seed in range(8):
         tables = random_tables(seed, 4)
         target, draft = (keep_nucleus(table.log(), 0.8).softmax(-1) for table in tables)
         worlds.append((target, sampled(draft, 2)))
-    assert max(law_error(verify, *world) for world in worlds) < EXACT
-    assert max(law_error(rule, *world) for world in worlds) > 1e-3
+    assert max(distribution_error(verify, *world) for world in worlds) < EXACT
+    assert max(distribution_error(rule, *world) for world in worlds) > 1e-3
 
 
 def test_the_checker_rejects_the_softmax_reported_for_a_greedy_draft() -> None:
     target, draft = random_tables(2, 4)
     honest = greedy(draft, 2)
-    softmax = laws_along(draft, honest.strings)[:, :-1]
-    assert law_error(verify, target, honest) < EXACT
+    softmax = distributions_along(draft, honest.strings)[:, :-1]
+    assert distribution_error(verify, target, honest) < EXACT
     dishonest = Drafting(honest.strings, honest.weights, softmax)
-    assert law_error(verify, target, dishonest) > 1e-3
+    assert distribution_error(verify, target, dishonest) > 1e-3
 
 
 # More is accepted by the block, and exactly what it should be by the other rules
@@ -630,7 +640,7 @@ def test_the_block_accepts_as_much_of_point_masses(seed: int, gamma: int) -> Non
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 3])
-def test_noise_shared_with_the_drafter_leaves_the_law_exact(gamma: int) -> None:
+def test_noise_shared_with_the_drafter_leaves_the_distribution_exact(gamma: int) -> None:
     """Draft and target draw with the same uniforms, integrated over every cell of both."""
     for seed in range(2):
         target, draft = random_tables(seed, 2 if gamma == 3 else 3)
@@ -644,7 +654,9 @@ def test_noise_shared_with_the_drafter_leaves_the_law_exact(gamma: int) -> None:
             token = draw(draft[drafted[:, -1]], uniforms[:, k])
             drafted = torch.cat((drafted, token[:, None]), dim=1)
         drafted = drafted[:, 1:]
-        accepted, token = verify_match(laws_along(target, drafted), None, drafted, uniforms)
+        accepted, token = verify_match(
+            distributions_along(target, drafted), None, drafted, uniforms
+        )
         joint = torch.zeros(size ** (gamma + 1), dtype=torch.float64)
         for n in range(gamma + 1):
             ended = accepted == n
@@ -660,15 +672,17 @@ def test_noise_shared_with_the_drafter_leaves_the_law_exact(gamma: int) -> None:
 def test_b1_overlap_and_residual() -> None:
     target, drafting = same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1)
     assert mean_accepted(verify, target, drafting) == pytest.approx(0.7, abs=EXACT)
-    laws = laws_along(target, drafting.strings)
-    residual = following_law(laws, drafting.reported, drafting.strings, torch.zeros(3).long())
+    distributions = distributions_along(target, drafting.strings)
+    residual = next_probs(distributions, drafting.reported, drafting.strings, torch.zeros(3).long())
     assert_close(residual, same_everywhere(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)))
 
 
-def test_b2_resampling_from_p_gives_the_wrong_law_of_the_theory() -> None:
+def test_resampling_from_p_gives_the_known_wrong_distribution() -> None:
     rule = DEFECTS["resamples from p"]
-    law = emitted_law(rule, same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1))
-    first = law.view(3, 3).sum(1)
+    distribution = emitted_distribution(
+        rule, same_everywhere(B_TARGET), sampled(same_everywhere(B_DRAFT), 1)
+    )
+    first = distribution.view(3, 3).sum(1)
     assert_close(first, torch.tensor([0.35, 0.39, 0.26], dtype=torch.float64))
 
 
@@ -676,16 +690,16 @@ def test_b4_a_greedy_draft_is_accepted_with_p_of_it() -> None:
     target, drafting = same_everywhere(B_TARGET), greedy(same_everywhere(B_DRAFT), 1)
     assert drafting.strings.tolist() == [[1]]
     assert mean_accepted(verify, target, drafting) == pytest.approx(0.3, abs=EXACT)
-    laws = laws_along(target, drafting.strings)
-    residual = following_law(laws, None, drafting.strings, torch.zeros(1).long())
+    distributions = distributions_along(target, drafting.strings)
+    residual = next_probs(distributions, None, drafting.strings, torch.zeros(1).long())
     expected = torch.tensor([[0.71429, 0.0, 0.28571]], dtype=torch.float64)
     assert_close(residual, expected, atol=6e-6, rtol=0)
 
 
-def test_b5_softmax_for_a_greedy_draft_gives_the_wrong_law_of_the_theory() -> None:
+def test_the_softmax_of_a_greedy_draft_gives_the_known_wrong_distribution() -> None:
     strings = torch.tensor([[1]])
     dishonest = Drafting(strings, torch.ones(1, dtype=torch.float64), B_DRAFT.view(1, 1, 3))
-    first = emitted_law(verify, same_everywhere(B_TARGET), dishonest).view(3, 3).sum(1)
+    first = emitted_distribution(verify, same_everywhere(B_TARGET), dishonest).view(3, 3).sum(1)
     assert_close(first, torch.tensor([0.4, 0.6, 0.0], dtype=torch.float64))
 
 
@@ -708,8 +722,8 @@ def test_m1_the_block_accepts_eleven_ninths_and_no_rule_twelve() -> None:
 
 def test_m2_worth_and_chances_of_every_prefix() -> None:
     strings = all_strings(2, 2)
-    laws = [table[None, None].expand(4, 3, -1) for table in (M_TARGET, M_DRAFT)]
-    worth, chances = block_chances(laws[0], laws[1][:, :2], strings)
+    distributions = [table[None, None].expand(4, 3, -1) for table in (M_TARGET, M_DRAFT)]
+    worth, chances = block_chances(distributions[0], distributions[1][:, :2], strings)
     expected = torch.tensor([[0.5, 0, 0.25], [0.5, 0, 1], [1, 1, 0.5], [1, 1, 1]]).double()
     assert_close(torch.stack((worth[:, 1], chances[:, 0], worth[:, 2]), dim=1), expected)
     assert torch.equal(chances[:, 1], worth[:, 2])
@@ -721,7 +735,7 @@ def test_m3_random_bigrams(rule: Rule, accepted: float) -> None:
     target = torch.from_numpy(random.dirichlet(np.ones(3), 3))
     draft = torch.from_numpy(random.dirichlet(np.ones(3), 3))
     assert mean_accepted(rule, target, sampled(draft, 3)) == pytest.approx(accepted, abs=6e-6)
-    assert law_error(rule, target, sampled(draft, 3)) < 1e-12
+    assert distribution_error(rule, target, sampled(draft, 3)) < 1e-12
 
 
 def test_b6_matching_independent_draws() -> None:
@@ -746,11 +760,13 @@ def test_n2_the_threshold_of_typical_acceptance() -> None:
     assert entropy == pytest.approx(1.02965, abs=6e-6)
     assert 0.3 * np.exp(-entropy) == pytest.approx(0.10714, abs=6e-6)
     for p, kept in [(0.0899, 0), (0.0901, 1)]:
-        law = torch.tensor([0.5, 0.5 - p, p]).double()  # flat enough for epsilon, .09, to decide
-        target_probs = torch.stack((law, law))[None]
+        distribution = torch.tensor(
+            [0.5, 0.5 - p, p]
+        ).double()  # flat enough for epsilon, .09, to decide
+        target_probs = torch.stack((distribution, distribution))[None]
         accepted = verify_typical(target_probs, None, torch.tensor([[2]]), torch.zeros(1, 2))
         assert accepted.accepted.item() == kept
-    # a flatter law lowers the bar: exp(-entropy) is about one over the number of live choices
+    # a flatter distribution has a lower threshold: exp(-entropy) is about 1 / (likely tokens)
     flat = torch.full((1, 2, 20), 1 / 20).double()
     assert verify_typical(flat, None, torch.tensor([[7]]), torch.zeros(1, 2)).accepted.item() == 1
 
@@ -791,10 +807,10 @@ def test_the_comparison_is_strict() -> None:
 
 
 def test_a_draft_as_likely_under_the_target_is_kept_at_the_largest_uniform() -> None:
-    law = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
+    distribution = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
     almost_one = torch.tensor([[1 - 2**-24]])
-    assert keeps(law, law[:, :1], torch.tensor([[0]]), almost_one).item()
-    assert keeps(law, None, torch.tensor([[0]]), almost_one).item()
+    assert keeps(distribution, distribution[:, :1], torch.tensor([[0]]), almost_one).item()
+    assert keeps(distribution, None, torch.tensor([[0]]), almost_one).item()
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 2, 3, 4])
@@ -804,50 +820,56 @@ def test_leading_run_counts_up_to_the_first_failure(gamma: int) -> None:
     assert leading_run(patterns).tolist() == expected
 
 
-def test_where_rounding_leaves_no_residual_the_target_law_is_used() -> None:
-    law = torch.tensor([[[0.3, 0.7], [0.6, 0.4]]])
-    following = following_law(law, law[:, :1], torch.tensor([[1]]), torch.tensor([0]))
-    assert following.tolist() == law[:, 0].tolist()
+def test_where_rounding_leaves_no_residual_the_target_distribution_is_used() -> None:
+    distribution = torch.tensor([[[0.3, 0.7], [0.6, 0.4]]])
+    following = next_probs(
+        distribution, distribution[:, :1], torch.tensor([[1]]), torch.tensor([0])
+    )
+    assert following.tolist() == distribution[:, 0].tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_laws_keep_their_dtype_and_sum_to_one(dtype: torch.dtype) -> None:
+def test_distributions_keep_their_dtype_and_sum_to_one(dtype: torch.dtype) -> None:
     target, draft = random_tables(4, 5)
     drafting = sampled(draft, 2)
-    laws = laws_along(target, drafting.strings).to(dtype)
+    distributions = distributions_along(target, drafting.strings).to(dtype)
     for accepted in range(3):
         counts = torch.full((len(drafting.strings),), accepted)
-        law = following_law(laws, drafting.reported.to(dtype), drafting.strings, counts)
-        assert law.dtype == dtype
-        assert_close(law.sum(-1), torch.ones(len(law), dtype=dtype))
+        distribution = next_probs(
+            distributions, drafting.reported.to(dtype), drafting.strings, counts
+        )
+        assert distribution.dtype == dtype
+        assert_close(distribution.sum(-1), torch.ones(len(distribution), dtype=dtype))
 
 
 def test_every_row_of_a_batch_is_decided_by_itself() -> None:
     target, draft = random_tables(6, 4, zeros=0.2)
     drafting = sampled(draft, 3)
-    laws = laws_along(target, drafting.strings)
+    distributions = distributions_along(target, drafting.strings)
     generator = torch.Generator().manual_seed(0)
-    uniforms = torch.rand((len(laws), 4), generator=generator, dtype=torch.float64)
-    together = verify(laws, drafting.reported, drafting.strings, uniforms)
+    uniforms = torch.rand((len(distributions), 4), generator=generator, dtype=torch.float64)
+    together = verify(distributions, drafting.reported, drafting.strings, uniforms)
     assert len(set(together.accepted.tolist())) == 4, "the batch should hold every case"
-    for row in range(len(laws)):
+    for row in range(len(distributions)):
         one = slice(row, row + 1)
-        alone = verify(laws[one], drafting.reported[one], drafting.strings[one], uniforms[one])
+        alone = verify(
+            distributions[one], drafting.reported[one], drafting.strings[one], uniforms[one]
+        )
         assert alone.accepted.item() == together.accepted[row].item()
         assert alone.next_token.item() == together.next_token[row].item()
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 2, 3])
-def test_verify_greedy_is_verify_with_one_hot_laws(gamma: int) -> None:
+def test_verify_greedy_is_verify_with_one_hot_distributions(gamma: int) -> None:
     size = 3
     pairs = all_strings(size, 2 * gamma + 1)
     choices, drafted = pairs[:, : gamma + 1], pairs[:, gamma + 1 :]
-    laws = torch.nn.functional.one_hot(choices, size).float()
+    distributions = torch.nn.functional.one_hot(choices, size).float()
     uniforms = torch.rand((len(pairs), gamma + 1), generator=torch.Generator().manual_seed(0))
     reported = torch.nn.functional.one_hot(drafted, size).float().view(len(pairs), gamma, size)
     expected = verify_greedy(choices, drafted)
     for draft_probs in (None, reported):
-        verdict = verify(laws, draft_probs, drafted, uniforms)
+        verdict = verify(distributions, draft_probs, drafted, uniforms)
         assert torch.equal(verdict.accepted, expected.accepted)
         assert torch.equal(verdict.next_token, expected.next_token)
 
@@ -868,12 +890,12 @@ def chunks_of_uniforms(columns: int) -> Iterator[Tensor]:
 
 
 def test_ten_million_draws_never_pick_a_token_of_probability_zero() -> None:
-    law = torch.tensor([0.0, 0.3, 0.0, 1e-8, 0.7 - 1e-8, 0.0])
-    drawn = torch.zeros(len(law), dtype=torch.long)
+    distribution = torch.tensor([0.0, 0.3, 0.0, 1e-8, 0.7 - 1e-8, 0.0])
+    drawn = torch.zeros(len(distribution), dtype=torch.long)
     for uniforms in chunks_of_uniforms(1):
-        tokens = draw(law.expand(CHUNK, -1), uniforms.squeeze(1))
-        drawn += torch.bincount(tokens, minlength=len(law))
-    assert drawn[law == 0].sum() == 0
+        tokens = draw(distribution.expand(CHUNK, -1), uniforms.squeeze(1))
+        drawn += torch.bincount(tokens, minlength=len(distribution))
+    assert drawn[distribution == 0].sum() == 0
     assert drawn[1] + drawn[3] + drawn[4] == DRAWS
 
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference.cycle import NoDrafter
 from reference.decoding import speculate
-from reference.drafters import Drafter, Proposal
+from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit
 from reference.drafters.n_gram import NGram
 from reference.lab.suites.models import Models
 from reference.lab.suites.points import PlannedPoint
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.statistics import Statistics
 
@@ -51,7 +50,9 @@ class Given(Drafter):
     def __init__(self, gamma: int):
         self.gamma = gamma
 
-    def propose(self, sequences: Sequences, sampling: Sampling, uniforms: Tensor) -> Proposal:
+    def propose(
+        self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
+    ) -> Proposal:
         return Proposal(sequences.pending.expand(-1, self.gamma), None)
 
 

@@ -1,7 +1,8 @@
 """The probes' part of a suite: a calibration file for every mode that points are measured in.
 
 On a GPU the timings themselves are written too (`probes.json`): they can be fitted again, when the
-model of the machine has changed, without the machine.
+model of the machine has changed, without the machine. A GPU's calibration also says from how many
+slots on attention was read in chunks (`chunked_from`); the points of the suite use the same limit.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,11 +31,12 @@ def calibrate(folder: Path, device: torch.device, grid: Grid = GPU) -> dict[Path
     """Probe, fit and write. The drift probe's lap of these minutes is noted, so that later ones can
     be compared with it."""
     drift = DriftProbe(device)
-    before = drift.lap()
+    before, found = drift.lap(), {}
     fitted: Callable[[str, dict], Calibration]
     if device.type == "cuda":
         kernels = run_kernel_probes(device, list(FILES.values()), grid)
         write_json(folder / "probes.json", probes_to_json(kernels))
+        found["chunked_from"] = kernels.chunked_from
 
         def fitted(mode: str, about: dict) -> Calibration:
             return fit_kernels(kernels, mode, about)
@@ -47,7 +49,7 @@ def calibrate(folder: Path, device: torch.device, grid: Grid = GPU) -> dict[Path
     lap = (before + drift.lap()) / 2
     written = {}
     for name, mode in files_of(device).items():
-        about = asdict(environment(device)) | {"drift_s": lap, "mode": mode}
+        about = asdict(environment(device)) | {"drift_s": lap, "mode": mode} | found
         written[folder / name] = fitted(mode, about)
         write_json(folder / name, to_json(written[folder / name]))
     return written

@@ -2,8 +2,9 @@
 
 import torch
 
-from reference.cycle import NoDrafter
+from reference.attention import chunked_from
 from reference.decoding import speculate
+from reference.drafters import NoDrafter
 from reference.drafters.early_exit import first_layers
 from reference.graphs import SMALLEST_WINDOW, power_of_two
 from reference.lab.drift import DriftProbe
@@ -72,7 +73,8 @@ class Measurer:
             tokens_error=tokens_error,
             peak_memory_bytes=self.peak_memory(),
             synthetic_acceptance=point.synthetic,
-            notes=f"{models.note}; {timed} cycles timed in {rounds} rounds, {left_out} disturbed",
+            notes=f"{models.note}; {timed} cycles timed in {rounds} rounds, {left_out} disturbed"
+            + self.reading(),
             name=point.name,
             part=point.part,
             reserved=point.reserved,
@@ -84,6 +86,12 @@ class Measurer:
         if self.calibration_lap is None:
             return None
         return sorted(laps)[len(laps) // 2] / self.calibration_lap
+
+    def reading(self) -> str:
+        """How a GPU reads its caches, for a point's notes; a CPU reads them whole."""
+        if self.device.type != "cuda":
+            return ""
+        return f"; windows of {chunked_from()} slots and more read in chunks"
 
     def peak_memory(self) -> int | None:
         if self.device.type != "cuda":

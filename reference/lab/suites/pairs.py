@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from reference.cycle import NoDrafter
 from reference.decoding import generate, speculate
+from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
 from reference.lab.drift import DriftProbe
 from reference.machine import PRECISION_OF
-from reference.sampling import Sampling
+from reference.sampling import SamplingParameters
 from reference.statistics import Statistics
 from reference.transformer import Transformer
 from specsim.evidence.measurement import MeasuredRun, Point, Timing
@@ -124,7 +124,7 @@ def text_trace(
     gives p and q at every new token x: the probability min(1, q(x) / p(x)) that x was an accepted
     draft, and the overlap sum min(p, q) there. No cycle is run, so one trace serves every gamma.
     """
-    sampling = Sampling(temperature)
+    sampling = SamplingParameters(temperature)
     written = generate(target, prompts, max_new_tokens, temperature, seed=seed).tokens
     kept, overlaps = [], []
     for prompt, new in zip(prompts, written, strict=True):

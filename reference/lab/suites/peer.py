@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from reference.checkpoints import PAIR
-from reference.cycle import NoDrafter
+from reference.drafters import NoDrafter
 from reference.lab.suites.arms import arm, interleaved
 from reference.lab.suites.measuring import Measurer, scenario
 from reference.lab.suites.models import Models
@@ -125,6 +125,7 @@ def their_model(model: Transformer):
     config = transformers.AutoConfig.for_model(**fields)
     with torch.device("meta"):
         theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    theirs.requires_grad_(False)  # random weights are inference tensors, which take no gradient
     qkv, tensors = [shape.query_size, shape.kv_size, shape.kv_size], {}
     for name, weight in model.state_dict().items():
         if name == "head.weight":  # also where it is tied

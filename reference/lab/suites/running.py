@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from reference.attention import LONG, read_in_chunks_from
 from reference.graphs import forget
 from reference.lab.drift import DriftProbe
 from reference.lab.suites.arms import Effort, effort_on
@@ -24,7 +25,8 @@ from reference.lab.suites.budget import need
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.models import Workshop
 from reference.lab.suites.points import PARTS, PlannedPoint, Suite
-from reference.machine import DoesNotFit, environment, free_bytes
+from reference.machine import environment
+from reference.memory import DoesNotFit, free_bytes
 from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Environment, Measurement, Point
 
@@ -51,7 +53,7 @@ def run_suite(
     effort: Effort | None = None,
     say: Say = print,
 ) -> int:
-    """Measure what is missing of `parts`; how many points failed.
+    """Measure what is missing of `parts`; how many points failed or were left for another run.
 
     `minutes` is a limit for each part: a point is not begun that would pass it. Raises SpecsimError
     for an unknown part, or a file in `out` that is not a measurement.
@@ -140,13 +142,13 @@ class PartRun:
         return 0
 
     def measure(self, minutes: float | None = None) -> int:
-        """Measure what is missing, writing after every point; how many failed."""
+        """Measure what is missing, writing after every point; how many failed or were left."""
         if self.done:
             self.say(f"{self.part}: {len(self.done)} points are in {self.file} already")
         if not self.missing:
             return 0
         started, failed = time.monotonic(), 0
-        measurer = Measurer(self.device, self.effort, self._calibration_lap())
+        measurer = Measurer(self.device, self.effort, self._calibrated("drift_s"))
         bandwidth = self._bandwidth(measurer.probe)
         for index, point in enumerate(self.missing, 1):
             wanted = need(point, self.workshop, self.effort, bandwidth, self.workshop.holds(point))
@@ -157,6 +159,7 @@ class PartRun:
                     f"{self.part}: stopped after {elapsed / 60:.1f} minutes with {left} points "
                     "left; run the same command again to go on"
                 )
+                failed += left
                 break
             if sentence := self._obstacle(point, bandwidth):
                 self.say(f"{point.name}: skipped: {sentence}")
@@ -178,12 +181,13 @@ class PartRun:
         try:
             models = self.workshop.models(point)
             forget(models.target)  # no other point runs what the last one recorded
-            if point.part == "peer":
-                from reference.lab.suites.peer import measure_peer
+            with read_in_chunks_from(self._calibrated("chunked_from") or LONG):
+                if point.part == "peer":
+                    from reference.lab.suites.peer import measure_peer
 
-                measured = measure_peer(point, models, measurer, self.workshop.pair)
-            else:
-                measured = measurer.measure(point, models)
+                    measured = measure_peer(point, models, measurer, self.workshop.pair)
+                else:
+                    measured = measurer.measure(point, models)
         except torch.OutOfMemoryError:
             sentence = "skipped: the memory ran out"
         except DoesNotFit as error:
@@ -229,12 +233,14 @@ class PartRun:
     def _bandwidth(self, probe: DriftProbe) -> float:
         return probe.nbytes / probe.lap()
 
-    def _calibration_lap(self) -> float | None:
-        """Seconds of the drift probe when the machine was calibrated, where that was noted."""
+    def _calibrated(self, name: str) -> float | None:
+        """What the machine's calibration says of itself under `name`: seconds of the drift probe
+        (`drift_s`), slots from which attention is read in chunks (`chunked_from`); None where it
+        says nothing."""
         file = self.folder / "calibration.json"
         if not file.is_file():
             return None
-        return json.loads(file.read_text(encoding="utf-8")).get("environment", {}).get("drift_s")
+        return json.loads(file.read_text(encoding="utf-8")).get("environment", {}).get(name)
 
 
 def described(point: Point) -> str:

@@ -59,6 +59,8 @@ class KernelProbes:
 
     `reads` holds (bytes, seconds) of reading one buffer again and again. `small` holds seconds by
     name: launch gaps, sampling, the host's round trip. `stages` holds the cycles' stages by mode.
+    `chunked_from` is the shortest window, in slots, that attention read in chunks in `caches` and
+    `stages`: the decoder that is predicted must read in chunks from there too.
     """
 
     machine: str
@@ -70,6 +72,7 @@ class KernelProbes:
     small: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
     host_ahead: bool = False  # the device is not the host: eager launches run ahead of the device
+    chunked_from: int | None = None
 
 
 def fit_kernels(

@@ -11,30 +11,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.scenarios import PredictedScenario
-from specsim.figures import COLOURS
+from specsim.figures import COLOURS, CONCEPTS
+from specsim.prediction import LIMITS, waterfall_spans
 
-BARS = {
-    "ideal": ("ideal, γ + 1", "plain"),
-    "acceptance": ("acceptance", "tokens"),
-    "drafting": ("drafting", "draft"),
-    "wider verification": ("wider\nverification", "verify"),
-    "overhead": ("overhead", "overhead"),
-    "speedup": ("speedup", "speedup"),
-}
+BARS = ("ideal", *LIMITS, "speedup")
+TITLES = {"ideal": "ideal, γ + 1", "wider verification": "wider\nverification"}
 LEAST = 0.25  # the left end of the axis
 HEIGHT = 0.62
-
-
-def spans(shown: PredictedScenario) -> dict[str, tuple[float, float]]:
-    """The two ends of each bar, as multiples of plain decoding."""
-    falls = shown.waterfall()
-    left = falls["ideal"]
-    bars = {"ideal": (1.0, left)}
-    for name, fall in falls.items():
-        if name != "ideal":
-            bars[name] = (left, left * fall)
-            left *= fall
-    return bars | {"speedup": (1.0, left)}
 
 
 class WaterfallPanel:
@@ -54,24 +37,24 @@ class WaterfallPanel:
         axes.xaxis.set_major_locator(FixedLocator(powers))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-        axes.set_yticks(range(len(BARS)), [label for label, _ in BARS.values()])
+        axes.set_yticks(range(len(BARS)), [TITLES.get(name, name) for name in BARS])
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.set_xlabel("times plain decoding (logarithmic)")
         axes.axvline(1.0, color=COLOURS["plain"], linewidth=0.9)
         self.bars: dict[str, Rectangle] = {}
         self.labels: dict[str, Text] = {}
-        for row, (name, (_, concept)) in enumerate(BARS.items()):
+        for row, name in enumerate(BARS):
+            colour = COLOURS[CONCEPTS[name]]
             alpha = 0.35 if name == "ideal" else 1.0
-            bar = Rectangle((1, row - HEIGHT / 2), 0, HEIGHT, color=COLOURS[concept], alpha=alpha)
+            bar = Rectangle((1, row - HEIGHT / 2), 0, HEIGHT, color=colour, alpha=alpha)
             self.bars[name] = bar
             axes.add_patch(bar)
             self.labels[name] = axes.text(1, row, "", va="center", ha="left", fontsize="small")
         self.moving = (*self.bars.values(), *self.labels.values())
 
     def move(self, shown: PredictedScenario) -> None:
-        reach = spans(shown)
-        for name, (start, end) in reach.items():
+        for name, (start, end) in waterfall_spans(shown.waterfall()).items():
             low, high = sorted((max(start, LEAST), max(end, LEAST)))
             self.bars[name].set_x(low)
             self.bars[name].set_width(high - low)

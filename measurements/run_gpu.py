@@ -1,0 +1,290 @@
+"""Measure the GPU suite in named steps, on a GPU that is rented by the minute.
+
+    python measurements/run_gpu.py                            every step, in half an hour at most
+    python measurements/run_gpu.py --total 570 look tiny      these two, in 570 seconds at most
+    python measurements/run_gpu.py --total 570                again: what is finished is left out
+
+Each step is a command of its own, within its own limit and within what is left of the total. At a
+limit it is interrupted, and killed ten seconds later. A step that does not fit into the time left
+is not begun. One that fails does not keep the next from running.
+
+    out/gpu/steps.tsv             a line for each attempt: step, outcome, exit status, seconds, …
+    out/gpu/logs/<step>.log       what the step printed, standard error included
+    out/gpu/look.json, profile.json
+    out/gpu/<machine>/*.json      calibrations, probes and measured points
+    out/gpu/tiny/*.json           the points of the step `tiny`
+    out/gpu.tar.gz                all of it, under gpu/, written anew after each step
+
+Interrupted, by a signal or by a limit, run the same command again. Finished steps are left out, and
+an unfinished part of the suite goes on with the points that it lacks. On another machine of the
+same kind unpack the archive first: `tar xzf gpu.tar.gz -C out`. For another kind take another
+--out, since a folder's finished steps are those of one machine.
+
+Needs Python alone; the steps need PyTorch, and `smoke` and `peer` what the tests need.
+"""
+
+import argparse
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE_S = 10  # from the interruption of a step to its end by force
+PACKING_S = 2
+SLOWER = 4  # times as long may a step take that is tried on a CPU
+STARTING_S = 25  # a part's process, its models and its last point: not for further points
+SHOWN = 12  # lines of a log's end
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+    "PYTHONUNBUFFERED": "1",  # a step that is killed has printed what it had
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # transformers' attention too: see reference.attention
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command of the interpreter with its limit in seconds, and the seconds without which it is
+    not worth beginning. `is_part`: of the suite, so that it is told how many minutes it has."""
+
+    name: str
+    says: str
+    limit: float
+    least: float
+    arguments: tuple[str, ...]
+    is_part: bool = False
+    shown: int = SHOWN
+
+    def command(self, seconds: float) -> list[str]:
+        minutes = f"{max(seconds - STARTING_S, 0) / 60:.2f}"
+        return [sys.executable, *self.arguments, *(("--minutes", minutes) if self.is_part else ())]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A line of steps.tsv."""
+
+    step: str
+    outcome: str  # finished, failed, out of time, interrupted, not begun
+    exit: str
+    seconds: str
+    limit: str
+    begun: str
+
+
+def steps(options: argparse.Namespace) -> list[Step]:
+    """All steps, in the order in which they run."""
+    out, device = str(options.out), ("--device", options.device)
+    measure = ("-m", "reference", "measure", "--out", out, *device, "--pair", options.pair)
+
+    def part(name: str, says: str, limit: float) -> Step:
+        arguments = (*measure, "--suite", options.suite, "--part", name)
+        return Step(name, says, limit, 60, arguments, is_part=name != "probes")
+
+    tiny = ("--suite", str(ROOT / "measurements" / "tiny.toml"), "--machine", "tiny")
+    parts = ("--part", "plain", "verify", "speculation", "trained", "peer")
+    tests = (
+        "-m", "pytest", "-q", "-m", "gpu and not slow", "--maxfail", "12", "--tb", "short",
+        "--timeout", "100", "-n", "4", "-p", "no:cacheprovider", "-p", "no:benchmark",
+        str(ROOT / "tests" / "reference"),
+    )  # fmt: skip
+
+    def script(name: str) -> tuple[str, ...]:
+        return str(ROOT / "measurements" / f"{name}.py"), *device, "--json"
+
+    found = [
+        Step("look", "what the machine is and reaches", 90, 20,
+             (*script("look_at_gpu"), f"{out}/look.json"), shown=60),
+        Step("tiny", "every kind of point once", 180, 60, (*measure, *tiny, *parts), shown=24),
+        Step("profile", "the kernels of a cycle by their time", 90, 30,
+             (*script("profile_kernels"), f"{out}/profile.json"), shown=70),
+        Step("smoke", "the tests marked gpu", 240, 60, tests),
+        part("probes", "the calibration of the machine", 300),
+        part("plain", "48 points of plain decoding", 240),
+        part("verify", "35 passes of several rows", 300),
+        part("speculation", "58 points of random pairs", 480),
+        part("trained", "15 points of the trained pair", 180),
+        part("peer", "6 points beside transformers", 120),
+    ]  # fmt: skip
+    if options.device == "cpu":
+        found = [replace(step, limit=SLOWER * step.limit) for step in found]
+    return found
+
+
+class Run:
+    """The attempts of a folder, those of earlier runs among them, and its archive."""
+
+    def __init__(self, out: Path, archive: Path, total: float):
+        self.out, self.archive = out, archive
+        self.deadline = time.monotonic() + total
+        self.table = out / "steps.tsv"
+        (out / "logs").mkdir(parents=True, exist_ok=True)
+        self.attempts: list[Attempt] = []
+        if self.table.is_file():
+            with open(self.table, encoding="utf-8", newline="") as file:
+                self.attempts = [Attempt(**row) for row in csv.DictReader(file, delimiter="\t")]
+
+    def has_finished(self, step: Step) -> bool:
+        """Whether `step` came to its end when it last began."""
+        begun = [
+            attempt.outcome
+            for attempt in self.attempts
+            if attempt.step == step.name and attempt.outcome != "not begun"
+        ]
+        return begun[-1:] == ["finished"]
+
+    def attempt(self, step: Step) -> Attempt:
+        """Run a step within its limit, or say that too little time is left for it."""
+        left = self.deadline - time.monotonic() - GRACE_S - PACKING_S
+        limit, begun = min(step.limit, left), datetime.now().isoformat(timespec="seconds")
+        if left < min(step.least, step.limit):
+            print(f"== {step.name}: not begun, {max(left, 0):.0f} s are left", flush=True)
+            return Attempt(step.name, "not begun", "", "0", f"{max(left, 0):.0f}", begun)
+        log = self.out / "logs" / f"{step.name}.log"
+        print(f"== {step.name}: {step.says}; {limit:.0f} s at most, log in {log}", flush=True)
+        started, before = time.monotonic(), log.stat().st_size if log.is_file() else 0
+        outcome, status = run(step.command(limit), limit, log)
+        seconds = f"{time.monotonic() - started:.1f}"
+        for line in end_of(log, before, step.shown):
+            print(f"   {line}")
+        print(f"== {step.name}: {outcome} after {seconds} s, exit status {status}", flush=True)
+        return Attempt(step.name, outcome, str(status), seconds, f"{limit:.0f}", begun)
+
+    def record(self, attempt: Attempt) -> None:
+        """Add a line to the table, and pack everything."""
+        self.attempts.append(attempt)
+        partial = self.table.with_suffix(".partial")
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            names = [field.name for field in fields(Attempt)]
+            writer = csv.DictWriter(file, names, delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(map(asdict, self.attempts))
+        os.replace(partial, self.table)
+        self.pack()
+
+    def pack(self) -> None:
+        """Write the archive whole or not at all."""
+        self.archive.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.archive.with_name(self.archive.name + ".partial")
+        with tarfile.open(partial, "w:gz") as tar:
+            tar.add(self.out, arcname="gpu")
+        os.replace(partial, self.archive)
+
+
+def run(command: Sequence[str], seconds: float, log: Path) -> tuple[str, int]:
+    """Run a command for `seconds` at most, with all that it prints added to `log`; what became of
+    it, and its exit status. Nothing that it started outlives it."""
+    with open(log, "ab") as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+        file.flush()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            process_group=0,  # it hears of an interruption from here alone, and all of it does
+        )  # fmt: skip
+        try:
+            status = process.wait(seconds)
+            return ("failed" if status else "finished"), status
+        except subprocess.TimeoutExpired:
+            return "out of time", stopped(process)
+        except KeyboardInterrupt:
+            return "interrupted", stopped(process)
+        finally:
+            send(process, signal.SIGKILL)
+
+
+def stopped(process: subprocess.Popen) -> int:
+    """Interrupt a command, which may write what it has; kill it if it does not end. Its status."""
+    send(process, signal.SIGINT)
+    try:
+        return process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        send(process, signal.SIGKILL)
+        return process.wait()
+
+
+def send(process: subprocess.Popen, what: signal.Signals) -> None:
+    """Signal a command and all that it started, as far as they are still there."""
+    try:
+        os.killpg(process.pid, what)
+    except ProcessLookupError:
+        return
+
+
+def end_of(log: Path, before: int, lines: int) -> list[str]:
+    """The last lines of what was added to a log; of a progress bar its last state."""
+    with open(log, "rb") as file:
+        file.seek(before)
+        text = file.read().decode(errors="replace")
+    return [line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")][1:][-lines:]
+
+
+def table(attempts: Iterable[Attempt]) -> str:
+    lines = [f"{'step':<12} {'outcome':<12} {'exit':>4} {'seconds':>8}"]
+    lines += [f"{a.step:<12} {a.outcome:<12} {a.exit:>4} {a.seconds:>8}" for a in attempts]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    everything = {step.name: step for step in steps(options)}
+    if unknown := [name for name in options.steps if name not in everything]:
+        known = ", ".join(everything)
+        print(f"run_gpu: unknown step {unknown[0]!r}; known: {known}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    run, seen = Run(options.out, options.archive, options.total), []
+    try:
+        for name in options.steps or everything:
+            if run.has_finished(everything[name]) and not options.again:
+                print(f"== {name}: finished earlier; --again runs it once more", flush=True)
+                continue
+            seen.append(run.attempt(everything[name]))
+            run.record(seen[-1])
+            if seen[-1].outcome == "interrupted":
+                break
+    except KeyboardInterrupt:  # between two steps
+        seen.append(Attempt("", "interrupted", "", "0", "0", ""))
+    run.pack()
+    print(f"{table(seen)}\n{run.archive}: {run.archive.stat().st_size / 1e6:.2f} MB", flush=True)
+    outcomes = {attempt.outcome for attempt in seen}
+    return 130 if "interrupted" in outcomes else int(not outcomes <= {"finished"})
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_gpu.py", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="default: all of them, in order")
+    parser.add_argument("--total", type=float, default=1800, help="seconds for all steps (1800)")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "gpu", help="default: out/gpu")
+    parser.add_argument("--archive", type=Path, help="default: the folder's name and .tar.gz")
+    parser.add_argument("--again", action="store_true", help="run finished steps once more")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script itself")
+    parser.add_argument("--suite", default="gpu", help="gpu, cpu, or a .toml file of points")
+    parser.add_argument("--pair", default="bundled", help="the folder of a trained pair")
+    lines = [f"  {s.name:<12} {s.limit:>4.0f} s  {s.says}" for s in steps(parser.parse_args([]))]
+    parser.epilog = "\n".join(["steps and their limits:", *lines])
+    options = parser.parse_args(arguments)
+    options.out = options.out.resolve()
+    options.archive = (options.archive or Path(f"{options.out}.tar.gz")).resolve()
+    if options.out in options.archive.parents:
+        parser.error(f"--archive {options.archive} would contain itself; put it outside --out")
+    for name in ("suite", "pair"):  # the steps run in the root of the repository
+        if Path(getattr(options, name)).exists():
+            setattr(options, name, str(Path(getattr(options, name)).resolve()))
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
