@@ -139,11 +139,8 @@ if here.torch:
     }
     if (checkpoints.PAIR / "head").exists():
         head = reference.load_head("bundled", target)
-        variants["trained head, γ = 3"] = (
-            reference.DraftHead(head, 3),
-            drafting.Eagle(architecture),
-            3,
-        )
+        eagle = drafting.Eagle(architecture)
+        variants["trained head, γ = 3"] = (reference.DraftHead(head, 3), eagle, 3)
 
 # %%
 if here.torch:
