@@ -145,9 +145,7 @@ def write(notebook: Notebook, source: Path) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen notebooks and print their times; 1 if one of them fails."""
     parser = argparse.ArgumentParser(description="Run the notebooks of the course.")
-    parser.add_argument(
-        "names", nargs="*", help="how names start: 01 05_when (default: all)"
-    )
+    parser.add_argument("names", nargs="*", help="how names start: 01 05_when (default: all)")
     parser.add_argument("--write", action="store_true", help="write the .ipynb next to each .py")
     options = parser.parse_args(arguments)
     chosen = [s for s in sources() if s.name.startswith(tuple(options.names) or "")]
