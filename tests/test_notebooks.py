@@ -299,7 +299,7 @@ def test_effort_follows_the_environment(monkeypatch, value: str, quick: bool) ->
 
 def test_what_is_live_says_what_it_needs(monkeypatch) -> None:
     said = []
-    monkeypatch.setattr(course, "say", said.append)
+    monkeypatch.setattr("specsim.course.notebooks.say", said.append)
 
     def no_widgets():
         raise SpecsimError("the explorer needs ipywidgets")
