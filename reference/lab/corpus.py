@@ -1,4 +1,4 @@
-"""The corpus of the bundled pair: the source of the standard library, split by file, as tokens."""
+"""The corpus of the bundled pair: the source of the Python standard library, split by file."""
 
 import hashlib
 import platform
@@ -10,13 +10,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-END_OF_TEXT = "<|endoftext|>"  # stands before and after every file; both BOS and EOS
+END_OF_TEXT = "<|endoftext|>"  # before and after every file; both BOS and EOS
 VOCAB_SIZE = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Source files as text, split by file. `sha256` names the exact content and the split."""
+    """Source files as text. `sha256` identifies the exact content and the split by file."""
 
     train: list[str]
     held_out: list[tuple[str, str]]  # (path relative to the library, text)
@@ -25,8 +25,11 @@ class Corpus:
 
 
 def standard_library(held_out_share: float = 0.05) -> Corpus:
-    """Every readable `.py` file of the running Python's standard library, without installed
-    packages."""
+    """Every readable `.py` file of the standard library of the Python that runs this, without
+    installed packages.
+
+    The hash of its path decides whether a file is held out.
+    """
     root = Path(sysconfig.get_paths()["stdlib"])
     train, held_out, digest = [], [], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
@@ -50,7 +53,7 @@ def standard_library(held_out_share: float = 0.05) -> Corpus:
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Byte-level BPE: any text can be encoded and decoded without loss."""
+    """Train a byte-level BPE tokenizer, which encodes and decodes any text without loss."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -77,10 +80,10 @@ def token_stream(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
 def choose_prompts(
     corpus: Corpus, count: int = 25, characters: int = 480
 ) -> dict[str, list[dict[str, str]]]:
-    """Pieces of held-out files, whole lines, for calibration and for timing; no file gives two.
+    """Whole lines from held-out files, for calibration and for timing, one piece from each file.
 
-    Tables of data are left out: they look like the tables trained on, and would flatter the
-    acceptance.
+    Tables of data are left out: they look like the tables in the training text, so the acceptance
+    rate on them is too high.
     """
     pieces = []
     for path, text in corpus.held_out:

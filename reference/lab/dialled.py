@@ -1,17 +1,16 @@
-"""Dialled pairs: random weights of any shape, whose draft is the target's first layers, with the
-acceptance asked for.
+"""Dialled pairs: synthetic pairs with a target acceptance rate.
 
-Where no trained pair of a size is at hand, this one moves the same bytes and accepts drafts for
-real. Scaling what the later layers add to the residual stream (`output` and `down` of layers >= k,
-by epsilon) dials how far the whole model departs from its first k layers: epsilon 0 makes the draft
-perfect, 1 makes it useless, and alpha falls smoothly between.
+The weights are random, and the draft is the target's first k layers. Such a pair can have any size.
+It moves the same bytes as a trained pair of that size, and its drafts are really accepted or
+rejected. Epsilon scales what the later layers add to the residual stream (`output` and `down` of
+layers >= k), and so "dials" how much the whole model differs from its first k layers: epsilon 0
+makes the draft perfect, epsilon 1 makes it useless, and alpha falls smoothly between them.
 
-It is not text. Its acceptance is closer to independent from position to position than real text's:
-the spread of alpha between positions is .03 to .12 and has no memory, where real text's is .2 to .3
-and has one. So the i.i.d. model fits it better than it fits language.
+Its text is not language. Acceptance at one position is nearly independent of the next: alpha varies
+between positions by .03 to .12, without memory. In real text it varies by .2 to .3, with memory. So
+the i.i.d. acceptance model fits a dialled pair better than it fits language.
 """
 
-import copy
 import math
 
 import torch
@@ -24,13 +23,16 @@ from specsim.architecture import Architecture, model
 from specsim.checks import SpecsimError
 
 ENTROPY_SCALE = 3.7  # logit standard deviation: about 3.8 nats of entropy over 8192 tokens
-# sizes by a short name: a preset, and how many of its layers
+# short names: a model of the catalog, and how many of its layers
 SIZES = {"1b": ("llama-3.2-1b", 16), "8b": ("llama-3.1-8b", 32), "70b-slice": ("llama-3.1-70b", 8)}
 
 
-def shape_named(name: str) -> Architecture:
-    """The shape called 1b, 8b or 70b-slice (the first 8 of its 80 layers), or that of a preset or a
-    config.json; SpecsimError with what is near if there is none such."""
+def architecture_named(name: str) -> Architecture:
+    """The model called 1b, 8b or 70b-slice (the first 8 of its 80 layers), or one of the catalog, or
+    of a config.json.
+
+    Raises SpecsimError, with similar names, if there is no such model.
+    """
     if name not in SIZES:
         return model(name)
     preset, layers = SIZES[name]
@@ -45,20 +47,19 @@ def dialled_pair(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    shared: bool = True,
 ) -> tuple[Transformer, Transformer, float]:
-    """Target, draft (its first `draft_layers` layers) and the alpha that was reached at
-    temperature 1.
+    """A synthetic pair with the acceptance rate `alpha` at temperature 1.
 
-    Epsilon is found by bisection on the mean overlap of the two laws over random contexts; the last
-    value of that mean is returned. The weights of the draft, its embedding and head among them, are
-    the target's own tensors where `shared`, else copies, whose bytes are moved from elsewhere. To
-    share keys and values too, draft with `EarlyExit(draft_layers, gamma)`: the same law from the
-    target's cache. Raises SpecsimError for an alpha outside (0, 1) or more draft layers than the
-    target has.
+    Bisection finds the epsilon at which the mean overlap of the two distributions, over random
+    contexts, is `alpha`. The draft is the target's first `draft_layers` layers. Its weights,
+    including embedding and head, are the target's own tensors. `EarlyExit(draft_layers, gamma)`
+    drafts from the same distribution and also shares the target's keys and values.
+
+    Returns target, draft and the alpha that was reached. Raises SpecsimError for an alpha outside
+    (0, 1), or if the draft has as many layers as the target, or more.
     """
     if not 0 < alpha < 1:
-        raise SpecsimError(f"alpha must be inside (0, 1) for a dialled pair, not {alpha}")
+        raise SpecsimError(f"alpha must be inside (0, 1) for a synthetic pair, not {alpha}")
     architecture.first_layers(draft_layers)
     if draft_layers == architecture.num_layers:
         raise SpecsimError(f"a draft of all {draft_layers} layers is the target itself")
@@ -84,9 +85,6 @@ def dialled_pair(
             if abs(reached - alpha) < 0.003:
                 break
             low, high = (epsilon, high) if reached > alpha else (low, epsilon)
-    if not shared:
-        draft = copy.deepcopy(draft)  # before the target's layers are packed
-        return pack(target), pack(draft), reached
     target = pack(target)
     return target, first_layers(target, draft_layers), reached
 
@@ -94,13 +92,13 @@ def dialled_pair(
 def random_prompts(
     architecture: Architecture, count: int, length: int, seed: int = 0
 ) -> list[list[int]]:
-    """Prompts of token ids without meaning, which is all that random weights can read."""
+    """Prompts of random token ids, for models with random weights."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(architecture.vocab_size, (count, length), generator=generator).tolist()
 
 
 def into_the_stream(layer: Layer) -> list[torch.Tensor]:
-    """The matrices of a layer whose products are added to the residual stream."""
+    """The matrices of a layer whose results are added to the residual stream."""
     if layer.experts is None:
         return [layer.output.weight, layer.down.weight]
     shared = [layer.experts.shared_down.weight] if layer.experts.experts.shared_size else []
@@ -111,10 +109,9 @@ def into_the_stream(layer: Layer) -> list[torch.Tensor]:
 def random_model(
     architecture: Architecture, dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> Transformer:
-    """Random weights under which signals neither grow nor fade: embeddings of unit size, products
-    of unit gain."""
+    """A model with random weights, scaled so that signals keep their size from layer to layer."""
     torch.manual_seed(seed)
-    with torch.device("meta"):  # nothing is allocated or initialised twice
+    with torch.device("meta"):  # so that weights are allocated and initialised only once
         model = Transformer(architecture).to(dtype)
     with memory_for(
         f"the weights of {architecture.name}",

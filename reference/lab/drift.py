@@ -1,8 +1,8 @@
-"""How fast the machine is at this moment: a fixed small read, timed between other measurements.
+"""The speed of the machine at this moment: a fixed small read, timed between other measurements.
 
-A shared or throttled machine changes its speed between calibration and measurement. The lap of one
-and the same matrix-vector product, taken beside each measurement, says by how much, so that the
-difference can be named instead of being blamed on the model.
+A shared or throttled machine can change its speed between calibration and measurement. The time of
+one matrix-vector product, taken next to each measurement, shows by how much. So a change of the
+machine is not mistaken for an error of the model.
 """
 
 import statistics
@@ -11,13 +11,13 @@ import time
 import torch
 
 SIDE = {"cuda": 16384}  # of the square matrix: 0.5 GB in bf16, ten times a GPU's L2
-SIDE_ELSEWHERE = 3072  # 38 MB in fp32, more than a share of a CPU's last cache
+SIDE_ELSEWHERE = 3072  # 38 MB in fp32, more than a core's share of a CPU's last cache
 REPEATS = {"cuda": 99}  # 12 ms on a large GPU: an idle one first has to raise its clocks
 REPEATS_ELSEWHERE = 9
 
 
 class DriftProbe:
-    """A matrix-vector product whose lap is the machine's speed; allocates its matrix once."""
+    """A matrix-vector product whose time shows the machine's speed; it allocates its matrix once."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
@@ -34,7 +34,7 @@ class DriftProbe:
         return self.matrix.nbytes
 
     @torch.inference_mode()
-    def lap(self) -> float:
+    def product_s(self) -> float:
         """Seconds of one product now: the median of a few."""
         repeats = REPEATS.get(self.device.type, REPEATS_ELSEWHERE)
         return statistics.median(self._once() for _ in range(repeats))

@@ -1,8 +1,7 @@
-"""The micro-measurements that calibrate a System: small kernels and small random transformers,
-timed here and now.
+"""The probes that calibrate a System: small kernels and small random transformers, timed here.
 
-No probe has the shape of a model that is predicted from them. Repetitions go round all probes of a
-kind in turn, so that a machine that speeds up or slows down meanwhile does so for all of them.
+No probe has the shape of a model that is predicted from the calibration. All probes of a kind are
+timed in turn, round by round, so a change of the machine's speed affects them alike.
 """
 
 import statistics
@@ -25,32 +24,43 @@ from specsim.evidence.calibration import AttentionProbe, LinearProbe, Probes, St
 from specsim.operators import precision
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
-# (hidden size, layers) of the linear stacks: a few hundred kB to a few hundred MB
+# (hidden size, layers) of the linear stacks: from a few hundred kB to a few hundred MB
 STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (672, 5), (896, 8), (1152, 10))
-MOST_VISITS = 4  # to a stack, which is left alone once two of them agree
-AGREEMENT = 1.12  # the slower over the faster of two times that agree
+MOST_VISITS = 4  # of a stack; fewer are enough once two of them agree
+AGREEMENT = 1.12  # two times agree below this ratio of the slower to the faster
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed_in_turn(
+    actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
+) -> list[list[float]]:
+    """The seconds of each action in each of `rounds` rounds through all actions."""
+    samples: list[list[float]] = [[] for _ in actions]
+    for turn in range(rounds + 1):
+        for action, times in zip(actions, samples, strict=True):
+            synchronise(device)
+            started = time.perf_counter()
+            action()
+            synchronise(device)
+            if turn:  # the first round warms up
+                times.append(time.perf_counter() - started)
+    return samples
 
 
 def round_robin(
     actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
 ) -> list[float]:
-    """The median seconds of each action over `rounds` rounds through all of them, after a warm-up
-    round."""
-    samples: list[list[float]] = [[] for _ in actions]
-    for turn in range(rounds + 1):
-        for action, times in zip(actions, samples, strict=True):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            action()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                times.append(time.perf_counter() - started)
-    return [statistics.median(times) for times in samples]
+    """The median seconds of each action over `rounds` rounds through all actions."""
+    return [statistics.median(times) for times in timed_in_turn(actions, rounds, device)]
 
 
-def probe_shape(hidden: int, layers: int, vocab_size: int = 1536) -> Architecture:
+def probe_architecture(hidden: int, layers: int, vocab_size: int = 1536) -> Architecture:
+    """The model of a probe, from its hidden size and its number of layers."""
     heads = max(1, hidden // 64)
     return Architecture(
         name=f"probe-{hidden}x{layers}", hidden_size=hidden, num_layers=layers, num_heads=heads,
@@ -66,8 +76,10 @@ def run_probes(
     rounds: int = 7,
     between: Callable[[], object] = lambda: None,
 ) -> Probes:
-    """Time every probe; about 15 seconds on two cores. `between` is called now and then, to note
-    how fast the machine is meanwhile."""
+    """Time every probe, in about 15 seconds on two cores.
+
+    `between` is called several times during the run, for example to time a drift probe.
+    """
     with tqdm(total=3, desc="calibrating", leave=False) as bar:
         between()
         linear, bandwidth, flops = linear_probes(device, dtype, rounds)
@@ -75,7 +87,7 @@ def run_probes(
         between()
         attention = attention_probes(device, dtype, rounds)
         bar.update()
-        laps = lap_probes(device, dtype, rounds, between)
+        stages = stage_probes(device, dtype, rounds, between)
         bar.update()
     return Probes(
         machine=environment(device).device,
@@ -84,14 +96,14 @@ def run_probes(
         flops_per_s=flops,
         linear=linear,
         attention=attention,
-        stages=laps,
+        stages=stages,
     )
 
 
 def linear_stack(
     hidden: int, layers: int, device: torch.device, dtype: torch.dtype
 ) -> list[torch.nn.Linear]:
-    """The products of `layers` layers, laid out as the decoder lays them out."""
+    """The matrices of `layers` layers, packed as in the decoder."""
     shapes = [
         (hidden, 2 * hidden),
         (hidden, hidden),
@@ -109,7 +121,11 @@ def linear_stack(
 def linear_probes(
     device: torch.device, dtype: torch.dtype, rounds: int
 ) -> tuple[tuple[LinearProbe, ...], float, float]:
-    """Linear stacks of every size at every width; the best bandwidth and arithmetic rate seen."""
+    """Time linear stacks of every size with every number of rows.
+
+    Returns the probes, the best bandwidth in bytes per second, and the rate of a wide product in
+    FLOP/s.
+    """
     size_of = precision(PRECISION_OF[dtype]).weight_bytes
     stacks = [linear_stack(hidden, layers, device, dtype) for hidden, layers in STACKS]
     weight_bytes = [
@@ -149,11 +165,11 @@ def linear_probes(
 
 
 def settled(visits: Sequence[Sequence[float]]) -> bool:
-    """Whether a stack has been visited enough; each visit is a time for every width.
+    """Whether a stack has been visited often enough. A visit holds a time for every width (rows).
 
-    A burst of other work spoils whole visits, against which the median within a visit does not
-    help, and one spoilt width would pass for a kernel that is slow at that width. So the two
-    fastest visits have to agree at every width.
+    Other work on the machine can slow a whole visit down; the median within the visit does not
+    remove that, and the width would look like one with a slow kernel. So the two fastest visits
+    must agree at every width.
     """
     if len(visits) < 2:
         return False
@@ -164,8 +180,8 @@ def settled(visits: Sequence[Sequence[float]]) -> bool:
 def attention_probes(
     device: torch.device, dtype: torch.dtype, rounds: int
 ) -> tuple[AttentionProbe, ...]:
-    """Attention of one layer with 6 heads over 3 key-value heads, at two contexts and two
-    widths."""
+    """Time attention of one layer with 6 heads and 3 key-value heads, at two contexts and two
+    widths (rows)."""
     heads, kv_heads, size = 6, 3, 64
     element = precision(PRECISION_OF[dtype]).kv_bytes
     actions, shapes = [], []
@@ -190,7 +206,7 @@ def attention_probes(
     )
 
 
-# (hidden size, layers) of target and draft, and the vocabulary, of the pairs whose cycles are timed
+# pairs whose cycles are timed: (hidden size, layers) of target and draft, and the vocabulary
 PAIRS = (
     ((192, 6), (128, 1), 1024),
     ((384, 10), (192, 2), 2560),
@@ -200,15 +216,15 @@ PAIRS = (
 )
 
 
-def lap_probes(
+def stage_probes(
     device: torch.device, dtype: torch.dtype, rounds: int, between: Callable[[], object]
 ) -> tuple[StageProbe, ...]:
-    """Decoding cycles of random pairs, sampled at temperature 1: the median of every lap, by gamma
-    and context."""
+    """Time the cycles of random pairs at temperature 1: the median of each stage, by gamma and
+    context."""
     cases = []
     for target_size, draft_size, vocab_size in PAIRS:
         target, draft = (
-            pack(random_model(probe_shape(*size, vocab_size), dtype, device, seed=seed))
+            pack(random_model(probe_architecture(*size, vocab_size), dtype, device, seed=seed))
             for seed, size in enumerate((target_size, draft_size))
         )
         for prompt_length in (24, 400) if target_size == (384, 10) else (120,):
@@ -217,25 +233,25 @@ def lap_probes(
                 cases.append((target, drafter, prompt_length, Statistics(gamma)))
     for turn in range(rounds + 1):
         between()
-        for target, drafter, prompt_length, laps in cases:
-            # nearly every draft of an unrelated model is rejected, so this is a handful of cycles
+        for target, drafter, prompt_length, timed in cases:
+            # the two models are unrelated, so most drafts are rejected: five tokens are a few cycles
             run = speculate(target, drafter, [1] * prompt_length, 5, temperature=1.0, seed=turn)
             if turn:  # the first round warms up
-                laps.extend(run.statistics)
+                timed.extend(run.statistics)
     probes = []
-    for target, drafter, prompt_length, laps in cases:
-        gamma, context = laps.gamma, prompt_length + 3
-        probes.append(StageProbe("verify", target.architecture, gamma, context, laps.verify_s))
-        probes.append(StageProbe("host", target.architecture, gamma, context, laps.host_s))
+    for target, drafter, prompt_length, timed in cases:
+        gamma, context = timed.gamma, prompt_length + 3
+        probes.append(StageProbe("verify", target.architecture, gamma, context, timed.verify_s))
+        probes.append(StageProbe("host", target.architecture, gamma, context, timed.host_s))
         if gamma:
             draft = drafter.model.architecture
-            probes.append(StageProbe("draft", draft, gamma, context, laps.draft_s))
+            probes.append(StageProbe("draft", draft, gamma, context, timed.draft_s))
     return tuple(probes)
 
 
 @torch.inference_mode()
 def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:
-    """bf16 or fp32, whichever decodes faster here, and the sentence that says so."""
+    """bf16 or fp32, whichever decodes faster on this machine, and the reason in words."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         stack = linear_stack(448, 4, device, dtype)

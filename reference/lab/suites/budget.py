@@ -1,27 +1,28 @@
 """What a point needs, before it is run: bytes of memory, and roughly how long it takes.
 
-The seconds are a plan, not a prediction: bytes over the bandwidth that one read just showed, a
-round figure for the launches of every layer, and what making models and capturing graphs takes.
+The seconds are a plan, not a prediction: bytes over the bandwidth that the drift probe has just
+shown, a round number for the launches of each layer, and the time to make models and capture
+graphs.
 """
 
 from dataclasses import dataclass
 
-from reference.graphs import SMALLEST_WINDOW, power_of_two
-from reference.lab.suites.arms import Effort
-from reference.lab.suites.models import Workshop
+from reference.graphs import window_of
+from reference.lab.suites.models import ModelCache
 from reference.lab.suites.points import PlannedPoint
+from reference.lab.suites.variants import Effort
 from specsim.architecture import Architecture
 from specsim.operators import precision
 
 LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
-CAPTURE_S = 0.4  # of one arm's graphs, in every round
-RANDOM_PER_S = {"cuda": 4e10, "cpu": 1.5e8}  # normal numbers
-SLACK_BYTES = 1.5e9  # the CUDA context, the allocator's slack, the drift probe
+CAPTURE_S = 0.4  # to capture the graphs of one variant, in every round
+RANDOM_PER_S = {"cuda": 4e10, "cpu": 1.5e8}  # random normal numbers
+SLACK_BYTES = 1.5e9  # the CUDA context, unused memory of the allocator, the drift probe
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes at the most, and seconds about."""
+    """An upper bound on the bytes, and a rough number of seconds."""
 
     memory_bytes: float
     seconds: float
@@ -29,20 +30,22 @@ class Need:
 
 def need(
     point: PlannedPoint,
-    workshop: Workshop,
+    cache: ModelCache,
     effort: Effort,
     bandwidth: float,
     made: bool,
 ) -> Need:
-    """What `point` needs on a machine that reads `bandwidth` bytes per second; `made` if the
-    models of the point before serve it too."""
-    target, draft = workshop.shapes(point)
+    """What `point` needs on a machine that reads `bandwidth` bytes per second.
+
+    `made` says that its models are in memory already.
+    """
+    target, draft = cache.architectures(point)
     stored = precision(point.precision)
     weights = held_bytes(target, stored.weight_bytes)
-    on = "cuda" if workshop.device.type == "cuda" else "cpu"
+    on = "cuda" if cache.device.type == "cuda" else "cpu"
     slots = point.context + point.gamma + 1
-    if on == "cuda":  # buffers and windows are powers of two there
-        slots = power_of_two(max(point.context, SMALLEST_WINDOW))
+    if on == "cuda":  # where buffers and windows are powers of two
+        slots = window_of(point.context)
     cached = point.batch * slots * stored.kv_bytes
     kv = cached * target.kv_elements_per_token
     streamed = weights + kv
@@ -51,23 +54,23 @@ def need(
         if point.draft_layers is None:
             weights += held_bytes(draft, stored.weight_bytes)
     rows = point.batch * (point.gamma + 1)
-    logits = 4 * 4.0 * rows * target.vocab_size  # in float32, and as laws, of both models
+    logits = 4 * 4.0 * rows * target.vocab_size  # in float32 and as probabilities, of both models
     cumulative = 8.0 * point.batch * target.vocab_size
     read = 0.0
     if point.alpha is not None and not point.synthetic:  # one pass over the prompts
         many = max(point.batch, effort.counted) * point.context
         read = 6.0 * many * (target.intermediate_size + 2 * target.hidden_size)
-        weights *= 1.6  # while it is dialled, the later layers' outputs are kept twice
-    arms = 2 if point.gamma else 1  # each keeps a cache of the target's
-    kept = (arms - 1) * cached * target.kv_elements_per_token
+        weights *= 1.6  # the search for epsilon keeps a copy of the later layers' outputs
+    variants = 2 if point.gamma else 1  # each keeps a KV cache of the target
+    kept = (variants - 1) * cached * target.kv_elements_per_token
     memory = weights + kv + kept + logits + cumulative + read
     step = streamed / bandwidth + target.num_layers * LAYER_S[point.mode]
     cycles = effort.rounds * effort.fewest_cycles + effort.fewest_cycles + 2
-    seconds = arms * (max(effort.seconds, cycles * step) + 4 * step)
+    seconds = variants * (max(effort.seconds, cycles * step) + 4 * step)
     noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]
-    seconds += arms * (effort.rounds + 2) * noise
+    seconds += variants * (effort.rounds + 2) * noise
     if point.mode == "cuda-graphs":
-        seconds += arms * (effort.rounds + 2) * CAPTURE_S
+        seconds += variants * (effort.rounds + 2) * CAPTURE_S
     if not made:
         passes = 2 if read else 1
         seconds += passes * target.parameters / RANDOM_PER_S[on] + 1.0
@@ -79,5 +82,6 @@ def need(
     return Need(memory + slack, seconds)
 
 
-def held_bytes(shape: Architecture, weight_bytes: float) -> float:
-    return shape.parameters * weight_bytes
+def held_bytes(model: Architecture, weight_bytes: float) -> float:
+    """Bytes of a model's weights in memory."""
+    return model.parameters * weight_bytes

@@ -1,8 +1,8 @@
-"""The probes' part of a suite: a calibration file for every mode that points are measured in.
+"""The part `probes` of a suite: a calibration file for every mode in which points are measured.
 
-On a GPU the timings themselves are written too (`probes.json`): they can be fitted again, when the
-model of the machine has changed, without the machine. A GPU's calibration also says from how many
-slots on attention was read in chunks (`chunked_from`); the points of the suite use the same limit.
+On a GPU the timings are written too (`probes.json`), so that they can be fitted again without the
+GPU after the model of the accelerator has changed. The calibration of a GPU also holds the smallest
+window that attention reads in chunks (`chunked_from`); the points of the suite use the same limit.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,29 +12,32 @@ from pathlib import Path
 import torch
 
 from reference.lab.drift import DriftProbe
-from reference.lab.kernels import GPU, Grid, run_kernel_probes
+from reference.lab.kernels import run_kernel_probes
 from reference.lab.probes import run_probes
 from reference.machine import environment
 from specsim.evidence.calibration import Calibration, fit, fit_kernels, probes_to_json, to_json
 from specsim.evidence.measurement import write_json
 
-ROUNDS = 4  # through the probes of a CPU
+ROUNDS = 4  # through all probes on a CPU
 FILES = {"calibration.json": "cuda-graphs", "calibration-eager.json": "eager"}
 
 
 def files_of(device: torch.device) -> Mapping[str, str]:
-    """The calibration files of a machine, and the mode of each."""
+    """The names of a machine's calibration files, and the mode of each."""
     return FILES if device.type == "cuda" else {"calibration.json": "eager"}
 
 
-def calibrate(folder: Path, device: torch.device, grid: Grid = GPU) -> dict[Path, Calibration]:
-    """Probe, fit and write. The drift probe's lap of these minutes is noted, so that later ones can
-    be compared with it."""
+def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
+    """Time the probes, fit a calibration to them, and write it.
+
+    The file also holds the time of the drift probe (`drift_s`), so that later measurements can be
+    compared with it. Returns the calibration by file.
+    """
     drift = DriftProbe(device)
-    before, found = drift.lap(), {}
+    before, found = drift.product_s(), {}
     fitted: Callable[[str, dict], Calibration]
     if device.type == "cuda":
-        kernels = run_kernel_probes(device, list(FILES.values()), grid)
+        kernels = run_kernel_probes(device, list(FILES.values()))
         write_json(folder / "probes.json", probes_to_json(kernels))
         found["chunked_from"] = kernels.chunked_from
 
@@ -46,10 +49,10 @@ def calibrate(folder: Path, device: torch.device, grid: Grid = GPU) -> dict[Path
         def fitted(mode: str, about: dict) -> Calibration:
             return fit(probes, about)
 
-    lap = (before + drift.lap()) / 2
+    drift_s = (before + drift.product_s()) / 2
     written = {}
     for name, mode in files_of(device).items():
-        about = asdict(environment(device)) | {"drift_s": lap, "mode": mode} | found
+        about = asdict(environment(device)) | {"drift_s": drift_s, "mode": mode} | found
         written[folder / name] = fitted(mode, about)
         write_json(folder / name, to_json(written[folder / name]))
     return written

@@ -6,52 +6,55 @@ from reference.attention import chunked_from
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.early_exit import first_layers
-from reference.graphs import SMALLEST_WINDOW, power_of_two
+from reference.graphs import window_of
 from reference.lab.drift import DriftProbe
-from reference.lab.suites.arms import (
-    Arm,
+from reference.lab.suites.models import Models
+from reference.lab.suites.pairs import text_trace
+from reference.lab.suites.points import PlannedPoint
+from reference.lab.suites.variants import (
     Effort,
-    arm,
+    Variant,
     counted,
     drafter_of,
     interleaved,
     prompt_length,
+    variant_of,
 )
-from reference.lab.suites.models import Models
-from reference.lab.suites.pairs import text_trace
-from reference.lab.suites.points import PlannedPoint
 from reference.statistics import Statistics
 from specsim.acceptance import Z80_SHORT, TextTrace
 from specsim.evidence.measurement import MeasuredRun, Point, Timing
 
-ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is a result
+ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is measured
 
 
 class Measurer:
-    """Measures points on one device; keeps the traces that calibrate acceptance."""
+    """Measures points on one device, and keeps the traces from which acceptance is predicted.
 
-    def __init__(self, device: torch.device, effort: Effort, calibration_lap: float | None):
-        self.device, self.effort, self.calibration_lap = device, effort, calibration_lap
+    `calibration_drift_s` is the time of the drift probe at calibration, in seconds, if it is known.
+    """
+
+    def __init__(self, device: torch.device, effort: Effort, calibration_drift_s: float | None):
+        self.device, self.effort, self.calibration_drift_s = device, effort, calibration_drift_s
         self.probe = DriftProbe(device)
         self._traces: dict[tuple, TextTrace] = {}
 
     @torch.inference_mode()
     def measure(self, point: PlannedPoint, models: Models) -> Point:
-        """Plain decoding and the point's own method, in turn."""
+        """Time plain decoding and the point's own method, in turn."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         survival, tokens_error = self.calibrated(point, models)
         expected = 1.0 + sum(survival or ())
         drafter = drafter_of(point, models)
-        arms: dict[str, Arm] = {"plain": arm(point, models, NoDrafter(), 1.0)}
+        variants: dict[str, Variant] = {"plain": variant_of(point, models, NoDrafter(), 1.0)}
         if point.gamma:
             drawn = survival if point.synthetic else None
-            arms["speculative"] = arm(point, models, drafter, expected, drawn)
-        laps: list[float] = []
+            variants["speculative"] = variant_of(point, models, drafter, expected, drawn)
+        probed: list[float] = []
         totals, rounds, left_out = interleaved(
-            arms, self.effort, lambda: laps.append(self.probe.lap())
+            variants, self.effort, lambda: probed.append(self.probe.product_s())
         )
-        laps.append(self.probe.lap())
+        probed.append(self.probe.product_s())
         total = totals.get("speculative", totals["plain"])
         timed = len(total.cycle_times)
         if point.gamma and point.method in ACCEPTING and not point.synthetic:
@@ -78,29 +81,35 @@ class Measurer:
             name=point.name,
             part=point.part,
             reserved=point.reserved,
-            drift=self.drift(laps),
+            drift=self.drift(probed),
         )
 
-    def drift(self, laps: list[float]) -> float | None:
-        """How much longer the fixed read took than at calibration; None where that is not known."""
-        if self.calibration_lap is None:
+    def drift(self, probed: list[float]) -> float | None:
+        """Time of the drift probe over its time at calibration; None if that is not known.
+
+        `probed` holds its seconds during the measurement.
+        """
+        if self.calibration_drift_s is None:
             return None
-        return sorted(laps)[len(laps) // 2] / self.calibration_lap
+        return sorted(probed)[len(probed) // 2] / self.calibration_drift_s
 
     def reading(self) -> str:
-        """How a GPU reads its caches, for a point's notes; a CPU reads them whole."""
+        """A note on how a GPU reads its KV caches. A CPU reads them whole and needs no note."""
         if self.device.type != "cuda":
             return ""
         return f"; windows of {chunked_from()} slots and more read in chunks"
 
     def peak_memory(self) -> int | None:
+        """Most bytes of GPU memory in use since `measure` began; None on a CPU."""
         if self.device.type != "cuda":
             return None
         return torch.cuda.max_memory_allocated(self.device)
 
     def calibrated(self, point: PlannedPoint, models: Models) -> tuple[list[float] | None, float]:
-        """The survival to predict from, of other prompts than the timed ones, and the relative
-        half-width of its 80 % band."""
+        """The survival for the prediction, from other prompts than the timed ones.
+
+        Returns it with the relative half-width of the 80 % band of its tokens per cycle.
+        """
         if point.gamma == 0 or point.method not in ACCEPTING:
             return None, 0.0
         if point.synthetic:
@@ -108,7 +117,7 @@ class Measurer:
             return [point.alpha**k for k in range(1, point.gamma + 1)], 0.0
         effort = self.effort
         prompts = models.prompts("calibration", effort.calibration_prompts, point.context)
-        if point.method == "n-gram":  # what it finds is no law: it is run on the other prompts
+        if point.method == "n-gram":  # it drafts without a distribution, so no trace exists
             run = speculate(
                 models.target, drafter_of(point, models), prompts,
                 2 * effort.calibration_tokens, point.temperature, seed=2000,
@@ -138,25 +147,29 @@ class Measurer:
 
 
 def draft_step(point: PlannedPoint, total: Statistics) -> Timing | None:
-    """One of the cycle's draft passes; None where nothing is computed to draft."""
+    """The time of one draft pass of a cycle; None if drafting computes nothing."""
     if point.gamma == 0 or point.method == "given":
         return None
     return Timing.of([seconds / point.gamma for seconds in total.draft_times])
 
 
 def throughput(point: PlannedPoint, total: Statistics) -> float | None:
-    """Tokens per second of the whole batch."""
+    """Tokens per second of the whole batch; None if no whole cycle was timed."""
     if not total.cycle_s or total.tokens_per_cycle is None:
         return None
     return point.batch * total.tokens_per_cycle / total.cycle_s
 
 
 def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int) -> MeasuredRun:
+    """What was run, in the form of the measured files.
+
+    The context is the mean over the cycles: the prompt and half of the new tokens.
+    """
     target, draft = models.target.architecture, models.draft
     if point.method == "early-exit":
-        shape = target.first_layers(point.draft_layers)
+        drafting = target.first_layers(point.draft_layers)
     else:
-        shape = draft.architecture if point.method == "draft-model" else None
+        drafting = draft.architecture if point.method == "draft-model" else None
     written = len(total.cycle_times) / rounds * (total.tokens_per_cycle or 1.0)
     if models.texts is None:
         length = prompt_length(point, round(written))
@@ -166,7 +179,7 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
     context = round(length + written / 2)
     return MeasuredRun(
         target=target,
-        draft=shape,
+        draft=drafting,
         precision=point.precision,
         method=point.method,
         gamma=point.gamma,
@@ -181,7 +194,7 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
 
 
 def attended(device: torch.device, context: int, most: float, point: PlannedPoint) -> int:
-    """The slots that a pass reads for each sequence: on a GPU the window, a power of two."""
+    """The slots that a pass reads of each sequence. On a GPU this is the window, a power of two."""
     if device.type != "cuda":
         return context + point.gamma + 1
-    return power_of_two(max(round(most) + 2 * (point.gamma + 1), SMALLEST_WINDOW))
+    return window_of(round(most) + 2 * (point.gamma + 1))

@@ -1,8 +1,8 @@
-"""Scenarios -> measured points: plain and speculative decoding of one pair, interleaved.
+"""Scenarios -> measured points: plain and speculative decoding of one pair, in turn.
 
-Every prompt is decoded with every gamma before the next prompt begins, so a machine that drifts
-slows the baseline and the speculation alike. Times are medians over cycles; prefill and warm-up are
-not in them.
+Every prompt is decoded with every gamma before the next prompt begins. So a change of the machine's
+speed slows plain and speculative decoding alike. Times are medians over cycles, without prefill and
+warm-up.
 """
 
 import statistics
@@ -35,13 +35,14 @@ def measure_pair(
     counted_prompts: Sequence[Sequence[int]] = (),
     counted_runs: int = 0,
     drift: DriftProbe | None = None,
-    calibration_lap: float | None = None,
+    calibration_drift_s: float | None = None,
 ) -> list[Point]:
-    """A point for every gamma, batch 1; gamma 0 is plain decoding and every other's `step_s`.
+    """Measure a point for every gamma, at batch 1.
 
-    A median of times needs few cycles, an acceptance many: `counted_prompts` are decoded besides,
-    as one batch, `counted_runs` times with other seeds, for their counts alone. With `drift`, its
-    laps are taken between the prompts and compared with `calibration_lap` seconds.
+    Gamma 0 is plain decoding; its time is the `step_s` of every point. A median time needs few
+    cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch,
+    `counted_runs` times with other seeds, only to count what is accepted. `drift` is timed between
+    the prompts, and compared with `calibration_drift_s`, its seconds at calibration.
     """
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
@@ -50,7 +51,7 @@ def measure_pair(
         speculate(target, drafters[gamma], prompts[0], min(16, max_new_tokens), temperature)
     rounds = len(prompts) * len(gammas) + counted_runs * (len(gammas) - 1)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
-    laps = [drift.lap()] if drift else []
+    probed = [drift.product_s()] if drift else []
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
             run = speculate(
@@ -58,7 +59,7 @@ def measure_pair(
             )
             totals[gamma].extend(run.statistics)
             bar.update()
-        laps += [drift.lap()] if drift else []
+        probed += [drift.product_s()] if drift else []
     for turn in range(counted_runs):
         for gamma in gammas[1:]:
             run = speculate(
@@ -74,7 +75,9 @@ def measure_pair(
     bar.close()
     context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)
     plain = Timing.of(totals[0].cycle_times)
-    drifted = statistics.median(laps) / calibration_lap if laps and calibration_lap else None
+    drifted = None
+    if probed and calibration_drift_s:
+        drifted = statistics.median(probed) / calibration_drift_s
     return [
         Point(
             scenario=MeasuredRun(
@@ -117,56 +120,60 @@ def text_trace(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """What the draft would have kept of text that the target wrote: the input of
-    `specsim.acceptance.TextTrace`.
+    """The input of `specsim.acceptance.TextTrace`, from text that the target writes.
 
-    The target continues each prompt by itself; then one pass of each model over the finished text
-    gives p and q at every new token x: the probability min(1, q(x) / p(x)) that x was an accepted
-    draft, and the overlap sum min(p, q) there. No cycle is run, so one trace serves every gamma.
+    The target continues each prompt without a draft. Then each model reads the finished text in one
+    pass, which gives the distributions p (target) and q (draft) at every new token x. No cycle is
+    run, so one trace serves every gamma.
+
+    Returns two lists for each text, with a value for each new token: min(1, q(x) / p(x)), the
+    probability that x was an accepted draft, and sum min(p, q), the overlap at this position.
     """
     sampling = SamplingParameters(temperature)
     written = generate(target, prompts, max_new_tokens, temperature, seed=seed).tokens
     kept, overlaps = [], []
     for prompt, new in zip(prompts, written, strict=True):
         text = torch.tensor([*prompt, *new], device=target.device)[None]
-        here = slice(len(prompt) - 1, -1)  # the positions whose laws the new tokens were drawn from
+        here = slice(len(prompt) - 1, -1)  # the positions that the new tokens were drawn at
         p, q = (sampling.probabilities(model(text)[0, here]) for model in (target, draft))
         chosen = text[0, len(prompt) :, None]
-        # where rounding hides from p the token that the target chose, q alone decides
-        p_chosen, q_chosen = (law.gather(1, chosen).squeeze(1) for law in (p, q))
+        # p can be 0 for the chosen token, through rounding: then q alone decides
+        p_chosen, q_chosen = (probs.gather(1, chosen).squeeze(1) for probs in (p, q))
         ratio = q_chosen / torch.where(p_chosen > 0, p_chosen, 1.0)
         kept.append(ratio.clamp(max=1).tolist())
         overlaps.append(torch.minimum(p, q).sum(-1).clamp(max=1).tolist())
     return kept, overlaps
 
 
-class Parting(NamedTuple):
-    """Where two greedy continuations part, and by how much the target's best logit there exceeds
-    its second."""
+class Divergence(NamedTuple):
+    """The first token in which two greedy continuations differ, and the target's margin there: how
+    much its best logit exceeds its second best."""
 
     index: int
     gap: float
 
 
 @torch.inference_mode()
-def parting(
+def divergence(
     target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]
-) -> Parting | None:
-    """None if two greedy continuations of `prompt` are equal, else where they part."""
+) -> Divergence | None:
+    """The first difference of two greedy continuations of `prompt`; None if they are equal."""
     if one == other:
         return None
     index = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     text = torch.tensor([*prompt, *one[:index]], device=target.device)[None]
     best, second = target(text)[0, -1].float().topk(2).values.tolist()
-    return Parting(index, best - second)
+    return Divergence(index, best - second)
 
 
 def first_difference(
     target: Transformer, prompt: Sequence[int], one: list[int], other: list[int]
 ) -> str | None:
-    """None if two greedy continuations are equal; else, in words, where they part, and how close
-    the target's choice was."""
-    found = parting(target, prompt, one, other)
+    """The same in words; None if the two continuations are equal."""
+    found = divergence(target, prompt, one, other)
     if found is None:
         return None
-    return f"they part at token {found.index}, where the two best logits differ by {found.gap:.2g}"
+    return (
+        f"they differ from token {found.index} on, where the two best logits differ by "
+        f"{found.gap:.2g}"
+    )

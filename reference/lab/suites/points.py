@@ -1,13 +1,14 @@
-"""The points of a suite: what is to be measured, listed in a file before anything is.
+"""The points of a suite: a file lists what is to be measured before anything is measured.
 
-A third of the points of every part is reserved: nobody looks at them while the model of the machine
-is being changed, and the errors that are quoted are theirs. Which ones they are follows from their
-names alone (`reserved_names`), so that nobody chooses them.
+A third of the points of each predicted part is reserved. Nobody looks at these points while the
+model of the accelerator is being changed, and the quoted errors are theirs. Their names alone
+decide which points are reserved (the third with the smallest SHA-256), so nobody chooses them.
+
+The part `peer` measures the baseline: transformers decodes the same models (see `baseline`).
 """
 
-import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from specsim.checks import SpecsimError
 
 SUITES = {name: Path(__file__).parent / f"{name}.toml" for name in ("gpu", "cpu")}
 PARTS = ("probes", "plain", "verify", "speculation", "trained", "peer")
-PREDICTED = ("plain", "verify", "speculation", "trained")  # the parts with reserved points
 METHODS = (
     "plain", "given", "draft-model", "early-exit", "n-gram",
     "transformers-generate", "transformers-assisted",
@@ -29,10 +29,11 @@ MODES = ("eager", "cuda-graphs")
 class PlannedPoint:
     """One scenario to measure.
 
-    `target` is a shape of the suite's file, a model of the catalog, or "trained", the pair that the
-    run is given. `draft` is "first-K", the target's first K layers, or a shape or model. `alpha` is
-    the acceptance that the pair is dialled to, or, if `synthetic`, that accept counts are drawn
-    with. A method "given" has gamma drafts at no cost: a pass of gamma + 1 rows.
+    `target` is a model of the suite's file, a model of the catalog, or "trained" (the pair that the
+    run is given). `draft` is "first-K" (the target's first K layers), a model of the suite's file
+    or a model of the catalog. If `synthetic`, accept counts are drawn with the acceptance rate
+    `alpha`; otherwise `alpha` is the target acceptance rate of a synthetic pair. The method "given"
+    has gamma fixed drafts that cost nothing; it measures a pass of gamma + 1 rows.
     """
 
     name: str
@@ -52,13 +53,13 @@ class PlannedPoint:
 
     @property
     def pair(self) -> tuple[Any, ...]:
-        """What models it needs: equal for points that can share them."""
-        dialled = None if self.synthetic else self.alpha
-        return self.target, self.draft, dialled, self.precision
+        """The models that the point needs. Points with the same value can share them."""
+        alpha = None if self.synthetic else self.alpha
+        return self.target, self.draft, alpha, self.precision
 
     @property
     def draft_layers(self) -> int | None:
-        """K of "first-K"."""
+        """K of "first-K"; None for any other draft."""
         if self.draft is None or not self.draft.startswith("first-"):
             return None
         return int(self.draft.removeprefix("first-"))
@@ -66,24 +67,25 @@ class PlannedPoint:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """The points of a suite in the order in which they are measured, and the shapes they name."""
+    """The points of a suite in the order in which they are measured, and the models of its file."""
 
     name: str
     points: tuple[PlannedPoint, ...]
-    shapes: Mapping[str, Architecture]
+    architectures: Mapping[str, Architecture]
 
-    def shape(self, name: str) -> Architecture:
-        """A shape of the suite's own, or a model of the catalog."""
-        return self.shapes[name] if name in self.shapes else model(name)
+    def architecture(self, name: str) -> Architecture:
+        """A model of the suite's file, or of the catalog."""
+        return self.architectures[name] if name in self.architectures else model(name)
 
     def of(self, part: str) -> list[PlannedPoint]:
+        """The points of one part, in order."""
         return [point for point in self.points if point.part == part]
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
     """The suite called "gpu" or "cpu", or another file of the same form.
 
-    Raises SpecsimError, naming the file and the point, for what cannot be measured as it stands.
+    Raises SpecsimError with the file and the point if a point cannot be measured as it is written.
     """
     path = SUITES.get(str(name_or_path), Path(name_or_path))
     try:
@@ -99,18 +101,18 @@ def load_suite(name_or_path: str | Path) -> Suite:
     unknown = data.keys() - {"shapes", "points"}
     if unknown or not data.get("points"):
         raise SpecsimError(f"{path} must hold shapes and points, and nothing else: {set(data)}")
-    shapes = {
-        name: _shape(f"{path}: shape {name!r}", fields | {"name": name})
+    architectures = {
+        name: _architecture(f"{path}: shape {name!r}", fields | {"name": name})
         for name, fields in data.get("shapes", {}).items()
     }
     points = tuple(_point(str(path), row) for row in data["points"])
     names = [point.name for point in points]
     if twice := {name for name in names if names.count(name) > 1}:
         raise SpecsimError(f"{path}: two points are called {sorted(twice)[0]!r}")
-    return Suite(path.stem, points, shapes)
+    return Suite(path.stem, points, architectures)
 
 
-def _shape(place: str, values: Mapping[str, Any]) -> Architecture:
+def _architecture(place: str, values: Mapping[str, Any]) -> Architecture:
     try:
         return Architecture(**values)
     except TypeError as error:
@@ -145,17 +147,7 @@ def _point(place: str, row: Mapping[str, Any]) -> PlannedPoint:
             raise SpecsimError(f"{place}: {point.method} needs a draft and an alpha")
         if point.draft_layers is None and not point.synthetic:
             raise SpecsimError(
-                f"{place}: a draft that is not the target's first layers accepts nothing; "
-                "make it synthetic"
+                f"{place}: random weights accept no draft of a separate model; give the draft "
+                "first-K, or set synthetic = true"
             )
     return point
-
-
-def reserved_names(points: Iterable[PlannedPoint]) -> set[str]:
-    """Of every part that is predicted the third of its names whose SHA-256 is smallest."""
-    points, reserved = list(points), set()
-    for part in PREDICTED:
-        names = [point.name for point in points if point.part == part]
-        names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-        reserved |= set(names[: round(len(names) / 3)])
-    return reserved

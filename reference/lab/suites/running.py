@@ -1,10 +1,10 @@
-"""A part of a suite, run point by point into a file: what is there already is not measured again.
+"""Runs a part of a suite point by point into a file. Points in the file are not measured again.
 
     measurements/nvidia-h200/calibration.json   the probes (and calibration-eager.json)
     measurements/nvidia-h200/plain.json         a file per part, written whole after every point
 
-A point that does not fit is skipped and said so; one that fails is named and the next one is
-measured.
+A point that does not fit into memory is skipped, with a message. A point that fails is reported,
+and the next point is measured.
 """
 
 import gc
@@ -20,11 +20,13 @@ import torch
 from reference.attention import LONG, read_in_chunks_from
 from reference.graphs import forget
 from reference.lab.drift import DriftProbe
-from reference.lab.suites.arms import Effort, effort_on
+from reference.lab.suites import calibrating
+from reference.lab.suites.baseline import measure_baseline
 from reference.lab.suites.budget import need
 from reference.lab.suites.measuring import Measurer
-from reference.lab.suites.models import Workshop
+from reference.lab.suites.models import ModelCache
 from reference.lab.suites.points import PARTS, PlannedPoint, Suite
+from reference.lab.suites.variants import Effort, effort_on
 from reference.machine import environment
 from reference.memory import DoesNotFit, free_bytes
 from specsim.checks import SpecsimError
@@ -34,7 +36,7 @@ Say = Callable[[str], None]
 
 
 def machine_name(env: Environment, device: torch.device) -> str:
-    """The folder of a machine: "nvidia-h200", "cpu-2core"."""
+    """The name of a machine's folder, for example "nvidia-h200" or "cpu-2core"."""
     if device.type == "cpu":
         return f"cpu-{env.threads}core"
     return re.sub(r"[^a-z0-9]+", "-", env.device.lower()).strip("-")
@@ -53,10 +55,11 @@ def run_suite(
     effort: Effort | None = None,
     say: Say = print,
 ) -> int:
-    """Measure what is missing of `parts`; how many points failed or were left for another run.
+    """Measure the points of `parts` that are missing in `out`.
 
-    `minutes` is a limit for each part: a point is not begun that would pass it. Raises SpecsimError
-    for an unknown part, or a file in `out` that is not a measurement.
+    `minutes` is a limit for each part: no point is begun that would exceed it. Returns how many
+    points failed or were left for another run. Raises SpecsimError for an unknown part, and for a
+    file in `out` that is not a measurement.
     """
     for part in (parts := list(parts)):
         if part not in PARTS:
@@ -75,12 +78,10 @@ def run_suite(
 
 
 def calibrate(folder: Path, device: torch.device, say: Say, dry_run: bool) -> None:
-    """Time the probes and fit a System to them, in every mode, unless it has been done."""
-    from reference.lab.suites import calibrating
-
+    """Time the probes and fit a System to them, for every mode, unless the files are there."""
     files = [folder / name for name in calibrating.files_of(device)]
     if all(file.is_file() for file in files):
-        say(f"probes: {', '.join(map(str, files))} is there already")
+        say(f"probes: measured already: {', '.join(map(str, files))}")
     elif dry_run:
         say(f"probes: {', '.join(map(str, files))}, about a minute and a half")
     else:
@@ -108,11 +109,11 @@ class PartRun:
         self.suite, self.part, self.device = suite, part, device
         self.folder, self.file = folder, folder / f"{part}.json"
         self.effort, self.say = effort, say
-        self.workshop = Workshop(suite, device, pair)
+        self.cache = ModelCache(suite, device, pair)
         self.measurement = Measurement.read(self.file) if self.file.is_file() else Measurement(env)
         if self.measurement.environment.device != env.device:
             raise SpecsimError(
-                f"{self.file} was measured on {self.measurement.environment.device}, and this is "
+                f"{self.file} was measured on {self.measurement.environment.device}, not on "
                 f"{env.device}; give another folder with --machine"
             )
         if (folder / "calibration.json").is_file():
@@ -122,14 +123,14 @@ class PartRun:
         self.missing = [point for point in suite.of(part) if point.name not in done]
 
     def plan(self) -> int:
-        """Say what would be measured and about how long it takes."""
+        """Print what would be measured, and about how long it takes."""
         bandwidth, total, last = self._bandwidth(DriftProbe(self.device)), 0.0, None
         for point in self.missing:
             if sentence := self._obstacle(point, bandwidth):
                 self.say(f"{point.name}: skipped: {sentence}")
                 continue
             made = last is not None and last.pair == point.pair
-            wanted = need(point, self.workshop, self.effort, bandwidth, made)
+            wanted = need(point, self.cache, self.effort, bandwidth, made)
             total, last = total + wanted.seconds, point
             self.say(
                 f"{point.name}: about {wanted.seconds:.1f} s, {wanted.memory_bytes / 1e9:.1f} GB"
@@ -142,7 +143,10 @@ class PartRun:
         return 0
 
     def measure(self, minutes: float | None = None) -> int:
-        """Measure what is missing, writing after every point; how many failed or were left."""
+        """Measure the missing points, and write the file after each.
+
+        Returns how many failed or were left for another run.
+        """
         if self.done:
             self.say(f"{self.part}: {len(self.done)} points are in {self.file} already")
         if not self.missing:
@@ -151,13 +155,13 @@ class PartRun:
         measurer = Measurer(self.device, self.effort, self._calibrated("drift_s"))
         bandwidth = self._bandwidth(measurer.probe)
         for index, point in enumerate(self.missing, 1):
-            wanted = need(point, self.workshop, self.effort, bandwidth, self.workshop.holds(point))
+            wanted = need(point, self.cache, self.effort, bandwidth, self.cache.holds(point))
             elapsed = time.monotonic() - started
             if minutes is not None and elapsed + wanted.seconds > 60 * minutes:
                 left = len(self.missing) - index + 1
                 self.say(
                     f"{self.part}: stopped after {elapsed / 60:.1f} minutes with {left} points "
-                    "left; run the same command again to go on"
+                    "left; run the same command again to continue"
                 )
                 failed += left
                 break
@@ -171,28 +175,28 @@ class PartRun:
             outcome = sentence or described(self.measurement.points[-1])
             self.say(f"[{index}/{len(self.missing)}] {point.name}: {outcome} ({took:.1f} s)")
             if sentence and not self._device_answers():
-                self.say(f"{self.part}: stopped: the device no longer answers; run this again")
+                self.say(
+                    f"{self.part}: stopped: the device no longer answers; run the same command again"
+                )
                 break
-        self.workshop.clear()
+        self.cache.clear()
         return failed
 
     def _one(self, point: PlannedPoint, measurer: Measurer) -> str | None:
-        """Measure and write one point; None, or the sentence that says why not."""
+        """Measure and write one point. Returns None, or the reason why it was not measured."""
         try:
-            models = self.workshop.models(point)
-            forget(models.target)  # no other point runs what the last one recorded
+            models = self.cache.models(point)
+            forget(models.target)  # free the last point's graphs and KV caches
             with read_in_chunks_from(self._calibrated("chunked_from") or LONG):
                 if point.part == "peer":
-                    from reference.lab.suites.peer import measure_peer
-
-                    measured = measure_peer(point, models, measurer, self.workshop.pair)
+                    measured = measure_baseline(point, models, measurer, self.cache.pair)
                 else:
                     measured = measurer.measure(point, models)
         except torch.OutOfMemoryError:
-            sentence = "skipped: the memory ran out"
+            sentence = "skipped: out of memory"
         except DoesNotFit as error:
             sentence = f"skipped: {error}"
-        except Exception as error:  # one point that fails must not cost the points after it
+        except Exception as error:  # the points after a failed one are still measured
             if not isinstance(error, SpecsimError | ImportError):
                 traceback.print_exc()
             text = str(error).strip() or "no reason given"
@@ -201,29 +205,29 @@ class PartRun:
             self.measurement.points.append(measured)
             self.measurement.write(self.file)
             return None
-        self.workshop.clear()  # nothing half-made is kept
+        self.cache.clear()  # the kept models may be incomplete
         gc.collect()
         return sentence
 
     def _device_answers(self) -> bool:
-        """Whether the device still computes: some errors end its context for good."""
+        """Whether the device still computes. Some errors end its CUDA context for good."""
         try:
             return torch.ones(1, device=self.device).add(1).item() == 2.0
         except RuntimeError:
             return False
 
     def _obstacle(self, point: PlannedPoint, bandwidth: float) -> str | None:
-        """Why a point cannot be measured here, in a sentence; None if it can."""
+        """Why a point cannot be measured on this device; None if it can."""
         if point.mode == "cuda-graphs" and self.device.type != "cuda":
-            return f"CUDA graphs need a CUDA device, and this is a {self.device.type}"
-        wanted = need(point, self.workshop, self.effort, bandwidth, True).memory_bytes
+            return f"CUDA graphs need a CUDA device, not {self.device.type}"
+        wanted = need(point, self.cache, self.effort, bandwidth, True).memory_bytes
         free = free_bytes(self.device) + self._held_bytes()
         if wanted > free:
             return f"it needs {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return None
 
     def _held_bytes(self) -> float:
-        """What the kept models hold, which makes room for the next or serves it."""
+        """GPU memory of the kept models. The next point uses them, or they are freed."""
         return float(torch.cuda.memory_allocated(self.device)) if self._on_cuda else 0.0
 
     @property
@@ -231,12 +235,14 @@ class PartRun:
         return self.device.type == "cuda"
 
     def _bandwidth(self, probe: DriftProbe) -> float:
-        return probe.nbytes / probe.lap()
+        return probe.nbytes / probe.product_s()
 
     def _calibrated(self, name: str) -> float | None:
-        """What the machine's calibration says of itself under `name`: seconds of the drift probe
-        (`drift_s`), slots from which attention is read in chunks (`chunked_from`); None where it
-        says nothing."""
+        """A value of the machine's calibration; None if it is not there.
+
+        `drift_s` is the seconds of the drift probe. `chunked_from` is the smallest window, in
+        slots, that attention reads in chunks.
+        """
         file = self.folder / "calibration.json"
         if not file.is_file():
             return None
@@ -244,7 +250,7 @@ class PartRun:
 
 
 def described(point: Point) -> str:
-    """The result in a few words."""
+    """The result of a point in a few words."""
     assert point.step_s is not None
     assert point.cycle_s is not None
     step = point.step_s.median * 1e3

@@ -1,8 +1,9 @@
-"""transformers' `generate` and assisted generation on the same weights, in turn with our decoder.
+"""The baseline: transformers' `generate` and assisted generation, timed in turn with our decoder.
 
-A peer's point holds its time per token as `cycle_s`, one token per cycle, beside our own plain
-step: its "speedup" is how fast it decodes relative to our plain decoding. It is greedy, so that
-both write the same text up to rounding.
+These are the points of the part `peer`. transformers runs on the same weights. A point holds its
+time per token as `cycle_s` (one token per cycle) and our own plain step as `step_s`, so the
+"speedup" of the point is the speed of transformers relative to our plain decoding. Decoding is
+greedy, so both write the same text up to rounding.
 """
 
 import time
@@ -12,10 +13,11 @@ import torch
 
 from reference.checkpoints import PAIR
 from reference.drafters import NoDrafter
-from reference.lab.suites.arms import arm, interleaved
+from reference.lab.probes import synchronise
 from reference.lab.suites.measuring import Measurer, scenario
 from reference.lab.suites.models import Models
 from reference.lab.suites.points import PlannedPoint
+from reference.lab.suites.variants import interleaved, variant_of
 from reference.packing import PackedLinear
 from reference.statistics import Statistics
 from reference.transformer import Transformer
@@ -25,9 +27,11 @@ from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Point, Timing
 
 
-def measure_peer(point: PlannedPoint, models: Models, measurer: Measurer, pair: str) -> Point:
-    """Our plain steps and the peer's tokens, in turn. ImportError without transformers; `pair` is
-    where a trained pair comes from."""
+def measure_baseline(point: PlannedPoint, models: Models, measurer: Measurer, pair: str) -> Point:
+    """Time our plain steps and the tokens of transformers, in turn.
+
+    `pair` is the folder of a trained pair. Raises ImportError if transformers is not installed.
+    """
     target, assistant = their_models(point, models, pair)
     options: dict = {"do_sample": False, "pad_token_id": 0}
     if point.gamma:
@@ -43,22 +47,23 @@ def measure_peer(point: PlannedPoint, models: Models, measurer: Measurer, pair: 
             prompts = [models.prompts("timed", seed + 1, point.context)[seed]]
         length = min(map(len, prompts))
         ids = torch.tensor([prompt[:length] for prompt in prompts], device=models.target.device)
+        options["attention_mask"] = torch.ones_like(ids)
         result = Statistics(0)
-        first = seconds_of(lambda: target.generate(ids, **mask(ids), max_new_tokens=1, **options))
+        first = seconds_of(lambda: target.generate(ids, max_new_tokens=1, **options))
         tokens = max(8, cycles)
         before = time.perf_counter()
-        written = target.generate(ids, **mask(ids), max_new_tokens=tokens, **options)
+        written = target.generate(ids, max_new_tokens=tokens, **options)
         synchronise(ids.device)
-        took = time.perf_counter() - before - first  # the prompt is read in both
+        took = time.perf_counter() - before - first  # both calls read the prompt
         count = max(written.shape[1] - length - 1, 1)
         zeros = [0] * point.batch
         result.add_cycle(zeros, zeros, [0.0, max(took, 1e-9) / count, 0.0, 0.0])
         return result
 
-    arms = {"plain": arm(point, models, NoDrafter(), 1.0), "theirs": generate}
-    laps: list[float] = []
+    variants = {"plain": variant_of(point, models, NoDrafter(), 1.0), "theirs": generate}
+    probed: list[float] = []
     totals, rounds, _ = interleaved(
-        arms, measurer.effort, lambda: laps.append(measurer.probe.lap())
+        variants, measurer.effort, lambda: probed.append(measurer.probe.product_s())
     )
     theirs = Timing.of(totals["theirs"].cycle_times)
     assert theirs is not None
@@ -75,32 +80,24 @@ def measure_peer(point: PlannedPoint, models: Models, measurer: Measurer, pair: 
         notes=f"cycle_s is transformers' time per token, step_s our own plain step; {models.note}",
         name=point.name,
         part=point.part,
-        drift=measurer.drift(laps),
+        drift=measurer.drift(probed),
     )
 
 
-def mask(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"attention_mask": torch.ones_like(ids)}
-
-
 def seconds_of(call: Callable[[], torch.Tensor]) -> float:
+    """Seconds of `call`, until its result is there."""
     begun = time.perf_counter()
     synchronise(call().device)
     return time.perf_counter() - begun
 
 
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def their_models(point: PlannedPoint, models: Models, pair: str):
-    """transformers' target and assistant (None unless the point has one)."""
+    """The target and the assistant of transformers; None if the point has no assistant."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     wanted = [("target", models.target), ("draft", models.draft)][: 2 if point.gamma else 1]
-    if point.target == "trained":  # ours may be packed, so theirs are read from the same files
+    if point.target == "trained":  # ours may be packed, so the same files are read again
         root = PAIR if pair == "bundled" else pair
         made = [
             transformers.AutoModelForCausalLM.from_pretrained(
@@ -115,26 +112,31 @@ def their_models(point: PlannedPoint, models: Models, pair: str):
 
 
 def their_model(model: Transformer):
-    """transformers' model around the very weights of ours: nothing is copied."""
+    """A transformers model that shares the weights of ours: nothing is copied.
+
+    Raises SpecsimError if the weights are packed.
+    """
     import transformers
 
     if any(isinstance(module, PackedLinear) for module in model.modules()):
-        raise SpecsimError(f"{model.architecture.name} is packed: its weights cannot be shared")
-    shape = model.architecture
-    fields = to_config(shape)
+        raise SpecsimError(
+            f"{model.architecture.name} is packed: transformers cannot share its weights"
+        )
+    ours = model.architecture
+    fields = to_config(ours)
     config = transformers.AutoConfig.for_model(**fields)
     with torch.device("meta"):
         theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype)
-    theirs.requires_grad_(False)  # random weights are inference tensors, which take no gradient
-    qkv, tensors = [shape.query_size, shape.kv_size, shape.kv_size], {}
+    theirs.requires_grad_(False)  # random weights are inference tensors, without gradients
+    qkv, tensors = [ours.query_size, ours.kv_size, ours.kv_size], {}
     for name, weight in model.state_dict().items():
-        if name == "head.weight":  # also where it is tied
+        if name == "head.weight":  # also if it is tied to the embedding
             tensors["lm_head.weight"] = weight
             continue
-        (group,) = sources(name, shape, mixtral=False)
+        (group,) = sources(name, ours, mixtral=False)
         pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(group))
         tensors |= dict(zip(group, pieces, strict=True))
     theirs.load_state_dict(tensors, strict=True, assign=True)
-    rotary = theirs.model.rotary_emb  # its tables are no weights, and lie on the meta device
+    rotary = theirs.model.rotary_emb  # its tables are not weights; they are on the meta device
     theirs.model.rotary_emb = type(rotary)(config=theirs.config).to(model.device)
     return theirs

@@ -1,4 +1,8 @@
-"""Arms of a comparison, timed in turn: a machine that drifts slows all of them alike."""
+"""The variants of a comparison, timed in turn: changes of the machine's speed slow them alike.
+
+A variant is one way to decode a point's scenario, for example plain decoding or decoding with the
+point's drafter.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +21,18 @@ from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.statistics import Statistics
 
-Arm = Callable[[int, int], Statistics]  # (cycles, seed) -> what they did and took
-DISTURBED = 1.2  # times an arm's fastest round
+Variant = Callable[[int, int], Statistics]  # (cycles, seed) -> accept counts and stage times
+DISTURBED = 1.2  # a slower round than this many times the variant's fastest one is disturbed
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: seconds timed of each arm, over so many rounds through all arms, and
-    cycles per sequence that are decoded besides for what they accept, `counted` sequences at
-    once."""
+    """How much is measured.
+
+    Each variant is timed for about `seconds`, in `rounds` rounds through all variants. In addition
+    `counted` sequences are decoded at once for `counted_cycles` cycles each, only to count what is
+    accepted.
+    """
 
     seconds: float
     rounds: int
@@ -43,9 +50,11 @@ EFFORTS = {
 }
 
 
-class Given(Drafter):
-    """Drafts are given, at no cost: the pending token, over and over. What is measured is a pass of
-    gamma + 1 rows."""
+class FixedDrafts(Drafter):
+    """Drafts that cost nothing: the pending token, gamma times.
+
+    This measures a verification pass of gamma + 1 rows. It is the method "given" of the suites.
+    """
 
     def __init__(self, gamma: int):
         self.gamma = gamma
@@ -53,16 +62,17 @@ class Given(Drafter):
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
     ) -> Proposal:
+        """The pending token of each sequence, as every draft."""
         return Proposal(sequences.pending.expand(-1, self.gamma), None)
 
 
 def drafter_of(point: PlannedPoint, models: Models) -> Drafter:
-    """What drafts in a point's cycles."""
+    """The drafter of a point's cycles."""
     gamma = point.gamma
     if gamma == 0:
         return NoDrafter()
     if point.method == "given":
-        return Given(gamma)
+        return FixedDrafts(gamma)
     if point.method == "n-gram":
         return NGram(gamma)
     if point.method == "early-exit":
@@ -70,17 +80,17 @@ def drafter_of(point: PlannedPoint, models: Models) -> Drafter:
     return DraftModel(models.draft, gamma)
 
 
-def arm(
+def variant_of(
     point: PlannedPoint,
     models: Models,
     drafter: Drafter,
     tokens_per_cycle: float,
     survival: list[float] | None = None,
-) -> Arm:
-    """Decoding of a point's scenario with `drafter`; accept counts are drawn from `survival` if it
-    is given.
+) -> Variant:
+    """Decoding of a point's scenario with `drafter`.
 
-    Texts end where the point's context does, so that a window of so many slots holds them.
+    With `survival`, accept counts are drawn from it. Texts end at the point's context, so a window
+    of that many slots holds them.
     """
 
     def run(cycles: int, seed: int) -> Statistics:
@@ -106,13 +116,16 @@ def arm(
 
 
 def prompt_length(point: PlannedPoint, tokens: int) -> int:
-    """So long that `tokens` more, and what two cycles may have under way, end at the context."""
+    """The length of a prompt that reaches the point's context after `tokens` new tokens and the
+    drafts of the two cycles that may be in progress."""
     return max(1, point.context - tokens - 3 * (point.gamma + 1))
 
 
 def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effort) -> Statistics:
-    """More cycles, as one batch, for what they accept alone: a median of times needs few cycles, an
-    acceptance many."""
+    """Decode one more batch, only to count what is accepted.
+
+    A median time needs few cycles; an acceptance rate needs many.
+    """
     prompts = models.prompts("counted", effort.counted, point.context)
     tokens = effort.counted_cycles * 2
     return speculate(
@@ -121,17 +134,20 @@ def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effor
 
 
 def interleaved(
-    arms: Mapping[str, Arm], effort: Effort, between: Callable[[], None]
+    variants: Mapping[str, Variant], effort: Effort, between: Callable[[], None]
 ) -> tuple[dict[str, Statistics], int, int]:
-    """Every arm in every round; what they did, in how many rounds, and how many were left out.
+    """Run every variant in every round.
 
-    `between` is called before each round. A first short run of each arm warms up and says how many
-    cycles the asked seconds are. A round in which an arm took much longer than in its fastest one
-    met other work on the machine, and is left out for all arms; more rounds are then run, up to
-    three times as many.
+    A first short run of each variant warms it up, and tells how many cycles take the wanted
+    seconds. A round is left out for all variants if one variant was disturbed in it (see
+    `undisturbed`). Then more rounds follow, up to three times `effort.rounds`. `between` is called
+    before each round.
+
+    Returns the statistics of each variant, the number of rounds in them, and how many rounds were
+    left out.
     """
     cycles = {}
-    for name, run in arms.items():
+    for name, run in variants.items():
         run(2, 0)
         took = run(effort.fewest_cycles, 0).cycle_s or effort.seconds
         wanted = int(effort.seconds / effort.rounds / max(took, 1e-9))
@@ -140,24 +156,32 @@ def interleaved(
     kept: list[dict[str, Statistics]] = []
     while len(kept) < effort.rounds and len(rounds) < 3 * effort.rounds:
         between()
-        rounds.append({name: run(cycles[name], len(rounds) + 1) for name, run in arms.items()})
+        rounds.append({name: run(cycles[name], len(rounds) + 1) for name, run in variants.items()})
         kept = undisturbed(rounds)
-    totals = {name: Statistics(laps.gamma) for name, laps in kept[0].items()}
+    totals = {name: Statistics(statistics.gamma) for name, statistics in kept[0].items()}
     for each in kept:
-        for name, laps in each.items():
-            totals[name].extend(laps)
+        for name, statistics in each.items():
+            totals[name].extend(statistics)
     return totals, len(kept), len(rounds) - len(kept)
 
 
 def undisturbed(rounds: Sequence[dict[str, Statistics]]) -> list[dict[str, Statistics]]:
-    """The rounds in which no arm took more than DISTURBED times its fastest round."""
+    """The rounds in which no variant took more than DISTURBED times its fastest round.
+
+    A longer time means that other work was running on the machine. If there is no such round, the
+    last round is returned.
+    """
     fastest = {name: min(each[name].cycle_s or 0.0 for each in rounds) for name in rounds[0]}
     return [
         each
         for each in rounds
-        if all((laps.cycle_s or 0.0) <= DISTURBED * fastest[name] for name, laps in each.items())
+        if all(
+            (statistics.cycle_s or 0.0) <= DISTURBED * fastest[name]
+            for name, statistics in each.items()
+        )
     ] or [rounds[-1]]
 
 
 def effort_on(device: torch.device) -> Effort:
+    """The usual effort on a kind of device."""
     return EFFORTS["cuda" if device.type == "cuda" else "cpu"]

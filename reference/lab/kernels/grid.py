@@ -1,0 +1,58 @@
+"""What is probed on a GPU."""
+
+from dataclasses import dataclass
+
+KV_HEADS, GROUPS, HEAD_SIZE = 4, 5, 128  # of the attention that is probed
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is probed.
+
+    `matrices` are (inputs, outputs). `pairs` are (hidden size, layers) of target and draft, and the
+    size of their vocabulary. `streams` are KV caches of one key-value head, `widths` rows.
+    """
+
+    matrices: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]
+    streams: tuple[int, ...]
+    contexts: tuple[int, ...]
+    widths: tuple[int, ...]
+    read_bytes: tuple[int, ...]
+    pairs: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
+    batches: tuple[int, ...]
+    gammas: tuple[int, ...]
+    prompts: tuple[int, ...]
+    rounds: int
+    rotated_bytes: float  # of buffers used in turn, so that no cache holds the next one
+    most_cache_bytes: float
+    vocab_size: int = 100_096
+
+
+GPU = Grid(
+    matrices=(
+        (704, 704), (1408, 1408),
+        (1408, 5632), (2816, 2816), (5632, 1408),
+        (3328, 6656), (6656, 3328),
+        (3328, 13312), (13312, 3328),
+        (3840, 30720), (15360, 7680),
+        (1664, 110592), (3328, 110592),
+    ),
+    rows=(1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256,
+          320, 512, 640, 1024, 2112, 4224),
+    streams=(4, 8, 16, 32, 64, 128, 256, 512, 1024),
+    contexts=(256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
+    widths=(1, 2, 5, 9, 17, 33),
+    read_bytes=tuple(2**k for k in range(20, 33)),
+    pairs=(
+        ((1536, 12), (768, 3), 50_048),
+        ((2304, 20), (1280, 2), 100_096),
+        ((3328, 8), (3328, 1), 130_048),
+    ),
+    batches=(1, 16),
+    gammas=(0, 1, 3, 7),
+    prompts=(200,),
+    rounds=2,
+    rotated_bytes=240e6,
+    most_cache_bytes=9e9,
+)  # fmt: skip

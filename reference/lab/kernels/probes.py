@@ -1,0 +1,213 @@
+"""The probes of kernels and of whole cycles, and the run through all of them."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from reference.attention import attend, attention_bias, read_in_chunks_from
+from reference.decoding import speculate
+from reference.drafters import NoDrafter
+from reference.drafters.draft_model import DraftModel
+from reference.graphs import window_of
+from reference.lab.dialled import random_model
+from reference.lab.kernels.chunks import chunk_limit, chunk_probes
+from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Grid
+from reference.lab.kernels.timer import Timer
+from reference.machine import PRECISION_OF, environment
+from reference.sampling import SamplingParameters, draw
+from reference.statistics import Statistics
+from specsim.architecture import Architecture
+from specsim.evidence.calibration import CacheProbe, KernelProbes, ProductProbe, StageProbe
+from specsim.operators import precision
+
+
+@torch.inference_mode()
+def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = GPU) -> KernelProbes:
+    """Time everything in the grid, in about a minute and a half on a large GPU.
+
+    `modes` are the modes in which cycles are timed.
+    """
+    dtype, timer = torch.bfloat16, Timer(device)
+    with tqdm(total=4 + len(modes), desc="probing", leave=False) as bar:
+
+        def step(result):
+            bar.update()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            return result
+
+        reads = step(read_probes(timer, grid))
+        products = step(product_probes(timer, grid, dtype))
+        small = step(small_probes(timer, grid, dtype) | chunk_probes(timer, grid, dtype))
+        chunked_from = chunk_limit(small, grid.contexts)
+        with read_in_chunks_from(
+            chunked_from
+        ):  # as in the decoder that is predicted from the calibration
+            caches = step(cache_probes(timer, grid, dtype))
+            stages = {mode: step(stage_probes(device, grid, dtype, mode)) for mode in modes}
+    memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+    return KernelProbes(
+        machine=environment(device).device,
+        precision=PRECISION_OF[dtype],
+        reads=reads,
+        products=products,
+        caches=caches,
+        stages=stages,
+        small=small,
+        memory_bytes=memory,
+        host_ahead=device.type != "cpu",
+        chunked_from=chunked_from,
+    )
+
+
+def read_probes(timer: Timer, grid: Grid) -> tuple[tuple[float, float], ...]:
+    """(bytes, seconds) of reading one buffer repeatedly, by its size.
+
+    A buffer that is larger than the last cache is read at the rate of the memory.
+    """
+    probes = []
+    for size in grid.read_bytes:
+        buffer = torch.ones(size // 4, device=timer.device)
+        calls = [buffer.sum] * max(2, min(64, int(2e9 / size)))
+        probes.append((float(size), timer.each(calls)))
+        del buffer, calls
+    return tuple(probes)
+
+
+def product_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[ProductProbe, ...]:
+    """Time every matrix with every number of rows, each call with another copy of the matrix."""
+    probes = []
+    for inputs, outputs in grid.matrices:
+        size = inputs * outputs * dtype.itemsize
+        count = max(1, min(64, -(-int(grid.rotated_bytes) // size)))
+        weights = [
+            torch.randn(outputs, inputs, device=timer.device, dtype=dtype) for _ in range(count)
+        ]
+        calls_at_least = 4 if timer.on_cuda else 1
+        repeated = weights * -(-calls_at_least // count)
+        for rows in grid.rows:
+            x = torch.randn(rows, inputs, device=timer.device, dtype=dtype)
+            seconds = timer.each([lambda w=w, x=x: F.linear(x, w) for w in repeated])
+            probes.append(ProductProbe(inputs, outputs, rows, float(size), seconds))
+        del weights, repeated, x
+    return tuple(probes)
+
+
+def cache_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[CacheProbe, ...]:
+    """Time the decoder's own attention, for every number and length of KV caches and every width."""
+    probes, element = [], precision(PRECISION_OF[dtype]).kv_bytes
+    for streams in grid.streams:
+        batch = streams // KV_HEADS
+        for context in grid.contexts:
+            size = 2 * streams * context * HEAD_SIZE * element
+            if size > grid.most_cache_bytes:
+                continue
+            count = max(1, min(16, -(-int(grid.rotated_bytes) // int(size))))
+            shape = (batch, context, KV_HEADS, HEAD_SIZE)
+            caches = [
+                tuple(torch.randn(shape, device=timer.device, dtype=dtype) for _ in range(2))
+                for _ in range(count)
+            ]
+            for rows in grid.widths:
+                queries = torch.randn(
+                    batch, rows, KV_HEADS * GROUPS, HEAD_SIZE, device=timer.device, dtype=dtype
+                )
+                positions = torch.arange(context - rows, context, device=timer.device)
+                bias = attention_bias(positions.expand(batch, -1), context, GROUPS, dtype)
+                seconds = timer.each(
+                    [lambda k=k, v=v, q=queries, b=bias: attend(q, k, v, b) for k, v in caches]
+                )
+                flops = 4.0 * batch * rows * context * KV_HEADS * GROUPS * HEAD_SIZE
+                probes.append(CacheProbe(streams, context, rows, size, flops, seconds))
+            del caches, queries, bias
+    return tuple(probes)
+
+
+def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:
+    """Seconds of fixed costs, which do not follow from bytes, by name.
+
+    They are a tiny kernel (in a graph, and launched by the host), sampling (from logits to a
+    distribution to a token), and a round trip of the host.
+    """
+    device, small = timer.device, {}
+    tiny = torch.zeros(256, device=device)
+    calls = [lambda: tiny.add_(1.0)] * 100
+    small["tiny_kernel"] = timer.each(calls)
+    small["tiny_kernel_eager"] = timer.eagerly(calls)
+    sampling = SamplingParameters(1.0)
+    for rows in (1, 16):
+        logits = torch.randn(rows, grid.vocab_size, device=device, dtype=dtype)
+        uniforms = torch.rand(rows, device=device)
+
+        def sample(logits=logits, uniforms=uniforms):
+            return draw(sampling.probabilities(logits), uniforms)
+
+        small[f"sampling_{rows}_rows"] = timer.each([sample] * 4)
+    trips = []
+    for _ in range(50):
+        begun = time.perf_counter()
+        tiny.add_(1.0)[0].item()
+        trips.append(time.perf_counter() - begun)
+    small["host_round_trip"] = statistics.median(trips)
+    return small
+
+
+def probe_architecture(hidden: int, layers: int, vocab_size: int) -> Architecture:
+    """The model of a probe, from its hidden size and its number of layers."""
+    heads = max(1, hidden // HEAD_SIZE)
+    return Architecture(
+        name=f"probe-{hidden}x{layers}", hidden_size=hidden, num_layers=layers, num_heads=heads,
+        num_kv_heads=max(1, heads // 3), head_dim=HEAD_SIZE if hidden >= HEAD_SIZE else 16,
+        intermediate_size=hidden * 11 // 4, vocab_size=vocab_size, max_context=4096,
+    )  # fmt: skip
+
+
+def stage_probes(
+    device: torch.device, grid: Grid, dtype: torch.dtype, mode: str
+) -> tuple[StageProbe, ...]:
+    """Time the cycles of random pairs in `mode`: the median of each stage, by gamma, batch and
+    context."""
+    probes = []
+    for target_size, draft_size, vocab_size in grid.pairs:
+        target, draft = (
+            random_model(probe_architecture(*size, vocab_size), dtype, device, seed)
+            for seed, size in enumerate((target_size, draft_size))
+        )
+        target.reads_prompts = draft.reads_prompts = False
+        for batch in grid.batches:
+            for length in grid.prompts:
+                for gamma in grid.gammas:
+                    drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+                    timed, prompts = Statistics(gamma), [[1] * length] * batch
+                    for turn in range(grid.rounds + 1):
+                        run = speculate(target, drafter, prompts, 12, 1.0, seed=turn, mode=mode)
+                        if turn:  # the first round warms up
+                            timed.extend(run.statistics)
+                    probes += stages_of(timed, target, drafter, length, batch, device)
+        del target, draft, drafter
+    return tuple(probes)
+
+
+def stages_of(
+    timed: Statistics, target, drafter, length: int, batch: int, device: torch.device
+) -> list[StageProbe]:
+    """The probes of the stages of one run. Their context is what a pass reads: on a GPU, the window."""
+    context = length + 6
+    if device.type == "cuda":
+        context = window_of(length + 12 + 2 * (timed.gamma + 1))
+    model, gamma = target.architecture, timed.gamma
+    assert timed.verify_s is not None
+    assert timed.host_s is not None
+    found = [
+        StageProbe("verify", model, gamma, context, timed.verify_s, batch),
+        StageProbe("host", model, gamma, context, timed.host_s, batch),
+    ]
+    if gamma:
+        assert timed.draft_s is not None
+        draft = drafter.model.architecture
+        found.append(StageProbe("draft", draft, gamma, context, timed.draft_s, batch))
+    return found
