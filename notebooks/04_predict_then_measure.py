@@ -56,9 +56,9 @@ if here.torch:
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
     clock = drift.DriftProbe(device)
-    before = clock.lap()
+    before = clock.product_s()
     timed = probes.run_probes(device, dtype, course.effort(2, 1))
-    fitted = calibration.fit(timed, {"drift_s": (before + clock.lap()) / 2})
+    fitted = calibration.fit(timed, {"drift_s": (before + clock.product_s()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
 else:
     course.say("*Skipped: this cell calibrates, and PyTorch is not installed.*")

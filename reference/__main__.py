@@ -302,19 +302,19 @@ def measure_one(options: argparse.Namespace) -> int:
     from specsim.evidence.measurement import Measurement
 
     if options.dialled:
-        from reference.lab.dialled import dialled_pair, random_prompts, shape_named
+        from reference.lab.dialled import architecture_named, dialled_pair, random_prompts
 
-        shape = shape_named(options.dialled)
-        layers = options.draft_layers or max(1, shape.num_layers // 6)
+        model = architecture_named(options.dialled)
+        layers = options.draft_layers or max(1, model.num_layers // 6)
         target, draft, reached = dialled_pair(
-            shape, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
+            model, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
         )
         print(
-            f"reference: {shape.name}, random weights, drafted by its first {layers} layers; alpha "
+            f"reference: {model.name}, random weights, drafted by its first {layers} layers; alpha "
             f"{reached:.3f} at temperature 1; tokens are accepted more independently than in text",
             file=sys.stderr,
         )
-        prompts = random_prompts(shape, options.prompts, 96)
+        prompts = random_prompts(model, options.prompts, 96)
     else:
         target, draft, tokenizer = load(options)
         texts = prompt_texts()["timed"][: options.prompts]

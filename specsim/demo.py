@@ -121,7 +121,7 @@ def main(
     drift = DriftProbe(where)
     drift_s: list[float] = []
     timings = probes.run_probes(
-        where, chosen, effort.probe_rounds, between=lambda: drift_s.append(drift.lap())
+        where, chosen, effort.probe_rounds, between=lambda: drift_s.append(drift.product_s())
     )
     noted = asdict(environment) | {"drift_s": float(np.median(drift_s))}
     calibration = fit(timings, noted)
@@ -222,7 +222,7 @@ def measure_predicted(
         counted_prompts=pair.timed_prompts,
         counted_runs=pair.counted_runs,
         drift=drift,
-        calibration_lap=calibration.environment["drift_s"],
+        calibration_drift_s=calibration.environment["drift_s"],
     )
     points = [with_calibration(point, trace) for point in measured]
     comparisons = [compare(point, calibration.system) for point in points]

@@ -43,7 +43,7 @@ from reference.cycle import Cycle
 from reference.decoding import Decoder, decoder_for
 from reference.experts import Mixture
 from reference.heads import untrained_head
-from reference.lab.suites.arms import Given
+from reference.lab.suites.variants import FixedDrafts
 from reference.quantization import GROUPS, quantized
 from reference.sampling import SamplingParameters
 from reference.settings import RunSettings
@@ -220,7 +220,7 @@ DRAFTERS = {
     "quantised self": lambda target: QuantisedSelf(3),
     "head": lambda target: DraftHead(untrained_head(target), 3),
     "ensemble": lambda target: Ensemble(DraftModel(model(), 3, stop_below=0.5)),
-    "given": lambda target: Given(3),
+    "given": lambda target: FixedDrafts(3),
 }
 TREES = {
     "static": lambda: StaticTree(model(), Tree.branching((2, 2, 1))),
