@@ -161,7 +161,7 @@ if here.torch:
     torch.manual_seed(0)
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    found = ceilings.ceilings(device, dtype, course.effort(40, 10))
+    found = ceilings.measure_ceilings(device, dtype, course.effort(40, 10))
     stack = ceilings.stack(device, dtype)
     memory_s = stack.weight_bytes / found.bandwidth_bytes_per_s
     products_s = 2 * stack.weights * np.array(widths) / found.flops_per_s

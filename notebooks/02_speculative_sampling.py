@@ -282,7 +282,7 @@ if here.torch:
         return target_probs[torch.arange(len(accepted)), accepted]
 
     def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
-        exact = verification.following_law(target_probs, draft_probs, drafted, accepted)
+        exact = verification.next_probs(target_probs, draft_probs, drafted, accepted)
         likeliest = torch.nn.functional.one_hot(exact.argmax(-1), exact.shape[-1]).to(exact.dtype)
         return torch.where((accepted == drafted.shape[1])[:, None], likeliest, exact)
 
@@ -422,15 +422,15 @@ else:
 if here.torch:
     greedy_prompts = prompts[: course.effort(25, 8)]
     length = course.effort(64, 24)
-    partings, equal, plain_texts = {}, {}, {}
+    divergences, equal, plain_texts = {}, {}, {}
     for name in ("float32", "bfloat16"):
         large, small, _ = reference.load_pair("bundled", dtype=getattr(torch, name))
         guess = reference.DraftModel(small, gamma=4)
         plain = reference.generate(large, greedy_prompts, length).tokens
         quick = reference.speculate(large, guess, greedy_prompts, length).tokens
         three = zip(greedy_prompts, plain, quick, strict=True)
-        found = [suites.parting(large, *texts) for texts in three]
-        partings[name] = [parted for parted in found if parted is not None]
+        found = [suites.divergence(large, *texts) for texts in three]
+        divergences[name] = [each for each in found if each is not None]
         equal[name] = found.count(None)
         plain_texts[name] = plain
     course.say(f"""
@@ -460,7 +460,7 @@ if here.torch:
     gaps = np.array(gaps)
     grid = 2.0 ** np.arange(-5, 5)
     below = np.array([100 * np.mean(gaps <= gap) for gap in grid])
-    parted = [max(parting.gap, grid[0]) for parting in partings["bfloat16"]]
+    parted = [max(each.gap, grid[0]) for each in divergences["bfloat16"]]
     points = [(gap, float(np.interp(np.log2(gap), np.log2(grid), below))) for gap in parted]
     line = figures.Curve("positions in the text", grid, below, "plain", measured=points)
     figure, axes = figures.subplots(height=2.9)
@@ -470,11 +470,11 @@ if here.torch:
 
 # %%
 if here.torch:
-    widest = max((parting.gap for parting in partings["bfloat16"]), default=0.0)
+    widest = max((each.gap for each in divergences["bfloat16"]), default=0.0)
     said = (
         f"the two highest logits differ by at most {widest:.2g} where the texts start to differ, "
         f"and at half of all positions by more than {np.median(gaps):.1f}"
-        if partings["bfloat16"]
+        if divergences["bfloat16"]
         else "no texts differ here; with other kernels, or in longer texts, some would"
     )
     course.say(f"""
