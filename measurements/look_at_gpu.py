@@ -90,7 +90,7 @@ def new_shape_s(device: torch.device) -> float:
 
 
 def rates(timer: Timer, sizes: Sizes) -> dict[str, float]:
-    """Bytes per second of a large read and a copy, FLOP/s of a square product, and seconds of a tiny
+    """Bytes per second of a large read and a copy, FLOP/s of a square product, seconds of a tiny
     kernel."""
     device = timer.device
     one, other = (torch.randn(sizes.read_bytes // 4, device=device) for _ in range(2))
