@@ -1,4 +1,4 @@
-"""The probes of kernels, reduced, on a CPU: all are timed, none has the shape of a measured model."""
+"""The probes of kernels, reduced, on a CPU: all are timed; none has a measured model's shape."""
 
 import itertools
 import json
