@@ -112,7 +112,6 @@ else:
 # %%
 if here.torch:
     tree = reference.Tree.of_parents(best.parents[1:])
-    self_precision = "int8"
     variants = {  # label: the decoder's drafter, its cost model, drafted tokens
         "draft model, γ = 3": (reference.DraftModel(draft, 3), small, 3),
         "n-gram, γ = 4": (reference.NGram(4), drafting.Lookup(1.0, pad=True), 4),
@@ -126,9 +125,9 @@ if here.torch:
             drafting.EarlyExit(architecture, 2 / architecture.num_layers),
             2,
         ),
-        f"itself in {self_precision}": (
-            reference.QuantisedSelf(2, self_precision),
-            drafting.QuantisedSelf(architecture, self_precision),
+        "itself in int8": (
+            reference.QuantisedSelf(2, "int8"),
+            drafting.QuantisedSelf(architecture, "int8"),
             2,
         ),
         f"tree, {nodes} nodes": (
@@ -139,11 +138,8 @@ if here.torch:
     }
     if (checkpoints.PAIR / "head").exists():
         head = reference.load_head("bundled", target)
-        variants["trained head, γ = 3"] = (
-            reference.DraftHead(head, 3),
-            drafting.Eagle(architecture),
-            3,
-        )
+        eagle = drafting.Eagle(architecture)
+        variants["trained head, γ = 3"] = (reference.DraftHead(head, 3), eagle, 3)
 
 # %%
 if here.torch:

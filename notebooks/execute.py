@@ -1,12 +1,12 @@
-"""Run the course: every notebook from top to bottom, and its generated pair.
+"""Run the course: every notebook from top to bottom, and write its .ipynb.
 
     python notebooks/execute.py                run all; fails on an error or a warning
-    python notebooks/execute.py --write        and write the .ipynb beside each .py
+    python notebooks/execute.py --write        also write the .ipynb next to each .py
     python notebooks/execute.py 01 05          only these
 
-The reviewed source of a notebook is NN_name.py (jupytext's percent format). The .ipynb is generated
-from a run, with its figures and without widgets' state, execution counts, random cell ids or the
-names of folders: what changes between two runs is what was measured. SPECSIM_FAST=1 runs the same
+The source of a notebook is NN_name.py (jupytext's percent format); review that file. The .ipynb is
+generated from a run. It has the figures, but no widget state, execution counts, random cell ids or
+folder names. So only measured values change from one run to the next. SPECSIM_FAST=1 runs the same
 cells with fewer repetitions.
 """
 
@@ -27,9 +27,9 @@ from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
-CELL_LIMIT_S = 600  # for a machine that is slow or busy; quiet, no notebook takes a sixth of it
+CELL_LIMIT_S = 600  # for a slow or busy machine; on an idle one a notebook needs less than a sixth
 START_LIMIT_S = 240
-SIZE_LIMIT = 400_000  # bytes of an .ipynb: code hosts render no large ones
+SIZE_LIMIT = 400_000  # bytes of an .ipynb: code hosts do not render large files
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
@@ -44,7 +44,7 @@ def sources() -> list[Path]:
 
 
 def read(source: Path) -> Notebook:
-    """The notebook that `source` says, with cell ids that depend on nothing but the order."""
+    """The notebook in the file `source`, with cell ids that depend only on their order."""
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
     for index, cell in enumerate(notebook.cells):
@@ -53,11 +53,11 @@ def read(source: Path) -> Notebook:
 
 
 def run(notebook: Notebook) -> Notebook:
-    """Execute in a fresh kernel, in place. Raises CellExecutionError at the first that fails,
-    CellTimeoutError at one that takes CELL_LIMIT_S, DeadKernelError where the kernel is gone."""
+    """Execute in a fresh kernel, in place. Raises CellExecutionError if a cell fails,
+    CellTimeoutError if a cell takes CELL_LIMIT_S, DeadKernelError if the kernel dies."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {"PYTHONPATH": path, "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
-    with TemporaryDirectory() as sockets:  # files of ours alone, where TCP ports are everybody's
+    with TemporaryDirectory() as sockets:  # our own files; TCP ports are shared
         files = {"transport": "ipc", "ip": f"{sockets}/kernel"}
         client = NotebookClient(
             notebook,
@@ -72,7 +72,7 @@ def run(notebook: Notebook) -> Notebook:
 
 
 def complaints(notebook: Notebook) -> list[str]:
-    """What must not be in an executed notebook: an error, or anything said on stderr (warnings)."""
+    """What must not be in an executed notebook: an error, or any text on stderr (a warning)."""
     found = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -84,9 +84,9 @@ def complaints(notebook: Notebook) -> list[str]:
 
 
 def clean(notebook: Notebook) -> Notebook:
-    """Leave what a page shows: no counts, no times, no state of widgets, no folder of this machine.
+    """Keep only what a page shows: no counts, no times, no widget state, no folder names.
 
-    Output is changed in place."""
+    Changes the notebook in place."""
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
     for cell in notebook.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("tags",) if key in cell.metadata}
@@ -98,7 +98,7 @@ def clean(notebook: Notebook) -> Notebook:
             if output.output_type == "execute_result":
                 output.execution_count = None
             data = output.get("data", {})
-            if WIDGETS in data:  # needs a kernel; the cell before it shows the figure itself
+            if WIDGETS in data:  # a widget needs a kernel; the cell before it shows the figure
                 continue
             if output.output_type == "stream":
                 output.text = without_folders(output.text)
@@ -111,7 +111,7 @@ def clean(notebook: Notebook) -> Notebook:
 
 
 def merged(outputs: list[Any]) -> list[Any]:
-    """Neighbouring pieces of one stream as one: where they were cut is chance."""
+    """Join neighbouring pieces of one stream, because where they are cut is random."""
     result: list[Any] = []
     for output in outputs:
         last = result[-1] if result else None
@@ -123,14 +123,15 @@ def merged(outputs: list[Any]) -> list[Any]:
 
 
 def without_folders(text: str) -> str:
+    """`text` without the names of folders on this machine and without addresses of objects."""
     for folder in (ROOT, Path.home(), Path(sys.prefix)):
         if str(folder) != folder.anchor:
             text = text.replace(str(folder), folder.name)
-    return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)  # addresses of objects
+    return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
 
 
 def write(notebook: Notebook, source: Path) -> Path:
-    """The pair of `source`, written whole or not at all."""
+    """Write the .ipynb of `source`, completely or not at all."""
     target = source.with_suffix(".ipynb")
     text = nbformat.writes(notebook, version=4) + "\n"
     if len(text.encode()) > SIZE_LIMIT:
@@ -142,9 +143,10 @@ def write(notebook: Notebook, source: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the chosen notebooks and print their times; 1 if one of them fails."""
     parser = argparse.ArgumentParser(description="Run the notebooks of the course.")
-    parser.add_argument("names", nargs="*", help="beginnings of names: 01 05_when; all if none")
-    parser.add_argument("--write", action="store_true", help="write the .ipynb beside each .py")
+    parser.add_argument("names", nargs="*", help="how names start: 01 05_when (default: all)")
+    parser.add_argument("--write", action="store_true", help="write the .ipynb next to each .py")
     options = parser.parse_args(arguments)
     chosen = [s for s in sources() if s.name.startswith(tuple(options.names) or "")]
     failed = not chosen

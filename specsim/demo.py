@@ -119,11 +119,11 @@ def main(
     trained = trained_pair(source, chosen, where, effort)
 
     drift = DriftProbe(where)
-    probed: list[float] = []
+    drift_s: list[float] = []
     timings = probes.run_probes(
-        where, chosen, effort.probe_rounds, between=lambda: probed.append(drift.product_s())
+        where, chosen, effort.probe_rounds, between=lambda: drift_s.append(drift.product_s())
     )
-    noted = asdict(environment) | {"drift_s": float(np.median(probed))}
+    noted = asdict(environment) | {"drift_s": float(np.median(drift_s))}
     calibration = fit(timings, noted)
     say("", *tables.calibration_table(calibration))
     results = [predict_then_measure(trained, calibration, drift)]

@@ -1,4 +1,4 @@
-"""The Markov law: cycles start in the embedded law, against simulation and its limits."""
+"""The Markov model: where cycles start, against simulation and its limits."""
 
 import numpy as np
 import pytest
@@ -11,16 +11,16 @@ PRINTED = 6e-6  # the vectors are printed with five decimals
 EASY_AND_HARD = Markov(easy=0.95, hard=0.4, stay_easy=0.9, stay_hard=0.8)
 
 
-def test_G5_markov_starts_cycles_in_the_embedded_law():
-    law = EASY_AND_HARD
+def test_G5_markov_starts_cycles_in_the_embedded_distribution():
+    acceptance = EASY_AND_HARD
     expected = [0.64321, 0.48977, 0.40439, 0.34488, 0.29766]
-    assert_allclose(law.at(5).vector, expected, atol=PRINTED)
-    assert_allclose(law.tokens_per_cycle(5), 3.17992, atol=PRINTED)
-    assert_allclose(law.starts_hard(5), 0.55780, atol=PRINTED)
-    # the two tempting shortcuts, both wrong: the token law at the start, and i.i.d. at its mean
-    token_law = np.array([2 / 3, 1 / 3])
-    assert_allclose(1 + law._walk(token_law, 5)[0].sum(), 3.81718, atol=PRINTED)
-    assert_allclose(IID(token_law @ [0.95, 0.4]).tokens_per_cycle(5), 3.41543, atol=PRINTED)
+    assert_allclose(acceptance.at(5).vector, expected, atol=PRINTED)
+    assert_allclose(acceptance.tokens_per_cycle(5), 3.17992, atol=PRINTED)
+    assert_allclose(acceptance.starts_hard(5), 0.55780, atol=PRINTED)
+    # two common mistakes: to start in the distribution over tokens, or to use i.i.d. at its mean
+    over_tokens = np.array([2 / 3, 1 / 3])
+    assert_allclose(1 + acceptance._walk(over_tokens, 5)[0].sum(), 3.81718, atol=PRINTED)
+    assert_allclose(IID(over_tokens @ [0.95, 0.4]).tokens_per_cycle(5), 3.41543, atol=PRINTED)
 
 
 def test_G5_markov_against_simulation():

@@ -30,8 +30,8 @@ def test_B1_overlap_and_residual_restore_the_target():
 
 
 def test_the_residual_has_leading_axes_and_equals_the_target_where_nothing_is_missing():
-    laws = residual(np.stack([TARGET, TARGET]), np.stack([DRAFT, TARGET]))
-    assert_allclose(laws, [[1, 0, 0], TARGET], atol=1e-12)
+    residuals = residual(np.stack([TARGET, TARGET]), np.stack([DRAFT, TARGET]))
+    assert_allclose(residuals, [[1, 0, 0], TARGET], atol=1e-12)
     with pytest.raises(SpecsimError, match="draft_probs must sum to 1"):
         residual(TARGET, 2 * DRAFT / 3)
 

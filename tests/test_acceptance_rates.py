@@ -57,7 +57,7 @@ def test_iid_mean_and_variance(alpha, gamma, mean, var):
     assert_allclose(variance(survival), closed, rtol=1e-11)
 
 
-def test_C3_law_of_tokens_per_cycle():
+def test_C3_distribution_of_tokens_per_cycle():
     expected = [0.2, 0.16, 0.128, 0.1024, 0.08192, 0.32768]
     assert_allclose(pmf(per_position(IID(0.8), 5).vector), expected, rtol=1e-12)
 

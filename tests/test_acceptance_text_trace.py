@@ -19,7 +19,7 @@ SIDES = 4  # every row of a target is a die with this many sides, so texts can b
 
 
 def dice(rng, vocabulary):
-    """For every context a die whose sides are tokens: the target's law in whole quarters."""
+    """For every context a die whose sides are tokens: the target's distribution in quarters."""
     return rng.integers(0, vocabulary, (vocabulary, SIDES))
 
 
@@ -106,7 +106,7 @@ def simulated_tokens_per_cycle(rng, target, draft, gamma, chains=4_000, cycles=5
     """Real speculative cycles, side by side: drafts, rejections, corrections, bonus tokens."""
     residual = np.maximum(target - draft, 1e-300)
     residual /= residual.sum(axis=1, keepdims=True)
-    targets, drafts, residuals = (np.cumsum(law, axis=1) for law in (target, draft, residual))
+    targets, drafts, residuals = (np.cumsum(probs, axis=1) for probs in (target, draft, residual))
     context, tokens = np.zeros(chains, dtype=int), 0
     for cycle in range(cycles):
         alive = np.ones(chains, dtype=bool)
@@ -149,14 +149,14 @@ def hidden_states(rng, texts, length, start_hard):
     return states
 
 
-def test_G5_the_markov_law_from_text_in_hidden_states():
-    law = Markov(easy=0.95, hard=0.4, stay_easy=0.9, stay_hard=0.8)
+def test_G5_the_markov_model_from_text_in_hidden_states():
+    markov = Markov(easy=0.95, hard=0.4, stay_easy=0.9, stay_hard=0.8)
     states = hidden_states(np.random.default_rng(0), 300, 1000, start_hard=1 / 3)
     trace = TextTrace(np.array([0.95, 0.4])[states])
     assert trace.tokens_per_cycle(5) == pytest.approx(3.17992, abs=0.03)  # and not 3.81718
-    assert_allclose(trace.at(5).vector, law.at(5).vector, atol=0.01)
+    assert_allclose(trace.at(5).vector, markov.at(5).vector, atol=0.01)
     every = np.arange(9)
-    assert_allclose(trace.tokens_per_cycle(every), law.tokens_per_cycle(every), rtol=0.01)
+    assert_allclose(trace.tokens_per_cycle(every), markov.tokens_per_cycle(every), rtol=0.01)
 
 
 def naive_survival(kept, overlaps, gamma):
@@ -213,7 +213,7 @@ def test_cycles_that_the_end_of_the_text_would_cut_are_left_out():
     assert TextTrace([[1.0, 0.0, 0.0]]).at(1).vector.tolist() == [0.5]
 
 
-def test_is_a_law_like_the_others():
+def test_is_an_acceptance_model_like_the_others():
     trace = TextTrace(np.full((2, 30), 0.7))
     assert per_position(trace, 3).vector.shape == (3,)
     assert per_position(trace, 0).vector.shape == (0,)

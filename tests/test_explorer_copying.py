@@ -4,16 +4,17 @@ import contextlib
 import io
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from specsim import SpecsimError, cli, explorer
+from specsim.cli.options import scenario_of
 from specsim.evidence.measurement import Environment, Measurement, Point, Timing
 from specsim.evidence.measurement import MeasuredRun as Run
 from specsim.explorer import page
-from specsim.explorer.copying import as_code, as_query, as_vllm, from_query
+from specsim.explorer.copying import as_code, as_command, as_query, as_vllm, from_query
 from specsim.explorer.measured import Markers, marker_of, markers_in
 from specsim.explorer.scenarios import (
     PLAIN,
@@ -22,6 +23,7 @@ from specsim.explorer.scenarios import (
     changed,
     predict_scenario,
 )
+from specsim.scenario import Scenario
 
 SCENARIOS = [
     *(each.scenario for each in explorer.PRESETS),
@@ -43,6 +45,32 @@ def test_the_code_computes_what_is_shown(scenario: ExplorerScenario) -> None:
         assert float(names["prediction"].step_s) == pytest.approx(shown.of("step_s"))
     else:
         assert float(last) == pytest.approx(shown.speedup)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))
+def test_the_command_computes_what_is_shown(
+    scenario: ExplorerScenario, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *words = shlex.split(as_command(scenario.used()))
+    assert program == "specsim"
+    assert cli.main([*words, "--json"]) == 0
+    found, shown = json.loads(capsys.readouterr().out), predict_scenario(scenario)
+    assert found["step_s"] == shown.of("step_s")
+    assert found["speedup"] == (None if scenario.method == PLAIN else shown.speedup)
+    assert found["gamma"] == (None if scenario.method == PLAIN else shown.gamma)
+
+
+def test_a_command_writes_every_option() -> None:
+    """Every value of a scenario, read back by the parser of the command line."""
+    scenario = Scenario(
+        target="a", method="b", draft="c", accelerator="d", engine="e", precision="f",
+        kv_precision="g", batch=2, context=3, gamma=4, alpha=0.5, tensor_parallel=6,
+        draft_precision="h", draft_tensor_parallel=5, routing_correlation=0.25,
+    )  # fmt: skip
+    for changes in ({}, {"alpha": None, "survival": (0.5, 0.25)}, {"alpha": None, "gamma": None}):
+        expected = replace(scenario, **changes)
+        words = shlex.split(as_command(expected))[1:]
+        assert scenario_of(cli.build_parser(words).parse_args(words)) == expected
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))

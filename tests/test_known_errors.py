@@ -1,7 +1,7 @@
-"""Errors of other tools, one test each: the right number beside the wrong one.
+"""Errors of other tools, one test each: the right number next to the wrong one.
 
-The list was collected from public code and its issue trackers; each test would fail if the error
-were made here.
+The list comes from public code and its issue trackers. Each test would fail if specsim made the
+error.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ def test_llm_viewer_fused_attention_loads_kv_with_all_heads():
 
 
 def test_llm_viewer_head_size_is_hidden_over_heads():
-    """model_analyzer.py:224: wrong wherever head_dim is its own."""
+    """model_analyzer.py:224: wrong for models that set head_dim."""
     qwen = model("qwen3-0.6b")
     work = forward_work(qwen, Workload(), BF16)
     assert work["output projection"].weight_bytes == 2 * 28 * (16 * 128) * 1024
@@ -59,7 +59,7 @@ def test_genz_reads_gigabytes_as_binary():
 
 
 def test_genz_four_bit_weights_compute_four_times_as_fast():
-    """One `bits` knob for weights and arithmetic puts the ridge at four times its place."""
+    """One `bits` setting for weights and arithmetic makes the ridge four times too high."""
     int4 = replace(H100, precision=PRECISIONS["int4"])
     rows = [600, 6000]
     wide, plain = (
@@ -80,7 +80,7 @@ def test_genz_verifies_as_many_rows_as_it_drafts():
 
 
 def test_llm_analysis_streams_the_embedding_and_not_the_head():
-    """analysis.py:1374: the two cancel only where they are equally large."""
+    """analysis.py:1374: the two errors cancel only if both are equally large."""
     uneven = replace(ONE, tied_head=True)
     work = forward_work(uneven, Workload(), BF16)
     assert work["LM head"].weight_bytes == 2 * ONE.embedding_parameters
@@ -111,7 +111,7 @@ def test_aiconfigurator_draft_without_cache_or_head():
 
 
 def test_blis_reads_the_cache_once_for_every_row():
-    """PR #1538: hides the regime of long contexts, where verification costs a plain step."""
+    """PR #1538: at long contexts, verification costs a plain step."""
     kv = forward_work(EIGHT, Workload(rows=[1, 5], batch=32, context=32_768), BF16).kv_bytes
     assert kv[1] / kv[0] == pytest.approx(1.0, abs=2e-4)
 
@@ -123,8 +123,8 @@ def test_blis_charges_the_latent_as_heads():
 
 
 def test_blis_decode_at_30_percent_of_the_arithmetic():
-    """The knee of an H100 then stands near 90 rows and not near 295: free verification looks
-    dear."""
+    """The ridge of an H100 would be near 90 rows, not near 295: free verification would look
+    expensive."""
     steps = step_time(EIGHT, H100, Workload(batch=[1, 180, 280], context=1))
     weights = [term for term in steps.terms if term.name == "down projection"]
     assert weights[0].bound.tolist() == ["weights"] * 3
@@ -148,7 +148,7 @@ def test_nanochat_counts_the_embedding_tables_as_streamed():
 
 
 def test_web_pages_ridge_of_590_rows():
-    """From the sparse rate; it stands at 295, and fp8 weights with fp8 arithmetic leave it."""
+    """From the FLOP/s with sparsity. It is 295, also for fp8 weights with fp8 arithmetic."""
     rows = np.array([290, 300])
     for stored in ("bf16", "fp8"):
         step = step_time(SEVENTY, system("h100", "ideal", stored), Workload(rows=rows, context=1))
@@ -157,8 +157,8 @@ def test_web_pages_ridge_of_590_rows():
 
 
 def test_web_calculators_always_recommend_speculation():
-    """Leviathan's formula alone has no cost of verification and no overhead: it finds 1.9x whatever
-    the batch. Where the batch computes, drafting loses."""
+    """Leviathan's formula alone has no cost of verification and no overhead: it gives 1.9x at
+    every batch. At a batch that is limited by arithmetic, drafting is slower."""
     vllm = system("h100", engine="vllm")
     found = specsim.predict(
         EIGHT,
@@ -175,10 +175,10 @@ def test_web_calculators_always_recommend_speculation():
 
 def test_the_exercise_without_the_bonus_token():
     """Effective speedup at (alpha, gamma, c) = (.8, 4, .1): 2.4011, not 1.687."""
-    chip = Accelerator("memory alone", 1e12)
+    memory = Accelerator("memory alone", 1e12)
     target = Architecture("target", 64, 10, 1, 1, 64, 64, 64)
     draft = target.first_layers(1)
-    free = replace(H100, accelerator=chip)
+    free = replace(H100, accelerator=memory)
     price = (
         step_time(draft, free, Workload(context=0)).total_s
         / step_time(target, free, Workload(context=0)).total_s

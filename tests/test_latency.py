@@ -1,6 +1,6 @@
-"""Latency: the exact law of the cycle count against enumeration, simulation and renewal theory.
+"""Latency: the exact cycle counts against enumeration, simulation and renewal theory.
 
-Worked vectors of the theory carry their id (H1, G3, I5, ...) in the test's id.
+Worked examples carry their id (H1, G3, I5, ...) in the test's id.
 """
 
 import itertools
@@ -78,41 +78,49 @@ def test_H5_a_batch_waits_for_its_slowest_sequence():
     extreme = estimate.first_order + math.sqrt(2 * math.log(16)) * estimate.sd
     assert_allclose(extreme, 22.57, atol=6e-3)
     twice = [max(a, b) for a, b in itertools.product(range(len(one.probability)), repeat=2)]
-    law = np.bincount(twice, weights=np.outer(one.probability, one.probability).ravel())
-    assert_allclose(one.slowest_of(2).probability, law, atol=1e-13)
+    cycle_counts = np.bincount(twice, weights=np.outer(one.probability, one.probability).ravel())
+    assert_allclose(one.slowest_of(2).probability, cycle_counts, atol=1e-13)
 
 
-def naive_law(tokens, survival):
+def naive_distribution(tokens, survival):
     """P(N = n) by walking through every possible sequence of bursts."""
-    law, chances = np.zeros(tokens + 1), pmf(survival)
+    cycle_counts, chances = np.zeros(tokens + 1), pmf(survival)
 
     def walk(missing, cycles, probability):
         if missing <= 0:
-            law[cycles] += probability
+            cycle_counts[cycles] += probability
             return
         for accepted, chance in enumerate(chances):
             if chance > 0.0:
                 walk(missing - accepted - 1, cycles + 1, probability * chance)
 
     walk(tokens, 0, 1.0)
-    return law
+    return cycle_counts
 
 
 @given(st.integers(0, 7), short_survivals)
 def test_dynamic_program_is_the_enumeration(tokens, survival):
-    found, expected = cycles_to_emit(tokens, survival).probability, naive_law(tokens, survival)
+    found, expected = (
+        cycles_to_emit(tokens, survival).probability,
+        naive_distribution(tokens, survival),
+    )
     assert len(found) <= len(expected)
     assert_allclose(np.pad(found, (0, len(expected) - len(found))), expected, atol=1e-14)
 
 
 @given(st.integers(0, 200), short_survivals)
-def test_law_sums_to_one_and_stays_in_its_range(tokens, survival):
-    law = cycles_to_emit(tokens, survival)
-    assert_allclose(law.probability.sum(), 1.0, rtol=1e-12)
-    assert np.all(law.probability >= 0.0)
+def test_probabilities_sum_to_one_and_stays_in_its_range(tokens, survival):
+    cycle_counts = cycles_to_emit(tokens, survival)
+    assert_allclose(cycle_counts.probability.sum(), 1.0, rtol=1e-12)
+    assert np.all(cycle_counts.probability >= 0.0)
     fewest = math.ceil(tokens / (len(survival) + 1))
-    assert fewest - 1e-9 <= law.mean <= tokens + 1e-9
-    assert law.percentile(0) <= law.percentile(50) <= law.percentile(100) <= tokens
+    assert fewest - 1e-9 <= cycle_counts.mean <= tokens + 1e-9
+    assert (
+        cycle_counts.percentile(0)
+        <= cycle_counts.percentile(50)
+        <= cycle_counts.percentile(100)
+        <= tokens
+    )
 
 
 def test_cycles_at_the_ends_of_acceptance():
@@ -137,10 +145,10 @@ def test_against_simulation():
     rng = np.random.default_rng(0)
     bursts = rng.choice(np.arange(1, 7), p=pmf(SURVIVAL), size=(20_000, 64))
     cycles = (np.cumsum(bursts, axis=1) < 64).sum(axis=1) + 1
-    law = cycles_to_emit(64, SURVIVAL)
-    assert_allclose(law.mean, cycles.mean(), rtol=3e-3)
-    assert_allclose(law.sd, cycles.std(), rtol=2e-2)
-    assert law.percentile(95) == np.percentile(cycles, 95)
+    cycle_counts = cycles_to_emit(64, SURVIVAL)
+    assert_allclose(cycle_counts.mean, cycles.mean(), rtol=3e-3)
+    assert_allclose(cycle_counts.sd, cycles.std(), rtol=2e-2)
+    assert cycle_counts.percentile(95) == np.percentile(cycles, 95)
 
 
 # ----------------------------------------------------------------- differing requests and batches
@@ -222,7 +230,7 @@ def test_refusals_name_the_value(call, message):
 
 
 def test_an_answer_is_its_cycles():
-    """Ten thousand answers drawn one by one, eight at a time, beside the exact law."""
+    """Ten thousand answers drawn one by one, eight at a time, against the exact distribution."""
     found = request_latency(64, SURVIVAL, CYCLE_S, batch=8)
     rng = np.random.default_rng(7)
     emitted = rng.choice(len(SURVIVAL) + 1, p=found.accepted_pmf, size=(10_000, 8, 64)) + 1
@@ -236,7 +244,7 @@ def test_an_answer_is_its_cycles():
     assert_allclose(sum(found.accepted_pmf), 1.0)
 
 
-def test_long_answers_follow_the_normal_law():
+def test_long_answers_follow_the_normal_distribution():
     exact = request_latency(EXACT, SURVIVAL, CYCLE_S, batch=4)
     near = request_latency(EXACT + 1, SURVIVAL, CYCLE_S, batch=4)
     assert_allclose(near.mean_s, exact.mean_s, rtol=1e-3)

@@ -1,6 +1,6 @@
 """The i.i.d. speedup formula against the paper's tables, published systems and brute force.
 
-Worked vectors of the theory carry their id (E1, F2, ...) in the test's id.
+Worked examples carry their id (E1, F2, ...) in the test's id.
 """
 
 import numpy as np
@@ -81,7 +81,7 @@ EAGLE_3 = PerPosition((0.76, 0.54, 0.39, 0.28, 0.21, 0.15, 0.12))
 
 
 @pytest.mark.parametrize(
-    ("law", "batch", "expected"),
+    ("acceptance", "batch", "expected"),
     [
         pytest.param(EAGLE, 1, (1.44813, 1.65727, 1.64298, 1.54575, 1.38630), id="E2-a"),
         pytest.param(EAGLE, 16, (1.46174, 1.66543, 1.60194, 1.53054, 1.38093), id="E2-b"),
@@ -89,9 +89,9 @@ EAGLE_3 = PerPosition((0.76, 0.54, 0.39, 0.28, 0.21, 0.15, 0.12))
         pytest.param(EAGLE_3, 16, (1.53135, 1.97357, 2.00750, 2.00293, 1.92105), id="E2-d"),
     ],
 )
-def test_vllm_table_from_survival_and_step_times(law, batch, expected):
+def test_vllm_table_from_survival_and_step_times(acceptance, batch, expected):
     gamma, step = np.array([1, 3, 4, 5, 7]), STEP_MS[batch]
-    speedup = law.tokens_per_cycle(gamma) * step[0] / np.array([step[k] for k in gamma])
+    speedup = acceptance.tokens_per_cycle(gamma) * step[0] / np.array([step[k] for k in gamma])
     assert_allclose(speedup, expected, atol=PRINTED)
 
 
@@ -102,7 +102,7 @@ def test_vllm_table_from_survival_and_step_times(law, batch, expected):
         pytest.param(49.26, 2.95211, 0.73288, 1.95089, id="E3-script"),
     ],
 )
-def test_alpha_behind_gpt_fast(tokens_per_s, tokens, alpha, speedup):
+def test_alpha_of_gpt_fast(tokens_per_s, tokens, alpha, speedup):
     step_ms, draft_ms = 1e3 / 25.25, 1e3 / 196.8  # 70B int4, 7B int4 drafting 4
     cycle_ms = 4 * draft_ms + step_ms  # assumes that verifying 5 rows costs one step
     assert_allclose([step_ms, draft_ms, cycle_ms], [39.60396, 5.08130, 59.92916], atol=PRINTED)
@@ -120,7 +120,7 @@ def test_alpha_behind_gpt_fast(tokens_per_s, tokens, alpha, speedup):
         pytest.param(5.73, 2.46073, 3.71728, 0.85118, id="E4-c"),
     ],
 )
-def test_alpha_behind_chen_table_1(token_ms, speedup, tokens, alpha):
+def test_alpha_of_chen_table_1(token_ms, speedup, tokens, alpha):
     c = 1.8 / 14.1
     assert_allclose(14.1 / token_ms, speedup, atol=PRINTED)
     assert_allclose(14.1 / token_ms * (1 + 4 * c), tokens, atol=PRINTED)
@@ -146,7 +146,7 @@ def test_E7_break_even_tokens_per_cycle():
     assert_allclose(IID(0.8).tokens_per_cycle(4) / cycle, 2.40114, atol=PRINTED)
 
 
-def test_E8_cycle_times_behind_vllm_eagle_1():
+def test_E8_cycle_times_of_vllm_eagle_1():
     base_ms = 1e3 / 128.6
     assert_allclose(base_ms, 7.77605, atol=PRINTED)
     at_2, at_4 = 1.89 / 175.5 * 1e3 / base_ms, 2.08 / 165.7 * 1e3 / base_ms
@@ -169,7 +169,7 @@ def test_E8_cycle_times_behind_vllm_eagle_1():
         pytest.param(0.8, 0.05, 0.02, 6.80461, 7, 2.79271, id="F2"),
     ],
 )
-def test_best_gamma_of_the_theory(alpha, c, slope, real, whole, speedup):
+def test_best_gamma_of_the_worked_examples(alpha, c, slope, real, whole, speedup):
     assert_allclose(best_gamma_closed_form(alpha, c, slope), real, atol=PRINTED)
     assert best_gamma(alpha, c, slope) == whole
     assert_allclose(leviathan_speedup(alpha, whole, c + slope), speedup, atol=PRINTED)

@@ -1,5 +1,5 @@
-"""The course runs, its generated pairs say what its sources say, and its prose claims no number
-that no cell computes.
+"""The course runs, its generated .ipynb match their sources, and its prose has no number that no
+cell computes.
 
 A fast run of every notebook is here; `make notebooks-run` is the full one.
 """
@@ -35,7 +35,7 @@ SOURCES = execute.sources()
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
-# Run behind each notebook: its own questions can be answered, and their mistakes are not answers.
+# Run after each notebook: its own questions can be answered, and their mistakes are not answers.
 EXERCISES = """
 from specsim.course import quiz
 for own in [value for value in list(globals().values()) if isinstance(value, quiz.Question)]:
@@ -59,10 +59,10 @@ def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, monkeypatch)
 @pytest.mark.slow
 @every_notebook
 def test_it_runs_without_torch_and_says_so(source: Path, tmp_path: Path, monkeypatch) -> None:
-    """Those that measure say what they skip; those that only predict have nothing to say."""
+    """Notebooks that measure say what they skip; notebooks that only predict skip nothing."""
     hidden = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
     (tmp_path / "torch.py").write_text(hidden)
-    # in front of every other folder: run() puts the project's own before it, which has no torch
+    # before every other folder; run() puts only the project's own before it, which has no torch
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SPECSIM_FAST", "1")
     notebook = execute.run(execute.read(source))
@@ -71,19 +71,19 @@ def test_it_runs_without_torch_and_says_so(source: Path, tmp_path: Path, monkeyp
     assert ("PyTorch is not installed here" in json.dumps(notebook)) == measures
 
 
-def planted(source: str):
+def notebook_of(source: str):
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="cell-00")])
 
 
 def test_a_warning_is_a_complaint() -> None:
-    notebook = execute.run(planted("import warnings; warnings.warn('deprecated thing')"))
+    notebook = execute.run(notebook_of("import warnings; warnings.warn('deprecated thing')"))
     (sentence,) = execute.complaints(notebook)
     assert "deprecated thing" in sentence
 
 
 def test_a_failing_cell_stops_the_run() -> None:
     with pytest.raises(execute.CellExecutionError, match="1 / 0"):
-        execute.run(planted("1 / 0"))
+        execute.run(notebook_of("1 / 0"))
 
 
 def test_a_notebook_that_takes_too_long_is_named(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -103,7 +103,7 @@ def test_the_course_has_notebooks_with_one_number_each() -> None:
     assert numbers
     assert len(set(numbers)) == len(numbers)
     orphans = {path.stem for path in FOLDER.glob("*.ipynb")} - {s.stem for s in SOURCES}
-    assert orphans == set(), "generated from a source that is no more"
+    assert orphans == set(), "generated from a source that was removed"
 
 
 @every_notebook
@@ -146,12 +146,12 @@ NUMBER = re.compile(
     rf"(?<![\w.#/-])(?P<money>[$€])?(?P<value>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
     rf"(?:\s?(?P<unit>{UNITS}))?(?P<rest>[\w-]*)"
 )
-COUNT = 12  # whole numbers up to this, without a unit, count things: two exercises, γ = 4
+COUNT = 12  # whole numbers up to this, without a unit, are counts: two exercises, γ = 4
 
 
 def claims(markdown: str) -> list[str]:
     """The numbers in prose that look predicted, measured or quoted: with a unit, with a decimal
-    point, or larger than what one counts on fingers. Names (8B, H200, bf16) are none."""
+    point, or larger than COUNT. Names (8B, H200, bf16) do not count."""
     text = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
     text = re.sub(r"^#+ \d+\.", "#", text, flags=re.MULTILINE)  # the number of a heading
     text = re.sub(r"\]\([^)]*\)|<https?:[^>]*>|https?:\S+|arXiv:[\d.]+", "]", text)
@@ -161,7 +161,7 @@ def claims(markdown: str) -> list[str]:
             whole = match["value"].rstrip(",")
             is_name = bool(match["rest"]) and not match["unit"]
             large = "." in whole or "e" in whole or int(whole.replace(",", "")) > COUNT
-            # in code a number is a setting, unless it carries a unit
+            # in code a number is a setting, unless it has a unit
             bare = large and not is_name and not piece.startswith("`")
             if match["money"] or match["unit"] or bare:
                 found.append(match.group(0).strip())
@@ -208,7 +208,7 @@ def test_every_listed_fact_has_a_source_and_is_used() -> None:
         ("### 27. What does P99 do?\nIt is 27.", ["27"]),
     ],
 )
-def test_the_lint_sees_numbers_and_spares_names(text: str, expected: list[str]) -> None:
+def test_the_lint_finds_numbers_and_ignores_names(text: str, expected: list[str]) -> None:
     assert claims(text) == expected
 
 
@@ -222,8 +222,8 @@ LONGEST_CELL = 30  # lines
 
 
 def objections(notebook) -> list[str]:
-    """Where a notebook writes an algorithm of its own instead of importing it. Cells tagged
-    `teaching` may: they build one up line by line."""
+    """Where a notebook contains its own algorithm instead of importing it. Only cells tagged
+    `teaching` may do that: they build one line by line."""
     found = []
     for cell in notebook.cells:
         if cell.cell_type != "code":
@@ -252,8 +252,8 @@ def test_algorithms_are_imported(source: Path) -> None:
     "source",
     ["def f(): ...", "class A: ...", "while True: break", "import pandas", "\n" * 40 + "1"],
 )
-def test_an_algorithm_in_a_notebook_is_seen(source: str) -> None:
-    assert len(objections(planted(source))) == 1
+def test_an_algorithm_in_a_notebook_is_found(source: str) -> None:
+    assert len(objections(notebook_of(source))) == 1
 
 
 @every_notebook
@@ -283,7 +283,7 @@ def test_every_section_ends_with_one_bold_takeaway(source: Path) -> None:
 
 @every_notebook
 def test_it_asks_the_reader(source: Path) -> None:
-    """Two exercises or more, whose answers are checked."""
+    """It has two or more exercises with checked answers."""
     code = "".join(c.source for c in execute.read(source).cells if c.cell_type == "code")
     assert len(re.findall(r"quiz\.ask\(", code)) >= 2
 
@@ -299,7 +299,7 @@ def test_effort_follows_the_environment(monkeypatch, value: str, quick: bool) ->
 
 def test_what_is_live_says_what_it_needs(monkeypatch) -> None:
     said = []
-    monkeypatch.setattr(course, "say", said.append)
+    monkeypatch.setattr("specsim.course.notebooks.say", said.append)
 
     def no_widgets():
         raise SpecsimError("the explorer needs ipywidgets")

@@ -1,6 +1,6 @@
 """Draft trees: greedy against dynamic programming, exhaustive search and exact verification.
 
-Worked vectors of the theory carry their id (L1, L2, L3) in the test's id.
+Worked examples carry their id (L1, L2, L3) in the test's id.
 """
 
 import itertools
@@ -137,7 +137,7 @@ def test_a_tree_uses_no_node_that_is_never_accepted():
 
 
 def verify_children(target, drafts):
-    """Exact output law and P(any accepted) when x_i ~ drafts[i](earlier ones) are tried in turn."""
+    """The output distribution and P(any accepted) if x_i ~ drafts[i](earlier ones) are tried."""
     output, accepted = np.zeros(len(target)), 0.0
     pending = [(1.0, target, ())]
     for draft in drafts:
@@ -157,7 +157,7 @@ def verify_children(target, drafts):
 
 
 def without(tried):
-    """The draft law with the tried tokens removed, renormalised."""
+    """The draft distribution without the tried tokens, renormalised."""
     left = np.where(np.isin(np.arange(3), tried), 0.0, DRAFT)
     return left / left.sum()
 

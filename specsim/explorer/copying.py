@@ -82,7 +82,8 @@ def as_command(scenario: Scenario) -> str:
     for each in fields(Scenario):
         value = getattr(scenario, each.name)
         if value != each.default:
-            words += [OPTIONS.get(each.name) or "--" + each.name.replace("_", "-"), _written(value)]
+            words.append(OPTIONS.get(each.name) or "--" + each.name.replace("_", "-"))
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
 
 

@@ -46,7 +46,6 @@ def curves(
     log_y: bool = False,
     title: str = "",
     unit_line: bool = False,
-    columns: int = 1,
 ) -> None:
     """Draw `lines` over one x axis. `x` and `y` are the axis labels, with units.
 
@@ -83,18 +82,14 @@ def curves(
     axes.set_ylabel(y)
     if title:
         axes.set_title(title)
-    axes.legend(ncols=columns)
+    axes.legend()
 
 
-def markers(
-    axes: Axes, points: Sequence[tuple[float, float] | Spread], colour: str, size: float = 5.0
-) -> None:
+def markers(axes: Axes, points: Sequence[tuple[float, float] | Spread], colour: str) -> None:
     """Draw measured points, each with its spread where it is known."""
     for point in points:
         x, middle = point[0], point[1]
         spread = None
         if len(point) == 4:
             spread = ([middle - point[2]], [point[3] - middle])
-        axes.errorbar(
-            [x], [middle], spread, fmt="o", color=colour, capsize=2, markersize=size, clip_on=False
-        )
+        axes.errorbar([x], [middle], spread, fmt="o", color=colour, capsize=2, clip_on=False)

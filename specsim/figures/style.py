@@ -124,17 +124,13 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 @styled
-def subplots(
-    panels: int = 1, *, height: float = 3.3, columns: int = 1
-) -> tuple[NotebookFigure, Any]:
+def subplots(panels: int = 1, *, height: float = 3.3) -> tuple[NotebookFigure, Any]:
     """An empty figure and its panels: one Axes, or an array of them, stacked.
 
-    `height` is that of a panel, in inches; `columns` above 1 is only for wide pages.
+    `height` is that of a panel, in inches.
     """
-    rows = -(-panels // columns)
-    figure = NotebookFigure(figsize=(WIDTH_IN * columns, height * rows))
-    axes = figure.subplots(rows, columns)
-    return figure, axes
+    figure = NotebookFigure(figsize=(WIDTH_IN, height * panels))
+    return figure, figure.subplots(panels)
 
 
 def shades(concept: str, count: int) -> list[str]:

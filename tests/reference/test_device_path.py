@@ -11,6 +11,7 @@ import ctypes
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -363,7 +364,7 @@ def test_eager_runs_read_the_windows_that_graphs_do(device, monkeypatch) -> None
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     target, drafter = model(), NoDrafter()
     for mode in ("eager", "cuda-graphs"):
-        with decoder_for(target, drafter, 1, 300, SETTINGS[0], mode) as decoder:
+        with decoder_for(target, drafter, 1, 300, replace(SETTINGS[0], mode=mode)) as decoder:
             assert (decoder.cycle.cache.capacity, decoder.window(257)) == (512, 512)
 
 

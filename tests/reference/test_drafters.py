@@ -275,7 +275,7 @@ def test_one_token_prompts_have_nothing_to_show_before_the_first_cycle(pair) -> 
     assert [len(states) for states in watcher.texts.values()] == [0, 0]
 
 
-# A drafter of one's own, written after the section "Adding a drafter" of ARCHITECTURE.md
+# A drafter of one's own, written after docs/adding-a-drafter.md
 
 
 class Bigram(Drafter):

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md says where each of the twenty traps is shown: the tests it names exist, and those
+"""docs/traps.md says where each of the twenty traps is shown: the tests it names exist, and those
 that belong nowhere else are here. And the decoder's path stays as long as one reads in an evening.
 """
 
@@ -23,7 +23,7 @@ PROMPT = [9, 9, 30, 2, 55]
 
 def trap_rows() -> dict[int, list[str]]:
     """The cells of each row of the table, by its number."""
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "traps.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     return {int(row[0]): row for row in rows if row and row[0].isdigit() and len(row) == 3}
 

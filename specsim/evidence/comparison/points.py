@@ -98,7 +98,7 @@ def drafter(point: Point) -> Drafter | None:
 
 def predict_point(point: Point, system: System) -> Prediction:
     """The prediction of a point's scenario on `system`, from its `calibration_survival`."""
-    scenario, law, tokens = point.scenario, None, None
+    scenario, acceptance, tokens = point.scenario, None, None
     if scenario.method == "given":  # it times a width; acceptance has no meaning
         tokens = 1.0
     elif scenario.gamma:
@@ -107,13 +107,13 @@ def predict_point(point: Point, system: System) -> Prediction:
                 f"the point {label(point)} has no calibration_survival, from which its "
                 "acceptance is predicted"
             )
-        law = PerPosition(point.calibration_survival)
+        acceptance = PerPosition(point.calibration_survival)
     return predict(
         scenario.target,
         drafter(point),
         system.with_precision(scenario.precision),
         gamma=scenario.gamma,
-        acceptance=law,
+        acceptance=acceptance,
         tokens_per_cycle=tokens,
         batch=scenario.batch,
         context=max(scenario.context, scenario.allocated_context),  # all bytes that are read

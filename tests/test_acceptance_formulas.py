@@ -1,6 +1,6 @@
-"""Acceptance laws against exact fractions, quadrature, limits and each other.
+"""Acceptance models against exact fractions, quadrature, limits and each other.
 
-Worked vectors of the theory carry their id (C2, G1, ...) in the test's name.
+Worked examples carry their id (C2, G1, ...) in the test's name.
 """
 
 import math
@@ -29,7 +29,7 @@ LOGGED = (0.68, 0.39, 0.20)
 probabilities = st.floats(0.0, 1.0)
 gammas = st.integers(0, 40)
 survivals = st.lists(probabilities, min_size=1, max_size=12).map(np.cumprod)
-LAWS = {
+ACCEPTANCES = {
     "iid": st.builds(IID, probabilities),
     "per-position": survivals.map(PerPosition),
     "decaying": st.builds(Decaying, probabilities, probabilities),
@@ -38,12 +38,12 @@ LAWS = {
         Markov, probabilities, probabilities, st.floats(0.0, 0.99), st.floats(0.01, 0.99)
     ),
 }
-laws = st.one_of(*LAWS.values())
+acceptances = st.one_of(*ACCEPTANCES.values())
 
 
-def known_gamma(law):
-    """The largest gamma the law may be asked about in a property test."""
-    return law.vector.shape[-1] if isinstance(law, PerPosition) else 12
+def known_gamma(acceptance):
+    """The largest gamma of an acceptance model in a property test."""
+    return acceptance.vector.shape[-1] if isinstance(acceptance, PerPosition) else 12
 
 
 def test_C2_ends_of_the_range_are_exact():
@@ -64,7 +64,7 @@ def test_G1_beta_mixture():
     assert_allclose(tokens[-1], IID(0.7).tokens_per_cycle(5), rtol=1e-12)
 
 
-def test_G1_beta_mixture_is_the_mean_over_its_beta_law():
+def test_G1_beta_mixture_is_the_mean_over_its_beta_distribution():
     alphas = (np.arange(200_000) + 0.5) / 200_000
     density = alphas**2.5 * (1 - alphas) ** 0.5
     density /= density.sum()
@@ -73,10 +73,10 @@ def test_G1_beta_mixture_is_the_mean_over_its_beta_law():
 
 
 def test_G4_decay_with_depth():
-    law = Decaying(0.8, 0.9)
+    acceptance = Decaying(0.8, 0.9)
     expected = [0.8, 0.576, 0.37325, 0.21768, 0.11425]
-    assert_allclose(law.survival(range(1, 6)), expected, atol=PRINTED)
-    assert_allclose(law.tokens_per_cycle(5), 3.08118, atol=PRINTED)
+    assert_allclose(acceptance.survival(range(1, 6)), expected, atol=PRINTED)
+    assert_allclose(acceptance.tokens_per_cycle(5), 3.08118, atol=PRINTED)
     assert_allclose(Decaying(0.8, 1).tokens_per_cycle([0, 5]), IID(0.8).tokens_per_cycle([0, 5]))
 
 
@@ -109,27 +109,27 @@ def test_two_million_scenarios_are_one_fast_call():
     assert min(seconds) < 0.2
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", ACCEPTANCES)
 @given(data=st.data())
 def test_tokens_per_cycle_is_one_plus_the_survivals(name, data):
-    law = data.draw(LAWS[name])
-    gamma = data.draw(st.integers(0, known_gamma(law)))
-    survival = per_position(law, gamma).vector
+    acceptance = data.draw(ACCEPTANCES[name])
+    gamma = data.draw(st.integers(0, known_gamma(acceptance)))
+    survival = per_position(acceptance, gamma).vector
     assert survival.shape == (gamma,)
     assert np.all(np.diff(survival, prepend=1.0) <= 0.0)
-    assert_allclose(law.tokens_per_cycle(gamma), 1.0 + survival.sum(), rtol=1e-12)
-    assert law.tokens_per_cycle(0) == 1.0
-    assert 1.0 <= law.tokens_per_cycle(gamma) <= gamma + 1.0
+    assert_allclose(acceptance.tokens_per_cycle(gamma), 1.0 + survival.sum(), rtol=1e-12)
+    assert acceptance.tokens_per_cycle(0) == 1.0
+    assert 1.0 <= acceptance.tokens_per_cycle(gamma) <= gamma + 1.0
 
 
-@given(laws)
-def test_scalar_and_array_calls_agree(law):
-    every = np.arange(known_gamma(law) + 1)
-    one_by_one = [law.tokens_per_cycle(int(gamma)) for gamma in every]
-    assert_allclose(law.tokens_per_cycle(every), one_by_one, rtol=1e-13)
-    if not isinstance(law, Markov):
-        one_by_one = [law.survival(int(k)) for k in every]
-        assert_allclose(law.survival(every), one_by_one, rtol=1e-13)
+@given(acceptances)
+def test_scalar_and_array_calls_agree(acceptance):
+    every = np.arange(known_gamma(acceptance) + 1)
+    one_by_one = [acceptance.tokens_per_cycle(int(gamma)) for gamma in every]
+    assert_allclose(acceptance.tokens_per_cycle(every), one_by_one, rtol=1e-13)
+    if not isinstance(acceptance, Markov):
+        one_by_one = [acceptance.survival(int(k)) for k in every]
+        assert_allclose(acceptance.survival(every), one_by_one, rtol=1e-13)
 
 
 @given(probabilities, probabilities, gammas)
@@ -140,7 +140,7 @@ def test_more_alpha_or_gamma_never_emits_less(one, other, gamma):
 
 
 @pytest.mark.parametrize(
-    "law",
+    "acceptance",
     [
         IID(np.full((3, 1), 0.5)),
         PerPosition(np.full((3, 1, 4), 0.5)),
@@ -148,26 +148,26 @@ def test_more_alpha_or_gamma_never_emits_less(one, other, gamma):
         BetaMixture(0.5, np.full((3, 1), 2.0)),
         Markov(0.5, 0.3, np.full((3, 1), 0.5), 0.5),
     ],
-    ids=lambda law: type(law).__name__,
+    ids=lambda acceptance: type(acceptance).__name__,
 )
-def test_shape_is_parameters_broadcast_with_the_argument(law):
-    assert law.tokens_per_cycle([2, 4]).shape == (3, 2)
-    assert law.tokens_per_cycle(3).shape == (3, 1)
-    assert per_position(law, 4).vector.shape == (3, 1, 4)
-    assert per_position(law, 0).vector.shape == (3, 1, 0)
-    if not isinstance(law, Markov):
-        assert law.survival([0, 1]).shape == (3, 2)
+def test_shape_is_parameters_broadcast_with_the_argument(acceptance):
+    assert acceptance.tokens_per_cycle([2, 4]).shape == (3, 2)
+    assert acceptance.tokens_per_cycle(3).shape == (3, 1)
+    assert per_position(acceptance, 4).vector.shape == (3, 1, 4)
+    assert per_position(acceptance, 0).vector.shape == (3, 1, 0)
+    if not isinstance(acceptance, Markov):
+        assert acceptance.survival([0, 1]).shape == (3, 2)
 
 
-def test_laws_are_frozen_and_keep_their_own_copy():
+def test_models_are_frozen_and_keep_their_own_copy():
     alpha = np.array([0.5, 0.6])
-    law = IID(alpha)
+    acceptance = IID(alpha)
     alpha[0] = 0.9
-    assert law.alpha[0] == 0.5
+    assert acceptance.alpha[0] == 0.5
     with pytest.raises(ValueError, match="read-only"):
-        law.alpha[0] = 0.9
+        acceptance.alpha[0] = 0.9
     with pytest.raises(AttributeError):
-        law.alpha = 0.9
+        acceptance.alpha = 0.9
     assert repr(IID(0.8)) == "IID(alpha=0.8)"
 
 

@@ -1,0 +1,122 @@
+"""README.md fits on one page; links, names and commands in the documentation exist.
+
+The checks are shown to be able to fail.
+"""
+
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from specsim.checks import SpecsimError
+from specsim.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+README_LIMIT = 8192  # bytes: what a visitor reads
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/*.md", "reference/pair/*.md")
+
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"`((?:specsim|reference)(?:\.\w+)+)[`(]")
+COMMAND = re.compile(r"^(?:\$ )?specsim +(.*)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+
+
+def pages(root: Path) -> list[Path]:
+    return [page for pattern in PAGES for page in sorted(root.glob(pattern))]
+
+
+def broken_links(root: Path) -> list[str]:
+    """Every link of root's pages to a file, a folder or a heading that does not exist."""
+    found = []
+    for page in pages(root):
+        text = FENCED.sub("", page.read_text(encoding="utf-8"))
+        for link in LINK.findall(text):
+            if re.match(r"[a-z]+:", link):
+                continue  # another site: not asked here
+            name, _, heading = link.partition("#")
+            place = page.parent / name if name else page
+            if not place.resolve().is_relative_to(root.resolve()) or not place.exists():
+                found.append(f"{page.relative_to(root)}: {link}")
+            elif heading and heading not in anchors(place):
+                found.append(f"{page.relative_to(root)}: {link} (no such heading)")
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that a code host gives to the headings of a page."""
+    headings = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_the_readme_fits_on_one_page() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= README_LIMIT
+
+
+def test_every_link_leads_to_something_in_the_repository() -> None:
+    assert broken_links(ROOT) == []
+
+
+def test_every_page_of_docs_is_reached_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in LINK.findall(text)}
+    assert {page.resolve() for page in ROOT.glob("docs/*.md")} <= linked
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("# A page, with `code`\n[up](../README.md)\n")
+    (tmp_path / "README.md").write_text(
+        "[there](docs/page.md#a-page-with-code) [elsewhere](https://example.org/none)\n"
+        "[moved](docs/moved.md) ![lost](docs/lost.png) [cut](docs/page.md#other)\n"
+        "[outside](../..)\n"
+        "```\n[not a link](in/code)\n```\n"
+    )
+    assert broken_links(tmp_path) == [
+        "README.md: docs/moved.md",
+        "README.md: docs/lost.png",
+        "README.md: docs/page.md#other (no such heading)",
+        "README.md: ../..",
+    ]
+
+
+def text_of_all_pages() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages(ROOT))
+
+
+def test_every_module_and_function_that_is_named_exists() -> None:
+    names = set(NAME.findall(text_of_all_pages()))
+    assert "specsim.planning.memory" in names
+    assert [name for name in sorted(names) if not exists(name)] == []
+
+
+def test_a_name_that_does_not_exist_is_found() -> None:
+    assert exists("specsim.predict")
+    assert not exists("specsim.planning.nothing")
+
+
+def test_every_command_that_is_shown_parses() -> None:
+    blocks = "\n".join(FENCED.findall(text_of_all_pages()))
+    commands = [shlex.split(line, comments=True) for line in COMMAND.findall(blocks)]
+    assert len(commands) > 5
+    for command in commands:
+        build_parser(command).parse_args(command)
+
+
+def test_a_command_with_an_unknown_option_is_refused() -> None:
+    command = ["predict", "--target", "llama-3.1-8b", "--acceptance", "0.8"]
+    with pytest.raises((SystemExit, SpecsimError)):
+        build_parser(command).parse_args(command)
