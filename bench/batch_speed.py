@@ -1,9 +1,10 @@
-"""A ragged batch against its prompts one by one, speculating: tokens per second of both, in turn.
+"""Speculative decoding of a ragged batch, compared with its prompts one by one.
 
     python bench/batch_speed.py [--json] [--batch 8] [--gamma 2] [--rounds 5]
 
-Each sequence accepts its own number of tokens and ends in its own time; a pass reads the weights
-once for all of them. Greedy, bundled pair, prefill included; medians over rounds.
+Prints tokens per second of both, timed in turn: medians over rounds, with prefill, greedy, of the
+bundled pair. Each sequence accepts its own number of tokens and ends at its own time, but a pass
+reads the weights once for all of them.
 """
 
 import argparse

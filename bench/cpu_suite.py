@@ -1,10 +1,10 @@
-"""The CPU suite, measured anew: how wrong the predictions are here, and how well two runs agree.
+"""Measure the CPU suite again: the errors of the predictions, and how well two runs agree.
 
     python bench/cpu_suite.py [--out out/bench]
 
-Runs every part of `python -m reference measure --suite cpu` (about four minutes on two cores), says
-what `specsim compare` says, and sets the step and cycle times beside those of the run before, or of
-the committed one, on a machine of the same name.
+Runs every part of `python -m reference measure --suite cpu` (about four minutes on two cores) and
+`specsim compare`. Then compares the step and cycle times with those of the run before, or of the
+committed run, on a machine of the same name.
 """
 
 import argparse
@@ -20,11 +20,12 @@ COMMITTED = Path(__file__).parent.parent / "measurements"
 
 
 def main() -> int:
+    """Measure the suite, and compare it with the run before."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     options = parser.parse_args()
     before = {}
-    for folder in (COMMITTED, options.out):  # the later run of a machine counts
+    for folder in (COMMITTED, options.out):  # a later run of a machine replaces the committed one
         before |= {place.name: times(place) for place in folder.glob("*/") if times(place)}
     shutil.rmtree(options.out, ignore_errors=True)
     command = [sys.executable, "-m", "reference", "measure", "--suite", "cpu", "--device", "cpu"]
@@ -45,17 +46,19 @@ def times(folder: Path) -> dict[str, float]:
 
 
 def seconds(point: Point) -> float:
+    """The median time of a cycle, or of a plain step."""
     timing = point.cycle_s if point.scenario.gamma else point.step_s
     assert timing is not None
     return timing.median
 
 
 def agreement(machine: str, before: dict[str, float], now: dict[str, float]) -> None:
+    """Print how far the times of two runs are apart."""
     common = before.keys() & now.keys()
     if common:
-        apart = [abs(now[name] / before[name] - 1) for name in common]
+        deviations = [abs(now[name] / before[name] - 1) for name in common]
         print(
-            f"{machine}: the times of {len(common)} points are {statistics.median(apart):.1%} "
+            f"{machine}: the times of {len(common)} points are {statistics.median(deviations):.1%} "
             "from those of the run before (median)"
         )
 

@@ -1,9 +1,9 @@
-"""How long a slider takes to become pixels: `specsim explore` in a real, headless browser.
+"""The latency of a slider: `specsim explore` in a real, headless browser.
 
-From the key on the slider to the frame that shows both main pictures (the roofline, and speedup
-against gamma), measured inside the page, one key at a time; and what of it is the model and what is
-drawing and encoding, measured without a browser. Without chromium and its driver (`make
-test-browser` installs them) the first part says so and is left out.
+The time from a key on the slider to the frame that shows both main pictures (the roofline, and
+speedup against gamma) is measured inside the page, one key at a time. The shares of the model, of
+drawing and of encoding are measured without a browser. The first part is skipped, with a message,
+if chromium and its driver are not installed (`make test-browser` installs them).
 """
 
 import argparse
@@ -43,7 +43,7 @@ def per_move_ms(call: Callable[[ExplorerScenario], object], repeats: int) -> flo
 
 
 def in_process(repeats: int) -> dict[str, float]:
-    """What a move takes without a browser, milliseconds."""
+    """The time of a move without a browser, in milliseconds."""
     roof, curve = FigureCanvas(RooflinePanel()), FigureCanvas(SpeedupVsGammaPanel())
     slower = [FigureCanvas(SpeedupMapPanel()), FigureCanvas(WaterfallPanel())]
 
@@ -73,7 +73,7 @@ def in_process(repeats: int) -> dict[str, float]:
 
 
 def in_browser(moves: int) -> dict[str, float]:
-    """From a key to pixels, milliseconds; and to the first pictures, seconds."""
+    """The time from a key to pixels, in milliseconds, and to the first pictures, in seconds."""
     start = time.monotonic()
     with driving.served() as address:
         answered_s = time.monotonic() - start

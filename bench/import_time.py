@@ -1,5 +1,8 @@
-"""How long `import specsim` takes: each time a fresh interpreter, beside one that imports nothing,
-and one that imports NumPy, which is all that specsim loads."""
+"""How long `import specsim` takes, in fresh interpreters.
+
+It is compared with an interpreter that imports nothing, and with one that imports NumPy, which is
+all that specsim loads.
+"""
 
 import statistics
 import subprocess
@@ -19,7 +22,7 @@ def main() -> None:
     statements = {"bare interpreter": "pass", "numpy": "import numpy", "specsim": "import specsim"}
     for code in statements.values():
         seconds_to_run(code)  # writes the .pyc files and warms the page cache
-    # Round by round, so that a busy moment falls on all three alike.
+    # Round by round, so that other work on the machine slows all three alike.
     rounds = [
         {name: seconds_to_run(code) for name, code in statements.items()} for _ in range(RUNS)
     ]

@@ -1,9 +1,9 @@
-"""How many scenarios a second: Llama-3.1-8B drafted for by Llama-3.2-1B, on one core.
+"""Scenarios per second on one core: Llama-3.1-8B, with Llama-3.2-1B as its draft.
 
-A list of unrelated (batch, context, gamma, alpha), streamed in chunks; and speedup maps over nine
-gammas, whose factors are shared along the axes. NumPy's element-wise arithmetic is single-threaded,
-so this is one core. Beside each, the same scenarios priced in full, all
-hundred operations of each pass, as `cost.step_time` does for a single one.
+Times a list of unrelated (batch, context, gamma, alpha), streamed in chunks, and speedup maps over
+nine gammas, which share factors along their axes. NumPy's element-wise arithmetic is
+single-threaded, so this uses one core. Each time is printed next to the time of the same scenarios
+priced in full: all hundred operations of each pass, as `cost.step_time` does for one scenario.
 """
 
 import argparse
@@ -28,7 +28,7 @@ GOALS = {"list": ("million/s", 2.0), "map 40": ("ms", 8.0), "map 200": ("ms", 20
 
 
 def best_s(call: Callable[[], Any], repeats: int) -> float:
-    """The fastest of `repeats` runs: other processes only ever add."""
+    """The fastest of `repeats` runs: other processes can only add time."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,12 +1,12 @@
-"""Trees beside chains of as many drafted tokens, on the bundled pair: what a cycle emits, and how
-fast.
+"""Trees compared with chains of as many drafted tokens: tokens per cycle, and tokens per second.
 
     python bench/trees_versus_chains.py [--json]
 
-At equal width the verification costs the same. A chain spends a pass of the draft on every node, a
-tree one on every level; the best chain of any length stands beside them. The static trees are the
-best for the ranks at which the target's token stands among the draft's, counted on the calibration
-prompts. All in turn, prompt by prompt; speeds are medians, prefill included.
+Verification of equally many nodes costs the same. A chain needs one pass of the draft for every
+node, a tree one for every level. The best chain of any length is shown too. The static trees are
+optimal for how often the target's token is the draft's first, second, … choice, counted on the
+calibration prompts. All drafters run in turn, prompt by prompt, on the bundled pair. Speeds are
+medians, with prefill.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def rank_probs(target, draft, temperature: float) -> Tensor:
 
 
 def drafters(draft, ranks: Tensor, temperature: float) -> dict:
-    """By (kind, nodes)."""
+    """The drafters, by (kind, nodes)."""
     falling = ranks.sort(descending=True).values.tolist()
     made = {("plain", 0): NoDrafter()}
     made |= {("chain", gamma): DraftModel(draft, gamma) for gamma in (2, *NODES)}

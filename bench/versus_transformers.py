@@ -1,16 +1,17 @@
-"""Our decoder beside transformers on the same weights, same prompts, same dtype, in one run.
+"""Our decoder compared with transformers: the same weights, prompts and dtype, in one run.
 
     python bench/versus_transformers.py [--json] [--prompts 6]
 
-Plain decoding against `generate`, and like against like: the draft model against assisted
-generation (`assistant_model`), n-grams against prompt lookup (`prompt_lookup_num_tokens`), each at
-the number of draft tokens that is fastest for it. All greedy and in turn; medians of tokens per
-second over the prompts. Greedy text of so small a target repeats itself, which n-grams find.
+Plain decoding is compared with `generate`, the draft model with assisted generation
+(`assistant_model`), and n-grams with prompt lookup (`prompt_lookup_num_tokens`), each with its
+fastest number of draft tokens. Decoding is greedy, and all runs take turns. The results are medians
+of tokens per second over the prompts. The greedy text of so small a target repeats itself, which
+helps n-grams.
 
-Both also run compiled, where they can: assisted generation does not take the static cache that
-compiling needs. Compiling happens in a first round that is not counted. And ours drafts in int8 as
-well: the text is the target's either way, and of matrices as small as the draft's, torch's int8
-kernel takes a CPU less time than oneDNN's bf16 one takes to be called.
+Both decoders also run compiled where they can; assisted generation cannot use the static cache that
+compiling needs. A first round compiles and is not counted. Our draft also runs in int8. This does
+not change the text, which is the target's, and it is faster on a CPU: for matrices as small as the
+draft's, torch's int8 kernel takes less time than the call of oneDNN's bf16 kernel.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main() -> int:
     def ours(drafter: reference.Drafter, mode: str, prompt: list[int]) -> int:
         return len(reference.speculate(target, drafter, prompt, NEW_TOKENS, mode=mode).tokens)
 
-    def peer(method: str, gamma: int, mode: str, prompt: list[int]) -> int:
+    def baseline(method: str, gamma: int, mode: str, prompt: list[int]) -> int:
         ids = torch.tensor([prompt])
         settings = {
             "max_new_tokens": NEW_TOKENS,
@@ -59,7 +60,7 @@ def main() -> int:
         }
         if mode == "compiled":
             compiled = transformers.CompileConfig(fullgraph=False, mode="default")
-            compiled._compile_all_devices = True  # by default it compiles on accelerators alone
+            compiled._compile_all_devices = True  # the default is accelerators only
             settings |= {"cache_implementation": "static", "compile_config": compiled}
         if method == "n-gram":
             settings |= {"prompt_lookup_num_tokens": gamma, "max_matching_ngram_size": 3}
@@ -82,7 +83,7 @@ def main() -> int:
         "transformers": transformers.__version__,
     }
     for method, gammas in GAMMAS.items():
-        runs = {("transformers", k): partial(peer, method, k, "eager") for k in gammas}
+        runs = {("transformers", k): partial(baseline, method, k, "eager") for k in gammas}
         runs |= {("ours", k): partial(ours, drafter(method, k), "eager") for k in gammas}
         if method == "draft-model":
             for k in gammas:
@@ -91,7 +92,7 @@ def main() -> int:
         for k in COMPILED[method]:
             runs["ours, compiled", k] = partial(ours, drafter(method, k), "compiled")
         if method == "plain":
-            runs["transformers, compiled", 0] = partial(peer, method, 0, "compiled")
+            runs["transformers, compiled", 0] = partial(baseline, method, 0, "compiled")
         medians = {key: statistics.median(values) for key, values in timed(runs, prompts).items()}
         report[method] = {
             who: dict(zip(("tokens_per_s", "gamma"), max(of), strict=True))
@@ -111,8 +112,10 @@ def main() -> int:
 
 
 def timed(runs: dict, prompts: list[list[int]]) -> dict[tuple, list[float]]:
-    """Tokens per second of every run on every prompt, in turn; the first round, which warms up and
-    compiles, is not counted."""
+    """Tokens per second of every run on every prompt, in turn.
+
+    The first round warms up and compiles; it is not counted.
+    """
     speeds = {key: [] for key in runs}
     for index, prompt in enumerate([prompts[0], *prompts]):
         for key, run in runs.items():

@@ -1,11 +1,11 @@
-"""What a machine is, and what it reaches: half a minute, before anything is measured on it.
+"""Describe a machine and time its rates, in half a minute, before anything else is measured on it.
 
     python measurements/look_at_gpu.py [--device cuda] [--json FILE]
 
-Prints one JSON document: versions, the kernel that torch chooses for attention with a mask, and
-rates that bound what decoding can reach. A plain step of a model cannot be faster than its bytes at
-`read_bytes_per_s`; `linear` says how near to that the products of an 8B model come, by their rows.
-On a CPU everything is small, and only shows that the script runs.
+Prints a table: versions, the kernel that torch chooses for attention with a mask, and rates that
+limit decoding. --json writes the same as one JSON document. A plain step of a model cannot be
+faster than its bytes at `read_bytes_per_s`. `linear_bytes_per_s` shows how close the matrices of an
+8B model come to this rate, by their rows. On a CPU all sizes are small; this only tests the script.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from specsim.evidence.measurement import write_json
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is read, multiplied and launched."""
+    """How much is read, multiplied and launched. `rows` are tokens per pass."""
 
     read_bytes: int
     side: int
-    rotated_bytes: float  # copies of a matrix that take turns, so that no cache holds the next
+    rotated_bytes: float  # of matrix copies used in turn, so that no cache holds the next one
     launches: int
-    shape: Architecture
+    model: Architecture
     rows: tuple[int, ...]
 
 
@@ -45,7 +45,7 @@ DTYPE = torch.bfloat16
 
 
 def about(device: torch.device) -> dict:
-    """Versions and sizes of the device, and the settings that decide its attention."""
+    """Versions and sizes of the device, and the settings that choose its attention kernel."""
     found = asdict(environment(device)) | {"platform": platform.platform()}
     found["cudnn_attention"] = torch.backends.cuda.cudnn_sdp_enabled()
     found["attention_choice"] = attention_choice(device)
@@ -53,19 +53,19 @@ def about(device: torch.device) -> dict:
     for name in ("TORCH_CUDNN_SDPA_DEPRIORITIZED", "LD_LIBRARY_PATH"):
         found[name] = os.environ.get(name)
     if device.type == "cuda":
-        chip = torch.cuda.get_device_properties(device)
+        properties = torch.cuda.get_device_properties(device)
         found |= {
-            "processors": chip.multi_processor_count,
-            "l2_bytes": chip.L2_cache_size,
-            "memory_bytes": chip.total_memory,
-            "compute_capability": f"{chip.major}.{chip.minor}",
+            "processors": properties.multi_processor_count,
+            "l2_bytes": properties.L2_cache_size,
+            "memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
             "cudnn": torch.backends.cudnn.version(),
         }
     return found
 
 
 def attention_choice(device: torch.device) -> str:
-    """The kernel that torch chooses for a verification's attention, with its mask."""
+    """The kernel that torch chooses for the attention of a verification pass, which has a mask."""
     queries = torch.randn(1, 8, 4, 128, device=device, dtype=DTYPE)
     keys = torch.randn(1, 8, 512, 128, device=device, dtype=DTYPE)
     bias = torch.zeros(1, 1, 4, 512, device=device, dtype=DTYPE)
@@ -73,8 +73,10 @@ def attention_choice(device: torch.device) -> str:
 
 
 def new_shape_s(device: torch.device) -> float:
-    """Seconds of the slowest first call of attention in a new window: a kernel that is planned for
-    every shape shows here."""
+    """Seconds of the slowest first call of attention in a new window.
+
+    It is long if a library plans its kernel anew for every shape.
+    """
     slowest = 0.0
     for window in (264, 272, 280, 288):
         queries = torch.randn(1, 1, 32, 128, device=device, dtype=DTYPE)
@@ -88,8 +90,8 @@ def new_shape_s(device: torch.device) -> float:
 
 
 def rates(timer: Timer, sizes: Sizes) -> dict[str, float]:
-    """Bytes per second of a large read and a copy, FLOP/s of a square product, seconds of a kernel
-    that does nearly nothing."""
+    """Bytes per second of a large read and a copy, FLOP/s of a square product, seconds of a tiny
+    kernel."""
     device = timer.device
     one, other = (torch.randn(sizes.read_bytes // 4, device=device) for _ in range(2))
     found = {
@@ -103,22 +105,22 @@ def rates(timer: Timer, sizes: Sizes) -> dict[str, float]:
     return found
 
 
-def matrices(shape: Architecture) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of the products of a layer, and of the LM head."""
-    hidden, width = shape.hidden_size, shape.intermediate_size
+def matrices(model: Architecture) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of the matrices of a layer, and of the LM head."""
+    hidden, width = model.hidden_size, model.intermediate_size
     return {
-        "qkv": (hidden, shape.query_size + 2 * shape.kv_size),
-        "output": (shape.query_size, hidden),
+        "qkv": (hidden, model.query_size + 2 * model.kv_size),
+        "output": (model.query_size, hidden),
         "gate_up": (hidden, 2 * width),
         "down": (width, hidden),
-        "head": (hidden, shape.vocab_size),
+        "head": (hidden, model.vocab_size),
     }
 
 
 def linear_rates(timer: Timer, sizes: Sizes) -> dict[str, dict[int, float]]:
-    """Weight bytes per second by matrix and rows, each time from another copy of the matrix."""
+    """Weight bytes per second by matrix and rows. Each call reads another copy of the matrix."""
     found: dict[str, dict[int, float]] = {}
-    for name, (inputs, outputs) in matrices(sizes.shape).items():
+    for name, (inputs, outputs) in matrices(sizes.model).items():
         nbytes = inputs * outputs * DTYPE.itemsize
         weights = [
             torch.randn(outputs, inputs, device=timer.device, dtype=DTYPE)

@@ -1,10 +1,11 @@
-"""Which kernels a decoding cycle is made of, and how long each of them takes.
+"""List the kernels of a decoding cycle, and how long each of them takes.
 
     python measurements/profile_kernels.py [--device cuda] [--shape 8b] [--json FILE]
 
-Plain steps and verifications of four given drafts, in a short and a long window, on random weights.
-The stage times come from a run without the profiler. The sum of the kernels beside them says how
-much of a cycle no kernel fills. On a CPU the shape is small and the operators stand for kernels.
+Profiles plain steps, and verification of four fixed drafts, in a short and a long window, on random
+weights. The stage times come from a run without the profiler: a cycle minus the sum of its kernels
+is the time in which no kernel runs. On a CPU the model is small, and operators are listed instead
+of kernels.
 """
 
 import argparse
@@ -16,8 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from reference import NoDrafter, speculate
 from reference.drafters import Drafter
-from reference.lab.dialled import random_model, shape_named
-from reference.lab.suites.arms import Given
+from reference.lab.dialled import architecture_named, random_model
+from reference.lab.suites.variants import FixedDrafts
 from reference.machine import device_named
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
@@ -27,17 +28,17 @@ SMALL = Architecture("small", 64, 2, 4, 2, 16, 128, 512, max_context=4096)
 CONTEXTS = (400, 1950)  # windows of 512 and 2048 slots
 TOKENS = 24
 GAMMA = 4
-MOST = 14  # kernels that are listed of each cycle
+MOST = 14  # kernels in the table of a cycle
 
 
 def profiled(target: Transformer, drafter: Drafter, context: int) -> dict:
-    """The stage times of a cycle in seconds, and its kernels by their time, longest first."""
+    """The stage times of a cycle in seconds, and its kernels, the longest first."""
     prompt, on_cuda = [1] * context, target.device.type == "cuda"
 
     def run():
         return speculate(target, drafter, prompt, TOKENS, 1.0).statistics
 
-    run()  # warms up and records
+    run()  # warms up and captures graphs
     timed = run()
     kind = ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU
     with profile(activities=[kind]) as seen:
@@ -63,7 +64,7 @@ def profiled(target: Transformer, drafter: Drafter, context: int) -> dict:
 
 
 def text(found: dict) -> str:
-    """A cycle's kernels in a table, in microseconds."""
+    """A table of a cycle's kernels, in microseconds."""
     cycle = 1e6 * (found["cycle_s"] or 0.0)
     lines = [
         f"gamma {found['gamma']}, context {found['context']}: a cycle of {cycle:.0f} us, "
@@ -84,10 +85,10 @@ def main() -> int:
     options = parser.parse_args()
     device = device_named(options.device)
     name = options.shape or ("8b" if device.type == "cuda" else None)
-    target = random_model(shape_named(name) if name else SMALL, torch.bfloat16, device, 0)
+    target = random_model(architecture_named(name) if name else SMALL, torch.bfloat16, device, 0)
     target.reads_prompts = False
     found = []
-    for drafter in (NoDrafter(), Given(GAMMA)):
+    for drafter in (NoDrafter(), FixedDrafts(GAMMA)):
         for context in CONTEXTS:
             found.append(profiled(target, drafter, context))
             print(text(found[-1]), flush=True)

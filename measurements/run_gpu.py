@@ -1,26 +1,26 @@
-"""Measure the GPU suite in named steps, on a GPU that is rented by the minute.
+"""Measure the GPU suite in named steps, for a GPU that is rented by the minute.
 
     python measurements/run_gpu.py                            every step, in half an hour at most
-    python measurements/run_gpu.py --total 570 look tiny      these two, in 570 seconds at most
-    python measurements/run_gpu.py --total 570                again: what is finished is left out
+    python measurements/run_gpu.py --total 570 look tiny      two steps, in 570 seconds at most
+    python measurements/run_gpu.py --total 570                the steps that are not finished
 
-Each step is a command of its own, within its own limit and within what is left of the total. At a
-limit it is interrupted, and killed ten seconds later. A step that does not fit into the time left
-is not begun. One that fails does not keep the next from running.
+Each step is a command with its own time limit; the remaining total also limits it. At a limit the
+step is interrupted, and killed ten seconds later. A step that does not fit into the remaining time
+is not begun. After a failed step the next one runs.
 
     out/gpu/steps.tsv             a line for each attempt: step, outcome, exit status, seconds, …
-    out/gpu/logs/<step>.log       what the step printed, standard error included
+    out/gpu/logs/<step>.log       the output of the step, with standard error
     out/gpu/look.json, profile.json
     out/gpu/<machine>/*.json      calibrations, probes and measured points
     out/gpu/tiny/*.json           the points of the step `tiny`
-    out/gpu.tar.gz                all of it, under gpu/, written anew after each step
+    out/gpu.tar.gz                all of it, under gpu/, written again after each step
 
-Interrupted, by a signal or by a limit, run the same command again. Finished steps are left out, and
-an unfinished part of the suite goes on with the points that it lacks. On another machine of the
-same kind unpack the archive first: `tar xzf gpu.tar.gz -C out`. For another kind take another
---out, since a folder's finished steps are those of one machine.
+After an interruption, run the same command again. Finished steps are left out, and an unfinished
+part of the suite continues with its missing points. To continue on another machine of the same
+kind, unpack the archive there first: `tar xzf gpu.tar.gz -C out`. For another kind of machine, give
+another --out: a folder holds the finished steps of one machine.
 
-Needs Python alone; the steps need PyTorch, and `smoke` and `peer` what the tests need.
+The script needs only Python. The steps need PyTorch; `smoke` and `peer` need what the tests need.
 """
 
 import argparse
@@ -38,22 +38,26 @@ from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE_S = 10  # from the interruption of a step to its end by force
+GRACE_S = 10  # between the interruption of a step and killing it
 PACKING_S = 2
-SLOWER = 4  # times as long may a step take that is tried on a CPU
-STARTING_S = 25  # a part's process, its models and its last point: not for further points
-SHOWN = 12  # lines of a log's end
+SLOWER = 4  # the limits of steps on a CPU are this many times longer
+STARTING_S = 25  # of a part's limit, for its start, its models and its last point
+SHOWN = 12  # last lines of a log
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-    "PYTHONUNBUFFERED": "1",  # a step that is killed has printed what it had
-    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # transformers' attention too: see reference.attention
+    "PYTHONUNBUFFERED": "1",  # the log of a killed step is complete
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # for transformers: see reference.attention
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command of the interpreter with its limit in seconds, and the seconds without which it is
-    not worth beginning. `is_part`: of the suite, so that it is told how many minutes it has."""
+    """Arguments of Python, with a limit in seconds.
+
+    The step is not begun if fewer than `least` seconds are left. `is_part` marks a part of the
+    suite, which gets its limit as --minutes. `says` describes the step; `shown` lines of its log
+    are printed.
+    """
 
     name: str
     says: str
@@ -64,6 +68,7 @@ class Step:
     shown: int = SHOWN
 
     def command(self, seconds: float) -> list[str]:
+        """The command line of the step, for a limit of `seconds`."""
         minutes = f"{max(seconds - STARTING_S, 0) / 60:.2f}"
         return [sys.executable, *self.arguments, *(("--minutes", minutes) if self.is_part else ())]
 
@@ -101,10 +106,10 @@ def steps(options: argparse.Namespace) -> list[Step]:
         return str(ROOT / "measurements" / f"{name}.py"), *device, "--json"
 
     found = [
-        Step("look", "what the machine is and reaches", 90, 20,
+        Step("look", "the machine and its rates", 90, 20,
              (*script("look_at_gpu"), f"{out}/look.json"), shown=60),
         Step("tiny", "every kind of point once", 180, 60, (*measure, *tiny, *parts), shown=24),
-        Step("profile", "the kernels of a cycle by their time", 90, 30,
+        Step("profile", "the kernels of a cycle, and their times", 90, 30,
              (*script("profile_kernels"), f"{out}/profile.json"), shown=70),
         Step("smoke", "the tests marked gpu", 240, 60, tests),
         part("probes", "the calibration of the machine", 300),
@@ -112,7 +117,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
         part("verify", "35 passes of several rows", 300),
         part("speculation", "58 points of random pairs", 480),
         part("trained", "15 points of the trained pair", 180),
-        part("peer", "6 points beside transformers", 120),
+        part("peer", "6 points of transformers, the baseline", 120),
     ]  # fmt: skip
     if options.device == "cpu":
         found = [replace(step, limit=SLOWER * step.limit) for step in found]
@@ -120,7 +125,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
 
 
 class Run:
-    """The attempts of a folder, those of earlier runs among them, and its archive."""
+    """The attempts of a folder, including earlier runs, and its archive."""
 
     def __init__(self, out: Path, archive: Path, total: float):
         self.out, self.archive = out, archive
@@ -133,7 +138,7 @@ class Run:
                 self.attempts = [Attempt(**row) for row in csv.DictReader(file, delimiter="\t")]
 
     def has_finished(self, step: Step) -> bool:
-        """Whether `step` came to its end when it last began."""
+        """Whether the last begun attempt of `step` finished."""
         begun = [
             attempt.outcome
             for attempt in self.attempts
@@ -142,7 +147,7 @@ class Run:
         return begun[-1:] == ["finished"]
 
     def attempt(self, step: Step) -> Attempt:
-        """Run a step within its limit, or say that too little time is left for it."""
+        """Run a step within its limit; do not begin it if too little time is left."""
         left = self.deadline - time.monotonic() - GRACE_S - PACKING_S
         limit, begun = min(step.limit, left), datetime.now().isoformat(timespec="seconds")
         if left < min(step.least, step.limit):
@@ -159,7 +164,7 @@ class Run:
         return Attempt(step.name, outcome, str(status), seconds, f"{limit:.0f}", begun)
 
     def record(self, attempt: Attempt) -> None:
-        """Add a line to the table, and pack everything."""
+        """Add a line to the table, and write the archive."""
         self.attempts.append(attempt)
         partial = self.table.with_suffix(".partial")
         with open(partial, "w", encoding="utf-8", newline="") as file:
@@ -171,7 +176,7 @@ class Run:
         self.pack()
 
     def pack(self) -> None:
-        """Write the archive whole or not at all."""
+        """Write the archive, completely or not at all."""
         self.archive.parent.mkdir(parents=True, exist_ok=True)
         partial = self.archive.with_name(self.archive.name + ".partial")
         with tarfile.open(partial, "w:gz") as tar:
@@ -180,15 +185,17 @@ class Run:
 
 
 def run(command: Sequence[str], seconds: float, log: Path) -> tuple[str, int]:
-    """Run a command for `seconds` at most, with all that it prints added to `log`; what became of
-    it, and its exit status. Nothing that it started outlives it."""
+    """Run a command for at most `seconds`, and append its output to `log`.
+
+    Processes that it started are killed with it. Returns its outcome and its exit status.
+    """
     with open(log, "ab") as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
             env=os.environ | ENVIRONMENT,
-            process_group=0,  # it hears of an interruption from here alone, and all of it does
+            process_group=0,  # only `send` interrupts it, with all its processes
         )  # fmt: skip
         try:
             status = process.wait(seconds)
@@ -202,7 +209,10 @@ def run(command: Sequence[str], seconds: float, log: Path) -> tuple[str, int]:
 
 
 def stopped(process: subprocess.Popen) -> int:
-    """Interrupt a command, which may write what it has; kill it if it does not end. Its status."""
+    """Interrupt a command, so that it can write its results; kill it if it does not end.
+
+    Returns its exit status.
+    """
     send(process, signal.SIGINT)
     try:
         return process.wait(GRACE_S)
@@ -212,7 +222,7 @@ def stopped(process: subprocess.Popen) -> int:
 
 
 def send(process: subprocess.Popen, what: signal.Signals) -> None:
-    """Signal a command and all that it started, as far as they are still there."""
+    """Signal a command and the processes that it started, if they still run."""
     try:
         os.killpg(process.pid, what)
     except ProcessLookupError:
@@ -220,7 +230,7 @@ def send(process: subprocess.Popen, what: signal.Signals) -> None:
 
 
 def end_of(log: Path, before: int, lines: int) -> list[str]:
-    """The last lines of what was added to a log; of a progress bar its last state."""
+    """The last lines that were added to a log; of a progress bar, its last state."""
     with open(log, "rb") as file:
         file.seek(before)
         text = file.read().decode(errors="replace")
@@ -228,12 +238,14 @@ def end_of(log: Path, before: int, lines: int) -> list[str]:
 
 
 def table(attempts: Iterable[Attempt]) -> str:
+    """The outcome of each attempt, as a table."""
     lines = [f"{'step':<12} {'outcome':<12} {'exit':>4} {'seconds':>8}"]
     lines += [f"{a.step:<12} {a.outcome:<12} {a.exit:>4} {a.seconds:>8}" for a in attempts]
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps that are named; returns 0 if all of them finished."""
     options = parse(arguments)
     everything = {step.name: step for step in steps(options)}
     if unknown := [name for name in options.steps if name not in everything]:
@@ -246,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in options.steps or everything:
             if run.has_finished(everything[name]) and not options.again:
-                print(f"== {name}: finished earlier; --again runs it once more", flush=True)
+                print(f"== {name}: finished earlier; --again runs it again", flush=True)
                 continue
             seen.append(run.attempt(everything[name]))
             run.record(seen[-1])
@@ -261,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The checked options."""
     parser = argparse.ArgumentParser(
         prog="run_gpu.py", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -269,8 +282,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--total", type=float, default=1800, help="seconds for all steps (1800)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "gpu", help="default: out/gpu")
     parser.add_argument("--archive", type=Path, help="default: the folder's name and .tar.gz")
-    parser.add_argument("--again", action="store_true", help="run finished steps once more")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script itself")
+    parser.add_argument("--again", action="store_true", help="run finished steps again")
+    parser.add_argument("--device", default="cuda", help="cuda; or cpu, to test the script")
     parser.add_argument("--suite", default="gpu", help="gpu, cpu, or a .toml file of points")
     parser.add_argument("--pair", default="bundled", help="the folder of a trained pair")
     lines = [f"  {s.name:<12} {s.limit:>4.0f} s  {s.says}" for s in steps(parser.parse_args([]))]

@@ -282,7 +282,7 @@ if here.torch:
         return target_probs[torch.arange(len(accepted)), accepted]
 
     def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
-        exact = verification.next_probs(target_probs, draft_probs, drafted, accepted)
+        exact = verification.following_law(target_probs, draft_probs, drafted, accepted)
         likeliest = torch.nn.functional.one_hot(exact.argmax(-1), exact.shape[-1]).to(exact.dtype)
         return torch.where((accepted == drafted.shape[1])[:, None], likeliest, exact)
 
@@ -460,8 +460,8 @@ if here.torch:
     gaps = np.array(gaps)
     grid = 2.0 ** np.arange(-5, 5)
     below = np.array([100 * np.mean(gaps <= gap) for gap in grid])
-    parted = [max(each.gap, grid[0]) for each in divergences["bfloat16"]]
-    points = [(gap, float(np.interp(np.log2(gap), np.log2(grid), below))) for gap in parted]
+    margins = [max(each.gap, grid[0]) for each in divergences["bfloat16"]]
+    points = [(gap, float(np.interp(np.log2(gap), np.log2(grid), below))) for gap in margins]
     line = figures.Curve("positions in the text", grid, below, "plain", measured=points)
     figure, axes = figures.subplots(height=2.9)
     x = "highest logit minus second highest (logits)"

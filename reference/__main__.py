@@ -63,9 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
     )
     generate.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
-    generate.add_argument(
-        "--layers", type=int, help="early-exit: how many layers draft; default: half"
-    )
+    generate.add_argument("--layers", type=int, help="early-exit: layers that draft; default: half")
     generate.add_argument(
         "--tree", metavar="SHAPE",
         help="the draft model drafts a tree: the number of children at each depth, as 4,2,1; or "
@@ -73,8 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     generate.add_argument(
         "--drawn-children", action="store_true",
-        help="draw the children of a tree of a given shape, above temperature 0; default: take "
-        "the likeliest",
+        help="draw the children of a tree of a given shape; default: the likeliest",
     )  # fmt: skip
     generate.add_argument(
         "--rule", choices=("token", "block", "match", "typical"), default="token",
@@ -102,12 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--dialled",
         metavar="SHAPE",
-        help="a synthetic pair instead, random weights with the acceptance --alpha: 1b, 8b, "
-        "70b-slice, a preset or a config.json",
+        help="a synthetic pair with acceptance --alpha: 1b, 8b, 70b-slice, preset or config.json",
     )
-    measure.add_argument(
-        "--alpha", type=float, default=0.8, help="the acceptance rate of the synthetic pair"
-    )
+    measure.add_argument("--alpha", type=float, default=0.8, help="the synthetic pair's acceptance")
     measure.add_argument(
         "--draft-layers", type=int, help="of the synthetic draft; default: a sixth of the target's"
     )  # fmt: skip
@@ -118,9 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     measure.add_argument("--machine", help="the name of the folder; default: the device's")
     measure.add_argument("--pair", default="bundled", help="the folder of the trained pair")
-    measure.add_argument(
-        "--minutes", type=float, help="start no point after so many minutes, in each part"
-    )
+    measure.add_argument("--minutes", type=float, help="start no point after this, in each part")
     measure.add_argument(
         "--dry-run", action="store_true", help="print what would be measured, and for how long"
     )
@@ -136,12 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--part", choices=("target", "draft", "head"), nargs="+",
         help="train only these and keep the rest of --out; default: all",
     )  # fmt: skip
-    train.add_argument(
-        "--tokens", type=int, help="a smaller budget of tokens than the recipe's, for a trial"
-    )
-    train.add_argument(
-        "--no-compile", action="store_true", help="for systems without a C++ compiler"
-    )
+    train.add_argument("--tokens", type=int, help="a budget other than the recipe's, for a trial")
+    train.add_argument("--no-compile", action="store_true", help="if there is no C++ compiler")
     return parser
 
 
@@ -314,19 +302,19 @@ def measure_one(options: argparse.Namespace) -> int:
     from specsim.evidence.measurement import Measurement
 
     if options.dialled:
-        from reference.lab.dialled import dialled_pair, random_prompts, shape_named
+        from reference.lab.dialled import architecture_named, dialled_pair, random_prompts
 
-        shape = shape_named(options.dialled)
-        layers = options.draft_layers or max(1, shape.num_layers // 6)
+        model = architecture_named(options.dialled)
+        layers = options.draft_layers or max(1, model.num_layers // 6)
         target, draft, reached = dialled_pair(
-            shape, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
+            model, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
         )
         print(
-            f"reference: {shape.name}, random weights, drafted by its first {layers} layers; alpha "
+            f"reference: {model.name}, random weights, drafted by its first {layers} layers; alpha "
             f"{reached:.3f} at temperature 1; tokens are accepted more independently than in text",
             file=sys.stderr,
         )
-        prompts = random_prompts(shape, options.prompts, 96)
+        prompts = random_prompts(model, options.prompts, 96)
     else:
         target, draft, tokenizer = load(options)
         texts = prompt_texts()["timed"][: options.prompts]

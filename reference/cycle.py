@@ -18,7 +18,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.noise import FreshNoise, SharedNoise
-from reference.sampling import SamplingParameters, finest_float, likeliest
+from reference.sampling import finest_float, likeliest
 from reference.sequences import COUNTS, Sequences
 from reference.settings import RunSettings
 from reference.transformer import Transformer, prefill
@@ -118,8 +118,7 @@ class Cycle:
         """Accept the drafts up to the first that fails, and emit one token more."""
         _, _, proposal, uniforms = self.drafted
         _, logits, is_finite = self.verified
-        sampling, rule = self.settings.sampling, self.settings.rule
-        accepted, next_token = accept(sampling, logits, proposal, uniforms, rule)
+        accepted, next_token = accept(self.settings, logits, proposal, uniforms)
         if self.survival is not None:
             first = uniforms.flatten(1)[:, :1]  # the random number of the first position
             accepted = (first < self.survival[: self.gamma]).sum(1)
@@ -127,32 +126,19 @@ class Cycle:
             # one NaN among the draft's logits makes all its probabilities NaN
             finite_draft = proposal.probabilities[..., 0] < math.inf
             is_finite = torch.cat((is_finite[:, :-1] & finite_draft, is_finite[:, -1:]), dim=1)
-        self.commit(proposal.tokens, accepted, next_token, proposal.counts, is_finite)
+        result = self.sequences.commit(proposal.tokens, accepted, next_token, proposal.counts)
+        self.write_result(result, is_finite)
 
-    def commit(
-        self,
-        drafted: Tensor,
-        accepted: Tensor,
-        next_token: Tensor,
-        counts: Tensor | None,
-        is_finite: Tensor,
-    ) -> None:
-        """Emit `accepted` (B,) of the tokens `drafted` (B, G), then `next_token` (B,), and write
-        the cycle's result."""
-        result = self.sequences.commit(drafted, accepted, next_token, counts)
+    def write_result(self, result: Tensor, is_finite: Tensor) -> None:
+        """Write what was committed, and how many positions (B, G+1) were finite, for the host."""
         self.result[:, : result.shape[1]].copy_(result)
         self.result[:, -1].copy_(leading_run(is_finite))
 
 
-def accept(
-    sampling: SamplingParameters,
-    logits: Tensor,
-    proposal: Proposal,
-    uniforms: Tensor,
-    rule: str = "token",
-) -> Verdict:
+def accept(settings: RunSettings, logits: Tensor, proposal: Proposal, uniforms: Tensor) -> Verdict:
     """Apply the accept rule to the target's logits (B, G+1, V); greedy decoding has only one."""
     drafted, draft_probs, counts, _ = proposal
-    if sampling.greedy:
+    if settings.sampling.greedy:
         return verify_greedy(likeliest(logits), drafted, counts)
-    return RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms, counts)
+    target_probs = settings.sampling.probabilities(logits)
+    return RULES[settings.rule](target_probs, draft_probs, drafted, uniforms, counts)

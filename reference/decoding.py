@@ -18,13 +18,7 @@ from reference.drafters import Drafter, NoDrafter
 from reference.graphs import Recordings, kept_by, window_of
 from reference.sampling import SamplingParameters
 from reference.sequences import AsyncCopy, CycleResult
-from reference.settings import (
-    RunSettings,
-    check_request,
-    checked_prompts,
-    checked_survival,
-    mode_for,
-)
+from reference.settings import RunSettings, check_run, checked_prompts, checked_survival, mode_for
 from reference.statistics import Statistics, Stopwatch
 from reference.transformer import Transformer
 from reference.tree_cycle import TreeCycle
@@ -53,16 +47,16 @@ class Decoder:
         batch: int,
         capacity: int,
         settings: RunSettings,
-        mode: str = "eager",
     ):
         on_cuda = target.device.type == "cuda"
         self.lag = int(on_cuda)  # cycles in flight while the host reads a result
+        records = settings.mode != "eager"
         # an eager run on a GPU reads the windows, and so runs the kernels, that graphs would have
-        self.rounds_windows = on_cuda or mode != "eager"
+        self.rounds_windows = on_cuda or records
         capacity = window_of(capacity) if self.rounds_windows else capacity
         cycle = Cycle if drafter.nodes is None else TreeCycle
         self.cycle = cycle(target, drafter, batch, capacity, settings)
-        self.recordings = None if mode == "eager" else Recordings(self.cycle, mode)
+        self.recordings = Recordings(self.cycle) if records else None
 
     @torch.inference_mode()
     def cycles(
@@ -120,23 +114,22 @@ def decoder_for(
     batch: int,
     capacity: int,
     settings: RunSettings,
-    mode: str,
 ) -> Iterator[Decoder]:
     """A decoder with at least `capacity` tokens per sequence: a new one, or in the modes that
     record, one that `target` keeps from its last two kinds of run.
 
     A decoder that is in use is not among the kept ones, so runs at the same time share nothing.
     """
-    if mode == "eager":
+    if settings.mode == "eager":
         yield Decoder(target, drafter, batch, capacity, settings)
         return
     kept = kept_by(target)
-    kind = (drafter, drafter.gamma, batch, settings, mode, target.device, target.dtype)
+    kind = (drafter, drafter.gamma, batch, settings, target.device, target.dtype)
     decoder = kept.pop(kind, None)
     if decoder is None or decoder.cycle.cache.capacity < capacity:
         decoder = None  # its memory is given back before more is allocated
         kept.make_space()
-        decoder = Decoder(target, drafter, batch, capacity, settings, mode)
+        decoder = Decoder(target, drafter, batch, capacity, settings)
     try:
         yield decoder
     except SpecsimError:  # its cache may hold NaN
@@ -186,14 +179,14 @@ def stream(
     """
     prompts, is_batch = checked_prompts(prompt, target.architecture)
     chain_only = choose_gamma is not None or survival is not None
-    check_request(drafter, max_new_tokens, temperature, rule, chain_only)
+    check_run(drafter, max_new_tokens, temperature, rule, chain_only)
     settings = RunSettings(
         SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty),
         rule,
         frozenset(stop_ids) | target.stop_ids,
         None if survival is None else checked_survival(survival, drafter.gamma),
+        mode_for(target.device, mode),
     )
-    mode = mode_for(target.device, mode)
     context = target.architecture.max_context
     remaining = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     ends = max(len(prompt) + new for prompt, new in zip(prompts, remaining, strict=True))
@@ -203,7 +196,7 @@ def stream(
     statistics.synthetic_acceptance |= survival is not None
 
     def steps() -> Iterator[list[list[int]]]:
-        with decoder_for(target, drafter, len(prompts), capacity, settings, mode) as decoder:
+        with decoder_for(target, drafter, len(prompts), capacity, settings) as decoder:
             choose = choose_gamma or (lambda _: drafter.gamma)
             yield from decoder.cycles(prompts, remaining, seed, statistics, choose)
 

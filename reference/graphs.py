@@ -36,8 +36,8 @@ Stages = Sequence[Callable[[], None]]
 class Recordings:
     """The stages of one cycle, recorded or compiled, by gamma and window."""
 
-    def __init__(self, cycle: Cycle, mode: str):
-        self.cycle, self.mode = cycle, mode
+    def __init__(self, cycle: Cycle):
+        self.cycle, self.compiles = cycle, cycle.settings.mode == "compiled"
         self.recorded: dict[tuple[int, int], Stages] = {}
         self.addresses: list[tuple] = []
         self.packs = False  # whether the compiler may treat weights as constants and pack them
@@ -48,7 +48,7 @@ class Recordings:
     def drop_if_moved(self) -> None:
         """Drop all recordings if a tensor that they read has moved; once a run, after `begin`."""
         models = self.cycle.target, self.cycle.drafter
-        if self.mode == "compiled":
+        if self.compiles:
             self.packs = show_plain(*models)
         found = addresses(*models)
         if found != self.addresses:
@@ -60,7 +60,7 @@ class Recordings:
         key = self.cycle.gamma, self.cycle.sequences.window
         if key not in self.recorded:
             stages, weights = self.cycle.stages, nullcontext()
-            if self.mode == "compiled":
+            if self.compiles:
                 stages = [torch.compile(stage, dynamic=False) for stage in stages]
                 weights = compiler(packs=self.packs)
             with weights:
@@ -175,13 +175,13 @@ def power_of_two(least: int) -> int:
 
 def addresses(*things: object) -> list[tuple]:
     """Where the tensors lie that can be reached from `things`, and their shapes: what a recording
-    takes for granted."""
+    relies on. A tensor that wraps others has no memory of its own; those that it wraps count."""
     return [
         (id(thing), tuple(thing.shape), thing.dtype)  # a packed tensor does not tell its address
         if thing.is_mkldnn
         else (thing.data_ptr(), tuple(thing.shape), thing.stride(), thing.dtype)
         for thing in reachable(*things)
-        if isinstance(thing, Tensor)
+        if isinstance(thing, Tensor) and not hasattr(thing, "__tensor_flatten__")
     ]
 
 

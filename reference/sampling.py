@@ -61,11 +61,7 @@ class SamplingParameters:
         return self.temperature == 0
 
     def penalise(
-        self,
-        logits: Tensor,
-        sequences: Sequences,
-        drafted: Tensor,
-        ancestors: Tensor | None = None,
+        self, logits: Tensor, sequences: Sequences, drafted: Tensor, ancestors: Tensor | None = None
     ) -> Tensor:
         """Apply the repetition penalty to `logits` (B, T, V), which belong to the last T positions
         of each text with its `drafted` tokens (B, G); of a tree, to nodes with these `ancestors`

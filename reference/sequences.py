@@ -76,11 +76,7 @@ class Sequences:
         return torch.cat((held[:, None], drafts), dim=1).byte().cummax(1).values.bool()
 
     def commit(
-        self,
-        drafted: Tensor,
-        accepted: Tensor,
-        next_token: Tensor,
-        counts: Tensor | None = None,
+        self, drafted: Tensor, accepted: Tensor, next_token: Tensor, counts: Tensor | None = None
     ) -> Tensor:
         """Emit `accepted` (B,) of the `drafted` (B, G) tokens and then `next_token` (B,), up to the
         first stop and to the remaining tokens; the last one emitted becomes pending.

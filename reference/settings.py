@@ -31,9 +31,10 @@ class RunSettings:
     rule: str = "token"
     stop_ids: frozenset[int] = frozenset()
     survival: tuple[float, ...] | None = None
+    mode: str = "eager"
 
 
-def check_request(
+def check_run(
     drafter: Drafter, max_new_tokens: int, temperature: float, rule: str, chain_only: bool
 ) -> None:
     """SpecsimError for a length, a gamma or a rule that cannot be run. `chain_only` says that

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from reference.cycle import Cycle, Verified
 from reference.drafters import Proposal
-from reference.sampling import SamplingParameters, likeliest
+from reference.sampling import likeliest
+from reference.settings import RunSettings
 from reference.tree_verification import TREE_RULES, TreeVerdict, follow
 from reference.trees import branches
 
@@ -47,8 +48,8 @@ class TreeCycle(Cycle):
         """Accept a path from the root, and emit one token more."""
         slots, tokens, proposal, uniforms = self.drafted
         hidden, logits, is_finite = self.verified
-        sampling, rule, tree = self.settings.sampling, self.settings.rule, proposal.tree
-        accepted, path, next_token = accept_path(sampling, logits, proposal, uniforms, rule)
+        tree = proposal.tree
+        accepted, path, next_token = accept_path(self.settings, logits, proposal, uniforms)
         if proposal.probabilities is not None:
             # a child with NaN probabilities spoils the choice at its parent
             broken = (~(proposal.probabilities[..., 0] < math.inf)).long()
@@ -62,18 +63,16 @@ class TreeCycle(Cycle):
         hidden = hidden.gather(1, nodes[..., None].expand(-1, -1, hidden.shape[2]))
         self.drafter.observe(hidden, positions)
         drafted = tokens.gather(1, nodes[:, 1:])
-        self.commit(drafted, accepted, next_token, tree.depths.amax(1), is_finite)
+        result = self.sequences.commit(drafted, accepted, next_token, tree.depths.amax(1))
+        self.write_result(result, is_finite)
 
 
 def accept_path(
-    sampling: SamplingParameters,
-    logits: Tensor,
-    proposal: Proposal,
-    uniforms: Tensor,
-    rule: str = "token",
+    settings: RunSettings, logits: Tensor, proposal: Proposal, uniforms: Tensor
 ) -> TreeVerdict:
     """Apply the accept rule of trees to the target's logits (B, N+1, V)."""
     drafted, draft_probs, _, tree = proposal
-    if sampling.greedy:
+    if settings.sampling.greedy:
         return follow(likeliest(logits), drafted, tree)
-    return TREE_RULES[rule](sampling.probabilities(logits), draft_probs, drafted, uniforms, tree)
+    target_probs = settings.sampling.probabilities(logits)
+    return TREE_RULES[settings.rule](target_probs, draft_probs, drafted, uniforms, tree)

@@ -119,11 +119,11 @@ def main(
     trained = trained_pair(source, chosen, where, effort)
 
     drift = DriftProbe(where)
-    laps: list[float] = []
+    drift_s: list[float] = []
     timings = probes.run_probes(
-        where, chosen, effort.probe_rounds, between=lambda: laps.append(drift.lap())
+        where, chosen, effort.probe_rounds, between=lambda: drift_s.append(drift.product_s())
     )
-    noted = asdict(environment) | {"drift_s": float(np.median(laps))}
+    noted = asdict(environment) | {"drift_s": float(np.median(drift_s))}
     calibration = fit(timings, noted)
     say("", *tables.calibration_table(calibration))
     results = [predict_then_measure(trained, calibration, drift)]
@@ -222,7 +222,7 @@ def measure_predicted(
         counted_prompts=pair.timed_prompts,
         counted_runs=pair.counted_runs,
         drift=drift,
-        calibration_lap=calibration.environment["drift_s"],
+        calibration_drift_s=calibration.environment["drift_s"],
     )
     points = [with_calibration(point, trace) for point in measured]
     comparisons = [compare(point, calibration.system) for point in points]

@@ -17,7 +17,8 @@ import numpy as np
 from specsim.architecture import Architecture, model
 from specsim.checks import ArrayLike, Integers, SpecsimError, whole
 from specsim.drafting import Drafter, DraftModel, method
-from specsim.hardware import System, system
+from specsim.hardware import System
+from specsim.hardware import system as catalog_system
 from specsim.operators import precision, require_even_split
 from specsim.planning.memory import Footprint, footprint, shortage
 from specsim.prediction import Prediction
@@ -123,7 +124,7 @@ def resolve(scenario: Scenario) -> Resolved:
     Raises SpecsimError, in one line, for an unknown name (with the nearest ones), and for what does
     not go together: an acceptance without a draft, a draft without an acceptance, ….
     """
-    target, machine = _model(scenario.target), system_of(scenario)
+    target, system = _model(scenario.target), system_of(scenario)
     drafter = drafter_of(scenario)
     if scenario.gamma is not None:
         whole("gamma", scenario.gamma)
@@ -135,7 +136,7 @@ def resolve(scenario: Scenario) -> Resolved:
         raise SpecsimError("no built-in acceptance: give --alpha, --survival or --tokens-per-cycle")
     if scenario.tokens_per_cycle is not None and scenario.gamma is None:
         raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
-    return Resolved(scenario, target, machine, drafter)
+    return Resolved(scenario, target, system, drafter)
 
 
 def system_of(scenario: Scenario) -> System:
@@ -192,7 +193,7 @@ def drafter_of(scenario: Scenario) -> Drafter | None:
 
 # Looked up once for each name: a slider that moves a number looks nothing up.
 _model = lru_cache(maxsize=32)(model)
-_system = lru_cache(maxsize=32)(system)
+_system = lru_cache(maxsize=32)(catalog_system)
 
 
 @lru_cache(maxsize=8)

@@ -394,7 +394,7 @@ MORE_MISTAKES = {
     "diagnose a missing log": (["diagnose", "--log", "nowhere.log"], "nowhere.log"),
     "diagnose too many": (
         ["diagnose", "--accepted", "9", "--drafted", "3", "--gamma", "2"],
-        "more",
+        "at most drafted",
     ),
     "diagnose a half": (["diagnose", "--accepted", "9", "--gamma", "2"], "--drafted"),
     "diagnose gamma 0": (["diagnose", "--tokens-per-cycle", "2", "--gamma", "0"], "gamma"),

@@ -1,16 +1,25 @@
-"""README.md fits on one page, and every link and picture of the documentation leads somewhere.
+"""README.md fits on one page; links, names and commands in the documentation exist.
 
-Both checks are shown to be able to fail.
+The checks are shown to be able to fail.
 """
 
+import pkgutil
 import re
+import shlex
 from pathlib import Path
+
+import pytest
+
+from specsim.checks import SpecsimError
+from specsim.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 README_LIMIT = 8192  # bytes: what a visitor reads
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/*.md", "reference/pair/*.md")
 
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"`((?:specsim|reference)(?:\.\w+)+)[`(]")
+COMMAND = re.compile(r"^(?:\$ )?specsim +(.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
@@ -44,6 +53,15 @@ def anchors(page: Path) -> set[str]:
     }
 
 
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 def test_the_readme_fits_on_one_page() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= README_LIMIT
 
@@ -73,3 +91,32 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
         "README.md: docs/page.md#other (no such heading)",
         "README.md: ../..",
     ]
+
+
+def text_of_all_pages() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages(ROOT))
+
+
+def test_every_module_and_function_that_is_named_exists() -> None:
+    names = set(NAME.findall(text_of_all_pages()))
+    assert "specsim.planning.memory" in names
+    assert [name for name in sorted(names) if not exists(name)] == []
+
+
+def test_a_name_that_does_not_exist_is_found() -> None:
+    assert exists("specsim.predict")
+    assert not exists("specsim.planning.nothing")
+
+
+def test_every_command_that_is_shown_parses() -> None:
+    blocks = "\n".join(FENCED.findall(text_of_all_pages()))
+    commands = [shlex.split(line, comments=True) for line in COMMAND.findall(blocks)]
+    assert len(commands) > 5
+    for command in commands:
+        build_parser(command).parse_args(command)
+
+
+def test_a_command_with_an_unknown_option_is_refused() -> None:
+    command = ["predict", "--target", "llama-3.1-8b", "--acceptance", "0.8"]
+    with pytest.raises((SystemExit, SpecsimError)):
+        build_parser(command).parse_args(command)

@@ -124,7 +124,7 @@ def test_the_roofline_stands_where_work_and_time_put_it(live: Explorer) -> None:
 
 
 @pytest.mark.parametrize("over", ["context", "gamma"])
-def test_the_map_is_the_sweep_with_its_coast_at_one(live: Explorer, over: str) -> None:
+def test_the_map_is_the_sweep_with_its_line_at_one(live: Explorer, over: str) -> None:
     scenario = replace(explorer.preset("high-qps-server").scenario, context=512)
     live.over.value = over
     live.show(scenario)
@@ -138,9 +138,9 @@ def test_the_map_is_the_sweep_with_its_coast_at_one(live: Explorer, over: str) -
         x=("batch", grid.x_values), y=(over, grid.y_values), alpha=scenario.alpha, **fixed,
     )  # fmt: skip
     np.testing.assert_allclose(drawn.image.get_array(), np.log2(oracle.speedup), rtol=1e-12)
-    coast = np.concatenate([path.vertices for path in drawn.coast.get_paths()])
-    assert len(coast) > 3
-    on = coast[(coast[:, 1] > 0.5)]
+    line = np.concatenate([path.vertices for path in drawn.break_even.get_paths()])
+    assert len(line) > 3
+    on = line[(line[:, 1] > 0.5)]
     y = 2 ** on[:, 1] if over == "context" else np.round(on[:, 1])
     whole = over == "context" or np.isclose(on[:, 1], y, atol=0.02)
     there = speedups_at(scenario, 2 ** on[:, 0], y, over)
@@ -275,7 +275,7 @@ def test_what_is_blitted_is_what_would_be_drawn(live: Explorer) -> None:
         ({"method": "medusa"}, "not lossless"),
         ({"engine": "nowhere.json"}, "cannot read nowhere.json"),
         ({"batch": 512, "context": 262144}, "does not fit"),
-        ({"target": "qwen3-30b-a3b", "draft": "qwen3-0.6b"}, "wake more experts"),
+        ({"target": "qwen3-30b-a3b", "draft": "qwen3-0.6b"}, "activate more experts"),
     ],
 )
 def test_impossible_combinations_are_said_and_never_raised(
@@ -330,8 +330,8 @@ def test_every_accelerator_has_its_words_and_its_points() -> None:
         (changed(gamma=5), "nearly free"),
         (changed(gamma=5, batch=64, context=256), "reads weights, while"),
         (changed(gamma=5, batch=256, context=1024), "reads the KV cache, while"),
-        (changed(gamma=5, batch=512, context=16), "paid for in full: "),
-        (changed(target="qwen3-30b-a3b", draft="qwen3-0.6b", gamma=3), "wake more experts: "),
+        (changed(gamma=5, batch=512, context=16), "costs its full time: "),
+        (changed(target="qwen3-30b-a3b", draft="qwen3-0.6b", gamma=3), "activate more experts: "),
     ],
 )
 def test_a_wider_pass_is_called_free_only_where_it_is(
@@ -370,15 +370,15 @@ def test_the_presets_show_what_they_tell() -> None:
     assert 1.0 < told["laptop"].speedup < told["chat-at-batch-1"].speedup
 
 
-# Pieces and widgets
+# Single panels and widgets
 
 
 @pytest.mark.parametrize(
-    "piece",
+    "single",
     [explorer.roofline, explorer.speedup_vs_gamma, explorer.speedup_map, explorer.waterfall],
 )
-def test_a_piece_follows_its_own_controls(piece: object) -> None:
-    made = piece(preset="moe", controls=("batch", "alpha"))
+def test_a_single_panel_follows_its_own_controls(single: object) -> None:
+    made = single(preset="moe", controls=("batch", "alpha"))
     assert list(made.controls) == ["batch", "alpha"]
     assert made.scenario == explorer.preset("moe").scenario
     before = made.png
@@ -390,7 +390,7 @@ def test_a_piece_follows_its_own_controls(piece: object) -> None:
     assert "No prediction" in words(made)
 
 
-def test_a_piece_without_controls_is_moved_by_its_writer() -> None:
+def test_a_single_panel_without_controls_is_moved_by_its_author() -> None:
     made = explorer.speedup_vs_gamma(controls=(), alpha=0.6)
     before = made.png
     made.show(changed(alpha=0.9))

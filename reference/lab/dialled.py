@@ -28,8 +28,8 @@ SIZES = {"1b": ("llama-3.2-1b", 16), "8b": ("llama-3.1-8b", 32), "70b-slice": ("
 
 
 def architecture_named(name: str) -> Architecture:
-    """The model called 1b, 8b or 70b-slice (the first 8 of its 80 layers), or one of the catalog, or
-    of a config.json.
+    """The model called 1b, 8b or 70b-slice (the first 8 of its 80 layers), or a model of the
+    catalog or of a config.json.
 
     Raises SpecsimError, with similar names, if there is no such model.
     """

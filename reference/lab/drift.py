@@ -17,7 +17,7 @@ REPEATS_ELSEWHERE = 9
 
 
 class DriftProbe:
-    """A matrix-vector product whose time shows the machine's speed; it allocates its matrix once."""
+    """A matrix-vector product whose time shows the machine's speed. It keeps its matrix."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)

@@ -234,7 +234,7 @@ def stage_probes(
     for turn in range(rounds + 1):
         between()
         for target, drafter, prompt_length, timed in cases:
-            # the two models are unrelated, so most drafts are rejected: five tokens are a few cycles
+            # most drafts of an unrelated model are rejected, so five tokens are a few cycles
             run = speculate(target, drafter, [1] * prompt_length, 5, temperature=1.0, seed=turn)
             if turn:  # the first round warms up
                 timed.extend(run.statistics)

@@ -5,12 +5,12 @@ from specsim.explorer.scenarios import PredictedScenario
 from specsim.prediction import limit_sentence
 
 BOUNDS = {  # what a plain step mostly does, and what follows for a wider pass
-    "weights": ("mostly reads weights", "so further rows in the same pass are nearly free"),
-    "kv": ("mostly reads the KV cache", "which a wider pass reads no more often"),
-    "compute": ("mostly computes", "so every further row is paid for in full"),
-    "overhead": ("is mostly launches and host time", "which no faster memory shortens"),
+    "weights": ("mostly reads weights", "so additional tokens in the same pass are nearly free"),
+    "kv": ("mostly reads the KV cache", "which a wider pass still reads only once"),
+    "compute": ("mostly computes", "so every additional token costs its full time"),
+    "overhead": ("is mostly launches and host time", "which faster memory does not shorten"),
 }
-EXPERTS = ("mostly reads weights", "of which further rows wake more experts")
+EXPERTS = ("mostly reads weights", "and additional tokens activate more experts")
 WIDER = 1.1  # from this ratio on a verification is said to take longer than a plain step
 A_TIE = 0.02  # a smaller gain or loss is said to be none
 
@@ -18,14 +18,14 @@ A_TIE = 0.02  # a smaller gain or loss is said to be none
 def describe(shown: PredictedScenario) -> str:
     """What the scenario is and what limits it, in two to four sentences."""
     scenario = shown.scenario
-    machine = shown.system.accelerator.name
+    accelerator = shown.system.accelerator.name
     devices = "" if scenario.tensor_parallel == 1 else f"{scenario.tensor_parallel} × "
     engine = "calibrated here" if scenario.calibrated else f"under {scenario.engine}"
     if scenario.engine == "ideal":
         engine = "at the speed of light"
     sequences = "1 sequence" if scenario.batch == 1 else f"{scenario.batch} sequences"
     words = [
-        f"{shown.target.name} in {scenario.precision} on {devices}{machine} {engine}, "
+        f"{shown.target.name} in {scenario.precision} on {devices}{accelerator} {engine}, "
         f"{sequences} with {scenario.context:,} tokens of context: a plain step takes "
         f"{milliseconds(shown.of('step_s'))} and {waits(shown)}."
     ]
@@ -52,7 +52,7 @@ def gain(shown: PredictedScenario) -> str:
     if shown.gamma == 0:
         if shown.scenario.gamma == 0:
             return "With γ = 0 nothing is drafted: this is plain decoding."
-        return "No γ gains anything here: plain decoding is the best there is."
+        return "No γ gains anything here: plain decoding is fastest."
     low, high = shown.band("speedup")
     speedup = shown.speedup
     chosen = "the best γ" if shown.scenario.gamma is None else "γ"

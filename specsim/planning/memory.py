@@ -170,10 +170,10 @@ def shortage(
         "logits": found.logit_bytes,
     }
     parts = ", ".join(f"{name} {float(size) / 1e9:.1f}" for name, size in held.items() if size)
-    chip, devices = system.accelerator.name, system.tensor_parallel
+    accelerator, devices = system.accelerator.name, system.tensor_parallel
     several = f" (each of {devices})" if devices > 1 else ""
     return (
-        f"{target.name} needs {float(found.total_bytes) / 1e9:.1f} GB ({parts}) on a {chip}"
+        f"{target.name} needs {float(found.total_bytes) / 1e9:.1f} GB ({parts}) on a {accelerator}"
         f"{several} with {found.capacity_bytes / 1e9:.1f} GB; "
         f"what would make it fit: {'; or '.join(ways) or 'nothing alone'}"
     )

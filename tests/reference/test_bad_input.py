@@ -30,17 +30,19 @@ def test_logits_that_are_no_numbers_are_reported(tiny, value, temperature, gamma
 
 @pytest.mark.parametrize("gamma", [0, 1, 3, 8])
 @pytest.mark.parametrize("index", [0, 1, 5])
-def test_the_place_is_the_first_that_they_would_have_chosen(tiny, gamma: int, index: int) -> None:
+def test_the_position_is_the_first_that_they_would_have_chosen(
+    tiny, gamma: int, index: int
+) -> None:
     text = generate(tiny(), [3, 4], 16).tokens
     assert text[index] not in (*text[:index], 3, 4), "poisoned too early"
     target, drafter = poisoned(tiny(), text[index]), DraftModel(tiny(), gamma)
     # a pass that holds the token among its drafts has no numbers anywhere
     written = 2 + index + 1
-    with pytest.raises(SpecsimError, match="logits for place") as error:
+    with pytest.raises(SpecsimError, match="logits for position") as error:
         speculate(target, drafter, [3, 4], 16)
-    place = int(str(error.value).split("place ")[1].split()[0])
-    assert written - gamma <= place <= written
-    assert gamma > 0 or place == written
+    position = int(str(error.value).split("position ")[1].split()[0])
+    assert written - gamma <= position <= written
+    assert gamma > 0 or position == written
 
 
 def test_a_draft_that_is_not_finite_is_reported_where_it_counts(tiny) -> None:

@@ -18,6 +18,7 @@ from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
+from reference.settings import RunSettings
 from reference.statistics import Statistics
 from reference.transformer import MAX_GAMMA, Transformer
 from reference.verification import RULES, Verdict, verify
@@ -477,8 +478,12 @@ def test_no_sampled_token_is_one_that_the_filter_forbids(pair) -> None:
 def test_accept_takes_the_rule_that_fits_the_sampling() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
     proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.99]])
-    assert [x.item() for x in accept(SamplingParameters(0.0), logits, proposal, uniforms)] == [1, 0]
-    assert [x.item() for x in accept(SamplingParameters(1.0), logits, proposal, uniforms)] == [0, 2]
+    assert [
+        x.item() for x in accept(RunSettings(SamplingParameters(0.0)), logits, proposal, uniforms)
+    ] == [1, 0]
+    assert [
+        x.item() for x in accept(RunSettings(SamplingParameters(1.0)), logits, proposal, uniforms)
+    ] == [0, 2]
 
 
 # What the cycles did

@@ -11,6 +11,7 @@ import ctypes
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ from reference.cycle import Cycle
 from reference.decoding import Decoder, decoder_for
 from reference.experts import Mixture
 from reference.heads import untrained_head
-from reference.lab.suites.arms import Given
+from reference.lab.suites.variants import FixedDrafts
 from reference.quantization import GROUPS, quantized
 from reference.sampling import SamplingParameters
 from reference.settings import RunSettings
@@ -219,7 +220,7 @@ DRAFTERS = {
     "quantised self": lambda target: QuantisedSelf(3),
     "head": lambda target: DraftHead(untrained_head(target), 3),
     "ensemble": lambda target: Ensemble(DraftModel(model(), 3, stop_below=0.5)),
-    "given": lambda target: Given(3),
+    "given": lambda target: FixedDrafts(3),
 }
 TREES = {
     "static": lambda: StaticTree(model(), Tree.branching((2, 2, 1))),
@@ -363,7 +364,7 @@ def test_eager_runs_read_the_windows_that_graphs_do(device, monkeypatch) -> None
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     target, drafter = model(), NoDrafter()
     for mode in ("eager", "cuda-graphs"):
-        with decoder_for(target, drafter, 1, 300, SETTINGS[0], mode) as decoder:
+        with decoder_for(target, drafter, 1, 300, replace(SETTINGS[0], mode=mode)) as decoder:
             assert (decoder.cycle.cache.capacity, decoder.window(257)) == (512, 512)
 
 

@@ -15,6 +15,7 @@ from reference import (
 )
 from reference.cycle import accept
 from reference.sampling import SamplingParameters
+from reference.settings import RunSettings
 from reference.verification import LOSSLESS, RULES
 from specsim.checks import SpecsimError
 
@@ -126,7 +127,7 @@ def test_accept_takes_the_rule_it_is_told() -> None:
     logits = torch.tensor([[[0.0, 4.0, 1.0], [2.0, 0.0, 1.9]]])
     proposal, uniforms = Proposal(torch.tensor([[1]]), None), torch.tensor([[0.99, 0.0]])
     for rule, kept in [("token", 0), ("block", 0), ("match", 0), ("typical", 1)]:
-        verdict = accept(SamplingParameters(1.0), logits, proposal, uniforms, rule)
+        verdict = accept(RunSettings(SamplingParameters(1.0), rule), logits, proposal, uniforms)
         assert verdict.accepted.item() == kept
 
 

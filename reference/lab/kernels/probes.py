@@ -44,9 +44,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         products = step(product_probes(timer, grid, dtype))
         small = step(small_probes(timer, grid, dtype) | chunk_probes(timer, grid, dtype))
         chunked_from = chunk_limit(small, grid.contexts)
-        with read_in_chunks_from(
-            chunked_from
-        ):  # as in the decoder that is predicted from the calibration
+        with read_in_chunks_from(chunked_from):  # as the decoder does when it is measured
             caches = step(cache_probes(timer, grid, dtype))
             stages = {mode: step(stage_probes(device, grid, dtype, mode)) for mode in modes}
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
@@ -98,7 +96,7 @@ def product_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[Produc
 
 
 def cache_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[CacheProbe, ...]:
-    """Time the decoder's own attention, for every number and length of KV caches and every width."""
+    """Time the decoder's own attention for every number and length of KV caches, at every width."""
     probes, element = [], precision(PRECISION_OF[dtype]).kv_bytes
     for streams in grid.streams:
         batch = streams // KV_HEADS
@@ -195,7 +193,7 @@ def stage_probes(
 def stages_of(
     timed: Statistics, target, drafter, length: int, batch: int, device: torch.device
 ) -> list[StageProbe]:
-    """The probes of the stages of one run. Their context is what a pass reads: on a GPU, the window."""
+    """The probes of one run's stages. Their context is what a pass reads: on a GPU, the window."""
     context = length + 6
     if device.type == "cuda":
         context = window_of(length + 12 + 2 * (timed.gamma + 1))

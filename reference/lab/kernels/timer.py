@@ -13,7 +13,7 @@ HEAD_START = 1_000_000  # clock cycles, half a millisecond: enough for the host 
 
 
 class Timer:
-    """Times one call among many in a row: as a replayed graph on a GPU, as plain calls elsewhere."""
+    """Times one call among many in a row: on a GPU in a replayed graph, elsewhere in a loop."""
 
     def __init__(self, device: torch.device):
         self.device, self.on_cuda = device, device.type == "cuda"

@@ -43,7 +43,7 @@ class Models:
     note: str = ""
 
     def prompts(self, kind: str, count: int, length: int) -> list[list[int]]:
-        """`count` prompts of `kind`, the same ones in every call; random ones have `length` tokens."""
+        """`count` prompts of `kind`, always the same ones; random ones have `length` tokens."""
         if self.texts is not None:
             texts = self.texts[kind]
             return [texts[index % len(texts)] for index in range(count)]

@@ -85,6 +85,7 @@ class Suite:
 def load_suite(name_or_path: str | Path) -> Suite:
     """The suite called "gpu" or "cpu", or another file of the same form.
 
+    The file lists `points`; under `shapes` it may define models of its own.
     Raises SpecsimError with the file and the point if a point cannot be measured as it is written.
     """
     path = SUITES.get(str(name_or_path), Path(name_or_path))

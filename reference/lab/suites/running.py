@@ -175,9 +175,7 @@ class PartRun:
             outcome = sentence or described(self.measurement.points[-1])
             self.say(f"[{index}/{len(self.missing)}] {point.name}: {outcome} ({took:.1f} s)")
             if sentence and not self._device_answers():
-                self.say(
-                    f"{self.part}: stopped: the device no longer answers; run the same command again"
-                )
+                self.say(f"{self.part}: stopped: the device no longer answers; run it again")
                 break
         self.cache.clear()
         return failed

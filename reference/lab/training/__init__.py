@@ -4,26 +4,32 @@
     python -m reference train --part head    a head alone, for the target that is there
     python -m reference train --preset gpu   a larger pair, for a machine with a GPU
 
-The corpus is the source of the standard library of the Python that runs this, so that nothing has
-to be downloaded; another Python has another library and gives another corpus hash, which is
-reported. Files are split by the hash of their path into those trained on and those held out.
-Budgets are in tokens, not minutes: a slower machine takes longer to reach the same weights. A run
-writes a checkpoint as it goes and resumes from it.
+The corpus is the source of the standard library of the Python that runs this, so nothing is
+downloaded. Another version of Python has another library, and the printed hash of the corpus
+differs. The hash of a file's path decides whether the file is held out. Budgets are in tokens, not
+minutes: a slower machine takes longer to reach the same weights. A run writes checkpoints and
+resumes from the last one.
 
-| file | what it says |
+| module | content |
 |---|---|
-| `recipe` | what is trained, on how much, how fast; the recipes of the presets |
-| `run` | the run of any part: batches, optimisers, checkpoints, the best weights |
-| `models` | what a model learns from the text |
-| `distillation`, `head` | what a draft and a head learn from the target |
-| `pair`, `card` | all of it, into a folder; what the folder says of itself |
+| `recipe` | what is trained, on how many tokens, at which learning rates |
+| `loop` | the training loop of every part: batches, optimisers, checkpoints, the best weights |
+| `models` | a model learns the text |
+| `distillation`, `head` | a draft, and a draft head, learn from the target |
+| `pair`, `card` | all parts into a folder, and the folder's README |
 """
 
 from reference.lab.training.distillation import distil
 from reference.lab.training.head import acceptance_by_depth, train_head
 from reference.lab.training.models import train_model
 from reference.lab.training.pair import PARTS, make_pair
-from reference.lab.training.recipe import RECIPES, DraftRecipe, HeadRecipe, Recipe, bundled_shape
+from reference.lab.training.recipe import (
+    RECIPES,
+    DraftRecipe,
+    HeadRecipe,
+    Recipe,
+    bundled_architecture,
+)
 
 __all__ = [
     "PARTS",
@@ -32,7 +38,7 @@ __all__ = [
     "HeadRecipe",
     "Recipe",
     "acceptance_by_depth",
-    "bundled_shape",
+    "bundled_architecture",
     "distil",
     "make_pair",
     "train_head",

@@ -56,7 +56,7 @@ def model_card(card: dict) -> str:
 
 
 def head_lines(head: dict) -> list[str]:
-    """What the head was trained for, and how often its drafts are accepted, by depth."""
+    """The loss of the head, and a table of how often its drafts are accepted, by depth."""
     by_depth = head["acceptance_by_depth"]
     depths = range(1, len(by_depth["sampled"]) + 1)
     return [

@@ -1,9 +1,9 @@
-"""A draft is taught what it is wanted for: to say what the target says, not what the text says.
+"""A draft learns to predict the target's distribution, instead of the text.
 
-The chance that a draft is accepted is the overlap of the two laws, sum min(p, q), which is one
-minus their distance in total variation. So that distance is the loss, on the text, the target
-frozen (DistillSpec, arXiv:2310.08461, compares it with divergences). It has little to say about a
-law far from the target's: a draft begins as any model does, and this comes after.
+A draft token is accepted with probability sum min(p, q), the overlap of the two distributions. This
+is one minus their total variation distance, so that distance is the loss (DistillSpec,
+arXiv:2310.08461, compares it with other divergences). The target is frozen. The loss teaches little
+while the draft is far from the target, so the draft first learns the text like any other model.
 """
 
 from dataclasses import replace
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reference.lab.training.loop import Curve, even_windows, train
 from reference.lab.training.recipe import DraftRecipe
-from reference.lab.training.run import Curve, even_windows, run
 from reference.transformer import Transformer
 
 
@@ -26,8 +26,11 @@ def distil(
     checkpoint: Path,
     compiled: bool = True,
 ) -> Curve:
-    """Train `draft` in place towards the law of `target`; returns the curve (see `run`), in which a
-    loss is one minus the mean acceptance at temperature 1."""
+    """Train `draft` in place towards the distribution of `target`, on the stream `tokens`.
+
+    Returns the loss curve (see `train`). A loss is one minus the mean acceptance rate at
+    temperature 1.
+    """
     target.requires_grad_(False)
     draft.requires_grad_(True)
     precision = torch.autocast(target.device.type, torch.bfloat16)
@@ -50,7 +53,7 @@ def distil(
         learning_rate=recipe.learning_rate * recipe.distilled_rate,
         seed=recipe.seed + 1,  # other windows
     )
-    return run(
+    return train(
         f"{recipe.architecture.name}, distilled", dict(draft.named_parameters()), second, tokens,
         checkpoint,
         batch_loss=torch.compile(batch_loss) if compiled else batch_loss,
@@ -59,8 +62,11 @@ def distil(
 
 
 def overlap(target: Transformer, draft: Transformer, tokens: Tensor) -> Tensor:
-    """The mean over all places of `tokens` (B, T) of sum min(p, q): how often a token that the
-    draft proposes there is accepted at temperature 1. Gradients flow to the draft alone."""
+    """Mean of sum min(p, q) over the positions of `tokens` (B, T).
+
+    This is how often a token of the draft is accepted there at temperature 1. Only the draft gets
+    gradients.
+    """
     with torch.no_grad():
         p = target(tokens).float().softmax(-1)
     return torch.minimum(p, draft(tokens).float().softmax(-1)).sum(-1).mean()

@@ -1,9 +1,10 @@
-"""A head is trained to say what the target says, on states of the target's and on its own.
+"""A draft head learns to predict the target's distribution, from the target's states and its own.
 
-At decoding time only the first draft of a cycle stands on the target's state; every further one
-stands on what the head itself made of the place before. So training unrolls: at depth d the head
-reads at each place the state that it made, at depth d - 1, of the place before ("training-time
-test", EAGLE-3, arXiv:2503.01840). The target is frozen; its law at each place is the label.
+In decoding, the first draft of a cycle uses a hidden state of the target; every further draft uses
+a state that the head made itself, at the position before. So training does the same: at depth d,
+the head reads at each position the state that it made for the position before at depth d - 1
+("training-time test", EAGLE-3, arXiv:2503.01840). The target is frozen; its distribution at each
+position is the label.
 """
 
 import math
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reference.heads import Head, untrained_head
+from reference.lab.training.loop import Curve, even_windows, train
 from reference.lab.training.recipe import HeadRecipe
-from reference.lab.training.run import Curve, even_windows, run
 from reference.transformer import Transformer
 
 
@@ -28,10 +29,11 @@ def train_head(
     checkpoint: Path,
     compiled: bool = True,
 ) -> tuple[Head, Curve]:
-    """Train a head of `target`, on its device; returns it and its loss curve (see `run`).
+    """Train a draft head for `target`, on its device and on the stream `tokens`.
 
-    The losses are the divergence of the head's law from the target's, in nats per token, a mean
-    over the depths. `target` must not be packed: gradients flow through its LM head.
+    `target` must not be packed, because gradients flow through its LM head. Returns the head and
+    its loss curve (see `train`). A loss is the KL divergence of the head's distribution from the
+    target's, in nats per token: a mean over the depths.
     """
     head = untrained_head(target.requires_grad_(False), recipe.seed)
     precision = torch.autocast(target.device.type, torch.bfloat16)
@@ -49,7 +51,7 @@ def train_head(
             ]
         return torch.stack(means).mean().item()
 
-    curve = run(
+    curve = train(
         f"head of {target.architecture.name}", head.own, recipe, tokens, checkpoint,
         batch_loss=torch.compile(batch_loss) if compiled else batch_loss,
         held_out_loss=held_out_loss,
@@ -58,8 +60,8 @@ def train_head(
 
 
 def divergences(head: Head, target: Transformer, tokens: Tensor, depth: int) -> Tensor:
-    """KL(target's law || head's law) in nats at each depth, (depth,): means over the windows
-    `tokens` (B, T)."""
+    """KL(target || head) at each depth, in nats, (depth,): means over the positions of `tokens`
+    (B, T)."""
     with torch.no_grad():
         states = target.hidden(tokens)
         labels = target.head(states).float().log_softmax(-1)
@@ -72,49 +74,52 @@ def divergences(head: Head, target: Transformer, tokens: Tensor, depth: int) -> 
 
 
 def unrolled(head: Head, states: Tensor, tokens: Tensor, depth: int) -> Iterator[Tensor]:
-    """The head's log-probabilities at depths 1 … `depth`, (B, T - d + 1, V) for depth d: those of
-    its d-th draft in a row, at every place where that can stand.
+    """The head's log-probabilities at depths 1 … `depth`, (B, T - d + 1, V) for depth d.
 
-    `states` (B, T, C) are the target's on `tokens` (B, T).
+    They are those of the d-th draft of a cycle, at every position where it can be. `states`
+    (B, T, C) are the target's hidden states on `tokens` (B, T).
     """
-    cache, places = Unrolled(), torch.arange(tokens.shape[1], device=tokens.device)
-    shape = head.architecture
+    cache, positions = Unrolled(), torch.arange(tokens.shape[1], device=tokens.device)
+    model = head.architecture
     for skipped in range(depth):
-        bias = unrolled_bias(places, skipped, states.dtype)
-        bias = bias.repeat(shape.num_heads // shape.num_kv_heads, 1)[None, None]
-        before = F.pad(states[:, :-1], (0, 0, 1, 0))  # one place later; zeros before the first
-        states = head.states(tokens, before, places[None], cache, bias=bias)
+        bias = unrolled_bias(positions, skipped, states.dtype)
+        bias = bias.repeat(model.num_heads // model.num_kv_heads, 1)[None, None]
+        before = F.pad(states[:, :-1], (0, 0, 1, 0))  # one position later; zeros before the first
+        states = head.states(tokens, before, positions[None], cache, bias=bias)
         yield head.head(states[:, skipped:]).float().log_softmax(-1)
 
 
-def unrolled_bias(places: Tensor, skipped: int, dtype: torch.dtype) -> Tensor:
-    """Who looks where at one depth, (T, (skipped + 1) T): 0 where a place may look, else -inf.
+def unrolled_bias(positions: Tensor, skipped: int, dtype: torch.dtype) -> Tensor:
+    """The attention mask of one depth, (T, (skipped + 1) T): 0 for visible keys, else -inf.
 
-    The draft at place s, `skipped` places after the pending token, looks at what was made of the
-    target's states up to s - skipped, and of each place since at its own depth.
+    A draft at position s, `skipped` positions after the pending token, sees the keys from the
+    target's states up to position s - skipped. Of each later position it sees the key of the depth
+    at which that position was drafted.
     """
-    here, there = places[:, None], places[None]
+    here, there = positions[:, None], positions[None]
     visible = [there <= here - skipped]
     visible += [there == here - skipped + depth for depth in range(1, skipped + 1)]
     visible = torch.cat(visible, dim=1)
-    return torch.zeros(visible.shape, dtype=dtype, device=places.device).masked_fill_(
+    return torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(
         ~visible, -math.inf
     )
 
 
 class Unrolled:
-    """The keys and values of all depths so far, one after another, in the place of a KVCache."""
+    """The keys and values of all depths so far, in the role of a KVCache."""
 
-    capacity = None  # the bias is given; no window is asked for
+    capacity = None  # the mask is given, so no window is needed
 
     def __init__(self):
         self.keys, self.values = [], []
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Append the keys and values of one depth; the positions are not needed."""
         self.keys.append(keys)
         self.values.append(values)
 
     def read(self, layer: int, window: int | None) -> tuple[Tensor, Tensor]:
+        """All keys and values so far."""
         return torch.cat(self.keys, dim=1), torch.cat(self.values, dim=1)
 
 
@@ -127,10 +132,11 @@ def acceptance_by_depth(
     sequence: int = 256,
     rows: int = 32,
 ) -> dict[str, list[float]]:
-    """How the first, second, … draft in a row fares on the text `tokens`, each if it is reached.
+    """How often the first, second, … draft of a cycle is accepted on the text `tokens`, if all
+    drafts before it were accepted.
 
-    "sampled": the mean over places of sum min(p, q) at temperature 1, the chance that the draft is
-    accepted. "greedy": the share of places where both laws have the same likeliest token.
+    "sampled" is the mean over positions of sum min(p, q) at temperature 1. "greedy" is the share of
+    positions where both distributions have the same most likely token.
     """
     windows = even_windows(tokens, sequence, rows)[:, :-1].to(target.device)
     sums = torch.zeros((2, depth))

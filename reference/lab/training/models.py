@@ -1,4 +1,4 @@
-"""A model is trained to tell the next token of the corpus."""
+"""A model learns to predict the next token of the corpus."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reference.lab.training.loop import Curve, even_windows, train
 from reference.lab.training.recipe import Recipe
-from reference.lab.training.run import Curve, even_windows, run
 from reference.transformer import Transformer
 
 
@@ -20,10 +20,10 @@ def train_model(
     device: torch.device | str = "cpu",
     compiled: bool = True,
 ) -> tuple[Transformer, Curve]:
-    """Train `recipe` on the stream `tokens`; returns the model and its loss curve (see `run`).
+    """Train the model of `recipe` on the stream `tokens`.
 
-    `compiled` fuses the element-wise work with torch.compile, which needs a C++ compiler on a CPU
-    and is 1.3 times faster there.
+    `compiled` uses torch.compile, which is 1.3 times as fast on a CPU and needs a C++ compiler
+    there. Returns the model and its loss curve (see `train`).
     """
     torch.manual_seed(recipe.seed)
     model = initialise(Transformer(recipe.architecture)).to(device)
@@ -38,7 +38,7 @@ def train_model(
         with precision:
             return evaluate(model, held_out, recipe.sequence)
 
-    curve = run(
+    curve = train(
         recipe.architecture.name, dict(model.named_parameters()), recipe, tokens, checkpoint,
         batch_loss=torch.compile(batch_loss) if compiled else batch_loss,
         held_out_loss=held_out_loss,
@@ -47,8 +47,8 @@ def train_model(
 
 
 def initialise(model: Transformer) -> Transformer:
-    """Normal weights, the projections that write to the residual stream scaled down by depth
-    (GPT-2's rule)."""
+    """Draw normal weights. Projections into the residual stream are scaled down by depth, as in
+    GPT-2."""
     depth_scale = 1 / math.sqrt(2 * model.architecture.num_layers)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:

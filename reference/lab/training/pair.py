@@ -1,4 +1,4 @@
-"""The pair and its head, from nothing to a folder of checkpoints."""
+"""The whole pair and its draft head: from the corpus to a folder of checkpoints."""
 
 import json
 import time
@@ -23,9 +23,9 @@ from reference.lab.corpus import (
 from reference.lab.training.card import model_card
 from reference.lab.training.distillation import distil, overlap
 from reference.lab.training.head import acceptance_by_depth, train_head
+from reference.lab.training.loop import even_windows
 from reference.lab.training.models import evaluate, train_model
 from reference.lab.training.recipe import RECIPES, DraftRecipe, HeadRecipe, Recipe
-from reference.lab.training.run import even_windows
 from reference.transformer import Transformer
 from specsim.architecture import read_config
 from specsim.checks import SpecsimError
@@ -43,11 +43,13 @@ def make_pair(
 ) -> dict:
     """Train the `parts` of `preset`, and write them with their card into `out`.
 
-    Checkpoints of the runs lie in `out`/training and an interrupted run goes on from them. `budget`
-    replaces the recipes' tokens (for a trial). Returns what the card says. With all three parts the
-    tokenizer and the prompts are made anew as well; with fewer, `out` must hold a pair, which keeps
-    the others. A head and a distilled draft belong to the target that taught them: a new target
-    wants new ones.
+    If all three parts are trained, the tokenizer and the prompts are made too. If not, `out` must
+    hold a pair, whose other parts are kept. A head and a distilled draft learn from one target, so
+    train them again after a new target.
+
+    Checkpoints of the runs are in `out`/training; an interrupted run resumes from them. `budget`
+    replaces the recipes' tokens, for a trial. Returns the content of card.json. Raises SpecsimError
+    if `out` does not hold a pair that fits.
     """
     corpus = standard_library()
     if set(parts) == set(PARTS):
@@ -63,7 +65,7 @@ def make_pair(
         f"sha256 {corpus.sha256[:16]}",
         flush=True,
     )
-    card["corpus"] = described(corpus, len(tokens))
+    card["corpus"] = corpus_facts(corpus, len(tokens))
     models = {}
     for part in PARTS:
         recipe, checkpoint = RECIPES[preset][part], out / "training" / f"{part}.pt"
@@ -87,7 +89,7 @@ def make_pair(
             }
         else:
             second = checkpoint.with_stem(f"{part}-distilled")
-            if not checkpoint.exists():  # what was distilled was another model
+            if not checkpoint.exists():  # it belongs to another draft
                 second.unlink(missing_ok=True)
             model, curve = train_model(recipe, tokens, held_out, checkpoint, device, compiled)
             entry = {"parameters": recipe.architecture.parameters}
@@ -97,7 +99,7 @@ def make_pair(
                 )
             model.stop_ids = frozenset([tokenizer.token_to_id(END_OF_TEXT)])
             save_checkpoint(model, out / part, tokenizer=tokenizer)
-            # as it was written, in bfloat16: what the head is trained on is what it will meet
+            # read back in bfloat16 as written, so that the head trains on what it will decode with
             models[part] = load_part(out / part, recipe, device)
             entry["held_out_loss"] = round(evaluate(models[part], held_out, recipe.sequence), 4)
         card["models"][part] = entry | {
@@ -114,36 +116,35 @@ def make_pair(
 
 
 def existing(out: Path, corpus: Corpus) -> tuple[Tokenizer, dict]:
-    """The tokenizer and the card of the pair in `out`, which this corpus must have made."""
+    """The tokenizer and the card of the pair in `out`, which must come from this corpus."""
     tokenizer, card = out / "target" / "tokenizer.json", out / "card.json"
     for file in (tokenizer, card):
         if not file.is_file():
             raise SpecsimError(
-                f"no such file: {file}; a part alone is trained on an existing pair, so train "
-                "all parts first"
+                f"no such file: {file}; a single part needs an existing pair: train all parts first"
             )
     content = read_config(card)
     if content["corpus"]["sha256"] != corpus.sha256:
         raise SpecsimError(
-            f"{out} was made from another corpus ({content['corpus']['what']}) than "
-            f"Python {corpus.python}'s here: what one holds out the other trains on; train all "
-            "parts, or use that Python"
+            f"{out} was made from another corpus ({content['corpus']['what']}) than that of Python "
+            f"{corpus.python}, so its held-out files differ; train all parts, or use that Python"
         )
     return Tokenizer.from_file(str(tokenizer)), content
 
 
 def load_part(folder: Path, recipe: Recipe, device: torch.device | str) -> Transformer:
-    """The model in `folder`, which must have the recipe's shape, in float32 and not packed."""
+    """The model in `folder`, in float32 and not packed. It must be the model of the recipe."""
     model, wanted = load_checkpoint(folder, device=device, packed=False), recipe.architecture
     model.architecture = replace(model.architecture, name=wanted.name)
     if model.architecture != wanted:
         raise SpecsimError(
-            f"{folder} has not the shape of {wanted.name}: give the preset that it was made with"
+            f"{folder} is not the model {wanted.name}; give the preset that it was made with"
         )
     return model
 
 
-def described(corpus: Corpus, tokens: int) -> dict:
+def corpus_facts(corpus: Corpus, tokens: int) -> dict:
+    """What card.json says about the corpus."""
     size = sum(len(text.encode()) for text in corpus.train)
     return {
         "what": f"the source of Python {corpus.python}'s standard library (PSF licence)",
@@ -159,7 +160,6 @@ def described(corpus: Corpus, tokens: int) -> dict:
 def mean_overlap(
     target: Transformer, draft: Transformer, tokens: Tensor, rows: int = 32, sequence: int = 256
 ) -> float:
-    """alpha of the pair on held-out text at temperature 1: the mean over positions of sum min(p,
-    q)."""
+    """Alpha of the pair on held-out text at temperature 1: the mean of sum min(p, q)."""
     windows = even_windows(tokens, sequence, rows)[:, :-1].to(target.device)
     return overlap(target, draft, windows).item()

@@ -1,4 +1,4 @@
-"""What is trained, on how much, and how fast."""
+"""What is trained, on how many tokens, and at which learning rates."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from specsim.architecture import Architecture
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A model. `budget_tokens` and `batch_tokens` count tokens."""
+    """How a model is trained. `sequence` is the length of a window, in tokens."""
 
     architecture: Architecture
     budget_tokens: int
@@ -22,13 +22,14 @@ class Recipe:
 
     @property
     def steps(self) -> int:
+        """The number of optimiser steps."""
         return max(1, self.budget_tokens // self.batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRecipe(Recipe):
-    """A model that then learns from the target, on `distilled_tokens`, at `distilled_rate` times
-    the rates."""
+    """A draft learns the text first. Then it learns from the target, on `distilled_tokens`, at
+    `distilled_rate` times the learning rates."""
 
     distilled_tokens: int = 0
     distilled_rate: float = 0.5
@@ -36,14 +37,15 @@ class DraftRecipe(Recipe):
 
 @dataclass(frozen=True, slots=True)
 class HeadRecipe(Recipe):
-    """A head of the model `architecture`, which learns to draft up to `depth` tokens in a row."""
+    """A draft head for the model `architecture`, which learns to draft `depth` tokens in a row."""
 
     depth: int = 3
 
 
-def bundled_shape(
+def bundled_architecture(
     name: str, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int
 ) -> Architecture:
+    """A small Llama model for the corpus; `mlp` is the size of its MLP."""
     return Architecture(
         name=name, hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
         head_dim=hidden // heads, intermediate_size=mlp, vocab_size=VOCAB_SIZE, tied_head=True,
@@ -51,20 +53,20 @@ def bundled_shape(
     )  # fmt: skip
 
 
-BUNDLED_TARGET = bundled_shape("bundled-target", 256, 8, 4, 2, 768)
-GPU_TARGET = bundled_shape("gpu-target", 512, 12, 8, 4, 1536)
+BUNDLED_TARGET = bundled_architecture("bundled-target", 256, 8, 4, 2, 768)
+GPU_TARGET = bundled_architecture("gpu-target", 512, 12, 8, 4, 1536)
 
 # in the order in which they are trained
 RECIPES: dict[str, dict[str, Recipe]] = {
     "bundled": {
         "target": Recipe(BUNDLED_TARGET, budget_tokens=9_000_000),
         "draft": DraftRecipe(
-            bundled_shape("bundled-draft", 192, 1, 3, 1, 512),
+            bundled_architecture("bundled-draft", 192, 1, 3, 1, 512),
             budget_tokens=8_000_000,
             batch_tokens=4096,
             distilled_tokens=10_000_000,
         ),
-        # of 150,000 tokens, three times the rates of the models taught a head a quarter more
+        # three times the models' learning rates: with 150,000 tokens, a head learned a quarter more
         "head": HeadRecipe(
             BUNDLED_TARGET,
             budget_tokens=800_000,
@@ -76,7 +78,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "gpu": {
         "target": Recipe(GPU_TARGET, budget_tokens=160_000_000, batch_tokens=65_536),
         "draft": DraftRecipe(
-            bundled_shape("gpu-draft", 384, 1, 6, 2, 1024),
+            bundled_architecture("gpu-draft", 384, 1, 6, 2, 1024),
             budget_tokens=100_000_000,
             batch_tokens=65_536,
             distilled_tokens=40_000_000,

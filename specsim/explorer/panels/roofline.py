@@ -69,9 +69,9 @@ class RooflinePanel:
 
     def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
         axes = self.axes = axes_of(figure, self.title, left=0.16)
-        chip = shown.system.accelerator
-        rate = chip.rate(shown.system.precision.math)
-        bandwidth = float(chip.bandwidth_bytes_per_s)
+        accelerator = shown.system.accelerator
+        rate = accelerator.rate(shown.system.precision.math)
+        bandwidth = float(accelerator.bandwidth_bytes_per_s)
         x = np.geomspace(*INTENSITIES, 200)
         roof = np.minimum(rate, bandwidth * x)
         at = points(shown)

@@ -62,12 +62,12 @@ class SpeedupMapPanel:
             np.zeros((2, 2)), extent=(*limits[0], *limits[1]), origin="lower", aspect="auto",
             cmap=GAIN, vmin=-most, vmax=most, interpolation="nearest",
         )  # fmt: skip
-        beside = figure.add_axes((0.88, 0.16, 0.025, 0.72))
-        bar = figure.colorbar(self.image, cax=beside, ticks=[-2, -1, 0, 1, 2])
+        place = figure.add_axes((0.88, 0.16, 0.025, 0.72))
+        bar = figure.colorbar(self.image, cax=place, ticks=[-2, -1, 0, 1, 2])
         bar.ax.set_yticklabels(["¼×", "½×", "1×", "2×", "4×"])
-        self.coast = LineCollection([], colors=COLOURS["plain"], linewidths=1.6)
+        self.break_even = LineCollection([], colors=COLOURS["plain"], linewidths=1.6)
         self.memory = LineCollection([], colors="#333333", linewidths=1.2, linestyles="--")
-        for lines in (self.coast, self.memory):
+        for lines in (self.break_even, self.memory):
             axes.add_collection(lines, autolim=False)
         (self.here,) = axes.plot(
             [], [], "o", color=COLOURS["plain"], markeredgecolor="white", markersize=9,
@@ -77,12 +77,12 @@ class SpeedupMapPanel:
             0.985, 0.97, "", transform=axes.transAxes, ha="right", va="top", fontsize="small",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
         )  # fmt: skip
-        self.moving = (self.image, self.coast, self.memory, self.here, self.note)
+        self.moving = (self.image, self.break_even, self.memory, self.here, self.note)
 
     def move(self, shown: PredictedScenario) -> None:
         if shown.drafter is None:
             self.image.set_data(np.zeros((1, 1)))
-            self.coast.set_segments([])
+            self.break_even.set_segments([])
             self.memory.set_segments([])
             self.note.set_text("nothing is drafted")
         else:
@@ -91,10 +91,10 @@ class SpeedupMapPanel:
             self.image.set_data(logs)
             columns, lines = (_edges(values) for values in self._drawn(grid))
             self.image.set_extent((*columns, *lines))
-            self.coast.set_segments(self._contour(grid, logs))
+            self.break_even.set_segments(self._contour(grid, logs))
             self.memory.set_segments(self._full(shown, grid))
             full = "   - - memory is full" if self.memory.get_paths() else ""
-            self.note.set_text(f"── 1.0×{full}" if self.coast.get_paths() else full.strip())
+            self.note.set_text(f"── 1.0×{full}" if self.break_even.get_paths() else full.strip())
         scenario = shown.scenario
         y = np.log2(scenario.context) if self.over == "context" else shown.gamma
         limits = self._limits(shown)

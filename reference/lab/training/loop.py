@@ -1,4 +1,4 @@
-"""The training run of any part of the pair: batches, optimisers, checkpoints, the best weights."""
+"""The training loop of every part of the pair: batches, optimisers, checkpoints, best weights."""
 
 import math
 import os
@@ -16,7 +16,7 @@ CHECKPOINT_EVERY_S = 120.0
 Curve = list[dict[str, float]]
 
 
-def run(
+def train(
     name: str,
     weights: Mapping[str, nn.Parameter],
     recipe: Recipe,
@@ -26,11 +26,13 @@ def run(
     batch_loss: Callable[[Tensor], Tensor],
     held_out_loss: Callable[[], float],
 ) -> Curve:
-    """Train `weights` in place on the stream `tokens`; returns the loss curve.
+    """Train `weights` in place on the stream `tokens`.
 
-    `batch_loss` makes a scalar of windows (B, sequence + 1). Writes `checkpoint` every few minutes
-    and starts from it if it exists. The weights are left as they were when `held_out_loss` was
-    lowest (early stopping by selection).
+    `batch_loss` maps windows (B, sequence + 1) to a scalar. `checkpoint` is written every few
+    minutes; if it exists, training resumes from it. At the end the weights are those with the
+    lowest `held_out_loss` (early stopping by selection).
+
+    Returns the loss curve: tokens, loss and held-out loss, in about forty points.
     """
     device = next(iter(weights.values())).device
     optimisers = make_optimisers(weights, recipe)
@@ -39,7 +41,7 @@ def run(
     first, curve, best = 0, [], (math.inf, None)
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        put(weights, state["model"])
+        set_to(weights, state["model"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
@@ -59,7 +61,7 @@ def run(
         if done % max(1, recipe.steps // 40) == 0 or done == recipe.steps:
             reached = held_out_loss()
             if reached < best[0]:
-                best = (reached, taken(weights))
+                best = (reached, copied(weights))
             point = {
                 "tokens": done * recipe.batch_tokens,
                 "loss": round(loss.item(), 4),
@@ -72,14 +74,14 @@ def run(
             saved_at = time.monotonic()
             save_run(checkpoint, weights, optimisers, done, curve, best)
     save_run(checkpoint, weights, optimisers, recipe.steps, curve, best)
-    put(weights, best[1])
+    set_to(weights, best[1])
     return curve
 
 
 def make_optimisers(
     weights: Mapping[str, nn.Parameter], recipe: Recipe
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for the tables at both ends and for the vectors."""
+    """Muon for the weight matrices of the layers; AdamW for embedding, head and vectors."""
     matrices = [
         weight
         for name, weight in weights.items()
@@ -100,8 +102,7 @@ def make_optimisers(
 
 
 def batches(recipe: Recipe, tokens: Tensor, first: int) -> Iterator[Tensor]:
-    """Random windows (B, sequence + 1) of the stream; batch number n is the same in a resumed
-    run."""
+    """Random windows (B, sequence + 1) of the stream. A resumed run gets the same batches."""
     rows = recipe.batch_tokens // recipe.sequence
     window = torch.arange(recipe.sequence + 1)
     for step in range(first, recipe.steps):
@@ -121,22 +122,23 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
 
 
-def taken(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """A copy of the weights as they are."""
+def copied(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """A copy of the weights."""
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
 @torch.no_grad()
-def put(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+def set_to(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Copy `values` into the weights, by name."""
     for name, weight in weights.items():
         weight.copy_(values[name])
 
 
 def save_run(path: Path, weights, optimisers, step: int, curve: Curve, best: tuple) -> None:
-    """Replace the checkpoint in one move, so that an interrupted run leaves a whole one."""
+    """Replace the checkpoint in one step, so that an interrupted run leaves a complete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
-        "model": taken(weights), "optimisers": [o.state_dict() for o in optimisers],
+        "model": copied(weights), "optimisers": [o.state_dict() for o in optimisers],
         "step": step, "curve": curve, "best": best,
     }  # fmt: skip
     partial = path.with_suffix(".partial")
