@@ -271,9 +271,9 @@ def streams(monkeypatch) -> type[Stream]:
 
 def test_everything_is_warmed_up_and_captured_on_one_stream(streams) -> None:
     """Of the process: a second stream would have a cuBLAS workspace of its own."""
-    room = torch.ones(2, dtype=torch.long)
+    remaining = torch.ones(2, dtype=torch.long)
     for _ in range(2):
-        graphs.record([streams.stage] * 3, room, (0, 1))
+        graphs.record([streams.stage] * 3, remaining, (0, 1))
     assert streams.made == 1
     once = [
         ("side 1", "waits for main"),
@@ -282,7 +282,7 @@ def test_everything_is_warmed_up_and_captured_on_one_stream(streams) -> None:
         *[("side 1", "captures")] * 3,
     ]
     assert streams.log == once * 2
-    assert room.tolist() == [1, 1]
+    assert remaining.tolist() == [1, 1]
 
 
 def test_addresses_change_with_whatever_moves(pair, perturbed) -> None:
