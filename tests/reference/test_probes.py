@@ -39,6 +39,4 @@ def test_a_burst_during_one_visit_leaves_no_slow_width(monkeypatch):
     found, _, _ = probes.linear_probes(torch.device("cpu"), torch.float32, rounds=1)
     assert len(found) == 2 * len(probes.ROWS)
     assert max(probe.seconds for probe in found) < 1.2
-    assert (
-        len(calls) == 2 + 2 + 1 + 1
-    )  # two visits each, a third for one, the wide product
+    assert len(calls) == 2 + 2 + 1 + 1  # two visits each, a third for one, the wide product
