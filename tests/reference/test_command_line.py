@@ -188,7 +188,7 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
         (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens"),
         (["generate", "x", "--method", "early-exit", "--layers", "99"], "99"),
         (["generate", "x", "--head", "nowhere"], "nowhere"),
-        (["generate", "x", "--head", str(PAIR / "draft")], "no head"),
+        (["generate", "x", "--head", str(PAIR / "draft")], "not a head"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "x", "--target", "nowhere"], "nowhere"),
         (["generate", "x", "--target", str(PAIR / "target" / "config.json")], "not a pair"),

@@ -269,7 +269,7 @@ def test_a_head_of_another_target_is_refused(saved, tiny) -> None:
         load_head(folder / "head", target)
     with pytest.raises(SpecsimError, match="whose vocab_size is 61; that of tiny is 32"):
         load_head(folder / "head", tiny(6, vocab_size=32))
-    with pytest.raises(SpecsimError, match="no head"):
+    with pytest.raises(SpecsimError, match="not a head"):
         load_head(folder / "target", target)
 
 
