@@ -102,7 +102,8 @@ def test_acceptance_is_calibrated_on_other_prompts(measured):
     assert len(point.calibration_survival) == 2
     assert point.tokens_error > 0
     assert point.scenario.draft.num_layers == 1
-    assert sum(point.accepted_histogram) > point.verify_step_s.n  # more cycles are counted than timed
+    counted = sum(point.accepted_histogram)
+    assert counted > point.verify_step_s.n  # more cycles are counted than timed
     assert point.tokens_per_cycle == pytest.approx(1 + sum(point.survival))
 
 
