@@ -87,11 +87,11 @@ lab: $(VENV)/notebooks.stamp  ## open the course in JupyterLab, in a browser
 	$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 .PHONY: figures
-figures: $(VENV)/test.stamp  ## draw the README's figures anew, from what was measured
+figures: $(VENV)/test.stamp  ## draw the figures in docs again, from what was measured
 	$(RUN) -m specsim.figures docs
 
 .PHONY: validate
-validate: $(VENV)/demo.stamp  ## predictions beside published measurements, by engine
+validate: $(VENV)/demo.stamp  ## predictions compared with published measurements
 	$(VENV)/bin/specsim validate
 
 .PHONY: clean

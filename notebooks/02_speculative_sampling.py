@@ -282,7 +282,7 @@ if here.torch:
         return target_probs[torch.arange(len(accepted)), accepted]
 
     def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
-        exact = verification.following_law(target_probs, draft_probs, drafted, accepted)
+        exact = verification.next_probs(target_probs, draft_probs, drafted, accepted)
         likeliest = torch.nn.functional.one_hot(exact.argmax(-1), exact.shape[-1]).to(exact.dtype)
         return torch.where((accepted == drafted.shape[1])[:, None], likeliest, exact)
 

@@ -55,10 +55,10 @@ if here.torch:
     torch.manual_seed(0)
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    clock = drift.DriftProbe(device)
-    before = clock.product_s()
+    drift_probe = drift.DriftProbe(device)
+    before = drift_probe.product_s()
     timed = probes.run_probes(device, dtype, course.effort(2, 1))
-    fitted = calibration.fit(timed, {"drift_s": (before + clock.product_s()) / 2})
+    fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
 else:
     course.say("*Skipped: this cell calibrates, and PyTorch is not installed.*")
@@ -184,7 +184,7 @@ if here.torch:
 if here.torch:
     gammas = course.effort(range(9), (1, 2, 4))
     results = {
-        name: demo.measure_predicted(pair, *predicted[name], fitted, clock, gammas)
+        name: demo.measure_predicted(pair, *predicted[name], fitted, drift_probe, gammas)
         for name, pair in ready.items()
     }
     for name, result in results.items():

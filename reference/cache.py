@@ -2,7 +2,7 @@
 
 The buffers are allocated once. A rejected token leaves its keys and values where they are: the
 position mask hides the slot until a later token overwrites it. So rejecting a draft copies nothing:
-the owner of the sequence keeps its length as it was.
+the owner of the sequence does not count it in the new length.
 """
 
 from math import prod

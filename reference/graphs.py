@@ -85,7 +85,7 @@ def compiler(packs: bool) -> Iterator[None]:
 
 
 def show_plain(*models: object) -> bool:
-    """Add plain weights to the packed ones, for the compiler to read; whether there are any."""
+    """Give packed layers a plain copy of their weights for the compiler; whether there are any."""
     packed = [thing for thing in reachable(*models) if isinstance(thing, PackedLinear)]
     for linear in packed:
         linear.show_plain()
@@ -174,8 +174,9 @@ def power_of_two(least: int) -> int:
 
 
 def addresses(*things: object) -> list[tuple]:
-    """Where the tensors lie that can be reached from `things`, and their shapes: what a recording
-    relies on. A tensor that wraps others has no memory of its own; those that it wraps count."""
+    """The addresses and shapes of all tensors that `things` refer to: while these stay the same, a
+    recording is valid. A tensor that wraps others has no memory of its own; those that it wraps
+    count."""
     return [
         (id(thing), tuple(thing.shape), thing.dtype)  # a packed tensor does not tell its address
         if thing.is_mkldnn

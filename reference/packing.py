@@ -1,9 +1,9 @@
 """Weights laid out for the CPU's matrix kernels once, instead of at every product.
 
 oneDNN multiplies fastest from a blocked layout. Given an ordinary weight it picks a slower kernel,
-or converts the weight on every call; a packed weight is read as it is. On the two-core CPU of the
-README this halves the time of the bundled target's products in bf16, and makes it independent of
-the number of rows. On other devices nothing is done.
+or converts the weight on every call; a packed weight is read as it is. On the two-core CPU of
+docs/demo.md this halves the time of the bundled target's products in bf16, and makes it independent
+of the number of rows. On other devices nothing is done.
 """
 
 import torch

@@ -122,11 +122,11 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     """The token ids (...) that `uniforms` (...) in [0, 1) pick from the distribution `probs`
     (..., V), which need not be normalised.
 
-    Inverse transform: the first token whose cumulative mass exceeds u times the total, less a
-    rounding. The comparison is strict and the sum is carried in float64 (on MPS in float32), so a
-    token of probability 0 is never drawn. With one uniform in (0, 1) for every token, (..., V), the
-    tokens race instead: the smallest -log(u) / p wins (the Gumbel-max trick). Two distributions
-    that share such noise pick the same token nearly as often as is possible.
+    Inverse transform: the first token whose cumulative mass exceeds u times the total (reduced by
+    one rounding error). The comparison is strict and the sum is carried in float64 (on MPS in
+    float32), so a token of probability 0 is never drawn. With one uniform in (0, 1) for every
+    token, (..., V), the tokens race instead: the smallest -log(u) / p wins (the Gumbel-max trick).
+    Two distributions that share such noise pick the same token nearly as often as is possible.
 
     In a large vocabulary a block of tokens is found first, and then the token in it, because long
     running sums are slow. The exception is a single row on a GPU, whose sum all processors share.

@@ -2,8 +2,8 @@
 
 The whole decoder relies on one invariant: the last emitted token of a sequence is *pending*, which
 means that no cache holds its keys and values yet. `lengths[b]` counts the tokens before it, so
-`tokens[b, lengths[b]]` is the pending one. To reject a draft is to leave the length as it is.
-Everything lives on the device, in buffers that keep their addresses.
+`tokens[b, lengths[b]]` is the pending one. A rejected draft is not counted: the length grows by the
+accepted drafts and one token. Everything lives on the device, in buffers that keep their addresses.
 """
 
 from collections.abc import Iterable

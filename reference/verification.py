@@ -115,7 +115,7 @@ def verify_block(
     kept if better drafts follow it.
 
     The longest prefix whose test u_i < h_i passes is kept (`block_chances`). Every prefix is
-    tested; a failed test does not end the block. After i drafts a token is drawn from
+    tested; a failed test does not end the block. If i drafts are kept, the next token is drawn from
     max(P_i p - q, 0), normalised. For point masses this is the token rule, which is then used.
     """
     if draft_probs is None:

@@ -346,7 +346,7 @@ def draw(results: Sequence[PairResult], file: Path) -> None:
 
 
 def summary(result: PairResult) -> dict[str, Any]:
-    """The numbers of one pair, for programs."""
+    """The numbers of one pair as plain data, for JSON."""
     prediction = result.prediction
     best = max(result.comparisons, key=lambda comparison: comparison.parts["speedup"].measured)
     return {

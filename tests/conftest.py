@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from specsim.architecture import Architecture, Llama3RopeScaling
-from specsim.evidence.measurement import MeasuredRun, Point, Timing
+from specsim.evidence.measurement import Point, RunConditions, Timing
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
@@ -35,7 +35,7 @@ def made_point(gamma: int = 2, **changes) -> Point:
     draft = Architecture(
         "draft", 32, 1, 1, 1, 32, 64, 512, rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
     )
-    scenario = MeasuredRun(
+    scenario = RunConditions(
         target=target,
         draft=draft if gamma else None,
         precision="bf16",

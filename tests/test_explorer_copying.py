@@ -12,7 +12,7 @@ import pytest
 from specsim import SpecsimError, cli, explorer
 from specsim.cli.options import scenario_of
 from specsim.evidence.measurement import Environment, Measurement, Point, Timing
-from specsim.evidence.measurement import MeasuredRun as Run
+from specsim.evidence.measurement import RunConditions as Run
 from specsim.explorer import page
 from specsim.explorer.copying import as_code, as_command, as_query, as_vllm, from_query
 from specsim.explorer.measured import Markers, marker_of, markers_in

@@ -46,8 +46,8 @@ def request_latency(
 
     Arguments: `more_tokens` that follow the first token of each; `survival` (gamma,); `cycle_s`,
     the seconds of a cycle. The result is exact up to `EXACT` tokens. Above that it is a normal
-    approximation from renewal theory (`cycles_estimate`, whose sd is less than 2 % too small), and
-    the slowest of the batch takes the mean plus sqrt(2 ln batch) sd.
+    approximation from renewal theory (`cycles_estimate`; its standard deviation is less than 2 %
+    too small), and the slowest of the batch takes the mean plus sqrt(2 ln batch) deviations.
     """
     length = one_count("more_tokens", more_tokens, low=1)
     percents = np.array([50.0, 90.0, 99.0])

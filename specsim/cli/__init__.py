@@ -18,7 +18,7 @@ COMMANDS = ("predict", "plan", "compare", "validate", "diagnose", "explore", "de
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. `arguments` are those of the process unless given."""
+    """Run one command and return its exit status; without `arguments`, those of the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser(arguments).parse_args(arguments)
     try:

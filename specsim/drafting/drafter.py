@@ -9,7 +9,7 @@
     held_bytes       the memory it takes on the target's
     lossless         whether the output distribution stays the target's
 
-To bring your own, subclass `Drafter` and override what differs; `step` or `cycle` at least.
+To bring your own, subclass `Drafter`, define `step`, and override what differs.
 """
 
 from dataclasses import dataclass
@@ -60,8 +60,10 @@ class Drafter:
         """SpecsimError unless this method can draft for `target`."""
 
     def step(self, system: System, workload: Workload) -> Ledger:
-        """One draft pass of `workload.rows` tokens for each sequence."""
-        return Ledger()
+        """One draft pass of `workload.rows` tokens for each sequence; every subclass has one."""
+        raise SpecsimError(
+            f"{type(self).__name__} does not say what a draft pass costs: define step"
+        )
 
     def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         """The first pass of a cycle, with whatever begins a cycle."""

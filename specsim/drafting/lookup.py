@@ -34,6 +34,9 @@ class Lookup(Drafter):
         if not 0.0 <= self.host_s < float("inf"):
             raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
 
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return Ledger()  # no pass of a model
+
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         return Ledger.of(Wait(self.host_s)).times(np.asarray(gamma) > 0)
 

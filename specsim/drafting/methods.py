@@ -30,8 +30,9 @@ def method(
     """The method called `name` for `target`, as `catalog/methods.toml` has it.
 
     `draft` is the draft model of methods that have one (`draft-model`, `pearl`, `ssd`, `cascade`;
-    a `tree` grows from it, or else from an EAGLE-3 head), `draft_precision` the format of its
-    weights and `draft_tensor_parallel` its devices, where they are not the target's. `changes`
+    a `tree` grows from it, or else from an EAGLE-3 head), `draft_precision` is the
+    format of its weights and `draft_tensor_parallel` the number of its devices; both default to the
+    target's. `changes`
     replace the catalog's parameters. Raises SpecsimError for an unknown name or parameter, a draft
     that is missing, and one that is not wanted.
     """
@@ -78,7 +79,9 @@ def method(
         return Pearl(model)
     if name == "ssd":
         return SSD(model, **parameters)
-    return Cascade(model, Lookup(hit=parameters.pop("inner_hit")), **parameters)
+    if name == "cascade":
+        return Cascade(model, Lookup(hit=parameters.pop("inner_hit")), **parameters)
+    raise SpecsimError(f"{name} is in methods.toml, but drafting/methods.py does not build it")
 
 
 def _fitting(parameters: dict[str, Any], target: Architecture) -> dict[str, Any]:

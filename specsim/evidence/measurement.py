@@ -60,7 +60,7 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredRun:
+class RunConditions:
     """What was run: the value of the key `scenario` of a measured point.
 
     `mode` is "eager", "cuda-graphs" or "compiled". `context` is the mean number of cached tokens
@@ -98,7 +98,7 @@ class Point:
     time of the same read at calibration: 1.1 means that the machine had become 10 % slower.
     """
 
-    scenario: MeasuredRun
+    scenario: RunConditions
     step_s: Timing | None
     draft_step_s: Timing | None
     verify_step_s: Timing | None
@@ -182,6 +182,6 @@ def _point(data: Mapping[str, Any]) -> Point:
         if (fields := scenario[role]) is not None:
             scenario[role] = Architecture.from_fields(fields)
     timings = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
-    values = dict(data) | {"scenario": MeasuredRun(**scenario)}
+    values = dict(data) | {"scenario": RunConditions(**scenario)}
     values |= {key: None if data[key] is None else Timing(**data[key]) for key in timings}
     return Point(**values)

@@ -1,4 +1,4 @@
-"""The README's figures: python -m specsim.figures [FOLDER] [--measured FOLDER]
+"""The figures of the documentation: python -m specsim.figures [FOLDER] [--measured FOLDER]
 
 `--measured` is the folder with a demo's demo.json and calibration.json (default `out`). Without
 them the demo's figure is not drawn again.
@@ -61,7 +61,7 @@ def where_it_pays() -> figures.NotebookFigure:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write every figure into the folder and print the name of each file."""
-    parser = argparse.ArgumentParser(description="Draw the README's figures.")
+    parser = argparse.ArgumentParser(description="Draw the figures of the documentation.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("docs"))
     parser.add_argument("--measured", type=Path, default=Path("out"))
     options = parser.parse_args(arguments)

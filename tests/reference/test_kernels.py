@@ -1,4 +1,4 @@
-"""The probes of kernels, reduced, on the CPU: every one timed, none of a shape that is measured."""
+"""The probes of kernels, reduced, on a CPU: all are timed; none has a measured model's shape."""
 
 import itertools
 import json
@@ -11,8 +11,11 @@ import torch
 
 from reference import graphs, sampling
 from reference.attention import LONG, chunked_from
-from reference.lab import kernels
-from reference.lab.kernels import GPU, SMALL, Timer, probe_architecture, run_kernel_probes
+from reference.lab.kernels import GPU, Grid, Timer, chunks, run_kernel_probes
+from reference.lab.kernels import probes as kernel_probes
+from reference.lab.kernels import timer as kernel_timer
+from reference.lab.kernels.grid import GROUPS, HEAD_SIZE
+from reference.lab.kernels.probes import probe_architecture
 from reference.lab.suites import calibrating
 from reference.lab.suites.points import load_suite
 from specsim.cost import step_time
@@ -21,6 +24,23 @@ from specsim.evidence.calibration import fit_kernels, probes_to_json
 from specsim.operators import Workload
 
 CPU = torch.device("cpu")
+
+SMALL = Grid(
+    matrices=((64, 64), (64, 256), (256, 64)),
+    rows=(1, 2, 8),
+    streams=(4, 8),
+    contexts=(64, 256, 512),
+    widths=(1, 17),
+    read_bytes=(2**16, 2**20),
+    pairs=(((96, 2), (48, 1), 500),),
+    batches=(1, 2),
+    gammas=(0, 2),
+    prompts=(20,),
+    rounds=1,
+    rotated_bytes=1e5,
+    most_cache_bytes=1e7,
+    vocab_size=1000,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +52,8 @@ def test_everything_in_the_grid_is_timed(probes):
     assert len(probes.reads) == len(SMALL.read_bytes)
     assert len(probes.products) == len(SMALL.matrices) * len(SMALL.rows)
     assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * len(SMALL.widths)
-    arms = len(SMALL.pairs) * len(SMALL.batches) * len(SMALL.prompts)
-    assert len(probes.stages["eager"]) == arms * sum(2 + (gamma > 0) for gamma in SMALL.gammas)
+    runs = len(SMALL.pairs) * len(SMALL.batches) * len(SMALL.prompts)
+    assert len(probes.stages["eager"]) == runs * sum(2 + (gamma > 0) for gamma in SMALL.gammas)
     seconds = [p.seconds for p in (*probes.products, *probes.caches, *probes.stages["eager"])]
     assert min(seconds) > 0
     assert min(probes.small.values()) > 0
@@ -55,10 +75,10 @@ def test_they_fit_a_system_that_prices_a_model(probes):
 
 
 def attention_times(**ratios: tuple[float, float]) -> dict[str, float]:
-    """Seconds by name where chunks take `ratios` times as long as the whole, for 1 and 4 texts."""
+    """Seconds by name if chunks take `ratios` times as long as the whole, for 1 and 4 texts."""
     seconds = {}
     for window, pair in ratios.items():
-        for batch, ratio in zip(kernels.FEW, pair, strict=True):
+        for batch, ratio in zip(chunks.FEW, pair, strict=True):
             seconds[f"attention_{batch}x{window[1:]}_whole"] = 2e-5
             seconds[f"attention_{batch}x{window[1:]}_in_chunks"] = 2e-5 * ratio
     return seconds
@@ -76,21 +96,21 @@ def attention_times(**ratios: tuple[float, float]) -> dict[str, float]:
 )
 def test_the_limit_is_the_window_from_which_chunks_are_faster(ratios, limit: int) -> None:
     """A window of 256 cannot be divided, and has no times."""
-    assert kernels.chunk_limit(attention_times(**ratios), (256, 512, 1024, 2048)) == limit
+    assert chunks.chunk_limit(attention_times(**ratios), (256, 512, 1024, 2048)) == limit
 
 
-def test_caches_and_laps_are_probed_with_the_limit_that_was_found(monkeypatch) -> None:
-    """Or a calibration would be of other kernels than the decoder's."""
+def test_caches_and_stages_are_probed_with_the_limit_that_was_found(monkeypatch) -> None:
+    """Otherwise a calibration would time other kernels than the decoder's."""
     seen = []
     small = dict.fromkeys(("tiny_kernel", "tiny_kernel_eager", "host_round_trip"), 1.0)
-    monkeypatch.setattr(kernels, "read_probes", lambda *_: ())
-    monkeypatch.setattr(kernels, "product_probes", lambda *_: ())
-    monkeypatch.setattr(kernels, "small_probes", lambda *_: small)
+    monkeypatch.setattr(kernel_probes, "read_probes", lambda *_: ())
+    monkeypatch.setattr(kernel_probes, "product_probes", lambda *_: ())
+    monkeypatch.setattr(kernel_probes, "small_probes", lambda *_: small)
     monkeypatch.setattr(
-        kernels, "chunk_probes", lambda *_: attention_times(w256=(2, 2), w512=(0.5, 0.5))
+        kernel_probes, "chunk_probes", lambda *_: attention_times(w256=(2, 2), w512=(0.5, 0.5))
     )
-    for name in ("cache_probes", "lap_probes"):
-        monkeypatch.setattr(kernels, name, lambda *_: seen.append(chunked_from()) or ())
+    for name in ("cache_probes", "stage_probes"):
+        monkeypatch.setattr(kernel_probes, name, lambda *_: seen.append(chunked_from()) or ())
     found = run_kernel_probes(CPU, ["eager"], SMALL)
     assert seen == [512, 512]
     assert found.chunked_from == 512
@@ -100,21 +120,23 @@ def test_caches_and_laps_are_probed_with_the_limit_that_was_found(monkeypatch) -
 def test_bytes_and_flops_of_attention_are_those_of_its_shape(probes):
     probe = next(p for p in probes.caches if (p.streams, p.context, p.rows) == (8, 256, 17))
     assert probe.kv_bytes == 2 * 8 * 256 * 128 * 2
-    assert probe.flops == 4 * 8 * kernels.GROUPS * 17 * 256 * 128
+    assert probe.flops == 4 * 8 * GROUPS * 17 * 256 * 128
 
 
 def test_what_does_not_fit_is_left_out_and_every_length_is_still_read(probes):
     """A table needs each context at least once."""
     for grid in (GPU, SMALL):
         for context in grid.contexts:
-            size = 2 * grid.streams[0] * context * kernels.HEAD_SIZE * 2
+            size = 2 * grid.streams[0] * context * HEAD_SIZE * 2
             assert size <= grid.most_cache_bytes
 
 
 def test_vocabularies_are_drawn_from_as_those_that_are_measured():
     """In two steps, where several rows draw."""
     sizes = [GPU.vocab_size, *(vocab_size for _, _, vocab_size in GPU.pairs)]
-    measured = {load_suite("gpu").shape(name).vocab_size for name in ("llama-3.1-8b", "qwen3-4b")}
+    measured = {
+        load_suite("gpu").architecture(name).vocab_size for name in ("llama-3.1-8b", "qwen3-4b")
+    }
     for size in (*sizes, *measured):
         assert size >= sampling.LARGE
         assert size % sampling.BLOCK == 0
@@ -123,8 +145,10 @@ def test_vocabularies_are_drawn_from_as_those_that_are_measured():
 
 def test_no_probe_is_a_shape_that_is_measured():
     suite = load_suite("gpu")
-    models = [suite.shape(p.target) for p in suite.points if p.target != "trained"]
-    models += [suite.shape(p.draft) for p in suite.points if p.draft and p.draft_layers is None]
+    models = [suite.architecture(p.target) for p in suite.points if p.target != "trained"]
+    models += [
+        suite.architecture(p.draft) for p in suite.points if p.draft and p.draft_layers is None
+    ]
     probed = {size[0] for target, draft, _ in GPU.pairs for size in (target, draft)}
     matrices = set(GPU.matrices)
     for model in {m.name: m for m in models}.values():
@@ -135,14 +159,14 @@ def test_no_probe_is_a_shape_that_is_measured():
             (hidden, 2 * width), (width, hidden), (hidden, model.vocab_size),
         }  # fmt: skip
         assert not mine & matrices, model.name
-        assert model.num_heads // model.num_kv_heads != kernels.GROUPS
+        assert model.num_heads // model.num_kv_heads != GROUPS
 
 
 def test_the_largest_matrices_reach_beyond_the_models():
     suite = load_suite("gpu")
     largest = max(i * o for i, o in GPU.matrices)
     for name in ("llama-3.2-1b", "qwen3-0.6b", "qwen3-1.7b"):
-        shape = suite.shape(name)
+        shape = suite.architecture(name)
         assert shape.hidden_size * shape.vocab_size <= 1.2 * largest
     widest = max(p.batch * (p.gamma + 1) for p in suite.points)
     assert max(GPU.rows) >= widest
@@ -150,7 +174,7 @@ def test_the_largest_matrices_reach_beyond_the_models():
 
 def test_a_call_among_many_is_timed_as_its_share(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(kernels.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(kernel_timer.time, "perf_counter", lambda: next(clock))
     assert Timer(CPU).each([lambda: None] * 4) == 0.25
 
 
@@ -167,12 +191,12 @@ def test_the_part_writes_a_calibration_that_says_its_mode(tmp_path, monkeypatch,
 
 def test_a_gpus_calibration_says_from_where_it_read_in_chunks(tmp_path, monkeypatch, probes):
     """In both modes' files, and in the probes, which can be fitted again."""
-    laps = probes.stages["eager"]
-    measured = replace(probes, chunked_from=1024, stages={"eager": laps, "cuda-graphs": laps})
+    stages = probes.stages["eager"]
+    measured = replace(probes, chunked_from=1024, stages={"eager": stages, "cuda-graphs": stages})
     about = calibrating.environment(CPU)
     monkeypatch.setattr(calibrating, "run_kernel_probes", lambda *_: measured)
     monkeypatch.setattr(calibrating, "environment", lambda _: about)
-    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(lap=lambda: 1.0))
+    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(product_s=lambda: 1.0))
     for file in calibrating.calibrate(tmp_path, torch.device("cuda")):
         assert calibration.load(file).environment["chunked_from"] == 1024
     assert json.loads((tmp_path / "probes.json").read_text())["chunked_from"] == 1024
@@ -221,7 +245,7 @@ def test_a_launch_is_no_part_of_a_kernels_time(monkeypatch):
     timer = Timer(torch.device("cuda"))
     seconds = timer.each([lambda: None] * 2 + calls)
     assert seconds * 6 == pytest.approx(40e-6)
-    monkeypatch.setattr(kernels, "HEAD_START", 0)
+    monkeypatch.setattr(kernel_timer, "HEAD_START", 0)
     recorded.clear()
     assert timer.each([lambda: None] * 2 + calls) * 6 == pytest.approx(47e-6), "nothing was shown"
 

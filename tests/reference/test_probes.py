@@ -1,4 +1,4 @@
-"""Probes: what is timed, and that a spoilt visit does not pass for a slow kernel."""
+"""Probes: what is timed, and that a disturbed visit does not look like a slow kernel."""
 
 import torch
 
@@ -13,7 +13,7 @@ def test_two_visits_that_agree_at_every_width_are_enough():
     assert not settled([[1.0, 2.0], [1.1, 2.0 * AGREEMENT + 0.01]])
 
 
-def test_a_spoilt_visit_is_outvoted_by_two_that_agree():
+def test_a_disturbed_visit_is_outvoted_by_two_that_agree():
     burst = [5.0, 9.0]
     assert settled([burst, [1.0, 2.0], [1.05, 2.05]])
     assert settled([[1.0, 9.0], [5.0, 2.0], [1.05, 2.05]])  # a width each
@@ -24,8 +24,7 @@ def test_nobody_visits_for_ever():
 
 
 def test_a_burst_during_one_visit_leaves_no_slow_width(monkeypatch):
-    """The first visit of the second stack takes ten times as long at one width; the probe does
-    not."""
+    """One visit of the second stack takes ten times as long at one width; its probe does not."""
     monkeypatch.setattr(probes, "STACKS", ((64, 1), (96, 1)))
     calls = []
 
@@ -40,4 +39,4 @@ def test_a_burst_during_one_visit_leaves_no_slow_width(monkeypatch):
     found, _, _ = probes.linear_probes(torch.device("cpu"), torch.float32, rounds=1)
     assert len(found) == 2 * len(probes.ROWS)
     assert max(probe.seconds for probe in found) < 1.2
-    assert len(calls) == 2 + 2 + 1 + 1  # two visits each, one more for the spoilt, the wide product
+    assert len(calls) == 2 + 2 + 1 + 1  # two visits each, a third for one, the wide product

@@ -1,21 +1,17 @@
-"""The listed points: what they hold, which are reserved, and what is refused."""
+"""The listed points: their content, the reserved ones, and invalid files."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
 
-from reference.lab.probes import PAIRS, STACKS, probe_shape
-from reference.lab.suites.points import (
-    PARTS,
-    PREDICTED,
-    SUITES,
-    PlannedPoint,
-    load_suite,
-    reserved_names,
-)
+from reference.lab.probes import PAIRS, STACKS, probe_architecture
+from reference.lab.suites.points import PARTS, SUITES, PlannedPoint, load_suite
 from specsim.checks import SpecsimError
 
+PREDICTED = ("plain", "verify", "speculation", "trained")  # the parts with reserved points
 GOOD = '{ name = "a", part = "plain", target = "llama-3.1-8b" }'
 
 
@@ -36,6 +32,16 @@ def test_a_third_is_reserved_in_every_part_that_is_predicted(suite):
         share = sum(point.reserved for point in points) / len(points)
         assert abs(share - 1 / 3) <= 0.5 / len(points) + 1e-12, part
     assert not any(point.reserved for point in suite.of("peer"))
+
+
+def reserved_names(points: Iterable[PlannedPoint]) -> set[str]:
+    """Of every predicted part, the third of its names with the smallest SHA-256."""
+    points, reserved = list(points), set()
+    for part in PREDICTED:
+        names = [point.name for point in points if point.part == part]
+        names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        reserved |= set(names[: round(len(names) / 3)])
+    return reserved
 
 
 def test_the_names_alone_decide_which(suite):
@@ -60,14 +66,16 @@ def test_points_that_share_models_stand_together(suite):
 def test_no_probe_has_the_shape_of_a_measured_model(suite):
     probed = {(hidden, layers) for hidden, layers in STACKS}
     probed |= {size for target, draft, _ in PAIRS for size in (target, draft)}
-    shapes = [suite.shape(p.target) for p in suite.points if p.target != "trained"]
-    shapes += [suite.shape(p.draft) for p in suite.points if p.draft and p.draft_layers is None]
-    assert shapes
-    for shape in shapes:
-        assert (shape.hidden_size, shape.num_layers) not in probed
+    models = [suite.architecture(p.target) for p in suite.points if p.target != "trained"]
+    models += [
+        suite.architecture(p.draft) for p in suite.points if p.draft and p.draft_layers is None
+    ]
+    assert models
+    for model in models:
+        assert (model.hidden_size, model.num_layers) not in probed
         for hidden, layers in probed:
-            probe = probe_shape(hidden, layers)
-            assert probe.hidden_size != shape.hidden_size or probe.num_layers != shape.num_layers
+            probe = probe_architecture(hidden, layers)
+            assert probe.hidden_size != model.hidden_size or probe.num_layers != model.num_layers
 
 
 def test_each_scenario_is_listed_once(suite):
@@ -110,7 +118,7 @@ def listed(more: str = "", point: str = GOOD) -> str:
         (listed('gamma = 2, method = "draft-model"'), "needs a draft and an alpha"),
         (
             listed('gamma = 2, method = "draft-model", draft = "llama-3.2-1b", alpha = 0.7'),
-            "make it synthetic",
+            "set synthetic = true",
         ),
         (listed() + "\n[shapes.x]\nhidden_size = 3", "shape 'x'"),
     ],

@@ -9,10 +9,10 @@ import torch
 from reference.__main__ import main
 from reference.attention import LONG, chunked_from, read_in_chunks_from
 from reference.lab.suites import budget, running
-from reference.lab.suites.arms import Effort, interleaved
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.points import load_suite
 from reference.lab.suites.running import machine_name, run_suite
+from reference.lab.suites.variants import Effort, interleaved
 from reference.memory import DoesNotFit
 from reference.statistics import Statistics
 from specsim.checks import SpecsimError
@@ -102,7 +102,8 @@ def test_acceptance_is_calibrated_on_other_prompts(measured):
     assert len(point.calibration_survival) == 2
     assert point.tokens_error > 0
     assert point.scenario.draft.num_layers == 1
-    assert sum(point.accepted_histogram) > point.verify_step_s.n  # counted besides the timed ones
+    counted = sum(point.accepted_histogram)
+    assert counted > point.verify_step_s.n  # more cycles are counted than timed
     assert point.tokens_per_cycle == pytest.approx(1 + sum(point.survival))
 
 
@@ -163,7 +164,7 @@ def test_a_point_that_fails_is_named_and_the_next_is_measured(suite, tmp_path, m
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "the memory ran out"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
         (DoesNotFit("the keys need 9 GB of memory; 1 GB are free"), "the keys need 9 GB of memory"),
     ],
     ids=["while it runs", "before"],
@@ -195,7 +196,7 @@ def test_graphs_without_a_gpu_are_skipped_with_a_sentence(suite, tmp_path):
 
 def test_a_limit_of_minutes_stops_before_the_point_that_passes_it(suite, tmp_path):
     failed, said = run(suite, tmp_path, "plain", minutes=0.0)
-    assert failed == 2, "a part that is not complete would pass for one that is"
+    assert failed == 2, "an incomplete part would look complete"
     assert "stopped after 0.0 minutes with 2 points left" in said
     assert not (tmp_path / "m" / "plain.json").exists()
 
@@ -220,7 +221,7 @@ def test_another_machines_file_is_not_added_to(suite, tmp_path, monkeypatch):
         run(suite, tmp_path, "plain")
 
 
-def test_drift_is_relative_to_the_lap_of_the_calibration(suite, tmp_path):
+def test_drift_is_relative_to_the_time_at_calibration(suite, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "calibration.json").write_text('{"environment": {"drift_s": 1e6}}')
@@ -273,12 +274,12 @@ def test_machines_have_folders_of_their_own():
 
 
 def test_a_larger_point_needs_more(suite):
-    workshop = running.Workshop(suite, CPU)
+    cache = running.ModelCache(suite, CPU)
     small, large = suite.of("plain")
     large = replace(large, batch=64, context=100)
-    needs = [budget.need(point, workshop, EFFORT, 1e9, True) for point in (small, large)]
+    needs = [budget.need(point, cache, EFFORT, 1e9, True) for point in (small, large)]
     assert needs[0].memory_bytes < needs[1].memory_bytes
-    fresh = budget.need(small, workshop, EFFORT, 1e9, False)
+    fresh = budget.need(small, cache, EFFORT, 1e9, False)
     assert fresh.seconds > needs[0].seconds
 
 
@@ -290,37 +291,37 @@ def test_the_command_line_plans_a_suite(tmp_path, capsys):
     assert "unknown part 'plane'" in capsys.readouterr().err
 
 
-def fake_arm(seconds: list[float]):
-    """An arm whose every round takes what is listed next."""
+def fake_variant(seconds: list[float]):
+    """A variant whose rounds take the listed seconds, one after another."""
     left = iter(seconds)
 
     def run(cycles: int, seed: int) -> Statistics:
         took = next(left) if seed else 1.0
-        laps = Statistics(0)
-        laps.add_cycle([0], [0], [0.0, took, 0.0, 0.0])
-        return laps
+        statistics = Statistics(0)
+        statistics.add_cycle([0], [0], [0.0, took, 0.0, 0.0])
+        return statistics
 
     return run
 
 
-def test_a_disturbed_round_is_left_out_for_every_arm():
-    arms = {"a": fake_arm([1.0, 5.0, 1.1]), "b": fake_arm([2.0, 2.0, 2.0])}
-    totals, kept, left_out = interleaved(arms, EFFORT, lambda: None)
+def test_a_disturbed_round_is_left_out_for_every_variant():
+    variants = {"a": fake_variant([1.0, 5.0, 1.1]), "b": fake_variant([2.0, 2.0, 2.0])}
+    totals, kept, left_out = interleaved(variants, EFFORT, lambda: None)
     assert (kept, left_out) == (2, 1)
     assert totals["a"].verify_times == [1.0, 1.1]
     assert totals["b"].verify_times == [2.0, 2.0]
 
 
 def test_a_machine_that_never_settles_is_measured_all_the_same():
-    arms = {"a": fake_arm([float(2**n) for n in range(10)])}
-    totals, kept, left_out = interleaved(arms, EFFORT, lambda: None)
+    variants = {"a": fake_variant([float(2**n) for n in range(10)])}
+    totals, kept, left_out = interleaved(variants, EFFORT, lambda: None)
     assert (kept, left_out) == (1, 3 * EFFORT.rounds - 1)
     assert totals["a"].verify_times == [1.0]
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_every_part_runs_in_graphs(suite, tmp_path):
-    """In graphs and eagerly, synthetic and real: windows are powers of two there, and said so."""
+    """In graphs and eagerly, synthetic and real; the points say that windows are powers of two."""
     graphs = [replace(point, mode="cuda-graphs") for point in suite.points]
     drawn = next(point for point in graphs if point.name == "d")
     drawn = replace(drawn, name="drawn", synthetic=True)

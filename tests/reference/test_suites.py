@@ -7,7 +7,7 @@ import torch
 from reference.decoding import speculate
 from reference.drafters.draft_model import DraftModel
 from reference.lab.dialled import dialled_pair
-from reference.lab.suites import first_difference, measure_pair, parting, text_trace
+from reference.lab.suites import divergence, first_difference, measure_pair, text_trace
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 
@@ -46,7 +46,7 @@ def test_greedy_keeps_or_does_not(pair):
     np.testing.assert_array_equal(kept, overlap)
 
 
-def test_every_gamma_is_a_point_beside_the_same_baseline(pair):
+def test_every_gamma_is_a_point_with_the_same_plain_step(pair):
     points = measure_pair(*pair, PROMPTS[:2], [2, 4], max_new_tokens=20)
     assert [point.scenario.gamma for point in points] == [0, 2, 4]
     assert len({point.step_s for point in points}) == 1
@@ -57,15 +57,15 @@ def test_every_gamma_is_a_point_beside_the_same_baseline(pair):
     assert two.scenario.target == SHAPE
     assert sum(two.accepted_histogram) > 0
     assert 1.0 <= two.tokens_per_cycle <= 3.0
-    # every cycle takes longer than each of its laps, and so do their medians
-    laps = (2 * two.draft_step_s.median, two.verify_step_s.median, two.host_s.median)
-    assert 0 < min(laps) <= max(laps) <= two.cycle_s.median
+    # every cycle takes longer than each of its stages, and so do their medians
+    stages = (2 * two.draft_step_s.median, two.verify_step_s.median, two.host_s.median)
+    assert 0 < min(stages) <= max(stages) <= two.cycle_s.median
 
 
-def test_where_two_texts_part_is_said(pair):
+def test_the_first_difference_of_two_texts_is_said(pair):
     target, _ = pair
     assert first_difference(target, [1, 2], [3, 4], [3, 4]) is None
     assert "token 1" in first_difference(target, [1, 2], [3, 4], [3, 5])
-    index, gap = parting(target, [1, 2], [3, 4], [3, 5])
+    index, gap = divergence(target, [1, 2], [3, 4], [3, 5])
     best, second = target(torch.tensor([[1, 2, 3]]))[0, -1].topk(2).values.tolist()
     assert (index, gap) == (1, pytest.approx(best - second, abs=1e-6))

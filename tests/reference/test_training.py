@@ -1,4 +1,4 @@
-"""Training: what is held out stays out, an interrupted run goes on where it was, the loss falls."""
+"""Training: held-out files stay out, an interrupted run resumes, and the loss falls."""
 
 import json
 import math
@@ -21,21 +21,21 @@ from reference.lab.training import (
     HeadRecipe,
     Recipe,
     acceptance_by_depth,
-    bundled_shape,
+    bundled_architecture,
     distil,
+    loop,
     make_pair,
     pair,
-    run,
     train_head,
     train_model,
 )
 from reference.lab.training.distillation import overlap
-from reference.lab.training.run import batches, learning_rate_factor
+from reference.lab.training.loop import batches, learning_rate_factor
 from reference.transformer import Transformer
 from reference.verification import keeps
 from specsim.checks import SpecsimError
 
-SHAPE = replace(bundled_shape("micro", 64, 1, 1, 1, 96), vocab_size=64)
+SHAPE = replace(bundled_architecture("micro", 64, 1, 1, 1, 96), vocab_size=64)
 RECIPE = Recipe(SHAPE, budget_tokens=6_400, batch_tokens=128, sequence=32, warmup=0.1)
 STREAM = torch.arange(4000, dtype=torch.int16) % 7  # learnable: every token follows from the last
 
@@ -48,7 +48,7 @@ def test_the_loss_falls(tmp_path):
 
 @pytest.fixture
 def interruption(monkeypatch):
-    """The first run that is started ends in its 21st step, after a checkpoint."""
+    """The first run is interrupted in its 21st step, after a checkpoint."""
 
     def interrupted(recipe, tokens, first):
         for step, batch in enumerate(batches(recipe, tokens, first), first):
@@ -57,8 +57,8 @@ def interruption(monkeypatch):
             yield batch
 
     def begin():
-        monkeypatch.setattr(run, "batches", interrupted)
-        monkeypatch.setattr(run, "CHECKPOINT_EVERY_S", 0.0)
+        monkeypatch.setattr(loop, "batches", interrupted)
+        monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
 
     return begin
 
@@ -82,7 +82,7 @@ def test_a_resumed_run_is_the_run(tmp_path, interruption):
 
 @pytest.fixture(scope="module")
 def target(tiny) -> Transformer:
-    """Random, so that its law is anything but the corpus: a head has to learn from it."""
+    """Random, so that its distribution is not that of the corpus: a head must learn from it."""
     return tiny(7, dtype=torch.float32, num_layers=1, vocab_size=16)
 
 
@@ -104,7 +104,7 @@ def draft(tiny) -> Transformer:
     return tiny(3, dtype=torch.float32, num_layers=1, vocab_size=16)
 
 
-def test_a_draft_learns_to_say_what_its_target_says(target, draft, tmp_path):
+def test_a_draft_learns_the_distribution_of_its_target(target, draft, tmp_path):
     kept = [weight.clone() for weight in target.parameters()]
     windows = TEXT[:320].view(10, 32).long()
     before = overlap(target, draft, windows).item()
@@ -118,7 +118,7 @@ def test_a_draft_learns_to_say_what_its_target_says(target, draft, tmp_path):
 
 
 def test_the_overlap_is_how_often_a_draft_is_accepted(target, draft):
-    """Against the accept rule itself, on drafts that are drawn."""
+    """Compared with the accept rule itself, on sampled drafts."""
     tokens = torch.randint(16, (40, 30), generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
         p, q = (model(tokens).double().softmax(-1).flatten(0, 1) for model in (target, draft))
@@ -128,13 +128,13 @@ def test_the_overlap_is_how_often_a_draft_is_accepted(target, draft):
     for _ in range(rounds):
         drafted = q.multinomial(1, generator=generator)
         uniforms = torch.rand(len(q), 1, generator=generator, dtype=torch.float64)
-        laws = p[:, None].expand(-1, 2, -1)  # of the drafted place, and of the one after it
-        accepted += keeps(laws, q[:, None], drafted, uniforms).double().mean().item()
+        both = p[:, None].expand(-1, 2, -1)  # at the drafted position, and at the next one
+        accepted += keeps(both, q[:, None], drafted, uniforms).double().mean().item()
     error = (expected * (1 - expected) / (rounds * len(q))) ** 0.5
     assert abs(accepted / rounds - expected) < 4 * error
 
 
-def test_a_head_learns_to_say_what_its_target_says(target, tmp_path):
+def test_a_head_learns_the_distribution_of_its_target(target, tmp_path):
     def acceptance(head):
         return acceptance_by_depth(head, target, TEXT, depth=3, sequence=32)
 
@@ -208,7 +208,7 @@ def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     again = make_pair("bundled", tmp_path, compiled=False, budget=256, parts=["draft"])
     assert again["models"]["draft"]["recipe"]["distilled_tokens"] == 256
     recipes["bundled"]["target"] = replace(recipe, architecture=replace(shape, num_layers=2))
-    with pytest.raises(SpecsimError, match="has not the shape of micro"):
+    with pytest.raises(SpecsimError, match="is not the model micro"):
         make_pair("bundled", tmp_path, compiled=False, parts=["head"])
 
 
@@ -245,7 +245,7 @@ def test_any_text_survives_the_tokenizer():
     for text in ("def f(x):\n\treturn x  # é 中 🙂", "", "\x00\r\n"):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
     stream = token_stream(tokenizer, ["a", "b"])
-    assert (stream == 0).sum() == 3  # the end of text stands around every file
+    assert (stream == 0).sum() == 3  # end-of-text tokens enclose every file
 
 
 def test_the_card_says_how_the_shipped_pair_was_made():

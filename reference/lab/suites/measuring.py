@@ -22,7 +22,7 @@ from reference.lab.suites.variants import (
 )
 from reference.statistics import Statistics
 from specsim.acceptance import Z80_SHORT, TextTrace
-from specsim.evidence.measurement import MeasuredRun, Point, Timing
+from specsim.evidence.measurement import Point, RunConditions, Timing
 
 ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is measured
 
@@ -160,7 +160,7 @@ def throughput(point: PlannedPoint, total: Statistics) -> float | None:
     return point.batch * total.tokens_per_cycle / total.cycle_s
 
 
-def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int) -> MeasuredRun:
+def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int) -> RunConditions:
     """What was run, in the form of the measured files.
 
     The context is the mean over the cycles: the prompt and half of the new tokens.
@@ -177,7 +177,7 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
         lengths = [len(text) for text in models.texts["timed"]]
         length = sum(lengths) / len(lengths)
     context = round(length + written / 2)
-    return MeasuredRun(
+    return RunConditions(
         target=target,
         draft=drafting,
         precision=point.precision,

@@ -20,7 +20,7 @@ from reference.machine import PRECISION_OF
 from reference.sampling import SamplingParameters
 from reference.statistics import Statistics
 from reference.transformer import Transformer
-from specsim.evidence.measurement import MeasuredRun, Point, Timing
+from specsim.evidence.measurement import Point, RunConditions, Timing
 
 
 def measure_pair(
@@ -80,7 +80,7 @@ def measure_pair(
         drifted = statistics.median(probed) / calibration_drift_s
     return [
         Point(
-            scenario=MeasuredRun(
+            scenario=RunConditions(
                 target=target.architecture,
                 draft=draft.architecture if gamma else None,
                 precision=target.precision or PRECISION_OF[target.dtype],

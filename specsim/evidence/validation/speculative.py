@@ -224,7 +224,7 @@ def mt_bench(line: int, row: Mapping[str, str]) -> PublishedResult | str:
 
 
 def speculation_overhead(engines: catalog.Table) -> float:
-    """vLLM's `speculation_overhead_s`, seconds: the least absolute relative error of its cycles."""
+    """The `speculation_overhead_s`, in seconds, that predicts vLLM's published cycles best."""
     free = {name: dict(row) for name, row in engines.items()}
     free["vllm"]["speculation_overhead_s"] = 0.0
     cycles = [result for result in dynamic_sd(free) if not result.label.endswith("K = 0")]
