@@ -1,15 +1,15 @@
-"""Attention of a pass's tokens to the slots of a cache, read once and at the memory's pace.
+"""Attention of a pass's tokens to the slots of a cache, which are read once.
 
 Letters: B batch, T tokens in this pass, S slots, H query heads, K key-value heads, G = H / K, D
 head size, R = G·T the rows that share a key-value head.
 
-The kernels behind `scaled_dot_product_attention` give a key-value head of a sequence to one block
-of threads for every 64 rows or more, and a block runs on one of a GPU's processors, of which a
-large one has over a hundred. Eight key-value heads of one sequence keep eight of them busy, however
-long the context. So there the slots are read in chunks, side by side as if they were sequences, and
-what each chunk says is weighted by its share of the sum of exponentials (flash decoding; Dao et
-al., 2023): the same softmax. In short windows that costs more than it gains; from how many slots on
-it gains is measured by the probes of a GPU and used by its suite (`read_in_chunks_from`).
+The kernels of `scaled_dot_product_attention` give each key-value head of a sequence to one block of
+threads (two for more than 64 rows, and so on), and a block runs on one of a GPU's processors. A
+large GPU has over a hundred of them; eight key-value heads of one sequence use eight, however long
+the context is. So a long context is read in chunks, as if each chunk were a sequence. The result of
+each chunk is weighted by its share of the sum of exponentials (flash decoding; Dao et al., 2023):
+the same softmax. In short windows chunks cost more than they gain. The probes of a GPU measure from
+how many slots on they gain, and the suite uses that (`read_in_chunks_from`).
 
 Importing this module turns off cuDNN's attention for the process. From torch 2.11 on, a Hopper GPU
 would prefer it for attention with a mask. It builds an execution plan for every new shape, which
