@@ -128,6 +128,11 @@ def require_able(drafter: Drafter | None, target: Architecture, gamma: Integers)
                 "gamma > 0 needs a drafter: pass one, or predict plain decoding with gamma=0"
             )
         return
+    if not isinstance(drafter, Drafter):
+        raise SpecsimError(
+            f"the drafter must be a specsim.drafting.Drafter, such as DraftModel(model), "
+            f"not {type(drafter).__name__}"
+        )
     drafter.require_vocabulary_of(target)
     if drafter.max_gamma is not None and np.any(gamma > drafter.max_gamma):
         raise SpecsimError(
