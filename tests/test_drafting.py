@@ -475,5 +475,7 @@ def test_a_drafter_of_ones_own_needs_only_a_step():
 def test_what_is_not_a_drafter_is_refused():
     with pytest.raises(SpecsimError, match=r"such as DraftModel\(model\), not Architecture"):
         predict(EIGHT, ONE, system("h100"), gamma=2, alpha=0.5)
-    with pytest.raises(SpecsimError, match="Costless has no cost of a draft pass: define step"):
+    with pytest.raises(
+        SpecsimError, match="Costless does not say what a draft pass costs: define step"
+    ):
         predict(EIGHT, type("Costless", (Drafter,), {})(), system("h100"), gamma=2, alpha=0.5)
