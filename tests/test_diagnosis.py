@@ -198,6 +198,7 @@ def test_the_bottleneck_is_the_smallest_factor():
         return bottleneck(predict(target, drafter, machine, gamma=4, **scenario))
 
     assert LIMITS["acceptance"] in told(alpha=0.1)
+    assert told(alpha=0.1).endswith(" (x 0.22).")  # (1 + .1 + .01 + .001 + .0001) / 5
     assert LIMITS["wider verification"] in told(alpha=1.0, batch=512, context=1)
     assert LIMITS["drafting"] in told(drafter=DraftModel(target), alpha=1.0)
     plain = predict(target, drafter, machine, gamma=0, alpha=0.5)

@@ -14,7 +14,7 @@ import numpy as np
 from specsim.acceptance import alpha_from_tokens_per_cycle, pooled_alpha
 from specsim.checks import SpecsimError, as_survival, within
 from specsim.evidence.counters import Counters, read_log
-from specsim.prediction import Prediction, limit_sentence
+from specsim.prediction import Prediction, limit_sentence, limiting_factor
 
 __all__ = ["Counters", "Diagnosis", "diagnose", "read_log"]
 
@@ -189,4 +189,4 @@ def bottleneck(prediction: Prediction) -> str:
         return f"Plain decoding, bound by {prediction.bound}."
     factors = {name: float(np.asarray(f)) for name, f in prediction.waterfall().items()}
     ideal = f"Gamma = {int(prediction.gamma)} would give {factors['ideal']:g}x in the ideal case."
-    return f"{ideal} {limit_sentence(factors)}"
+    return f"{ideal} {limit_sentence(factors)[:-1]} (x {factors[limiting_factor(factors)]:.2f})."
