@@ -375,7 +375,7 @@ if here.torch:
             lines.append(
                 f"| {name} | {suspect.name} | {suspect.off:.1%} | {suspect.limit:.1%} | {verdict} |"
             )
-        open_ += [f"{check.name} ({name})" for check in suspects if not check.passes]
+        open_ += [f"{check.name} ({name})" for check in suspects if not check.is_cleared]
     head = "| pair | look at | off by | usual | verdict |\n|---|---|---|---|---|\n"
     course.say(head + "\n".join(lines))
     course.say(f"**Look at this first: {open_[0] if open_ else 'nothing'}.**")
