@@ -401,9 +401,9 @@ def test_deeper_drafts_of_a_head_decay_and_a_measured_survival_does_not_again():
     ],
 )
 def test_the_catalogs_decay_is_that_of_the_published_survival(name, survival, slack):
-    law = method(name, EIGHT).acceptance_of(IID(survival[0]))
-    assert abs(law.tokens_per_cycle(7) - 1 - sum(survival)) < slack
-    assert np.all(np.abs(law.survival(np.arange(1, 8)) - survival) < slack)
+    acceptance = method(name, EIGHT).acceptance_of(IID(survival[0]))
+    assert abs(acceptance.tokens_per_cycle(7) - 1 - sum(survival)) < slack
+    assert np.all(np.abs(acceptance.survival(np.arange(1, 8)) - survival) < slack)
 
 
 def test_a_draft_on_one_device_beside_a_split_target():
