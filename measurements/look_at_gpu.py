@@ -24,7 +24,7 @@ from reference.attention import attend, attention_bias, chunked_from
 from reference.lab.kernels import Timer
 from reference.machine import device_named, environment
 from specsim.architecture import Architecture, model
-from specsim.evidence.measurement import write_json
+from specsim.checks.files import write_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from reference.lab.suites.variants import FixedDrafts
 from reference.machine import device_named
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
-from specsim.evidence.measurement import write_json
+from specsim.checks.files import write_json
 
 SMALL = Architecture("small", 64, 2, 4, 2, 16, 128, 512, max_context=4096)
 CONTEXTS = (400, 1950)  # windows of 512 and 2048 slots

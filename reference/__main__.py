@@ -340,8 +340,8 @@ def measure_one(options: argparse.Namespace) -> int:
 def run_calibrate(options: argparse.Namespace) -> int:
     """Time the probes, fit a calibration to them, and write it."""
     from reference.lab.probes import fastest_dtype, run_probes
+    from specsim.checks.files import write_json
     from specsim.evidence.calibration import fit, to_json
-    from specsim.evidence.measurement import write_json
 
     device = options.device
     dtype = DTYPES[options.dtype] if options.dtype else fastest_dtype(device)[0]

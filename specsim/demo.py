@@ -20,10 +20,11 @@ from specsim import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
+from specsim.checks.files import write_json, writing
 from specsim.drafting import DraftModel
 from specsim.evidence.calibration import Calibration, fit, to_json
 from specsim.evidence.comparison import Comparison, compare, median_errors, to_rows
-from specsim.evidence.measurement import Measurement, Point, write_json
+from specsim.evidence.measurement import Measurement, Point
 from specsim.prediction import Prediction
 from specsim.speculation import predict
 
@@ -340,9 +341,8 @@ def draw(results: Sequence[PairResult], file: Path) -> None:
     from specsim.figures import predicted_and_measured
 
     figure = predicted_and_measured([(r.title, r.prediction, r.comparisons) for r in results])
-    partial = file.with_suffix(".partial.png")
-    figure.savefig(partial)
-    partial.replace(file)
+    with writing(file) as new:
+        figure.savefig(new, format="png")
 
 
 def summary(result: PairResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specsim.checks import SpecsimError
+from specsim.checks.files import write_json
 from specsim.cli import main
 from specsim.evidence.calibration import Calibration, to_json
 from specsim.evidence.comparison import (
@@ -26,7 +27,7 @@ from specsim.evidence.comparison import (
     to_rows,
 )
 from specsim.evidence.comparison.predictors import catalog_name
-from specsim.evidence.measurement import Environment, Measurement, Timing, write_json
+from specsim.evidence.measurement import Environment, Measurement, Timing
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import precision
 

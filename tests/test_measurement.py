@@ -6,7 +6,8 @@ import os
 import pytest
 
 from specsim.checks import SpecsimError
-from specsim.evidence.measurement import Environment, Measurement, Timing, write_json
+from specsim.checks.files import write_json
+from specsim.evidence.measurement import Environment, Measurement, Timing
 
 ENVIRONMENT = Environment(
     device="a machine", torch="2.13.0", python="3.11.7", threads=2, date="2026-01-01"

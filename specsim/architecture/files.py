@@ -1,29 +1,18 @@
 """Which file or preset a name means."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from specsim import catalog
 from specsim.architecture.config import from_config
 from specsim.architecture.shape import Architecture
-from specsim.checks import SpecsimError
+from specsim.checks.files import read_json
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A `config.json`, or that of a folder, as a dict; SpecsimError if it is absent or not JSON."""
     file = path / "config.json" if path.is_dir() else path
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecsimError(f"no such file: {file}") from None
-    except OSError as error:
-        raise SpecsimError(f"cannot read {file}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SpecsimError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise SpecsimError(f"{file} must hold a JSON object, not a {type(config).__name__}")
-    return config
+    return read_json(file)
 
 
 def model(name: str | Path) -> Architecture:

@@ -8,6 +8,7 @@ from typing import Any
 
 from specsim import tables
 from specsim.checks import SpecsimError
+from specsim.checks.files import writing
 from specsim.cli.parser import Commands
 from specsim.evidence.comparison import (
     Comparison,
@@ -121,14 +122,10 @@ def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:
         "speedup-by-batch": figures.speedup_by_batch(every["calibrated"]),
     }
     files = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            if figure is None:
-                continue
-            partial = folder / f"{name}.partial"
-            partial.write_bytes(figures.png(figure))
-            files.append(str(partial.replace(folder / f"{name}.png")))
-    except OSError as error:
-        raise SpecsimError(f"cannot write to {folder}: {error.strerror}") from None
+    for name, figure in drawn.items():
+        if figure is not None:
+            file = folder / f"{name}.png"
+            with writing(file) as new:
+                new.write_bytes(figures.png(figure))
+            files.append(str(file))
     return files

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     prediction, over = predictions(found)
     document = to_json(prediction, over, found, options.tokens)
     if options.out:
-        from specsim.evidence.measurement import write_json  # rarely needed, slow to import
+        from specsim.checks.files import write_json  # rarely needed, slow to import
 
         write_json(options.out, document)
     if options.json:

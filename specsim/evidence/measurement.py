@@ -5,8 +5,6 @@ A file holds no prediction. It is one JSON object with the keys `schema_version`
 an interrupted run keeps the points that it has finished.
 """
 
-import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
+from specsim.checks.files import read_json, write_json
 
 SCHEMA_VERSION = 1
 
@@ -147,8 +146,8 @@ class Measurement:
     @classmethod
     def read(cls, path: str | Path) -> "Measurement":
         """Read a file; SpecsimError, with its name, if it is unreadable or not a measured file."""
+        data = read_json(path, finite=True)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data["schema_version"] != SCHEMA_VERSION:
                 raise SpecsimError(
                     f"{path} has schema_version {data['schema_version']}; this version of specsim "
@@ -156,24 +155,8 @@ class Measurement:
                 )
             points = [_point(point) for point in data["points"]]
             return cls(Environment(**data["environment"]), points, data["calibration"])
-        except OSError as error:
-            raise SpecsimError(f"cannot read {path}: {error.strerror}") from None
-        except json.JSONDecodeError as error:
-            raise SpecsimError(f"{path} is not valid JSON: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise SpecsimError(f"{path} is not a measurement file: {error!r}") from None
-
-
-def write_json(path: str | Path, data: Any) -> None:
-    """Write a JSON file, whole or not at all; SpecsimError if it cannot be written."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise SpecsimError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _point(data: Mapping[str, Any]) -> Point:

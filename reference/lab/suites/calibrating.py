@@ -15,8 +15,8 @@ from reference.lab.drift import DriftProbe
 from reference.lab.kernels import run_kernel_probes
 from reference.lab.probes import run_probes
 from reference.machine import environment
+from specsim.checks.files import write_json
 from specsim.evidence.calibration import Calibration, fit, fit_kernels, probes_to_json, to_json
-from specsim.evidence.measurement import write_json
 
 ROUNDS = 4  # through all probes on a CPU
 FILES = {"calibration.json": "cuda-graphs", "calibration-eager.json": "eager"}

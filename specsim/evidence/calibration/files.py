@@ -1,6 +1,5 @@
 """A calibration as a JSON file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from specsim.checks import SpecsimError, require_positive
+from specsim.checks.files import read_json
 from specsim.evidence.calibration.timings import Calibration
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Precision
@@ -79,10 +79,4 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
 
 def load(path: str | Path) -> Calibration:
     """Read a calibration file; SpecsimError if it is missing or is not a calibration."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecsimError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise SpecsimError(f"{path} is not valid JSON: {error}") from None
-    return from_json(data, str(path))
+    return from_json(read_json(path, finite=True), str(path))

@@ -1,0 +1,67 @@
+"""How large a number may be: one place for command line, links, files and Python.
+
+A limit is far above what anybody runs, and low enough that one number can take neither all memory
+nor all time. `require_limit` refuses what is above it, in a sentence that says why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from specsim.checks.values import ArrayLike, SpecsimError
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The largest number that is accepted, and the reason in words that follow "at most"."""
+
+    most: int
+    reason: str
+
+
+LIMITS: Mapping[str, Limit] = MappingProxyType(
+    {
+        # of a scenario
+        "batch": Limit(1_000_000, "no server decodes more sequences together"),
+        "gamma": Limit(4096, "no drafter proposes more tokens in a cycle"),
+        "context": Limit(1_000_000_000, "no model reads more tokens"),
+        "tokens": Limit(10_000_000, "no answer is longer"),
+        "tensor_parallel": Limit(16_384, "no group of devices is larger"),
+        "values": Limit(100_000, "more values in one list are a mistake"),
+        "cells": Limit(20_000_000, "a larger table does not fit in the memory of a small machine"),
+        # of a model
+        "layers": Limit(10_000, "no model has more layers"),
+        "heads": Limit(65_536, "no layer has more heads"),
+        "width": Limit(10_000_000, "no layer is wider"),
+        "vocabulary": Limit(100_000_000, "no vocabulary is larger"),
+        "experts": Limit(1_000_000, "no layer has more experts"),
+        "tree_nodes": Limit(4096, "one pass verifies no larger tree"),
+        # of a run
+        "seed": Limit(2**63 - 1, "random generators take 63 bits"),
+        # of a file
+        "json_bytes": Limit(256 * 2**20, "no file of this kind is larger"),
+        "json_depth": Limit(100, "no file of this kind nests deeper"),
+        "log_bytes": Limit(2**30, "cut the log to its last part"),
+    }
+)
+
+
+def require_limit(limit: str, value: ArrayLike, name: str | None = None) -> None:
+    """SpecsimError if `value`, or an element of it, is above the limit called `limit`. `name` is
+    what the user calls the value; by default the name of the limit."""
+    allowed = LIMITS[limit]
+    try:
+        above = np.asarray(value, dtype=np.float64) > allowed.most
+    except OverflowError:  # an integer of more than 308 digits
+        above = np.asarray(True)
+    except (TypeError, ValueError):  # not a number: other checks refuse it
+        return
+    if np.any(above):
+        found = np.asarray(value, dtype=object)[above].flat[0]
+        shown = f"{found:,}" if abs(found) < 10**15 else "a larger number"
+        raise SpecsimError(
+            f"{name or limit.replace('_', ' ')} must be at most {allowed.most:,} "
+            f"({allowed.reason}), got {shown}"
+        )
