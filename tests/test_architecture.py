@@ -131,9 +131,14 @@ def test_rope_in_the_spellings_of_transformers_4_and_5():
     assert scaled == tiny(rope_theta=5e5, rope_scaling=older)
 
 
+def preset(name):
+    """A model of the catalog as its config.json tells it: without its tokenizer."""
+    return replace(model(name), tokenizer=None)
+
+
 @pytest.mark.parametrize("name", LLAMA_SHAPED)
 def test_to_config_reads_back_as_the_same_shape(name):
-    shape = model(name)
+    shape = preset(name)
     through_json = json.loads(json.dumps(to_config(shape)))
     assert from_config(through_json, shape.name) == shape
 
@@ -254,12 +259,12 @@ def hub_config(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_hubs_file_is_enough_where_it_leaves_fields_to_defaults(name):
-    assert from_config(hub_config(name), name) == model(name)
+    assert from_config(hub_config(name), name) == preset(name)
 
 
 def test_a_multimodal_config_is_its_language_model():
     whole = {"model_type": "gemma3", "vision_config": {}, "text_config": hub_config("gemma-3-4b")}
-    assert from_config(whole, "gemma-3-4b") == model("gemma-3-4b")
+    assert from_config(whole, "gemma-3-4b") == preset("gemma-3-4b")
     with pytest.raises(SpecsimError, match="model_type 'llama4_text' is not supported"):
         from_config({"text_config": {"model_type": "llama4_text"}}, "llama-4")
 

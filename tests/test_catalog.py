@@ -44,7 +44,7 @@ def complaints(rows: Mapping[str, Any]) -> Iterator[str]:
                 yield f"alias {alias!r} of row {name!r}: already means {names[alias]!r}"
 
 
-TABLES = ["accelerators", "engines", "methods", "models"]
+TABLES = ["accelerators", "engines", "methods", "models", "tokenizers"]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -525,6 +525,7 @@ def test_a_models_row_is_well_formed(name: str) -> None:
     assert row["source"].split(",")[0].endswith(" config.json")
     assert row["parameters_source"]
     assert set(row.get("defaults", ())) <= config.keys()
+    assert catalog.load("tokenizers")[row["tokenizer"]]["tokens"] <= config["vocab_size"]
     if "layer_types" in config:
         assert len(config["layer_types"]) == config["num_hidden_layers"]
         assert set(config["layer_types"]) == {"sliding_attention", "full_attention"}

@@ -427,7 +427,7 @@ def test_a_draft_must_exist_and_share_the_vocabulary():
     with pytest.raises(SpecsimError, match="gamma > 0 needs a drafter"):
         predict(EIGHT, None, h100(), gamma=[0, 1], alpha=0.8)
     with pytest.raises(
-        SpecsimError, match=r"qwen3-0\.6b has 151936 tokens and llama-3\.1-8b 128256"
+        SpecsimError, match=r"qwen3-0\.6b has the tokenizer qwen2 and llama-3\.1-8b llama-3"
     ):
         predict(EIGHT, DraftModel(model("qwen3-0.6b")), h100(), gamma=1, alpha=0.8)
     padded = DraftModel(model("qwen2.5-0.5b"))  # 151936 beside 152064: one vocabulary, padded

@@ -9,14 +9,24 @@ from specsim.architecture.config import from_config, to_config
 from specsim.architecture.files import model, read_config
 from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
 from specsim.architecture.shape import Architecture
+from specsim.architecture.tokenizers import (
+    drafts_for,
+    require_tokenizer_of,
+    shares_tokenizer,
+    tokenizer_of,
+)
 
 __all__ = [
     "Architecture",
     "Experts",
     "LatentAttention",
     "Llama3RopeScaling",
+    "drafts_for",
     "from_config",
     "model",
     "read_config",
+    "require_tokenizer_of",
+    "shares_tokenizer",
     "to_config",
+    "tokenizer_of",
 ]

@@ -1,5 +1,6 @@
 """Which file or preset a name means."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def model(name: str | Path) -> Architecture:
         stem = folder.resolve().name if named_by_folder else path.stem
         return from_config(read_config(path), stem)
     row = catalog.resolve("models", str(name))
-    return from_config(catalog.lookup("models", row)["config"], row)
+    found = catalog.lookup("models", row)
+    return replace(from_config(found["config"], row), tokenizer=found["tokenizer"])
 
 
 def _is_path(path: Path) -> bool:

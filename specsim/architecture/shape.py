@@ -37,6 +37,7 @@ class Architecture(Sizes):
     | `sliding_window`, `sliding_layers` | layers, by index, that attend to the last tokens only |
     | `experts`, `latent` | a mixture of experts, a latent attention |
     | `mtp_layers` | modules that predict a token further (DeepSeek-V3); not in `parameters` |
+    | `tokenizer` | its family, a row of tokenizers.toml; None where it is unknown |
     """
 
     name: str
@@ -70,6 +71,7 @@ class Architecture(Sizes):
     experts: Experts | None = None
     latent: LatentAttention | None = None
     mtp_layers: int = 0
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sliding_layers", tuple(self.sliding_layers))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specsim.acceptance import Acceptance
-from specsim.architecture import Architecture
+from specsim.architecture import Architecture, require_tokenizer_of
 from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
 from specsim.cost import Ledger, ModelPass, Product, Wait
-from specsim.drafting.drafter import Drafter, decayed, require_vocabulary, sampling
+from specsim.drafting.drafter import Drafter, decayed, sampling
 from specsim.hardware import System
 from specsim.operators import Workload, cache_bytes
 
@@ -61,7 +61,7 @@ class Eagle(Drafter):
         return replace(body, name=f"head of {self.target.name}", vocab_size=vocab)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
-        require_vocabulary(f"the head of {self.target.name}", self.target.vocab_size, target)
+        require_tokenizer_of(target, self.target, f"the head of {self.target.name}")
 
     def step(self, system: System, workload: Workload) -> Ledger:
         head = self.architecture
@@ -145,7 +145,7 @@ class Medusa(Drafter):
         return self.heads
 
     def require_vocabulary_of(self, target: Architecture) -> None:
-        require_vocabulary(f"the heads of {self.target.name}", self.target.vocab_size, target)
+        require_tokenizer_of(target, self.target, f"the heads of {self.target.name}")
 
     def step(self, system: System, workload: Workload) -> Ledger:
         hidden, vocab = self.target.hidden_size, self.target.vocab_size

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specsim.architecture import Architecture
+from specsim.architecture import Architecture, require_tokenizer_of
 from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
 from specsim.cost import Ledger, ModelPass, Wait
-from specsim.drafting.drafter import Drafter, require_vocabulary, sampling
+from specsim.drafting.drafter import Drafter, sampling
 from specsim.hardware import System
 from specsim.operators import Workload, cache_bytes, stored_weight_bytes
 from specsim.operators import precision as precision_named
@@ -48,7 +48,7 @@ class DraftModel(Drafter):
                 require_count(name, getattr(self, name))
 
     def require_vocabulary_of(self, target: Architecture) -> None:
-        require_vocabulary(self.architecture.name, self.architecture.vocab_size, target)
+        require_tokenizer_of(target, self.architecture)
 
     def step(self, system: System, workload: Workload) -> Ledger:
         return self._pass(self._own(system), workload)
@@ -119,7 +119,7 @@ class EarlyExit(Drafter):
         return self.target.first_layers(max(1, round(self.kept * self.target.num_layers)))
 
     def require_vocabulary_of(self, target: Architecture) -> None:
-        require_vocabulary(self.target.name, self.target.vocab_size, target)
+        require_tokenizer_of(target, self.target)
 
     def step(self, system: System, workload: Workload) -> Ledger:
         return DraftModel(self.architecture).step(system, workload)
@@ -141,7 +141,7 @@ class QuantisedSelf(Drafter):
         precision_named(self.precision)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
-        require_vocabulary(self.target.name, self.target.vocab_size, target)
+        require_tokenizer_of(target, self.target)
 
     def step(self, system: System, workload: Workload) -> Ledger:
         return DraftModel(self.target, precision=self.precision).step(system, workload)

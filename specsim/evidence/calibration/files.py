@@ -79,4 +79,4 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
 
 def load(path: str | Path) -> Calibration:
     """Read a calibration file; SpecsimError if it is missing or is not a calibration."""
-    return from_json(read_json(path, finite=True), str(path))
+    return from_json(read_json(path), str(path))
