@@ -14,7 +14,7 @@ import numpy as np
 
 from specsim import catalog
 from specsim.evidence.validation.cases import passes
-from specsim.evidence.validation.fitting import FITTED, fitted
+from specsim.evidence.validation.fitting import FITTED, fitted, fitted_on
 from specsim.evidence.validation.scores import Scored, bands, scored
 from specsim.evidence.validation.speculative import speculation_overhead
 
@@ -35,6 +35,8 @@ def main() -> None:
         print(f"error = {significant(band, 2):g}")
         print(f"points = {sum(row.case.fitted for row in mine) if engine in FITTED else 0}")
         print(f"fit_error = {significant(median(mine, 'predicted'), 2):g}")
+        if engine in FITTED:
+            print(f"fitted_on = {toml(fitted_on(cases, engine))}")
         print(
             f"# {len(mine)} rows: {median(mine, 'predicted'):.1%} by these constants, "
             f"{median(mine, 'without_chip'):.1%} without the accelerator, "
@@ -66,8 +68,10 @@ def significant(value: float, digits: int = 3) -> float:
 
 def toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{quoted(k)} = {v:g}" for k, v in value.items()) + " }"
-    return f"{value:g}"
+        return "{ " + ", ".join(f"{quoted(k)} = {toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
 def quoted(key: str) -> str:

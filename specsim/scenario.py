@@ -20,6 +20,7 @@ from specsim.drafting import Drafter, DraftModel, method
 from specsim.hardware import System
 from specsim.hardware import system as catalog_system
 from specsim.operators import precision, require_even_split
+from specsim.planning.cautions import Caution, find_cautions
 from specsim.planning.memory import Footprint, footprint, shortage
 from specsim.prediction import Prediction
 from specsim.speculation import predict
@@ -112,6 +113,11 @@ class Resolved:
         """A sentence on what does not fit of `held`, the footprint of the same arguments; None
         where it fits."""
         return shortage(held, self.target, self.system, **self._in_memory(gamma) | changes)
+
+    def cautions(self, *, gamma: ArrayLike, **changes: Any) -> list[Caution]:
+        """What the catalog says against trusting a prediction in full, guesses first."""
+        asked = self._in_memory(gamma) | changes
+        return find_cautions(self.target, self.system, asked.pop("drafter"), **asked)
 
     def _in_memory(self, gamma: ArrayLike) -> dict[str, Any]:
         asked = {"batch": self.scenario.batch, "context": self.scenario.context}

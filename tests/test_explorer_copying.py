@@ -14,7 +14,14 @@ from specsim.cli.options import scenario_of
 from specsim.evidence.measurement import Environment, Measurement, Point, Timing
 from specsim.evidence.measurement import RunConditions as Run
 from specsim.explorer import page
-from specsim.explorer.copying import as_code, as_command, as_query, as_vllm, from_query
+from specsim.explorer.copying import (
+    as_code,
+    as_command,
+    as_launch,
+    as_query,
+    engine_to_launch,
+    from_query,
+)
 from specsim.explorer.measured import Markers, marker_of, markers_in
 from specsim.explorer.scenarios import (
     PLAIN,
@@ -106,21 +113,28 @@ def flags(command: str) -> dict[str, str]:
 
 
 def test_flags_of_vllm_carry_the_plan() -> None:
-    shown = predict_scenario(changed(batch=128, alpha=0.7, tensor_parallel=2, precision="fp8"))
-    given = flags(as_vllm(shown))
+    changes = {"method": "eagle-3", "batch": 128, "alpha": 0.7, "tensor_parallel": 2}
+    shown = predict_scenario(changed(**changes, precision="fp8"))
+    given = flags(as_launch(shown, "vllm"))
     assert given["model"] == "meta-llama/Llama-3.1-8B"
     assert given["--tensor-parallel-size"] == "2"
     assert given["--quantization"] == "fp8"
-    assert given["--max-num-seqs"] == "128"
+    assert "--max-num-seqs" not in given  # a server has more users than the step that was priced
     speculation = json.loads(given["--speculative-config"])
-    assert speculation["model"] == "meta-llama/Llama-3.2-1B"
     ranges = speculation["num_speculative_tokens_per_batch_size"]
     assert ranges[-1] == [ranges[-1][0], 128, shown.gamma]
     assert speculation["num_speculative_tokens"] == max(gamma for *_, gamma in ranges)
 
 
+def test_the_command_is_that_of_the_engine_that_is_priced() -> None:
+    assert engine_to_launch(changed(engine="sglang")) == "sglang"
+    assert engine_to_launch(changed(engine="llama.cpp")) == "vllm"
+    told = as_launch(predict_scenario(changed(engine="sglang")), "sglang")
+    assert "sglang.launch_server" in told.splitlines()[-1]
+
+
 def test_a_fixed_gamma_is_taken_as_it_is() -> None:
-    given = flags(as_vllm(predict_scenario(changed(gamma=7, method="eagle-3"))))
+    given = flags(as_launch(predict_scenario(changed(gamma=7, method="eagle-3")), "vllm"))
     speculation = json.loads(given["--speculative-config"])
     assert (speculation["method"], speculation["num_speculative_tokens"]) == ("eagle3", 7)
 
@@ -128,13 +142,13 @@ def test_a_fixed_gamma_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("scenario", "said"),
     [
-        (changed(method="pearl"), "vLLM has no method like pearl"),
+        (changed(method="pearl"), "vllm has no method like pearl"),
         (changed(alpha=0.0), "it gains nothing"),
         (changed(precision="int4"), "serve a checkpoint that is stored so"),
     ],
 )
 def test_what_vllm_cannot_do_is_said_in_a_comment(scenario: ExplorerScenario, said: str) -> None:
-    told = as_vllm(predict_scenario(scenario))
+    told = as_launch(predict_scenario(scenario), "vllm")
     assert said in told.splitlines()[0]
     assert "--speculative-config" not in flags(told) or scenario.precision == "int4"
 

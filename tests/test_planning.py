@@ -172,6 +172,20 @@ def test_each_engine_gets_its_own_words():
     assert engine_settings(planned, "ideal") is None
 
 
+def test_a_schedule_is_only_given_where_there_are_ranges_and_it_is_documented():
+    one_range, several = planned_as([8, 64], [3, 3]), planned_as([4, 16, 64], [5, 2, 0])
+    for engine, length in (("vllm", "num_speculative_tokens"), ("tensorrt-llm", "max_draft_len")):
+        assert engine_settings(one_range, engine, method="eagle-3") == {length: 3}
+        scheduled = engine_settings(several, engine, method="eagle-3")
+        assert scheduled[length] == 5
+        assert len(scheduled) == 2
+        # one number: that of the largest batch at which speculation pays
+        assert engine_settings(several, engine, method="n-gram") == {length: 2}
+    for name in ("draft-model", "medusa", "mtp", "suffix"):  # vLLM tested the others
+        assert engine_settings(several, "vllm", method=name) == {"num_speculative_tokens": 2}
+    assert engine_settings(several, "vllm", method="pearl") is None
+
+
 def test_settings_where_nothing_pays():
     never = planned_as([1, 8], [0, 0])
     assert [engine_settings(never, name) for name in ENGINES_WITH_SETTINGS] == [{}, {}, {}]

@@ -14,6 +14,7 @@ from specsim.catalog import published
 from specsim.cli import main
 from specsim.evidence import validation
 from specsim.evidence.validation.cases import DYNAMIC_SD, Case, passes
+from specsim.evidence.validation.fitting import FITTED, fitted_on
 from specsim.evidence.validation.reports import report
 from specsim.evidence.validation.scores import left_out, scored, step_s
 from specsim.evidence.validation.speculative import PublishedResult, results, rounded_from
@@ -164,6 +165,12 @@ def test_leaving_out_does_not_start_from_the_shipped_numbers():
     absurd["gpt-fast"]["layer_overhead_s"] = {"default": 1.0, "hopper": 1e-9}
     cases = [case for case in CASES if case.engine == "gpt-fast"]
     assert_allclose(left_out(cases, "chip", absurd), left_out(cases, "chip", ENGINES), rtol=1e-12)
+
+
+@pytest.mark.parametrize("engine", FITTED)
+def test_the_catalog_says_what_an_engine_was_fitted_on(engine):
+    told = {key: list(value) for key, value in ENGINES[engine]["fitted_on"].items()}
+    assert told == fitted_on(CASES, engine)
 
 
 def test_an_engine_that_is_not_fitted_keeps_its_borrowed_constants():

@@ -2,25 +2,29 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from specsim import __version__
+from specsim import __version__, catalog
 from specsim.checks import SpecsimError, whole_numbers
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.cli.sentences import assumptions
+from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
+    Deployment,
+    captured_tokens,
     crossover,
     engine_settings,
+    launch,
     plan,
     sensitivity,
 )
 from specsim.planning.memory import largest_batch
-from specsim.scenario import resolve
+from specsim.scenario import Scenario, resolve
 
 
 def add(commands: Commands) -> None:
@@ -61,29 +65,64 @@ def run(options: argparse.Namespace) -> int:
         place: dict[str, Any] = {"gamma": int(planned.gamma[at]), "batch": batches[at]}
         missing = found.shortage(found.footprint(**place), **place)
         said.append(f"A batch of {batches[at]} does not fit: {missing}.")
+    captured = captured_tokens(found.system)
+    widths = planned.batch * (planned.gamma + 1)
+    recorded = np.full(len(widths), True) if captured is None else widths <= captured
+    doubts = found.cautions(gamma=planned.gamma, batch=planned.batch)
+    guesses, rest = guesses_first(assumptions(found, "Sequences of", doubts))
+    commands = {
+        name: launch(name, deployment(scenario), planned, target=found.target, drafter=drafter)
+        for name in ENGINES_WITH_SETTINGS
+    }
     document = {
-        "batches": [row | {"fits": fit} for row, fit in zip(planned.rows(), fits, strict=True)],
+        "batches": [
+            row | {"fits": fit, "within_recorded_graphs": bool(within)}
+            for row, fit, within in zip(planned.rows(), fits, recorded, strict=True)
+        ],
         "crossover_batch": last.batch,
         "crossover_beyond": last.beyond,
         "largest_batch_in_memory": largest_batch(
             found.target, found.system, drafter=drafter, context=scenario.context, gamma=first
         ),
         "engine_settings": {
-            name: engine_settings(planned, name, drafter) for name in ENGINES_WITH_SETTINGS
+            name: engine_settings(planned, name, drafter, method=method_of(scenario))
+            for name in ENGINES_WITH_SETTINGS
+        },
+        "commands": {
+            name: {"command": each.command, "notes": list(each.notes)}
+            for name, each in commands.items()
         },
         "sensitivity": moves,
-        "assumptions": said + assumptions(found, "Sequences of"),
+        "assumptions": [*guesses, *said, *rest],
         "version": __version__,
     }
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        show(document)
+        mine = scenario.engine in ENGINES_WITH_SETTINGS
+        shown = [scenario.engine] if mine else ENGINES_WITH_SETTINGS
+        show(document, [f"{name}:\n{commands[name].text}" for name in shown])
     return 0
 
 
-def show(document: dict[str, Any]) -> None:
-    """Print the document for a person."""
+def method_of(scenario: Scenario) -> str:
+    """The name of the drafting method, by the catalog's own spelling."""
+    return catalog.resolve("methods", scenario.method or "draft-model")
+
+
+def deployment(scenario: Scenario) -> Deployment:
+    """What a server of the scenario is started with."""
+    return Deployment(
+        target=scenario.target, method=method_of(scenario), draft=scenario.draft,
+        precision=scenario.precision, tensor_parallel=scenario.tensor_parallel,
+    )  # fmt: skip
+
+
+def show(document: dict[str, Any], commands: Sequence[str]) -> None:
+    """Print the document for a person, and the commands that start a server with the plan."""
+    guesses, others = guesses_first(document["assumptions"])
+    for sentence in guesses:
+        print(sentence)
     print("batch   gamma  within 2 %   speedup    tokens/s       plain    ms/token")
     for row in document["batches"]:
         ties = f"{row['least_tied']}…{row['most_tied']}"
@@ -91,22 +130,27 @@ def show(document: dict[str, Any]) -> None:
             f"{row['batch']:5d} {row['gamma']:7d} {ties:>11s} {row['speedup']:8.2f}x "
             f"{row['tokens_per_s']:11.0f} {row['plain_tokens_per_s']:11.0f} "
             f"{row['token_s'] * 1e3:11.3f}{'' if row['fits'] else '   does not fit'}"
+            f"{'' if row['within_recorded_graphs'] else '   beyond the recorded graphs'}"
         )
-    last = document["crossover_batch"]
-    if document["crossover_beyond"]:
-        print(f"still faster at a batch of {last}, the largest looked at (memory not considered)")
-    elif last == 0:
-        print("faster at no batch")
-    else:
-        print(f"{last} is the largest batch at which it is faster (memory not considered)")
-    if document["largest_batch_in_memory"] is not None:
-        print(f"memory holds a batch of {document['largest_batch_in_memory']}")
-    for engine, setting in document["engine_settings"].items():
-        if setting:
-            print(f"{engine:13s} {json.dumps(setting)}")
+    print(pays_until(document))
     if document["sensitivity"]:
         moves = list(document["sensitivity"].items())[:4]
         told = ", ".join(f"{name} {elasticity:+.2f} %" for name, elasticity in moves)
         print(f"1 % more of each of these changes the speedup by: {told}")
-    for sentence in document["assumptions"]:
+    for sentence in others:
         print(f"- {sentence}")
+    for command in commands:
+        print(f"\n{command}")
+
+
+def pays_until(document: dict[str, Any]) -> str:
+    """Up to which batch speculation is faster, among those that memory holds."""
+    last, held = document["crossover_batch"], document["largest_batch_in_memory"]
+    if last == 0:
+        return "faster at no batch"
+    if held is not None and last >= held:
+        return f"faster at every batch that memory holds, up to {held}"
+    until = f"{last} is the largest batch at which it is faster"
+    if document["crossover_beyond"]:
+        until = f"still faster at a batch of {last}, the largest looked at"
+    return f"{until} (memory {'is unknown' if held is None else f'holds {held}'})"

@@ -12,7 +12,7 @@ from specsim import __version__
 from specsim.checks import whole
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.cli.sentences import assumptions
+from specsim.cli.sentences import assumptions, guesses_first
 from specsim.prediction import QUANTITIES, Prediction
 from specsim.scenario import Resolved, resolve
 
@@ -79,6 +79,8 @@ def to_json(
     if over is not None and 0 < gamma == over.gamma.max():
         said.append(f"The best gamma is the largest that was looked at, {gamma}.")
     sequences = f"{found.scenario.batch} sequence(s) with"
+    every = assumptions(found, sequences, found.cautions(gamma=gamma))
+    first, rest = guesses_first(every)
     return {
         "step_s": float(prediction.step_s),
         "tokens_per_s": float(prediction.tokens_per_s),
@@ -105,7 +107,7 @@ def to_json(
         ],
         "memory_bytes": float(held.total_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
-        "assumptions": said + assumptions(found, sequences),
+        "assumptions": [*first, *said, *rest],
         "version": __version__,
     }
 
@@ -130,6 +132,9 @@ def show(document: dict[str, Any]) -> None:
     def ms(name: str) -> str:
         return f"{QUANTITIES[name]:13s} {document[name] * 1e3:8.3f} ms"
 
+    guesses, others = guesses_first(document["assumptions"])
+    for sentence in guesses:
+        print(sentence)
     low, high = document["band"]["step_s"]
     print(
         f"{ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), "
@@ -164,7 +169,7 @@ def show(document: dict[str, Any]) -> None:
             show_latency(document["latency"])
         if not document["lossless"]:
             print("not lossless: the output distribution is not the target's")
-    for sentence in document["assumptions"]:
+    for sentence in others:
         print(f"- {sentence}")
 
 

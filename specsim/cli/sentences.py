@@ -1,15 +1,27 @@
 """What a prediction rests on, in sentences."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from specsim import catalog
 from specsim.drafting import DraftModel
 from specsim.hardware import System
+from specsim.planning import Caution
 from specsim.scenario import Resolved
 
+GUESS = "This is a guess."
 
-def assumptions(found: Resolved, sequences: str) -> list[str]:
-    """What the numbers of a scenario rest on; `sequences` begins the first sentence."""
+
+def assumptions(found: Resolved, sequences: str, doubts: Sequence[Caution] = ()) -> list[str]:
+    """What the numbers of a scenario rest on; `sequences` begins the first sentence. Of `doubts`,
+    the cautions that hold, a guess comes before everything else."""
+    guesses = [f"{GUESS} {doubt.sentence}" for doubt in doubts if doubt.guess]
+    others = [doubt.sentence for doubt in doubts if not doubt.guess]
+    return [*guesses, *others, *_rests_on(found, sequences)]
+
+
+def _rests_on(found: Resolved, sequences: str) -> list[str]:
     scenario, drafter, devices = found.scenario, found.drafter, found.scenario.tensor_parallel
     said = [
         f"{sequences} {scenario.context} tokens of KV cache each; "
@@ -57,6 +69,12 @@ def assumptions(found: Resolved, sequences: str) -> list[str]:
             f"({engine.confidence}), not from a measurement on this machine."
         )
     return said
+
+
+def guesses_first(sentences: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The sentences that call the numbers a guess, to be printed before them, and the others."""
+    guesses = [each for each in sentences if each.startswith(GUESS)]
+    return guesses, [each for each in sentences if each not in guesses]
 
 
 def unknowns(system: System) -> list[str]:

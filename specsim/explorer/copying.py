@@ -1,12 +1,9 @@
-"""A scenario to take along: as Python, as a command, as flags of `vllm serve`, as a link."""
+"""A scenario to take along: as Python, as a command, as an engine's command, as a link."""
 
-import json
-import re
 import shlex
 from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
-from specsim import catalog
 from specsim.checks import SpecsimError
 from specsim.explorer.presets import PRESETS, preset
 from specsim.explorer.scenarios import (
@@ -16,25 +13,10 @@ from specsim.explorer.scenarios import (
     PredictedScenario,
     changed,
 )
-from specsim.planning import engine_settings, plan
+from specsim.planning import ENGINES_WITH_SETTINGS, Deployment, fixed_plan, launch, plan
 from specsim.scenario import Scenario
 
-# vLLM's names of the methods that it has. The heads are checkpoints: the reader has to name one.
-VLLM_METHODS = {
-    "draft-model": "draft_model",
-    "n-gram": "ngram",
-    "suffix": "suffix",
-    "medusa": "medusa",
-    "eagle": "eagle",
-    "eagle-3": "eagle3",
-    "mtp": "mtp",
-    "dflash": "dflash",
-}
-WITH_A_HEAD = ("medusa", "eagle", "eagle-3", "dflash")
-HEAD = "PATH-OF-THE-HEAD"
 OPTIONS = {"draft_tensor_parallel": "--draft-tp"}  # where an option has not the value's own name
-QUANTISED = {"fp8": ("--quantization", "fp8"), "fp16": ("--dtype", "half")}
-AS_LOADED = ("bf16", "fp16", "fp8")  # formats in which vLLM can serve a 16-bit checkpoint
 
 
 def as_code(scenario: Scenario) -> str:
@@ -87,55 +69,28 @@ def as_command(scenario: Scenario) -> str:
     return shlex.join(words)
 
 
-def as_vllm(shown: PredictedScenario) -> str:
-    """`vllm serve` with the speculation that the plan over batches asks for, or a comment that says
-    why there is no such command."""
-    scenario = shown.scenario
-    words = ["vllm", "serve", hub_id(scenario.target)]
-    words += ["--max-model-len", str(scenario.context), "--max-num-seqs", str(scenario.batch)]
-    if scenario.tensor_parallel > 1:
-        words += ["--tensor-parallel-size", str(scenario.tensor_parallel)]
-    words += QUANTISED.get(scenario.precision or "", ())
-    notes = []
-    if scenario.precision not in AS_LOADED:
-        notes.append(f"# {scenario.precision}: serve a checkpoint that is stored so")
-    if scenario.method is not None and scenario.method not in VLLM_METHODS:
-        notes.append(f"# vLLM has no method like {scenario.method}; without it:")
-    elif scenario.method is not None:
-        speculation = speculative_config(shown, scenario.method)
-        if speculation:
-            words += ["--speculative-config", json.dumps(speculation)]
-        else:
-            notes.append("# no speculation: it gains nothing up to this batch")
-    return "\n".join([*notes, shlex.join(words)])
+def engine_to_launch(scenario: Scenario) -> str:
+    """The engine whose command is shown: the scenario's, or vLLM where that starts no server."""
+    return scenario.engine if scenario.engine in ENGINES_WITH_SETTINGS else "vllm"
 
 
-def hub_id(name: str) -> str:
-    """The hub's id of a model whose config is from the hub, else its own name."""
-    row = catalog.load("models").get(name, {})
-    found = re.match(r"([\w.-]+/[\w.-]+) config\.json", row.get("source", ""))
-    return found[1] if found else name
-
-
-def speculative_config(shown: PredictedScenario, method: str) -> dict[str, object]:
-    """The JSON of --speculative-config: the gamma that is set, or the best one for every batch up
-    to the one that is set. Empty where speculation gains nothing."""
+def as_launch(shown: PredictedScenario, engine: str) -> str:
+    """The command that starts `engine` with the gamma that is set, or else with the best one for
+    every batch up to the one that is set; comments say what it needs and what it cannot do."""
     scenario, drafter = shown.scenario, shown.drafter
-    assert drafter is not None
-    config: dict[str, object] = {"method": VLLM_METHODS[method]}
-    if scenario.draft is not None:
-        config["model"] = hub_id(scenario.draft)
-    if method in WITH_A_HEAD:
-        config["model"] = HEAD
-    if scenario.gamma is not None:
-        return config | {"num_speculative_tokens": scenario.gamma} if scenario.gamma else {}
-    batches = [2**power for power in range(10) if 2**power < scenario.batch] + [scenario.batch]
-    planned = plan(
-        shown.target, drafter, shown.system, batches=batches, gammas=shown.few_gammas,
-        context=scenario.context, **scenario.acceptance,
+    deployment = Deployment(
+        target=scenario.target, method=scenario.method, draft=scenario.draft,
+        precision=scenario.precision, tensor_parallel=scenario.tensor_parallel,
     )  # fmt: skip
-    chosen = engine_settings(planned, "vllm", drafter)
-    return config | chosen if chosen else {}
+    if drafter is None or scenario.gamma is not None:
+        planned = fixed_plan(scenario.gamma or 0, scenario.batch)
+    else:
+        batches = [2**power for power in range(10) if 2**power < scenario.batch]
+        planned = plan(
+            shown.target, drafter, shown.system, batches=[*batches, scenario.batch],
+            gammas=shown.few_gammas, context=scenario.context, **scenario.acceptance,
+        )  # fmt: skip
+    return launch(engine, deployment, planned, target=shown.target, drafter=drafter).text
 
 
 def as_query(scenario: ExplorerScenario) -> str:

@@ -16,7 +16,8 @@ A_TIE = 0.02  # a smaller gain or loss is said to be none
 
 
 def describe(shown: PredictedScenario) -> str:
-    """What the scenario is and what limits it, in two to four sentences."""
+    """What the scenario is and what limits it, in two to four sentences, and every caution; one
+    that makes the prediction a guess comes first."""
     scenario = shown.scenario
     accelerator = shown.system.accelerator.name
     devices = "" if scenario.tensor_parallel == 1 else f"{scenario.tensor_parallel} × "
@@ -31,7 +32,10 @@ def describe(shown: PredictedScenario) -> str:
     ]
     if shown.drafter is not None:
         words += [gain(shown), limit(shown)]
-    return " ".join(word for word in [*words, *oddities(shown)] if word)
+    doubts = shown.cautions(gamma=shown.gamma)
+    guesses = [f"This is a guess. {doubt.sentence}" for doubt in doubts if doubt.guess]
+    others = [doubt.sentence for doubt in doubts if not doubt.guess]
+    return " ".join(word for word in [*guesses, *words, *oddities(shown), *others] if word)
 
 
 def waits(shown: PredictedScenario) -> str:

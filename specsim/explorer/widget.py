@@ -100,11 +100,12 @@ class Explorer(LiveView):
 
     def tell_at_rest(self, shown: PredictedScenario) -> None:
         query = html.escape(copying.as_query(self.scenario))
+        engine = copying.engine_to_launch(shown.scenario)
         link = f'<p class="specsim-note">Link: <a href="?{query}">?{query}</a></p>'
         self.copy.value = (
             copiable("Python", copying.as_code(shown.scenario))
             + copiable("command", copying.as_command(shown.scenario))
-            + copiable("vLLM", copying.as_vllm(shown))
+            + copiable(engine, copying.as_launch(shown, engine))
             + (link if self.linked else "")
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from specsim import catalog
-from specsim.checks import Floats, require_positive
+from specsim.checks import Floats, require_positive, require_size
 
 # What links devices where the catalog knows no link, assumed and on the careful side: cards that
 # share a host its PCIe 3.0 x16, both directions together; whole computers (Apple's, phones, boards,
@@ -32,6 +32,7 @@ class Accelerator:
     link_bytes_per_s: float | None = None
     link_latency_s: float = 5e-6  # of an all-reduce of a few bytes
     l2_bytes: float | None = None  # the last cache before the memory
+    link_devices: int | None = None  # that its fast links join; None where nobody said
 
     def __post_init__(self) -> None:
         require_positive(f"{self.name}: bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)
@@ -40,6 +41,8 @@ class Accelerator:
         for name in ("memory_bytes", "link_bytes_per_s", "l2_bytes"):
             if getattr(self, name) is not None:
                 require_positive(f"{self.name}: {name}", getattr(self, name))
+        if self.link_devices is not None:
+            require_size(f"{self.name}: link_devices", self.link_devices)
         require_positive(f"{self.name}: link_latency_s", self.link_latency_s, or_zero=True)
 
     @property
@@ -83,4 +86,5 @@ def accelerator(name: str) -> Accelerator:
         link_bytes_per_s=row.get("link_bytes_per_s"),
         link_latency_s=row.get("link_latency_s", latency_s),
         l2_bytes=row.get("l2_bytes"),
+        link_devices=row.get("link_devices"),
     )

@@ -89,7 +89,7 @@ class Engine:
 
 
 # What a row of engines.toml says about itself, and is no constant of an Engine.
-_ABOUT = ("aliases", "notes", "like", "points", "fit_error")
+_ABOUT = ("aliases", "notes", "like", "points", "fit_error", "fitted_on")
 CEILINGS = {  # bytes per second a kernel never exceeds -> the efficiency that it caps
     "weight_ceiling_bytes_per_s": "weight_efficiency",
     "kv_ceiling_bytes_per_s": "kv_efficiency",

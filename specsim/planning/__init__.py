@@ -3,10 +3,12 @@
 | file | question |
 |---|---|
 | `gammas` | the best gamma three ways, for each batch, and the batch where it stops paying |
-| `settings` | the same as vLLM, SGLang and TensorRT-LLM want it written |
-| `sensitivity` | which input moves the speedup most |
+| `settings` | the same as vLLM, SGLang and TensorRT-LLM want it written, and their commands |
+| `cautions` | why a prediction may be trusted less |
+| `elasticities` | which input moves the speedup most |
 """
 
+from specsim.planning.cautions import Caution, captured_tokens, find_cautions
 from specsim.planning.elasticities import sensitivity
 from specsim.planning.gammas import (
     BATCHES,
@@ -16,22 +18,37 @@ from specsim.planning.gammas import (
     best_gamma,
     closed_form,
     crossover,
+    fixed_plan,
     marginal_rule,
     plan,
 )
-from specsim.planning.settings import ENGINES_WITH_SETTINGS, batch_ranges, engine_settings
+from specsim.planning.settings import (
+    ENGINES_WITH_SETTINGS,
+    Deployment,
+    Launch,
+    batch_ranges,
+    engine_settings,
+    launch,
+)
 
 __all__ = [
     "BATCHES",
     "ENGINES_WITH_SETTINGS",
     "BestGamma",
+    "Caution",
     "Crossover",
+    "Deployment",
+    "Launch",
     "Plan",
     "batch_ranges",
     "best_gamma",
+    "captured_tokens",
     "closed_form",
     "crossover",
     "engine_settings",
+    "find_cautions",
+    "fixed_plan",
+    "launch",
     "marginal_rule",
     "plan",
     "sensitivity",

@@ -104,6 +104,13 @@ class Plan:
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
+def fixed_plan(gamma: int, batch: int) -> Plan:
+    """The plan of one gamma that is given, not chosen, for every batch up to one. What it gains is
+    not known (NaN)."""
+    unknown, gammas = np.full(1, np.nan), np.array([gamma])
+    return Plan(np.array([batch]), gammas, unknown, gammas, gammas, unknown, unknown, unknown)
+
+
 def plan(
     target: Architecture,
     drafter: Drafter,

@@ -13,7 +13,7 @@ The keys of engines.toml name the constants. The search starts from the centres,
 that file do not enter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,3 +228,21 @@ def fitted(cases: Sequence[Case], engines: catalog.Table) -> dict[str, dict[str,
         table = fit.engines_with(fit.search(fit.usable))
         found |= {engine: table[engine] for engine in group}
     return found
+
+
+def fitted_on(cases: Sequence[Case], engine: str) -> dict[str, Any]:
+    """The kinds and families of machine of the rows that an engine was fitted to, and the ranges of
+    their batch, context and parameters (in billions): `fitted_on` in engines.toml."""
+    rows = [case for case in cases if case.engine == engine and case.fitted]
+
+    def span(values: Iterable[float]) -> list[float]:
+        held = list(values)
+        return [float(f"{end:.3g}") for end in (min(held), max(held))]
+
+    return {
+        "kinds": sorted({str(case.accelerator.kind) for case in rows}),
+        "families": sorted({str(case.accelerator.family) for case in rows}),
+        "batch": span(case.batch for case in rows),
+        "context": span(case.context for case in rows),
+        "billions": span(case.architecture.parameters / 1e9 for case in rows),
+    }

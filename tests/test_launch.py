@@ -1,0 +1,157 @@
+"""The command that starts an engine with a plan: whole, with hub ids, and without limits that the
+plan did not set; what it needs is said with its source."""
+
+import json
+import shlex
+import tomllib
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specsim import catalog, method, model
+from specsim.planning import ENGINES_WITH_SETTINGS, Deployment, Plan, fixed_plan, launch
+from specsim.planning.settings import HEAD, hub_id
+
+METHODS = (
+    "draft-model",
+    "n-gram",
+    "suffix",
+    "medusa",
+    "eagle",
+    "eagle-3",
+    "mtp",
+    "dflash",
+    "pearl",
+)
+TARGET, DRAFT = "llama-3.1-8b", "llama-3.2-1b"
+
+
+def planned(batches: list[int], gammas: list[int]) -> Plan:
+    nothing, gamma = np.zeros(len(gammas)), np.array(gammas)
+    return Plan(np.array(batches), gamma, nothing, gamma, gamma, nothing, nothing, nothing)
+
+
+def launched(engine: str, name: str | None, plan: Plan, target: str = TARGET, **changes):
+    draft = changes.pop("draft", DRAFT if name in ("draft-model", "pearl") else None)
+    shape = model(target)
+    drafter = None
+    if name is not None:
+        drafter = method(name, shape, None if draft is None else model(draft))
+    deployment = Deployment(target=target, method=name, draft=draft, **changes)
+    return launch(engine, deployment, plan, target=shape, drafter=drafter)
+
+
+def words_of(command: str) -> list[str]:
+    return shlex.split(command.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("engine", "name"), [*product(ENGINES_WITH_SETTINGS, METHODS)])
+def test_every_command_starts_the_target_by_its_hub_id_and_limits_nothing(engine, name) -> None:
+    found = launched(engine, name, planned([8, 64], [3, 1]), tensor_parallel=2)
+    assert "meta-llama/Llama-3.1-8B" in words_of(found.command)
+    assert TARGET not in found.command
+    assert DRAFT not in found.command
+    for limit in (
+        "max-model-len",
+        "max-num-seqs",
+        "context-length",
+        "max_batch_size",
+        "max-running",
+    ):
+        assert limit not in found.command
+    about = catalog.load("launch")[engine]["methods"].get(name)
+    if about is None:
+        assert any(f"{engine} has no method like {name}" in note for note in found.notes)
+        assert "specul" not in found.command
+        return
+    assert about["name"] in found.command
+    assert (HEAD in found.command) == bool(about.get("head"))
+    sources = (about["source"], catalog.load("launch")[engine].get("schedule_source", "-"))
+    assert any(source in note for note in found.notes for source in sources)
+
+
+def test_vllm_gets_json_that_it_documents() -> None:
+    found = launched("vllm", "draft-model", planned([8, 64], [3, 3]), tensor_parallel=2)
+    assert json.loads(words_of(found.command)[-1]) == {
+        "method": "draft_model",
+        "model": "meta-llama/Llama-3.2-1B",
+        "draft_tensor_parallel_size": 2,
+        "num_speculative_tokens": 3,
+    }
+    assert found.notes[0].startswith("needs vllm 0.15.0 or later")
+    head = launched("vllm", "eagle-3", planned([8, 64], [3, 1]))
+    assert json.loads(words_of(head.command)[-1]) == {
+        "method": "eagle3",
+        "model": HEAD,
+        "num_speculative_tokens": 3,
+        "num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 64, 1]],
+    }
+    assert head.notes[0].startswith("needs vllm 0.24.0 or later")
+    fixed = launched("vllm", "eagle-3", fixed_plan(7, 64))
+    assert json.loads(words_of(fixed.command)[-1])["num_speculative_tokens"] == 7
+    assert fixed.notes[0].startswith("needs vllm 0.10.0 or later")
+
+
+def test_one_number_for_several_ranges_says_what_it_stands_for() -> None:
+    for engine in ("vllm", "sglang"):
+        notes = launched(engine, "draft-model", planned([8, 64, 128], [5, 2, 0])).notes
+        (said,) = [note for note in notes if note.startswith("one length")]
+        assert "the best of 9 to 64 sequences" in said
+        assert "5 at a batch of 1 to 8" in said
+
+
+def test_what_vllm_refuses_of_a_draft_model_is_said() -> None:
+    found = launched("vllm", "draft-model", fixed_plan(3, 1), "qwen2.5-7b", draft="qwen2.5-0.5b")
+    assert any("another size: 151936 and 152064" in note for note in found.notes)
+
+
+def test_tensorrt_llm_gets_a_file_and_sglang_options() -> None:
+    found = launched("tensorrt-llm", "draft-model", planned([8, 64], [3, 1]), tensor_parallel=4)
+    *file, _, serve = found.command.splitlines()
+    assert file[1:] == [
+        "speculative_config:",
+        "  decoding_type: DraftTarget",
+        "  speculative_model: meta-llama/Llama-3.2-1B",
+        "  max_draft_len: 3",
+        "  draft_len_schedule: {8: 3, 64: 1}",
+    ]
+    assert "--tp_size 4" in serve
+    words = words_of(launched("sglang", "eagle-3", fixed_plan(4, 1)).command)
+    assert words[words.index("--speculative-num-draft-tokens") + 1] == "5"
+    assert words[words.index("--speculative-algorithm") + 1] == "EAGLE3"
+
+
+def test_where_speculation_does_not_pay_there_is_none() -> None:
+    for engine in ENGINES_WITH_SETTINGS:
+        found = launched(engine, "draft-model", planned([1, 32], [0, 0]))
+        assert "gains nothing up to a batch of 32" in found.text
+        assert "specul" not in found.command
+        assert launched(engine, None, fixed_plan(0, 1)).notes == ()
+
+
+@pytest.mark.parametrize("precision", ["fp8", "fp16", "int4", "bf16", None])
+def test_a_format_is_an_option_or_said(precision: str | None) -> None:
+    for engine in ENGINES_WITH_SETTINGS:
+        found = launched(engine, None, fixed_plan(0, 1), precision=precision)
+        option = catalog.load("launch")[engine].get("formats", {}).get(precision)
+        assert option is None or option in found.command
+        said = any("serve a checkpoint that is stored so" in note for note in found.notes)
+        assert said == (option is None and precision not in (None, "bf16"))
+
+
+def test_every_release_has_a_source_and_every_method_is_the_catalogs() -> None:
+    text = (Path(catalog.__file__).parent / "launch.toml").read_text(encoding="utf-8")
+    for engine, row in tomllib.loads(text).items():
+        assert engine in catalog.load("engines")
+        assert row["source"]
+        assert ("schedule_source" in row) == any(m.get("schedule") for m in row["methods"].values())
+        for name, about in row["methods"].items():
+            assert name in catalog.load("methods")
+            assert about["source"]
+
+
+def test_hub_ids() -> None:
+    assert hub_id("qwen3-8b") == "Qwen/Qwen3-8B"
+    assert hub_id("./my-model") == "./my-model"
