@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from specsim import catalog
 from specsim.checks import SpecsimError
-from specsim.explorer.scenarios import PLAIN, ExplorerScenario
+from specsim.explorer.scenarios import DEVICES, PLAIN, ExplorerScenario, drafts_of
 from specsim.operators import PRECISIONS
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -17,7 +17,6 @@ CONTEXTS = (
     49152, 65536, 98304, 131072, 196608, 262144,
 )  # fmt: skip
 GAMMAS = ("best", *range(17))
-DEVICES = (1, 2, 4, 8, 16)
 SLIDERS = ("batch", "context", "gamma", "alpha")  # dragged: axes must not move meanwhile
 
 _WIDE = {"description_width": "8.5em"}
@@ -30,6 +29,8 @@ def control(name: str, scenario: ExplorerScenario, engines: Sequence[str] = ()) 
     if name == "gamma":
         value = "best" if value is None else value
     made = _BUILDERS[name](value, engines)
+    if name == "draft":
+        offer(made, drafts_of(scenario.target), value)
     made.layout.width = "100%"
     made.add_class("specsim-control")
     made.add_class(f"specsim-{name.replace('_', '-')}")
@@ -53,10 +54,20 @@ def show(name: str, made: widgets.Widget, scenario: ExplorerScenario) -> None:
         value = "best" if value is None else value
     if name == "survival":
         value = ", ".join(f"{s:g}" for s in value)
+    if name == "draft":
+        offer(made, drafts_of(scenario.target), value)
+        return
     if isinstance(made, widgets.SelectionSlider | widgets.Dropdown):
         values = [option[1] if isinstance(option, tuple) else option for option in made.options]
         if value not in values:
             made.options = _with(list(made.options), value)
+    made.value = value
+
+
+def offer(made: widgets.Widget, choices: Sequence[Any], value: Any) -> None:
+    """Set what a control offers: `choices`, and the value that it has."""
+    options = [(str(choice), choice) for choice in choices]
+    made.options = options if value in choices else _with(options, value)
     made.value = value
 
 

@@ -26,6 +26,7 @@ from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
 from specsim.explorer.scenarios import (
     ExplorerScenario,
     PredictedScenario,
+    fitted,
     predict_scenario,
 )
 from specsim.explorer.sentences import describe
@@ -64,6 +65,7 @@ class LiveView(widgets.VBox):
         self._scenario = scenario
         self._waiting: list[asyncio.TimerHandle] = []
         self._applying = False
+        self._fitted: list[str] = []  # what was set for the reader, in sentences
         engines = calibrations_in(folder)
         self.controls = {name: controls_of.control(name, scenario, engines) for name in controls}
         for name, made in self.controls.items():
@@ -91,13 +93,26 @@ class LiveView(widgets.VBox):
 
     def show(self, scenario: ExplorerScenario) -> None:
         """Set every control, and draw once."""
+        self._fitted = []
+        self._set_controls(scenario)
+        self.redraw(freeze=True)
+
+    def fit(self) -> None:
+        """After a control moved: set those whose values no longer go with it, and say so."""
+        self._fitted = []
+        try:
+            scenario, self._fitted = fitted(self.scenario)
+        except SpecsimError:
+            return  # the drawing says what is wrong
+        self._set_controls(scenario)
+
+    def _set_controls(self, scenario: ExplorerScenario) -> None:
         self._scenario, self._applying = scenario, True
         try:
             for name, made in self.controls.items():
                 controls_of.show(name, made, scenario)
         finally:
             self._applying = False
-        self.redraw(freeze=True)
 
     def redraw(self, freeze: bool = False) -> None:
         """Draw what is set: urgent panels at once, the rest when there is time."""
@@ -119,7 +134,7 @@ class LiveView(widgets.VBox):
         if self.shown is None:
             return
         try:
-            self.say(describe(self.shown))
+            self.say(" ".join([*self._fitted, describe(self.shown)]))
             self.tell(self.shown)
             for panel, canvas in self.other.items():
                 detail(panel, DRAGGING)
@@ -159,6 +174,7 @@ class LiveView(widgets.VBox):
     def _follow(self, name: str) -> Callable[[Any], None]:
         def moved(_: Any) -> None:
             if not self._applying:
+                self.fit()
                 self.redraw(freeze=name not in controls_of.SLIDERS)
 
         return moved

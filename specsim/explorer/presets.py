@@ -59,7 +59,7 @@ PRESETS = (
         "the launch-bound draft",
         changed(
             target="qwen3-8b", draft="qwen3-0.6b", accelerator="h200-sxm", engine="torch-eager",
-            context=1024, alpha=0.7,
+            context=1024, alpha=0.7, gamma=4,
         ),
         "The draft has a fraction of the parameters but most of the layers: each kernel ends "
         "before the next is launched. Change the engine to cuda-graphs.",

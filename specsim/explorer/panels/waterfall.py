@@ -54,12 +54,16 @@ class WaterfallPanel:
         self.moving = (*self.bars.values(), *self.labels.values())
 
     def move(self, shown: PredictedScenario) -> None:
-        for name, (start, end) in waterfall_spans(shown.waterfall()).items():
+        gamma = shown.drafting_gamma
+        spare = f" (γ = {gamma}; none is faster)" if gamma != shown.gamma else ""
+        for name, (start, end) in waterfall_spans(shown.waterfall(gamma)).items():
             low, high = sorted((max(start, LEAST), max(end, LEAST)))
             self.bars[name].set_x(low)
             self.bars[name].set_width(high - low)
             whole = name in ("ideal", "speedup")
             told = f"{end:.2f}×" if whole else f"× {end / start:.2f}"
+            if name == "ideal":
+                told += spare
             self.labels[name].set_text(told)
             self.labels[name].set_x(high * 1.06)
 
