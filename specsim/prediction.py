@@ -13,7 +13,7 @@ import numpy as np
 from specsim.acceptance import Acceptance, per_position
 from specsim.acceptance.requests import RequestLatency, request_latency
 from specsim.architecture import Architecture
-from specsim.checks import Floats, Integers, SpecsimError, Strings
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, Strings
 from specsim.cost import ForwardTime, Ledger, ModelPass
 from specsim.hardware import System
 
@@ -38,7 +38,7 @@ INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best a
 SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """Seconds are for one pass, or one cycle, of the whole batch; all arrays broadcast together.
 
@@ -72,6 +72,18 @@ class Prediction:
     extra_devices: int = 0
     lossless: bool = True
     acceptance: Acceptance | None = None
+
+    def __repr__(self) -> str:
+        """One line, however many scenarios it holds."""
+        told = {
+            "gamma": _ends(self.gamma), "batch": _ends(self.batch), "context": _ends(self.context),
+            "step_ms": _ends(self.step_s * 1e3), "speedup": _ends(self.speedup),
+        }  # fmt: skip
+        values = ", ".join(f"{name} {ends}" for name, ends in told.items())
+        return (
+            f"Prediction({self.target.name} on {self.system.accelerator.name} under "
+            f"{self.system.engine.name}: {values}, shape {np.shape(self.speedup)})"
+        )
 
     @property
     def step(self) -> ForwardTime:
@@ -206,3 +218,12 @@ def limit_sentence(factors: Mapping[str, float]) -> str:
     """What keeps a speedup from its ideal gamma + 1, as a sentence."""
     name = limiting_factor(factors)
     return f"What limits it most is {name}: {LIMITS[name]}."
+
+
+def _ends(values: ArrayLike) -> str:
+    """The smallest and the largest of some numbers, or the one that all are."""
+    numbers = np.ravel(np.asarray(values, float))
+    if not numbers.size:
+        return "none"
+    low, high = numbers.min(), numbers.max()
+    return f"{low:.4g}" if low == high else f"{low:.4g} … {high:.4g}"

@@ -1,5 +1,6 @@
 """Predicted speedups: closed forms where costs are simple, limits, bits at gamma = 0, bounds."""
 
+import inspect
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -519,3 +520,20 @@ def test_a_request_needs_one_scenario_and_more_than_a_mean():
         predict(EIGHT, DRAFT, h100(), gamma=[1, 2], alpha=0.5).request()
     with pytest.raises(SpecsimError, match="more_tokens must be a whole number >= 1, got 0"):
         predict(EIGHT, None, h100()).request(0)
+
+
+# ------------------------------------------------------------------------------- shown in a cell
+
+
+def test_a_prediction_is_shown_in_one_line():
+    one = predict(EIGHT, DRAFT, h100(), gamma=4, alpha=0.8)
+    many = predict(
+        EIGHT, DRAFT, h100(), gamma=range(9), alpha=0.8, batch=np.arange(1, 101)[:, None]
+    )
+    none = predict(EIGHT, DRAFT, h100(), gamma=np.zeros(0, int), alpha=0.8)
+    for each in (one, many, none):
+        assert len(repr(each)) < 250
+        assert "\n" not in repr(each)
+    assert f"speedup {float(one.speedup):.4g}" in repr(one)
+    assert "gamma 0 … 8, batch 1 … 100" in repr(many)
+    assert len(str(inspect.signature(predict))) < 600
