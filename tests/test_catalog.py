@@ -160,7 +160,7 @@ KINDS = {
 }  # fmt: skip
 COLUMNS = {
     "name", "family", "kind", "memory_bytes", "bandwidth_bytes_per_s", "l2_bytes",
-    "link_bytes_per_s", "link_latency_s", "tdp_w",
+    "link_bytes_per_s", "link_latency_s", "link_devices", "tdp_w",
     "source", "confidence", "datasheet", "aliases", "notes",
     "flops_per_s",
 }  # fmt: skip
