@@ -235,14 +235,12 @@ if here.torch:
         for seed in seeds
     }
     every = [*itertools.chain(*cycles.values())]
-    overlaps = np.array(
-        [float(torch.minimum(c.target_probs[0], c.draft_probs[0]).sum()) for c in every]
-    )
+    overlaps = [float(torch.minimum(c.target_probs[0], c.draft_probs[0]).sum()) for c in every]
     counted = np.array([cycle.accepted >= 1 for cycle in every])
     spread = counted.std() / len(counted) ** 0.5
     course.say(f"""
 {len(every)} cycles of {len(seeds)} seeds: the mean overlap at the first draft is
-**{overlaps.mean():.3f}**; the share of first drafts accepted is **{counted.mean():.3f}** ±
+**{np.mean(overlaps):.3f}**; the share of first drafts accepted is **{counted.mean():.3f}** ±
 {spread:.3f}.
 
 **Accepted drafts give min(p, q), and residual draws give the rest of p. With the right rule, a bad
