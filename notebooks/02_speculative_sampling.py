@@ -240,8 +240,7 @@ if here.torch:
     spread = counted.std() / len(counted) ** 0.5
     course.say(f"""
 {len(every)} cycles of {len(seeds)} seeds: the mean overlap at the first draft is
-**{np.mean(overlaps):.3f}**; the share of first drafts accepted is **{counted.mean():.3f}** ±
-{spread:.3f}.
+**{np.mean(overlaps):.3f}**, the accepted share **{counted.mean():.3f}** ± {spread:.3f}.
 
 **Accepted drafts give min(p, q), and residual draws give the rest of p. With the right rule, a bad
 draft makes decoding slow but never wrong.**
