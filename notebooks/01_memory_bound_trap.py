@@ -40,11 +40,11 @@ course.say(here.sentence)
 # single vector: it reads each weight from memory and uses it for one multiply-add. `specsim` counts
 # this work from the model's configuration, operator by operator.
 #
-# *Before you run the cell:* a model has seventy billion weights, in two-byte numbers. How many
+# *Before you run the cell:* a model has eight billion weights, in two-byte numbers. How many
 # gigabytes does it read for one token? Which takes longer, the bytes or the arithmetic?
 
 # %%
-target = specsim.model("llama-3-70b")
+target = specsim.model("llama-3.1-8b")
 h100 = specsim.system("h100-sxm", engine="ideal", precision="bf16")
 one = forward_work(target, Workload(batch=1, rows=1, context=2048), h100.precision)
 
@@ -102,7 +102,6 @@ course.say(head + "\n".join(rows))
 # keeps the drafts before the first rejection. Notebook 2 explains how.)
 
 # %%
-small = specsim.model("llama-3.1-8b")
 graphs = specsim.system("h200-sxm", engine="cuda-graphs")
 passes = {
     "one token": ("plain", {"rows": 1}),
@@ -111,7 +110,7 @@ passes = {
     "prompt of 2048": ("compute", {"rows": 2048}),
 }
 points = [
-    figures.operating_point(label, concept, step_time(small, graphs, Workload(**width)))
+    figures.operating_point(label, concept, step_time(target, graphs, Workload(**width)))
     for label, (concept, width) in passes.items()
 ]
 figure, axes = figures.subplots(height=3.8)
@@ -119,10 +118,10 @@ figures.roofline(axes, graphs, points)
 figure
 
 # %%
-plain, verify = (step_time(small, graphs, Workload(rows=rows)).total_s for rows in (1, 8))
+plain, verify = (step_time(target, graphs, Workload(rows=rows)).total_s for rows in (1, 8))
 course.say(f"""
 On the slope the time of a pass is the time to read its bytes, so more rows are nearly free:
-{small.name} verifies 7 drafts in {1e3 * verify:.2f} ms, {verify / plain:.2f} times the
+{target.name} verifies 7 drafts in {1e3 * verify:.2f} ms, {verify / plain:.2f} times the
 {1e3 * plain:.2f} ms of a step with one row. (This prediction takes the larger of the two times,
 which is slightly optimistic. Measurements follow.)
 """)
@@ -260,9 +259,9 @@ h100_sxm = base.accelerator
 rates = {name: 2 * rate for name, rate in h100_sxm.flops_per_s.items()}
 doubled = replace(h100_sxm, flops_per_s=rates)
 draft = specsim.DraftModel(specsim.model("llama-3.2-1b"))
-plain_s = float(step_time(small, base).total_s)
-spec = specsim.predict(small, draft, base, gamma=range(9), alpha=0.8)
-batched = specsim.predict(small, None, base, batch=8)
+plain_s = float(step_time(target, base).total_s)
+spec = specsim.predict(target, draft, base, gamma=range(9), alpha=0.8)
+batched = specsim.predict(target, None, base, batch=8)
 systems = {
     "twice the FLOP/s": replace(base, accelerator=doubled),
     "H200: more bandwidth": specsim.system("h200-sxm"),
@@ -270,7 +269,7 @@ systems = {
     "a second H100 (TP 2)": specsim.system("h100-sxm", tensor_parallel=2),
     "int4 weights": specsim.system("h100-sxm", precision="int4"),
 }
-gained = {name: [plain_s / float(step_time(small, s).total_s)] * 2 for name, s in systems.items()}
+gained = {name: [plain_s / float(step_time(target, s).total_s)] * 2 for name, s in systems.items()}
 one_of_8, all_8 = (float(batched.tokens_per_s / n * plain_s) for n in (8, 1))
 gained["batch of 8"] = [one_of_8, all_8]
 gained["speculation, α = 0.8"] = [float(spec.speedup.max())] * 2
@@ -278,7 +277,7 @@ gained["speculation, α = 0.8"] = [float(spec.speedup.max())] * 2
 # %%
 figure, axes = figures.subplots(height=5.2)
 kinds = {"one stream": "speedup", "all streams": "tokens"}
-figures.gains(axes, gained, kinds, title=f"{small.name} on an H100")
+figures.gains(axes, gained, kinds, title=f"{target.name} on an H100")
 figure
 
 # %% [markdown]
@@ -311,8 +310,8 @@ bytes per token, or reads them faster.**
 
 # %%
 gamma = int(spec.gamma[spec.best()])
-cycle = specsim.predict(small, draft, base, gamma=gamma, alpha=0.8)
-alone = specsim.predict(small, None, base)
+cycle = specsim.predict(target, draft, base, gamma=gamma, alpha=0.8)
+alone = specsim.predict(target, None, base)
 before, after = economics.token_cost(alone), economics.token_cost(cycle)
 tau = float(cycle.tokens_per_cycle)
 course.say(f"""

@@ -126,14 +126,14 @@ kinds = {
     "draft keeps a window of 512": specsim.DraftModel(draft, window=512),
     "draft keeps everything": drafter,
 }
-long = {"gamma": 4, "alpha": 0.8, "batch": 32, "context": contexts}
+long = {"gamma": 4, "alpha": 0.8, "batch": 4, "context": contexts}
 lines = [
     figures.Curve(label, contexts, specsim.predict(target, kind, system, **long).speedup)
     for label, kind in kinds.items()
 ]
 figure, axes = figures.subplots()
 x = "context (tokens per sequence)"
-figures.curves(axes, lines, x, SPEEDUP, unit_line=True, title="batch 32, γ = 4, α = 0.8")
+figures.curves(axes, lines, x, SPEEDUP, unit_line=True, title="batch 4, γ = 4, α = 0.8")
 figure
 
 # %%

@@ -32,7 +32,7 @@ from specsim import course, figures
 from specsim.acceptance import IID, overlap, residual
 from specsim.cost import step_time
 from specsim.course import quiz
-from specsim.operators import Workload
+from specsim.operators import Workload, forward_work
 
 llama_70b, llama_8b = specsim.model("llama-3-70b"), specsim.model("llama-3-8b")
 llama_1b = specsim.model("llama-3.2-1b")
@@ -40,7 +40,7 @@ h100 = specsim.system("h100-sxm", engine="ideal")  # the roofline: datasheet val
 h200 = specsim.system("h200-sxm", engine="ideal")
 GB, ms = 1e9, 1e3
 
-quiz.check("bytes-per-token", 2 * llama_70b.parameters / GB)
+quiz.check("bytes-per-token", 2 * llama_8b.parameters / GB)
 
 # %% [markdown]
 # ## Bytes, not FLOPs
@@ -59,7 +59,7 @@ quiz.check("bytes-per-token", 2 * llama_70b.parameters / GB)
 quiz.ask("why-memory-bound")
 
 # %%
-step = specsim.predict(llama_70b, None, h100, context=1).step
+step = specsim.predict(llama_8b, None, h100, context=1).step
 linear = [term.operator for term in step.terms if term.operator and term.operator.weight_bytes > 0]
 intensity = sum(o.flops for o in linear) / sum(o.weight_bytes for o in linear)
 device = h100.accelerator
@@ -86,7 +86,7 @@ passes = {
 }
 points = [
     figures.operating_point(
-        label, concept, step_time(llama_70b, h100, Workload(rows=rows, context=1))
+        label, concept, step_time(llama_8b, h100, Workload(rows=rows, context=1))
     )
     for label, (concept, rows) in passes.items()
 ]
@@ -95,7 +95,7 @@ axes.legend(loc="upper left", frameon=False, fontsize=9)
 figure
 
 # %% [markdown]
-# ### 2. How many bytes does one token of a 70B model read?
+# ### 2. How many bytes does one token of an 8B model read?
 #
 # **The trap.** Parameters times two.
 #
@@ -107,18 +107,18 @@ figure
 quiz.ask("bytes-per-token")
 
 # %%
-streamed = 2 * (llama_70b.parameters - llama_70b.embedding_parameters)
-kv_per_token = 2 * llama_70b.kv_elements_per_token
-step_s = float(specsim.predict(llama_70b, None, h100, context=1).step_s)
-compute_s = streamed / device.rate("bf16")  # two FLOPs for two bytes
+streamed_8b = 2 * (llama_8b.parameters - llama_8b.embedding_parameters)
+kv_8b = 2 * llama_8b.kv_elements_per_token
+step_s = float(specsim.predict(llama_8b, None, h100, context=1).step_s)
+compute_s = streamed_8b / device.rate("bf16")  # two FLOPs for two bytes
 course.say(
-    f"**Napkin.** {llama_70b.parameters / 1e9:.2f} billion parameters minus "
-    f"{llama_70b.embedding_parameters / 1e9:.2f} billion of the embedding, times two bytes: "
-    f"{streamed / GB:.1f} GB, plus {kv_per_token / 1e6:.3f} MB for each token of context. An H100 "
-    f"needs {ms * step_s:.1f} ms to read that and {ms * compute_s:.3f} ms for the arithmetic, "
+    f"**Napkin.** {llama_8b.parameters / 1e9:.2f} billion parameters minus "
+    f"{llama_8b.embedding_parameters / 1e9:.2f} billion of the embedding, times two bytes: "
+    f"{streamed_8b / GB:.1f} GB, plus {kv_8b / 1e6:.3f} MB for each token of context. An H100 "
+    f"needs {ms * step_s:.2f} ms to read that and {ms * compute_s:.3f} ms for the arithmetic, "
     f"which is {step_s / compute_s:.0f} times less: the ridge again."
 )
-quiz.check("bytes-per-token", streamed / GB)
+quiz.check("bytes-per-token", streamed_8b / GB)
 
 # %% [markdown]
 # ### 3. What does a GPU with twice the FLOP/s gain?
@@ -134,18 +134,17 @@ quiz.ask("twice-the-flops")
 # %%
 rates = {name: 2 * rate for name, rate in device.flops_per_s.items()}
 doubled = replace(h100, accelerator=replace(device, flops_per_s=rates))
-faster = step_s / float(specsim.predict(llama_70b, None, doubled, context=1).step_s)
+faster = step_s / float(specsim.predict(llama_8b, None, doubled, context=1).step_s)
 ceilings = {
     name: float(
-        specsim.predict(llama_70b, None, specsim.system(name, "ideal"), context=1).tokens_per_s
+        specsim.predict(llama_8b, None, specsim.system(name, "ideal"), context=1).tokens_per_s
     )
     for name in ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200")
 }
-listed = ", ".join(f"{name.split('-')[0].upper()} {rate:.1f}" for name, rate in ceilings.items())
+listed = ", ".join(f"{name.split('-')[0].upper()} {rate:.0f}" for name, rate in ceilings.items())
 course.say(
     f"**Napkin.** Twice the FLOP/s gives {faster:.2f}×. The limit is bandwidth divided by bytes. "
-    f"In tokens/s for the 70B with the bandwidth of one device: {listed} (its weights need two or "
-    "more of the smaller devices). So an H200 gains at most "
+    f"In tokens/s for the 8B on one device: {listed}. So an H200 gains at most "
     f"{ceilings['h200-sxm'] / ceilings['h100-sxm']:.2f}×, a B200 "
     f"{ceilings['b200'] / ceilings['h100-sxm']:.2f}×."
 )
@@ -166,13 +165,13 @@ quiz.ask("second-gpu")
 
 # %%
 linked = replace(h100, accelerator=replace(device, link_latency_s=6e-6))
-pair = specsim.predict(llama_70b, None, replace(linked, tensor_parallel=2), context=1)
+pair = specsim.predict(llama_8b, None, replace(linked, tensor_parallel=2), context=1)
 reduces = next(term for term in pair.step.terms if term.name == "all-reduce")
 course.say(
     f"**Napkin.** Half the bytes take {ms * step_s / 2:.2f} ms. Two all-reduces in each of "
-    f"{llama_70b.num_layers} layers are {reduces.operator.kernels}; at about "
+    f"{llama_8b.num_layers} layers are {reduces.operator.kernels}; at about "
     f"{1e6 * linked.accelerator.link_latency_s:.0f} µs each they take "
-    f"{ms * float(reduces.seconds):.2f} ms. The sum is {ms * float(pair.step_s):.1f} ms, "
+    f"{ms * float(reduces.seconds):.2f} ms. The sum is {ms * float(pair.step_s):.2f} ms, "
     f"{step_s / float(pair.step_s):.2f}×. The latency is per pass; speculation makes fewer passes, "
     f"so it saves some of this too."
 )
@@ -193,7 +192,7 @@ quiz.ask("flop-utilisation")
 utilisation = compute_s / step_s
 course.say(
     f"**Napkin.** The time for the FLOPs of a step, divided by the time of the step: "
-    f"{ms * compute_s:.3f} / {ms * step_s:.1f} ms = {100 * utilisation:.2f} %. Ask instead what "
+    f"{ms * compute_s:.4f} / {ms * step_s:.2f} ms = {100 * utilisation:.2f} %. Ask instead what "
     f"share of the bandwidth it uses: here all of it, by assumption."
 )
 quiz.check("flop-utilisation", 100 * utilisation)
@@ -247,8 +246,10 @@ course.say(
 quiz.ask("attention-intensity")
 
 # %%
-attention = step_time(llama_70b, h100, Workload(batch=64, context=8192)).terms
-attention = next(term.operator for term in attention if term.name == "attention")
+streamed = 2 * (llama_70b.parameters - llama_70b.embedding_parameters)
+kv_per_token = 2 * llama_70b.kv_elements_per_token
+users = Workload(batch=64, context=8192)
+attention = forward_work(llama_70b, users, h100.precision)["attention"]
 per_byte = float(attention.flops / attention.kv_bytes)
 course.say(
     "**Napkin.** A key or value element has two bytes. It is read once and used by "
@@ -267,6 +268,8 @@ lines += [
     figures.Curve(f"cache, {context} tokens each", batch, batch * context * kv_per_token / GB, "kv")
     for context in (32768, 8192, 2048)
 ]
+node = 8 * device.memory_bytes / GB
+lines += [figures.Curve("memory of eight H100s", batch, np.full(len(batch), node), "plain")]
 figures.curves(axes, lines, "batch (sequences)", "bytes read per step (GB)", log_y=True)
 figure
 
@@ -307,15 +310,15 @@ quiz.ask("prefill")
 prompt = 4096
 wide = [
     t.operator
-    for t in step_time(llama_70b, h100, Workload(rows=prompt, context=1)).terms
+    for t in step_time(llama_8b, h100, Workload(rows=prompt, context=1)).terms
     if t.operator
 ]
 flops = sum(float(o.flops) for o in wide if o.kind == "linear")
 prefill_s = flops / device.rate("bf16")
 course.say(
-    f"**Napkin.** 2 × {streamed / 2 / 1e9:.1f}e9 × {prompt} = {flops / 1e15:.3f} PFLOP (attention "
-    f"adds a few per cent): {prefill_s:.3f} s at the full dense rate, about "
-    f"{prefill_s / 0.6:.2f} s at 60 % of it. Reading the weights would take only {step_s:.3f} s. "
+    f"**Napkin.** 2 × {streamed_8b / 2 / 1e9:.1f}e9 × {prompt} = {flops / 1e15:.4f} PFLOP "
+    f"(attention adds a few per cent): {prefill_s:.3f} s at the full dense rate, about "
+    f"{prefill_s / 0.6:.3f} s at 60 % of it. Reading the weights would take only {step_s:.4f} s. "
     f"{prompt} decode steps would take {prompt * step_s:.0f} s."
 )
 quiz.check("prefill", prefill_s)
@@ -503,12 +506,15 @@ course.say(
 quiz.ask("when-it-hurts")
 
 # %%
+from specsim.planning.memory import footprint, largest_batch
+
 toy = quiz.question("when-it-hurts").worked()
 served = specsim.system("h100-sxm", engine="cuda-graphs", tensor_parallel=4)
 draft = specsim.DraftModel(llama_1b, tensor_parallel=1)
-batch = 2 ** np.arange(10)
-lines = []
+lines, most = [], {}
 for context in (1024, 8192):
+    most[context] = largest_batch(llama_70b, served, context=context, gamma=12, drafter=draft)
+    batch = np.unique(np.geomspace(1, most[context], 16).round())  # up to where the memory is full
     place = {"alpha": 0.75, "batch": batch, "context": context}
     fixed = specsim.predict(llama_70b, draft, served, gamma=4, **place).speedup
     every = specsim.predict(
@@ -529,7 +535,9 @@ course.say(
     f"ridge of {toy['ridge_rows']:.0f}. At batch 1, 32, 64, 128 and 256 the best γ is "
     f"{toy['gamma_1']:.0f}, {toy['gamma_32']:.0f}, {toy['gamma_64']:.0f}, {toy['gamma_128']:.0f} "
     f"and {toy['gamma_256']:.0f}. It gains {toy['best_1']:.2f}, {toy['best_32']:.2f}, "
-    f"{toy['best_64']:.2f}, {toy['best_128']:.2f} and {toy['best_256']:.2f}×."
+    f"{toy['best_64']:.2f}, {toy['best_128']:.2f} and {toy['best_256']:.2f}×. (In the figure each "
+    f"line ends where the memory of the four devices is full: at batch {most[1024]} with 1024 "
+    f"tokens of context, at batch {most[8192]} with 8192.)"
 )
 quiz.check("when-it-hurts", toy["fixed_256"])
 
@@ -585,7 +593,7 @@ course.say(
     f"FLOPs, and verifies γ + 1: (4 × {ratio:.3f} + 5) / {tokens:.4f} = "
     f"{(4 * ratio + 5) / tokens:.2f}× the FLOPs of plain decoding. Bytes: ({plain_gb:.1f} + 4 × "
     f"{draft_gb:.2f}) / {tokens:.4f} = {saved['gb_per_token']:.1f} GB per token, against "
-    f"{plain_gb:.1f}. Energy on an ideal H200 with assumed constants "
+    f"{plain_gb:.1f}. Energy on an ideal B200 with assumed constants "
     f"({1e12 * economics.JOULES_PER_BYTE:.0f} pJ/byte, {1e12 * economics.JOULES_PER_FLOP:.1f} "
     f"pJ/FLOP, {economics.IDLE_POWER_W:.0f} W idle): {saved['plain_j']:.1f} → "
     f"{saved['speculative_j']:.1f} J per token."
@@ -664,13 +672,13 @@ quiz.check("experts", independent)
 quiz.ask("long-context")
 
 # %%
-place = {"gamma": 4, "alpha": 0.8, "batch": 32, "context": 32768}
+place = {"gamma": 4, "alpha": 0.8, "batch": 16, "context": 32768}
 full_draft = specsim.DraftModel(llama_1b, catch_up="none")
 windowed = replace(full_draft, window=512)
 full, short = (specsim.predict(llama_8b, d, h200, **place) for d in (full_draft, windowed))
 course.say(
     f"**Napkin.** The cache of 128k tokens of the 70B has {kv_per_token * 2**17 / GB:.2f} GB, so "
-    "four such sequences have more than the weights. The 8B at batch 32 and 32k tokens: a step "
+    "four such sequences have more than the weights. The 8B at batch 16 and 32k tokens: a step "
     f"takes {ms * float(full.step_s):.1f} ms, a verification {ms * float(full.verify_step_s):.1f} "
     f"ms, a draft step {ms * float(full.draft_step_s):.2f} ms with its full cache and "
     f"{ms * float(short.draft_step_s):.2f} ms with 512 tokens of it. The speedups are "
@@ -916,7 +924,6 @@ quiz.ask("dollars")
 
 # %%
 from specsim.planning.economics import dollars_per_million_tokens
-from specsim.planning.memory import footprint
 
 unlinked = replace(device, link_latency_s=0.0, link_bytes_per_s=np.inf)  # without all-reduces
 engine = replace(h100.engine, weight_efficiency=0.75, kv_efficiency=0.75)

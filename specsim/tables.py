@@ -9,6 +9,7 @@ from specsim.evidence.calibration import Calibration
 from specsim.evidence.comparison import (
     Comparison,
     Summary,
+    best_measured,
     median_errors,
     misses,
     regrets,
@@ -127,8 +128,8 @@ def cell(comparison: Comparison, name: str) -> str:
 
 def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -> list[str]:
     """What reduces the ideal gamma + 1 at the best measured gamma, and what limits the speedup."""
-    drafting = [comparison for comparison in comparisons if comparison.gamma]
-    best = max(drafting, key=lambda comparison: comparison.parts["speedup"].measured)
+    found = best_measured(comparisons)
+    best = found.point
     at = int(np.flatnonzero(prediction.gamma == best.gamma)[0])
     shape = prediction.speedup.shape
     falls = {
@@ -141,10 +142,15 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
         lines.append(f"  {name:20s} x {factor:4.2f}  ->  {spans[name][1]:4.2f}x")
     speedup = best.parts["speedup"]
     parts = " x ".join(f"{factor:.3f} ({name})" for name, factor in best.factors.items())
+    error = "" if found.error is None else f" ± {found.error:.2f}"
+    tied = ""
+    if found.tied_gammas:
+        others = ", ".join(str(gamma) for gamma in found.tied_gammas)
+        tied = f" (γ = {others}: no difference beyond the noise of the counted tokens)"
     lines += [
         f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
-        f"Best measured: {speedup.measured:.2f}x at γ = {best.gamma}; predicted there: "
-        f"{speedup.predicted:.2f}x. {limit_sentence(falls)}",
+        f"Best measured: {speedup.measured:.2f}x{error} at γ = {best.gamma}{tied}; predicted "
+        f"there: {speedup.predicted:.2f}x. {limit_sentence(falls)}",
     ]
     return lines
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specsim import DraftModel, predict, tables
 from specsim.checks import SpecsimError
 from specsim.checks.files import write_json
 from specsim.cli import main
 from specsim.evidence.calibration import Calibration, to_json
 from specsim.evidence.comparison import (
+    best_measured,
     compare,
     factors,
     find_suspects,
@@ -243,6 +245,41 @@ def test_tokens_are_judged_by_their_standard_errors(point):
     ]
     summary = summarise(known)
     assert (summary.right_tokens, summary.tokens) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "tied", "said"),
+    [
+        (0.02, (), "± 0.01 at γ = 3; predicted"),
+        (0.1, (2,), "± 0.05 at γ = 3 (γ = 2: no difference beyond the noise"),
+        (None, (), "x at γ = 3; predicted"),
+    ],
+)
+def test_the_best_measured_gamma_is_as_sure_as_its_tokens(point, noise, tied, said):
+    """Speedups 0.96, 1.2 and 1.31: two joint standard errors are 0.03, 0.15 or unknown."""
+    tokens = {1: 1.56, 2: 2.2, 3: 2.67}
+    comparisons = [
+        compare(
+            point(
+                gamma,
+                survival=[0.7, 0.5, 0.3][:gamma],
+                calibration_survival=[0.7, 0.5, 0.3][:gamma],
+                accepted_histogram=[10] * (gamma + 1),
+                tokens_per_cycle=tokens[gamma],
+                tokens_per_cycle_error=noise,
+            ),
+            SYSTEM,
+        )
+        for gamma in (1, 2, 3)
+    ]
+    found = best_measured(comparisons)
+    assert found.point.gamma == 3
+    assert found.tied_gammas == tied
+    drafted = comparisons[0].point.scenario
+    over = predict(
+        drafted.target, DraftModel(drafted.draft), SYSTEM, gamma=[1, 2, 3], alpha=0.7, context=128
+    )
+    assert said in tables.waterfall_table(over, comparisons)[-1]
 
 
 def test_the_error_of_a_plain_step_is_named_baseline(point):

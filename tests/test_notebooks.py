@@ -45,6 +45,27 @@ for own in [value for value in list(globals().values()) if isinstance(value, qui
 """
 
 
+# Run before and after each notebook: what it prices fits into memory, or the cell says where memory
+# ends (see `what_fits.py`).
+RECORD = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import what_fits
+watching = what_fits.Recorder()
+watching.start()
+"""
+FITS = """
+assert watching.misfits() == [], watching.misfits()
+"""
+
+
+def watched(notebook):
+    """The notebook between two cells that record what it prices and check that it fits."""
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(RECORD, id="record"))
+    notebook.cells.append(nbformat.v4.new_code_cell(FITS, id="fits"))
+    return notebook
+
+
 # --- running them ------------------------------------------------------------------------------
 
 
@@ -53,7 +74,7 @@ def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, monkeypatch)
     monkeypatch.setenv("SPECSIM_FAST", "1")
     notebook = execute.read(source)
     notebook.cells.append(nbformat.v4.new_code_cell(EXERCISES, id="exercises"))
-    assert execute.complaints(execute.run(notebook)) == []
+    assert execute.complaints(execute.run(watched(notebook))) == []
 
 
 @pytest.mark.slow
@@ -79,6 +100,14 @@ def test_a_warning_is_a_complaint() -> None:
     notebook = execute.run(notebook_of("import warnings; warnings.warn('deprecated thing')"))
     (sentence,) = execute.complaints(notebook)
     assert "deprecated thing" in sentence
+
+
+def test_a_scenario_that_does_not_fit_stops_the_run() -> None:
+    source = "import specsim\nfound = specsim.predict(specsim.model('llama-3-70b'), None, {})"
+    fits = source.format("specsim.system('h100-sxm', tensor_parallel=2)")
+    execute.run(watched(notebook_of(fits)))
+    with pytest.raises(execute.CellExecutionError, match="141 GB of 80 on each device"):
+        execute.run(watched(notebook_of(source.format("specsim.system('h100-sxm')"))))
 
 
 def test_a_failing_cell_stops_the_run() -> None:

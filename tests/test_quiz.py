@@ -23,32 +23,28 @@ from specsim.course import quiz
 WORKED = {
     "why-memory-bound": {"intensity": "1", "ridge": "295"},
     "bytes-per-token": {
-        "weight_gb": "139.01",
-        "stored_gb": "141.1",
-        "kv_mb_per_token": ".328",
-        "step_ms": "41.49",  # noted as 41.50: 139.01 was divided, which is rounded itself
-        "compute_ms": ".1406",
+        "weight_gb": "15.01",  # 2 x (8.0303 - 0.5253)
+        "stored_gb": "16.06",
+        "kv_mb_per_token": ".131",  # 2 x 32 layers x 8 heads x 128 x 2 bytes
+        "step_ms": "4.480",  # 15.010 GB / 3.35 TB/s
+        "compute_ms": ".01518",  # 15.010e9 / 989e12
         "slack": "295",
     },
     "twice-the-flops": {
         "speedup": "1.00",
         "to_h200": "1.43",
         "to_b200": "2.39",
-        "70b_a100_tokens_per_s": "14.67",
-        "70b_h100_tokens_per_s": "24.10",
-        "70b_h200_tokens_per_s": "34.53",
-        "70b_b200_tokens_per_s": "57.55",
-        "8b_a100_tokens_per_s": "135.8",
-        "8b_h100_tokens_per_s": "223.2",
-        "8b_h200_tokens_per_s": "319.8",
-        "8b_b200_tokens_per_s": "533.0",
+        "a100_tokens_per_s": "135.8",
+        "h100_tokens_per_s": "223.2",
+        "h200_tokens_per_s": "319.8",
+        "b200_tokens_per_s": "533.0",
     },
     "second-gpu": {
-        "half_the_bytes_ms": "20.75",
-        "all_reduces": "160",
-        "all_reduce_ms": "1",
-        "step_ms": "21.7",
-        "speedup": "1.91",
+        "half_the_bytes_ms": "2.240",
+        "all_reduces": "64",
+        "all_reduce_ms": ".385",  # 64 x 6 us, and the bytes
+        "step_ms": "2.63",
+        "speedup": "1.71",
     },
     "flop-utilisation": {"percent": ".34"},
     "ridge-batch": {
@@ -68,7 +64,8 @@ WORKED = {
         "weight_gb": "139.0",
     },
     "kv-size": {"gb": "2.684", "gib": "2.5", "batch_gb": "42.95", "sharing": "8"},
-    "prefill": {"pflop": ".569", "seconds": ".576", "seconds_at_60": ".96"},
+    # 2 x 7.505e9 x 4096, divided by 989e12 and by 0.6 of it
+    "prefill": {"pflop": ".0615", "seconds": ".0622", "seconds_at_60": ".104"},
     "which-latency": {"tpot_ms": "5.421", "zero_gap_percent": "72.9", "end_to_end_ms": "738.481"},
     "output-distribution": {
         "exact_0": ".5",
@@ -139,11 +136,13 @@ WORKED = {
     },
     "long-context": {
         "kv_gb_70b": "42.95",
-        "window": "3.12",
-        "full": "1.71",
-        "step_ms": "31.76",
-        "window_step_ms": ".627",  # noted as .62643, full 7.67286, with norms left unread
-        "full_step_ms": "7.673",
+        # by hand: a step (15.010 + 68.719) GB / 4.8 TB/s; a draft step (2.472 + 17.180) GB, or
+        # (2.472 + 0.268) GB with a window; tokens per cycle 3.3616
+        "window": "2.97",
+        "full": "1.73",
+        "step_ms": "17.44",
+        "window_step_ms": ".571",
+        "full_step_ms": "4.094",
     },
     "quantise-or-speculate": {
         "gb_70b": "39.1",

@@ -1,5 +1,6 @@
 """The course: functions that its notebooks share, and `quiz`, questions with computed answers."""
 
+from specsim.course.differences import Difference, difference
 from specsim.course.notebooks import Here, effort, fast, here, live, say, show
 
-__all__ = ["Here", "effort", "fast", "here", "live", "say", "show"]
+__all__ = ["Difference", "Here", "difference", "effort", "fast", "here", "live", "say", "show"]

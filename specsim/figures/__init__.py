@@ -31,7 +31,7 @@ from specsim.figures.gammas import (
     tokens_vs_gamma,
 )
 from specsim.figures.line_charts import Curve, curves
-from specsim.figures.maps import speedup_map
+from specsim.figures.maps import speedup_map, where_memory_ends
 from specsim.figures.methods import Row, by_method
 from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
 from specsim.figures.style import (
@@ -80,4 +80,5 @@ __all__ = [
     "tokens_vs_gamma",
     "verify_curve",
     "waterfall",
+    "where_memory_ends",
 ]

@@ -141,6 +141,23 @@ def largest_batch(target: Architecture, system: System, **scenario: object) -> i
     return None if fits({"batch": MOST_SEQUENCES}) else _largest("batch", fits)
 
 
+def largest_batches(target: Architecture, system: System, **scenario: object) -> Floats | None:
+    """How many sequences fill the memory, as real numbers; negative where the weights alone do not
+    fit, None where the memory is unknown.
+
+    (memory - weights) / (KV and logits of a sequence). Arguments: those of `footprint` but `batch`;
+    they broadcast. It draws the line where memory ends; for one scenario see `largest_batch`.
+    """
+    if system.accelerator.memory_bytes is None:
+        return None
+    none, one = (
+        footprint(target, system, **(scenario | {"batch": batch}))  # type: ignore[arg-type]
+        for batch in (0, 1)
+    )
+    with np.errstate(divide="ignore"):  # a model without a cache
+        return np.asarray(none.spare_bytes / (one.total_bytes - none.total_bytes))
+
+
 def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:
     """The largest whole number that fits, where some large one does not; 0 if none does."""
     low, high = 0, 1

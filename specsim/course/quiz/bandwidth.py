@@ -7,7 +7,6 @@ from specsim.course.quiz.models import (
     GIB,
     H100,
     LLAMA_8B,
-    LLAMA_70B,
     plain,
     roofline,
     streamed_bytes,
@@ -23,7 +22,7 @@ ROOFLINE = "Williams, Waterman and Patterson, Roofline, CACM 52(4), 2009"
 
 def intensity() -> dict[str, float]:
     """FLOP per byte of a plain step's linear layers, and the ridge of an H100."""
-    linear = [term.operator for term in plain(LLAMA_70B, H100).step.terms if term.operator]
+    linear = [term.operator for term in plain(LLAMA_8B, H100).step.terms if term.operator]
     linear = [operator for operator in linear if operator.kind == LINEAR]
     flops = sum(float(operator.flops) for operator in linear)
     return {
@@ -34,17 +33,17 @@ def intensity() -> dict[str, float]:
 
 def bytes_per_token() -> dict[str, float]:
     """The bytes that a plain step reads, the time for them, and the time for its arithmetic."""
-    step = plain(LLAMA_70B, H100)
-    streamed = streamed_bytes(LLAMA_70B)
+    step = plain(LLAMA_8B, H100)
+    streamed = streamed_bytes(LLAMA_8B)
     step_s = float(step.step_s)
-    flops = 2.0 * (LLAMA_70B.parameters - LLAMA_70B.embedding_parameters)
+    flops = 2.0 * (LLAMA_8B.parameters - LLAMA_8B.embedding_parameters)
     compute_s = flops / H100.accelerator.rate("bf16")
     return {
         "weight_gb": streamed / GB,
         "weight_gib": streamed / GIB,
-        "stored_gb": 2.0 * LLAMA_70B.parameters / GB,
+        "stored_gb": 2.0 * LLAMA_8B.parameters / GB,
         "one_byte_gb": streamed / 2.0 / GB,
-        "kv_mb_per_token": 2.0 * LLAMA_70B.kv_elements_per_token / 1e6,
+        "kv_mb_per_token": 2.0 * LLAMA_8B.kv_elements_per_token / 1e6,
         "step_ms": 1e3 * step_s,
         "compute_ms": 1e3 * compute_s,
         "slack": step_s / compute_s,
@@ -55,15 +54,14 @@ def more_flops() -> dict[str, float]:
     """The speedup of a plain step with twice the FLOP/s, and on GPUs with more bandwidth."""
     accelerator = H100.accelerator
     doubled = {name: 2.0 * rate for name, rate in accelerator.flops_per_s.items()}
-    here = float(plain(LLAMA_70B, H100).step_s)
-    there = float(plain(LLAMA_70B, roofline(replace(accelerator, flops_per_s=doubled))).step_s)
+    here = float(plain(LLAMA_8B, H100).step_s)
+    there = float(plain(LLAMA_8B, roofline(replace(accelerator, flops_per_s=doubled))).step_s)
     numbers = {"speedup": here / there, "flop_ratio": doubled["bf16"] / accelerator.rate("bf16")}
     for name in ("h200-sxm", "b200"):
-        numbers[f"to_{name.split('-')[0]}"] = here / float(plain(LLAMA_70B, roofline(name)).step_s)
-    for short, model in (("70b", LLAMA_70B), ("8b", LLAMA_8B)):
-        for name in ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200"):
-            rate = float(plain(model, roofline(name)).tokens_per_s)
-            numbers[f"{short}_{name.split('-')[0]}_tokens_per_s"] = rate
+        numbers[f"to_{name.split('-')[0]}"] = here / float(plain(LLAMA_8B, roofline(name)).step_s)
+    for name in ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200"):
+        rate = float(plain(LLAMA_8B, roofline(name)).tokens_per_s)
+        numbers[f"{name.split('-')[0]}_tokens_per_s"] = rate
     return numbers
 
 
@@ -71,10 +69,10 @@ def second_gpu() -> dict[str, float]:
     """The parts of a plain step on two GPUs with tensor parallelism."""
     all_reduce_s = 6e-6  # a small all-reduce over NVLink with an engine's own kernel: 5 to 8 us
     one = with_link(H100, all_reduce_s, float(H100.accelerator.link_rate))
-    two = plain(LLAMA_70B, replace(one, tensor_parallel=2))
+    two = plain(LLAMA_8B, replace(one, tensor_parallel=2))
     reduced = next(term for term in two.step.terms if term.name == "all-reduce")
     assert reduced.operator is not None
-    one_s, two_s = float(plain(LLAMA_70B, one).step_s), float(two.step_s)
+    one_s, two_s = float(plain(LLAMA_8B, one).step_s), float(two.step_s)
     return {
         "half_the_bytes_ms": 1e3 * one_s / 2.0,
         "all_reduces": float(reduced.operator.kernels),
@@ -148,7 +146,7 @@ QUESTIONS = (
     Question(
         id="bytes-per-token",
         section=SECTION,
-        prompt="Llama-3-70B in bf16, one sequence, short context. How many GB does a step read?",
+        prompt="Llama-3-8B in bf16, one sequence, short context. How many GB does a step read?",
         answer="weight_gb",
         unit="GB",
         tolerance=0.01,
@@ -159,17 +157,17 @@ QUESTIONS = (
         },
         worked=bytes_per_token,
         in_short=(
-            "{weight_gb:.0f} GB. An H100 needs {step_ms:.1f} ms to read them and {compute_ms:.2f} "
+            "{weight_gb:.0f} GB. An H100 needs {step_ms:.1f} ms to read them and {compute_ms:.3f} "
             "ms for the arithmetic."
         ),
-        sources=("Llama-3-70B config.json", DATASHEETS),
+        sources=("Llama-3-8B config.json", DATASHEETS),
     ),
     Question(
         id="twice-the-flops",
         section=SECTION,
         prompt=(
             "A GPU has twice the FLOP/s of an H100 and the same memory. How many times as fast "
-            "does it decode Llama-3-70B at batch 1?"
+            "does it decode Llama-3-8B at batch 1?"
         ),
         answer="speedup",
         unit="×",
@@ -186,7 +184,7 @@ QUESTIONS = (
         id="second-gpu",
         section=SECTION,
         prompt=(
-            "Two H100s share Llama-3-70B by tensor parallelism; a small all-reduce takes 6 us. How "
+            "Two H100s share Llama-3-8B by tensor parallelism; a small all-reduce takes 6 us. How "
             "many times as fast is a step at batch 1?"
         ),
         answer="speedup",
@@ -208,7 +206,7 @@ QUESTIONS = (
         id="flop-utilisation",
         section=SECTION,
         prompt=(
-            "Llama-3-70B decodes at batch 1 with the full bandwidth of an H100, and nvidia-smi "
+            "Llama-3-8B decodes at batch 1 with the full bandwidth of an H100, and nvidia-smi "
             "shows 100 %. What share of the dense bf16 FLOP/s does it use?"
         ),
         answer="percent",

@@ -56,11 +56,11 @@ def kv_size() -> dict[str, float]:
 def prefill() -> dict[str, float]:
     """The FLOPs and the time of a prompt's linear layers."""
     prompt = 4096
-    wide = forward_work(LLAMA_70B, Workload(rows=prompt, context=1), BF16)
+    wide = forward_work(LLAMA_8B, Workload(rows=prompt, context=1), BF16)
     flops = sum(float(operator.flops) for operator in wide if operator.kind == "linear")
     rate = H100.accelerator.rate("bf16")
-    step_s = float(plain(LLAMA_70B, H100).step_s)
-    with_attention = float(prefill_s(LLAMA_70B, H100, prompt=prompt))
+    step_s = float(plain(LLAMA_8B, H100).step_s)
+    with_attention = float(prefill_s(LLAMA_8B, H100, prompt=prompt))
     return {
         "pflop": flops / 1e15,
         "seconds": flops / rate,
@@ -134,7 +134,7 @@ QUESTIONS = (
         id="prefill",
         section=SECTION,
         prompt=(
-            "How many seconds do the linear layers of Llama-3-70B take for a prompt of 4096 tokens "
+            "How many seconds do the linear layers of Llama-3-8B take for a prompt of 4096 tokens "
             "on one H100 at its full dense bf16 rate?"
         ),
         answer="seconds",
@@ -146,7 +146,7 @@ QUESTIONS = (
         },
         worked=prefill,
         in_short=(
-            "2 × 69.5e9 × 4096 = {pflop:.2f} PFLOP, {seconds:.2f} s. It is compute-bound, because "
+            "2 × 7.5e9 × 4096 = {pflop:.3f} PFLOP, {seconds:.3f} s. It is compute-bound, because "
             "the weights are read once for 4096 tokens."
         ),
         sources=(DATASHEETS,),

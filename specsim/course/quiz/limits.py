@@ -49,7 +49,7 @@ def what_it_saves() -> dict[str, float]:
     ratio = streamed_bytes(LLAMA_1B) / streamed_bytes(LLAMA_70B)
     tokens = float(IID(alpha).tokens_per_cycle(gamma))
     cycle = (streamed_bytes(LLAMA_70B) + gamma * streamed_bytes(LLAMA_1B)) / GB
-    draft, system = DraftModel(LLAMA_1B, catch_up="none"), roofline("h200-sxm")
+    draft, system = DraftModel(LLAMA_1B, catch_up="none"), roofline("b200")
     joules = [
         float(token_cost(predict(LLAMA_70B, draft, system, gamma=g, alpha=alpha)).joules)
         for g in (0, gamma)
@@ -106,11 +106,11 @@ def experts() -> dict[str, float]:
 def long_context() -> dict[str, float]:
     """The speedup at a long context, with a full and a windowed draft cache."""
     system = roofline("h200-sxm")
-    scenario: dict[str, Any] = {"gamma": 4, "alpha": 0.8, "batch": 32, "context": 32768}
+    scenario: dict[str, Any] = {"gamma": 4, "alpha": 0.8, "batch": 16, "context": 32768}
     windowed = DraftModel(LLAMA_1B, catch_up="none", window=512)
     full = predict(LLAMA_8B, DraftModel(LLAMA_1B, catch_up="none"), system, **scenario)
     short = predict(LLAMA_8B, windowed, system, **scenario)
-    weights_s = float(plain(LLAMA_8B, system, batch=32).step_s)
+    weights_s = float(plain(LLAMA_8B, system, batch=16).step_s)
     step_s, draft_s = float(full.step_s), float(full.draft_s)
     five_reads_s = weights_s + 5 * (step_s - weights_s)
     one = float(cache_bytes(LLAMA_70B, BF16, batch=1, slots=2**17))
@@ -158,9 +158,9 @@ QUESTIONS = (
         id="when-it-hurts",
         section=SECTION,
         prompt=(
-            "A 70B target with a 1.2B draft runs on one device with 85 % of an H100's bandwidth "
-            "and 70 % of its FLOP/s (no KV cache). What is the speedup of a fixed γ = 4 at α = "
-            "0.75 and batch 256?"
+            "A 70B target with a 1.2B draft runs on one device with enough memory, 85 % of an "
+            "H100's bandwidth and 70 % of its FLOP/s (no KV cache). What is the speedup of a fixed "
+            "γ = 4 at α = 0.75 and batch 256?"
         ),
         answer="fixed_256",
         unit="×",
@@ -270,7 +270,7 @@ QUESTIONS = (
         id="long-context",
         section=SECTION,
         prompt=(
-            "Llama-3-8B on an ideal H200 at batch 32 and 32k tokens of context, with a 1B draft "
+            "Llama-3-8B on an ideal H200 at batch 16 and 32k tokens of context, with a 1B draft "
             "that keeps its full cache, α = 0.8, γ = 4. What is the speedup?"
         ),
         answer="full",

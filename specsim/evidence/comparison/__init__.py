@@ -30,9 +30,18 @@ from specsim.evidence.comparison.points import (
     to_rows,
 )
 from specsim.evidence.comparison.predictors import Predictor, predictors_for
-from specsim.evidence.comparison.summaries import Errors, Summary, misses, regrets, summarise
+from specsim.evidence.comparison.summaries import (
+    BestMeasured,
+    Errors,
+    Summary,
+    best_measured,
+    misses,
+    regrets,
+    summarise,
+)
 
 __all__ = [
+    "BestMeasured",
     "Comparison",
     "Errors",
     "MeasuredMachine",
@@ -40,6 +49,7 @@ __all__ = [
     "Predictor",
     "Summary",
     "Suspect",
+    "best_measured",
     "calibration_of",
     "calibrations",
     "compare",

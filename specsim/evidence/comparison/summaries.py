@@ -95,6 +95,41 @@ def tokens_tolerance(comparison: Comparison) -> float:
     return max(0.03, 2 * float(np.hypot(predicted, measured)))
 
 
+@dataclass(frozen=True, slots=True)
+class BestMeasured:
+    """The point with the highest measured speedup of one scenario over gamma.
+
+    `error` is the standard error of that speedup from its tokens per cycle, None if it is unknown
+    (errors of the times are not in it: optimistic). `tied_gammas` are the other gammas whose
+    speedups differ from it by at most two joint standard errors.
+    """
+
+    point: Comparison
+    error: float | None
+    tied_gammas: tuple[int, ...]
+
+
+def best_measured(comparisons: Sequence[Comparison]) -> BestMeasured:
+    """The best measured gamma > 0, and the gammas that noise alone may separate from it."""
+
+    def error(c: Comparison) -> float:
+        noise, tokens = c.point.tokens_per_cycle_error, c.parts["tokens_per_cycle"].measured
+        return (noise or 0.0) / tokens * c.parts["speedup"].measured
+
+    drafting = [c for c in comparisons if c.gamma]
+    best = max(drafting, key=lambda c: c.parts["speedup"].measured)
+    if best.point.tokens_per_cycle_error is None:
+        return BestMeasured(best, None, ())
+    top = best.parts["speedup"].measured
+    tied = tuple(
+        c.gamma
+        for c in drafting
+        if c is not best
+        and top - c.parts["speedup"].measured <= 2 * float(np.hypot(error(c), error(best)))
+    )
+    return BestMeasured(best, error(best), tied)
+
+
 def counts(comparison: Comparison, name: str) -> bool:
     """Whether a quantity is a result of this point: `step_s` of plain ones, the rest of others."""
     if name not in comparison.parts:

@@ -15,7 +15,7 @@ from specsim.acceptance import PerPosition
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
-from specsim.figures.maps import GAIN
+from specsim.figures.maps import GAIN, memory_line, where_memory_ends
 from specsim.figures.style import plain_number
 from specsim.planning import sweep
 
@@ -66,9 +66,8 @@ class SpeedupMapPanel:
         bar = figure.colorbar(self.image, cax=place, ticks=[-2, -1, 0, 1, 2])
         bar.ax.set_yticklabels(["¼×", "½×", "1×", "2×", "4×"])
         self.break_even = LineCollection([], colors=COLOURS["plain"], linewidths=1.6)
-        self.memory = LineCollection([], colors="#333333", linewidths=1.2, linestyles="--")
-        for lines in (self.break_even, self.memory):
-            axes.add_collection(lines, autolim=False)
+        axes.add_collection(self.break_even, autolim=False)
+        self.memory = memory_line(axes)
         (self.here,) = axes.plot(
             [], [], "o", color=COLOURS["plain"], markeredgecolor="white", markersize=9,
             clip_on=False,
@@ -137,8 +136,11 @@ class SpeedupMapPanel:
         return x, (0.0, float(max(shown.over.gamma[-1], 1)))
 
     def _drawn(self, grid: sweep.SpeedupMap) -> tuple[np.ndarray, np.ndarray]:
-        y = np.log2(grid.y_values) if self.over == "context" else grid.y_values.astype(float)
-        return np.log2(grid.x_values), y
+        return self._on_axes(grid.x_values, grid.y_values)
+
+    def _on_axes(self, batch: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Batches, and contexts or gammas, as they are drawn."""
+        return np.log2(batch), np.log2(y) if self.over == "context" else y.astype(float)
 
     def _contour(self, grid: sweep.SpeedupMap, logs: np.ndarray) -> list[np.ndarray]:
         # where plain decoding is best the whole area is exactly 1.0x: a line around it needs a
@@ -147,12 +149,13 @@ class SpeedupMapPanel:
 
     def _full(self, shown: PredictedScenario, grid: sweep.SpeedupMap) -> list[np.ndarray]:
         """Where the memory is full."""
-        places = {"batch": grid.x_values[None, :], self.over: grid.y_values[:, None]}
-        held = shown.footprint(**{"gamma": shown.gamma} | places)
-        spare = np.broadcast_to(held.spare_bytes, grid.speedup.shape)
-        if not np.all(np.isfinite(spare)):
+        assert shown.drafter is not None
+        fixed = {"gamma": shown.gamma, "context": shown.scenario.context}
+        fixed.pop(self.over)
+        points = where_memory_ends(grid, shown.target, shown.system, drafter=shown.drafter, **fixed)
+        if points is None:
             return []
-        return self._lines(grid, spare, 0.0)
+        return [np.column_stack(self._on_axes(*points.T))]
 
     def _lines(self, grid: sweep.SpeedupMap, values: np.ndarray, level: float) -> list[np.ndarray]:
         found: Any = contourpy.contour_generator(*self._drawn(grid), values).lines(level)
