@@ -264,28 +264,17 @@ rows = "\n".join(
 course.say(f"| batch | best γ | within 2 % | speedup | all users |\n|---|---|---|---|---|\n{rows}")
 
 # %% [markdown]
-# Here are the same settings in the format of each engine. (`specsim plan --target … --draft …`
-# prints them in a shell. The names of the settings follow each engine's documentation at the time
-# of writing.)
+# Here are the commands that start each engine with this plan. (`specsim plan --target … --draft …`
+# prints them in a shell.) The lines above a command say which release it needs, and where the engine
+# takes one length for all batches, which one was chosen and why.
 
 # %%
-import json
-
-settings = {
-    name: planning.engine_settings(best, name, drafter) for name in planning.ENGINES_WITH_SETTINGS
-}
-vllm = json.dumps({"model": draft.name, **settings["vllm"]})
-course.say(f"""
+deployment = planning.Deployment(target=target.name, method="draft-model", draft=draft.name)
+for engine in planning.ENGINES_WITH_SETTINGS:
+    started = planning.launch(engine, deployment, best, target=target, drafter=drafter)
+    course.say(f"""
 ```
-vllm serve {target.name} --speculative-config '{vllm}'
-```
-""")
-course.say(f"""
-```
-SGLang, batch {settings["sglang"]["by_batch"][0]["batch"]}:
-    {settings["sglang"]["by_batch"][0]["arguments"]}
-TensorRT-LLM:
-    {settings["tensorrt-llm"]}
+{started.text}
 ```
 """)
 
