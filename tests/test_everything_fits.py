@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ )?specsim +((?:predict|plan) .*)$", re.MULTILINE)
-SAID = ("does not fit", "memory holds a batch of")  # what a command prints about memory
+SAID = ("does not fit", "memory holds")  # what a command prints about memory
 
 
 def what_fits_module():
