@@ -265,8 +265,8 @@ course.say(f"| batch | best γ | within 2 % | speedup | all users |\n|---|---|--
 
 # %% [markdown]
 # Here are the commands that start each engine with this plan. (`specsim plan --target … --draft …`
-# prints them in a shell.) The lines above a command say which release it needs, and where the engine
-# takes one length for all batches, which one was chosen and why.
+# prints them in a shell.) The lines above a command say which release it needs, and where the
+# engine takes one length for all batches, which one was chosen and why.
 
 # %%
 deployment = planning.Deployment(target=target.name, method="draft-model", draft=draft.name)

@@ -40,3 +40,22 @@ def test_a_burst_during_one_visit_leaves_no_slow_width(monkeypatch):
     assert len(found) == 2 * len(probes.ROWS)
     assert max(probe.seconds for probe in found) < 1.2
     assert len(calls) == 2 + 2 + 1 + 1  # two visits each, a third for one, the wide product
+
+
+def test_the_dtype_is_the_one_that_decodes_a_text_faster(monkeypatch):
+    """Emulated bf16: twice as fast for one row, seven times slower for a prompt."""
+    times = {torch.float32: [1.0, 6.0, 12.0], torch.bfloat16: [0.5, 6.5, 84.0]}
+    asked = []
+
+    def timed(actions, rounds, device):
+        assert len(actions) == len(probes.TEXT)
+        asked.append((torch.float32, torch.bfloat16)[len(asked) % 2])
+        return times[asked[-1]]
+
+    monkeypatch.setattr(probes, "round_robin", timed)
+    chosen, reason = probes.fastest_dtype(torch.device("cpu"))
+    assert (chosen, "fp32, because bf16 is only 0.6x" in reason) == (torch.float32, True)
+    times[torch.bfloat16] = [0.5, 3.0, 6.0]
+    assert probes.fastest_dtype(torch.device("cpu")) == (
+        torch.bfloat16, "bf16, which decodes 2.0x as fast as fp32 here",
+    )  # fmt: skip
