@@ -6,6 +6,7 @@ from typing import Any
 from specsim import catalog
 from specsim.architecture.config import from_config
 from specsim.architecture.shape import Architecture
+from specsim.checks import SpecsimError, quoted
 from specsim.checks.files import read_json
 
 
@@ -21,12 +22,16 @@ def model(name: str | Path) -> Architecture:
     A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. Raises
     SpecsimError with the nearest preset names when there is none such.
     """
-    path = Path(name).expanduser()
-    if _is_path(path):
+    try:
+        path = Path(name).expanduser()
+        is_path = _is_path(path)
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
+        raise SpecsimError(f"no model is called {quoted(str(name))}: {error}") from None
+    if is_path:
         folder = path if path.is_dir() else path.parent
         named_by_folder = path.is_dir() or path.name == "config.json"
-        stem = folder.resolve().name if named_by_folder else path.stem
-        return from_config(read_config(path), stem)
+        config = read_config(path)
+        return from_config(config, folder.resolve().name if named_by_folder else path.stem)
     row = catalog.resolve("models", str(name))
     return from_config(catalog.lookup("models", row)["config"], row)
 

@@ -10,6 +10,7 @@ from typing import Any
 from specsim import __version__
 from specsim.acceptance import IID
 from specsim.checks import SpecsimError, numbers, within
+from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.parser import Commands
 from specsim.evidence.counters import Counters, read_log
@@ -39,7 +40,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     if options.gamma is not None:
-        within("gamma", options.gamma, low=1.0, high=1e6)
+        require_limit("gamma", options.gamma)
+        within("gamma", options.gamma, low=1.0, high=LIMITS["gamma"].most)
     found = diagnose(counters_of(options), options.gamma)
     document: dict[str, Any] = found.to_json()
     document |= predicted(options, found) if options.target else {"prediction": None}
