@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from specsim.architecture import Architecture, model
-from specsim.checks import ArrayLike, Integers, SpecsimError, one_count, within
+from specsim.checks import ArrayLike, Integers, SpecsimError, as_survival, one_count, within
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.drafting import Drafter, DraftModel, method
 from specsim.hardware import System
@@ -154,6 +154,7 @@ def require_sound(scenario: Scenario) -> None:
             require_limit(limit, value, option)
             one_count(option, value, least)
     require_limit("gamma", len(scenario.survival), "the number of positions in survival")
+    as_survival(scenario.survival)
     for name in ("alpha", "routing_correlation"):
         if getattr(scenario, name) is not None:
             within(name, getattr(scenario, name))

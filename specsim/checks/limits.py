@@ -45,9 +45,10 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # of a run
         "seed": Limit(2**63 - 1, "random generators take 63 bits"),
         # of a file
-        "json_bytes": Limit(256 * 2**20, "no file of this kind is larger"),
+        "json_bytes": Limit(64 * 2**20, "no file of this kind is larger"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),
-        "log_bytes": Limit(2**30, "cut the log to its last part"),
+        "log_bytes": Limit(64 * 2**20, "cut the log to its last part"),
+        "log_lines": Limit(300_000, "cut the log to its last part"),
     }
 )
 

@@ -227,7 +227,10 @@ def _point(data: Any) -> Point:
             for value in vector:
                 _number(name, value, 0, MOST_TOKENS if name == "accepted_histogram" else 1.0)
     if point.calibration_survival is not None:
-        as_survival(point.calibration_survival)
+        try:
+            as_survival(point.calibration_survival)
+        except SpecsimError as error:
+            raise SpecsimError(f"calibration_survival: {error}") from None
     return point
 
 
