@@ -193,8 +193,8 @@ def seconds_of(beginning: str, part: str, size: int) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ONE_LINERS)
-@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.parametrize("part", ONE_LINERS, ids=range(len(ONE_LINERS)))
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=range(len(BEGINNINGS)))
 def test_reading_a_log_takes_time_in_proportion_to_it(beginning, part):
     # four doublings: a quadratic pattern takes 256 times as long; 2 MB of any line take a second
     short, long = (seconds_of(beginning, part, size) for size in (125_000, 2_000_000))

@@ -6,6 +6,7 @@ where they are used.
 
 from specsim.checks.text import number as number
 from specsim.checks.text import numbers as numbers
+from specsim.checks.text import one_line as one_line
 from specsim.checks.text import whole_number as whole_number
 from specsim.checks.text import whole_numbers as whole_numbers
 from specsim.checks.values import Array as Array

@@ -157,7 +157,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; SpecsimError if it cannot be written."""
     with writing(path) as new:
-        new.write_text(text, encoding="utf-8")
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, data: Any) -> None:

@@ -3,6 +3,16 @@
 from specsim.checks.limits import require_limit
 from specsim.checks.values import SpecsimError, quoted
 
+MOST = 2000  # characters of a message
+
+
+def one_line(message: str) -> str:
+    """A message in one line that every terminal prints: line ends, control characters and what is
+    no character are escaped, and the middle of a very long one is left out."""
+    if len(message) > MOST:
+        message = f"{message[: MOST - 200]} … {message[-200:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
 
 def number(name: str, text: str) -> float:
     """The number that `text` spells."""
