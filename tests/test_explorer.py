@@ -273,7 +273,7 @@ def test_what_is_blitted_is_what_would_be_drawn(live: Explorer) -> None:
         ({"gamma": 0}, "plain decoding"),
         ({"method": PLAIN}, "a plain step takes"),
         ({"method": "medusa"}, "not lossless"),
-        ({"engine": "nowhere.json"}, "cannot read nowhere.json"),
+        ({"engine": "nowhere.json"}, "no such file: nowhere.json"),
         ({"batch": 512, "context": 262144}, "does not fit"),
         ({"target": "qwen3-30b-a3b", "draft": "qwen3-0.6b"}, "activate more experts"),
     ],

@@ -24,14 +24,14 @@ def model(name: str | Path) -> Architecture:
     """
     try:
         path = Path(name).expanduser()
-        is_path = _is_path(path)
+        is_path, is_folder = _is_path(path), path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
         raise SpecsimError(f"no model is called {quoted(str(name))}: {error}") from None
     if is_path:
-        folder = path if path.is_dir() else path.parent
-        named_by_folder = path.is_dir() or path.name == "config.json"
         config = read_config(path)
-        return from_config(config, folder.resolve().name if named_by_folder else path.stem)
+        if is_folder or path.name == "config.json":  # named by its folder
+            return from_config(config, (path if is_folder else path.parent).resolve().name)
+        return from_config(config, path.stem)
     row = catalog.resolve("models", str(name))
     return from_config(catalog.lookup("models", row)["config"], row)
 
