@@ -63,8 +63,12 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 	$(RUN) -m mypy
 
 .PHONY: bench
-bench: $(VENV)/test.stamp  ## every script in bench/, in turn
-	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
+bench: $(VENV)/test.stamp  ## every script in bench/ that measures, in turn
+	set -e; for script in $(filter-out bench/hostile_inputs.py,$(wildcard bench/*.py)); do echo "== $$script"; $(RUN) $$script; done
+
+.PHONY: hostile
+hostile: $(VENV)/test.stamp  ## 3,000 hostile inputs, drawn anew: each must be refused or answered
+	OMP_NUM_THREADS=1 $(RUN) bench/hostile_inputs.py $(HOSTILE)
 
 .PHONY: measure-gpu
 measure-gpu: $(VENV)/test.stamp  ## the GPU suite on this machine, half an hour at most, resumable

@@ -10,12 +10,16 @@ accepts a drafted token, if it accepted all drafted tokens before it. Needs NumP
 `reference` is the decoder that measures what is predicted here.
 """
 
-from specsim.architecture import Architecture, model
-from specsim.checks import SpecsimError
-from specsim.drafting import DraftModel, method
-from specsim.hardware import System, system
-from specsim.prediction import Prediction
-from specsim.speculation import predict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specsim.architecture import Architecture, model
+    from specsim.checks import SpecsimError
+    from specsim.drafting import DraftModel, method
+    from specsim.hardware import System, system
+    from specsim.prediction import Prediction
+    from specsim.speculation import predict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,3 +33,34 @@ __all__ = [
     "predict",
     "system",
 ]
+
+# Imported when they are asked for, so that the command line can answer an interrupt from its first
+# moment on: NumPy alone takes longer to import than all before it.
+_WHERE = {
+    "Architecture": "architecture",
+    "DraftModel": "drafting",
+    "Prediction": "prediction",
+    "SpecsimError": "checks",
+    "System": "hardware",
+    "method": "drafting",
+    "model": "architecture",
+    "predict": "speculation",
+    "system": "hardware",
+}
+_PACKAGES = ("acceptance", "catalog", "cost", "evidence", "operators", "planning", "scenario")
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a package: `specsim.catalog` needs no import of its own."""
+    if name in _WHERE:
+        value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    elif name in _PACKAGES or name in _WHERE.values():
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES, *_WHERE.values()})

@@ -19,8 +19,7 @@ import numpy as np
 from specsim import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError
-from specsim.checks.files import write_json, writing
+from specsim.checks.files import require_writable, write_json, writing
 from specsim.drafting import DraftModel
 from specsim.evidence.calibration import Calibration, fit, to_json
 from specsim.evidence.comparison import Comparison, compare, median_errors, to_rows
@@ -105,7 +104,7 @@ def main(
     from reference.lab.drift import DriftProbe
 
     out, effort = Path(out), QUICK if quick else FULL
-    check_writable(out)
+    require_writable(out)
     torch.manual_seed(0)
     where = machine.device_named(device)
     environment = machine.environment(where)
@@ -294,17 +293,6 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort, shape: Architecture = 
 def say(*lines: str) -> None:
     """Print lines at once, also into a pipe."""
     print(*lines, sep="\n", flush=True)
-
-
-def check_writable(out: Path) -> None:
-    """Raise SpecsimError now rather than after a minute of measuring."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SpecsimError(f"cannot write to {out}: {error.strerror}") from None
 
 
 def show_sample(source: tuple[str, str | None], device: Any) -> bool:

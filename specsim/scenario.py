@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from specsim.architecture import Architecture, model
-from specsim.checks import ArrayLike, Integers, SpecsimError, whole
+from specsim.checks import ArrayLike, Integers, SpecsimError, as_survival, one_count, within
+from specsim.checks.limits import LIMITS, require_limit
 from specsim.drafting import Drafter, DraftModel, method
 from specsim.hardware import System
 from specsim.hardware import system as catalog_system
@@ -25,6 +26,13 @@ from specsim.planning.memory import Footprint, footprint, shortage
 from specsim.prediction import Prediction
 from specsim.speculation import predict
 
+WHOLE_NUMBERS = {  # of a scenario: what errors call it, its limit, the least that makes sense
+    "batch": ("batch", "batch", 1),
+    "context": ("context", "context", 1),
+    "gamma": ("gamma", "gamma", 0),
+    "tensor_parallel": ("--tensor-parallel", "tensor_parallel", 1),
+    "draft_tensor_parallel": ("--draft-tp", "tensor_parallel", 0),  # 0 is refused with the target's
+}
 ACCEPTANCES = ("alpha", "survival", "tokens_per_cycle", "acceptance")  # `predict` takes one of them
 
 
@@ -130,10 +138,9 @@ def resolve(scenario: Scenario) -> Resolved:
     Raises SpecsimError, in one line, for an unknown name (with the nearest ones), and for what does
     not go together: an acceptance without a draft, a draft without an acceptance, ….
     """
+    require_sound(scenario)
     target, system = _model(scenario.target), system_of(scenario)
     drafter = drafter_of(scenario)
-    if scenario.gamma is not None:
-        whole("gamma", scenario.gamma)
     if drafter is None and (scenario.acceptance or scenario.gamma):
         raise SpecsimError(
             "an acceptance or a gamma needs a draft: give --draft NAME|config.json or --method NAME"
@@ -143,6 +150,23 @@ def resolve(scenario: Scenario) -> Resolved:
     if scenario.tokens_per_cycle is not None and scenario.gamma is None:
         raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
     return Resolved(scenario, target, system, drafter)
+
+
+def require_sound(scenario: Scenario) -> None:
+    """SpecsimError unless every number of a scenario is of its kind and below its limit."""
+    for name, (option, limit, least) in WHOLE_NUMBERS.items():
+        value = getattr(scenario, name)
+        if value is not None:
+            require_limit(limit, value, option)
+            one_count(option, value, least)
+    require_limit("gamma", len(scenario.survival), "the number of positions in survival")
+    as_survival(scenario.survival)
+    for name in ("alpha", "routing_correlation"):
+        if getattr(scenario, name) is not None:
+            within(name, getattr(scenario, name))
+    if scenario.tokens_per_cycle is not None:
+        most = LIMITS["gamma"].most + 1.0
+        within("tokens_per_cycle", scenario.tokens_per_cycle, low=1.0, high=most)
 
 
 def system_of(scenario: Scenario) -> System:

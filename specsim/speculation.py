@@ -6,11 +6,14 @@
 A plain step is the same sum with gamma = 0, so speedup(gamma = 0) is exactly 1.
 """
 
+import math
+
 import numpy as np
 
 from specsim.acceptance import Acceptance, as_acceptance
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, at_least_one, whole, within
+from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass
 from specsim.drafting import Drafter
 from specsim.hardware import System
@@ -54,8 +57,11 @@ def predict(
     Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or
     given twice, or a draft whose vocabulary is not the target's.
     """
+    for name, value in (("gamma", gamma), ("batch", batch), ("context", context)):
+        require_limit(name, value)
     gamma = whole("gamma", gamma)
     batch, context = at_least_one("batch", batch), at_least_one("context", context)
+    require_few_cells(gamma, batch, context, alpha, tokens_per_cycle)
     require_able(drafter, target, gamma)
     acceptance, tau = acceptance_of_cycles(
         gamma, drafter, alpha, survival, tokens_per_cycle, acceptance
@@ -118,6 +124,18 @@ def predict(
         lossless=drafter is None or drafter.lossless,
         acceptance=acceptance,
     )
+
+
+def require_few_cells(*arguments: ArrayLike | None) -> None:
+    """SpecsimError if the arguments do not broadcast together, or to more cells than the limit."""
+    shapes = [np.shape(each) for each in arguments if each is not None]
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise SpecsimError(
+            f"the arguments must broadcast together, got the shapes {', '.join(map(str, shapes))}"
+        ) from None
+    require_limit("cells", math.prod(shape), "the number of scenarios in one prediction")
 
 
 def require_able(drafter: Drafter | None, target: Architecture, gamma: Integers) -> None:

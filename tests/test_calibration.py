@@ -198,6 +198,18 @@ def test_a_file_that_is_not_a_calibration_is_refused_by_name(tmp_path, text):
         ("accelerator", "flops_per_s", [1]),
         ("accelerator", "memory_bytes", "x"),
         ("precision", "weight_bytes", -2),
+        ("precision", "weight_bytes", 1e-300),
+        ("precision", "name", 3),
+        ("precision", "surprise", 3),
+        ("accelerator", "bandwidth_bytes_per_s", float("inf")),
+        ("accelerator", "bandwidth_bytes_per_s", [1, 2]),
+        ("accelerator", "name", ["x"]),
+        ("accelerator", "flops_per_s", {"bf16": 1e300}),
+        ("engine", "kv_efficiency", {"pass_bytes": [1], "rows": [1], "values": [[0]]}),
+        ("engine", "kv_efficiency", {"pass_bytes": [2, 1], "rows": [1], "values": [[1], [1]]}),
+        ("engine", "kv_efficiency", {"pass_bytes": ["x"], "rows": [1]}),
+        ("engine", "head_sharded", "no"),
+        ("engine", "error", 1e300),
     ],
 )
 def test_an_impossible_constant_is_refused_by_name(tmp_path, part, key, value):

@@ -312,6 +312,24 @@ def test_a_plan_from_a_survival_stays_within_it(capsys):
     assert all(row["gamma"] <= 2 for row in planned["batches"])
 
 
+def test_the_table_of_a_plan_holds_the_numbers_of_its_json(capsys):
+    asked = [*SCENARIO, *DRAFT, "--batches", "1,16,200"]
+    rows = plan_json(capsys, *asked)["batches"]
+    assert cli.main(["plan", *asked]) == 0
+    heads, *lines = capsys.readouterr().out.splitlines()
+    assert heads.split()[-1] == "ms/token"
+    for row, line in zip(rows, lines, strict=False):
+        batch, gamma, ties, speedup, tokens_per_s, plain, ms = line.split()[:7]
+        assert (int(batch), int(gamma)) == (row["batch"], row["gamma"])
+        assert ties == f"{row['least_tied']}…{row['most_tied']}"
+        assert float(speedup.removesuffix("x")) == pytest.approx(row["speedup"], abs=0.005)
+        assert float(tokens_per_s) == pytest.approx(row["tokens_per_s"], abs=0.5)
+        assert float(plain) == pytest.approx(row["plain_tokens_per_s"], abs=0.5)
+        # a sequence's share of all tokens per second, turned round, in milliseconds
+        assert float(ms) == pytest.approx(1e3 * int(batch) / row["tokens_per_s"], abs=5.1e-4)
+    assert len(rows) == 3
+
+
 def test_a_plan_for_a_person(capsys):
     assert cli.main(["plan", *SCENARIO, "--method", "eagle-3", "--alpha", "0.7"]) == 0
     text = capsys.readouterr().out

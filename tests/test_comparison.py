@@ -28,6 +28,7 @@ from specsim.evidence.comparison import (
     summarise,
     to_rows,
 )
+from specsim.evidence.comparison.points import Comparison, Part
 from specsim.evidence.comparison.predictors import catalog_name
 from specsim.evidence.measurement import Environment, Measurement, Timing
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
@@ -227,6 +228,18 @@ def test_a_summary_counts_each_quantity_where_it_is_a_result(point):
     assert summary.errors["verify_step_s"].covered == 1.0
     assert summary.errors["step_s"].covered == 0.0  # the band is 10 %
     assert summarise([]).errors == {}
+
+
+def test_the_tail_is_the_95th_percentile(point):
+    # errors of 0, 1, …, 20 %, in no order: 95 % of the way from the least to the largest
+    errors = [k / 100 for k in range(20, -1, -1)]
+    made = [
+        Comparison(point(0), {"step_s": Part("step_s", 1 + error, 1.0)}, {}) for error in errors
+    ]
+    found = summarise(made)
+    assert found.errors["step_s"].tail == pytest.approx(0.19)
+    assert found.errors["step_s"].median == pytest.approx(0.10)
+    assert found.to_json()["errors"]["step_s"]["p95"] == pytest.approx(0.19)
 
 
 def test_tokens_are_judged_by_their_standard_errors(point):

@@ -1,12 +1,17 @@
 """The counters that each engine prints become the same three acceptance rates."""
 
+import gzip
+import time
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from specsim.acceptance import IID
 from specsim.architecture import model
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, files, limits
+from specsim.cli.diagnose import text_of
 from specsim.drafting import DraftModel
 from specsim.evidence.counters import Counters, read_log
 from specsim.evidence.diagnosis import bottleneck, diagnose
@@ -99,6 +104,133 @@ def test_several_intervals_are_added_up():
     weight = 259 / 559
     assert found.tokens_per_cycle == pytest.approx(2.92 * weight + 2.0 * (1 - weight))
     assert found.survival[0] == pytest.approx(0.805 * weight + 0.5 * (1 - weight))
+
+
+def test_requests_of_llama_cpp_are_weighted_by_their_cycles():
+    # 10 cycles that accept 20 of 30 drafts, and 40 cycles that accept 20 of 120
+    first = (
+        "draft acceptance = 0.66 ( 20 accepted / 30 generated), mean acceptance length = 3.00, "
+        "acceptance rate per position = (1.0, 0.6, 0.4)"
+    )
+    second = (
+        "draft acceptance = 0.16 ( 20 accepted / 120 generated), mean acceptance length = 1.50, "
+        "acceptance rate per position = (0.3, 0.1, 0.1)"
+    )
+    found = diagnose(read_log(f"{first}\n{second}\n"))
+    assert found.tokens_per_cycle == pytest.approx(1 + 40 / 50)
+    assert found.accepted_per_drafted == pytest.approx(40 / 150)
+    assert found.survival == pytest.approx(((10 + 12) / 50, (6 + 4) / 50, (4 + 4) / 50))
+
+
+@pytest.mark.parametrize(
+    ("survival", "kept"), [((0.8, 0.6), "45%"), ((0.8,), "64%"), ((0.9, 0.0), "0%"), ((0.0,), "0%")]
+)
+def test_one_more_draft_is_kept_as_the_last_one_was(survival, kept):
+    # the share that reaches the last place, times the share of those that the last place kept
+    found = diagnose(Counters(survival=survival))
+    (advice,) = [said for said in found.findings if "One more draft" in said]
+    assert f"One more draft would be accepted in about {kept}." in advice
+    assert f"accepted in {survival[-1]:.0%} of the cycles" in advice
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gzip", "\r"])
+def test_a_log_is_read_as_terminals_and_shells_write_it(encoding, tmp_path):
+    file = tmp_path / "serve.log"
+    text = f"before\n{VLLM}\nafter\n"
+    if encoding == "gzip":
+        file.write_bytes(gzip.compress(text.encode()))
+    elif encoding == "\r":
+        file.write_bytes(f"10 %\r{VLLM}\r20 %\r{VLLM}\n".encode())
+    else:
+        file.write_bytes(text.encode(encoding))
+    again = diagnose(read_log(text_of(str(file))))
+    assert again.survival == pytest.approx(diagnose(read_log(VLLM)).survival)
+    assert again.tokens_per_cycle == pytest.approx(2.92)
+
+
+def test_a_log_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "bomb.gz"
+    file.write_bytes(gzip.compress(b"0" * 3_000_000))
+    small = dict(limits.LIMITS) | {"log_bytes": limits.Limit(2_000_000, "cut it")}
+    for module in (limits, files):
+        monkeypatch.setattr(module, "LIMITS", small)
+    with pytest.raises(SpecsimError, match="unpacked size"):
+        text_of(str(file))
+    file.write_bytes(gzip.compress(b"1" * 1000)[:-20])
+    with pytest.raises(SpecsimError, match="damaged gzip"):
+        text_of(str(file))
+
+
+# One-line logs that made a pattern begin again at every place: each is repeated to a length.
+ONE_LINERS = (
+    "1", "SpecDecoding metrics Accepted: 1", "Number of speculative tokens: 4", "Number of "
+    "speculative tokens: 4 Number of draft tokens: 4", "vllm:spec_decode_num_drafts{",
+    "accepted_tokens_per_pos{", 'accepted_tokens_per_pos{position="1"', 'position="1"', " ( 1",
+    " ( 1 accepted / ", "draft acceptance ( 1 accepted /", "n_drafted = ", "accept len : ",
+    '"draft_n" : ', "1,", "Per-position acceptance rate: 0.1", "SpecDecoding metrics\n", "\n", " ",
+)  # fmt: skip
+BEGINNINGS = (
+    "",
+    "SpecDecoding metrics Accepted: ",
+    "SpecDecoding metrics Per-position acceptance rate: ",
+    "draft acceptance (",
+    'vllm:spec_decode_num_drafts{position="',
+    PROMETHEUS,
+    VLLM_0,
+)
+
+
+def seconds_of(beginning: str, part: str, size: int) -> float:
+    """The processor time of reading `part`, repeated to `size` characters; the least of two."""
+    text = beginning + (part * (size // len(part) + 1))[:size]
+    taken = []
+    for _ in range(2):
+        start = time.process_time()
+        with suppress(SpecsimError):
+            read_log(text)
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ONE_LINERS, ids=range(len(ONE_LINERS)))
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=range(len(BEGINNINGS)))
+def test_reading_a_log_takes_time_in_proportion_to_it(beginning, part):
+    # four doublings: a quadratic pattern takes 256 times as long; 2 MB of any line take a second
+    short, long = (seconds_of(beginning, part, size) for size in (125_000, 2_000_000))
+    assert long < max(64 * short, 0.5)
+
+
+@pytest.mark.parametrize(
+    "part", ["Number of speculative tokens: 4, x ", "Number of draft tokens: 5"]
+)
+def test_the_last_metrics_of_a_line_of_vllm_0_count(part):
+    line = f"{VLLM_0} {VLLM_0.replace('53716', '60000')} {part}"
+    assert read_log(line).drafted == 60000
+
+
+@pytest.mark.parametrize(
+    "counters",
+    [
+        Counters(accepted=1.0, cycles=1e-320),
+        Counters(accepted=1.0, drafted=1e308, cycles=1e-5),
+        Counters("sglang", accepted_per_drafted=1e-320, tokens_per_cycle=2.0),
+        Counters(accepted=1e308, drafted=float("inf")),
+        Counters(survival=(float("nan"),)),
+        Counters(survival=(0.5,) * 5000),
+        Counters(gamma=float("nan"), tokens_per_cycle=2.0),
+    ],
+)
+def test_counters_without_sense_are_refused(counters):
+    with pytest.raises(SpecsimError):
+        diagnose(counters)
+
+
+def test_a_position_far_out_fills_no_memory():
+    with pytest.raises(SpecsimError, match="must be at most"):
+        read_log(PROMETHEUS.replace('position="2"', 'position="999999999"'))
+    with pytest.raises(SpecsimError, match="must be at most"):
+        read_log("SpecDecoding metrics Per-position acceptance rate: " + "0.1, " * 3000)
 
 
 @pytest.mark.parametrize("log", [LLAMA_OLD, LLAMA_EXAMPLE, LLAMA_JSON])

@@ -95,9 +95,9 @@ def test_a_preset_has_a_short_link() -> None:
     [
         ("preset=mow", "no preset is called"),
         ("bacth=1", "no setting 'bacth'"),
-        ("batch=many", "batch must be a number"),
+        ("batch=many", "batch must be a whole number"),
         ("alpha=high", "alpha must be a number"),
-        ("gamma=most", "gamma must be a number"),
+        ("gamma=most", "gamma must be a whole number"),
     ],
 )
 def test_a_link_that_cannot_be_read_says_why(query: str, said: str) -> None:

@@ -120,3 +120,59 @@ def test_a_file_that_is_no_measurement_is_refused(tmp_path, text, says):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(SpecsimError, match="nothing"):
         Measurement.read(tmp_path / "nothing.json")
+
+
+BAD_FIELDS = [
+    ("points.0.drift", 0),
+    ("points.0.drift", "fast"),
+    ("points.0.step_s.median", -1),
+    ("points.0.step_s.median", 1e-320),
+    ("points.0.cycle_s.p90", "x"),
+    ("points.0.cycle_s.n", 0),
+    ("points.0.host_s", [1, 2, 3]),
+    ("points.0.verify_step_s.p10", None),
+    ("points.0.tokens_per_cycle", 0.5),
+    ("points.0.tokens_error", -0.1),
+    ("points.0.survival", "0.5"),
+    ("points.0.survival", [2]),
+    ("points.0.calibration_survival", [0.5, 0.7]),
+    ("points.0.accepted_histogram", [-1]),
+    ("points.0.reserved", "no"),
+    ("points.0.name", 3),
+    ("points.0.surprise", 1),
+    ("points.0.scenario.gamma", 2.5),
+    ("points.0.scenario.gamma", 10**9),
+    ("points.0.scenario.batch", 0),
+    ("points.0.scenario.temperature", -1),
+    ("points.0.scenario.precision", None),
+    ("points.0.scenario.target", None),
+    ("points.0.scenario.target.num_layers", 10**12),
+    ("points.0.scenario.target.tied_head", "yes"),
+    ("points.0.scenario.target.norm_eps", []),
+    ("points.0.scenario.draft.rope_scaling.factor", {}),
+    ("points.0", None),
+    ("points", {}),
+    ("environment.threads", "two"),
+    ("environment.device", 7),
+    ("environment", None),
+    ("calibration", 5),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), BAD_FIELDS)
+def test_a_field_of_the_wrong_kind_is_refused_by_name(place, value, tmp_path, point):
+    file = tmp_path / "run.json"
+    Measurement(Environment("cpu", "2", "3", 2, "today"), [point()]).write(file)
+    data = json.loads(file.read_text())
+    *way, last = place.split(".")
+    inside = data
+    for key in way:
+        inside = inside[int(key) if key.isdigit() else key]
+    inside[int(last) if last.isdigit() else last] = value
+    file.write_text(json.dumps(data))
+    with pytest.raises(SpecsimError) as refused:
+        Measurement.read(file)
+    assert "\n" not in str(refused.value)
+    named = last if not last.isdigit() else f"point {last}"
+    assert named in str(refused.value)
+    assert str(file) in str(refused.value)

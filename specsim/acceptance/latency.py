@@ -26,6 +26,7 @@ from specsim.checks import (
     whole,
     within,
 )
+from specsim.checks.limits import require_limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +85,9 @@ def cycles_to_emit(tokens: int, survival: ArrayLike) -> Cycles:
     if vector.ndim != 1:
         raise SpecsimError(f"survival must be one vector (gamma,), got shape {vector.shape}")
     emitted = np.concatenate([[0.0], pmf(vector)])  # (gamma + 2,): P(0), P(1), ... tokens a cycle
+    likely = np.flatnonzero(emitted > 1e-25)  # what lies beyond is below all rounding
+    emitted = emitted[: likely[-1] + 1]
+    require_limit("exact_tokens", tokens, "the tokens of an exact distribution")
     length = one_count("tokens", tokens)
     unfinished = np.eye(1, length)[0]  # [m] = P(m tokens so far, and more to come), m < length
     probability = [1.0 - unfinished.sum()]  # P(N = 0): 1 if `tokens` is 0, else 0

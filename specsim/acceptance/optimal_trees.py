@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, within
+from specsim.checks.limits import require_limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +79,7 @@ def best_tree(child_probs: ArrayLike, nodes: int, depth: int | None = None) -> T
     Source: Sequoia (arXiv:2402.12374), positional acceptance, solved greedily.
     """
     table = _child_table(child_probs)
+    require_limit("tree_nodes", nodes, "the nodes of a tree")
     nodes = one_count("nodes", nodes, low=1)
     deepest = len(table) if table.ndim == 2 else nodes
     if depth is not None:
@@ -110,6 +112,7 @@ def _child_table(child_probs: ArrayLike) -> Floats:
         raise SpecsimError(
             f"child_probs must be (children,) or (depth, children), got shape {table.shape}"
         )
+    require_limit("children", table.shape[-1], "the children of a node")
     if np.any(table.sum(axis=-1) > 1.0 + 1e-9):
         worst = table.sum(axis=-1).max()
         raise SpecsimError(f"child_probs must sum to at most 1 over siblings, got {worst:g}")

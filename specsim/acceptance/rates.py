@@ -6,6 +6,7 @@ import numpy as np
 
 from specsim.acceptance.formulas import IID, Acceptance, PerPosition, from_zero
 from specsim.checks import ArrayLike, Floats, SpecsimError, as_survival, whole, within
+from specsim.checks.limits import require_limit
 
 
 def as_acceptance(
@@ -41,6 +42,7 @@ def alpha_from_tokens_per_cycle(tokens_per_cycle: ArrayLike, gamma: ArrayLike) -
     is increasing and convex there, so the iteration approaches the root from above.
     Raises SpecsimError for a gamma below 1 or not whole, and for tokens outside [1, gamma + 1].
     """
+    require_limit("gamma", gamma)
     gamma = whole("gamma", gamma, low=1)
     tokens = within("tokens_per_cycle", tokens_per_cycle, low=1.0, high=gamma + 1.0)
     alpha = np.ones(np.broadcast_shapes(tokens.shape, gamma.shape))

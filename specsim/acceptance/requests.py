@@ -16,6 +16,7 @@ from specsim.acceptance.latency import (
     zero_gap_share,
 )
 from specsim.checks import ArrayLike, Floats, as_survival, one_count
+from specsim.checks.limits import require_limit
 
 EXACT = 4096  # tokens up to which the exact distribution is computed, in a second at most
 
@@ -49,6 +50,8 @@ def request_latency(
     approximation from renewal theory (`cycles_estimate`; its standard deviation is less than 2 %
     too small), and the slowest of the batch takes the mean plus sqrt(2 ln batch) deviations.
     """
+    require_limit("tokens", more_tokens, "more_tokens")
+    require_limit("batch", batch)
     length = one_count("more_tokens", more_tokens, low=1)
     percents = np.array([50.0, 90.0, 99.0])
     vector, sequences = as_survival(survival), one_count("batch", batch, low=1)

@@ -7,7 +7,7 @@ from specsim.architecture.families import DEFAULTS, FAMILIES
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Experts, Llama3RopeScaling
 from specsim.architecture.shape import Architecture
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, quoted
 
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys(
     ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), "gelu"
@@ -29,10 +29,10 @@ def from_config(config: Mapping[str, Any], name: str) -> Architecture:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise SpecsimError(
-            f"{name}: model_type {model_type!r} is not supported; known: {', '.join(FAMILIES)}. "
-            "Another shape is specsim.Architecture(name, hidden_size, num_layers, num_heads, "
-            "num_kv_heads, head_dim, intermediate_size, vocab_size, tied_head=…, experts=…, "
-            "latent=…)"
+            f"{name}: model_type {quoted(model_type)} is not supported; known: "
+            f"{', '.join(FAMILIES)}. Another shape is "
+            "specsim.Architecture(name, hidden_size, num_layers, num_heads, num_kv_heads, "
+            "head_dim, intermediate_size, vocab_size, tied_head=…, experts=…, latent=…)"
         )
     given = {key: value for key, value in config.items() if value is not None}
     fields = Config(DEFAULTS.get(model_type, {}) | given, name)
@@ -45,22 +45,22 @@ def _llama(c: Config) -> Fields:
     activation = c.get("hidden_activation", "hidden_act", "activation_function") or "silu"
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise SpecsimError(
-            f"{c.name}: hidden_act {activation!r} is not supported; known: "
+            f"{c.name}: hidden_act {quoted(activation)} is not supported; known: "
             f"{', '.join(_ACTIVATIONS)}"
         )
     mlp = 4 * hidden if c.get("model_type") == "gpt2" else None  # elsewhere it must be said
     rope = c.table("rope_parameters")
-    rope = rope.get("full_attention", rope)  # Gemma 3: one for each type of layer
+    rope = Config(rope, c.name).table("full_attention") or rope  # Gemma 3: one per type of layer
     return {
         "hidden_size": hidden,
         "num_layers": c.size("num_hidden_layers", "n_layer"),
         "num_heads": heads,
-        "num_kv_heads": c.get("num_key_value_heads") or heads,
-        "head_dim": c.get("head_dim") or hidden // heads,
+        "num_kv_heads": c.size("num_key_value_heads", default=heads),
+        "head_dim": c.size("head_dim", default=hidden // heads),
         "intermediate_size": c.size("intermediate_size", "ffn_dim", "n_inner", default=mlp),
         "vocab_size": c.size("vocab_size"),
         "tied_head": c.flag("tie_word_embeddings"),
-        "max_context": c.get("max_position_embeddings", "n_positions") or 4096,
+        "max_context": c.size("max_position_embeddings", "n_positions", default=4096),
         "rope_theta": Config(rope, c.name).number(
             "rope_theta", default=c.number("rope_theta", default=10_000.0)
         ),
@@ -74,7 +74,8 @@ def _rope_scaling(rope: Mapping[str, Any], name: str) -> Llama3RopeScaling | str
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if rope_type not in _ROPE_TYPES:
         raise SpecsimError(
-            f"{name}: rope_type {rope_type!r} is not supported; known: {', '.join(_ROPE_TYPES)}"
+            f"{name}: rope_type {quoted(rope_type)} is not supported; known: "
+            f"{', '.join(_ROPE_TYPES)}"
         )
     if rope_type == "default":
         return None
@@ -89,8 +90,12 @@ def _rope_scaling(rope: Mapping[str, Any], name: str) -> Llama3RopeScaling | str
         )
     except KeyError as missing:
         raise SpecsimError(f"{name}: rope scaling lacks the field {missing}") from None
-    except (TypeError, ValueError) as error:
-        raise SpecsimError(f"{name}: rope scaling holds no number where it must: {error}") from None
+    except SpecsimError as error:
+        raise SpecsimError(f"{name}: {error}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise SpecsimError(
+            f"{name}: rope scaling holds no number where it must: {quoted(dict(rope))}"
+        ) from None
 
 
 def to_config(model: Architecture) -> Fields:

@@ -5,8 +5,8 @@ Llama shape. What a hub's file leaves to transformers' defaults is in `DEFAULTS`
 from collections.abc import Callable
 
 from specsim.architecture.fields import Config, Fields
-from specsim.architecture.parts import Experts, LatentAttention
-from specsim.checks import SpecsimError
+from specsim.architecture.parts import Experts, LatentAttention, layer_numbers
+from specsim.checks import SpecsimError, quoted
 
 DEFAULTS: dict[str, Fields] = {
     "gemma": {"tie_word_embeddings": True, "head_dim": 256, "hidden_act": "gelu"},
@@ -51,7 +51,7 @@ def _mixtral(c: Config) -> Fields:
 
 def _qwen_experts(c: Config) -> Experts:
     layers, every = c.size("num_hidden_layers"), c.size("decoder_sparse_step", default=1)
-    plain = c.entries("mlp_only_layers") or ()
+    plain = set(layer_numbers(f"{c.name}: mlp_only_layers", c.entries("mlp_only_layers") or ()))
     shared = c.count("shared_expert_intermediate_size")
     return Experts(
         count=c.size("num_experts", "num_local_experts"),  # transformers 4, transformers 5
@@ -161,7 +161,7 @@ def _window(c: Config, slides: Callable[[int], bool]) -> Fields:
         if len(types) != len(layers) or any(kind not in known for kind in types):
             raise SpecsimError(
                 f"{c.name}: layer_types must name one of {', '.join(sorted(known))} "
-                f"for each of {len(layers)} layers, not {sorted(set(map(str, types)))} "
+                f"for each of {len(layers)} layers, not {quoted(sorted(set(map(str, types))))} "
                 f"for {len(types)}"
             )
         slides = [kind == "sliding_attention" for kind in types].__getitem__

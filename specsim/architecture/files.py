@@ -7,6 +7,7 @@ from typing import Any
 from specsim import catalog
 from specsim.architecture.config import from_config
 from specsim.architecture.shape import Architecture
+from specsim.checks import SpecsimError, quoted
 from specsim.checks.files import read_json
 
 
@@ -22,12 +23,16 @@ def model(name: str | Path) -> Architecture:
     A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. Raises
     SpecsimError with the nearest preset names when there is none such.
     """
-    path = Path(name).expanduser()
-    if _is_path(path):
-        folder = path if path.is_dir() else path.parent
-        named_by_folder = path.is_dir() or path.name == "config.json"
-        stem = folder.resolve().name if named_by_folder else path.stem
-        return from_config(read_config(path), stem)
+    try:
+        path = Path(name).expanduser()
+        is_path, is_folder = _is_path(path), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
+        raise SpecsimError(f"no model is called {quoted(str(name))}: {error}") from None
+    if is_path:
+        config = read_config(path)
+        if is_folder or path.name == "config.json":  # named by its folder
+            return from_config(config, (path if is_folder else path.parent).resolve().name)
+        return from_config(config, path.stem)
     row = catalog.resolve("models", str(name))
     found = catalog.lookup("models", row)
     return replace(from_config(found["config"], row), tokenizer=found["tokenizer"])

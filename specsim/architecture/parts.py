@@ -1,8 +1,27 @@
 """The parts of a model that have a type of their own."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from specsim.checks import SpecsimError, require_size
+from specsim.checks import (
+    SpecsimError,
+    quoted,
+    require_finite,
+    require_flags,
+    require_share,
+    require_size,
+)
+from specsim.checks.limits import LIMITS, require_limit
+
+
+def layer_numbers(name: str, value: Iterable[int]) -> tuple[int, ...]:
+    """The indices of layers; SpecsimError unless they are whole numbers >= 0, and not too many."""
+    good = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    found = tuple(value) if good else ()
+    sound = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in found)
+    if not good or not sound or len(found) > LIMITS["layers"].most:
+        raise SpecsimError(f"{name} must be a list of layers, whole numbers, not {quoted(value)}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +32,12 @@ class Llama3RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_context: int
+
+    def __post_init__(self) -> None:
+        for field in ("factor", "low_freq_factor", "high_freq_factor"):
+            require_finite(f"rope scaling: {field}", getattr(self, field))
+        require_size("rope scaling: original_context", self.original_context)
+        require_limit("context", self.original_context, "rope scaling: original_context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +67,20 @@ class Experts:
     normalized: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
-        for field in ("count", "per_token", "intermediate_size"):
-            require_size(f"experts: {field}", getattr(self, field))
-        require_size("experts: shared_size", self.shared_size, least=0)
+        dense = layer_numbers("experts: dense_layers", self.dense_layers)
+        object.__setattr__(self, "dense_layers", dense)
+        for field, limit in (("count", "experts"), ("per_token", "experts"),
+                             ("intermediate_size", "width"), ("shared_size", "width")):  # fmt: skip
+            size = getattr(self, field)
+            require_size(f"experts: {field}", size, least=0 if field == "shared_size" else 1)
+            require_limit(limit, size, f"experts: {field}")
+        flags = ("shared_gate", "router_bias", "biases", "normalized")
+        require_flags("experts", **{field: getattr(self, field) for field in flags})
         if self.per_token > self.count:
             raise SpecsimError(
                 f"experts: a token cannot visit {self.per_token} of {self.count} experts"
             )
-        if not 0 <= self.routing_correlation <= 1:
-            raise SpecsimError(
-                f"experts: routing_correlation must be in [0, 1], not {self.routing_correlation}"
-            )
+        require_share("experts: routing_correlation", self.routing_correlation)
 
     def router_parameters(self, hidden_size: int) -> int:
         gate = hidden_size if self.shared_gate else 0
@@ -81,6 +108,8 @@ class LatentAttention:
         require_size("latent attention: rope_size", self.rope_size, least=0)
         if self.query_rank is not None:
             require_size("latent attention: query_rank", self.query_rank)
+        for field in ("kv_rank", "rope_size", "nope_size", "value_size", "query_rank"):
+            require_limit("width", getattr(self, field) or 0, f"latent attention: {field}")
 
     @property
     def cached(self) -> int:

@@ -9,11 +9,46 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specsim.architecture.parameters import Sizes
-from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
-from specsim.checks import SpecsimError, require_size
+from specsim.architecture.parts import (
+    Experts,
+    LatentAttention,
+    Llama3RopeScaling,
+    layer_numbers,
+)
+from specsim.checks import (
+    SpecsimError,
+    build,
+    quoted,
+    require_finite,
+    require_flags,
+    require_size,
+    require_text,
+)
+from specsim.checks.limits import require_limit
 
 ACTIVATIONS = ("silu", "gelu", "relu")
 NORMS = ("rms", "layer")
+FLAGS = (
+    "tied_head", "qkv_bias", "qk_norm", "gated_mlp", "output_bias", "mlp_bias", "head_bias",
+    "attention_sinks",
+)  # fmt: skip
+PARTS: Mapping[str, Any] = {
+    "rope_scaling": Llama3RopeScaling | str | None,
+    "experts": Experts | None,
+    "latent": LatentAttention | None,
+}
+SIZES = {  # of a model: the limit of each, and the least that makes sense
+    "hidden_size": ("width", 1),
+    "num_layers": ("layers", 1),
+    "num_heads": ("heads", 1),
+    "num_kv_heads": ("heads", 1),
+    "head_dim": ("width", 1),
+    "intermediate_size": ("width", 1),
+    "vocab_size": ("vocabulary", 1),
+    "max_context": ("context", 1),
+    "learned_positions": ("context", 0),
+    "mtp_layers": ("layers", 0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +109,22 @@ class Architecture(Sizes):
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sliding_layers", tuple(self.sliding_layers))
-        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
-        for field in (*sizes, "intermediate_size", "vocab_size", "max_context"):
-            require_size(f"{self.name}: {field}", getattr(self, field))
+        require_text("the name of a model", self.name)
+        sliding = layer_numbers(f"{self.name}: sliding_layers", self.sliding_layers)
+        object.__setattr__(self, "sliding_layers", sliding)
+        for field, (limit, least) in SIZES.items():
+            size = getattr(self, field)
+            require_size(f"{self.name}: {field}", size, least)
+            require_limit(limit, size, f"{self.name}: {field}")
+        require_flags(self.name, **{field: getattr(self, field) for field in FLAGS})
+        for field in ("rope_theta", "norm_eps", "attention_softcap", "logit_softcap"):
+            if (number := getattr(self, field)) is not None or field in ("rope_theta", "norm_eps"):
+                require_finite(f"{self.name}: {field}", number)
+        for field, part in PARTS.items():
+            if not isinstance(getattr(self, field), part):
+                raise SpecsimError(
+                    f"{self.name}: {field} must be {part}, not {quoted(getattr(self, field))}"
+                )
         if self.num_heads % self.num_kv_heads:
             raise SpecsimError(
                 f"{self.name}: {self.num_heads} query heads cannot share "
@@ -91,19 +138,21 @@ class Architecture(Sizes):
             if getattr(self, field) not in known:
                 raise SpecsimError(
                     f"{self.name}: {field} must be one of {', '.join(known)}, "
-                    f"not {getattr(self, field)!r}"
+                    f"not {quoted(getattr(self, field))}"
                 )
         if self.norms_per_layer not in (1, 2, 4):
             raise SpecsimError(
-                f"{self.name}: norms_per_layer must be 1, 2 or 4, not {self.norms_per_layer!r}"
+                f"{self.name}: norms_per_layer must be 1, 2 or 4, "
+                f"not {quoted(self.norms_per_layer)}"
             )
         if self.sliding_layers and self.sliding_window is None:
             raise SpecsimError(f"{self.name}: sliding_layers need a sliding_window")
         if self.sliding_window is not None:
             require_size(f"{self.name}: sliding_window", self.sliding_window)
+            require_limit("context", self.sliding_window, f"{self.name}: sliding_window")
         dense = self.experts.dense_layers if self.experts else ()
         for index in (*self.sliding_layers, *dense):
-            if not 0 <= index < self.num_layers:
+            if index >= self.num_layers:
                 raise SpecsimError(
                     f"{self.name} has no layer {index}: they are 0 to {self.num_layers - 1}"
                 )
@@ -189,10 +238,13 @@ class Architecture(Sizes):
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Architecture":
-        """The inverse of `dataclasses.asdict`, also after a journey through JSON."""
+        """The inverse of `dataclasses.asdict`, also after a journey through JSON. Raises
+        SpecsimError for a field that is missing, unknown, or of the wrong kind."""
+        if not isinstance(fields, Mapping):
+            raise SpecsimError(f"a model must be a table of its fields, not {quoted(fields)}")
         fields = dict(fields)
         nested = {"rope_scaling": Llama3RopeScaling, "experts": Experts, "latent": LatentAttention}
         for field, part in nested.items():
             if isinstance(fields.get(field), Mapping):
-                fields[field] = part(**fields[field])
-        return cls(**fields)
+                fields[field] = build(part, fields[field], field)
+        return build(cls, fields, "a model")

@@ -6,6 +6,7 @@ step, so a reader sees the old content or the new. Who reads a file in order to 
 `locked` meanwhile.
 """
 
+import io
 import json
 import os
 import stat
@@ -43,6 +44,33 @@ def read_bytes(path: str | Path, limit: str = "json_bytes") -> bytes:
         raise SpecsimError(f"cannot read {path}: {error.strerror}") from None
     require_limit(limit, len(content), f"the size of {path} in bytes")
     return content
+
+
+def read_text(path: str | Path, limit: str) -> str:
+    """The text of a file in UTF-8 or UTF-16, also where it is packed by gzip; what is not text is
+    replaced. SpecsimError as `read_bytes`, for what the file expands to as well."""
+    return decoded(read_bytes(path, limit), str(path), limit)
+
+
+def decoded(content: bytes, name: str, limit: str) -> str:
+    """As `read_text`, of content that was read already; errors call it `name`."""
+    if content[:2] == b"\x1f\x8b":
+        import gzip  # rarely needed
+        import zlib
+
+        try:
+            with gzip.open(io.BytesIO(content)) as file:
+                content = file.read(LIMITS[limit].most + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SpecsimError(f"{name} is a damaged gzip file: {error}") from None
+        require_limit(limit, len(content), f"the unpacked size of {name} in bytes")
+    start = content[:512]
+    encoding = "utf-8-sig"
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes
+        encoding = "utf-16"
+    elif start[1::2].count(0) > len(start) // 3 and not start[::2].count(0):
+        encoding = "utf-16-le"
+    return content.decode(encoding, errors="replace")
 
 
 def read_json(path: str | Path, *, finite: bool = False) -> dict[str, Any]:
@@ -129,7 +157,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; SpecsimError if it cannot be written."""
     with writing(path) as new:
-        new.write_text(text, encoding="utf-8")
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -165,6 +193,16 @@ def require_writable(folder: str | Path) -> None:
         new.write_bytes(b"x")
     with suppress(OSError):
         (Path(folder) / ".writable").unlink()
+
+
+def require_place(path: str | Path) -> None:
+    """SpecsimError if `path` cannot be written; nothing is written. Called before a computation."""
+    with suppress(_Enough), writing(path):
+        raise _Enough
+
+
+class _Enough(Exception):
+    """Ends a block of `writing` that was only a trial."""
 
 
 def _destination(path: Path) -> Path:

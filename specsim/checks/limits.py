@@ -7,6 +7,7 @@ nor all time. `require_limit` refuses what is above it, in a sentence that says 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +26,14 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
         # of a scenario
         "batch": Limit(1_000_000, "no server decodes more sequences together"),
-        "gamma": Limit(4096, "no drafter proposes more tokens in a cycle"),
-        "context": Limit(1_000_000_000, "no model reads more tokens"),
+        "gamma": Limit(1024, "no drafter proposes more tokens in a cycle"),
+        "context": Limit(100_000_000, "no model reads more tokens"),
         "tokens": Limit(10_000_000, "no answer is longer"),
+        "exact_tokens": Limit(100_000, "request_latency approximates longer answers"),
         "tensor_parallel": Limit(16_384, "no group of devices is larger"),
-        "values": Limit(100_000, "more values in one list are a mistake"),
-        "cells": Limit(20_000_000, "a larger table does not fit in the memory of a small machine"),
+        "values": Limit(10_000, "more values in one list are a mistake"),
+        "cells": Limit(2_000_000, "more take all memory; planning.speedups takes them in parts"),
+        "streamed": Limit(200_000_000, "the result alone would fill the memory"),
         # of a model
         "layers": Limit(10_000, "no model has more layers"),
         "heads": Limit(65_536, "no layer has more heads"),
@@ -38,12 +41,14 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "vocabulary": Limit(100_000_000, "no vocabulary is larger"),
         "experts": Limit(1_000_000, "no layer has more experts"),
         "tree_nodes": Limit(4096, "one pass verifies no larger tree"),
+        "children": Limit(1024, "no node of a tree has more"),
         # of a run
         "seed": Limit(2**63 - 1, "random generators take 63 bits"),
         # of a file
-        "json_bytes": Limit(256 * 2**20, "no file of this kind is larger"),
+        "json_bytes": Limit(64 * 2**20, "no file of this kind is larger"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),
-        "log_bytes": Limit(2**30, "cut the log to its last part"),
+        "log_bytes": Limit(64 * 2**20, "cut the log to its last part"),
+        "log_lines": Limit(300_000, "cut the log to its last part"),
     }
 )
 
@@ -52,15 +57,18 @@ def require_limit(limit: str, value: ArrayLike, name: str | None = None) -> None
     """SpecsimError if `value`, or an element of it, is above the limit called `limit`. `name` is
     what the user calls the value; by default the name of the limit."""
     allowed = LIMITS[limit]
+    found: Any = value
     try:
-        above = np.asarray(value, dtype=np.float64) > allowed.most
-    except OverflowError:  # an integer of more than 308 digits
-        above = np.asarray(True)
-    except (TypeError, ValueError):  # not a number: other checks refuse it
+        if not isinstance(found, int | float):
+            array = np.asarray(found)
+            if array.dtype.kind not in "iufO" or not array.size:  # other checks refuse it
+                return
+            found = array.max()
+        above = bool(found > allowed.most)  # exact for whole numbers of any length
+    except (TypeError, ValueError):  # no numbers, a ragged list: other checks refuse it
         return
-    if np.any(above):
-        found = np.asarray(value, dtype=object)[above].flat[0]
-        shown = f"{found:,}" if abs(found) < 10**15 else "a larger number"
+    if above:
+        shown = f"{found:,}" if found < 10**15 or found == np.inf else "a larger number"
         raise SpecsimError(
             f"{name or limit.replace('_', ' ')} must be at most {allowed.most:,} "
             f"({allowed.reason}), got {shown}"

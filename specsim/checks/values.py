@@ -8,10 +8,11 @@ An error names the value, what was expected of it, and is raised where the value
 | `whole`, `one_count` | whole numbers |
 | `as_survival`, `distribution` | probabilities of the right form |
 | `require_positive`, `require_size`, `require_share`, `require_count` | nothing: they only raise |
-| `number`, `numbers`, `whole_numbers` | numbers, from text |
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,8 +30,24 @@ else:
     Array = Booleans = Floats = Integers = Strings = np.ndarray
 
 
+Made = TypeVar("Made")
+
+
 class SpecsimError(ValueError):
     """A user's mistake, in one clear line; the command line prints it and exits with status 2."""
+
+
+LONG = 60  # characters of a value that an error quotes
+
+
+def quoted(value: object) -> str:
+    """The value as an error quotes it: in one line, and shortened where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits; deep lists
+        return f"a {type(value).__name__} too long to print"
+    text = " ".join(text.split())
+    return text if len(text) <= LONG else f"{text[: LONG - 10]}…{text[-5:]}"
 
 
 # ------------------------------------------------------------------------------------- arrays
@@ -40,6 +57,8 @@ def within(name: str, value: ArrayLike, low: float = 0.0, high: ArrayLike = 1.0)
     """A float64 copy of `value`; refuses its first element that is NaN or outside [low, high]."""
     try:
         array = np.array(value, dtype=np.float64)
+    except OverflowError:  # an integer of more than 308 digits
+        raise SpecsimError(f"{name} must be at most 1e308, got a larger number") from None
     except (TypeError, ValueError):
         raise SpecsimError(f"{name} must be a number or a regular array of numbers") from None
     inside = (array >= low) & (array <= np.asarray(high, dtype=np.float64))  # False for NaN
@@ -56,7 +75,12 @@ def at_least_one(name: str, value: ArrayLike) -> Floats:
 
 def whole(name: str, value: ArrayLike, low: int = 0) -> Integers:
     """`value` as int64; refuses its first element that is not a whole number of at least `low`."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise SpecsimError(f"{name} must be whole numbers >= {low}, got a ragged list") from None
+    if array.dtype.kind == "O" and all(isinstance(each, int) for each in array.flat):
+        raise SpecsimError(f"{name} must be below 2^53, got a number beyond 64 bits")
     if array.dtype.kind not in "iuf":
         raise SpecsimError(f"{name} must be whole numbers >= {low}, got {array.dtype} values")
     good = (array >= low) & (array < 2**53) & (array == np.floor(array))
@@ -117,48 +141,64 @@ def require_positive(label: str, value: Any, *, or_zero: bool = False) -> None:
     good = number and np.all((value >= 0) & (value < np.inf) if or_zero else value > 0)
     if not good:
         wanted = "a finite number >= 0" if or_zero else "above 0"
-        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")
+        raise SpecsimError(f"{label} must be {wanted}, not {quoted(value)}")
+
+
+def require_finite(label: str, value: Any, *, above_zero: bool = True) -> None:
+    """SpecsimError unless `value` is one finite number, above 0 unless that is not asked for."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not (value > 0 if above_zero else value > -np.inf) or not value < np.inf:
+        wanted = "a finite number above 0" if above_zero else "a finite number"
+        raise SpecsimError(f"{label} must be {wanted}, not {quoted(value)}")
+
+
+def require_text(label: str, value: object) -> None:
+    """SpecsimError unless `value` is text."""
+    if not isinstance(value, str):
+        raise SpecsimError(f"{label} must be text, not {quoted(value)}")
+
+
+def require_flags(label: str, **values: object) -> None:
+    """SpecsimError, with the name of the first that is wrong, unless all values are booleans."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise SpecsimError(f"{label}: {name} must be true or false, not {quoted(value)}")
 
 
 def require_size(label: str, value: object, least: int = 1) -> None:
     """SpecsimError unless `value` is an integer of at least `least`, 1 or 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         wanted = "a positive integer" if least else "a whole number >= 0"
-        raise SpecsimError(f"{label} must be {wanted}, not {value!r}")
+        raise SpecsimError(f"{label} must be {wanted}, not {quoted(value)}")
 
 
 def require_share(name: str, value: float, low: float = 0.0) -> None:
     """SpecsimError unless `value` is a number within [low, 1]."""
-    if not low <= value <= 1.0:
-        raise SpecsimError(f"{name} must be within [{low:g}, 1], got {value!r}")
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not low <= value <= 1.0:
+        raise SpecsimError(f"{name} must be within [{low:g}, 1], got {quoted(value)}")
 
 
 def require_count(name: str, value: int) -> None:
     """SpecsimError unless `value` is a whole number of at least 1."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise SpecsimError(f"{name} must be a whole number >= 1, got {value!r}")
+        raise SpecsimError(f"{name} must be a whole number >= 1, got {quoted(value)}")
 
 
-# ---------------------------------------------------------------------------------------- text
-
-
-def number(name: str, text: str) -> float:
-    """The number that `text` spells."""
-    try:
-        return float(text)
-    except ValueError:
-        raise SpecsimError(f"{name} must be a number, not {text!r}") from None
-
-
-def numbers(name: str, text: str) -> list[float]:
-    """The numbers of a comma-separated list."""
-    return [number(name, part) for part in text.split(",")]
-
-
-def whole_numbers(name: str, text: str) -> list[int]:
-    """The whole numbers, each at least 1, of a comma-separated list."""
-    values = numbers(name, text)
-    for value in values:
-        if not (1 <= value < float("inf") and value == int(value)):
-            raise SpecsimError(f"{name} must be whole numbers >= 1, got {value:g}")
-    return [int(value) for value in values]
+def build(kind: Callable[..., Made], values: Any, name: str) -> Made:
+    """The dataclass `kind` of the fields in `values`, a table that came from a file; SpecsimError,
+    with the field, if it is no table, or one of its fields is missing or unknown."""
+    if not isinstance(values, Mapping):
+        raise SpecsimError(f"{name} must be a table of fields, not {quoted(values)}")
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise SpecsimError(f"{name} has an unknown field {quoted(unknown[0])}")
+    absent = [
+        key
+        for key, field in known.items()
+        if key not in values and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if absent:
+        raise SpecsimError(f"{name} lacks the field {absent[0]!r}")
+    return kind(**values)

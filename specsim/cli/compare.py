@@ -8,7 +8,7 @@ from typing import Any
 
 from specsim import tables
 from specsim.checks import SpecsimError
-from specsim.checks.files import writing
+from specsim.checks.files import require_writable, writing
 from specsim.cli.parser import Commands
 from specsim.evidence.comparison import (
     Comparison,
@@ -50,6 +50,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    if options.figures:
+        require_figures()
+        require_writable(options.figures)
     document: dict[str, Any] = {"files": []}
     every: dict[str, list[Comparison]] = {}
     baselines: list[Point] = []
@@ -110,12 +113,20 @@ def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
     }
 
 
-def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:
-    """Draw the figures into files; SpecsimError without matplotlib or with a bad folder."""
+def require_figures() -> None:
+    """SpecsimError where the extra that draws is not installed."""
     try:
-        from specsim import figures
-    except ImportError:
-        raise SpecsimError("figures need matplotlib: pip install 'specsim-llm[figures]'") from None
+        import specsim.figures  # noqa: F401
+    except ModuleNotFoundError as missing:
+        raise SpecsimError(
+            f"figures need {missing.name}: pip install 'specsim-llm[figures]'"
+        ) from None
+
+
+def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:
+    """Draw the figures into files; SpecsimError for a folder that cannot be written."""
+    from specsim import figures
+
     drawn = {
         "predicted-and-measured": figures.parity(every),
         "verify-curve": figures.verify_curve(every["calibrated"]),

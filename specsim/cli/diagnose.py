@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from specsim import __version__
 from specsim.acceptance import IID
 from specsim.checks import SpecsimError, numbers, within
+from specsim.checks.files import decoded, read_text
+from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.parser import Commands
 from specsim.evidence.counters import Counters, read_log
@@ -39,7 +40,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     if options.gamma is not None:
-        within("gamma", options.gamma, low=1.0, high=1e6)
+        require_limit("gamma", options.gamma)
+        within("gamma", options.gamma, low=1.0, high=LIMITS["gamma"].most)
     found = diagnose(counters_of(options), options.gamma)
     document: dict[str, Any] = found.to_json()
     document |= predicted(options, found) if options.target else {"prediction": None}
@@ -77,12 +79,14 @@ def counters_of(options: argparse.Namespace) -> Counters:
 
 def text_of(file: str) -> str:
     """The text of a file, or of standard input for "-"."""
-    if file == "-":
-        return sys.stdin.read()
-    try:
-        return Path(file).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise SpecsimError(f"cannot read {file}: {error.strerror}") from None
+    if file != "-":
+        return read_text(file, "log_bytes")
+    most = LIMITS["log_bytes"].most
+    if not hasattr(sys.stdin, "buffer"):  # a terminal of a notebook
+        return sys.stdin.read(most)
+    content = sys.stdin.buffer.read(most + 1)
+    require_limit("log_bytes", len(content), "the size of standard input in bytes")
+    return decoded(content, "standard input", "log_bytes")
 
 
 def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import whole
+from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import assumptions, guesses_first
@@ -37,6 +38,10 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    if options.out:
+        from specsim.checks.files import require_place  # rarely needed, slow to import
+
+        require_place(options.out)
     found = resolve(scenario_of(options))
     prediction, over = predictions(found)
     document = to_json(prediction, over, found, options.tokens)
@@ -115,6 +120,7 @@ def to_json(
 def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
     """Percentiles of how long a user waits for an answer; None where the acceptance is known only
     as tokens per cycle."""
+    require_limit("tokens", more_tokens, "--tokens")
     whole("--tokens", more_tokens, low=1)
     if prediction.gamma > 0 and prediction.acceptance is None:
         return None

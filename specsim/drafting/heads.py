@@ -11,6 +11,7 @@ import numpy as np
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture, require_tokenizer_of
 from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
+from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass, Product, Wait
 from specsim.drafting.drafter import Drafter, decayed, sampling
 from specsim.hardware import System
@@ -41,6 +42,8 @@ class Eagle(Drafter):
         require_share("decay", self.decay)
         require_count("features", self.features)
         require_count("layers", self.layers)
+        require_limit("children", self.features, "the features of a head")
+        require_limit("layers", self.layers)
         if self.own_layer and self.layers != 1:
             raise SpecsimError(f"an MTP module is one layer of the target's, not {self.layers}")
         if self.draft_vocab is not None:
@@ -133,6 +136,7 @@ class Medusa(Drafter):
     def __post_init__(self) -> None:
         require_share("decay", self.decay)
         require_count("heads", self.heads)
+        require_limit("gamma", self.heads, "the number of heads")
         if self.acceptance not in ("typical", "exact"):
             raise SpecsimError(f"acceptance must be typical or exact, not {self.acceptance!r}")
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from specsim.architecture import Architecture, require_tokenizer_of
 from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
+from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass, Wait
 from specsim.drafting.drafter import Drafter, sampling
 from specsim.hardware import System
@@ -46,6 +47,8 @@ class DraftModel(Drafter):
         for name in ("tensor_parallel", "window"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
+                limit = "context" if name == "window" else name
+                require_limit(limit, getattr(self, name), name)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_tokenizer_of(target, self.architecture)

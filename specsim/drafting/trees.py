@@ -15,6 +15,7 @@ import numpy as np
 from specsim.acceptance import Acceptance, GammaDependent, PerPosition
 from specsim.acceptance.optimal_trees import Tree, best_tree
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, require_count, whole
+from specsim.checks.limits import require_limit
 from specsim.cost import Ledger
 from specsim.drafting.drafter import Around, Drafter
 from specsim.hardware import System
@@ -37,6 +38,7 @@ class StaticTree(Around):
 
     def __post_init__(self) -> None:
         require_count("depth", self.depth)
+        require_limit("gamma", self.depth, "the depth of a tree")
         best_tree(self.child_probs, 1)  # refuses what is not a vector of child probabilities
 
     @property
@@ -97,6 +99,7 @@ class DynamicTree(StaticTree):
     def __post_init__(self) -> None:
         StaticTree.__post_init__(self)
         require_count("children", self.children)
+        require_limit("children", self.children, "the children of a node")
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)

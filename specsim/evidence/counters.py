@@ -3,12 +3,12 @@
 Counts on several lines of one log are added. Rates on several lines are averaged.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from specsim.checks import SpecsimError
+from specsim.checks.limits import require_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,17 @@ class Counters:
     survival: tuple[float, ...] | None = None
 
 
-NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-LIST = r"[(\[]?\s*((?:\d*\.?\d+)(?:\s*,\s*\d*\.?\d+)*)"
+# Every pattern takes time in proportion to the text, one long line included: digits are bounded,
+# and nothing that repeats can begin again inside what it has read.
+DIGITS = r"\d{1,40}"
+NUMBER = rf"([-+]?(?:{DIGITS}(?:\.\d{{0,40}})?|\.{DIGITS})(?:[eE][-+]?\d{{1,3}})?)"
+ENTRY = rf"\d{{0,40}}\.?{DIGITS}"
+LIST = rf"[(\[]?\s*({ENTRY}(?:\s*,\s*{ENTRY}){{0,2000}})"
 
 
 def read_log(text: str) -> Counters:
     """The counters in the text of a log; SpecsimError if no known counters are in it."""
+    text = text.replace("\r", "\n")  # progress bars overwrite their line
     for reader in (_vllm, _vllm_0, _prometheus, _llama_cpp, _llama_cpp_example, _sglang, _json):
         found = reader(text)
         if found is not None:
@@ -45,7 +50,7 @@ def read_log(text: str) -> Counters:
 
 
 def _vllm(text: str) -> Counters | None:
-    lines = [line for line in text.splitlines() if "SpecDecoding metrics" in line]
+    lines = _lines_with("SpecDecoding metrics", text)
     if not lines:
         return None
     accepted = _all(r"Accepted: " + NUMBER + " tokens", lines)
@@ -71,14 +76,12 @@ def _vllm(text: str) -> Counters | None:
 
 def _vllm_0(text: str) -> Counters | None:
     """vLLM 0: cycles = drafted / gamma, tokens per cycle = emitted / cycles."""
-    found = re.findall(
-        r"Number of speculative tokens: (\d+).*?Number of draft tokens: (\d+)"
-        r"(?:.*?Number of emitted tokens: (\d+))?",
-        text,
-    )
-    if not found:
+    found: tuple[str, str, str] | None = None
+    for line in _lines_with("Number of speculative tokens: ", text):
+        found = _last_of_line(line) or found
+    if found is None:
         return None
-    gamma, drafted, emitted = found[-1]  # the counts are cumulative: the last line holds the totals
+    gamma, drafted, emitted = found  # the counts are cumulative: the last line holds the totals
     cycles = float(drafted) / float(gamma) if float(gamma) else 0.0
     if not cycles or not emitted:
         raise SpecsimError("vLLM's 'Speculative metrics' line counts no emitted tokens")
@@ -91,9 +94,26 @@ def _vllm_0(text: str) -> Counters | None:
     )
 
 
+def _last_of_line(line: str) -> tuple[str, str, str] | None:
+    """gamma, drafted and emitted tokens of the last metrics in a line; "" if none are emitted."""
+    counts = re.findall(rf"Number of (speculative|draft|emitted) tokens: ({DIGITS})", line)
+    last_emitted = max((i for i, (name, _) in enumerate(counts) if name == "emitted"), default=-1)
+    found: tuple[str, str, str] | None = None
+    gamma = drafted = ""
+    for index, (name, count) in enumerate(counts):
+        if not gamma:
+            gamma = count if name == "speculative" else ""
+        elif not drafted and name == "draft":
+            drafted = count
+        if drafted and (name == "emitted" or index > last_emitted):
+            found = (gamma, drafted, count if name == "emitted" else "")
+            gamma = drafted = ""
+    return found
+
+
 def _prometheus(text: str) -> Counters | None:
     def total(name: str) -> float | None:
-        pattern = rf"^vllm:spec_decode_num_{name}(?:_total)?(?:\{{[^}}]*\}})?\s+{NUMBER}"
+        pattern = rf"^vllm:spec_decode_num_{name}(?:_total)?(?:\{{[^}}\n]*\}})?[ \t]+{NUMBER}"
         values = re.findall(pattern, text, flags=re.MULTILINE)
         return sum(map(float, values)) if values else None
 
@@ -102,10 +122,13 @@ def _prometheus(text: str) -> Counters | None:
     )
     if accepted is None or drafted is None:
         return None
-    pattern = rf'accepted_tokens_per_pos(?:_total)?\{{[^}}]*position="(\d+)"[^}}]*\}}\s+{NUMBER}'
+    pattern = rf"accepted_tokens_per_pos(?:_total)?\{{([^{{}}\n]*)\}}[ \t]+{NUMBER}"
     by_position: dict[int, float] = {}
-    for position, value in re.findall(pattern, text):
-        by_position[int(position)] = by_position.get(int(position), 0.0) + float(value)
+    for labels, value in re.findall(pattern, text):
+        if label := re.search(r'position="(\d{1,9})"', labels):
+            position = int(label[1])
+            require_limit("gamma", position, "a position in the log")
+            by_position[position] = by_position.get(position, 0.0) + float(value)
     survival = None
     if by_position and cycles:
         survival = tuple(by_position.get(k, 0.0) / cycles for k in range(max(by_position) + 1))
@@ -116,7 +139,7 @@ def _prometheus(text: str) -> Counters | None:
 
 def _llama_cpp(text: str) -> Counters | None:
     """llama-server, one line per request: accepted and drafted; newer versions add the lengths."""
-    lines = [line for line in text.splitlines() if re.search(r"draft acceptance", line)]
+    lines = _lines_with("draft acceptance", text)
     pairs = [
         re.search(rf"\(\s*{NUMBER}\s+accepted\s*/\s*{NUMBER}\s+generated\s*\)", line)
         for line in lines
@@ -172,7 +195,7 @@ def _json(text: str) -> Counters | None:
     values: dict[str, float] = {}
     names = "draft_n|draft_n_accepted|accepted|drafted|cycles|spec_accept_rate|spec_accept_length"
     for name, value in re.findall(rf"[\"']({names})[\"']\s*:\s*{NUMBER}", text):
-        values[name] = float(json.loads(value.lstrip("+")))
+        values[name] = float(value)
     accepted = values.get("draft_n_accepted", values.get("accepted"))
     drafted = values.get("draft_n", values.get("drafted"))
     if accepted is not None and drafted is not None:
@@ -187,6 +210,19 @@ def _json(text: str) -> Counters | None:
     return None
 
 
+def _lines_with(mark: str, text: str) -> list[str]:
+    """The lines that hold `mark`, without making a list of all lines."""
+    lines, start = [], 0
+    while (at := text.find(mark, start)) >= 0:
+        first = text.rfind("\n", start, at) + 1 or start
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        lines.append(text[first:end])
+        require_limit("log_lines", len(lines), f"the lines with {mark!r}")
+        start = end
+    return lines
+
+
 def _all(pattern: str, lines: Iterable[str]) -> list[float]:
     found = (re.search(pattern, line) for line in lines)
     return [float(match[1]) for match in found if match]
@@ -194,7 +230,10 @@ def _all(pattern: str, lines: Iterable[str]) -> list[float]:
 
 def _list(pattern: str, line: str) -> tuple[float, ...] | None:
     match = re.search(pattern, line)
-    return tuple(float(part) for part in match[1].split(",")) if match else None
+    if match is None:
+        return None
+    require_limit("gamma", match[1].count(",") + 1, "the number of positions in the log")
+    return tuple(float(part) for part in match[1].split(","))
 
 
 def _mean(values: list[float], weights: list[float] | None, unit: float = 1.0) -> float | None:
@@ -211,6 +250,11 @@ def _mean_vector(
 ) -> tuple[float, ...] | None:
     if not vectors:
         return None
-    length = max(map(len, vectors))
-    padded = [vector + (0.0,) * (length - len(vector)) for vector in vectors]
-    return tuple(_mean(list(column), weights) or 0.0 for column in zip(*padded, strict=True))
+    if weights is None or len(weights) != len(vectors) or not sum(weights) > 0:
+        weights = [1.0] * len(vectors)
+    totals = [0.0] * max(map(len, vectors))
+    for vector, weight in zip(vectors, weights, strict=True):
+        for position, value in enumerate(vector):  # a position that is absent counts as 0
+            totals[position] += value * weight
+    weight_of_all = sum(weights)
+    return tuple(total / weight_of_all for total in totals)

@@ -13,6 +13,7 @@ import numpy as np
 
 from specsim.acceptance import alpha_from_tokens_per_cycle, pooled_alpha
 from specsim.checks import SpecsimError, as_survival, within
+from specsim.checks.limits import LIMITS, require_limit
 from specsim.evidence.counters import Counters, read_log
 from specsim.prediction import Prediction, limit_sentence, limiting_factor
 
@@ -80,6 +81,11 @@ def diagnose(counters: Counters, gamma: float | None = None) -> Diagnosis:
         drafts = (tokens - 1.0) / rate
     if rate is None and tokens is not None and drafts:
         rate = (tokens - 1.0) / drafts
+    if drafts is not None:
+        require_limit("gamma", drafts, "the drafted tokens per cycle")
+        within("the drafted tokens per cycle", drafts, high=LIMITS["gamma"].most)
+    if tokens is not None:
+        within("tokens per cycle", tokens, 1.0, LIMITS["gamma"].most + 1.0)
     alpha = None
     if tokens is not None and drafts is not None and drafts >= 1:
         if tokens > drafts + 1 + 0.01:
@@ -136,6 +142,8 @@ def _rows_divided_by(
     if counters.engine != "sglang":
         return None
     over_rows, over_drafts = tokens / rate - 1.0, (tokens - 1.0) / rate
+    if over_rows > LIMITS["gamma"].most:
+        return None
     at_rows, at_drafts = (
         abs(each - (gamma if gamma is not None else max(1, round(each))))
         for each in (over_rows, over_drafts)

@@ -12,10 +12,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError
+from specsim.checks import (
+    SpecsimError,
+    as_survival,
+    build,
+    quoted,
+    require_flags,
+    require_size,
+    require_text,
+)
 from specsim.checks.files import read_json, write_json
+from specsim.checks.limits import LIMITS, require_limit
 
 SCHEMA_VERSION = 1
+TIMINGS = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
+SHORTEST_S, LONGEST_S = 1e-9, 1e6  # of one pass or cycle: no clock is finer, no run is longer
+MOST_TOKENS = 1e15
+RANGES = {  # of the other numbers of a point
+    "tokens_per_cycle": (1.0, LIMITS["gamma"].most + 1.0),
+    "tokens_per_cycle_error": (0.0, 1e3),
+    "tokens_per_s": (0.0, 1e15),
+    "tokens_error": (0.0, 1e3),
+    "peak_memory_bytes": (0, 1e18),
+    "drift": (1e-3, 1e3),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +167,104 @@ class Measurement:
     def read(cls, path: str | Path) -> "Measurement":
         """Read a file; SpecsimError, with its name, if it is unreadable or not a measured file."""
         data = read_json(path, finite=True)
+        if data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+            raise SpecsimError(
+                f"{path} has schema_version {quoted(data['schema_version'])}; this version of "
+                f"specsim reads {SCHEMA_VERSION}"
+            )
+        for key in ("schema_version", "environment", "calibration", "points"):
+            if key not in data:
+                raise SpecsimError(f"{path} is not a measurement file: it lacks {key!r}")
         try:
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise SpecsimError(
-                    f"{path} has schema_version {data['schema_version']}; this version of specsim "
-                    f"reads {SCHEMA_VERSION}"
-                )
-            points = [_point(point) for point in data["points"]]
-            return cls(Environment(**data["environment"]), points, data["calibration"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise SpecsimError(f"{path} is not a measurement file: {error!r}") from None
+            return _measurement(data)
+        except SpecsimError as error:
+            raise SpecsimError(f"{path} is not a measurement file: {error}") from None
 
 
-def _point(data: Mapping[str, Any]) -> Point:
-    scenario = dict(data["scenario"])
-    for role in ("target", "draft"):
-        if (fields := scenario[role]) is not None:
-            scenario[role] = Architecture.from_fields(fields)
-    timings = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
-    values = dict(data) | {"scenario": RunConditions(**scenario)}
-    values |= {key: None if data[key] is None else Timing(**data[key]) for key in timings}
-    return Point(**values)
+# --------------------------------------------------- what was read, each field's kind and range
+
+
+def _measurement(data: Mapping[str, Any]) -> Measurement:
+    environment = build(Environment, data["environment"], "environment")
+    for name in ("device", "torch", "python", "date"):
+        require_text(f"environment: {name}", getattr(environment, name))
+    if environment.driver is not None:
+        require_text("environment: driver", environment.driver)
+    require_size("environment: threads", environment.threads, least=0)
+    if data["calibration"] is not None:
+        require_text("calibration", data["calibration"])
+    if not isinstance(data["points"], list):
+        raise SpecsimError(f"points must be a list, not {quoted(data['points'])}")
+    require_limit("values", len(data["points"]), "the number of points")
+    points = []
+    for index, point in enumerate(data["points"]):
+        try:
+            points.append(_point(point))
+        except SpecsimError as error:
+            raise SpecsimError(f"point {index}: {error}") from None
+    return Measurement(environment, points, data["calibration"])
+
+
+def _point(data: Any) -> Point:
+    if not isinstance(data, Mapping):
+        raise SpecsimError(f"it must be a table of fields, not {quoted(data)}")
+    values = dict(data) | {"scenario": _conditions(data.get("scenario"))}
+    for name in TIMINGS:
+        if values.get(name) is not None:
+            values[name] = _timing(values[name], name)
+    point = build(Point, values, "a point")
+    for name, (low, high) in RANGES.items():
+        if getattr(point, name) is not None:
+            _number(name, getattr(point, name), low, high)
+    for name in ("notes", "name", "part"):
+        require_text(name, getattr(point, name))
+    require_flags("it", reserved=point.reserved, synthetic_acceptance=point.synthetic_acceptance)
+    for name in ("survival", "calibration_survival", "accepted_histogram"):
+        if (vector := getattr(point, name)) is not None:
+            if not isinstance(vector, list):
+                raise SpecsimError(f"{name} must be a list, not {quoted(vector)}")
+            require_limit("gamma", len(vector) - 1, f"the number of values in {name}")
+            for value in vector:
+                _number(name, value, 0, MOST_TOKENS if name == "accepted_histogram" else 1.0)
+    if point.calibration_survival is not None:
+        try:
+            as_survival(point.calibration_survival)
+        except SpecsimError as error:
+            raise SpecsimError(f"calibration_survival: {error}") from None
+    return point
+
+
+def _conditions(data: Any) -> RunConditions:
+    if isinstance(data, Mapping):
+        data = dict(data)
+        for role in ("target", "draft"):
+            if data.get(role) is not None:
+                data[role] = Architecture.from_fields(data[role])
+    scenario = build(RunConditions, data, "scenario")
+    if scenario.target is None:
+        raise SpecsimError("scenario lacks a target")
+    for name in ("precision", "method", "rule", "mode"):
+        require_text(f"scenario: {name}", getattr(scenario, name))
+    _number("scenario: temperature", scenario.temperature, 0.0, 1e6)
+    for name, limit, least in (("gamma", "gamma", 0), ("batch", "batch", 1),
+                               ("context", "context", 0), ("allocated_context", "context", 0),
+                               ("seed", "seed", 0)):  # fmt: skip
+        require_size(f"scenario: {name}", getattr(scenario, name), least)
+        require_limit(limit, getattr(scenario, name), f"scenario: {name}")
+    return scenario
+
+
+def _timing(data: Any, name: str) -> Timing:
+    timing = build(Timing, data, name)
+    for part in ("median", "p10", "p90"):
+        _number(f"{name}: {part}", getattr(timing, part), SHORTEST_S, LONGEST_S)
+    require_size(f"{name}: n", timing.n)
+    return timing
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # type: ignore[operator]
+        raise SpecsimError(
+            f"{name} must be a number within [{low:g}, {high:g}], not {quoted(value)}"
+        )

@@ -7,7 +7,8 @@ from typing import Any
 import ipywidgets as widgets
 
 from specsim import catalog
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, quoted
+from specsim.checks.limits import require_limit
 from specsim.explorer.scenarios import DEVICES, PLAIN, ExplorerScenario, drafts_of
 from specsim.operators import PRECISIONS
 
@@ -74,11 +75,13 @@ def offer(made: widgets.Widget, choices: Sequence[Any], value: Any) -> None:
 def survival(text: str) -> tuple[float, ...]:
     """`0.8, 0.6, 0.5` as a vector, empty text as none. Raises SpecsimError for other text."""
     parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
+    require_limit("gamma", len(parts), "the number of positions in a survival vector")
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
         raise SpecsimError(
-            f"a survival vector is numbers separated by commas, such as 0.8, 0.6, 0.5; not {text!r}"
+            "a survival vector is numbers separated by commas, such as 0.8, 0.6, 0.5; "
+            f"not {quoted(text)}"
         ) from None
 
 

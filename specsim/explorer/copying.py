@@ -4,7 +4,7 @@ import shlex
 from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
-from specsim.checks import SpecsimError
+from specsim.checks import number, numbers, whole_number
 from specsim.explorer.presets import PRESETS, preset
 from specsim.explorer.scenarios import (
     NAMES,
@@ -12,6 +12,7 @@ from specsim.explorer.scenarios import (
     ExplorerScenario,
     PredictedScenario,
     changed,
+    require_settable,
 )
 from specsim.planning import ENGINES_WITH_SETTINGS, Deployment, fixed_plan, launch, plan
 from specsim.scenario import Scenario
@@ -114,20 +115,23 @@ def _written(value: object) -> str:
 
 
 def from_query(query: str) -> ExplorerScenario:
-    """The scenario of a link. Raises SpecsimError for an unknown name and an unreadable value."""
+    """The scenario of a link. Raises SpecsimError for an unknown name, and for a value that
+    is unreadable or out of range."""
     given = dict(parse_qsl(query.lstrip("?"), keep_blank_values=True))
     start = preset(given.pop("preset")).scenario if "preset" in given else START
     changed(start, **given)  # refuses an unknown name
-    return changed(start, **{name: _read(name, text) for name, text in given.items()})
+    found = changed(start, **{name: _read(name, text) for name, text in given.items()})
+    require_settable(found)
+    return found
 
 
 def _read(name: str, text: str) -> object:
     """The value that `text` spells; of the type that the first preset has."""
-    try:
-        if name == "gamma":
-            return None if text == "best" else int(text)
-        if name == "survival":
-            return tuple(float(part) for part in text.split(",") if part)
-        return type(getattr(START, name))(text)
-    except ValueError:
-        raise SpecsimError(f"{name} must be a number, not {text!r}") from None
+    if name == "gamma":
+        return None if text == "best" else whole_number(name, text)
+    if name == "survival":
+        return tuple(numbers(name, text)) if text else ()
+    kind = type(getattr(START, name))
+    if kind is int:
+        return whole_number(name, text)
+    return number(name, text) if kind is float else text

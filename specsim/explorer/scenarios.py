@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from specsim.architecture import drafts_for, model
-from specsim.checks import Integers, SpecsimError
+from specsim.checks import Integers, SpecsimError, within
 from specsim.drafting import StaticTree
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.operators import require_even_split
 from specsim.prediction import Prediction
-from specsim.scenario import Resolved, Scenario, drafter_of, resolve
+from specsim.scenario import Resolved, Scenario, drafter_of, require_sound, resolve
 
 PLAIN = "none"  # the method of plain decoding
 DEVICES = (1, 2, 4, 8, 16)
@@ -58,6 +58,13 @@ START = ExplorerScenario(
     target="llama-3.1-8b", method="draft-model", draft="llama-3.2-1b", accelerator="h100-sxm",
     engine="vllm", precision="bf16", context=2048, alpha=0.8,
 )  # fmt: skip
+
+
+def require_settable(scenario: ExplorerScenario) -> None:
+    """SpecsimError unless every number is of its kind and in its range."""
+    require_sound(scenario)
+    within("temperature", scenario.temperature, high=1000.0)
+    within("price_per_hour", scenario.price_per_hour, high=1e6)
 
 
 def changed(scenario: ExplorerScenario | None = None, **changes: Any) -> ExplorerScenario:

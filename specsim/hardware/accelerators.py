@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from specsim import catalog
-from specsim.checks import Floats, require_positive, require_size
+from specsim.checks import (
+    Floats,
+    SpecsimError,
+    quoted,
+    require_positive,
+    require_size,
+    require_text,
+)
 
 # What links devices where the catalog knows no link, assumed and on the careful side: cards that
 # share a host its PCIe 3.0 x16, both directions together; whole computers (Apple's, phones, boards,
@@ -35,6 +42,13 @@ class Accelerator:
     link_devices: int | None = None  # that its fast links join; None where nobody said
 
     def __post_init__(self) -> None:
+        for name in ("name", "confidence", "family", "kind"):
+            if (text := getattr(self, name)) is not None or name in ("name", "confidence"):
+                require_text(f"accelerator: {name}", text)
+        if not isinstance(self.flops_per_s, Mapping):
+            raise SpecsimError(
+                f"{self.name}: flops_per_s must be a table, not {quoted(self.flops_per_s)}"
+            )
         require_positive(f"{self.name}: bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)
         for math, rate in self.flops_per_s.items():
             require_positive(f"{self.name}: flops_per_s of {math}", rate)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specsim.checks import ArrayLike, Floats, Integers, SpecsimError
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, quoted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,13 @@ class EfficiencyTable:
         for name in ("pass_bytes", "rows"):
             grid = getattr(self, name)
             if grid.ndim != 1 or not len(grid) or grid[0] <= 0 or np.any(np.diff(grid) <= 0):
-                raise SpecsimError(f"{name} of an efficiency table must rise from above 0: {grid}")
+                raise SpecsimError(
+                    f"{name} of an efficiency table must rise from above 0: {quoted(grid.tolist())}"
+                )
+        if self.of not in ("pass", "matrix", "stream"):
+            raise SpecsimError(
+                f"an efficiency table must be of a pass, matrix or stream, not {quoted(self.of)}"
+            )
         expected = (len(self.pass_bytes), len(self.rows))
         if self.values.shape != expected or not np.all(self.values > 0):
             raise SpecsimError(

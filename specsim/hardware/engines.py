@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from specsim import catalog
-from specsim.checks import ArrayLike, Floats, require_positive
+from specsim.checks import ArrayLike, Floats, require_flags, require_positive, require_text
 from specsim.hardware.accelerators import Accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.operators import ForwardWork, Operator
@@ -63,6 +63,9 @@ class Engine:
     confidence: str = "assumed"
 
     def __post_init__(self) -> None:
+        for name in ("name", "source", "confidence"):
+            require_text(f"engine: {name}", getattr(self, name))
+        require_flags(f"engine {self.name}", head_sharded=self.head_sharded)
         for constant in fields(self):
             value = getattr(self, constant.name)
             if constant.name.endswith("efficiency") and not isinstance(value, EfficiencyTable):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,6 @@ PRECISIONS = {
 
 def precision(name: str) -> Precision:
     """The precision called `name`; SpecsimError with the known ones if there is none such."""
-    if name not in PRECISIONS:
-        raise SpecsimError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+    if not isinstance(name, str) or name not in PRECISIONS:
+        raise SpecsimError(f"unknown precision {quoted(name)}; known: {', '.join(PRECISIONS)}")
     return PRECISIONS[name]

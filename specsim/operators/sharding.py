@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
+from specsim.checks.limits import require_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ WHOLE = Sharding()
 
 def require_even_split(model: Architecture, devices: int) -> None:
     """SpecsimError unless `devices` can share the heads of every layer evenly."""
+    require_limit("tensor_parallel", devices)
     if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
         raise SpecsimError(f"tensor_parallel must be a whole number >= 1, not {devices!r}")
     if not splits_evenly(model, devices):

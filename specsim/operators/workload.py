@@ -1,10 +1,14 @@
 """One pass, as it is asked for: how many tokens of how many sequences, and what they attend to."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specsim.checks import ArrayLike
+from specsim.checks import ArrayLike, SpecsimError, quoted
+from specsim.checks.limits import require_limit
+
+MOST = 1e15  # of each number: a product of all of them is finite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +31,26 @@ class Workload:
     allocated_context: ArrayLike | None = None
     logit_rows: ArrayLike | None = None
     routing_correlation: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        names = ("batch", "rows", "context", "allocated_context", "logit_rows")
+        shapes = []
+        for name in names:
+            if (value := getattr(self, name)) is None:
+                continue
+            if isinstance(value, int | float):
+                good = 0 <= value <= MOST
+            else:
+                value = np.asarray(value)
+                shapes.append(value.shape)
+                good = value.dtype.kind in "iuf" and bool(np.all((value >= 0) & (value <= MOST)))
+            if not good:
+                raise SpecsimError(
+                    f"the {name} of a workload must be within [0, {MOST:g}], got {quoted(value)}"
+                )
+        if shapes:
+            cells = math.prod(np.broadcast_shapes(*shapes))
+            require_limit("cells", cells, "the number of scenarios in one workload")
 
     def of_rows(self, rows: ArrayLike) -> "Workload":
         """The same sequences with `rows` tokens each in the pass."""

@@ -12,12 +12,14 @@ import numpy as np
 from specsim.acceptance import IID
 from specsim.acceptance.leviathan import best_gamma_closed_form
 from specsim.architecture import Architecture
-from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, whole
+from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, quoted, whole
+from specsim.checks.limits import require_limit
 from specsim.drafting import Drafter, candidates
 from specsim.hardware import System
 from specsim.prediction import INDISTINGUISHABLE, Prediction
 from specsim.speculation import predict
 
+CHUNK = 2**17  # scenarios that are looked at together
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -121,9 +123,10 @@ def plan(
     **scenario: Any,
 ) -> Plan:
     """The best gamma for each of `batches` (rising); `scenario` is what `predict` takes besides."""
+    require_limit("values", len(batches), "the number of batches")
     batch = whole("batches", batches, low=1)
     if batch.ndim != 1 or not len(batch) or np.any(np.diff(batch) <= 0):
-        raise SpecsimError(f"batches must rise, got {batch.tolist()}")
+        raise SpecsimError(f"batches must rise, got {quoted(batch.tolist())}")
     gammas = candidates(drafter, gammas)
     over = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
     speedup = np.broadcast_to(over.speedup, (len(batch), len(gammas)))
@@ -169,9 +172,15 @@ def crossover(
     `gammas` are those to choose from: one number fixes gamma, None is all of the method's.
 
     Every batch is looked at: mixtures of experts are not monotone."""
-    batch = np.arange(1, one_count("most", most, low=1) + 1)
+    require_limit("batch", most, "most")
+    most = one_count("most", most, low=1)
     gammas = candidates(drafter, gammas)
-    best = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
-    pays = best.speedup.max(axis=-1) > 1.0 + margin
-    last = int(batch[pays][-1]) if np.any(pays) else 0
-    return Crossover(last, last == most)
+    several = max(1, CHUNK // len(gammas))
+    for above in range(most, 0, -several):  # from the largest down, a part at a time
+        batch = np.arange(max(1, above - several + 1), above + 1)
+        best = predict(target, drafter, system, gamma=gammas, batch=batch[:, None], **scenario)
+        pays = best.speedup.max(axis=-1) > 1.0 + margin
+        if np.any(pays):
+            last = int(batch[pays][-1])
+            return Crossover(last, last == most)
+    return Crossover(0, False)

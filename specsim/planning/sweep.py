@@ -8,6 +8,7 @@ alpha, and its linear layers do not see the context. What is left to do here is 
 small enough for the caches and the memory: nothing but the output grows with the scenarios.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +19,7 @@ import numpy as np
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
 from specsim.checks import Array, ArrayLike, Floats, Integers, SpecsimError
+from specsim.checks.limits import require_limit
 from specsim.drafting import Drafter, candidates
 from specsim.hardware import System
 from specsim.prediction import Prediction
@@ -49,6 +51,7 @@ def speedups(
         given["alpha"] = alpha
     arrays = {name: np.asarray(value) for name, value in given.items()}
     shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    require_limit("streamed", math.prod(shape), "the number of scenarios")
     speedup = np.empty(shape)
     for block in blocks(shape, chunk):
         part: dict[str, Any] = {name: cut(array, block) for name, array in arrays.items()}
@@ -120,6 +123,7 @@ def speedup_map(
     lines = np.atleast_1d(np.asarray(y[1]))
     choose = "gamma" not in (*names, *fixed)
     shape = (len(lines), len(columns))
+    require_limit("streamed", math.prod(shape), "the number of scenarios")
     speedup, best = np.empty(shape), np.empty(shape, dtype=np.int64)
     gammas = candidates(drafter, gammas)
     depth = len(gammas) if choose else 1

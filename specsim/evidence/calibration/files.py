@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from specsim.checks import SpecsimError, require_positive
+from specsim.checks import (
+    SpecsimError,
+    build,
+    quoted,
+    require_finite,
+    require_text,
+    within,
+)
 from specsim.checks.files import read_json
+from specsim.checks.limits import require_limit
 from specsim.evidence.calibration.timings import Calibration
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Precision
 
 TABLES = ("weight_efficiency", "kv_efficiency")  # each may be a table instead of a number
+SMALLEST, LARGEST = 1e-25, 1e25  # of a number in a file, beyond any unit: products stay finite
 
 
 def to_json(calibration: Calibration) -> dict[str, Any]:
@@ -44,37 +53,79 @@ def value_to_json(value: float | str | EfficiencyTable) -> Any:
     return table | {"of": value.of}
 
 
-def table_from_json(value: Any) -> Any:
+def table_from_json(value: Any, name: str) -> Any:
     """A constant as `value_to_json` wrote it: an object becomes a table again."""
     if not isinstance(value, Mapping):
         return value
-    pass_bytes, rows, values = (
-        np.asarray(value[key], float) for key in ("pass_bytes", "rows", "values")
-    )
-    return EfficiencyTable(pass_bytes, rows, values, value.get("of", "pass"))
+    grids = {}
+    for key in ("pass_bytes", "rows", "values"):
+        if key not in value:
+            raise SpecsimError(f"{name} lacks the field {key!r}")
+        require_limit("values", np.size(value[key]), f"the number of {key} in {name}")
+        grids[key] = within(f"{name}: {key}", value[key], low=SMALLEST, high=LARGEST)
+    return EfficiencyTable(**grids, of=value.get("of", "pass"))
 
 
 def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration:
-    """The calibration in `data`; SpecsimError with the file's `name` if `data` is not one."""
+    """The calibration in `data`; SpecsimError with the file's `name`, and the field, if `data` is
+    not one."""
+    for part in ("accelerator", "precision", "engine", "residuals"):
+        if part not in data:
+            raise SpecsimError(f"{name} is not a calibration file: it lacks {part!r}")
     try:
+        for part in ("accelerator", "precision", "engine"):
+            require_sizes(data[part], part)
         engine = dict(data["engine"])
-        engine |= {name: table_from_json(engine[name]) for name in TABLES}
-        stored = Precision(**data["precision"])
-        for name_of_bytes in ("weight_bytes", "kv_bytes", "activation_bytes"):
-            require_positive(name_of_bytes, getattr(stored, name_of_bytes))
-        return Calibration(
-            System(
-                Accelerator(**data["accelerator"]),
-                Engine(**engine),
-                stored,
-            ),
-            tuple(data["residuals"]),
-            data.get("environment", {}),
+        for table in TABLES:
+            if table in engine:
+                engine[table] = table_from_json(engine[table], table)
+        system = System(
+            build(Accelerator, data["accelerator"], "accelerator"),
+            build(Engine, engine, "engine"),
+            precision_from_json(data["precision"]),
         )
+        require_finite("accelerator: bandwidth_bytes_per_s", system.bandwidth_bytes_per_s)
+        residuals = within("residuals", data["residuals"], low=-1e6, high=1e6)
+        if residuals.ndim != 1:
+            raise SpecsimError(f"residuals must be a list of numbers, got {residuals.ndim} axes")
+        environment = data.get("environment", {})
+        if not isinstance(environment, Mapping):
+            raise SpecsimError(f"environment must be a table, not {quoted(environment)}")
+        if environment.get("mode") is not None:
+            require_text("environment: mode", environment["mode"])
+        return Calibration(system, tuple(residuals.tolist()), environment)
     except SpecsimError as error:
-        raise SpecsimError(f"{name}: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SpecsimError(f"{name} is not a calibration file: {error!r}") from None
+        raise SpecsimError(f"{name} is not a calibration file: {error}") from None
+
+
+def precision_from_json(data: Any) -> Precision:
+    """The number format of a calibration; SpecsimError for a field of the wrong kind."""
+    stored = build(Precision, data, "precision")
+    for field in ("name", "math"):
+        require_text(f"precision: {field}", getattr(stored, field))
+    for field in stored.__dataclass_fields__:
+        always = ("weight_bytes", "kv_bytes", "activation_bytes")
+        if field.endswith("_bytes") and (field in always or getattr(stored, field) is not None):
+            require_finite(f"precision: {field}", getattr(stored, field))
+    return stored
+
+
+def require_sizes(values: Any, name: str) -> None:
+    """SpecsimError unless every number in a table of fields is 0 or of a size that can be
+    multiplied; an efficiency may be infinite."""
+    if not isinstance(values, Mapping):
+        raise SpecsimError(f"{name} must be a table of fields, not {quoted(values)}")
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if key not in TABLES:
+                require_sizes(value, f"{name}: {key}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            endless = value == np.inf and key == "activation_efficiency"
+            low = 0.0 if key.endswith("_s") or key == "error" else SMALLEST  # what is only added
+            if not (value == 0 or endless or low <= value <= LARGEST):
+                raise SpecsimError(
+                    f"{name}: {key} must be 0 or within [{low:g}, {LARGEST:g}], got {quoted(value)}"
+                )
 
 
 def load(path: str | Path) -> Calibration:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, quoted
 from specsim.evidence import calibration
 from specsim.evidence.calibration import Calibration
 from specsim.evidence.comparison.points import Comparison, compare, is_predicted
@@ -74,17 +74,28 @@ def measurement_files(paths: Sequence[Path]) -> list[Path]:
     """The given files, and the measured files of the given folders; SpecsimError if none."""
     files = []
     for path in paths:
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        files += [file for file in found if path.is_file() or is_measurement(file)]
+        try:
+            found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise SpecsimError(f"cannot read {quoted(str(path))}: {error.strerror}") from None
+        files += [file for file in found if not path.is_dir() or is_measurement(file)]
     if not files:
         raise SpecsimError(f"no measured files in {', '.join(map(str, paths))}")
     return files
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def calibration_of(path: Path, measurement: Measurement) -> Path:
     """The path of the calibration that a measured file names, or of the one in its folder."""
     file = path.parent / (measurement.calibration or "calibration.json")
-    if not file.is_file():
+    if not is_file(file):
         raise SpecsimError(f"{path} has no calibration {file}; give one: --engine calibration.json")
     return file
 
