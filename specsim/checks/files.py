@@ -167,6 +167,16 @@ def require_writable(folder: str | Path) -> None:
         (Path(folder) / ".writable").unlink()
 
 
+def require_place(path: str | Path) -> None:
+    """SpecsimError if `path` cannot be written; nothing is written. Called before a computation."""
+    with suppress(_Enough), writing(path):
+        raise _Enough
+
+
+class _Enough(Exception):
+    """Ends a block of `writing` that was only a trial."""
+
+
 def _destination(path: Path) -> Path:
     """The file that is meant, links followed; SpecsimError if it exists and is no regular file."""
     try:
