@@ -45,8 +45,8 @@ browser.ready:  # what can be installed is: Debian's browser and its driver, by 
 		|| echo "no chromium with its chromedriver here: the tests will say so and skip"
 
 .PHONY: test-slow
-test-slow: $(VENV)/test.stamp  ## the tests that take minutes
-	$(PYTEST) -m slow --timeout 3600
+test-slow: $(VENV)/test.stamp  ## the tests that take minutes, and the property tests on new examples
+	SPECSIM_EXAMPLES=fresh $(PYTEST) -m "slow or hypothesis" --timeout 3600
 
 .PHONY: lint
 lint: $(VENV)/lint.stamp typecheck  ## style, format and types, changing nothing

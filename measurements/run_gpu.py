@@ -20,7 +20,7 @@ part of the suite continues with its missing points. To continue on another mach
 kind, unpack the archive there first: `tar xzf gpu.tar.gz -C out`. For another kind of machine, give
 another --out: a folder holds the finished steps of one machine.
 
-The script needs only Python. The steps need PyTorch; `smoke` and `peer` need what the tests need.
+The script needs only NumPy. The steps need PyTorch; `smoke` and `peer` need what the tests need.
 """
 
 import argparse
@@ -38,6 +38,10 @@ from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a checkout is enough: nothing need be installed
+from specsim.checks import SpecsimError  # noqa: E402
+from specsim.checks.files import writing  # noqa: E402
+
 GRACE_S = 10  # between the interruption of a step and killing it
 PACKING_S = 2
 SLOWER = 4  # the limits of steps on a CPU are this many times longer
@@ -135,7 +139,11 @@ class Run:
         self.attempts: list[Attempt] = []
         if self.table.is_file():
             with open(self.table, encoding="utf-8", newline="") as file:
-                self.attempts = [Attempt(**row) for row in csv.DictReader(file, delimiter="\t")]
+                rows = csv.DictReader(file, delimiter="\t")
+                try:
+                    self.attempts = [Attempt(**row) for row in rows]
+                except (TypeError, UnicodeDecodeError, csv.Error) as error:
+                    raise SpecsimError(f"{self.table} is not a table of steps: {error}") from None
 
     def has_finished(self, step: Step) -> bool:
         """Whether the last begun attempt of `step` finished."""
@@ -166,22 +174,17 @@ class Run:
     def record(self, attempt: Attempt) -> None:
         """Add a line to the table, and write the archive."""
         self.attempts.append(attempt)
-        partial = self.table.with_suffix(".partial")
-        with open(partial, "w", encoding="utf-8", newline="") as file:
+        with writing(self.table) as new, open(new, "w", encoding="utf-8", newline="") as file:
             names = [field.name for field in fields(Attempt)]
             writer = csv.DictWriter(file, names, delimiter="\t", lineterminator="\n")
             writer.writeheader()
             writer.writerows(map(asdict, self.attempts))
-        os.replace(partial, self.table)
         self.pack()
 
     def pack(self) -> None:
         """Write the archive, completely or not at all."""
-        self.archive.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.archive.with_name(self.archive.name + ".partial")
-        with tarfile.open(partial, "w:gz") as tar:
+        with writing(self.archive) as new, tarfile.open(new, "w:gz") as tar:
             tar.add(self.out, arcname="gpu")
-        os.replace(partial, self.archive)
 
 
 def run(command: Sequence[str], seconds: float, log: Path) -> tuple[str, int]:
@@ -245,13 +248,20 @@ def table(attempts: Iterable[Attempt]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the steps that are named; returns 0 if all of them finished."""
-    options = parse(arguments)
+    """Run the steps that are named; returns 0 if all of them finished, 2 after an error in one
+    line."""
+    try:
+        return run_steps(parse(arguments))
+    except SpecsimError as error:
+        print(f"run_gpu: {error}", file=sys.stderr)
+        return 2
+
+
+def run_steps(options: argparse.Namespace) -> int:
+    """Run the steps of the options, and write the archive; returns the exit status."""
     everything = {step.name: step for step in steps(options)}
     if unknown := [name for name in options.steps if name not in everything]:
-        known = ", ".join(everything)
-        print(f"run_gpu: unknown step {unknown[0]!r}; known: {known}", file=sys.stderr)
-        return 2
+        raise SpecsimError(f"unknown step {unknown[0]!r}; known: {', '.join(everything)}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     run, seen = Run(options.out, options.archive, options.total), []

@@ -10,48 +10,78 @@ exact.
     assert result.tokens == plain.tokens
     result.statistics.tokens_per_cycle
 
-Start reading at `decoding`, the loop, and `verification`, the rule that makes it exact.
+A name is imported, and PyTorch with it, when it is first used. Start reading at `decoding`, the
+loop, and `verification`, the rule that makes it exact.
 """
 
-from reference.checkpoints import Tokenizer, load_checkpoint, load_pair, prompts, save_checkpoint
-from reference.decoding import Generation, generate, speculate, stream
-from reference.drafters import Drafter, NoDrafter, Proposal
-from reference.drafters.draft_model import DraftModel
-from reference.drafters.early_exit import EarlyExit
-from reference.drafters.ensemble import Ensemble
-from reference.drafters.head import DraftHead
-from reference.drafters.n_gram import NGram
-from reference.drafters.quantised_self import QuantisedSelf
-from reference.drafters.tree import ConfidenceTree, StaticTree
-from reference.heads import Head, load_head
-from reference.statistics import Statistics
-from reference.streaming import stream_text
-from reference.trees import Tree
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ConfidenceTree",
-    "DraftHead",
-    "DraftModel",
-    "Drafter",
-    "EarlyExit",
-    "Ensemble",
-    "Generation",
-    "Head",
-    "NGram",
-    "NoDrafter",
-    "Proposal",
-    "QuantisedSelf",
-    "StaticTree",
-    "Statistics",
-    "Tokenizer",
-    "Tree",
-    "generate",
-    "load_checkpoint",
-    "load_head",
-    "load_pair",
-    "prompts",
-    "save_checkpoint",
-    "speculate",
-    "stream",
-    "stream_text",
-]
+PLACES = {
+    "checkpoints": ("Tokenizer", "load_checkpoint", "load_pair", "prompts", "save_checkpoint"),
+    "decoding": ("Generation", "generate", "speculate", "stream"),
+    "drafters": ("Drafter", "NoDrafter", "Proposal"),
+    "drafters.draft_model": ("DraftModel",),
+    "drafters.early_exit": ("EarlyExit",),
+    "drafters.ensemble": ("Ensemble",),
+    "drafters.head": ("DraftHead",),
+    "drafters.n_gram": ("NGram",),
+    "drafters.quantised_self": ("QuantisedSelf",),
+    "drafters.tree": ("ConfidenceTree", "StaticTree"),
+    "heads": ("Head", "load_head"),
+    "statistics": ("Statistics",),
+    "streaming": ("stream_text",),
+    "trees": ("Tree",),
+}  # the public names of each module
+LIBRARIES = ("torch", "safetensors", "tokenizers", "tqdm")  # of the extra `reference`
+
+if TYPE_CHECKING:
+    from reference.checkpoints import Tokenizer as Tokenizer
+    from reference.checkpoints import load_checkpoint as load_checkpoint
+    from reference.checkpoints import load_pair as load_pair
+    from reference.checkpoints import prompts as prompts
+    from reference.checkpoints import save_checkpoint as save_checkpoint
+    from reference.decoding import Generation as Generation
+    from reference.decoding import generate as generate
+    from reference.decoding import speculate as speculate
+    from reference.decoding import stream as stream
+    from reference.drafters import Drafter as Drafter
+    from reference.drafters import NoDrafter as NoDrafter
+    from reference.drafters import Proposal as Proposal
+    from reference.drafters.draft_model import DraftModel as DraftModel
+    from reference.drafters.early_exit import EarlyExit as EarlyExit
+    from reference.drafters.ensemble import Ensemble as Ensemble
+    from reference.drafters.head import DraftHead as DraftHead
+    from reference.drafters.n_gram import NGram as NGram
+    from reference.drafters.quantised_self import QuantisedSelf as QuantisedSelf
+    from reference.drafters.tree import ConfidenceTree as ConfidenceTree
+    from reference.drafters.tree import StaticTree as StaticTree
+    from reference.heads import Head as Head
+    from reference.heads import load_head as load_head
+    from reference.statistics import Statistics as Statistics
+    from reference.streaming import stream_text as stream_text
+    from reference.trees import Tree as Tree
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that defines it. Raises ImportError, naming the extra, if
+    PyTorch or another library that the decoder needs is not installed."""
+    for module, names in PLACES.items():
+        if name in names:
+            try:
+                return getattr(import_module(f"reference.{module}"), name)
+            except ModuleNotFoundError as error:
+                if error.name not in LIBRARIES:
+                    raise
+                raise ImportError(needed(error)) from None
+    raise AttributeError(f"module 'reference' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names of this package, those that are not imported yet included."""
+    return sorted({*globals(), *(name for names in PLACES.values() for name in names)})
+
+
+def needed(error: ModuleNotFoundError) -> str:
+    """One line about a library that is missing: what needs it, and how it is installed."""
+    return f"the decoder needs {error.name}: pip install 'specsim-llm[reference]'"

@@ -2,36 +2,52 @@
 
 import argparse
 import json
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
-from reference.machine import DTYPES, device_named, environment
-from reference.memory import is_out_of_memory
-from specsim.checks import SpecsimError
+from reference import LIBRARIES, needed
 
 METHODS = ("draft-model", "n-gram", "early-exit", "quantised-self", "ensemble", "head")
+PRECISIONS = ("fp32", "bf16", "fp16")  # those of reference.machine, known without PyTorch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status, 2 after an error in one line."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if error.name not in LIBRARIES:
+            raise
+        print(f"reference: {needed(error)}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out a command; an error of the user's, or of the device's memory, is one line."""
+    from reference.machine import device_named
+    from reference.memory import is_out_of_memory
+    from specsim.checks import SpecsimError
+
     try:
         options.device = device_named(options.device)
         return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        words = str(error).strip().splitlines()[0]
+        words = " ".join(str(error).split())[:300]
         print(f"reference: {options.device} is out of memory: {words}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     def pair(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
         sub.add_argument("--draft", help="a folder or a hub id")
-        sub.add_argument("--dtype", choices=DTYPES, default="fp32")
+        sub.add_argument("--dtype", choices=PRECISIONS, default="fp32")
         sub.add_argument("--temperature", type=float, default=0.0)
         sub.add_argument("--max-new-tokens", type=int, default=128)
 
@@ -79,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for role in ("target", "draft"):
         generate.add_argument(
-            f"--{role}-precision", choices=(*DTYPES, "int8", "int4", "int4-g32"),
+            f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
             help=f"precision of the {role}'s weights; default: --dtype",
         )  # fmt: skip
     generate.add_argument(
@@ -118,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     calibrate = command("calibrate", run_calibrate, "time the probes and fit a System to them")
-    calibrate.add_argument("--dtype", choices=DTYPES, help="default: the faster one here")
+    calibrate.add_argument("--dtype", choices=PRECISIONS, help="default: the faster one here")
     calibrate.add_argument("--out", type=Path, required=True, help="the calibration file to write")
 
     train = command("train", run_train, "make a pair from the standard library's source")
@@ -143,6 +159,7 @@ def load(options: argparse.Namespace, needs_draft: bool = True):
         resolve,
         tokenizer_file,
     )
+    from reference.machine import DTYPES
 
     placed = {"dtype": DTYPES[options.dtype], "device": options.device}
     target_precision, draft_precision = (
@@ -175,8 +192,11 @@ def quantized_notes(options: argparse.Namespace) -> list[str]:
 def run_generate(options: argparse.Namespace) -> int:
     """Continue a prompt, and print the text or one JSON object."""
     from reference import speculate
+    from reference.settings import check_seed
     from reference.verification import LOSSLESS
+    from specsim.checks import SpecsimError
 
+    check_seed(options.seed)
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
     if options.tree and options.method:
@@ -185,8 +205,8 @@ def run_generate(options: argparse.Namespace) -> int:
     for note in quantized_notes(options):
         print(f"reference: {note}", file=sys.stderr)
     needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
+    text = standard_input() if options.prompt == "-" else options.prompt
     target, draft, tokenizer = load(options, needs_draft)
-    text = sys.stdin.read() if options.prompt == "-" else options.prompt
     drafter = drafter_named(options, target, draft)
     method = "tree" if options.tree else options.method
     result = speculate(
@@ -220,6 +240,19 @@ def run_generate(options: argparse.Namespace) -> int:
     }
     print(json.dumps(report) if options.json else text + report["text"])
     return 0
+
+
+def standard_input() -> str:
+    """The text on standard input, in UTF-8."""
+    from specsim.checks import SpecsimError
+    from specsim.checks.limits import LIMITS, require_limit
+
+    content = sys.stdin.buffer.read(LIMITS["prompt_bytes"].most + 1)
+    require_limit("prompt_bytes", len(content), "the size of standard input in bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecsimError(f"standard input is not text in UTF-8: {error.reason}") from None
 
 
 def drafter_named(options: argparse.Namespace, target, draft):
@@ -256,11 +289,14 @@ def drafter_named(options: argparse.Namespace, target, draft):
 def tree_named(options: argparse.Namespace, draft):
     """The drafter of --tree: children at each depth, or a number of nodes."""
     from reference import ConfidenceTree, StaticTree, Tree
+    from specsim.checks import SpecsimError
 
     try:
         numbers = [int(number) for number in options.tree.split(",")]
     except ValueError:
-        raise SpecsimError(f"--tree takes numbers, as 4,2,1 or 16, not {options.tree!r}") from None
+        raise SpecsimError(
+            f"--tree takes numbers, as 4,2,1 or 16, not {options.tree!r:.100}"
+        ) from None
     if len(numbers) > 1:
         return StaticTree(draft, Tree.branching(numbers), options.drawn_children)
     return ConfidenceTree(draft, numbers[0], options.gamma)
@@ -299,13 +335,21 @@ def measure_one(options: argparse.Namespace) -> int:
     """Measure one pair over gamma into a file."""
     from reference.checkpoints import prompt_texts
     from reference.lab.suites import measure_pair
+    from reference.machine import DTYPES, environment
+    from specsim.checks import SpecsimError, require_count
+    from specsim.checks.files import require_place
+    from specsim.checks.limits import require_limit
     from specsim.evidence.measurement import Measurement
 
+    require_count("--prompts", options.prompts)
+    require_limit("values", options.prompts, "--prompts")
+    require_place(options.out)
     if options.dialled:
         from reference.lab.dialled import architecture_named, dialled_pair, random_prompts
 
         model = architecture_named(options.dialled)
-        layers = options.draft_layers or max(1, model.num_layers // 6)
+        sixth = max(1, model.num_layers // 6)
+        layers = sixth if options.draft_layers is None else options.draft_layers
         target, draft, reached = dialled_pair(
             model, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
         )
@@ -316,8 +360,11 @@ def measure_one(options: argparse.Namespace) -> int:
         )
         prompts = random_prompts(model, options.prompts, 96)
     else:
+        texts = prompt_texts()["timed"]
+        if options.prompts > len(texts):
+            raise SpecsimError(f"there are {len(texts)} prompts, not {options.prompts}")
         target, draft, tokenizer = load(options)
-        texts = prompt_texts()["timed"][: options.prompts]
+        texts = texts[: options.prompts]
         prompts = [tokenizer.encode(text)[:96] for text in texts]
     points = measure_pair(
         target, draft, prompts, options.gamma,
@@ -340,9 +387,11 @@ def measure_one(options: argparse.Namespace) -> int:
 def run_calibrate(options: argparse.Namespace) -> int:
     """Time the probes, fit a calibration to them, and write it."""
     from reference.lab.probes import fastest_dtype, run_probes
-    from specsim.checks.files import write_json
+    from reference.machine import DTYPES, environment
+    from specsim.checks.files import require_place, write_json
     from specsim.evidence.calibration import fit, to_json
 
+    require_place(options.out)
     device = options.device
     dtype = DTYPES[options.dtype] if options.dtype else fastest_dtype(device)[0]
     calibration = fit(run_probes(device, dtype), asdict(environment(device)))
@@ -370,4 +419,9 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # importing PyTorch takes seconds, in which Ctrl-C ends the process without a word
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with suppress(ImportError):
+        import_module("reference.decoding")
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(main())

@@ -6,14 +6,13 @@ A source is a folder, a hub id (`owner/name`, fetched by huggingface_hub into it
 """
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer as RawTokenizer
 
 from reference.machine import DTYPES
@@ -21,37 +20,63 @@ from reference.memory import memory_for
 from reference.packing import PackedLinear, pack
 from reference.quantization import GROUPS, QuantizedLinear, quantized
 from reference.transformer import Transformer, rotary_table
-from reference.weights import Safetensors, our_weights, their_weights
+from reference.weights import (
+    Safetensors,
+    in_one_line,
+    matched,
+    require_layers,
+    save_tensors,
+    their_weights,
+)
 from specsim.architecture import Architecture, from_config, read_config, to_config
 from specsim.checks import SpecsimError
+from specsim.checks.files import read_bytes, read_json, write_text
 
 PAIR = Path(__file__).parent / "pair"
 # what is fetched of a repository; other files hold the same weights again in other formats
 FILES = ["config.json", "generation_config.json", "tokenizer.json", "model*.safetensors"]
 FILES += ["model.safetensors.index.json"]
+PROMPTS = ("calibration", "timed")
 
 
 class Tokenizer:
     """Converts text to token ids and back. Raises SpecsimError for a file that it cannot read."""
 
     def __init__(self, file: Path):
-        try:
-            self._raw = RawTokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception for every malformed file
-            raise SpecsimError(f"cannot read the tokenizer {file}: {error}") from None
+        self.file, content = file, read_bytes(file)
+        with one_line_for(f"cannot read the tokenizer {file}"):
+            self._raw = RawTokenizer.from_buffer(content)
+            self._raw.no_padding()  # a file may ask for either, of any length
+            self._raw.no_truncation()
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text`, without special tokens."""
-        return self._raw.encode(text, add_special_tokens=False).ids
+        with one_line_for(f"the tokenizer {self.file} cannot encode this text"):
+            return self._raw.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: list[int]) -> str:
         """The text of `tokens`, without special tokens."""
-        return self._raw.decode(tokens, skip_special_tokens=True)
+        with one_line_for(f"the tokenizer {self.file} cannot decode these tokens"):
+            return self._raw.decode(tokens, skip_special_tokens=True)
 
     @property
     def vocabulary(self) -> dict[str, int]:
         """Every token and its id."""
         return self._raw.get_vocab()
+
+
+@contextmanager
+def one_line_for(what: str) -> Iterator[None]:
+    """Whatever the tokenizers library raises in this block becomes one SpecsimError.
+
+    It raises bare Exception for every malformed file, and a BaseException where its Rust code
+    panics."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise SpecsimError(f"{what}: {in_one_line(error)}") from None
 
 
 def load_pair(
@@ -138,9 +163,7 @@ def resolve(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(text, allow_patterns=FILES))
     except Exception as error:  # network, permission, no such repository: one line each
-        raise SpecsimError(
-            f"cannot fetch {text} from the hub: {str(error).splitlines()[0]}"
-        ) from None
+        raise SpecsimError(f"cannot fetch {text} from the hub: {in_one_line(error)}") from None
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -184,13 +207,18 @@ def load_checkpoint(
     name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
     stored = within_window(from_config(config, name))
     architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size)
-    with torch.device("meta"):
-        model = Transformer(architecture)
     theirs = Safetensors(folder)
+    require_layers(theirs, architecture.num_layers)
+    model = without_weights(architecture)
+    parts = matched(theirs, model, stored.vocab_size)
+    stops, rotary = stop_ids(folder, config), rotary_table(architecture)
     nbytes = architecture.parameters * dtype.itemsize
     with memory_for(f"the weights of {name}", nbytes, torch.device(device)):
         weights = {}
-        for key, weight in our_weights(theirs, model, folder, stored.vocab_size):
+        for key, groups in parts.items():
+            weight = theirs.joined(groups)
+            if key in ("embedding.weight", "head.weight"):
+                weight = weight[: architecture.vocab_size]
             weights[key] = weight.to(device, dtype)
             if not weights[key].sum(dtype=torch.float32).isfinite():
                 raise SpecsimError(
@@ -200,12 +228,22 @@ def load_checkpoint(
         model.load_state_dict(weights, assign=True)
         if architecture.tied_head:
             model.head.weight = model.embedding.weight
-        model.rotary = rotary_table(architecture).to(device, dtype)
-        model.stop_ids = stop_ids(folder, config)
+        model.rotary = rotary.to(device, dtype)
+        model.stop_ids = stops
         model.eval().requires_grad_(False)
         if precision in GROUPS:
             model = quantized(model, precision)
         return pack(model) if packed else model
+
+
+def without_weights(architecture: Architecture) -> Transformer:
+    """The model with shapes and no values; SpecsimError if its sizes are beyond what can be
+    counted."""
+    try:
+        with torch.device("meta"):
+            return Transformer(architecture)
+    except RuntimeError as error:
+        raise SpecsimError(f"{architecture.name}: {in_one_line(error)}") from None
 
 
 def within_window(shape: Architecture) -> Architecture:
@@ -221,11 +259,15 @@ def within_window(shape: Architecture) -> Architecture:
 
 def stop_ids(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
     """The end-of-text ids: generation_config.json's, or else config.json's."""
-    file = folder / "generation_config.json"
-    eos = (read_config(file) if file.exists() else {}).get(
-        "eos_token_id", config.get("eos_token_id")
-    )
-    return frozenset(() if eos is None else eos if isinstance(eos, list) else [eos])
+    file, source = folder / "generation_config.json", folder / "config.json"
+    generation = read_json(file) if file.exists() else {}
+    if "eos_token_id" in generation:
+        source, config = file, generation
+    eos = config.get("eos_token_id")
+    ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+        raise SpecsimError(f"{source}: eos_token_id must be a token id or a list, not {eos!r:.100}")
+    return frozenset(ids)
 
 
 def save_checkpoint(
@@ -248,7 +290,6 @@ def save_checkpoint(
     config = to_config(model.architecture)
     tensors = their_weights(model, config["model_type"], dtype)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     stops = sorted(model.stop_ids)
     ends = (
         {"bos_token_id": stops[0], "eos_token_id": stops if stops[1:] else stops[0]}
@@ -258,27 +299,27 @@ def save_checkpoint(
     config |= ends | {"torch_dtype": str(dtype).removeprefix("torch.")}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     write_text(folder / "generation_config.json", json.dumps(ends, indent=2) + "\n")
-    partial = folder / "model.safetensors.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    save_tensors(tensors, folder / "model.safetensors")
     if tokenizer is not None:
-        tokenizer.save(str(folder / "tokenizer.json"))
+        write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
-
-
-def prompt_texts() -> dict[str, list[str]]:
-    """The bundled prompts, "calibration" and "timed": parts of files that the pair was not trained
-    on."""
-    prompts = json.loads((PAIR / "prompts.json").read_text(encoding="utf-8"))
-    return {
-        which: [prompt["text"] for prompt in prompts[which]] for which in ("calibration", "timed")
-    }
+def prompt_texts(folder: Path = PAIR) -> dict[str, list[str]]:
+    """The prompts of a pair, "calibration" and "timed": parts of files that it was not trained on.
+    By default those of the bundled pair. Raises SpecsimError for a file of another form."""
+    file = folder / "prompts.json"
+    written = read_json(file)
+    try:
+        texts = {which: [each["text"] for each in written[which]] for which in PROMPTS}
+    except (KeyError, TypeError):
+        texts = {}
+    if not texts or not all(
+        kind and all(isinstance(t, str) for t in kind) for kind in texts.values()
+    ):
+        raise SpecsimError(
+            f"{file} must hold lists called {' and '.join(PROMPTS)} of prompts, each with its text"
+        )
+    return texts
 
 
 def prompts(which: str, length: int = 96) -> list[list[int]]:

@@ -18,7 +18,14 @@ from reference.drafters import Drafter, NoDrafter
 from reference.graphs import Recordings, kept_by, window_of
 from reference.sampling import SamplingParameters
 from reference.sequences import AsyncCopy, CycleResult
-from reference.settings import RunSettings, check_run, checked_prompts, checked_survival, mode_for
+from reference.settings import (
+    RunSettings,
+    check_run,
+    check_seed,
+    checked_prompts,
+    checked_survival,
+    mode_for,
+)
 from reference.statistics import Statistics, Stopwatch
 from reference.transformer import Transformer
 from reference.tree_cycle import TreeCycle
@@ -180,6 +187,7 @@ def stream(
     prompts, is_batch = checked_prompts(prompt, target.architecture)
     chain_only = choose_gamma is not None or survival is not None
     check_run(drafter, max_new_tokens, temperature, rule, chain_only)
+    check_seed(seed)
     settings = RunSettings(
         SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty),
         rule,

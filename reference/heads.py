@@ -8,22 +8,21 @@ arXiv:2412.19437, section 2.2, whose names the checkpoint uses).
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reference.activations import rms_norm
 from reference.cache import KVCache
-from reference.checkpoints import PAIR, resolve, write_text
+from reference.checkpoints import PAIR, resolve
 from reference.packing import pack
 from reference.transformer import Transformer
-from reference.weights import LAYER, Safetensors
+from reference.weights import LAYER, Safetensors, require_parts, rows_of_parts, save_tensors
 from specsim.architecture import read_config, to_config
 from specsim.checks import SpecsimError
+from specsim.checks.files import write_text
 
 # our weights, and the tensors of a checkpoint that they are made from, in order
 NAMES = {
@@ -148,16 +147,14 @@ def load_head(source: str | Path, target: Transformer) -> Head:
     head, theirs = Head(target), Safetensors(folder)
     unused, weights = set(theirs), {}
     for ours, weight in head.own.items():
-        if missing := [source for source in NAMES[ours] if source not in theirs]:
-            raise SpecsimError(f"{folder}: the checkpoint lacks {missing[0]}")
-        values = torch.cat([theirs[source] for source in NAMES[ours]])
-        if values.shape != weight.shape:
-            raise SpecsimError(
-                f"{folder}: {' + '.join(NAMES[ours])} has shape {tuple(values.shape)}; the target "
-                f"asks for {tuple(weight.shape)}"
-            )
+        parts = [list(NAMES[ours])]
+        require_parts(theirs, ours, parts, head.architecture, weight.shape, "the target asks for")
         unused.difference_update(NAMES[ours])
-        weights[ours] = values.to(target.device, target.dtype)
+        weights[ours] = theirs.joined(parts).to(target.device, target.dtype)
+        if not weights[ours].sum(dtype=torch.float32).isfinite():
+            raise SpecsimError(
+                f"{folder}: {NAMES[ours][0]} and its like hold numbers that are not finite"
+            )
     if unused:
         raise SpecsimError(
             f"{folder}: {min(unused)} has no place in this head; its results would be wrong"
@@ -170,12 +167,10 @@ def save_head(head: Head, target: Transformer, folder: Path) -> None:
     """Write the head's own weights in bfloat16, and for which target it was trained."""
     if "projection.weight" not in head.own:
         raise SpecsimError("a packed head cannot be written; save one that was trained, not loaded")
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = head.architecture
-    qkv, tensors = [shape.query_size, shape.kv_size, shape.kv_size], {}
+    shape, tensors = head.architecture, {}
     for name, weight in head.own.items():
         weight, sources = weight.detach().to("cpu", torch.bfloat16), NAMES[name]
-        pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(sources))
+        pieces = weight.split(rows_of_parts(name, shape, len(weight), len(sources)))
         tensors |= {n: piece.contiguous() for n, piece in zip(sources, pieces, strict=True)}
     config = to_config(shape) | {
         "architectures": ["DraftHead"],
@@ -188,6 +183,4 @@ def save_head(head: Head, target: Transformer, folder: Path) -> None:
         },
     }
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    partial = folder / "model.safetensors.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    save_tensors(tensors, folder / "model.safetensors")

@@ -16,6 +16,7 @@ from torch import Tensor
 from reference.sequences import Sequences
 from specsim.checks import SpecsimError
 
+COLDEST = 1e-6  # the lowest temperature above 0
 LARGE = 30_000  # tokens; larger vocabularies are drawn from in two steps,
 BLOCK = 128  # first a block of so many tokens, then a token of that block
 
@@ -31,8 +32,8 @@ class SamplingParameters:
     `repetition_penalty` divides the positive logits of tokens that the text already holds, and
     multiplies their negative ones (Keskar et al., arXiv:1909.05858); 1 changes nothing.
 
-    Raises SpecsimError, naming the value, for a negative temperature, top_k below 1, top_p outside
-    (0, 1], min_p outside [0, 1], or a penalty that is not above 0.
+    Raises SpecsimError, naming the value, for a temperature that is negative or between 0 and 1e-6,
+    top_k below 1, top_p outside (0, 1], min_p outside [0, 1], or a penalty that is not above 0.
     """
 
     temperature: float = 0.0
@@ -44,6 +45,11 @@ class SamplingParameters:
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise SpecsimError(f"temperature must be a finite number >= 0, not {self.temperature}")
+        if 0 < self.temperature < COLDEST:
+            raise SpecsimError(
+                f"temperature must be 0 (greedy) or at least {COLDEST:g}, not "
+                f"{self.temperature:g}: logits divided by it leave the range of float32"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise SpecsimError(f"top_k must be at least 1, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

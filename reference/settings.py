@@ -14,6 +14,7 @@ from reference.tree_verification import TREE_RULES
 from reference.verification import RULES
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
+from specsim.checks.limits import require_limit
 
 MODES = ("eager", "cuda-graphs", "compiled")
 
@@ -51,6 +52,13 @@ def check_run(
             raise SpecsimError(f"the rule {rule!r} is for chains; those for trees: {known}")
         if chain_only:
             raise SpecsimError("choose_gamma and survival are for chains, not for trees")
+
+
+def check_seed(seed: int) -> None:
+    """SpecsimError unless `seed` is a whole number that the generators take."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise SpecsimError(f"seed must be a whole number, not {seed!r:.100}")
+    require_limit("seed", abs(seed), "the size of seed")
 
 
 def checked_prompts(prompt, architecture: Architecture) -> tuple[list[list[int]], bool]:

@@ -16,6 +16,7 @@ from reference.activations import rms_norm, swiglu
 from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
 from reference.experts import Mixture
+from reference.memory import memory_for
 from reference.sequences import Sequences
 from reference.trees import Branches
 from specsim.architecture import Architecture
@@ -160,8 +161,16 @@ def rotary_table(shape: Architecture) -> Tensor:
 
     RoPE (Su et al., arXiv:2104.09864) in the half-split layout of Hugging Face checkpoints.
     Rotating half a head is [-x2, x1], the halves exchanged and the first negated; the negation is
-    folded into the sine table.
+    folded into the sine table. Raises SpecsimError for more positions than fit into memory.
     """
+    count = shape.max_context + MAX_GAMMA
+    nbytes = 16.0 * shape.head_dim * count  # the table, and what it is made of
+    what = f"the rotary angles of {count:,} positions of {shape.name}"
+    with memory_for(what, nbytes, torch.get_default_device()):
+        return _rotary_table(shape, count)
+
+
+def _rotary_table(shape: Architecture, count: int) -> Tensor:
     half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32)
     frequencies = shape.rope_theta ** (-half / shape.head_dim)  # (D/2,)
     if scaling := shape.rope_scaling:
@@ -173,7 +182,7 @@ def rotary_table(shape: Architecture) -> Tensor:
         )
         blend = blend.clamp(0, 1)
         frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
-    positions = torch.arange(shape.max_context + MAX_GAMMA, dtype=torch.float32)
+    positions = torch.arange(count, dtype=torch.float32)
     angles = torch.outer(positions, frequencies)  # (max_context + MAX_GAMMA, D/2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos, -sin, sin), dim=1)[:, None]

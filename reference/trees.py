@@ -18,18 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specsim.checks import SpecsimError
+from specsim.checks.limits import require_limit
+
+NODES = "the number of nodes of a tree"
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """A fixed shape: `parents[i]` is the parent of node i + 1, and 0 is the root.
 
-    Raises SpecsimError if the nodes are not numbered level by level.
+    Raises SpecsimError if the nodes are not numbered level by level, or are too many.
     """
 
     parents: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        require_limit("tree_nodes", len(self.parents), NODES)
         for node, parent in enumerate(self.parents, start=1):
             if not 0 <= parent < node:
                 raise SpecsimError(
@@ -45,6 +49,7 @@ class Tree:
             raise SpecsimError(f"branching factors must be at least 1, not {list(factors)}")
         parents, level = [], [0]
         for factor in factors:
+            require_limit("tree_nodes", len(parents) + len(level) * factor, NODES)
             above, first = level, len(parents) + 1
             parents += [node for node in above for _ in range(factor)]
             level = list(range(first, len(parents) + 1))
@@ -55,6 +60,7 @@ class Tree:
         """From the parents of nodes 1, 2, …, in any order that has parents first, for example by
         falling path probability; renumbered level by level."""
         parents = [int(parent) for parent in parents]
+        require_limit("tree_nodes", len(parents), NODES)
         depths = [0]
         for node, parent in enumerate(parents, start=1):
             if not 0 <= parent < node:

@@ -6,14 +6,17 @@ weight.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from specsim.architecture import Architecture, read_config
+from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
+from specsim.checks.files import read_json, writing
 
 # our fused weights, and the weights of a Hugging Face layer that they are made from, in order;
 # {e} is the number of the expert
@@ -55,33 +58,33 @@ OUTER = {
 }
 
 
+FLOATS = ("F64", "F32", "F16", "BF16")  # of a safetensors header; other numbers are codes
+
+
 class Safetensors(Mapping[str, Tensor]):
     """Every tensor of a checkpoint by name, from one file or from the shards that an index lists.
-    A tensor is read when it is asked for.
+    A tensor is read when it is asked for; its shape and dtype are known before.
 
-    Raises SpecsimError for a file that is missing, truncated or in another format.
+    Raises SpecsimError for a file that is missing, truncated, in another format or outside the
+    folder, and for an index that does not list what the shards hold.
     """
 
     def __init__(self, folder: Path):
+        self.folder = folder
         index = folder / "model.safetensors.index.json"
-        names = {"model.safetensors"}
-        if index.exists():
-            weight_map = read_config(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise SpecsimError(f"{index} must hold a table weight_map: tensor -> file")
-            names = set(map(str, weight_map.values()))
-        self._files = {}
-        for name in sorted(names):
-            file = folder / name
-            if not file.is_file():
-                raise SpecsimError(f"no such file: {file}")
-            try:
-                opened = safe_open(file, framework="pt")
-            except (SafetensorError, OSError, ValueError) as error:
-                raise SpecsimError(
-                    f"{file} is truncated or not a safetensors file: {error}"
-                ) from None
-            self._files |= dict.fromkeys(opened.keys(), opened)
+        listed = shards_of(index) if index.exists() else {}
+        self._files: dict[str, Any] = {}
+        for name in sorted(set(listed.values())) or ["model.safetensors"]:
+            opened = opened_file(folder / name)
+            for tensor in tuple(opened.keys()):
+                if listed and listed.get(tensor) != name:
+                    raise SpecsimError(
+                        f"{folder / name} holds {tensor}; {index.name} does not say so"
+                    )
+                self._files[tensor] = opened
+        for tensor, name in listed.items():
+            if tensor not in self._files:
+                raise SpecsimError(f"{folder / name} lacks {tensor}, which {index.name} lists")
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name].get_tensor(name)
@@ -91,6 +94,68 @@ class Safetensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def require(self, name: str, shape: tuple[int, ...], wants: str) -> None:
+        """SpecsimError unless the tensor `name` is there, has this shape and is not in codes. What
+        asks for the shape is called `wants`."""
+        if name not in self:
+            raise SpecsimError(f"{self.folder}: the checkpoint lacks {name}")
+        header = self._files[name].get_slice(name)
+        found, dtype = tuple(header.get_shape()), header.get_dtype()
+        if found != shape:
+            raise SpecsimError(f"{self.folder}: {name} has shape {found}; {wants} {shape}")
+        if dtype not in FLOATS:
+            raise SpecsimError(
+                f"{self.folder}: {name} holds {dtype}, not floating-point numbers of 16 bits or "
+                "more: the decoder quantises by itself (precision='int8'), from a checkpoint that "
+                "is not quantised"
+            )
+
+    def joined(self, groups: list[list[str]]) -> Tensor:
+        """The tensors of each group concatenated, and the groups, if there are several, stacked."""
+        made = [torch.cat([self[name] for name in group]) for group in groups]
+        return torch.stack(made) if made[1:] else made[0]
+
+
+def shards_of(index: Path) -> dict[str, str]:
+    """The file of every tensor that an index lists; SpecsimError for a name that leaves the folder.
+    The file itself may be a link, as in the hub's cache."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SpecsimError(f"{index} must hold a table weight_map: tensor -> file")
+    for tensor, name in weight_map.items():
+        plain = isinstance(name, str) and PurePath(name).name == PureWindowsPath(name).name == name
+        if not plain or name in ("", "..") or "\0" in name:
+            raise SpecsimError(
+                f"{index} must name a file of its own folder for {tensor}, not {name!r:.100}"
+            )
+    return weight_map
+
+
+def opened_file(file: Path) -> Any:
+    """A safetensors file with its header read; SpecsimError if it is not one."""
+    if not file.is_file():
+        raise SpecsimError(f"no such file: {file}")
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SpecsimError(
+            f"{file} is truncated or not a safetensors file: {in_one_line(error)}"
+        ) from None
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file, whole or not at all; SpecsimError if it cannot be written."""
+    with writing(file) as new:
+        try:
+            save_file(dict(tensors), new, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, too
+            raise SpecsimError(f"cannot write {file}: {in_one_line(error)}") from None
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def sources(name: str, shape: Architecture, mixtral: bool) -> list[list[str]]:
@@ -106,59 +171,75 @@ def sources(name: str, shape: Architecture, mixtral: bool) -> list[list[str]]:
     return [[f"model.layers.{layer}.{part.format(e=e)}" for part in parts] for e in copies]
 
 
-def our_weights(
-    theirs: Mapping[str, Tensor], model: nn.Module, folder: Path, stored_vocab: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Our weights made from a checkpoint's, with every shape and dtype checked.
+def rows_of_parts(name: str, shape: Architecture, rows: int, parts: int) -> list[int]:
+    """How many of the `rows` of our weight `name` each of the `parts` that it is made from has."""
+    if ".qkv." in name:
+        return [shape.query_size, shape.kv_size, shape.kv_size]
+    return [rows // parts] * parts
 
-    The checkpoint has `stored_vocab` tokens; if the model has fewer, the rows after them are left
-    out. Raises SpecsimError for a weight that is missing, left over, or of a wrong shape or dtype.
+
+def require_parts(
+    theirs: Safetensors,
+    name: str,
+    groups: list[list[str]],
+    shape: Architecture,
+    size: torch.Size,
+    wants: str = "config.json says",
+) -> None:
+    """SpecsimError unless a checkpoint holds every part, in `groups`, of our weight `name`, and
+    each has the shape that belongs to a weight of `size`, and is not in codes."""
+    rows, *columns = size[1:] if len(size) == 3 else size
+    for group in groups:
+        parts = rows_of_parts(name, shape, rows, len(group))
+        for source, count in zip(group, parts, strict=True):
+            theirs.require(source, (count, *columns), wants)
+
+
+def matched(theirs: Safetensors, model: nn.Module, stored_vocab: int) -> dict[str, list[list[str]]]:
+    """The parts of every weight of `model`, as `sources` gives them, with shapes and dtypes
+    checked. Nothing is read.
+
+    The checkpoint has `stored_vocab` tokens; the model may have fewer. Raises SpecsimError for a
+    weight that is missing, left over, or of a wrong shape or dtype.
     """
-    shape = model.architecture
+    shape, parts = model.architecture, {}
     mixtral = any("block_sparse_moe" in name for name in theirs)
     unused = {name for name in theirs if not name.endswith("rotary_emb.inv_freq")}
     unused.discard("lm_head.weight")
     for name, parameter in model.state_dict().items():
-        groups = sources(name, shape, mixtral)
-        used = [source for group in groups for source in group]
-        if missing := [source for source in used if source not in theirs]:
-            raise SpecsimError(f"{folder}: the checkpoint lacks {missing[0]}")
-        try:
-            made = [torch.cat([theirs[source] for source in group]) for group in groups]
-            weight = torch.stack(made) if parameter.ndim == 3 else made[0]
-        except RuntimeError as error:  # parts that do not fit together
-            raise SpecsimError(f"{folder}: {used[0]} and its like: {error}") from None
-        if name in ("embedding.weight", "head.weight") and len(weight) == stored_vocab:
-            weight = weight[: len(parameter)]
-        if weight.shape != parameter.shape:
-            raise SpecsimError(
-                f"{folder}: {' + '.join(used[:3])} has shape {tuple(weight.shape)}; config.json "
-                f"says {tuple(parameter.shape)}"
-            )
-        if not weight.is_floating_point():
-            raise SpecsimError(
-                f"{folder}: {used[0]} holds {weight.dtype}, not floating-point numbers: the "
-                "decoder quantises by itself (precision='int8'), from a checkpoint that is not"
-            )
-        unused.difference_update(used)
-        yield name, weight
+        parts[name], size = sources(name, shape, mixtral), parameter.shape
+        if name in ("embedding.weight", "head.weight"):
+            size = torch.Size((stored_vocab, *size[1:]))
+        require_parts(theirs, name, parts[name], shape, size)
+        unused.difference_update(source for group in parts[name] for source in group)
     if unused:
         raise SpecsimError(
-            f"{folder}: {min(unused)} has no place in this model; its results would be wrong"
+            f"{theirs.folder}: {min(unused)} has no place in this model; its results would be wrong"
+        )
+    return parts
+
+
+def require_layers(theirs: Safetensors, layers: int) -> None:
+    """SpecsimError unless a checkpoint holds weights of every one of so many layers. It is asked
+    before a model is made of a number in a file."""
+    held = {name.split(".")[2] for name in theirs if name.startswith("model.layers.")}
+    if (missing := next((i for i in range(layers) if str(i) not in held), None)) is not None:
+        raise SpecsimError(
+            f"{theirs.folder}: the checkpoint lacks model.layers.{missing}, and config.json says "
+            f"{layers} layers"
         )
 
 
 def their_weights(model: nn.Module, model_type: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """The weights of `model` under the names of a Hugging Face checkpoint, no longer fused."""
     shape, tensors = model.architecture, {}
-    qkv = [shape.query_size, shape.kv_size, shape.kv_size]
     for name, weight in model.state_dict().items():
         if name == "head.weight" and shape.tied_head:
             continue
         weight = weight.detach().to("cpu", dtype)
         groups = sources(name, shape, model_type == "mixtral")
         for group, matrix in zip(groups, weight if weight.ndim == 3 else [weight], strict=True):
-            pieces = matrix.split(qkv) if ".qkv." in name else matrix.chunk(len(group))
+            pieces = matrix.split(rows_of_parts(name, shape, len(matrix), len(group)))
             for source, piece in zip(group, pieces, strict=True):
                 tensors[source] = piece.contiguous()
     return tensors

@@ -1,6 +1,8 @@
 """What every test file shares: gpu tests skip where there is no CUDA device, and hypothesis gives
-the same examples on every run and never fails for being on a slow machine."""
+the same examples on every run and never fails for being on a slow machine. `make test-slow` sets
+SPECSIM_EXAMPLES=fresh, for new examples on every run; a failure then says how to repeat it."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,8 @@ from specsim.architecture import Architecture, Llama3RopeScaling
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
 settings.register_profile("house", deadline=None, derandomize=True)
-settings.load_profile("house")
+settings.register_profile("fresh", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

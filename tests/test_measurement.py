@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -88,6 +91,44 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, point):
     with pytest.raises(KeyboardInterrupt):
         Measurement(ENVIRONMENT, [point(0), point(2)]).write(file)
     assert file.read_text() == before
+
+
+def test_a_point_is_added_to_what_is_there(tmp_path, point):
+    file = tmp_path / "new" / "run.json"
+    one, other = Measurement(ENVIRONMENT), Measurement(ENVIRONMENT, calibration="calibration.json")
+    one.add_to(file, point(0, name="a"))
+    other.add_to(file, point(1, name="b"))
+    one.add_to(file, point(2, name="a"))  # the newer of one name
+    assert Measurement.read(file).points == [point(2, name="a"), point(1, name="b")] == one.points
+    other.add_to(file, point(3))  # without a name the conditions count
+    other.add_to(file, point(3, notes="again"))
+    assert [each.notes for each in Measurement.read(file).points] == ["", "", "again"]
+    elsewhere = Measurement(replace(ENVIRONMENT, device="another"))
+    with pytest.raises(SpecsimError, match="was measured on a machine, not on another"):
+        elsewhere.add_to(file, point(1, name="b"))
+
+
+ADDER = """
+import sys
+from dataclasses import replace
+from specsim.evidence.measurement import Measurement
+measurement = Measurement.read(sys.argv[1])
+(like,) = measurement.points[:1]
+for i in range(int(sys.argv[3])):
+    measurement.add_to(sys.argv[1], replace(like, name=f"{sys.argv[2]}-{i}"))
+    measurement.add_to(sys.argv[1], replace(like, name="both", notes=sys.argv[2]))
+"""
+
+
+def test_two_processes_that_measure_into_one_file_lose_nothing(tmp_path, point):
+    file, rounds = tmp_path / "run.json", 15
+    Measurement(ENVIRONMENT, [point(2, name="first")]).write(file)
+    command = [sys.executable, "-c", ADDER, str(file)]
+    runs = [subprocess.Popen([*command, name, str(rounds)]) for name in "ab"]
+    assert [run.wait() for run in runs] == [0, 0]
+    names = [each.name for each in Measurement.read(file).points]
+    expected = ["first", "both", *(f"{name}-{i}" for name in "ab" for i in range(rounds))]
+    assert sorted(names) == sorted(expected)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

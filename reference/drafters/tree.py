@@ -15,8 +15,9 @@ from reference.drafters.draft_model import DraftModel
 from reference.sampling import SamplingParameters, draw
 from reference.sequences import Sequences
 from reference.transformer import Transformer
-from reference.trees import Tree, branches, lay_out, likeliest_nodes
+from reference.trees import NODES, Tree, branches, lay_out, likeliest_nodes
 from specsim.checks import SpecsimError
+from specsim.checks.limits import require_limit
 
 
 class TreeDraft(DraftModel):
@@ -151,6 +152,8 @@ class ConfidenceTree(TreeDraft):
     def __init__(self, model: Transformer, nodes: int, depth: int, width: int = 4):
         if depth < 1 or width < 1:
             raise SpecsimError(f"depth and width must be at least 1, not {depth} and {width}")
+        require_limit("tree_nodes", nodes, NODES)
+        require_limit("tree_nodes", width, "the width of a tree")
         seen = width + (depth - 1) * width**2
         if not depth <= nodes <= seen:
             raise SpecsimError(

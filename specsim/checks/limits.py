@@ -47,6 +47,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # of a file
         "json_bytes": Limit(64 * 2**20, "no file of this kind is larger"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),
+        "prompt_bytes": Limit(16 * 2**20, "no context is longer"),
         "log_bytes": Limit(64 * 2**20, "cut the log to its last part"),
         "log_lines": Limit(300_000, "cut the log to its last part"),
     }

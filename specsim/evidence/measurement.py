@@ -2,7 +2,7 @@
 
 A file holds no prediction. It is one JSON object with the keys `schema_version`, `environment`,
 `calibration` (a path or null) and `points`. The file is replaced as a whole after every point, so
-an interrupted run keeps the points that it has finished.
+an interrupted run keeps the points that it has finished. Two runs may add points to one file.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from specsim.checks import (
     require_size,
     require_text,
 )
-from specsim.checks.files import read_json, write_json
+from specsim.checks.files import locked, read_json, write_json
 from specsim.checks.limits import LIMITS, require_limit
 
 SCHEMA_VERSION = 1
@@ -162,6 +162,30 @@ class Measurement:
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all; SpecsimError if it cannot be written."""
         write_json(path, {"schema_version": SCHEMA_VERSION} | asdict(self))
+
+    def add_to(self, path: str | Path, point: Point) -> None:
+        """Add a point to the file, and take over the points that are there: another run may have
+        added some since this one read it.
+
+        A point of the same name, or of the same conditions if it has no name, is replaced. Raises
+        SpecsimError if the file is of another device, is not a measured file, or cannot be written.
+        """
+        with locked(path):
+            if Path(path).exists():
+                there = Measurement.read(path)
+                there.require_device(self.environment.device, path)
+                self.points = there.points
+            kept = {each.name or each.scenario: each for each in self.points}
+            self.points = list((kept | {point.name or point.scenario: point}).values())
+            self.write(path)
+
+    def require_device(self, device: str, path: str | Path) -> None:
+        """SpecsimError if the points, read from `path`, are not of this device."""
+        if self.environment.device != device:
+            raise SpecsimError(
+                f"{path} was measured on {self.environment.device}, not on {device}; give another "
+                "folder with --machine"
+            )
 
     @classmethod
     def read(cls, path: str | Path) -> "Measurement":

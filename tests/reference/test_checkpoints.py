@@ -12,13 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from reference.cache import KVCache
-from reference.checkpoints import load_checkpoint, load_pair, resolve, save_checkpoint
+from reference.checkpoints import (
+    PAIR,
+    Tokenizer,
+    load_checkpoint,
+    load_pair,
+    resolve,
+    save_checkpoint,
+)
 from reference.decoding import generate, speculate
 from reference.drafters.draft_model import DraftModel
 from reference.packing import PackedLinear, can_pack
 from specsim.architecture import Experts
 from specsim.checks import SpecsimError
 
+MIXTRAL = {"experts": Experts(4, 2, 24), "intermediate_size": 24}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500_000.0,
@@ -234,14 +242,7 @@ def test_the_stop_ids_of_the_generation_config_come_first(tiny, tmp_path: Path) 
 def test_shards_are_put_together(tiny, tmp_path: Path) -> None:
     model = tiny()
     save_checkpoint(model, tmp_path, dtype=torch.float64)
-    weights = load_file(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").unlink()
-    names = sorted(weights)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: weights[name] for name in held}, tmp_path / file)
-    index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    in_shards(tmp_path)
     loaded = load_checkpoint(tmp_path, dtype=torch.float64)
     assert torch.equal(loaded(TOKENS % 61), model(TOKENS % 61))
     (tmp_path / "b.safetensors").unlink()
@@ -369,12 +370,41 @@ def test_weights_too_large_for_the_dtype_are_refused(saved: Path) -> None:
         load_checkpoint(saved, dtype=torch.float16)
 
 
-def test_weights_that_are_codes_are_refused(saved: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.bool])
+@pytest.mark.parametrize("fields", [{"qkv_bias": True}, MIXTRAL], ids=["dense", "experts"])
+def test_one_weight_of_any_place_that_is_in_codes_is_refused(
+    tiny, tmp_path: Path, dtype: torch.dtype, fields
+) -> None:
+    """A part of a fused weight, too: joined with its neighbours its codes would become weights."""
+    save_checkpoint(tiny(num_layers=1, **fields), tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    assert len(weights) >= 14
+    for name, weight in weights.items():
+        save_file(weights | {name: weight.to(dtype)}, file)
+        with pytest.raises(SpecsimError, match=rf"{name} holds \w+, not floating-point") as refused:
+            load_checkpoint(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_floats_of_several_widths_in_one_fused_weight_are_joined(saved: Path, dtype) -> None:
+    """Their values are read as they are: a checkpoint may keep some tensors in more bits."""
+    expected = load_checkpoint(saved, packed=False).state_dict()
     weights = load_file(saved / "model.safetensors")
-    name = "model.layers.0.self_attn.o_proj.weight"
-    weights[name] = weights[name].to(torch.int8)
-    save_file(weights, saved / "model.safetensors")
-    with pytest.raises(SpecsimError, match=r"holds torch\.int8, not floating-point"):
+    name = "model.layers.0.self_attn.k_proj.weight"
+    save_file(weights | {name: weights[name].to(dtype)}, saved / "model.safetensors")
+    for name, weight in load_checkpoint(saved, packed=False).state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_parts_that_only_fit_together_are_refused(saved: Path) -> None:
+    """A row less in k and a row more in v are as many rows, of other heads."""
+    weights = load_file(saved / "model.safetensors")
+    q, k = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qk")
+    moved = {q: weights[q][:-8], k: torch.cat((weights[k], weights[q][-8:]))}
+    save_file(weights | moved, saved / "model.safetensors")
+    with pytest.raises(SpecsimError, match=r"q_proj\.weight has shape \(24, 32\); config"):
         load_checkpoint(saved)
 
 
@@ -394,10 +424,141 @@ def test_an_index_without_a_map_is_refused(saved: Path, content: str) -> None:
         load_checkpoint(saved)
 
 
+def in_shards(folder: Path) -> dict[str, str]:
+    """Split the weights of a checkpoint into two files; returns the map that its index holds."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: weights[name] for name in held}, folder / file)
+    weight_map = {name: file for file, held in shards.items() for name in held}
+    write_index(folder, weight_map)
+    return weight_map
+
+
+def write_index(folder: Path, weight_map) -> None:
+    content = json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(content)
+
+
+@pytest.mark.parametrize(
+    "place", ["../b.safetensors", "{folder}/b.safetensors", "sub/b.safetensors", "..", ".", "",
+              "./b.safetensors", "sub\\\\b.safetensors", "C:b.safetensors", "b\\0", 3, None, ["b"]],
+)  # fmt: skip
+def test_an_index_names_files_of_its_own_folder_alone(tiny, tmp_path: Path, place) -> None:
+    folder = tmp_path / "model"
+    save_checkpoint(tiny(), folder)
+    weight_map = in_shards(folder)
+    (folder / "sub").mkdir()
+    for copy in (tmp_path, folder / "sub"):
+        (copy / "b.safetensors").write_bytes((folder / "b.safetensors").read_bytes())
+    place = place.format(folder=folder) if isinstance(place, str) else place
+    write_index(folder, {k: place if v == "b.safetensors" else v for k, v in weight_map.items()})
+    with pytest.raises(SpecsimError, match="must name a file of its own folder") as refused:
+        load_checkpoint(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_index_and_its_shards_say_the_same(saved: Path) -> None:
+    weight_map = in_shards(saved)
+    (one, other), norm = ("a.safetensors", "b.safetensors"), "model.norm.weight"
+    elsewhere = one if weight_map[norm] == other else other
+    write_index(saved, weight_map | {norm: elsewhere})
+    with pytest.raises(SpecsimError, match=r"does not say so"):
+        load_checkpoint(saved)
+    write_index(saved, weight_map | {"model.more.weight": one})
+    with pytest.raises(SpecsimError, match=r"lacks model\.more\.weight, which .*index\.json lists"):
+        load_checkpoint(saved)
+    write_index(saved, weight_map)
+    shard = load_file(saved / elsewhere)
+    save_file(shard | {norm: torch.ones(32)}, saved / elsewhere)
+    with pytest.raises(SpecsimError, match="does not say so"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("value", ["2", 2.5, True, {"a": 1}, [2, "3"], [[2]]])
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_a_stop_token_that_is_no_token_is_refused(saved: Path, file: str, value) -> None:
+    (saved / "generation_config.json").write_text("{}")
+    content = json.loads((saved / file).read_text()) | {"eos_token_id": value}
+    (saved / file).write_text(json.dumps(content))
+    with pytest.raises(SpecsimError, match=rf"{file}: eos_token_id must be a token id"):
+        load_checkpoint(saved)
+
+
+def test_positions_that_do_not_fit_into_memory_are_what_is_named(saved: Path) -> None:
+    edit_config(saved, max_position_embeddings=1_000_000_000)
+    with pytest.raises(SpecsimError, match=r"rotary angles of 1,000,000,064 positions .* need"):
+        load_checkpoint(saved)
+
+
+def test_a_number_of_layers_costs_nothing_before_their_weights_are_there(saved: Path) -> None:
+    edit_config(saved, num_hidden_layers=9_999)
+    with pytest.raises(SpecsimError, match=r"lacks model\.layers\.2, and .* says 9999 layers"):
+        load_checkpoint(saved)
+
+
+BAD_TOKENIZERS = {
+    "empty": b"",
+    "cut": b'{"version": "1.0", "model": {',
+    "binary": bytes(range(256)),
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "no model": b'{"version": "1.0"}',
+    "another type": b"[1, 2]",
+    "ids below 0": b'{"model": {"type": "WordLevel", "vocab": {"a": -1}, "unk_token": "a"}}',
+    "merges of nothing": b'{"model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}}',
+    "a bad pattern": b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},'
+    b'"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated",'
+    b'"invert": false}}',
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TOKENIZERS)
+def test_a_tokenizer_that_is_broken_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(BAD_TOKENIZERS[kind])
+    with pytest.raises(SpecsimError, match=r"tokenizer\.json") as refused:
+        Tokenizer(file)
+    assert "\n" not in str(refused.value)
+
+
+def test_text_that_cannot_be_encoded_is_refused_in_one_line() -> None:
+    tokenizer = Tokenizer(PAIR / "target" / "tokenizer.json")
+    with pytest.raises(SpecsimError, match="cannot encode this text"):
+        tokenizer.encode("a\udcff")
+    with pytest.raises(SpecsimError, match="cannot decode these tokens"):
+        tokenizer.decode([2**70])
+
+
+def test_a_tokenizer_neither_pads_nor_cuts(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as RawTokenizer
+
+    raw = RawTokenizer.from_file(str(PAIR / "target" / "tokenizer.json"))
+    raw.enable_padding(length=50)
+    raw.enable_truncation(3)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    text = "import os\n\nprint(os.getcwd())"
+    whole = Tokenizer(PAIR / "target" / "tokenizer.json").encode(text)
+    assert Tokenizer(tmp_path / "tokenizer.json").encode(text) == whole
+
+
+def test_what_cannot_be_written_is_said_in_one_line(tiny, tmp_path: Path) -> None:
+    save_checkpoint(tiny(), tmp_path / "a")
+    (tmp_path / "a" / "model.safetensors").unlink()
+    (tmp_path / "a" / "model.safetensors").symlink_to("/dev/full")
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "a", tmp_path / "file"):
+        with pytest.raises(SpecsimError, match="cannot write") as refused:
+            save_checkpoint(tiny(), folder)
+        assert "\n" not in str(refused.value)
+    assert not list(tmp_path.rglob("*.new"))
+
+
 def test_weights_that_do_not_fit_are_refused_with_their_size(saved: Path, monkeypatch) -> None:
-    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("reference.memory.free_bytes", lambda device: 30_000)
     with pytest.raises(
-        SpecsimError, match=r"the weights of .* need [\d.]+ kB of memory; 1 kB are free"
+        SpecsimError, match=r"the weights of .* need [\d.]+ kB of memory; 30 kB are free"
     ):
         load_checkpoint(saved)
     monkeypatch.undo()

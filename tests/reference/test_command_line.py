@@ -1,15 +1,26 @@
 """python -m reference: what it prints, and one clear line for every mistake."""
 
+import io
 import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from reference.__main__ import main
+import reference
+from reference import LIBRARIES
+from reference.__main__ import PRECISIONS, main
 from reference.checkpoints import PAIR, load_checkpoint
 from reference.heads import save_head, untrained_head
+from reference.machine import DTYPES
 from specsim.evidence import calibration
 from specsim.evidence.calibration import Calibration
 from specsim.evidence.measurement import Measurement
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_generate_prints_the_prompt_and_its_continuation(capsys):
@@ -193,11 +204,34 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
         (["generate", "x", "--target", "nowhere"], "nowhere"),
         (["generate", "x", "--target", str(PAIR / "target" / "config.json")], "not a pair"),
         (["generate", "x", "--device", "abacus"], "abacus"),
+        (["generate", "x", "--temperature", "1e-40"], "0 (greedy) or at least 1e-06, not 1e-40"),
+        (["generate", "x", "--temperature", "nan"], "temperature"),
+        (["generate", "x", "--seed", str(2**70)], "seed must be at most 9,223,372,036,854,775,807"),
+        (["generate", "x", "--tree", "30,30,10"], "nodes of a tree must be at most 4,096"),
+        (["generate", "x", "--tree", "9" * 30], "nodes of a tree must be at most 4,096"),
+        (
+            ["generate", "x", "--tree", "9" * 9_000],
+            "--tree takes numbers, as 4,2,1 or 16, not '9",
+        ),
+        (["generate", "a\udcff"], "cannot encode this text"),
         (["measure", "--gamma", "-2", "--out", "x.json"], "-2"),
+        (["measure", "--prompts", "0", "--out", "x.json"], "--prompts must be a whole number >= 1"),
+        (["measure", "--prompts", "-3", "--out", "x.json"], "--prompts"),
+        (["measure", "--prompts", "26", "--out", "x.json"], "there are 25 prompts, not 26"),
+        (["measure", "--prompts", "9" * 30, "--out", "x.json"], "--prompts must be at most"),
+        (["measure", "--out", "."], "it is a folder"),
+        (["measure", "--dialled", "1b", "--draft-layers", "0", "--out", "x.json"], "first 0"),
+        (
+            ["measure", "--suite", "cpu", "--minutes", "-1", "--out", "x"],
+            "--minutes must be a",
+        ),
+        (["calibrate", "--out", "."], "it is a folder"),
+        (["train", "--tokens", "-5", "--out", "x"], "--tokens must be above 0, not -5"),
         (["train", "--part", "head", "--out", "nowhere"], "train all parts first"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, capsys):
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -210,3 +244,90 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys):
     place = str(tmp_path / "file" / "run.json")
     assert main(["measure", "--gamma", "1", "--prompts", "1", "--out", place]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_place_is_tried_before_anything_is_loaded_or_measured(tmp_path, capsys, monkeypatch):
+    for command in ("load_pair", "load_checkpoint"):
+        monkeypatch.setattr(f"reference.checkpoints.{command}", None)  # it would fail
+    monkeypatch.setattr("reference.lab.probes.run_probes", None)
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "run.json", tmp_path):
+        for command in ("measure", "calibrate"):
+            assert main([command, "--out", str(place)]) == 2
+            assert capsys.readouterr().err.startswith("reference: cannot write")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"caf\xe9", b"\x00\x80"])
+def test_standard_input_that_is_no_text_is_refused(content: bytes, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["generate", "-"]) == 2
+    assert "standard input is not text in UTF-8" in capsys.readouterr().err
+
+
+def test_standard_input_that_never_ends_is_not_read(capsys, monkeypatch):
+    with open("/dev/zero", encoding="utf-8") as zeros:
+        monkeypatch.setattr("sys.stdin", zeros)
+        assert main(["generate", "-"]) == 2
+    assert "size of standard input in bytes must be at most" in capsys.readouterr().err
+
+
+def test_the_precisions_are_those_of_the_decoder():
+    assert tuple(DTYPES) == PRECISIONS
+
+
+def test_the_public_names_are_where_they_are_said_to_be():
+    for module, names in reference.PLACES.items():
+        for name in names:
+            place = import_module(f"reference.{module}")
+            assert getattr(reference, name) is getattr(place, name)
+            assert name in dir(reference)
+    assert set(LIBRARIES) <= set(sys.modules)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        reference.nothing  # noqa: B018
+
+
+WITHOUT = """
+import sys
+from importlib import import_module
+for library in sys.argv[1].split(","):
+    for name in [name for name in sys.modules if name.split(".")[0] in ("reference", library)]:
+        del sys.modules[name]
+    sys.modules[library] = None  # importing it raises ModuleNotFoundError
+    main = import_module("reference.__main__").main
+    commands = ["measure --out x"]
+    if library == "torch":  # the others are not needed for all of these
+        commands += ["generate x", "measure --suite cpu --out x", "calibrate --out x",
+                     "train --out x"]
+    for command in commands:
+        print(library, main(command.split()), file=sys.stderr)
+    try:
+        import_module("reference").speculate
+    except ImportError as error:
+        print(error, file=sys.stderr)
+    del sys.modules[library]
+"""
+
+
+@pytest.mark.parametrize("libraries", ["torch", "safetensors,tokenizers,tqdm"])
+def test_without_a_library_its_extra_is_named_in_one_line(libraries: str, tmp_path):
+    """Every command, in a process of its own, where the decoder cannot import the library."""
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT, libraries],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    said = run.stderr.splitlines()
+    for library in libraries.split(","):
+        line = f"the decoder needs {library}: pip install 'specsim-llm[reference]'"
+        tried = 5 if library == "torch" else 1
+        assert said.count(f"reference: {line}") == said.count(f"{library} 2") == tried
+        assert said.count(line) == (library == "torch"), "of reference.speculate"
+    assert "Traceback" not in run.stderr
+
+
+def test_help_needs_no_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert "generate" in capsys.readouterr().out

@@ -296,7 +296,8 @@ def test_cudnn_attention_that_is_called_by_its_name_is_caught(device) -> None:
 def test_importing_the_decoder_turns_cudnn_attention_off() -> None:
     """In a process of its own, where nothing else has set the flag."""
     code = (
-        "import torch; before = torch.backends.cuda.cudnn_sdp_enabled(); import reference; "
+        "import torch; before = torch.backends.cuda.cudnn_sdp_enabled(); "
+        "from reference import generate; "
         "print(before, torch.backends.cuda.cudnn_sdp_enabled())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,6 +24,7 @@ from specsim.hardware import system
 from specsim.operators import Workload
 
 GAMMAS = range(1, 9)
+KEYS = "model.layers.0.self_attn.k_proj.weight"
 NEW = 24
 PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 8]
 
@@ -298,6 +299,14 @@ def test_a_head_drafts_for_the_model_whose_tables_it_shares(one_layer, tiny) -> 
         (
             lambda tensors: tensors.update({"model.layers.0.eh_proj.weight": torch.ones(2, 2)}),
             r"eh_proj.weight has shape \(2, 2\)",
+        ),
+        (
+            lambda tensors: tensors.update({KEYS: tensors[KEYS].to(torch.int8)}),
+            r"k_proj\.weight holds I8, not floating-point",
+        ),
+        (
+            lambda tensors: tensors.update({KEYS: tensors[KEYS] * math.nan}),
+            r"q_proj\.weight and its like hold numbers that are not finite",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_step_that_fails_keeps_its_log_and_the_next_one_runs(run, out) -> None
     assert files["gpu/probes.json"] == "1"
     here = {f"gpu/{path.relative_to(out)}" for path in out.rglob("*") if path.is_file()}
     assert files.keys() == here
-    assert not list(out.parent.rglob("*.partial"))
+    assert not list(out.parent.rglob("*.new"))
 
 
 def test_a_step_that_does_not_end_is_stopped_at_its_limit(run, out) -> None:

@@ -134,6 +134,21 @@ def test_the_nucleus_ends_with_the_token_that_reaches_top_p() -> None:
         assert keep_nucleus(logits, top_p).isfinite().sum() == kept
 
 
+def test_the_mass_of_the_nucleus_is_that_of_the_tokens_that_top_k_leaves() -> None:
+    """Of .5 and .3 the first has .625 of the mass, more than .6; of all four it has .5, less."""
+    logits = torch.tensor([0.5, 0.3, 0.1, 0.1], dtype=torch.float64).log()
+    assert SamplingParameters(1.0, top_k=2, top_p=0.6).probabilities(logits).tolist() == [
+        1,
+        0,
+        0,
+        0,
+    ]
+    assert_close(
+        SamplingParameters(1.0, top_k=2, top_p=0.63).probabilities(logits),
+        torch.tensor([0.625, 0.375, 0, 0], dtype=torch.float64),
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_greedy_is_one_hot_and_ties_go_to_the_lowest_token(dtype: torch.dtype) -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 5.0], [7.0, 7.0, 7.0, 7.0]], dtype=dtype)

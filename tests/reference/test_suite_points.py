@@ -121,12 +121,31 @@ def listed(more: str = "", point: str = GOOD) -> str:
             "set synthetic = true",
         ),
         (listed() + "\n[shapes.x]\nhidden_size = 3", "shape 'x'"),
+        ('points = ["a"]', "must hold shapes and points"),
+        ("points = 3", "must hold shapes and points"),
+        (listed() + "\n[shapes]\nx = 3", "must hold shapes and points"),
+        ("a = " + "[" * 9_000, "not valid TOML"),
+        ("a = " + "9" * 5_000, "not valid TOML"),
+        (listed().replace('"plain"', "3"), "part must be a str, not 3"),
+        (listed('alpha = "0.5"'), "alpha must be a float"),
+        (listed('reserved = "yes"'), "reserved must be a bool"),
+        (listed("batch = true"), "batch must be a whole number"),
+        (listed("batch = 1" + "0" * 400), "batch must be at most 1,000,000"),
+        (listed("temperature = nan"), "temperature must be a finite number"),
+        (listed('draft = "first-x"'), "draft must be first-K"),
     ],
 )
 def test_a_line_that_cannot_be_measured_is_refused(tmp_path, text, says):
     file = tmp_path / "points.toml"
     file.write_text(text)
     with pytest.raises(SpecsimError, match=says):
+        load_suite(file)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "points.toml"
+    file.write_bytes(bytes(range(256)))
+    with pytest.raises(SpecsimError, match="not valid TOML"):
         load_suite(file)
 
 

@@ -143,7 +143,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(suite, tmp_path, monke
     assert "1 points are in" in said
     assert names(file) == ["p1", "p3"]
     assert calls == ["p1", "p3", "p3"]
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.new"))
 
 
 def test_a_point_that_fails_is_named_and_the_next_is_measured(suite, tmp_path, monkeypatch, capfd):
@@ -219,6 +219,55 @@ def test_another_machines_file_is_not_added_to(suite, tmp_path, monkeypatch):
     file.write_text(json.dumps(data))
     with pytest.raises(SpecsimError, match="was measured on another machine"):
         run(suite, tmp_path, "plain")
+
+
+def test_a_point_that_another_run_added_is_kept_and_not_measured_again(
+    suite, tmp_path, monkeypatch
+):
+    """Another run measures p3 while this one measures p1."""
+    measure, calls = Measurer.measure, []
+
+    def beside(self, point, models):
+        calls.append(point.name)
+        measured = measure(self, point, models)
+        other = Measurement(running.environment(CPU))
+        other.add_to(tmp_path / "m" / "plain.json", replace(measured, name="p3"))
+        return measured
+
+    monkeypatch.setattr(Measurer, "measure", beside)
+    failed, said = run(suite, tmp_path, "plain")
+    assert (failed, calls) == (0, ["p1"])
+    assert "p3: measured by another run meanwhile" in said
+    assert sorted(names(tmp_path / "m" / "plain.json")) == ["p1", "p3"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"environment": 3}', "\xff", '{"environment": {"drift_s": "1"}}',
+     '{"environment": {"drift_s": NaN}}'],
+)  # fmt: skip
+def test_a_broken_calibration_is_named(suite, tmp_path, content):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "calibration.json").write_text(content, encoding="latin-1")
+    with pytest.raises(SpecsimError, match=r"calibration\.json") as refused:
+        run(suite, tmp_path, "plain")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_anything_is_measured(
+    suite, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Measurer, "measure", None)  # it would fail if it were called
+    (tmp_path / "m").write_text("")
+    for part in ("plain", "probes"):
+        with pytest.raises(SpecsimError, match="cannot write"):
+            run(suite, tmp_path, part)
+
+
+@pytest.mark.parametrize("minutes", [-1.0, float("nan"), float("inf")])
+def test_minutes_that_are_none_are_refused(suite, tmp_path, minutes):
+    with pytest.raises(SpecsimError, match="--minutes must be a finite number >= 0"):
+        run(suite, tmp_path, "plain", minutes=minutes)
 
 
 def test_drift_is_relative_to_the_time_at_calibration(suite, tmp_path):

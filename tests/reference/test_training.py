@@ -173,6 +173,38 @@ def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path):
         make_pair("bundled", tmp_path, parts=["head"])
 
 
+@pytest.mark.parametrize(
+    ("card", "says"), [("{", "not valid JSON"), ('{"corpus": 3, "models": {}}', "must hold tables")]
+)
+def test_a_broken_card_is_named(tmp_path, card: str, says: str):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "tokenizer.json").write_text("{}")
+    (tmp_path / "card.json").write_text(card)
+    with pytest.raises(SpecsimError, match=rf"card\.json.*{says}"):
+        make_pair("bundled", tmp_path, parts=["head"])
+
+
+def test_a_budget_or_a_place_that_cannot_be_is_refused_before_anything_is_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pair, "standard_library", None)  # it would fail if it were called
+    for tokens in (0, -5):
+        with pytest.raises(SpecsimError, match="--tokens must be above 0"):
+            make_pair("bundled", tmp_path, budget=tokens)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpecsimError, match="cannot write"):
+        make_pair("bundled", tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04cut"])
+def test_a_broken_checkpoint_of_a_run_is_named(tmp_path, content: bytes):
+    file = tmp_path / "run.pt"
+    file.write_bytes(content)
+    with pytest.raises(SpecsimError, match=r"cannot resume from .*run\.pt.*delete it") as refused:
+        loop.resumed(file, {"weight": torch.nn.Parameter(torch.zeros(2))}, [])
+    assert "\n" not in str(refused.value)
+
+
 def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
     lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(400))

@@ -6,7 +6,6 @@ depends on the drafted tokens, so the draft may be any model.
 """
 
 import gc
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,11 +128,8 @@ class ModelCache:
 
     def _trained(self, dtype: torch.dtype) -> Models:
         target, draft, tokenizer = load_pair(self.pair, dtype=dtype, device=self.device)
-        file = Path(self.pair) / "prompts.json"
-        texts = prompt_texts()
-        if self.pair != "bundled" and file.is_file():
-            written = json.loads(file.read_text(encoding="utf-8"))
-            texts = {kind: [piece["text"] for piece in pieces] for kind, pieces in written.items()}
+        own = self.pair != "bundled" and (Path(self.pair) / "prompts.json").is_file()
+        texts = prompt_texts(Path(self.pair)) if own else prompt_texts()
         ids = {kind: [tokenizer.encode(text)[:96] for text in texts[kind]] for kind in texts}
         ids["counted"] = ids["timed"]
         return Models(target, draft, ids, "a trained pair, on pieces of held-out files")

@@ -15,6 +15,8 @@ from typing import Any
 
 from specsim.architecture import Architecture, model
 from specsim.checks import SpecsimError
+from specsim.checks.files import read_bytes
+from specsim.checks.limits import require_limit
 
 SUITES = {name: Path(__file__).parent / f"{name}.toml" for name in ("gpu", "cpu")}
 PARTS = ("probes", "plain", "verify", "speculation", "trained", "peer")
@@ -23,6 +25,7 @@ METHODS = (
     "transformers-generate", "transformers-assisted",
 )  # fmt: skip
 MODES = ("eager", "cuda-graphs")
+WHOLE = {"gamma": 0, "batch": 1, "context": 1}  # the least of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +92,28 @@ def load_suite(name_or_path: str | Path) -> Suite:
     Raises SpecsimError with the file and the point if a point cannot be measured as it is written.
     """
     path = SUITES.get(str(name_or_path), Path(name_or_path))
-    try:
-        with open(path, "rb") as file:
-            data = tomllib.load(file)
-    except OSError as error:
+    if not path.is_file():
         known = ", ".join(SUITES)
+        raise SpecsimError(f"no suite {str(name_or_path)!r}; known: {known}, or a .toml file")
+    try:
+        data = tomllib.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a number's length
+        if isinstance(error, SpecsimError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise SpecsimError(f"{path} is not valid TOML: {reason}") from None
+    shapes, rows = data.get("shapes", {}), data.get("points")
+    tables = isinstance(shapes, dict) and all(isinstance(each, dict) for each in shapes.values())
+    listed = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    if data.keys() - {"shapes", "points"} or not (tables and listed):
         raise SpecsimError(
-            f"no suite {str(name_or_path)!r} ({error.strerror}); known: {known}, or a .toml file"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecsimError(f"{path} is not valid TOML: {error}") from None
-    unknown = data.keys() - {"shapes", "points"}
-    if unknown or not data.get("points"):
-        raise SpecsimError(f"{path} must hold shapes and points, and nothing else: {set(data)}")
+            f"{path} must hold shapes and points, as tables, and nothing else: {sorted(data)}"
+        )
     architectures = {
         name: _architecture(f"{path}: shape {name!r}", fields | {"name": name})
-        for name, fields in data.get("shapes", {}).items()
+        for name, fields in shapes.items()
     }
-    points = tuple(_point(str(path), row) for row in data["points"])
+    points = tuple(_point(str(path), row) for row in rows)
     names = [point.name for point in points]
     if twice := {name for name in names if names.count(name) > 1}:
         raise SpecsimError(f"{path}: two points are called {sorted(twice)[0]!r}")
@@ -125,6 +132,13 @@ def _point(place: str, row: Mapping[str, Any]) -> PlannedPoint:
     types = {field.name: field for field in fields(PlannedPoint)}
     if unknown := row.keys() - types.keys():
         raise SpecsimError(f"{place}: unknown {sorted(unknown)[0]!r}; known: {', '.join(types)}")
+    for key, value in row.items():
+        wanted = types[key].type
+        number = isinstance(value, int) and not isinstance(value, bool)
+        known_type = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+        if key not in WHOLE and not known_type and not (number and isinstance(0.0, wanted)):
+            words = getattr(wanted, "__name__", str(wanted))
+            raise SpecsimError(f"{place}: {key} must be a {words}, not {value!r:.100}")
     try:
         point = PlannedPoint(**row)
     except TypeError as error:
@@ -134,13 +148,18 @@ def _point(place: str, row: Mapping[str, Any]) -> PlannedPoint:
             raise SpecsimError(
                 f"{place}: {key} must be one of {', '.join(known)}, not {getattr(point, key)!r}"
             )
-    for key, least in (("gamma", 0), ("batch", 1), ("context", 1)):
+    for key, least in WHOLE.items():
         value = getattr(point, key)
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SpecsimError(f"{place}: {key} must be a whole number >= {least}, not {value!r}")
+        require_limit(key, value, f"{place}: {key}")
     drafts = point.method not in ("plain", "transformers-generate")
     if drafts != (point.gamma > 0):
         raise SpecsimError(f"{place}: gamma = {point.gamma} does not go with {point.method!r}")
+    if point.draft and point.draft.startswith("first-") and not point.draft[6:].isdecimal():
+        raise SpecsimError(f"{place}: draft must be first-K with a number K, not {point.draft!r}")
+    if not 0 <= point.temperature < float("inf"):
+        raise SpecsimError(f"{place}: temperature must be a finite number >= 0")
     if point.alpha is not None and not 0 < point.alpha < 1:
         raise SpecsimError(f"{place}: alpha must be inside (0, 1), not {point.alpha}")
     if point.method in ("draft-model", "early-exit") and point.target != "trained":

@@ -8,7 +8,6 @@ and the next point is measured.
 """
 
 import gc
-import json
 import re
 import time
 import traceback
@@ -29,7 +28,8 @@ from reference.lab.suites.points import PARTS, PlannedPoint, Suite
 from reference.lab.suites.variants import Effort, effort_on
 from reference.machine import environment
 from reference.memory import DoesNotFit, free_bytes
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, require_positive
+from specsim.checks.files import read_json, require_writable
 from specsim.evidence.measurement import Environment, Measurement, Point
 
 Say = Callable[[str], None]
@@ -57,13 +57,16 @@ def run_suite(
 ) -> int:
     """Measure the points of `parts` that are missing in `out`.
 
-    `minutes` is a limit for each part: no point is begun that would exceed it. Returns how many
-    points failed or were left for another run. Raises SpecsimError for an unknown part, and for a
-    file in `out` that is not a measurement.
+    `minutes` is a limit for each part: no point is begun that would exceed it. Another run may
+    measure into the same folder. Returns how many points failed or were left for another run.
+    Raises SpecsimError for an unknown part, for a file in `out` that is not a measurement, and if
+    nothing can be written there.
     """
     for part in (parts := list(parts)):
         if part not in PARTS:
             raise SpecsimError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+    if minutes is not None:
+        require_positive("--minutes", minutes, or_zero=True)
     env = environment(device)
     folder = out / (machine or machine_name(env, device))
     effort = effort or effort_on(device)
@@ -85,6 +88,7 @@ def calibrate(folder: Path, device: torch.device, say: Say, dry_run: bool) -> No
     elif dry_run:
         say(f"probes: {', '.join(map(str, files))}, about a minute and a half")
     else:
+        require_writable(folder)
         for file, calibration in calibrating.calibrate(folder, device).items():
             say(
                 f"probes: wrote {file}; fit: median error {calibration.median_error:.1%}, worst "
@@ -111,11 +115,7 @@ class PartRun:
         self.effort, self.say = effort, say
         self.cache = ModelCache(suite, device, pair)
         self.measurement = Measurement.read(self.file) if self.file.is_file() else Measurement(env)
-        if self.measurement.environment.device != env.device:
-            raise SpecsimError(
-                f"{self.file} was measured on {self.measurement.environment.device}, not on "
-                f"{env.device}; give another folder with --machine"
-            )
+        self.measurement.require_device(env.device, self.file)
         if (folder / "calibration.json").is_file():
             self.measurement.calibration = "calibration.json"
         done = {point.name for point in self.measurement.points}
@@ -151,6 +151,7 @@ class PartRun:
             self.say(f"{self.part}: {len(self.done)} points are in {self.file} already")
         if not self.missing:
             return 0
+        require_writable(self.folder)
         started, failed = time.monotonic(), 0
         measurer = Measurer(self.device, self.effort, self._calibrated("drift_s"))
         bandwidth = self._bandwidth(measurer.probe)
@@ -168,11 +169,16 @@ class PartRun:
             if sentence := self._obstacle(point, bandwidth):
                 self.say(f"{point.name}: skipped: {sentence}")
                 continue
+            if self._is_there(point):
+                self.say(f"{point.name}: measured by another run meanwhile")
+                continue
             begun = time.monotonic()
             sentence = self._one(point, measurer)
             failed += sentence is not None and sentence.startswith("failed")
             took = time.monotonic() - begun
-            outcome = sentence or described(self.measurement.points[-1])
+            outcome = sentence or described(
+                next(each for each in self.measurement.points if each.name == point.name)
+            )
             self.say(f"[{index}/{len(self.missing)}] {point.name}: {outcome} ({took:.1f} s)")
             if sentence and not self._device_answers():
                 self.say(f"{self.part}: stopped: the device no longer answers; run it again")
@@ -200,12 +206,16 @@ class PartRun:
             text = str(error).strip() or "no reason given"
             sentence = f"failed: {type(error).__name__}: {text.splitlines()[0]}"
         else:
-            self.measurement.points.append(measured)
-            self.measurement.write(self.file)
+            self.measurement.add_to(self.file, measured)
             return None
         self.cache.clear()  # the kept models may be incomplete
         gc.collect()
         return sentence
+
+    def _is_there(self, point: PlannedPoint) -> bool:
+        """Whether another run has added the point to the file since this one began."""
+        there = Measurement.read(self.file).points if self.file.is_file() else []
+        return point.name in {each.name for each in there}
 
     def _device_answers(self) -> bool:
         """Whether the device still computes. Some errors end its CUDA context for good."""
@@ -244,7 +254,12 @@ class PartRun:
         file = self.folder / "calibration.json"
         if not file.is_file():
             return None
-        return json.loads(file.read_text(encoding="utf-8")).get("environment", {}).get(name)
+        about = read_json(file, finite=True).get("environment", {})
+        if not isinstance(about, dict):
+            raise SpecsimError(f"{file}: environment must be a table, not {about!r:.100}")
+        if (value := about.get(name)) is not None:
+            require_positive(f"{file}: {name}", value)
+        return value
 
 
 def described(point: Point) -> str:

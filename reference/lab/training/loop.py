@@ -1,7 +1,6 @@
 """The training loop of every part of the pair: batches, optimisers, checkpoints, best weights."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reference.lab.training.recipe import Recipe
+from specsim.checks import SpecsimError
+from specsim.checks.files import writing
 
 CHECKPOINT_EVERY_S = 120.0
 
@@ -40,12 +41,8 @@ def train(
     peaks = [group["lr"] for group in groups]
     first, curve, best = 0, [], (math.inf, None)
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        set_to(weights, state["model"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        first, curve, best = resumed(checkpoint, weights, optimisers)
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
-        first, curve, best = state["step"], state["curve"], tuple(state["best"])
     started = saved_at = time.monotonic()
     for step, batch in enumerate(batches(recipe, tokens, first), first):
         factor = learning_rate_factor(step / recipe.steps, recipe.warmup)
@@ -134,13 +131,29 @@ def set_to(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) ->
         weight.copy_(values[name])
 
 
+def resumed(path: Path, weights, optimisers) -> tuple[int, Curve, tuple]:
+    """Put what `save_run` wrote into weights and optimisers; returns the steps done, the curve, and
+    the best loss with its weights. Raises SpecsimError if the file is broken, or of another run."""
+    device = next(iter(weights.values())).device
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        set_to(weights, state["model"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        return state["step"], state["curve"], tuple(state["best"])
+    except Exception as error:  # torch.load raises a dozen types
+        reason = " ".join(str(error).split())[:200]
+        raise SpecsimError(
+            f"cannot resume from {path} ({type(error).__name__}: {reason}); delete it to train "
+            "from the start"
+        ) from None
+
+
 def save_run(path: Path, weights, optimisers, step: int, curve: Curve, best: tuple) -> None:
     """Replace the checkpoint in one step, so that an interrupted run leaves a complete file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "model": copied(weights), "optimisers": [o.state_dict() for o in optimisers],
         "step": step, "curve": curve, "best": best,
     }  # fmt: skip
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with writing(path) as new:
+        torch.save(state, new)

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from reference.checkpoints import load_checkpoint, save_checkpoint, write_text
+from reference.checkpoints import load_checkpoint, one_line_for, save_checkpoint
 from reference.heads import save_head
 from reference.lab.corpus import (
     END_OF_TEXT,
@@ -27,8 +27,8 @@ from reference.lab.training.loop import even_windows
 from reference.lab.training.models import evaluate, train_model
 from reference.lab.training.recipe import RECIPES, DraftRecipe, HeadRecipe, Recipe
 from reference.transformer import Transformer
-from specsim.architecture import read_config
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, require_positive
+from specsim.checks.files import read_json, require_writable, write_text
 
 PARTS = ("target", "draft", "head")  # in the order in which they are trained
 
@@ -49,11 +49,14 @@ def make_pair(
 
     Checkpoints of the runs are in `out`/training; an interrupted run resumes from them. `budget`
     replaces the recipes' tokens, for a trial. Returns the content of card.json. Raises SpecsimError
-    if `out` does not hold a pair that fits.
+    if `out` cannot be written or does not hold a pair that fits, and for a budget that is not above
+    0.
     """
+    if budget is not None:
+        require_positive("--tokens", budget)
+    require_writable(out)
     corpus = standard_library()
     if set(parts) == set(PARTS):
-        out.mkdir(parents=True, exist_ok=True)
         tokenizer, card = train_tokenizer(corpus.train), {"models": {}}
         write_text(out / "prompts.json", json.dumps(choose_prompts(corpus), indent=1) + "\n")
     else:
@@ -123,13 +126,17 @@ def existing(out: Path, corpus: Corpus) -> tuple[Tokenizer, dict]:
             raise SpecsimError(
                 f"no such file: {file}; a single part needs an existing pair: train all parts first"
             )
-    content = read_config(card)
-    if content["corpus"]["sha256"] != corpus.sha256:
+    content = read_json(card)
+    made_from = content.get("corpus")
+    if not isinstance(made_from, dict) or not isinstance(content.get("models"), dict):
+        raise SpecsimError(f"{card} must hold tables called corpus and models")
+    if made_from.get("sha256") != corpus.sha256:
         raise SpecsimError(
-            f"{out} was made from another corpus ({content['corpus']['what']}) than that of Python "
+            f"{out} was made from another corpus ({made_from.get('what')}) than that of Python "
             f"{corpus.python}, so its held-out files differ; train all parts, or use that Python"
         )
-    return Tokenizer.from_file(str(tokenizer)), content
+    with one_line_for(f"cannot read the tokenizer {tokenizer}"):
+        return Tokenizer.from_file(str(tokenizer)), content
 
 
 def load_part(folder: Path, recipe: Recipe, device: torch.device | str) -> Transformer:
