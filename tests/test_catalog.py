@@ -46,7 +46,7 @@ def complaints(rows: Mapping[str, Any]) -> Iterator[str]:
                 yield f"alias {alias!r} of row {name!r}: already means {names[alias]!r}"
 
 
-TABLES = ["accelerators", "engines", "methods", "models", "tokenizers"]
+TABLES = ["accelerators", "engines", "heads", "methods", "models", "tokenizers"]
 
 
 @pytest.mark.parametrize("table", TABLES)
