@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from specsim import catalog, method, model
-from specsim.planning import ENGINES_WITH_SETTINGS, Deployment, Plan, fixed_plan, launch
+from specsim.planning import (
+    ENGINES_WITH_SETTINGS,
+    Deployment,
+    Plan,
+    fixed_plan,
+    launch,
+    published_head,
+)
 from specsim.planning.settings import HEAD, hub_id
 
 METHODS = (
@@ -22,6 +29,7 @@ METHODS = (
     "eagle",
     "eagle-3",
     "mtp",
+    "p-eagle",
     "dflash",
     "pearl",
 )
@@ -50,7 +58,10 @@ def words_of(command: str) -> list[str]:
 @pytest.mark.parametrize(("engine", "name"), [*product(ENGINES_WITH_SETTINGS, METHODS)])
 def test_every_command_starts_the_target_by_its_hub_id_and_limits_nothing(engine, name) -> None:
     found = launched(engine, name, planned([8, 64], [3, 1]), tensor_parallel=2)
-    assert "meta-llama/Llama-3.1-8B" in words_of(found.command)
+    about = catalog.load("launch")[engine]["methods"].get(name)
+    head = published_head(TARGET, name, engine) if about and about.get("head") else None
+    served = "meta-llama/Llama-3.1-8B" if head is None else head["checkpoint"]
+    assert words_of(found.command).count(served) == 1
     assert TARGET not in found.command
     assert DRAFT not in found.command
     for limit in (
@@ -61,13 +72,13 @@ def test_every_command_starts_the_target_by_its_hub_id_and_limits_nothing(engine
         "max-running",
     ):
         assert limit not in found.command
-    about = catalog.load("launch")[engine]["methods"].get(name)
     if about is None:
         assert any(f"{engine} has no method like {name}" in note for note in found.notes)
         assert "specul" not in found.command
         return
     assert about["name"] in found.command
-    assert (HEAD in found.command) == bool(about.get("head"))
+    assert (HEAD in found.command) == bool(about.get("head") and head is None)
+    assert head is None or head["hub"] in found.command
     sources = (about["source"], catalog.load("launch")[engine].get("schedule_source", "-"))
     assert any(source in note for note in found.notes for source in sources)
 
@@ -84,7 +95,7 @@ def test_vllm_gets_json_that_it_documents() -> None:
     head = launched("vllm", "eagle-3", planned([8, 64], [3, 1]))
     assert json.loads(words_of(head.command)[-1]) == {
         "method": "eagle3",
-        "model": HEAD,
+        "model": "RedHatAI/Llama-3.1-8B-Instruct-speculator.eagle3",
         "num_speculative_tokens": 3,
         "num_speculative_tokens_per_batch_size": [[1, 8, 3], [9, 64, 1]],
     }
@@ -150,6 +161,73 @@ def test_every_release_has_a_source_and_every_method_is_the_catalogs() -> None:
         for name, about in row["methods"].items():
             assert name in catalog.load("methods")
             assert about["source"]
+
+
+HEADS = catalog.load("heads")
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_published_head_is_for_a_model_and_methods_of_the_catalog(name: str) -> None:
+    row = HEADS[name]
+    assert row.keys() <= {
+        "hub", "target", "checkpoint", "methods", "engines", "source", "confidence", "notes"
+    }  # fmt: skip
+    assert row["target"] in catalog.load("models")
+    assert row["methods"]
+    assert all(each in catalog.load("methods") for each in row["methods"])
+    assert set(row.get("engines", ())) <= set(ENGINES_WITH_SETTINGS)
+    assert row["confidence"] in {"published", "listed"}
+    assert name == catalog.slug(row["hub"])
+    assert row["hub"].count("/") == row["checkpoint"].count("/") == 1
+    assert row["target"] in catalog.slug(row["checkpoint"])  # that model, or its instruct version
+
+
+def test_the_head_of_a_command_is_documented_for_the_engine_or_said_not_to_be() -> None:
+    found = {
+        engine: published_head("llama-3.1-8b", "eagle-3", engine)
+        for engine in ENGINES_WITH_SETTINGS
+    }
+    assert found["vllm"]["hub"] == "RedHatAI/Llama-3.1-8B-Instruct-speculator.eagle3"
+    assert found["sglang"]["hub"] == "lmsys/SGLang-EAGLE3-Llama-3.1-8B-Instruct-SpecForge"
+    assert "engines" not in found["tensorrt-llm"]
+    for engine, head in found.items():
+        notes = launched(engine, "eagle-3", fixed_plan(3, 8)).notes
+        (said,) = [note for note in notes if head["hub"] in note]
+        assert "one published head" in said
+        assert head["source"] in said
+        assert ("not checked" in said) == (engine not in head.get("engines", ()))
+
+
+def test_a_target_that_the_reader_spells_out_is_served_as_it_is_spelled() -> None:
+    own = "Qwen/Qwen3-30B-A3B"
+    found = launched("vllm", "eagle-3", fixed_plan(3, 8), "qwen3-30b-a3b")
+    assert words_of(found.command)[2] == "Qwen/Qwen3-30B-A3B-Instruct-2507"  # the head's checkpoint
+    shape = model("qwen3-30b-a3b")
+    kept = launch(
+        "vllm", Deployment(target=own, method="eagle-3"), fixed_plan(3, 8),
+        target=shape, drafter=method("eagle-3", shape),
+    )  # fmt: skip
+    assert words_of(kept.command)[2] == own
+    assert any("head for Qwen/Qwen3-30B-A3B-Instruct-2507" in note for note in kept.notes)
+
+
+def test_without_a_published_head_the_reader_fills_it_in() -> None:
+    assert published_head("phi-4", "eagle-3", "vllm") is None
+    assert published_head("./my-model", "eagle-3", "vllm") is None
+    found = launched("vllm", "eagle-3", fixed_plan(3, 8), "phi-4")
+    assert HEAD in found.command
+    assert any(HEAD in note for note in found.notes)
+
+
+def test_parallel_drafting_is_an_option_of_vllms_eagle_3() -> None:
+    found = launched("vllm", "p-eagle", fixed_plan(5, 8), "gpt-oss-20b")
+    assert json.loads(words_of(found.command)[-1]) == {
+        "method": "eagle3",
+        "model": "amazon/gpt-oss-20b-p-eagle",
+        "parallel_drafting": True,
+        "num_speculative_tokens": 5,
+    }
+    assert found.notes[0].startswith("needs vllm 0.16.0 or later")
 
 
 def test_hub_ids() -> None:

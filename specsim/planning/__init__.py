@@ -3,6 +3,7 @@
 | file | question |
 |---|---|
 | `gammas` | the best gamma three ways, for each batch, and the batch where it stops paying |
+| `heads` | the published head that a command can name |
 | `settings` | the same as vLLM, SGLang and TensorRT-LLM want it written, and their commands |
 | `cautions` | why a prediction may be trusted less |
 | `elasticities` | which input moves the speedup most |
@@ -22,6 +23,7 @@ from specsim.planning.gammas import (
     marginal_rule,
     plan,
 )
+from specsim.planning.heads import published_head
 from specsim.planning.settings import (
     ENGINES_WITH_SETTINGS,
     Deployment,
@@ -51,5 +53,6 @@ __all__ = [
     "launch",
     "marginal_rule",
     "plan",
+    "published_head",
     "sensitivity",
 ]

@@ -21,6 +21,7 @@ KINDS = {
     "datacentre-gpu": "a data-centre GPU",
     "workstation-gpu": "a workstation's GPU",
     "consumer-gpu": "a consumer's GPU",
+    "npu": "an accelerator for neural networks",
     "edge": "an edge device",
     "apple": "an Apple chip",
     "phone": "a phone",

@@ -13,9 +13,10 @@ from specsim import catalog
 from specsim.architecture import Architecture
 from specsim.drafting import Drafter, DraftModel, DynamicTree, Lookup, StaticTree
 from specsim.planning.gammas import Plan
+from specsim.planning.heads import published_head
 
 ENGINES_WITH_SETTINGS = ("vllm", "sglang", "tensorrt-llm")
-HEAD = "PATH-OF-THE-HEAD"  # a head is a checkpoint that the reader has to name
+HEAD = "PATH-OF-THE-HEAD"  # for the reader to fill in, where no published head is known
 AS_LOADED = (None, "bf16")  # formats that need no option: the checkpoint's own
 
 
@@ -148,9 +149,11 @@ def launch(
     """The command that starts `engine` with the plan, for a plan of one batch with its gamma alone.
 
     It sets what the plan decides and nothing else: no limit on users or context. Where the engine
-    cannot follow the plan, the command is without speculation, and a note says why.
+    cannot follow the plan, the command is without speculation, and a note says why. A method that
+    needs a trained head gets a published one, and the checkpoint that it was trained for.
     """
     row, method = catalog.load("launch")[engine], deployment.method
+    served = len(row["program"].split())
     words = [*row["program"].split(), hub_id(deployment.target)]
     notes = []
     if deployment.tensor_parallel > 1:
@@ -169,8 +172,14 @@ def launch(
     if not settings:
         notes.append(f"no speculation: it gains nothing up to a batch of {planned.batch[-1]}")
         return Launch(shlex.join(words), tuple(notes))
-    model = HEAD if about.get("head") else hub_id(deployment.draft) if deployment.draft else None
+    model = hub_id(deployment.draft) if deployment.draft else None
     notes += _about_method(engine, about, settings, planned)
+    if about.get("head"):
+        head = published_head(deployment.target, method, engine)
+        model = HEAD if head is None else head["hub"]
+        notes.append(_about_head(engine, head))
+        if head is not None and deployment.target in catalog.load("models"):
+            words[served] = head["checkpoint"]
     notes += _about_draft(engine, deployment, target, drafter)
     if engine == "vllm":
         speculation: dict[str, Any] = {"method": about["name"]}
@@ -178,6 +187,7 @@ def launch(
             speculation["model"] = model
         if isinstance(drafter, DraftModel) and deployment.tensor_parallel > 1:
             speculation["draft_tensor_parallel_size"] = deployment.tensor_parallel
+        speculation |= about.get("options", {})
         words += ["--speculative-config", json.dumps(speculation | settings)]
         return Launch(shlex.join(words), tuple(notes))
     if engine == "sglang":
@@ -227,9 +237,20 @@ def _about_method(
             f"one length for the server's life, the best of {paying[-1][0]} to {paying[-1][1]} "
             f"sequences; planned: {others}"
         )
-    if about.get("head"):
-        notes.append(f"{HEAD} is a head that was trained for this target")
     return notes
+
+
+def _about_head(engine: str, head: catalog.Row | None) -> str:
+    """Where the head of the command comes from."""
+    if head is None:
+        return f"{HEAD} is a head that was trained for this target"
+    said = (
+        f"{head['hub']} is one published head for {head['checkpoint']}, perhaps among others "
+        f"({head['source']})"
+    )
+    if engine in head.get("engines", ()):
+        return said
+    return f"{said}; whether {engine} loads it as it is was not checked"
 
 
 def _about_draft(
