@@ -1,11 +1,11 @@
 """Plant defects at random and see whether the tests catch them.
 
-    python bench/mutants.py --map                which tests enter which functions: once, 20 minutes
-    python bench/mutants.py --count 100 --seed 1 plant 100 defects, one at a time, in a copy
+    python bench/mutants.py --count 100 --seed 1             plant 100 defects, one at a time
+    python bench/mutants.py --count 100 --seed 1 --part 1/2  half of them; the other half is 2/2
 
 A defect is one change of one line of specsim/ or reference/: a comparison, an arithmetic operator,
 a number off by one, a dropped term, two swapped arguments, another axis, another unit, a negated
-condition. For each, the test files that enter the changed function run until one fails. What
+condition. For each, the test files that may see it run, the likeliest first, until one fails. What
 survives is printed with its change; the seed and the number plant it again (`--only 17`). A
 survivor changes nothing, or names a missing test.
 
@@ -15,22 +15,26 @@ are no places. The copy is a temporary folder; the working copy is not touched.
 
 import argparse
 import ast
-import json
+import contextlib
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("specsim", "reference")
-MAP = ROOT / "out" / "mutants" / "tests-by-function.json"
+SLOW = ("test_demo", "test_notebooks", "test_training", "test_graphs")
+BROKEN = 99  # exit status of a fork that could not run its tests
 LIMIT_S = 900  # for one test file under one defect: longer counts as caught (an endless loop)
 
 COMPARISONS = {
@@ -185,161 +189,134 @@ def drawn(count: int, seed: int) -> list[Defect]:
     return list(chosen.values())
 
 
-# ------------------------------------------------------------------- which tests enter what
-
-TRACER = """
-import json, sys, threading
-from pathlib import Path
-ROOT = {root!r}
-entered = {{}}
-now = ["<collection>"]
-
-def trace(frame, event, arg):
-    code = frame.f_code
-    name = code.co_filename
-    if name.startswith(ROOT):
-        entered.setdefault(now[0], set()).add((name[len(ROOT) + 1:], code.co_qualname))
-    return None
-
-def pytest_runtest_protocol(item, nextitem):
-    now[0] = str(item.path)[len(ROOT) + 1:]
-
-def pytest_configure(config):
-    sys.settrace(trace)
-    threading.settrace(trace)
-
-def pytest_unconfigure(config):
-    sys.settrace(None)
-    out = {{test: sorted(map(list, where)) for test, where in entered.items()}}
-    Path({out!r}).write_text(json.dumps(out))
-"""
+# ---------------------------------------------------------------------- which tests may see it
 
 
-def map_tests(files: list[Path]) -> None:
-    """Run every test file by itself and write which functions it enters, and how long it took."""
-    known = json.loads(MAP.read_text()) if MAP.exists() else {}
-    MAP.parent.mkdir(parents=True, exist_ok=True)
-
-    def one(file: Path) -> None:
-        name = str(file.relative_to(ROOT))
-        with tempfile.TemporaryDirectory() as room:
-            out = Path(room) / "entered.json"
-            plugin = Path(room) / "which_functions.py"
-            plugin.write_text(TRACER.format(root=str(ROOT), out=str(out)))
-            began = time.monotonic()
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "which_functions", name]
-            subprocess.run(
-                [*command, "-m", "not slow and not browser", "-p", "no:cacheprovider"],
-                cwd=ROOT, env=environment(ROOT, room), capture_output=True, check=False,
-            )  # fmt: skip
-            entered = json.loads(out.read_text()) if out.exists() else {}
-        took = time.monotonic() - began
-        where = {tuple(each) for parts in entered.values() for each in parts}
-        known[name] = {"seconds": took, "functions": sorted(map(list, where))}
-        MAP.write_text(json.dumps(known))
-        print(f"{took:7.1f} s  {len(where):5d} functions  {name}", flush=True)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, files))
-
-
-def tests_of(defect: Defect, known: dict) -> list[str]:
-    """The test files that enter the changed function, the quickest first. What is changed outside a
-    function concerns every test file that enters the module."""
-    function = defect.function
-
-    def enters(where: list[list[str]]) -> bool:
-        return any(
-            file == defect.file
-            and (function == "<module>" or name.replace(".<locals>", "").startswith(function))
-            for file, name in where
-        )
-
-    found = [(told["seconds"], name) for name, told in known.items() if enters(told["functions"])]
-    return [name for _, name in sorted(found)]
+def tests_of(defect: Defect) -> list[str]:
+    """The test files that may see a defect, the likeliest first: those named as the changed file or
+    a folder of it, those that import its module, those that import its package. Files that take
+    minutes come last."""
+    parts = Path(defect.file).with_suffix("").parts
+    module = ".".join(part for part in parts if part != "__init__")
+    names = {part.rstrip("s") for part in parts[1:] if part != "__init__"}
+    found = []
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        if "browser" in file.parts:
+            continue
+        text = file.read_text(encoding="utf-8")
+        named = any(name and name in file.stem for name in names)
+        about = parts[0] == "reference"
+        mine = ("reference" in file.parts) == about
+        score = 4 * named + 3 * (module in text) + 2 * (module.rpartition(".")[0] in text) + mine
+        if score:
+            name = str(file.relative_to(ROOT))
+            found.append((file.stem in SLOW, -score, file.stat().st_size, name))
+    return [name for *_, name in sorted(found)]
 
 
 # ------------------------------------------------------------------------------ planting them
 
 
-def environment(root: Path, *others: str) -> dict[str, str]:
-    path = os.pathsep.join([str(root), *others])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def caught_by(defect: Defect, room: Path, known: dict) -> str | None:
+def caught_by(defect: Defect, room: Path) -> str | None:
     """The test that fails with the defect planted in the copy `room`; None if it survives."""
     file = room / defect.file
     whole = file.read_bytes()
     file.write_bytes(whole[: defect.start] + defect.after.encode() + whole[defect.end :])
     try:
-        for test in tests_of(defect, known):
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
-            try:
-                done = subprocess.run(
-                    [*command, "-m", "not slow and not browser"], cwd=room,
-                    env=environment(room), capture_output=True, text=True, timeout=LIMIT_S,
-                    check=False,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
+        for test in tests_of(defect):
+            status, told = run_tests(test, room)
+            if status == str(BROKEN):
+                raise RuntimeError(f"the tests did not start: {told}")
+            if status == "no end":
                 return f"{test} (no end)"
-            if done.returncode not in (0, 5):  # 5: every test of the file was deselected
+            if status not in ("0", "5"):  # 5: every test of the file was deselected
                 failed = [
-                    line
-                    for line in done.stdout.splitlines()
-                    if line.startswith(("FAILED", "ERROR"))
+                    line for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))
                 ]
-                return failed[0].split(" - ")[0] if failed else f"{test} (exit {done.returncode})"
+                return failed[0].split(" - ")[0] if failed else f"{test} (exit {status})"
     finally:
         file.write_bytes(whole)
     return None
 
 
+def run_tests(test: str, room: Path) -> tuple[str, str]:
+    """The exit status of one test file in `room`, until its first failure, and what was printed.
+
+    The tests run in a fork of this process, which has imported the slow libraries already and
+    nothing of the project.
+    """
+    log = room / "out.log"
+    child = os.fork()
+    if child == 0:
+        status = BROKEN
+        try:
+            os.setsid()
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            os.chdir(room)
+            sys.path.insert(0, str(room))
+            os.environ["PYTHONPATH"] = str(room)
+            arguments = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not browser"]
+            status = int(pytest.main([*arguments, test]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)  # nothing of the parent's is cleaned up here
+    ends = time.monotonic() + LIMIT_S
+    while time.monotonic() < ends:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return str(os.waitstatus_to_exitcode(status)), log.read_text(errors="replace")
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "no end", ""
+
+
+def preload() -> None:
+    """Import what is slow to import, once."""
+    for name in ("numpy", "torch", "scipy.stats", "matplotlib.pyplot", "ipywidgets",
+                 "tokenizers", "safetensors.torch"):  # fmt: skip
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--map", nargs="*", metavar="TEST", help="map all test files, or these")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--only", type=int, metavar="N", help="plant this one alone")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", metavar="N,N,…", help="plant these alone")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="every N-th, from the K-th on")
     parser.add_argument("--list", action="store_true", help="print the defects and stop")
     options = parser.parse_args()
-    if options.map is not None:
-        every = sorted((ROOT / "tests").rglob("test_*.py"))
-        map_tests(
-            [ROOT / name for name in options.map] or [f for f in every if "browser" not in f.parts]
-        )
-        return
     defects = list(enumerate(drawn(options.count, options.seed)))
-    if options.only is not None:
-        defects = [defects[options.only]]
+    part, parts = map(int, options.part.split("/"))
+    if options.only:
+        defects = [defects[int(number)] for number in options.only.split(",")]
+    defects = defects[part - 1 :: parts]
     print(f"seed {options.seed}: {len(defects)} defects", flush=True)
     if options.list:
         for number, defect in defects:
             print(f"{number:4d}  {defect}")
         return
-    known = json.loads(MAP.read_text())
+    preload()
     survivors = []
-    with tempfile.TemporaryDirectory() as above:
-        rooms = [Path(above) / str(n) for n in range(options.processes)]
-        for room in rooms:
-            shutil.copytree(
-                ROOT, room, ignore=shutil.ignore_patterns(".venv", ".git", "out", "__pycache__")
-            )
-
-        def plant(numbered: tuple[int, Defect]) -> tuple[int, Defect, str | None]:
-            room = rooms.pop()
-            try:
-                return *numbered, caught_by(numbered[1], room, known)
-            finally:
-                rooms.append(room)
-
-        with ThreadPoolExecutor(options.processes) as pool:
-            for number, defect, test in pool.map(plant, defects):
-                print(f"{number:4d}  {'caught  ' if test else 'SURVIVED'}  {defect}", flush=True)
-                print(f"                by {test}" if test else "", flush=True)
-                if test is None:
-                    survivors.append((number, defect))
+    above = Path(tempfile.mkdtemp(prefix="mutants-"))  # not one that a fork removes when it ends
+    try:
+        room = above / "project"
+        left = shutil.ignore_patterns(".venv", ".git", "out", "__pycache__")
+        shutil.copytree(ROOT, room, ignore=left)
+        for number, defect in defects:
+            test = caught_by(defect, room)
+            told = f"caught by {test}" if test else "SURVIVED"
+            print(f"{number:4d}  {defect}\n      {told}", flush=True)
+            if test is None:
+                survivors.append((number, defect))
+    finally:
+        shutil.rmtree(above)
     print(f"\ncaught {len(defects) - len(survivors)} of {len(defects)}; survivors:")
     for number, defect in survivors:
         print(f"{number:4d}  {defect}")
