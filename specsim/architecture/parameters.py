@@ -1,7 +1,13 @@
 """What follows from the fields of an `Architecture`: the sizes of a layer, and every stored
 parameter, counted to the last one (a matrix is rows x columns)."""
 
-from specsim.architecture.parts import Experts, LatentAttention
+from typing import TYPE_CHECKING, cast
+
+from specsim.architecture.layers import layers_of, mixers_of
+from specsim.architecture.parts import Experts, LatentAttention, Layer, Recurrent
+
+if TYPE_CHECKING:
+    from specsim.architecture.shape import Architecture
 
 
 class Sizes:
@@ -14,22 +20,18 @@ class Sizes:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    intermediate_size: int
     vocab_size: int
     tied_head: bool
-    qkv_bias: bool
-    qk_norm: bool
     norm: str
     norms_per_layer: int
-    gated_mlp: bool
-    output_bias: bool
-    mlp_bias: bool
     head_bias: bool
     learned_positions: int
-    attention_sinks: bool
     experts: Experts | None
     latent: LatentAttention | None
     mtp_layers: int
+    mtp_layer: Layer | None
+    gathered_parameters: int
+    other_parameters: int
 
     # ------------------------------------------------------------------------- sizes of a layer
 
@@ -50,30 +52,41 @@ class Sizes:
 
     @property
     def kv_elements_per_layer(self) -> int:
-        """Elements that one layer caches per token: K and V, or the latent of MLA."""
+        """Elements that a layer of attention caches per token: K and V, or the latent of MLA."""
         return self.latent.cached if self.latent else 2 * self.kv_size
 
     @property
     def kv_elements_per_token(self) -> int:
         """Over all layers; times the bytes of an element it is what a token adds to the cache."""
-        return self.num_layers * self.kv_elements_per_layer
+        return sum(mixer.cached * count for mixer, count in mixers_of(self._model))
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes that a sequence holds whatever its length: states of 32 bits and convolutions of
+        16. 0 for a model of attention alone."""
+        total = 0.0
+        for mixer, count in mixers_of(self._model):
+            if isinstance(mixer, Recurrent):
+                state = mixer.state_elements * mixer.state_bytes_each
+                total += count * (state + 2.0 * mixer.convolution_elements)
+        return total
 
     @property
     def expert_layers(self) -> int:
         """Layers with a mixture of experts."""
-        return self.num_layers - len(self.experts.dense_layers) if self.experts else 0
+        return sum(isinstance(layer.mlp, Experts) for layer in layers_of(self._model))
 
     # ------------------------------------------------------------------------------- parameters
 
     @property
     def parameters(self) -> int:
         """Every stored parameter; a tied head is counted once, MTP modules not at all."""
-        return self._total(self.experts.count if self.experts else 0)
+        return self._total(active=False)
 
     @property
     def active_parameters(self) -> int:
         """Those less the experts that a token does not visit; the embedding is counted."""
-        return self._total(self.experts.per_token if self.experts else 0)
+        return self._total(active=True)
 
     @property
     def embedding_parameters(self) -> int:
@@ -87,61 +100,27 @@ class Sizes:
         A module is one more layer, the norms of a hidden state and of an embedding, the projection
         of both onto one, and a last norm (DeepSeek-V3, arXiv:2412.19437, section 2.2).
         """
-        hidden, experts = self.hidden_size, self.experts
-        layer = self._expert_layer(experts, experts.count) if experts else self._dense_layer
-        return self.mtp_layers * (layer + 2 * hidden * hidden + 3 * self._norm)
+        hidden = self.hidden_size
+        layer = self.mtp_layer or layers_of(self._model)[-1]
+        one = layer.parameters(hidden, self._norm) + 2 * hidden * hidden + 3 * self._norm
+        return self.mtp_layers * one
 
-    def _total(self, experts_held: int) -> int:
-        """All of a model, counting `experts_held` of the routed experts of each layer."""
+    def _total(self, active: bool) -> int:
+        """All of a model; of the routed experts of a layer all, or those that a token visits."""
         tables = self.embedding_parameters * (1 if self.tied_head else 2)
         tables += self.vocab_size if self.head_bias else 0
         positions = self.learned_positions * self.hidden_size
-        layers = (self.num_layers - self.expert_layers) * self._dense_layer
-        if self.experts:
-            layers += self.expert_layers * self._expert_layer(self.experts, experts_held)
-        return tables + positions + layers + self._norm
-
-    @property
-    def _dense_layer(self) -> int:
-        """One layer with an ordinary MLP."""
-        block = self._attention + self._mlp(self.intermediate_size, self.mlp_bias)
-        return block + self.norms_per_layer * self._norm
-
-    def _expert_layer(self, experts: Experts, held: int) -> int:
-        """One layer with a mixture of experts, counting `held` of the routed ones."""
-        routed = held * self._mlp(experts.intermediate_size, experts.biases)
-        shared = self._mlp(experts.shared_size, False)
-        router = experts.router_parameters(self.hidden_size)
-        return self._attention + router + routed + shared + self.norms_per_layer * self._norm
+        layers = 0
+        for layer in layers_of(self._model):
+            held = layer.mlp.per_token if active and isinstance(layer.mlp, Experts) else None
+            layers += layer.parameters(self.hidden_size, self._norm, held)
+        others = self.gathered_parameters + self.other_parameters
+        return tables + positions + layers + self._norm + others
 
     @property
     def _norm(self) -> int:
-        return self.hidden_size * (2 if self.norm == "layer" else 1)
-
-    def _mlp(self, width: int, biases: bool) -> int:
-        """One MLP, or one expert, `width` elements wide."""
-        into = 2 * width if self.gated_mlp else width
-        matrices = self.hidden_size * into + width * self.hidden_size
-        return matrices + (into + self.hidden_size if biases else 0)
+        return self.hidden_size * {"layer": 2, "none": 0}.get(self.norm, 1)
 
     @property
-    def _attention(self) -> int:
-        """All of one layer's attention but the norm in front of it."""
-        hidden = self.hidden_size
-        output = self.value_size * hidden + (hidden if self.output_bias else 0)
-        if self.latent is not None:
-            return self._latent_attention(self.latent) + output
-        qkv_out = self.query_size + 2 * self.kv_size
-        weights = hidden * qkv_out + (qkv_out if self.qkv_bias else 0)
-        head_norms = 2 * self.head_dim if self.qk_norm else 0
-        return weights + head_norms + output + (self.num_heads if self.attention_sinks else 0)
-
-    def _latent_attention(self, latent: LatentAttention) -> int:
-        """MLA but for its output: queries down and up with a norm between, the latent down and
-        up."""
-        hidden, rank = self.hidden_size, latent.query_rank
-        down_and_norm = (hidden + 1) * rank if rank else 0
-        queries = down_and_norm + (rank or hidden) * self.query_size
-        cached = hidden * latent.cached + latent.kv_rank
-        up = latent.kv_rank * self.num_heads * (latent.nope_size + latent.value_size)
-        return queries + cached + up
+    def _model(self) -> "Architecture":
+        return cast("Architecture", self)

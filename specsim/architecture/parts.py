@@ -1,6 +1,6 @@
 """The parts of a model that have a type of their own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specsim.checks import SpecsimError, require_size
 
@@ -40,6 +40,9 @@ class Experts:
     dense_layers: tuple[int, ...] = ()
     routing_correlation: float = 0.0
     normalized: bool = True
+    gated: bool = True  # gate, up and down; else up and down alone
+    latent_size: int = 0  # experts work on so many elements, projected down and up (Nemotron-3)
+    small_parameters: int = 0  # per-expert scales and the like
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
@@ -58,6 +61,14 @@ class Experts:
     def router_parameters(self, hidden_size: int) -> int:
         gate = hidden_size if self.shared_gate else 0
         return hidden_size * self.count + (self.count if self.router_bias else 0) + gate
+
+    def parameters(self, hidden: int, held: int) -> int:
+        """Router, shared experts and `held` of the routed ones."""
+        inside = self.latent_size or hidden
+        routed = held * Mlp(self.intermediate_size, self.gated, self.biases).parameters(inside)
+        shared = Mlp(self.shared_size, self.gated).parameters(hidden) if self.shared_size else 0
+        around = 2 * hidden * self.latent_size
+        return self.router_parameters(hidden) + routed + shared + around + self.small_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +97,223 @@ class LatentAttention:
     def cached(self) -> int:
         """Elements that one layer caches per token."""
         return self.kv_rank + self.rope_size
+
+    def parameters(self, hidden: int, num_heads: int, query_size: int) -> int:
+        """All but the output: queries down and up with a norm between, the latent down and up."""
+        rank = self.query_rank
+        down_and_norm = (hidden + 1) * rank if rank else 0
+        queries = down_and_norm + (rank or hidden) * query_size
+        cached = hidden * self.cached + self.kv_rank
+        return queries + cached + self.kv_rank * num_heads * (self.nope_size + self.value_size)
+
+
+# ------------------------------------------------------------------------- the parts of a layer
+
+
+@dataclass(frozen=True, slots=True)
+class Indexer:
+    """Sparse attention (DeepSeek-V3.2): a small scorer reads its own cached key of every token, and
+    attention reads the `top_k` best tokens alone.
+
+    `key_bytes` are stored per token and layer: the key in 8 bits and its scale.
+    """
+
+    num_heads: int
+    head_dim: int
+    top_k: int
+    query_rank: int  # rows of the matrix that makes its queries
+
+    @property
+    def key_bytes(self) -> float:
+        return self.head_dim + 4.0
+
+    def matrices(self, hidden: int) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of its projections: queries, a key, and a weight for each head."""
+        columns = self.num_heads * self.head_dim
+        return (self.query_rank, columns), (hidden, self.head_dim), (hidden, self.num_heads)
+
+    def parameters(self, hidden: int) -> int:
+        """The projections, and the LayerNorm of the key."""
+        return sum(rows * columns for rows, columns in self.matrices(hidden)) + 2 * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention over a cache of keys and values, or of a latent, in one kind of layer.
+
+    | field | meaning |
+    |---|---|
+    | `num_heads`, `num_kv_heads` | of queries, and of keys and values |
+    | `head_dim`, `value_dim` | of a query and a key; of a value, where that differs |
+    | `window`, `chunk` | tokens that a layer looks back; or only within a chunk of so many |
+    | `norm_elements` | parameters of the norms over queries and keys |
+    | `gate_columns` | further columns of the query projection that gate the output |
+    | `shares_cache` | reads the cache of an earlier layer: no keys and values of its own |
+    | `value_is_key` | one projection makes keys and values |
+    | `small_parameters` | further ones that are no matrices |
+    | `label` | what its operators are called, where a model has several kinds |
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int | None = None
+    window: int | None = None
+    chunk: int | None = None
+    bias: bool = False
+    output_bias: bool = False
+    norm_elements: int = 0
+    sinks: bool = False
+    gate_columns: int = 0
+    shares_cache: bool = False
+    value_is_key: bool = False
+    small_parameters: int = 0
+    latent: "LatentAttention | None" = None
+    indexer: Indexer | None = None
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("num_heads", "num_kv_heads", "head_dim"):
+            require_size(f"attention: {field}", getattr(self, field))
+        for field in ("value_dim", "window", "chunk"):
+            if getattr(self, field) is not None:
+                require_size(f"attention: {field}", getattr(self, field))
+        if self.num_heads % self.num_kv_heads:
+            raise SpecsimError(
+                f"attention: {self.num_heads} query heads cannot share {self.num_kv_heads} KV "
+                "heads evenly"
+            )
+
+    @property
+    def query_size(self) -> int:
+        """Elements of the queries of all heads together."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def value_size(self) -> int:
+        """Elements of the output of all heads together, before the output projection."""
+        if self.latent is not None:
+            return self.num_heads * self.latent.value_size
+        return self.num_heads * (self.value_dim or self.head_dim)
+
+    @property
+    def cached(self) -> int:
+        """Elements that it caches per token: K and V, or the latent; 0 where it borrows them."""
+        if self.shares_cache:
+            return 0
+        if self.latent is not None:
+            return self.latent.cached
+        return self.num_kv_heads * (self.head_dim + (self.value_dim or self.head_dim))
+
+    @property
+    def reach(self) -> int | None:
+        """The most cached tokens that a row looks at; None without a limit."""
+        limits = [limit for limit in (self.window, self.chunk) if limit is not None]
+        return min(limits, default=None)
+
+    def without_reach(self) -> "Attention":
+        """The same projections, whatever they look back at."""
+        return replace(self, window=None, chunk=None, label="")
+
+    def parameters(self, hidden: int) -> int:
+        """Every one of them but the norm in front."""
+        output = self.value_size * hidden + (hidden if self.output_bias else 0)
+        small = self.norm_elements + self.small_parameters + (self.num_heads if self.sinks else 0)
+        if self.indexer is not None:
+            small += self.indexer.parameters(hidden)
+        if self.latent is not None:
+            queries = self.latent.parameters(hidden, self.num_heads, self.query_size)
+            return queries + hidden * self.gate_columns + output + small
+        columns = self.query_size + self.gate_columns
+        if not self.shares_cache:
+            columns += self.cached // (2 if self.value_is_key else 1)
+        return hidden * columns + (columns if self.bias else 0) + output + small
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """A layer whose memory of the past is a state of constant size (linear attention, Mamba-2).
+
+    | field | meaning |
+    |---|---|
+    | `kind` | "gated DeltaNet", "Mamba-2", …; its operators are called so |
+    | `columns` | of all projections from the hidden state together |
+    | `width` | rows of the output projection |
+    | `state_elements` | of one sequence, in 32 bits |
+    | `convolution_elements` | of one sequence: the last inputs of a short convolution |
+    | `low_rank` | (rows, columns) of further matrices |
+    | `small_parameters` | convolutions, biases, decays, norms |
+    | `heads` | over which devices can split it |
+
+    A pass reads the state once per sequence and writes it once. A verification of gamma drafts
+    writes gamma + 1 states, so that the one of the last accepted token can be kept.
+    """
+
+    kind: str
+    columns: int
+    width: int
+    state_elements: int
+    convolution_elements: int = 0
+    low_rank: tuple[tuple[int, int], ...] = ()
+    small_parameters: int = 0
+    output_bias: bool = False
+    heads: int = 1
+    state_bytes_each: float = 4.0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("columns", "width", "heads"):
+            require_size(f"{self.kind}: {field}", getattr(self, field))
+        for field in ("state_elements", "convolution_elements", "small_parameters"):
+            require_size(f"{self.kind}: {field}", getattr(self, field), least=0)
+
+    @property
+    def cached(self) -> int:
+        """Elements per token: none, whatever the context."""
+        return 0
+
+    def parameters(self, hidden: int) -> int:
+        """Every one of them but the norm in front."""
+        matrices = hidden * self.columns + self.width * hidden
+        matrices += sum(rows * columns for rows, columns in self.low_rank)
+        return matrices + self.small_parameters + (hidden if self.output_bias else 0)
+
+
+Mixer = Attention | Recurrent
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """An ordinary MLP, `width` elements wide: gate, up and down, or up and down alone."""
+
+    width: int
+    gated: bool = True
+    bias: bool = False
+    small_parameters: int = 0  # norms of its own
+
+    def parameters(self, hidden: int) -> int:
+        """Every one of them but the norm in front."""
+        into = (2 if self.gated else 1) * self.width
+        biases = into + hidden if self.bias else 0
+        return hidden * into + self.width * hidden + biases + self.small_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: what mixes tokens, what follows, and its norms. Nemotron-H has one of the two in a
+    layer."""
+
+    mixer: Mixer | None
+    mlp: "Mlp | Experts | None"
+    norms: int = 2
+    small_parameters: int = 0  # scales of residuals and the like
+    matrices: tuple[tuple[int, int], ...] = ()  # (rows, columns) of further projections
+
+    def parameters(self, hidden: int, norm: int, held: int | None = None) -> int:
+        """All of the layer, counting `held` of its routed experts (None: all)."""
+        total = self.norms * norm + self.small_parameters
+        total += sum(rows * columns for rows, columns in self.matrices)
+        total += self.mixer.parameters(hidden) if self.mixer else 0
+        if isinstance(self.mlp, Experts):
+            return total + self.mlp.parameters(hidden, self.mlp.count if held is None else held)
+        return total + (self.mlp.parameters(hidden) if self.mlp else 0)

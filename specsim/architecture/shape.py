@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specsim.architecture.parameters import Sizes
-from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
+from specsim.architecture.parts import (
+    Attention,
+    Experts,
+    Indexer,
+    LatentAttention,
+    Layer,
+    Llama3RopeScaling,
+    Mlp,
+    Recurrent,
+)
 from specsim.checks import SpecsimError, require_size
 
 ACTIVATIONS = ("silu", "gelu", "relu")
@@ -37,6 +46,10 @@ class Architecture(Sizes):
     | `sliding_window`, `sliding_layers` | layers, by index, that attend to the last tokens only |
     | `experts`, `latent` | a mixture of experts, a latent attention |
     | `mtp_layers` | modules that predict a token further (DeepSeek-V3); not in `parameters` |
+    | `layers` | all of them, where they differ in kind (see `parts`); else made of these fields |
+    | `mtp_layer` | that of an MTP module, where it is not like the last |
+    | `gathered_parameters` | of further tables of which a token reads a row |
+    | `other_parameters` | of further matrices that a pass reads once |
     | `tokenizer` | its family, a row of tokenizers.toml; None where it is unknown |
     """
 
@@ -71,10 +84,22 @@ class Architecture(Sizes):
     experts: Experts | None = None
     latent: LatentAttention | None = None
     mtp_layers: int = 0
+    layers: tuple[Layer, ...] = ()
+    mtp_layer: Layer | None = None
+    gathered_parameters: int = 0
+    other_parameters: int = 0
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sliding_layers", tuple(self.sliding_layers))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.layers and len(self.layers) != self.num_layers:
+            raise SpecsimError(
+                f"{self.name}: {len(self.layers)} layers are written out, num_layers says "
+                f"{self.num_layers}"
+            )
+        if self.experts and self.experts.gated != self.gated_mlp and not self.layers:
+            object.__setattr__(self, "experts", replace(self.experts, gated=self.gated_mlp))
         sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
         for field in (*sizes, "intermediate_size", "vocab_size", "max_context"):
             require_size(f"{self.name}: {field}", getattr(self, field))
@@ -122,7 +147,8 @@ class Architecture(Sizes):
     def mtp_module(self) -> "Architecture":
         """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), with the
         tables of this one. The drafting method counts the projection in front of it."""
-        return self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
+        last = self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
+        return replace(last, layers=(self.mtp_layer,)) if self.mtp_layer else last
 
     def _layers(self, kept: range, name: str) -> "Architecture":
         """The same model with the layers in `kept` alone, counted from 0 again."""
@@ -141,13 +167,23 @@ class Architecture(Sizes):
             sliding_layers=sliding,
             experts=experts,
             mtp_layers=0,
+            layers=tuple(self.layers[index] for index in kept) if self.layers else (),
+            gathered_parameters=0,
+            other_parameters=0,
         )
 
     def with_routing_correlation(self, correlation: float) -> "Architecture":
         """The same mixture of experts on text whose tokens choose alike (see `Experts`)."""
         if self.experts is None:
             raise SpecsimError(f"{self.name} has no experts whose routing could be correlated")
-        return replace(self, experts=replace(self.experts, routing_correlation=correlation))
+        experts = replace(self.experts, routing_correlation=correlation)
+
+        def correlated(layer: Layer) -> Layer:
+            if not isinstance(layer.mlp, Experts):
+                return layer
+            return replace(layer, mlp=replace(layer.mlp, routing_correlation=correlation))
+
+        return replace(self, experts=experts, layers=tuple(map(correlated, self.layers)))
 
     @property
     def departures(self) -> tuple[str, ...]:
@@ -162,6 +198,7 @@ class Architecture(Sizes):
             "latent attention": self.latent is not None,
             f"a window of {self.sliding_window} tokens": bool(self.sliding_layers),
             "LayerNorm": self.norm != "rms",
+            "layers of several kinds": bool(self.layers),
             f"{self.norms_per_layer} norms a layer": self.norms_per_layer != 2,
             "an MLP of two matrices": not self.gated_mlp,
             f"{self.activation} as activation": self.activation != "silu",
@@ -195,4 +232,31 @@ class Architecture(Sizes):
         for field, part in nested.items():
             if isinstance(fields.get(field), Mapping):
                 fields[field] = part(**fields[field])
+        fields["layers"] = tuple(_layer(layer) for layer in fields.get("layers", ()))
+        if fields.get("mtp_layer") is not None:
+            fields["mtp_layer"] = _layer(fields["mtp_layer"])
         return cls(**fields)
+
+
+def _layer(layer: "Layer | Mapping[str, Any]") -> Layer:
+    """A layer from plain data: a recurrent mixer has a `kind`, experts have a `count`."""
+    if isinstance(layer, Layer):
+        return layer
+    mixer, mlp, rest = layer["mixer"], layer["mlp"], dict(layer)
+    if mixer is not None:
+        if "kind" in mixer:
+            pairs = tuple(map(tuple, mixer["low_rank"]))
+            mixer = Recurrent(**{**mixer, "low_rank": pairs})
+        else:
+            latent, indexer = mixer["latent"], mixer["indexer"]
+            mixer = Attention(
+                **{
+                    **mixer,
+                    "latent": LatentAttention(**latent) if latent else None,
+                    "indexer": Indexer(**indexer) if indexer else None,
+                }
+            )
+    if mlp is not None:
+        mlp = Experts(**mlp) if "count" in mlp else Mlp(**mlp)
+    rest["matrices"] = tuple(map(tuple, rest["matrices"]))
+    return Layer(**{**rest, "mixer": mixer, "mlp": mlp})

@@ -7,7 +7,7 @@ from functools import reduce
 
 import numpy as np
 
-from specsim.architecture import Architecture
+from specsim.architecture import Architecture, Recurrent, mixers_of
 from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
 from specsim.operators.forward import in_arrays, operators_of
@@ -45,14 +45,27 @@ def cache_bytes(
     batch: ArrayLike,
     slots: ArrayLike,
     tensor_parallel: int = 1,
+    states: ArrayLike = 1,
 ) -> Floats:
-    """Bytes of KV on one device for `slots` tokens of each of `batch` sequences; sliding layers
-    keep their window alone. A latent, and KV heads fewer than the devices, are held by each."""
+    """Bytes on one device of what `batch` sequences remember: keys and values, or latents, of
+    `slots` tokens each, and `states` recurrent states each (gamma + 1 where drafts are verified).
+
+    Layers with a window or a chunk keep that much alone. A latent, and KV heads fewer than the
+    devices, are held by each device.
+    """
     require_even_split(model, tensor_parallel)
     length = np.asarray(slots, dtype=float)
-    windowed = np.minimum(length, model.sliding_window or np.inf)
-    sliding = len(model.sliding_layers)
-    token_layers = (model.num_layers - sliding) * length + sliding * windowed
-    held = kv_heads_held(model, tensor_parallel) / model.num_kv_heads
-    per_token_layer = model.kv_elements_per_layer * (1.0 if model.latent else held)
-    return np.asarray(batch) * token_layers * per_token_layer * stored.kv_bytes
+    total: Floats = np.zeros_like(length)
+    for mixer, layers in mixers_of(model):
+        if isinstance(mixer, Recurrent):
+            state = mixer.state_elements * mixer.state_bytes_each
+            window = mixer.convolution_elements * stored.activation_bytes
+            total = total + layers * (state + window) / tensor_parallel * np.asarray(states, float)
+            continue
+        kept = length if mixer.reach is None else np.minimum(length, mixer.reach)
+        held = kv_heads_held(mixer, tensor_parallel) / mixer.num_kv_heads
+        per_token = mixer.cached * (1.0 if mixer.latent else held)
+        total = total + layers * kept * per_token * stored.kv_bytes
+        if mixer.indexer is not None:
+            total = total + layers * length * mixer.indexer.key_bytes
+    return np.asarray(batch) * total

@@ -78,7 +78,14 @@ def footprint(
     weights = stored_weight_bytes(target, stored, system.sharding)
     return Footprint(
         weight_bytes=np.asarray(weights),
-        kv_bytes=cache_bytes(target, stored, batch=batch, slots=slots, tensor_parallel=devices),
+        kv_bytes=cache_bytes(
+            target,
+            stored,
+            batch=batch,
+            slots=slots,
+            tensor_parallel=devices,
+            states=np.asarray(gamma, float) + 1.0,
+        ),
         draft_weight_bytes=np.asarray(draft_weights),
         draft_kv_bytes=np.asarray(draft_kv),
         logit_bytes=4.0 * rows * target.vocab_size,
