@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specsim.architecture.parameters import Sizes
+from specsim.architecture.layers import Sizes
 from specsim.architecture.parts import (
     Attention,
     Experts,

@@ -118,15 +118,15 @@ def further_matrices(asked: Pass, model: Architecture) -> Iterator[Operator]:
     for (rows, columns), layers in found.items():
         yield asked.linear(f"{rows} x {columns} projection", rows, columns, layers, weight)
     if model.other_parameters:
-        columns = model.other_parameters / model.hidden_size
-        yield asked.linear("other projections", model.hidden_size, columns, 1, weight)
+        wide = model.other_parameters / model.hidden_size
+        yield asked.linear("other projections", model.hidden_size, wide, 1, weight)
 
 
 def elementwise(asked: Pass, model: Architecture) -> Operator:
     """Norms, rotary embedding, activation and residual sums of every layer, and the last norm: each
     reads and writes its rows (pessimistic for engines that fuse them)."""
     hidden, devices = model.hidden_size, asked.devices
-    touched = 0.0
+    touched: float = 0.0
     for layer, count in Counter(layers_of(model)).items():
         touched += count * touched_in(layer, model, devices)
     touched += 2 * hidden
