@@ -10,6 +10,7 @@ from specsim.architecture.files import model, read_config
 from specsim.architecture.layers import halves_of, layers_of, mixers_of, mlps_of
 from specsim.architecture.parts import (
     Attention,
+    Compressed,
     Experts,
     Indexer,
     LatentAttention,
@@ -30,6 +31,7 @@ from specsim.architecture.tokenizers import (
 __all__ = [
     "Architecture",
     "Attention",
+    "Compressed",
     "Experts",
     "Indexer",
     "LatentAttention",

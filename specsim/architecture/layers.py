@@ -59,7 +59,7 @@ def _attention(model: "Sizes", slides: bool) -> Attention:
 def mixers_of(model: "Sizes") -> tuple[tuple[Mixer, int], ...]:
     """What mixes tokens, each kind with the number of its layers, in the order in which they first
     come; without a window before with one."""
-    found = _counted([layer.mixer for layer in layers_of(model) if layer.mixer is not None])
+    found = _counted([mixer for layer in layers_of(model) for mixer in layer.mixers])
     reach = {mixer: isinstance(mixer, Attention) and mixer.reach is not None for mixer, _ in found}
     return tuple(sorted(found, key=lambda pair: reach[pair[0]]))
 
@@ -77,7 +77,7 @@ def _counted(parts: list[Part]) -> list[tuple[Part, int]]:
 
 def halves_of(model: "Sizes") -> int:
     """Mixers and MLPs, counted singly: two in an ordinary layer."""
-    return sum((layer.mixer is not None) + (layer.mlp is not None) for layer in layers_of(model))
+    return sum(len(layer.mixers) + (layer.mlp is not None) for layer in layers_of(model))
 
 
 class Sizes:
@@ -142,14 +142,13 @@ class Sizes:
 
     @property
     def state_bytes(self) -> float:
-        """Bytes that a sequence holds whatever its length: states of 32 bits and convolutions of
-        16. 0 for a model of attention alone."""
-        total = 0.0
-        for mixer, count in mixers_of(self):
-            if isinstance(mixer, Recurrent):
-                state = mixer.state_elements * mixer.state_bytes_each
-                total += count * (state + 2.0 * mixer.convolution_elements)
-        return total
+        """Bytes of recurrent states that a sequence holds whatever its length: states in 32 bits
+        and convolutions in 16. 0 for a model of attention alone."""
+        return sum(
+            count * mixer.held_bytes(2.0)
+            for mixer, count in mixers_of(self)
+            if isinstance(mixer, Recurrent)
+        )
 
     @property
     def expert_layers(self) -> int:

@@ -42,7 +42,7 @@ class Experts:
     normalized: bool = True
     gated: bool = True  # gate, up and down; else up and down alone
     latent_size: int = 0  # experts work on so many elements, projected down and up (Nemotron-3)
-    small_parameters: int = 0  # per-expert scales and the like
+    small_parameters: int = 0  # norms, per-expert scales and the like
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
@@ -113,28 +113,82 @@ class LatentAttention:
 @dataclass(frozen=True, slots=True)
 class Indexer:
     """Sparse attention (DeepSeek-V3.2): a small scorer reads its own cached key of every token, and
-    attention reads the `top_k` best tokens alone.
+    attention reads the best tokens alone.
 
-    `key_bytes` are stored per token and layer: the key in 8 bits and its scale.
+    | field | meaning |
+    |---|---|
+    | `num_heads`, `head_dim` | of its queries; its one key has `head_dim` elements |
+    | `top_k` | entries of the cache that attention reads |
+    | `query_rank` | rows of the matrix that makes its queries; 0: made from the hidden state |
+    | `head_weights` | a projection makes a weight for each head |
+    | `small_parameters` | norms |
+    | `borrowed` | takes the choice of an earlier layer: no matrices, no keys, no scores (GLM-5) |
     """
 
     num_heads: int
     head_dim: int
     top_k: int
-    query_rank: int  # rows of the matrix that makes its queries
+    query_rank: int = 0
+    head_weights: bool = True
+    small_parameters: int = 0
+    borrowed: bool = False
 
     @property
     def key_bytes(self) -> float:
-        return self.head_dim + 4.0
+        """Stored per token (or compressed entry) and layer: the key in 8 bits and its scale."""
+        return 0.0 if self.borrowed else self.head_dim + 4.0
 
-    def matrices(self, hidden: int) -> tuple[tuple[int, int], ...]:
-        """(rows, columns) of its projections: queries, a key, and a weight for each head."""
-        columns = self.num_heads * self.head_dim
-        return (self.query_rank, columns), (hidden, self.head_dim), (hidden, self.num_heads)
+    def matrices(self, hidden: int) -> tuple[tuple[str, int, int], ...]:
+        """(name, rows, columns) of its projections: queries, a key, and a weight for each head."""
+        if self.borrowed:
+            return ()
+        found = (
+            ("indexer queries", self.query_rank or hidden, self.num_heads * self.head_dim),
+            ("indexer key", hidden, self.head_dim),
+        )
+        return (*found, ("indexer weights", hidden, self.num_heads)) if self.head_weights else found
 
     def parameters(self, hidden: int) -> int:
-        """The projections, and the LayerNorm of the key."""
-        return sum(rows * columns for rows, columns in self.matrices(hidden)) + 2 * self.head_dim
+        """The projections and the norms."""
+        if self.borrowed:
+            return 0
+        return sum(r * c for _, r, c in self.matrices(hidden)) + self.small_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A second cache beside a window: one entry for every `rate` tokens of the whole context, a
+    weighted mean of what two projections make of them (DeepSeek-V4).
+
+    `columns` of each of the two projections; `indexer_columns` of the two that make the indexer's
+    keys. The projections of the tokens of an unfinished entry are kept in 32 bits; where entries
+    overlap (columns twice the size of an entry), those of the entry before too.
+    """
+
+    rate: int
+    columns: int
+    indexer_columns: int = 0
+    small_parameters: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("rate", "columns"):
+            require_size(f"compressed cache: {field}", getattr(self, field))
+
+    def matrices(self, hidden: int) -> tuple[tuple[str, int, int], ...]:
+        """(name, rows, columns) of the projections, two each."""
+        found: tuple[tuple[str, int, int], ...] = (("compression", hidden, 2 * self.columns),)
+        if self.indexer_columns:
+            found += (("indexer compression", hidden, 2 * self.indexer_columns),)
+        return found
+
+    def parameters(self, hidden: int) -> int:
+        """The projections, and positions and norms."""
+        return sum(r * c for _, r, c in self.matrices(hidden)) + self.small_parameters
+
+    def unfinished(self, entry: int) -> int:
+        """Numbers of 32 bits that a sequence keeps of the entry (of `entry` elements) under way."""
+        overlap = self.columns // entry
+        return 2 * overlap * self.rate * (self.columns + self.indexer_columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +204,10 @@ class Attention:
     | `gate_columns` | further columns of the query projection that gate the output |
     | `shares_cache` | reads the cache of an earlier layer: no keys and values of its own |
     | `value_is_key` | one projection makes keys and values |
+    | `cached_once` | keys and values are the same vectors, made and cached once (DeepSeek-V4) |
+    | `query_rank` | queries are made through so many elements; 0: from the hidden state |
+    | `output_groups`, `output_rank` | heads in groups, each projected to so many elements first |
+    | `compressed` | a cache of the whole context beside the window |
     | `small_parameters` | further ones that are no matrices |
     | `label` | what its operators are called, where a model has several kinds |
     """
@@ -171,9 +229,14 @@ class Attention:
     latent: "LatentAttention | None" = None
     indexer: Indexer | None = None
     label: str = ""
+    cached_once: bool = False
+    query_rank: int = 0
+    output_groups: int = 1
+    output_rank: int = 0
+    compressed: Compressed | None = None
 
     def __post_init__(self) -> None:
-        for field in ("num_heads", "num_kv_heads", "head_dim"):
+        for field in ("num_heads", "num_kv_heads", "head_dim", "output_groups"):
             require_size(f"attention: {field}", getattr(self, field))
         for field in ("value_dim", "window", "chunk"):
             if getattr(self, field) is not None:
@@ -203,7 +266,14 @@ class Attention:
             return 0
         if self.latent is not None:
             return self.latent.cached
-        return self.num_kv_heads * (self.head_dim + (self.value_dim or self.head_dim))
+        return self.num_kv_heads * self.cached_per_head
+
+    @property
+    def cached_per_head(self) -> int:
+        """Elements that a KV head caches per token: a key and a value, or one vector for both."""
+        if self.cached_once:
+            return self.head_dim
+        return self.head_dim + (self.value_dim or self.head_dim)
 
     @property
     def reach(self) -> int | None:
@@ -215,33 +285,48 @@ class Attention:
         """The same projections, whatever they look back at."""
         return replace(self, window=None, chunk=None, label="")
 
+    def outputs(self, hidden: int) -> tuple[tuple[str, int, int], ...]:
+        """(name, rows, columns) of the output projection, or of both where heads come in groups."""
+        if not self.output_rank:
+            return (("output projection", self.value_size, hidden),)
+        columns = self.output_groups * self.output_rank
+        return (
+            ("grouped output projection", self.value_size // self.output_groups, columns),
+            ("output projection", columns, hidden),
+        )
+
     def parameters(self, hidden: int) -> int:
         """Every one of them but the norm in front."""
-        output = self.value_size * hidden + (hidden if self.output_bias else 0)
+        output = sum(rows * columns for _, rows, columns in self.outputs(hidden))
+        output += hidden if self.output_bias else 0
         small = self.norm_elements + self.small_parameters + (self.num_heads if self.sinks else 0)
         if self.indexer is not None:
             small += self.indexer.parameters(hidden)
+        if self.compressed is not None:
+            small += self.compressed.parameters(hidden)
         if self.latent is not None:
             queries = self.latent.parameters(hidden, self.num_heads, self.query_size)
             return queries + hidden * self.gate_columns + output + small
-        columns = self.query_size + self.gate_columns
+        columns = self.gate_columns
         if not self.shares_cache:
             columns += self.cached // (2 if self.value_is_key else 1)
-        return hidden * columns + (columns if self.bias else 0) + output + small
+        columns += self.query_rank or self.query_size
+        up = self.query_rank * (self.query_size + 1)  # with a norm between
+        return hidden * columns + (columns if self.bias else 0) + up + output + small
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrent:
-    """A layer whose memory of the past is a state of constant size (linear attention, Mamba-2).
+    """What mixes tokens through a state of constant size (linear attention, Mamba, convolutions).
 
     | field | meaning |
     |---|---|
     | `kind` | "gated DeltaNet", "Mamba-2", …; its operators are called so |
     | `columns` | of all projections from the hidden state together |
     | `width` | rows of the output projection |
-    | `state_elements` | of one sequence, in 32 bits |
+    | `state_elements` | of one sequence, of `state_bytes_each`: 32 bits unless said otherwise |
     | `convolution_elements` | of one sequence: the last inputs of a short convolution |
-    | `low_rank` | (rows, columns) of further matrices |
+    | `low_rank` | (rows, columns) of further matrices, held in full by every device |
     | `small_parameters` | convolutions, biases, decays, norms |
     | `heads` | over which devices can split it |
 
@@ -272,6 +357,12 @@ class Recurrent:
         """Elements per token: none, whatever the context."""
         return 0
 
+    def held_bytes(self, activation_bytes: float) -> float:
+        """Bytes of one layer's state of a sequence, its convolution in the format of
+        activations."""
+        state = self.state_elements * self.state_bytes_each
+        return state + self.convolution_elements * activation_bytes
+
     def parameters(self, hidden: int) -> int:
         """Every one of them but the norm in front."""
         matrices = hidden * self.columns + self.width * hidden
@@ -300,20 +391,40 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: what mixes tokens, what follows, and its norms. Nemotron-H has one of the two in a
-    layer."""
+    """One layer: what mixes tokens, what follows, and its norms.
+
+    | field | meaning |
+    |---|---|
+    | `mixer`, `mlp` | Nemotron-H has one of the two in a layer |
+    | `beside` | a second mixer of the same input, whose output is added (Falcon-H1) |
+    | `norms` | vectors of the hidden size that norms have |
+    | `small_parameters` | scales of residuals and the like |
+    | `matrices` | (rows, columns) of further projections |
+    | `shared` | uses the weights of an earlier layer: read again, stored once (Zamba) |
+    | `streams` | hidden states side by side that the sums work on (hyper-connections) |
+    """
 
     mixer: Mixer | None
     mlp: "Mlp | Experts | None"
     norms: int = 2
-    small_parameters: int = 0  # scales of residuals and the like
-    matrices: tuple[tuple[int, int], ...] = ()  # (rows, columns) of further projections
+    small_parameters: int = 0
+    matrices: tuple[tuple[int, int], ...] = ()
+    beside: Mixer | None = None
+    shared: bool = False
+    streams: int = 1
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """Those that there are: none, one, or two that read the same input."""
+        return tuple(each for each in (self.mixer, self.beside) if each is not None)
 
     def parameters(self, hidden: int, norm: int, held: int | None = None) -> int:
-        """All of the layer, counting `held` of its routed experts (None: all)."""
+        """All that the layer stores, counting `held` of its routed experts (None: all)."""
+        if self.shared:
+            return 0
         total = self.norms * norm + self.small_parameters
         total += sum(rows * columns for rows, columns in self.matrices)
-        total += self.mixer.parameters(hidden) if self.mixer else 0
+        total += sum(mixer.parameters(hidden) for mixer in self.mixers)
         if isinstance(self.mlp, Experts):
             return total + self.mlp.parameters(hidden, self.mlp.count if held is None else held)
         return total + (self.mlp.parameters(hidden) if self.mlp else 0)

@@ -11,11 +11,13 @@ from typing import Any
 from specsim.architecture.layers import Sizes
 from specsim.architecture.parts import (
     Attention,
+    Compressed,
     Experts,
     Indexer,
     LatentAttention,
     Layer,
     Llama3RopeScaling,
+    Mixer,
     Mlp,
     Recurrent,
 )
@@ -150,6 +152,10 @@ class Architecture(Sizes):
         last = self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
         return replace(last, layers=(self.mtp_layer,)) if self.mtp_layer else last
 
+    def with_layers(self, layers: tuple[Layer, ...]) -> "Architecture":
+        """The same model with other layers written out; itself where there are none."""
+        return replace(self, layers=layers, num_layers=len(layers)) if layers else self
+
     def _layers(self, kept: range, name: str) -> "Architecture":
         """The same model with the layers in `kept` alone, counted from 0 again."""
 
@@ -242,21 +248,19 @@ def _layer(layer: "Layer | Mapping[str, Any]") -> Layer:
     """A layer from plain data: a recurrent mixer has a `kind`, experts have a `count`."""
     if isinstance(layer, Layer):
         return layer
-    mixer, mlp, rest = layer["mixer"], layer["mlp"], dict(layer)
-    if mixer is not None:
-        if "kind" in mixer:
-            pairs = tuple(map(tuple, mixer["low_rank"]))
-            mixer = Recurrent(**{**mixer, "low_rank": pairs})
-        else:
-            latent, indexer = mixer["latent"], mixer["indexer"]
-            mixer = Attention(
-                **{
-                    **mixer,
-                    "latent": LatentAttention(**latent) if latent else None,
-                    "indexer": Indexer(**indexer) if indexer else None,
-                }
-            )
+    mlp, rest = layer["mlp"], dict(layer)
     if mlp is not None:
         mlp = Experts(**mlp) if "count" in mlp else Mlp(**mlp)
+    mixers = {field: _mixer(layer.get(field)) for field in ("mixer", "beside")}
     rest["matrices"] = tuple(map(tuple, rest["matrices"]))
-    return Layer(**{**rest, "mixer": mixer, "mlp": mlp})
+    return Layer(**{**rest, **mixers, "mlp": mlp})
+
+
+def _mixer(mixer: Mapping[str, Any] | None) -> Mixer | None:
+    if mixer is None:
+        return None
+    if "kind" in mixer:
+        return Recurrent(**{**mixer, "low_rank": tuple(map(tuple, mixer["low_rank"]))})
+    parts = {"latent": LatentAttention, "indexer": Indexer, "compressed": Compressed}
+    made = {name: part(**mixer[name]) for name, part in parts.items() if mixer.get(name)}
+    return Attention(**{**mixer, **made})

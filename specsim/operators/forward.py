@@ -7,7 +7,6 @@ import numpy as np
 
 from specsim.architecture import (
     Architecture,
-    Attention,
     Layer,
     Mlp,
     Recurrent,
@@ -140,13 +139,15 @@ def elementwise(asked: Pass, model: Architecture) -> Operator:
 
 def touched_in(layer: Layer, model: Architecture, devices: int) -> float:
     """Elements that the elementwise work of a layer reads and writes, per token."""
-    hidden, mixer, mlp = model.hidden_size, layer.mixer, layer.mlp
-    sums = 3 * hidden * ((mixer is not None) + (mlp is not None))
+    hidden, mlp = model.hidden_size, layer.mlp
+    sums = 3 * hidden * layer.streams * (len(layer.mixers) + (mlp is not None))
     touched: float = 2 * layer.norms * hidden + sums
-    if isinstance(mixer, Recurrent):
-        touched += 2 * (mixer.columns + mixer.width) / devices  # convolution, gate and norm
-    elif isinstance(mixer, Attention) and not model.learned_positions:
-        if mixer.latent is not None:
+    for mixer in layer.mixers:
+        if isinstance(mixer, Recurrent):
+            touched += 2 * (mixer.columns + mixer.width) / devices  # convolution, gate and norm
+        elif model.learned_positions:
+            pass
+        elif mixer.latent is not None:
             touched += 2 * (mixer.num_heads / devices + 1) * mixer.latent.rope_size
         else:
             keys = 0 if mixer.shares_cache else kv_heads_held(mixer, devices)

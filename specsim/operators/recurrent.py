@@ -30,8 +30,7 @@ def over_the_state(name: str, asked: Pass, kind: Recurrent, layers: int) -> Oper
 
     Engines that keep the inputs of the rows and compute the state again write less (pessimistic).
     """
-    state = kind.state_elements * kind.state_bytes_each
-    held = (state + kind.convolution_elements * asked.precision.activation_bytes) / asked.devices
+    held = kind.held_bytes(asked.precision.activation_bytes) / asked.devices
     return asked.other(
         name,
         ATTENTION,

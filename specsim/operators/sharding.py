@@ -66,7 +66,7 @@ def kv_heads_held(attention: Attention, devices: int) -> int:
 def all_reduces(model: Architecture) -> int:
     """In a pass: one after every mixer and every MLP; one where both feed the same sum."""
     together = sum(
-        layer.norms == 1 and layer.mixer is not None and layer.mlp is not None
+        layer.norms == 1 and bool(layer.mixers) and layer.mlp is not None
         for layer in layers_of(model)
     )
     return halves_of(model) - together

@@ -26,9 +26,11 @@ def stored_weight_bytes(
     embedding in its own; norms, biases and positions in that of activations, in full on every
     device."""
 
+    once = model.with_layers(tuple(layer for layer in model.layers if not layer.shared))
+
     def matrices(stored: Precision, sharding: Sharding) -> float:
         asked = in_arrays(READS_ALL, stored, sharding.devices)
-        operators = operators_of(model, READS_ALL, asked, sharding)
+        operators = operators_of(once, READS_ALL, asked, sharding)
         return float(reduce(np.add, (each.weight_bytes for each in operators)))
 
     table = 0 if model.tied_head else model.embedding_parameters
@@ -58,14 +60,18 @@ def cache_bytes(
     total: Floats = np.zeros_like(length)
     for mixer, layers in mixers_of(model):
         if isinstance(mixer, Recurrent):
-            state = mixer.state_elements * mixer.state_bytes_each
-            window = mixer.convolution_elements * stored.activation_bytes
-            total = total + layers * (state + window) / tensor_parallel * np.asarray(states, float)
+            state = mixer.held_bytes(stored.activation_bytes) / tensor_parallel
+            total = total + layers * state * np.asarray(states, float)
             continue
         kept = length if mixer.reach is None else np.minimum(length, mixer.reach)
+        entries, unfinished = length, 0.0
+        if mixer.compressed is not None:
+            entries = length / mixer.compressed.rate
+            kept = kept + entries
+            unfinished = 4.0 * mixer.compressed.unfinished(mixer.head_dim)
         held = kv_heads_held(mixer, tensor_parallel) / mixer.num_kv_heads
         per_token = mixer.cached * (1.0 if mixer.latent else held)
-        total = total + layers * kept * per_token * stored.kv_bytes
+        total = total + layers * (kept * per_token * stored.kv_bytes + unfinished)
         if mixer.indexer is not None:
-            total = total + layers * length * mixer.indexer.key_bytes
+            total = total + layers * entries * mixer.indexer.key_bytes
     return np.asarray(batch) * total
