@@ -12,6 +12,7 @@ from specsim.checks import SpecsimError
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys(
     ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), "gelu"
 )
+_ACTIVATIONS |= {"relu2": "relu", "swigluoai": "silu", "situ": "silu"}  # of the same cost
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3")
 
 
@@ -35,7 +36,10 @@ def from_config(config: Mapping[str, Any], name: str) -> Architecture:
             "latent=…)"
         )
     given = {key: value for key, value in config.items() if value is not None}
-    fields = Config(DEFAULTS.get(model_type, {}) | given, name)
+    defaults = DEFAULTS.get(model_type, {})
+    if callable(defaults):
+        defaults = defaults(Config(given, name))
+    fields = Config(defaults | given, name)
     return Architecture(**(_llama(fields) | FAMILIES[model_type](fields)), name=name)
 
 
@@ -60,7 +64,7 @@ def _llama(c: Config) -> Fields:
         "intermediate_size": c.size("intermediate_size", "ffn_dim", "n_inner", default=mlp),
         "vocab_size": c.size("vocab_size"),
         "tied_head": c.flag("tie_word_embeddings"),
-        "max_context": c.get("max_position_embeddings", "n_positions") or 4096,
+        "max_context": c.get("max_position_embeddings", "n_positions", "model_max_length") or 4096,
         "rope_theta": Config(rope, c.name).number(
             "rope_theta", default=c.number("rope_theta", default=10_000.0)
         ),

@@ -121,6 +121,7 @@ class Indexer:
     | `top_k` | entries of the cache that attention reads |
     | `query_rank` | rows of the matrix that makes its queries; 0: made from the hidden state |
     | `head_weights` | a projection makes a weight for each head |
+    | `key_matrix` | a projection makes its key; else the compressed cache does (DeepSeek-V4) |
     | `small_parameters` | norms |
     | `borrowed` | takes the choice of an earlier layer: no matrices, no keys, no scores (GLM-5) |
     """
@@ -130,6 +131,7 @@ class Indexer:
     top_k: int
     query_rank: int = 0
     head_weights: bool = True
+    key_matrix: bool = True
     small_parameters: int = 0
     borrowed: bool = False
 
@@ -142,11 +144,10 @@ class Indexer:
         """(name, rows, columns) of its projections: queries, a key, and a weight for each head."""
         if self.borrowed:
             return ()
-        found = (
-            ("indexer queries", self.query_rank or hidden, self.num_heads * self.head_dim),
-            ("indexer key", hidden, self.head_dim),
-        )
-        return (*found, ("indexer weights", hidden, self.num_heads)) if self.head_weights else found
+        queries = "indexer queries", self.query_rank or hidden, self.num_heads * self.head_dim
+        key = (("indexer key", hidden, self.head_dim),) if self.key_matrix else ()
+        weights = (("indexer weights", hidden, self.num_heads),) if self.head_weights else ()
+        return (queries, *key, *weights)
 
     def parameters(self, hidden: int) -> int:
         """The projections and the norms."""

@@ -4,13 +4,22 @@ Llama shape. What a hub's file leaves to transformers' defaults is in `DEFAULTS`
 One file for each group of relatives, each with its `FAMILIES` and `DEFAULTS`, by `model_type`.
 """
 
-from specsim.architecture.families import deepseek, gemma, llama, openai, qwen
-from specsim.architecture.families.common import Reader
-from specsim.architecture.fields import Fields
+from specsim.architecture.families import (
+    deepseek,
+    gemma,
+    linear,
+    llama,
+    mamba,
+    openai,
+    qwen,
+    recurrent,
+    sparse,
+)
+from specsim.architecture.families.common import Defaults, Reader
 
-GROUPS = (llama, qwen, gemma, openai, deepseek)
+GROUPS = (llama, qwen, gemma, openai, deepseek, linear, mamba, recurrent, sparse)
 FAMILIES: dict[str, Reader] = {}
-DEFAULTS: dict[str, Fields] = {}
+DEFAULTS: dict[str, Defaults] = {}
 for group in GROUPS:
     FAMILIES |= group.FAMILIES
     DEFAULTS |= group.DEFAULTS

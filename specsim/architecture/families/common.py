@@ -6,6 +6,7 @@ from specsim.architecture.fields import Config, Fields
 from specsim.checks import SpecsimError
 
 Reader = Callable[[Config], Fields]  # the fields in which a family differs from the Llama shape
+Defaults = Fields | Callable[[Config], Fields]  # what a file may lack, or how that follows from it
 
 
 def llama_biases(c: Config) -> Fields:

@@ -20,7 +20,8 @@ def _qwen3(c: Config) -> Fields:
     return _qwen2(c) | llama_biases(c) | {"qk_norm": True}
 
 
-def _qwen_experts(c: Config) -> Experts:
+def qwen_experts(c: Config) -> Experts:
+    """The experts of all Qwen models, with a gated shared one where there is any."""
     layers, every = c.size("num_hidden_layers"), c.size("decoder_sparse_step", default=1)
     plain = c.entries("mlp_only_layers") or ()
     shared = c.count("shared_expert_intermediate_size")
@@ -37,7 +38,7 @@ def _qwen_experts(c: Config) -> Experts:
 
 FAMILIES: dict[str, Reader] = {
     "qwen2": _qwen2,
-    "qwen2_moe": lambda c: _qwen2(c) | {"experts": _qwen_experts(c)},
+    "qwen2_moe": lambda c: _qwen2(c) | {"experts": qwen_experts(c)},
     "qwen3": _qwen3,
-    "qwen3_moe": lambda c: _qwen3(c) | {"experts": _qwen_experts(c)},
+    "qwen3_moe": lambda c: _qwen3(c) | {"experts": qwen_experts(c)},
 }
