@@ -13,7 +13,7 @@ _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys
     ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), "gelu"
 )
 _ACTIVATIONS |= {"relu2": "relu", "swigluoai": "silu", "situ": "silu"}  # of the same cost
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3")
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "proportional", "llama3")
 
 
 def from_config(config: Mapping[str, Any], name: str) -> Architecture:

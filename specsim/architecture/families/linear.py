@@ -1,4 +1,4 @@
-"""Linear attention in most layers: gated DeltaNet (Qwen3-Next, 3.5, 3.6, Olmo), Kimi's, MiniMax's."""
+"""Linear attention in most layers: gated DeltaNet (Qwen3-Next and 3.5, Olmo), Kimi, MiniMax."""
 
 from specsim.architecture.families.common import Defaults, Reader
 from specsim.architecture.families.layered import (

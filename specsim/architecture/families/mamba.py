@@ -64,6 +64,7 @@ def _mamba2(c: Config) -> Fields:
         c.size("conv_kernel", default=4),
         convolution_bias=c.flag("use_conv_bias", default=True),
         bias=c.flag("use_bias"),
+        output_bias=c.flag("use_bias"),
     )
     layers = c.size("num_hidden_layers")
     return _head_size(c) | written([mixer] * layers, [None] * layers, norms=1)
@@ -85,7 +86,7 @@ def _mamba2_of_hybrid(c: Config, **how: bool) -> Recurrent:
         c.size("mamba_d_conv", default=4),
         convolution_bias=c.flag("mamba_conv_bias", default=True),
         bias=c.flag("mamba_proj_bias"),
-        **how,
+        **({"output_bias": c.flag("mamba_proj_bias")} | how),
     )
 
 
@@ -103,9 +104,8 @@ def _bamba(c: Config) -> Fields:
 
 def _falcon_h1(c: Config) -> Fields:
     """Attention and Mamba-2 side by side in every layer, on the same input."""
-    if c.flag("projectors_bias") != c.flag("mamba_proj_bias"):
-        raise SpecsimError(f"{c.name}: projectors_bias and mamba_proj_bias must be the same")
-    recurrent = _mamba2_of_hybrid(c, norm=c.flag("mamba_rms_norm"))
+    bias, norm = c.flag("projectors_bias"), c.flag("mamba_rms_norm")
+    recurrent = _mamba2_of_hybrid(c, norm=norm, output_bias=bias)
     layer = Layer(grouped_attention(c), dense_mlp(c), beside=recurrent)
     return {"layers": (layer,) * c.size("num_hidden_layers")}
 
@@ -205,7 +205,7 @@ def _nemotron(c: Config) -> Fields:
 def _nemotron_block(c: Config, kind: str) -> Layer:
     """A half layer of the kind."""
     if kind == "*":
-        return Layer(grouped_attention(c), None, norms=1)
+        return Layer(grouped_attention(c, bias=False, output_bias=False), None, norms=1)
     if kind == "M":
         mixer = mamba2(
             c.size("mamba_num_heads", default=128),
@@ -215,6 +215,7 @@ def _nemotron_block(c: Config, kind: str) -> Layer:
             c.size("conv_kernel", "mamba_d_conv", default=4),
             convolution_bias=c.flag("use_conv_bias", default=True),
             bias=c.flag("use_bias"),
+            output_bias=c.flag("use_bias"),
         )
         return Layer(mixer, None, norms=1)
     bias = c.flag("mlp_bias")
@@ -222,14 +223,18 @@ def _nemotron_block(c: Config, kind: str) -> Layer:
         return Layer(None, Mlp(c.size("intermediate_size"), gated=False, bias=bias), norms=1)
     if c.get("n_routed_experts") is None:
         return Layer(None, None)  # no layer has experts
+    shared = c.count("n_shared_experts") * c.count("moe_shared_expert_intermediate_size")
+    hidden, latent = c.size("hidden_size"), c.count("moe_latent_size")
+    biases = (shared + hidden if shared else 0) + (latent + hidden if latent else 0)
     experts = Experts(
         count=c.size("n_routed_experts"),
         per_token=c.size("num_experts_per_tok"),
         intermediate_size=c.size("moe_intermediate_size"),
-        shared_size=c.count("n_shared_experts") * c.count("moe_shared_expert_intermediate_size"),
+        shared_size=shared,
         router_bias=True,
         gated=False,
-        latent_size=c.count("moe_latent_size"),
+        latent_size=latent,
+        small_parameters=biases if bias else 0,
     )
     return Layer(None, experts, norms=1)
 

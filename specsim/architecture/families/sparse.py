@@ -59,7 +59,7 @@ def _latent_sparse(c: Config, **how: int) -> Fields:
             c, indexer=replace(indexer, borrowed=True), label="shared choice", **further
         ),
     }
-    choices = kinds(c, ("indexer_types",), {"full": "full", "shared": "shared"}, lambda i: "full")
+    choices = _choices(c)
     experts = _deepseek_experts(c)
     dense = Mlp(c.size("intermediate_size"))
     mlps = mlp_kinds(c, c.count("first_k_dense_replace"))
@@ -73,6 +73,24 @@ def _latent_sparse(c: Config, **how: int) -> Fields:
         "mtp_layer": Layer(made["full"], experts, **how),
     }
     return latent_fields(made["full"]) | fields | modules
+
+
+def _choices(c: Config) -> list[str]:
+    """Which layers make a choice ("full") and which take the last one that was made ("shared"):
+    from a list, a pattern of letters, or how often and from which layer on."""
+    spelled = {"full": "full", "shared": "shared", "F": "full", "S": "shared"}
+    every = max(c.count("index_topk_freq"), 1)
+    offset = c.size("index_skip_topk_offset", default=2)
+    pattern = c.get("index_topk_pattern")
+    listed = list(pattern) if isinstance(pattern, str) else pattern
+    types = c.entries("indexer_types") or listed
+    return kinds(
+        Config({"indexer_types": types}, c.name),
+        ("indexer_types",),
+        spelled,
+        lambda i: "shared" if max(i - offset + 1, 0) % every else "full",
+        c.size("num_hidden_layers"),
+    )
 
 
 def _hunyuan4(c: Config) -> Fields:
@@ -237,11 +255,11 @@ def _deepseek_v4(c: Config) -> Fields:
 
 
 DEFAULTS: dict[str, Defaults] = {
-    "deepseek_v32": {"first_k_dense_replace": 3},
-    "glm_moe_dsa": {"first_k_dense_replace": 3},
-    "hy_v4": {"first_k_dense_replace": 1},
-    "deepseek_v4": visited_width,
-    "deepseek_ref": visited_width,
+    "deepseek_v32": {"first_k_dense_replace": 3, "n_shared_experts": 1},
+    "glm_moe_dsa": {"first_k_dense_replace": 3, "n_shared_experts": 1},
+    "hy_v4": {"first_k_dense_replace": 1, "n_shared_experts": 1},
+    "deepseek_v4": lambda c: {"n_shared_experts": 1} | visited_width(c),
+    "deepseek_ref": lambda c: {"n_shared_experts": 1} | visited_width(c),
 }
 FAMILIES: dict[str, Reader] = {
     "deepseek_v32": _latent_sparse,

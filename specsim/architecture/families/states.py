@@ -97,6 +97,7 @@ def mamba2(
     norm: bool = True,
     convolution_bias: bool = True,
     bias: bool = False,
+    output_bias: bool = False,
 ) -> Recurrent:
     """Mamba-2 (arXiv:2405.21060): `state` numbers for each channel of each head; what reads and
     writes the state is made once for each of `groups`; a norm of the gated output."""
@@ -112,7 +113,7 @@ def mamba2(
         state_elements=inner * state,
         convolution_elements=channels * (kernel - 1),
         small_parameters=small,
-        output_bias=bias,
+        output_bias=output_bias,
         heads=heads,
     )
 
