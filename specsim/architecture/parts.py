@@ -419,6 +419,11 @@ class Layer:
         """Those that there are: none, one, or two that read the same input."""
         return tuple(each for each in (self.mixer, self.beside) if each is not None)
 
+    @property
+    def is_attention(self) -> bool:
+        """Whether it is an ordinary layer: attention alone, and an MLP or experts."""
+        return [type(each) for each in self.mixers] == [Attention] and self.mlp is not None
+
     def parameters(self, hidden: int, norm: int, held: int | None = None) -> int:
         """All that the layer stores, counting `held` of its routed experts (None: all)."""
         if self.shared:

@@ -148,9 +148,31 @@ class Architecture(Sizes):
     @property
     def mtp_module(self) -> "Architecture":
         """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), with the
-        tables of this one. The drafting method counts the projection in front of it."""
-        last = self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
+        tables of this one. The drafting method counts the projection in front of it. Where the last
+        is recurrent and the config says nothing of a module: an attention layer."""
+        name = f"{self.name}-mtp"
+        if self.mtp_layer is None and self.layers and not self.layers[-1].is_attention:
+            return replace(self.plain_layers(1), name=name)
+        last = self._layers(range(self.num_layers - 1, self.num_layers), name)
         return replace(last, layers=(self.mtp_layer,)) if self.mtp_layer else last
+
+    def plain_layers(self, num_layers: int) -> "Architecture":
+        """So many layers of attention and an MLP, with the tables of this model: its first ones, or
+        layers made of the plain fields where its own are written out."""
+        if not self.layers:
+            return self.first_layers(num_layers)
+        experts = replace(self.experts, dense_layers=()) if self.experts else None
+        return replace(
+            self,
+            name=f"{self.name}-plain-{num_layers}",
+            num_layers=num_layers,
+            layers=(),
+            experts=experts,
+            mtp_layers=0,
+            mtp_layer=None,
+            gathered_parameters=0,
+            other_parameters=0,
+        )
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Architecture":
         """The same model with other layers written out; itself where there are none."""
@@ -173,6 +195,7 @@ class Architecture(Sizes):
             sliding_layers=sliding,
             experts=experts,
             mtp_layers=0,
+            mtp_layer=None,
             layers=tuple(self.layers[index] for index in kept) if self.layers else (),
             gathered_parameters=0,
             other_parameters=0,

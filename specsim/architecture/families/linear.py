@@ -193,7 +193,7 @@ def _minimax(c: Config) -> Fields:
 
 
 DEFAULTS: dict[str, Defaults] = {
-    "qwen3_next": {"head_dim": 256, "norm_topk_prob": True},
+    "qwen3_next": lambda c: {"head_dim": 256, "norm_topk_prob": True} | visited_width(c),
     "qwen3_5_text": {"head_dim": 256},
     "qwen3_5_moe_text": lambda c: {"head_dim": 256} | visited_width(c),
     "olmo_hybrid": lambda c: {
