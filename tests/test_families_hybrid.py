@@ -3,6 +3,7 @@ on the meta device, states against transformers' own caches, published sizes."""
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from specsim.architecture import (
     layers_of,
     mixers_of,
 )
+from specsim.architecture.families import linear, mamba, recurrent, sparse
 from specsim.checks import SpecsimError
+from specsim.cli.sentences import rolling_back
 from specsim.cost import ModelPass
 from specsim.drafting import Eagle
 from specsim.operators import (
@@ -399,6 +402,15 @@ def test_a_verification_that_may_roll_back_costs_memory_and_time():
     assert rolled > ModelPass(target, system, replace(asked, states=1)).seconds
 
 
+def test_very_many_scenarios_keep_the_states_that_are_asked_for():
+    target, system = hybrid("qwen3_5"), specsim.system("h200-sxm")
+    contexts = np.linspace(10, 1000, 5000)
+    one = Workload(8, 5, contexts, states=1)
+    many = ModelPass(target, system, one).seconds
+    few = ModelPass(target, system, replace(one, context=contexts[:3])).seconds
+    np.testing.assert_allclose(many[:3], few)
+
+
 def test_a_recurrent_draft_keeps_its_states_too():
     draft = hybrid("qwen3_5")
     target, system = specsim.model("llama-3.1-8b"), specsim.system("h100-sxm")
@@ -424,6 +436,19 @@ def test_the_decoder_refuses_hybrids(case):
 def test_what_cannot_be_read_is_refused_by_name(change, said):
     with pytest.raises(SpecsimError, match=said):
         from_config(CASES["qwen3_5"][1] | {"model_type": "qwen3_5_text"} | change, "odd")
+
+
+def test_every_family_of_these_is_in_the_table_of_the_documentation():
+    table = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    listed = {kind for group in (linear, mamba, recurrent, sparse) for kind in group.FAMILIES}
+    assert [kind for kind in sorted(listed) if f"`{kind}`" not in table] == []
+
+
+def test_the_report_says_what_a_rollback_costs():
+    said = " ".join(rolling_back(from_config(REAL["Qwen/Qwen3.5-27B"][0], "qwen3.5-27b")))
+    assert "gamma + 1 states of 154 MB" in said
+    assert "of its own choice" in " ".join(rolling_back(hybrid("deepseek_v4")))
+    assert rolling_back(specsim.model("llama-3.1-8b")) == []
 
 
 # ---------------------------------------------------------------------------- published sizes
@@ -463,12 +488,12 @@ NANO = {"model_type": "nemotron_h", "hidden_size": 2688, "num_attention_heads": 
         "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712,
         "n_routed_experts": 128, "n_shared_experts": 1, "num_experts_per_tok": 6,
         "num_hidden_layers": 52,
-        "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"}  # fmt: skip
+        "hybrid_override_pattern": "MEMEM*E" * 5 + "MEMEMEM*E" + "MEMEMEME"}  # fmt: skip
 NEMOTRON_56B = {"model_type": "nemotron_h", "hidden_size": 8192, "num_attention_heads": 64,
                 "attention_head_dim": 128, "num_key_value_heads": 8, "mamba_num_heads": 256,
                 "mamba_head_dim": 64, "n_groups": 8, "ssm_state_size": 256, "conv_kernel": 4,
                 "intermediate_size": 32_768, "vocab_size": 131_072, "num_hidden_layers": 118,
-                "hybrid_override_pattern": "M-M-M-M*-" + "M-M-M-M-M*-" * 9 + "M-M-M-M-M-"}  # fmt: skip
+                "hybrid_override_pattern": "M-M-M-M*-" + "M-M-M-M-M*-" * 9 + "M-" * 5}  # fmt: skip
 KIMI_K3 = {"model_type": "kimi_linear", "hidden_size": 7168, "num_hidden_layers": 93,
            "intermediate_size": 33_792, "moe_intermediate_size": 3072, "num_experts": 896,
            "num_experts_per_token": 16, "num_shared_experts": 2, "routed_expert_hidden_size": 3584,
@@ -489,8 +514,13 @@ MINIMAX_01 = {"model_type": "minimax_text_01", "hidden_size": 6144, "num_hidden_
               "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128,
               "intermediate_size": 9216, "num_local_experts": 32, "num_experts_per_tok": 2,
               "vocab_size": 200_064, "attn_type_list": ([0] * 7 + [1]) * 10}  # fmt: skip
+RING = {"model_type": "bailing_moe_linear", "hidden_size": 4096, "intermediate_size": 9216,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 4,
+        "head_dim": 128, "num_experts": 256, "num_experts_per_tok": 8, "num_shared_experts": 1,
+        "moe_intermediate_size": 1024, "first_k_dense_replace": 1, "layer_group_size": 8,
+        "vocab_size": 157_184}  # fmt: skip
 QWEN_NEXT = qwen(48, 2048, 16, 2, 32, experts=512, per_token=10, each=512)
-# billions, all and active; where the published active count leaves out the tables, `tables` says so
+# billions, all and active, as published
 REAL: dict[str, tuple[dict[str, Any], float, float | None]] = {
     "Qwen/Qwen3.5-27B": (qwen(64, 5120, 24, 4, 48, width=17_408), 27, None),
     "Qwen/Qwen3.5-35B-A3B": (qwen(40, 2048, 16, 2, 32, experts=256, per_token=8, each=512), 35, 3),
@@ -503,6 +533,7 @@ REAL: dict[str, tuple[dict[str, Any], float, float | None]] = {
     "moonshotai/Kimi-K3": (KIMI_K3, 2780, 104.2),
     "MiniMaxAI/MiniMax-M3": (MINIMAX_M3, 428, 23),
     "MiniMaxAI/MiniMax-Text-01": (MINIMAX_01, 456, 45.9),
+    "inclusionAI/Ring-flash-linear-2.0": (RING, 104, 6.1),
     "nvidia/Nemotron-H-56B": (NEMOTRON_56B, 56, None),
     "nvidia/Nemotron-3-Nano-30B-A3B": (NANO, 31.6, 3.6),
     "nvidia/Nemotron-3-Ultra-550B-A55B": (

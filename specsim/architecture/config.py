@@ -33,7 +33,7 @@ def from_config(config: Mapping[str, Any], name: str) -> Architecture:
             f"{name}: model_type {model_type!r} is not supported; known: {', '.join(FAMILIES)}. "
             "Another shape is specsim.Architecture(name, hidden_size, num_layers, num_heads, "
             "num_kv_heads, head_dim, intermediate_size, vocab_size, tied_head=…, experts=…, "
-            "latent=…)"
+            "latent=…, layers=…)"
         )
     given = {key: value for key, value in config.items() if value is not None}
     defaults = DEFAULTS.get(model_type, {})

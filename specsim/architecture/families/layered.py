@@ -2,6 +2,7 @@
 a model whose layers are written out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Attention, Experts, LatentAttention, Layer, Mixer, Mlp
@@ -50,7 +51,7 @@ def mlp_kinds(c: Config, first_dense: int = 0) -> list[str]:
 
 
 def written(
-    mixers: Sequence[Mixer | None], mlps: Sequence[Mlp | Experts | None], **how: int
+    mixers: Sequence[Mixer | None], mlps: Sequence[Mlp | Experts | None], **how: Any
 ) -> Fields:
     """The fields of a model with these mixers and MLPs, layer by layer; `how`, fields of all its
     layers. Its experts, where it has any, stand among the plain fields too."""
@@ -63,7 +64,7 @@ def experts_among(layers: Sequence[Layer]) -> Experts | None:
     return next((layer.mlp for layer in layers if isinstance(layer.mlp, Experts)), None)
 
 
-def grouped_attention(c: Config, **how: object) -> Attention:
+def grouped_attention(c: Config, **how: Any) -> Attention:
     """Attention of the sizes that most configs spell alike; `how`, further fields."""
     heads = c.size("num_attention_heads")
     sizes: Fields = {
@@ -76,7 +77,7 @@ def grouped_attention(c: Config, **how: object) -> Attention:
     return Attention(**(sizes | how))
 
 
-def latent_attention(c: Config, **how: object) -> Attention:
+def latent_attention(c: Config, **how: Any) -> Attention:
     """Multi-head latent attention (DeepSeek-V2), with further fields `how`."""
     c.refuse("attention_bias", False)
     latent = LatentAttention(

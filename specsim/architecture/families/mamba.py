@@ -30,7 +30,8 @@ def no_attention(c: Config) -> Fields:
     return {"num_attention_heads": heads, "intermediate_size": 4 * hidden}
 
 
-def _head_size(c: Config) -> Fields:
+def head_size(c: Config) -> Fields:
+    """The size of such a head."""
     return {"head_dim": c.size("hidden_size") // c.size("num_attention_heads")}
 
 
@@ -52,7 +53,7 @@ def _mamba(c: Config) -> Fields:
         bias=c.flag("use_bias"),
     )
     layers = c.size("num_hidden_layers")
-    return _head_size(c) | written([mixer] * layers, [None] * layers, norms=1)
+    return head_size(c) | written([mixer] * layers, [None] * layers, norms=1)
 
 
 def _mamba2(c: Config) -> Fields:
@@ -67,7 +68,7 @@ def _mamba2(c: Config) -> Fields:
         output_bias=c.flag("use_bias"),
     )
     layers = c.size("num_hidden_layers")
-    return _head_size(c) | written([mixer] * layers, [None] * layers, norms=1)
+    return head_size(c) | written([mixer] * layers, [None] * layers, norms=1)
 
 
 # ------------------------------------------------------------------------------ with attention

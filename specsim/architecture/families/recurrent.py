@@ -1,5 +1,7 @@
 """Small states: RecurrentGemma's gated linear unit, LFM's short convolutions, RWKV-4 and xLSTM."""
 
+from dataclasses import replace
+
 from specsim.architecture.families.common import Defaults, Reader
 from specsim.architecture.families.layered import (
     FULL,
@@ -10,10 +12,10 @@ from specsim.architecture.families.layered import (
     kinds,
     written,
 )
-from specsim.architecture.families.mamba import no_attention
+from specsim.architecture.families.mamba import head_size, no_attention
 from specsim.architecture.families.states import gated_lru, mlstm, rwkv4, short_convolution
 from specsim.architecture.fields import Config, Fields
-from specsim.architecture.parts import Experts, Mlp
+from specsim.architecture.parts import Experts, Layer, Mixer, Mlp
 from specsim.checks import SpecsimError
 
 
@@ -87,7 +89,7 @@ def _lfm3(c: Config) -> Fields:
     how = {"norm_elements": 2 * plain.head_dim, "gate_columns": gates}
     kernel = c.size("conv_L_cache", default=7)
     window = c.size("sliding_window", default=256)
-    made = {
+    made: dict[str, Mixer] = {
         FULL: grouped_attention(c, **how),
         LINEAR: short_convolution(c.size("hidden_size"), kernel, c.flag("conv_bias")),
         "sliding": grouped_attention(c, window=window, label="sliding", **how),
@@ -105,8 +107,10 @@ def _rwkv(c: Config) -> Fields:
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
     width = c.size("attention_hidden_size", default=hidden)
     mlp = Mlp(c.size("intermediate_size"), gated=False, small_parameters=2 * hidden)
-    fields = written([rwkv4(hidden, width)] * layers, [mlp] * layers, matrices=((hidden, hidden),))
-    return fields | {"norm": "layer", "other_parameters": 0, "gathered_parameters": 2 * hidden}
+    layer = Layer(rwkv4(hidden, width), mlp, matrices=((hidden, hidden),))
+    first = replace(layer, norms=3)
+    fields: Fields = {"layers": (first, *[layer] * (layers - 1)), "norm": "layer"}
+    return head_size(c) | fields
 
 
 def _xlstm(c: Config) -> Fields:
@@ -122,8 +126,7 @@ def _xlstm(c: Config) -> Fields:
     )
     mlp = Mlp(_xlstm_width(c))
     fields = written([mixer] * layers, [mlp] * layers)
-    return fields | {"head_dim": hidden // c.size("num_attention_heads"), "num_layers": layers,
-                     "logit_softcap": c.get("output_logit_soft_cap")}  # fmt: skip
+    return head_size(c) | fields | {"logit_softcap": c.get("output_logit_soft_cap")}
 
 
 def _xlstm_width(c: Config) -> int:

@@ -2,6 +2,7 @@
 Hunyuan 4."""
 
 from dataclasses import replace
+from typing import Any
 
 from specsim.architecture.families.common import Defaults, Reader
 from specsim.architecture.families.layered import (
@@ -39,7 +40,7 @@ def _deepseek_experts(c: Config) -> Experts:
     )
 
 
-def _latent_sparse(c: Config, **how: int) -> Fields:
+def _latent_sparse(c: Config, **how: Any) -> Fields:
     """MLA whose cache is read where an indexer says; in some models several layers share a choice.
     `how`, further fields of every layer."""
     indexer = Indexer(
