@@ -303,6 +303,16 @@ def test_every_matrix_is_stored_and_multiplied_once(case):
     assert matrices > 0.9 * (model.parameters + shared - model.embedding_parameters)
 
 
+@pytest.mark.parametrize("case", ["zamba2", "zamba2 two blocks", "qwen3_5 tied"])
+def test_a_matrix_that_layers_share_is_stored_once(case):
+    """In 8 bits a matrix of transformers' model takes a byte an element, everything else two."""
+    model_type, fields = CASES[case]
+    parameters = [*of_transformers(model_type, fields)[1].parameters()]
+    matrices = sum(each.numel() for each in parameters if each.ndim == 2)
+    others = sum(each.numel() for each in parameters if each.ndim != 2)
+    assert stored_weight_bytes(hybrid(case), PRECISIONS["int8"]) == matrices + 2 * others
+
+
 @given(st.sampled_from(sorted(CASES)), st.integers(1, 64), st.integers(1, 9), st.integers(0, 10**5))
 @settings(max_examples=60, deadline=None)
 def test_a_pass_grows_with_batch_rows_and_context(case, batch, rows, context):
