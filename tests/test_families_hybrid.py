@@ -1,6 +1,7 @@
 """Families with a constant state or sparse attention: parameters against transformers' own models
 on the meta device, states against transformers' own caches, published sizes."""
 
+import contextlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -446,6 +447,16 @@ def test_the_decoder_refuses_hybrids(case):
 def test_what_cannot_be_read_is_refused_by_name(change, said):
     with pytest.raises(SpecsimError, match=said):
         from_config(CASES["qwen3_5"][1] | {"model_type": "qwen3_5_text"} | change, "odd")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_field_of_the_wrong_kind_is_a_clear_refusal(case):
+    """Or, where nothing is counted from it, read; never another exception."""
+    model_type, fields = CASES[case]
+    for key in fields:
+        for wrong in ("x", -1, {"a": 1}, [None]):
+            with contextlib.suppress(SpecsimError):
+                from_config(fields | {"model_type": model_type, key: wrong}, "odd")
 
 
 def test_every_family_of_these_is_in_the_table_of_the_documentation():

@@ -82,7 +82,7 @@ def _kimi_experts(c: Config) -> Experts:
         count=c.size("num_experts", "num_local_experts"),
         per_token=c.size("num_experts_per_token", "num_experts_per_tok"),
         intermediate_size=width,
-        shared_size=width * (c.get("num_shared_experts", "n_shared_experts") or 0),
+        shared_size=width * (c.count("num_shared_experts") or c.count("n_shared_experts")),
         router_bias=True,
         latent_size=latent,
         small_parameters=latent if c.flag("latent_moe_use_norm") else 0,

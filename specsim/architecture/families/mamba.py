@@ -77,7 +77,7 @@ def _mamba2(c: Config) -> Fields:
 def _mamba2_of_hybrid(c: Config, **how: bool) -> Recurrent:
     """As Bamba, Falcon-H1 and Granite spell it; the size of a head may follow from the others."""
     heads = c.size("mamba_n_heads", default=128)
-    inner = c.get("mamba_d_ssm") or c.size("mamba_expand", default=2) * c.size("hidden_size")
+    inner = c.count("mamba_d_ssm") or c.size("mamba_expand", default=2) * c.size("hidden_size")
     given = c.get("mamba_d_head")
     return mamba2(
         heads,
