@@ -38,7 +38,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from specsim import catalog, cli
 from specsim.checks import SpecsimError
-from specsim.explorer.copying import as_code, as_command, as_query, as_vllm, from_query
+from specsim.explorer.copying import as_code, as_command, as_launch, as_query, from_query
 from specsim.explorer.presets import PRESETS
 from specsim.explorer.scenarios import NAMES, predict_scenario
 
@@ -411,7 +411,7 @@ def link(words: Sequence[str]) -> int:
         print(json.dumps({"speedup": shown.speedup, "gamma": shown.gamma, "s": shown.of("step_s")}))
         print(
             *(text(shown.scenario) for text in (as_code, as_command)),
-            as_vllm(shown),
+            as_launch(shown, "vllm"),
             as_query(scenario),
         )
     except SpecsimError as error:

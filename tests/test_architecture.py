@@ -178,7 +178,7 @@ def test_a_missing_field_is_named(field):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; known: llama, mistral"),
+        ({"model_type": "t5"}, "model_type 't5' is not supported; known: llama, mistral"),
         ({"model_type": None}, "model_type None is not supported"),
         ({"hidden_size": "64"}, "hidden_size must be a positive integer, not '64'"),
         ({"hidden_size": 64.0}, "hidden_size must be a positive integer, not 64.0"),
@@ -240,7 +240,7 @@ def test_an_unknown_name_lists_the_nearest(name):
 
 def test_an_unknown_architecture_says_what_to_pass_by_hand():
     with pytest.raises(SpecsimError) as refused:
-        tiny(model_type="mamba")
+        tiny(model_type="t5")
     said = str(refused.value)
     for family in ("gemma2", "deepseek_v3", "gpt_oss", "mixtral", "opt", "gpt2"):
         assert family in said

@@ -187,7 +187,7 @@ def status_of(arguments: list[str]) -> int:
     ("changes", "named"),
     [
         ({"hidden_size": None}, "hidden_size"),
-        ({"model_type": "rwkv"}, "rwkv"),
+        ({"model_type": "t5"}, "t5"),
         ({"num_key_value_heads": 3}, "3"),
         ({"vocab_size": -1}, "vocab_size"),
     ],

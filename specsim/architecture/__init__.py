@@ -7,7 +7,19 @@ the two cannot disagree.
 
 from specsim.architecture.config import from_config, to_config
 from specsim.architecture.files import model, read_config
-from specsim.architecture.parts import Experts, LatentAttention, Llama3RopeScaling
+from specsim.architecture.layers import halves_of, layers_of, mixers_of, mlps_of
+from specsim.architecture.parts import (
+    Attention,
+    Compressed,
+    Experts,
+    Indexer,
+    LatentAttention,
+    Layer,
+    Llama3RopeScaling,
+    Mixer,
+    Mlp,
+    Recurrent,
+)
 from specsim.architecture.shape import Architecture
 from specsim.architecture.tokenizers import (
     drafts_for,
@@ -18,11 +30,22 @@ from specsim.architecture.tokenizers import (
 
 __all__ = [
     "Architecture",
+    "Attention",
+    "Compressed",
     "Experts",
+    "Indexer",
     "LatentAttention",
+    "Layer",
     "Llama3RopeScaling",
+    "Mixer",
+    "Mlp",
+    "Recurrent",
     "drafts_for",
     "from_config",
+    "halves_of",
+    "layers_of",
+    "mixers_of",
+    "mlps_of",
     "model",
     "read_config",
     "require_tokenizer_of",

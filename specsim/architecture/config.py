@@ -12,7 +12,8 @@ from specsim.checks import SpecsimError, quoted
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys(
     ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), "gelu"
 )
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3")
+_ACTIVATIONS |= {"relu2": "relu", "swigluoai": "silu", "situ": "silu"}  # of the same cost
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "proportional", "llama3")
 
 
 def from_config(config: Mapping[str, Any], name: str) -> Architecture:
@@ -32,10 +33,13 @@ def from_config(config: Mapping[str, Any], name: str) -> Architecture:
             f"{name}: model_type {quoted(model_type)} is not supported; known: "
             f"{', '.join(FAMILIES)}. Another shape is "
             "specsim.Architecture(name, hidden_size, num_layers, num_heads, num_kv_heads, "
-            "head_dim, intermediate_size, vocab_size, tied_head=…, experts=…, latent=…)"
+            "head_dim, intermediate_size, vocab_size, tied_head=…, experts=…, latent=…, layers=…)"
         )
     given = {key: value for key, value in config.items() if value is not None}
-    fields = Config(DEFAULTS.get(model_type, {}) | given, name)
+    defaults = DEFAULTS.get(model_type, {})
+    if callable(defaults):
+        defaults = defaults(Config(given, name))
+    fields = Config(defaults | given, name)
     return Architecture(**(_llama(fields) | FAMILIES[model_type](fields)), name=name)
 
 
@@ -60,7 +64,9 @@ def _llama(c: Config) -> Fields:
         "intermediate_size": c.size("intermediate_size", "ffn_dim", "n_inner", default=mlp),
         "vocab_size": c.size("vocab_size"),
         "tied_head": c.flag("tie_word_embeddings"),
-        "max_context": c.size("max_position_embeddings", "n_positions", default=4096),
+        "max_context": c.size(
+            "max_position_embeddings", "n_positions", "model_max_length", default=4096
+        ),
         "rope_theta": Config(rope, c.name).number(
             "rope_theta", default=c.number("rope_theta", default=10_000.0)
         ),

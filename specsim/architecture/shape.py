@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specsim.architecture.parameters import Sizes
+from specsim.architecture.layers import Sizes
 from specsim.architecture.parts import (
+    Attention,
+    Compressed,
     Experts,
+    Indexer,
     LatentAttention,
+    Layer,
     Llama3RopeScaling,
+    Mixer,
+    Mlp,
+    Recurrent,
     layer_numbers,
 )
 from specsim.checks import (
@@ -48,6 +55,8 @@ SIZES = {  # of a model: the limit of each, and the least that makes sense
     "max_context": ("context", 1),
     "learned_positions": ("context", 0),
     "mtp_layers": ("layers", 0),
+    "gathered_parameters": ("parameters", 0),
+    "other_parameters": ("parameters", 0),
 }
 
 
@@ -72,6 +81,10 @@ class Architecture(Sizes):
     | `sliding_window`, `sliding_layers` | layers, by index, that attend to the last tokens only |
     | `experts`, `latent` | a mixture of experts, a latent attention |
     | `mtp_layers` | modules that predict a token further (DeepSeek-V3); not in `parameters` |
+    | `layers` | all of them, where they differ in kind (see `parts`); else made of these fields |
+    | `mtp_layer` | that of an MTP module, where it is not like the last |
+    | `gathered_parameters` | of further tables of which a token reads a row |
+    | `other_parameters` | of further matrices that a pass reads once |
     | `tokenizer` | its family, a row of tokenizers.toml; None where it is unknown |
     """
 
@@ -106,6 +119,10 @@ class Architecture(Sizes):
     experts: Experts | None = None
     latent: LatentAttention | None = None
     mtp_layers: int = 0
+    layers: tuple[Layer, ...] = ()
+    mtp_layer: Layer | None = None
+    gathered_parameters: int = 0
+    other_parameters: int = 0
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
@@ -125,6 +142,16 @@ class Architecture(Sizes):
                 raise SpecsimError(
                     f"{self.name}: {field} must be {part}, not {quoted(getattr(self, field))}"
                 )
+        if not all(isinstance(layer, Layer) for layer in self.layers):
+            raise SpecsimError(f"{self.name}: layers must be of the type Layer")
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.layers and len(self.layers) != self.num_layers:
+            raise SpecsimError(
+                f"{self.name}: {len(self.layers)} layers are written out, num_layers says "
+                f"{self.num_layers}"
+            )
+        if self.experts and self.experts.gated != self.gated_mlp and not self.layers:
+            object.__setattr__(self, "experts", replace(self.experts, gated=self.gated_mlp))
         if self.num_heads % self.num_kv_heads:
             raise SpecsimError(
                 f"{self.name}: {self.num_heads} query heads cannot share "
@@ -170,8 +197,35 @@ class Architecture(Sizes):
     @property
     def mtp_module(self) -> "Architecture":
         """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), with the
-        tables of this one. The drafting method counts the projection in front of it."""
-        return self._layers(range(self.num_layers - 1, self.num_layers), f"{self.name}-mtp")
+        tables of this one. The drafting method counts the projection in front of it. Where the last
+        is recurrent and the config says nothing of a module: an attention layer."""
+        name = f"{self.name}-mtp"
+        if self.mtp_layer is None and self.layers and not self.layers[-1].is_attention:
+            return replace(self.plain_layers(1), name=name)
+        last = self._layers(range(self.num_layers - 1, self.num_layers), name)
+        return replace(last, layers=(self.mtp_layer,)) if self.mtp_layer else last
+
+    def plain_layers(self, num_layers: int) -> "Architecture":
+        """So many layers of attention and an MLP, with the tables of this model: its first ones, or
+        layers made of the plain fields where its own are written out."""
+        if not self.layers:
+            return self.first_layers(num_layers)
+        experts = replace(self.experts, dense_layers=()) if self.experts else None
+        return replace(
+            self,
+            name=f"{self.name}-plain-{num_layers}",
+            num_layers=num_layers,
+            layers=(),
+            experts=experts,
+            mtp_layers=0,
+            mtp_layer=None,
+            gathered_parameters=0,
+            other_parameters=0,
+        )
+
+    def with_layers(self, layers: tuple[Layer, ...]) -> "Architecture":
+        """The same model with other layers written out; itself where there are none."""
+        return replace(self, layers=layers, num_layers=len(layers)) if layers else self
 
     def _layers(self, kept: range, name: str) -> "Architecture":
         """The same model with the layers in `kept` alone, counted from 0 again."""
@@ -190,13 +244,24 @@ class Architecture(Sizes):
             sliding_layers=sliding,
             experts=experts,
             mtp_layers=0,
+            mtp_layer=None,
+            layers=tuple(self.layers[index] for index in kept) if self.layers else (),
+            gathered_parameters=0,
+            other_parameters=0,
         )
 
     def with_routing_correlation(self, correlation: float) -> "Architecture":
         """The same mixture of experts on text whose tokens choose alike (see `Experts`)."""
         if self.experts is None:
             raise SpecsimError(f"{self.name} has no experts whose routing could be correlated")
-        return replace(self, experts=replace(self.experts, routing_correlation=correlation))
+        experts = replace(self.experts, routing_correlation=correlation)
+
+        def correlated(layer: Layer) -> Layer:
+            if not isinstance(layer.mlp, Experts):
+                return layer
+            return replace(layer, mlp=replace(layer.mlp, routing_correlation=correlation))
+
+        return replace(self, experts=experts, layers=tuple(map(correlated, self.layers)))
 
     @property
     def departures(self) -> tuple[str, ...]:
@@ -211,6 +276,7 @@ class Architecture(Sizes):
             "latent attention": self.latent is not None,
             f"a window of {self.sliding_window} tokens": bool(self.sliding_layers),
             "LayerNorm": self.norm != "rms",
+            "layers of several kinds": bool(self.layers),
             f"{self.norms_per_layer} norms a layer": self.norms_per_layer != 2,
             "an MLP of two matrices": not self.gated_mlp,
             f"{self.activation} as activation": self.activation != "silu",
@@ -247,4 +313,52 @@ class Architecture(Sizes):
         for field, part in nested.items():
             if isinstance(fields.get(field), Mapping):
                 fields[field] = build(part, fields[field], field)
+        if fields.get("layers"):
+            fields["layers"] = tuple(_layer(layer) for layer in fields["layers"])
+        if fields.get("mtp_layer") is not None:
+            fields["mtp_layer"] = _layer(fields["mtp_layer"])
         return build(cls, fields, "a model")
+
+
+def _layer(values: Any) -> Layer:
+    """A layer from plain data."""
+    if isinstance(values, Layer):
+        return values
+    if not isinstance(values, Mapping):
+        raise SpecsimError(f"a layer must be a table of fields, not {quoted(values)}")
+    made: dict[str, Any] = dict(values) | {"matrices": _pairs(values.get("matrices", ()))}
+    for field in ("mixer", "beside"):
+        made[field] = _mixer(values.get(field))
+    if (mlp := values.get("mlp")) is not None:
+        kind = Experts if isinstance(mlp, Mapping) and "count" in mlp else Mlp
+        made["mlp"] = build(kind, mlp, "the MLP of a layer")
+    return build(Layer, made, "a layer")
+
+
+def _mixer(values: Any) -> Mixer | None:
+    """A mixer from plain data: a recurrent one has a `kind`."""
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise SpecsimError(f"the mixer of a layer must be a table, not {quoted(values)}")
+    if "kind" in values:
+        low_rank = {"low_rank": _pairs(values.get("low_rank", ()))}
+        return build(Recurrent, {**values, **low_rank}, "the mixer of a layer")
+    parts = {"latent": LatentAttention, "indexer": Indexer, "compressed": Compressed}
+    made = {
+        name: build(part, values[name], name) for name, part in parts.items() if values.get(name)
+    }
+    return build(Attention, {**values, **made}, "the mixer of a layer")
+
+
+def _pairs(values: Any) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of matrices."""
+    good = isinstance(values, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in values
+    )
+    if not good:
+        raise SpecsimError(f"matrices must be pairs of rows and columns, not {quoted(values)}")
+    for pair in values:
+        for size in pair:
+            require_size("a matrix", size)
+    return tuple((pair[0], pair[1]) for pair in values)

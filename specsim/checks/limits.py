@@ -39,6 +39,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "heads": Limit(65_536, "no layer has more heads"),
         "width": Limit(10_000_000, "no layer is wider"),
         "vocabulary": Limit(100_000_000, "no vocabulary is larger"),
+        "parameters": Limit(10**15, "no model has more parameters"),
         "experts": Limit(1_000_000, "no layer has more experts"),
         "tree_nodes": Limit(4096, "one pass verifies no larger tree"),
         "children": Limit(1024, "no node of a tree has more"),

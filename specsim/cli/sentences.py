@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from specsim import catalog
+from specsim.architecture import Architecture, Attention, mixers_of
 from specsim.drafting import DraftModel
 from specsim.hardware import System
 from specsim.planning import Caution
@@ -49,6 +50,7 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
             name = catalog.resolve("methods", scenario.method)
             trust = catalog.lookup("methods", name)["confidence"]
             said.append(f"Parameters of the method {name} come from the catalog ({trust}).")
+        said += rolling_back(found.target)
     engine, accelerator = found.system.engine, found.system.accelerator
     if engine.layer_launch_s or engine.pass_launch_s:
         launches = (
@@ -67,6 +69,24 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
         said.append(
             f"Constants of the engine {scenario.engine} come from the catalog "
             f"({engine.confidence}), not from a measurement on this machine."
+        )
+    return said
+
+
+def rolling_back(target: Architecture) -> list[str]:
+    """What a verification costs where the target remembers more than keys and values."""
+    said = []
+    if target.state_bytes:
+        said.append(
+            f"{target.name} has recurrent layers, whose state cannot be cut back to the last "
+            f"accepted token: a verification of gamma drafts writes gamma + 1 states of "
+            f"{target.state_bytes / 1e6:.0f} MB for each sequence, and memory holds as many (vLLM; "
+            "pessimistic for engines that compute states again)."
+        )
+    if any(isinstance(each, Attention) and each.indexer for each, _ in mixers_of(target)):
+        said.append(
+            "Sparse attention: each row of a verification reads tokens of its own choice, none in "
+            "common with the others (pessimistic)."
         )
     return said
 

@@ -72,7 +72,7 @@ def _drawn(model: Architecture, system: System, workload: Workload) -> Floats | 
     """The seconds by lines; None where there are few scenarios, or the lines do not hold."""
     if workload.routing_correlation is not None or workload.logit_rows is not None:
         return None
-    if workload.allocated_context is not None:
+    if workload.allocated_context is not None or workload.states is not None:
         return None
     batch, rows, context = (
         np.asarray(value, dtype=float)

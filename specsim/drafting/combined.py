@@ -17,10 +17,15 @@ from specsim.operators import Workload
 
 
 def held_together(
-    drafters: Sequence[Drafter], system: System, *, batch: ArrayLike, slots: ArrayLike
+    drafters: Sequence[Drafter],
+    system: System,
+    *,
+    batch: ArrayLike,
+    slots: ArrayLike,
+    states: ArrayLike = 1,
 ) -> tuple[ArrayLike, ArrayLike]:
     """Weight and KV bytes of several drafters on one device."""
-    held = [one.held_bytes(system, batch=batch, slots=slots) for one in drafters]
+    held = [one.held_bytes(system, batch=batch, slots=slots, states=states) for one in drafters]
     weights, caches = zip(*held, strict=True)
     return np.sum(weights, axis=0), reduce(np.add, caches)
 
@@ -56,9 +61,11 @@ class Cascade(Drafter):
         return (drafting + verifying).times(1.0 / tokens)
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
-        return held_together((self.middle, self.inner), system, batch=batch, slots=slots)
+        return held_together(
+            (self.middle, self.inner), system, batch=batch, slots=slots, states=states
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -94,6 +101,6 @@ class Ensemble(Drafter):
         return reduce(add, (one.cycle(system, workload, gamma) for one in self.drafters))
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
-        return held_together(self.drafters, system, batch=batch, slots=slots)
+        return held_together(self.drafters, system, batch=batch, slots=slots, states=states)

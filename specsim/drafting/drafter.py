@@ -94,10 +94,11 @@ class Drafter:
         return 0.0
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
         """Weight bytes and KV bytes on the fullest of the target's devices, in addition to the
-        target's own, with `slots` tokens of each sequence cached."""
+        target's own, with `slots` tokens of each sequence cached. A recurrent draft keeps `states`
+        states of each sequence, one after each token in flight."""
         return 0.0, 0.0
 
     @property

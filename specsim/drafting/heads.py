@@ -26,7 +26,8 @@ class Eagle(Drafter):
     `features`: how many hidden vectors the projection fuses into one (2: embedding and feature; 3
     and the embedding for EAGLE-3). `draft_vocab`: tokens of a reduced LM head; None, the target's.
     The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (pessimistic, a
-    little). Its layer is in the target's precision, and dense unless `own_layer` makes it one of
+    little). Its layer is in the target's precision, one of attention also where the target's are
+    recurrent, and dense unless `own_layer` makes it one of
     the target's (the mixture of experts of an MTP module). `decay`: the acceptance kept per depth,
     since deeper drafts stand on drafted features.
     """
@@ -59,7 +60,7 @@ class Eagle(Drafter):
         vocab = self.target.vocab_size if self.draft_vocab is None else self.draft_vocab
         body = self.target.mtp_module
         if not self.own_layer:
-            body = self.target.first_layers(min(self.layers, self.target.num_layers))
+            body = self.target.plain_layers(min(self.layers, self.target.num_layers))
             body = replace(body, experts=None)
         return replace(body, name=f"head of {self.target.name}", vocab_size=vocab)
 
@@ -80,7 +81,7 @@ class Eagle(Drafter):
         return begin + self.step(system, workload.of_rows(np.asarray(gamma) + 1))
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
         """The layers, the projection and a reduced LM head; embedding and full LM head are the
         target's own."""
@@ -157,7 +158,7 @@ class Medusa(Drafter):
         return Ledger.of(head, sampling(system, workload.batch, vocab))
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
         hidden = self.target.hidden_size
         weights = self.heads * hidden * (hidden + self.target.vocab_size)

@@ -76,7 +76,7 @@ class DraftModel(Drafter):
         return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
         own, kept = self._own(system), np.asarray(slots, float)
         if self.window is not None:
@@ -84,7 +84,7 @@ class DraftModel(Drafter):
         weights = stored_weight_bytes(self.architecture, own.precision, own.sharding)
         caches = cache_bytes(
             self.architecture, own.precision,
-            batch=batch, slots=kept, tensor_parallel=own.tensor_parallel,
+            batch=batch, slots=kept, tensor_parallel=own.tensor_parallel, states=states,
         )  # fmt: skip
         return weights, caches
 
@@ -150,7 +150,7 @@ class QuantisedSelf(Drafter):
         return DraftModel(self.target, precision=self.precision).step(system, workload)
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
         own = system.with_precision(self.precision)
         return stored_weight_bytes(self.target, own.precision, own.sharding), 0.0

@@ -69,9 +69,9 @@ class StaticTree(Around):
         return cycle
 
     def held_bytes(
-        self, system: System, *, batch: ArrayLike, slots: ArrayLike
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
-        return self.drafter.held_bytes(system, batch=batch, slots=slots)
+        return self.drafter.held_bytes(system, batch=batch, slots=slots, states=states)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return _FixedShape(self, self.drafter.acceptance_of(chain))

@@ -20,6 +20,7 @@ class Pass:
     rows: Floats
     context: Floats
     tokens: Floats
+    states: Floats  # recurrent states that a sequence writes
     shape: tuple[int, ...]
     precision: Precision
     devices: int

@@ -10,11 +10,13 @@ class Precision:
     """Bytes per stored value, and the arithmetic that the products are done in.
 
     `weight_bytes` counts group scales (int4 with groups of 32 and a 16-bit scale and zero:
-    0.5 + 4/32); `head_bytes` is the LM head's and `expert_bytes` the routed experts', where a
-    format treats them differently; `math` names the rate of the accelerator that is used, but for
-    weights that stay wider than the rest (an fp8 model's LM head and routers) and for attention:
-    those multiply in the format of activations. What unpacking a narrow format costs is in an
-    engine's weight efficiency for it, nowhere else.
+    0.5 + 4/32). Where a format treats some modules differently, `attention_bytes` are those of
+    attention's matrices, `recurrent_bytes` of linear attention and state spaces, `expert_bytes` of
+    routed and `shared_bytes` of shared experts, `head_bytes` of the LM head, `table_bytes` of the
+    embedding. `math` names the rate of the accelerator that is used, but for weights that stay
+    wider than the rest (an fp8 model's LM head and routers) and for attention: those multiply in
+    the format of activations. What unpacking a narrow format costs is in an engine's weight
+    efficiency for it, nowhere else.
     """
 
     name: str
@@ -25,6 +27,9 @@ class Precision:
     head_bytes: float | None = None
     expert_bytes: float | None = None
     table_bytes: float | None = None
+    attention_bytes: float | None = None
+    recurrent_bytes: float | None = None
+    shared_bytes: float | None = None
 
     @property
     def activation_math(self) -> str:
@@ -38,6 +43,19 @@ class Precision:
     @property
     def bytes_per_head_weight(self) -> float:
         return self.weight_bytes if self.head_bytes is None else self.head_bytes
+
+    @property
+    def bytes_per_attention_weight(self) -> float:
+        return self.weight_bytes if self.attention_bytes is None else self.attention_bytes
+
+    @property
+    def bytes_per_recurrent_weight(self) -> float:
+        return self.weight_bytes if self.recurrent_bytes is None else self.recurrent_bytes
+
+    @property
+    def bytes_per_shared_weight(self) -> float:
+        """Of shared experts and what surrounds the routed ones."""
+        return self.weight_bytes if self.shared_bytes is None else self.shared_bytes
 
     @property
     def bytes_per_table_entry(self) -> float:

@@ -1,19 +1,28 @@
 """One pass, counted: embedding, the operators of `attention` and `experts`, and the LM head."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
-from specsim.architecture import Architecture
+from specsim.architecture import (
+    Architecture,
+    Layer,
+    Mlp,
+    Recurrent,
+    halves_of,
+    layers_of,
+)
 from specsim.checks import ArrayLike, Floats
 from specsim.operators.attention import attention_operators
 from specsim.operators.counting import Pass
-from specsim.operators.experts import mlp
+from specsim.operators.experts import mlp_operators
 from specsim.operators.formats import Precision
+from specsim.operators.recurrent import recurrent_operators
 from specsim.operators.sharding import (
     WHOLE,
     Sharding,
-    all_reduces_per_layer,
+    all_reduces,
     kv_heads_held,
     require_even_split,
 )
@@ -41,7 +50,7 @@ def forward_work(
     logits = logits_of(workload, asked)
     return ForwardWork(
         tuple(operators_of(model, workload, asked, sharding)),
-        model.num_layers,
+        halves_of(model) / 2,
         asked.spread(asked.tokens),
         asked.spread(logits * model.vocab_size),
         precision,
@@ -56,12 +65,14 @@ def in_arrays(workload: Workload, precision: Precision, devices: int) -> Pass:
     )
     if workload.allocated_context is not None:
         read = np.maximum(read, np.asarray(workload.allocated_context, float))
-    shapes = [np.shape(sequences), np.shape(width), np.shape(read)]
+    states = width if workload.states is None else np.asarray(workload.states, float)
+    shapes = [np.shape(sequences), np.shape(width), np.shape(read), np.shape(states)]
     shapes += [
         np.shape(x) for x in (workload.logit_rows, workload.routing_correlation) if x is not None
     ]
     shape = np.broadcast_shapes(*shapes)
-    return Pass(sequences, width, read, sequences * width, shape, precision, devices)
+    tokens = sequences * width
+    return Pass(sequences, width, read, tokens, states, shape, precision, devices)
 
 
 def logits_of(workload: Workload, asked: Pass) -> Floats:
@@ -81,7 +92,9 @@ def operators_of(
     per_weight = asked.precision.bytes_per_head_weight
     yield embedding(asked, model)
     yield from attention_operators(asked, model)
-    yield from mlp(asked, model, workload.routing_correlation)
+    yield from recurrent_operators(asked, model)
+    yield from mlp_operators(asked, model, workload.routing_correlation)
+    yield from further_matrices(asked, model)
     yield elementwise(asked, model)
     yield asked.linear("LM head", model.hidden_size, columns, 1, per_weight, visits=logits)
     yield from soft_cap(asked, model, logits * columns)
@@ -94,24 +107,27 @@ def embedding(asked: Pass, model: Architecture) -> Operator:
     return asked.other("embedding", ELEMENTWISE, activation_bytes=moved)
 
 
+def further_matrices(asked: Pass, model: Architecture) -> Iterator[Operator]:
+    """Matrices of layers that are neither attention nor MLP, and those outside of all layers."""
+    weight = asked.precision.weight_bytes
+    found: dict[tuple[int, int], int] = {}
+    for layer in layers_of(model):
+        for shape in layer.matrices:
+            found[shape] = found.get(shape, 0) + 1
+    for (rows, columns), layers in found.items():
+        yield asked.linear(f"{rows} x {columns} projection", rows, columns, layers, weight)
+    if model.other_parameters:
+        wide = model.other_parameters / model.hidden_size
+        yield asked.linear("other projections", model.hidden_size, wide, 1, weight)
+
+
 def elementwise(asked: Pass, model: Architecture) -> Operator:
     """Norms, rotary embedding, activation and residual sums of every layer, and the last norm: each
     reads and writes its rows (pessimistic for engines that fuse them)."""
     hidden, devices = model.hidden_size, asked.devices
-    if model.learned_positions:
-        rotated = 0.0
-    elif model.latent is not None:
-        rotated = (model.num_heads / devices + 1) * model.latent.rope_size
-    else:
-        rotated = model.query_size / devices + kv_heads_held(model, devices) * model.head_dim
-    per_layer = 2 * model.norms_per_layer * hidden + 2 * rotated + 2 * 3 * hidden
-    passes = 3 if model.gated_mlp else 2  # two in and one out, or one in
-    dense = model.num_layers - model.expert_layers
-    touched = model.num_layers * per_layer + dense * passes * model.intermediate_size / devices
-    if (experts := model.experts) is not None:
-        width = experts.per_token * experts.intermediate_size + experts.shared_size
-        summed = experts.per_token - 1 + (1 if experts.shared_size else 0)
-        touched += model.expert_layers * (passes * width / devices + 2 * summed * hidden)
+    touched: float = 0.0
+    for layer, count in Counter(layers_of(model)).items():
+        touched += count * touched_in(layer, model, devices)
     touched += 2 * hidden
     return asked.other(
         "norms and elementwise",
@@ -119,6 +135,30 @@ def elementwise(asked: Pass, model: Architecture) -> Operator:
         flops=asked.tokens * touched,
         activation_bytes=asked.tokens * touched * asked.precision.activation_bytes,
     )
+
+
+def touched_in(layer: Layer, model: Architecture, devices: int) -> float:
+    """Elements that the elementwise work of a layer reads and writes, per token."""
+    hidden, mlp = model.hidden_size, layer.mlp
+    sums = 3 * hidden * layer.streams * (len(layer.mixers) + (mlp is not None))
+    touched: float = 2 * layer.norms * hidden + sums
+    for mixer in layer.mixers:
+        if isinstance(mixer, Recurrent):
+            touched += 2 * (mixer.columns + mixer.width) / devices  # convolution, gate and norm
+        elif model.learned_positions:
+            pass
+        elif mixer.latent is not None:
+            touched += 2 * (mixer.num_heads / devices + 1) * mixer.latent.rope_size
+        else:
+            keys = 0 if mixer.shares_cache else kv_heads_held(mixer, devices)
+            touched += 2 * (mixer.query_size / devices + keys * mixer.head_dim)
+    if isinstance(mlp, Mlp):
+        touched += (3 if mlp.gated else 2) * mlp.width / devices  # two in and one out, or one in
+    elif mlp is not None:
+        width = mlp.per_token * mlp.intermediate_size + mlp.shared_size
+        summed = mlp.per_token - 1 + (1 if mlp.shared_size else 0)
+        touched += (3 if mlp.gated else 2) * width / devices + 2 * summed * hidden
+    return touched
 
 
 def soft_cap(asked: Pass, model: Architecture, logits: ArrayLike) -> Iterator[Operator]:
@@ -133,7 +173,7 @@ def collectives(asked: Pass, model: Architecture) -> Iterator[Operator]:
     after a split embedding and the gathering of the logits, one each per pass, are left out
     (optimistic)."""
     if asked.devices > 1:
-        count = all_reduces_per_layer(model) * model.num_layers
+        count = all_reduces(model)
         message = asked.tokens * model.hidden_size * asked.precision.activation_bytes
         sent = 2.0 * (asked.devices - 1) / asked.devices * message * count
         yield asked.other("all-reduce", COLLECTIVE, link_bytes=sent, kernels=count)

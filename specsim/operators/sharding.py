@@ -8,7 +8,15 @@ not split does not get faster.
 
 from dataclasses import dataclass
 
-from specsim.architecture import Architecture
+from specsim.architecture import (
+    Architecture,
+    Attention,
+    Mixer,
+    Recurrent,
+    halves_of,
+    layers_of,
+    mixers_of,
+)
 from specsim.checks import SpecsimError
 from specsim.checks.limits import require_limit
 
@@ -40,17 +48,27 @@ def require_even_split(model: Architecture, devices: int) -> None:
 
 def splits_evenly(model: Architecture, devices: int) -> bool:
     """Whether `devices` can share the heads of every layer evenly."""
-    if model.num_heads % devices:
+    return all(_splits(mixer, devices) for mixer, _ in mixers_of(model))
+
+
+def _splits(mixer: Mixer, devices: int) -> bool:
+    if isinstance(mixer, Recurrent):
+        return mixer.heads % devices == 0
+    if mixer.num_heads % devices:
         return False
-    kv_heads = model.num_kv_heads
-    return bool(model.latent) or kv_heads % devices == 0 or devices % kv_heads == 0
+    kv_heads = mixer.num_kv_heads
+    return bool(mixer.latent) or kv_heads % devices == 0 or devices % kv_heads == 0
 
 
-def kv_heads_held(model: Architecture, devices: int) -> int:
+def kv_heads_held(attention: Attention, devices: int) -> int:
     """KV heads of one device: at least one, a copy, where the devices are more than the heads."""
-    return max(1, model.num_kv_heads // devices)
+    return max(1, attention.num_kv_heads // devices)
 
 
-def all_reduces_per_layer(model: Architecture) -> int:
-    """Two, after attention and after the MLP; one where both feed the same sum."""
-    return 1 if model.norms_per_layer == 1 else 2
+def all_reduces(model: Architecture) -> int:
+    """In a pass: one after every mixer and every MLP; one where both feed the same sum."""
+    together = sum(
+        layer.norms == 1 and bool(layer.mixers) and layer.mlp is not None
+        for layer in layers_of(model)
+    )
+    return halves_of(model) - together

@@ -7,7 +7,7 @@ from functools import reduce
 
 import numpy as np
 
-from specsim.architecture import Architecture
+from specsim.architecture import Architecture, Recurrent, mixers_of
 from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
 from specsim.operators.forward import in_arrays, operators_of
@@ -26,9 +26,11 @@ def stored_weight_bytes(
     embedding in its own; norms, biases and positions in that of activations, in full on every
     device."""
 
+    once = model.with_layers(tuple(layer for layer in model.layers if not layer.shared))
+
     def matrices(stored: Precision, sharding: Sharding) -> float:
         asked = in_arrays(READS_ALL, stored, sharding.devices)
-        operators = operators_of(model, READS_ALL, asked, sharding)
+        operators = operators_of(once, READS_ALL, asked, sharding)
         return float(reduce(np.add, (each.weight_bytes for each in operators)))
 
     table = 0 if model.tied_head else model.embedding_parameters
@@ -45,14 +47,31 @@ def cache_bytes(
     batch: ArrayLike,
     slots: ArrayLike,
     tensor_parallel: int = 1,
+    states: ArrayLike = 1,
 ) -> Floats:
-    """Bytes of KV on one device for `slots` tokens of each of `batch` sequences; sliding layers
-    keep their window alone. A latent, and KV heads fewer than the devices, are held by each."""
+    """Bytes on one device of what `batch` sequences remember: keys and values, or latents, of
+    `slots` tokens each, and `states` recurrent states each (gamma + 1 where drafts are verified).
+
+    Layers with a window or a chunk keep that much alone. A latent, and KV heads fewer than the
+    devices, are held by each device.
+    """
     require_even_split(model, tensor_parallel)
     length = np.asarray(slots, dtype=float)
-    windowed = np.minimum(length, model.sliding_window or np.inf)
-    sliding = len(model.sliding_layers)
-    token_layers = (model.num_layers - sliding) * length + sliding * windowed
-    held = kv_heads_held(model, tensor_parallel) / model.num_kv_heads
-    per_token_layer = model.kv_elements_per_layer * (1.0 if model.latent else held)
-    return np.asarray(batch) * token_layers * per_token_layer * stored.kv_bytes
+    total: Floats = np.zeros_like(length)
+    for mixer, layers in mixers_of(model):
+        if isinstance(mixer, Recurrent):
+            state = mixer.held_bytes(stored.activation_bytes) / tensor_parallel
+            total = total + layers * state * np.asarray(states, float)
+            continue
+        kept = length if mixer.reach is None else np.minimum(length, mixer.reach)
+        entries, unfinished = length, 0.0
+        if mixer.compressed is not None:
+            entries = length / mixer.compressed.rate
+            kept = kept + entries
+            unfinished = 4.0 * mixer.compressed.unfinished(mixer.head_dim)
+        held = kv_heads_held(mixer, tensor_parallel) / mixer.num_kv_heads
+        per_token = mixer.cached * (1.0 if mixer.latent else held)
+        total = total + layers * (kept * per_token * stored.kv_bytes + unfinished)
+        if mixer.indexer is not None:
+            total = total + layers * entries * mixer.indexer.key_bytes
+    return np.asarray(batch) * total

@@ -41,7 +41,7 @@ class ForwardWork:
     """The operators of one pass of the whole batch, and what the overheads are counted by."""
 
     operators: tuple[Operator, ...]
-    layers: int
+    layers: float  # pairs of a mixer and an MLP
     rows: Floats  # query rows in the pass, over all sequences
     logits: Floats  # rows x vocabulary
     precision: Precision

@@ -21,8 +21,9 @@ class Workload:
     Arguments: `allocated_context`, the slots that the attention kernel really reads per sequence,
     where that is more than the context (masked kernels read the whole buffer). `logit_rows`, how
     many of a sequence's rows go through the LM head (None: all; a prefill needs the last one's
-    logits alone). `routing_correlation`, of a mixture of experts, overrides the model's own
-    (see `Experts`).
+    logits alone). `states`, how many recurrent states a sequence writes (None: one per row, since
+    any row of a verification may be the last that is accepted; a prefill writes one).
+    `routing_correlation`, of a mixture of experts, overrides the model's own (see `Experts`).
     """
 
     batch: ArrayLike = 1
@@ -30,6 +31,7 @@ class Workload:
     context: ArrayLike = 1024
     allocated_context: ArrayLike | None = None
     logit_rows: ArrayLike | None = None
+    states: ArrayLike | None = None
     routing_correlation: ArrayLike | None = None
 
     def __post_init__(self) -> None:

@@ -70,18 +70,27 @@ def footprint(
     stored, devices = system.precision, system.tensor_parallel
     capacity = system.accelerator.memory_bytes
     slots = np.asarray(context, float) + np.asarray(gamma, float)
-    rows = np.asarray(batch, float) * (np.asarray(gamma, float) + 1.0)
+    in_flight = np.asarray(gamma, float) + 1.0
     draft_weights: ArrayLike = 0.0
     draft_kv: ArrayLike = 0.0
     if drafter is not None:
-        draft_weights, draft_kv = drafter.held_bytes(system, batch=batch, slots=slots)
+        draft_weights, draft_kv = drafter.held_bytes(
+            system, batch=batch, slots=slots, states=in_flight
+        )
     weights = stored_weight_bytes(target, stored, system.sharding)
     return Footprint(
         weight_bytes=np.asarray(weights),
-        kv_bytes=cache_bytes(target, stored, batch=batch, slots=slots, tensor_parallel=devices),
+        kv_bytes=cache_bytes(
+            target,
+            stored,
+            batch=batch,
+            slots=slots,
+            tensor_parallel=devices,
+            states=in_flight,
+        ),
         draft_weight_bytes=np.asarray(draft_weights),
         draft_kv_bytes=np.asarray(draft_kv),
-        logit_bytes=4.0 * rows * target.vocab_size,
+        logit_bytes=4.0 * np.asarray(batch, float) * in_flight * target.vocab_size,
         capacity_bytes=None if capacity is None else capacity * usable,
     )
 

@@ -52,7 +52,9 @@ def prefill_s(
     attended = cached + (new + 1.0) / 2.0
     rows = new / passes
     one = step_time(
-        model, system, Workload(batch=batch, rows=rows, context=attended, logit_rows=1.0 / passes)
+        model,
+        system,
+        Workload(batch=batch, rows=rows, context=attended, logit_rows=1.0 / passes, states=1.0),
     )
     return passes * one.total_s
 
