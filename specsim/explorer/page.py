@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from specsim.checks import SpecsimError
+from specsim.checks.extras import needed, require_modules
 
 HOST = "127.0.0.1"  # never another: whoever reaches the page can use it and end its kernel
 PATIENCE_S = 60.0
@@ -49,13 +50,13 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
     Arguments: `query`, the scenario to begin with, as in a link; `port`, or None for a free one;
     `browser`, whether to open one. Raises SpecsimError where Voila is not installed.
     """
-    try:
+    what = "the explorer's page"
+    require_modules(
+        what, "ipywidgets", "ipykernel", "IPython", "matplotlib", "PIL"
+    )  # its kernels do
+    with needed(what):
         from traitlets.config import Config
         from voila.app import Voila
-    except ModuleNotFoundError as missing:
-        raise SpecsimError(
-            f"the explorer's page needs {missing.name}: pip install 'specsim-llm[notebooks]'"
-        ) from None
     chosen = port or free_port()
     found = [str(Path(__file__).parent), os.environ.get("JUPYTER_PATH", "")]
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, found))  # where the template is
@@ -138,7 +139,8 @@ def notebook(measurements: Path) -> dict[str, Any]:
 
 def show(measurements: str) -> None:
     """Display the explorer at the scenario that the page's address names: what the cell runs."""
-    from IPython.display import display
+    with needed("the explorer's page"):
+        from IPython.display import display
 
     from specsim.explorer.copying import from_query
     from specsim.explorer.widget import Explorer
