@@ -19,6 +19,7 @@ import numpy as np
 from specsim import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
+from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
 from specsim.drafting import DraftModel
 from specsim.evidence.calibration import Calibration, fit, to_json
@@ -27,6 +28,7 @@ from specsim.evidence.measurement import Measurement, Point
 from specsim.prediction import Prediction
 from specsim.speculation import predict
 
+LIBRARIES = ("torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "PIL")
 GAMMAS = range(9)
 DIALLED = Architecture(
     name="dialled-160m", hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=4,
@@ -97,6 +99,7 @@ def main(
     The last line printed is one JSON document. Returns the exit status. Raises SpecsimError, before
     anything is timed, for a pair that cannot be loaded or a folder that cannot be written to.
     """
+    require_modules("the demo", *LIBRARIES)
     import torch
 
     from reference import machine

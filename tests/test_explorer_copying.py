@@ -1,11 +1,13 @@
 """What is taken along says the same as what is shown."""
 
+import asyncio
 import contextlib
 import io
 import json
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -221,6 +223,44 @@ def test_the_page_is_one_cell_that_runs(tmp_path: Path) -> None:
     (cell,) = notebook["cells"]
     compile(cell["source"], "cell", "exec")
     assert "page.show" in cell["source"]
+
+
+def test_the_token_is_no_setting_and_on_no_command_line() -> None:
+    assert page.asked("token=abc&preset=moe&batch=16") == "preset=moe&batch=16"
+    assert from_query(page.asked("token=abc")) == START
+    told = page.guarded("abc", dict)
+    assert told["Voila"]["token"] == "abc"
+    assert told["Voila"]["tornado_settings"] == {"allow_remote_access": False}
+    assert told["VoilaConfiguration"].keys() > page.GUARDED["VoilaConfiguration"].keys()
+    assert not any("token" in word for word in page.options(8123))
+
+
+def test_no_more_kernels_than_the_limit_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = pytest.importorskip("jupyter_server.services.kernels.kernelmanager")
+
+    async def start(self: Any, **how: Any) -> str:
+        await asyncio.sleep(0)  # the others come meanwhile
+        if how["name"] == "broken":
+            raise RuntimeError
+        self._kernels[how["name"]] = None
+        return how["name"]
+
+    monkeypatch.setattr(kernels.AsyncMappingKernelManager, "start_kernel", start)
+    manager = page.few_kernels(2)()
+
+    async def ask(*names: str) -> list[str]:
+        found = await asyncio.gather(
+            *(manager.start_kernel(name=name) for name in names), return_exceptions=True
+        )
+        return [each if isinstance(each, str) else type(each).__name__ for each in found]
+
+    async def all_of_it() -> None:
+        assert await ask("broken", "broken") == ["RuntimeError"] * 2  # which takes no place
+        assert await ask("a", "b", "c") == ["a", "b", "HTTPError"]
+        del manager._kernels["a"]
+        assert await ask("c", "d") == ["c", "HTTPError"]
+
+    asyncio.run(all_of_it())
 
 
 def test_free_ports_are_free() -> None:

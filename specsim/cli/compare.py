@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specsim import tables
-from specsim.checks import SpecsimError
+from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing
 from specsim.cli.parser import Commands
 from specsim.evidence.comparison import (
@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     if options.figures:
-        require_figures()
+        require_modules("drawing figures", "matplotlib", "PIL")
         require_writable(options.figures)
     document: dict[str, Any] = {"files": []}
     every: dict[str, list[Comparison]] = {}
@@ -111,16 +111,6 @@ def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:
         },
         "misses": misses(every["calibrated"]),
     }
-
-
-def require_figures() -> None:
-    """SpecsimError where the extra that draws is not installed."""
-    try:
-        import specsim.figures  # noqa: F401
-    except ModuleNotFoundError as missing:
-        raise SpecsimError(
-            f"figures need {missing.name}: pip install 'specsim-llm[figures]'"
-        ) from None
 
 
 def draw(every: Mapping[str, Sequence[Comparison]], folder: Path) -> list[str]:

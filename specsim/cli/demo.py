@@ -27,12 +27,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    try:
-        from specsim import demo
-    except ImportError as missing:
-        raise SpecsimError(
-            f"the demo needs {missing.name}: pip install 'specsim-llm[reference,figures]'"
-        ) from None
+    from specsim import demo
+
     if (options.target is None) != (options.draft is None):
         raise SpecsimError("give --target and --draft together, or neither")
     return demo.main(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from specsim.checks import SpecsimError
+from specsim.checks.extras import needed
 
 T = TypeVar("T")
 
@@ -23,14 +24,16 @@ def effort(full: T, quick: T) -> T:
 
 def say(text: str) -> None:
     """Show Markdown. Notebooks use it for sentences with computed numbers."""
-    from IPython.display import Markdown, display
+    with needed("showing text in a notebook"):
+        from IPython.display import Markdown, display
 
     display(Markdown(text))
 
 
 def show(figure: Any) -> None:
     """Show a figure in the middle of a cell. At the end of a cell its name is enough."""
-    from IPython.display import display
+    with needed("showing a figure in a notebook"):
+        from IPython.display import display
 
     display(figure)
 

@@ -23,7 +23,7 @@ widgets also ipywidgets.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from specsim.checks import SpecsimError
+from specsim.checks.extras import needed
 from specsim.explorer.presets import PRESETS, Preset, preset
 from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario, predict_scenario
 from specsim.explorer.sweeping import Sweep, sweep
@@ -69,9 +69,5 @@ def __getattr__(name: str) -> Any:
     """A live widget, imported when it is asked for. Raises SpecsimError without its extra."""
     if name not in _LIVE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    with needed("the explorer"):
         return getattr(import_module(f"{__name__}.{_LIVE[name]}"), name)
-    except ModuleNotFoundError as missing:
-        raise SpecsimError(
-            f"the explorer needs {missing.name}: pip install 'specsim-llm[notebooks]'"
-        ) from None

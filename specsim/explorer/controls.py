@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-
 from specsim import catalog
 from specsim.checks import SpecsimError, quoted
+from specsim.checks.extras import needed
 from specsim.checks.limits import require_limit
 from specsim.explorer.scenarios import DEVICES, PLAIN, ExplorerScenario, drafts_of
 from specsim.operators import PRECISIONS
+
+with needed("the explorer"):
+    import ipywidgets as widgets
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 CONTEXTS = (

@@ -8,14 +8,16 @@ encodes the buffer as a PNG: there is no new layout and no new figure.
 from io import BytesIO
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
-
+from specsim.checks.extras import needed
 from specsim.explorer.panels import Panel
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import STYLE
+
+with needed("the explorer"):
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 WIDTH, HEIGHT = 480, 340  # CSS pixels of a picture shown at its own size
 SHARPNESS = 1.5  # device pixels for each CSS pixel

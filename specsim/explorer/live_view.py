@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-
 from specsim.catalog import slug
 from specsim.checks import SpecsimError
+from specsim.checks.extras import needed
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer import controls as controls_of
 from specsim.explorer.figure_canvas import HEIGHT, WIDTH, FigureCanvas
@@ -30,6 +29,9 @@ from specsim.explorer.scenarios import (
     predict_scenario,
 )
 from specsim.explorer.sentences import describe
+
+with needed("the explorer"):
+    import ipywidgets as widgets
 
 SOON_S = 0.01  # how long the pictures wait that do not matter while a slider is dragged
 REST_S = 0.25  # a slider that has not moved for so long rests

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -12,11 +13,18 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from specsim.checks import SpecsimError
+from specsim.checks.extras import needed, require_modules
 
 HOST = "127.0.0.1"  # never another: whoever reaches the page can use it and end its kernel
 PATIENCE_S = 60.0
+MOST_PAGES = 8  # open at once: each has a kernel, of some 200 MB
+FULL = (
+    "No more pages of the explorer can be open at the same time: each takes memory. Close one and "
+    "reload this page. A page that was closed without notice ends within three minutes."
+)
 # the only extensions of JupyterLab that are needed: the widgets, with Voila's manager for 7 and 8
 WIDGETS = (
     "@jupyter-widgets/jupyterlab-manager",
@@ -31,9 +39,11 @@ def give_token(handler: Any, **_: Any) -> None:
     handler.xsrf_token  # noqa: B018
 
 
-# Voila's own checks stay on: only pages of this origin may open the socket, a kernel accepts widget
-# messages but no code, and ending a kernel needs the token. Its check of the Host header is off by
-# default; it keeps out a foreign page whose host name was made to point to this machine.
+# Who knows the token may open a page and then carries a cookie; all others get no kernel and no
+# socket. Voila's own checks stay on: only pages of this origin may open the socket, a kernel
+# accepts widget messages but no code, and ending a kernel needs the token. Its check of the Host
+# header is off by default; it keeps out a foreign page whose host name was made to point to this
+# machine.
 GUARDED: dict[str, dict[str, Any]] = {
     "Voila": {"tornado_settings": {"allow_remote_access": False}},
     "VoilaConfiguration": {
@@ -49,25 +59,60 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
     Arguments: `query`, the scenario to begin with, as in a link; `port`, or None for a free one;
     `browser`, whether to open one. Raises SpecsimError where Voila is not installed.
     """
-    try:
+    what = "the explorer's page"
+    require_modules(
+        what, "ipywidgets", "ipykernel", "IPython", "matplotlib", "PIL"
+    )  # its kernels do
+    with needed(what):
         from traitlets.config import Config
         from voila.app import Voila
-    except ModuleNotFoundError as missing:
-        raise SpecsimError(
-            f"the explorer's page needs {missing.name}: pip install 'specsim-llm[notebooks]'"
-        ) from None
-    chosen = port or free_port()
+    chosen, token = port or free_port(), secrets.token_urlsafe(24)
     found = [str(Path(__file__).parent), os.environ.get("JUPYTER_PATH", "")]
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, found))  # where the template is
-    address = f"http://{HOST}:{chosen}/" + (f"?{query}" if query else "")
+    address = f"http://{HOST}:{chosen}/?token={token}" + (f"&{query}" if query else "")
     with tempfile.TemporaryDirectory(prefix="specsim-explore-") as folder:
         path = Path(folder) / "specsim explorer.ipynb"
         path.write_text(json.dumps(notebook(Path("measurements").resolve())), encoding="utf-8")
         threading.Thread(
             target=announce, args=(chosen, lambda: _welcome(address, browser)), daemon=True
         ).start()
-        Voila.launch_instance([str(path), *options(chosen)], config=Config(GUARDED))
+        Voila.launch_instance(
+            [str(path), *options(chosen)], config=Config(guarded(token, few_kernels(MOST_PAGES)))
+        )
     return 0
+
+
+def guarded(token: str, manager: type) -> dict[str, dict[str, Any]]:
+    """`GUARDED` with a token, which no command line shows, and a manager of kernels."""
+    told: dict[str, dict[str, Any]] = {
+        "Voila": {"token": token},
+        "VoilaConfiguration": {"multi_kernel_manager_class": manager},
+    }
+    return {name: values | told[name] for name, values in GUARDED.items()}
+
+
+def few_kernels(most: int) -> type:
+    """A manager of kernels that starts no more than `most` at a time: a page beyond them says so,
+    with status 503."""
+    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+    from tornado.web import HTTPError
+
+    class FewKernels(AsyncMappingKernelManager):
+        """Counts those that are about to start, too."""
+
+        starting = 0
+
+        async def start_kernel(self, **how: Any) -> Any:  # type: ignore[override]
+            """As the base class; HTTPError 503 where there are enough."""
+            if len(self) + self.starting >= most:
+                raise HTTPError(503, FULL, reason="Too many open pages")
+            self.starting += 1
+            try:
+                return await super().start_kernel(**how)
+            finally:
+                self.starting -= 1
+
+    return FewKernels
 
 
 def options(port: int) -> list[str]:
@@ -136,15 +181,22 @@ def notebook(measurements: Path) -> dict[str, Any]:
     }
 
 
+def asked(query: str) -> str:
+    """The scenario of the page's address, without the token in front of it."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return urlencode([(name, value) for name, value in pairs if name != "token"])
+
+
 def show(measurements: str) -> None:
     """Display the explorer at the scenario that the page's address names: what the cell runs."""
-    from IPython.display import display
+    with needed("the explorer's page"):
+        from IPython.display import display
 
     from specsim.explorer.copying import from_query
     from specsim.explorer.widget import Explorer
 
     try:
-        start, problem = from_query(os.environ.get("QUERY_STRING", "")), None
+        start, problem = from_query(asked(os.environ.get("QUERY_STRING", ""))), None
     except SpecsimError as error:
         start, problem = None, error
     made = Explorer(start, measurements=measurements, linked=True)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-
 from specsim.checks import SpecsimError
+from specsim.checks.extras import needed
 from specsim.explorer import copying
 from specsim.explorer.cards import as_html, cards_of
 from specsim.explorer.controls import SLIDERS
@@ -24,6 +23,9 @@ from specsim.explorer.presets import PRESETS, Preset
 from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario
 from specsim.explorer.sentences import about_temperature
 from specsim.explorer.single_panel import starting_at
+
+with needed("the explorer"):
+    import ipywidgets as widgets
 
 CHOICES = (
     "target", "method", "draft", "accelerator", "engine", "precision", "tensor_parallel",

@@ -19,31 +19,34 @@ line; a measured value is a marker with its spread.
 | `comparisons` | measured points of a suite against their predictions |
 """
 
-from specsim.figures.bar_charts import bars, gains, step_shares, waterfall
-from specsim.figures.comparisons import error_budget, parity, speedup_by_batch, verify_curve
-from specsim.figures.distributions import coupling, distribution_errors
-from specsim.figures.drafts import DraftedCycle, drafted_cycles
-from specsim.figures.gammas import (
-    cycle_parts,
-    predicted_and_measured,
-    speedup_vs_gamma,
-    times_vs_gamma,
-    tokens_vs_gamma,
-)
-from specsim.figures.line_charts import Curve, curves
-from specsim.figures.maps import speedup_map, where_memory_ends
-from specsim.figures.methods import Row, by_method
-from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
-from specsim.figures.style import (
-    COLOURS,
-    CONCEPTS,
-    STYLE,
-    NotebookFigure,
-    png,
-    shades,
-    styled,
-    subplots,
-)
+from specsim.checks.extras import needed
+
+with needed("specsim.figures"):
+    from specsim.figures.bar_charts import bars, gains, step_shares, waterfall
+    from specsim.figures.comparisons import error_budget, parity, speedup_by_batch, verify_curve
+    from specsim.figures.distributions import coupling, distribution_errors
+    from specsim.figures.drafts import DraftedCycle, drafted_cycles
+    from specsim.figures.gammas import (
+        cycle_parts,
+        predicted_and_measured,
+        speedup_vs_gamma,
+        times_vs_gamma,
+        tokens_vs_gamma,
+    )
+    from specsim.figures.line_charts import Curve, curves
+    from specsim.figures.maps import speedup_map, where_memory_ends
+    from specsim.figures.methods import Row, by_method
+    from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
+    from specsim.figures.style import (
+        COLOURS,
+        CONCEPTS,
+        STYLE,
+        NotebookFigure,
+        png,
+        shades,
+        styled,
+        subplots,
+    )
 
 __all__ = [
     "COLOURS",

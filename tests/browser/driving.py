@@ -42,10 +42,14 @@ def missing() -> str | None:
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """`specsim explore`, as a person starts it; yields the address that it says."""
+def served(most_pages: int | None = None) -> Iterator[str]:
+    """`specsim explore`, as a person starts it; yields the address that it says, with its token.
+    `most_pages` may be open, if not as many as usual."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "specsim", "explore", "--no-browser"]
+    if most_pages is not None:
+        fewer = f"page.MOST_PAGES = {most_pages}; page.open_page(browser=False)"
+        command = [sys.executable, "-c", f"from specsim.explorer import page; {fewer}"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
     )

@@ -7,10 +7,11 @@ defect; `make bench` says how long a move takes.
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import driving
 import pytest
@@ -207,10 +208,10 @@ def test_latencies_are_kept(page: Any) -> None:
 
 
 def test_a_link_opens_its_scenario(window: Any, address: str) -> None:
-    driving.visit(window, address + "?preset=moe&batch=16")
+    driving.visit(window, address + "&preset=moe&batch=16")
     assert "qwen3-30b-a3b" in driving.sentence(window)
     assert "16 sequences" in driving.sentence(window)
-    driving.visit(window, address + "?preset=mow")
+    driving.visit(window, address + "&preset=mow")
     driving.until(lambda: "no preset is called 'mow'" in driving.text(window, ".specsim-story"))
     assert driving.complaints(window) == []
     assert driving.strangers(window) == []
@@ -219,16 +220,33 @@ def test_a_link_opens_its_scenario(window: Any, address: str) -> None:
 # --- who is let in -----------------------------------------------------------------------------
 
 
-def answer(address: str, path: str, method: str = "GET", **headers: str) -> int:
-    """The status that the server answers to a request which no browser has tidied up."""
+def reply(address: str, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+    """The status that the server answers to a request which no browser has tidied up, and its text
+    where it has too many pages."""
     parts = urlsplit(address)
     assert parts.hostname is not None
-    connection = HTTPConnection(parts.hostname, parts.port, timeout=30)
+    connection = HTTPConnection(parts.hostname, parts.port, timeout=60)
     try:
         connection.request(method, path, headers=headers)
-        return connection.getresponse().status
+        found = connection.getresponse()
+        return found.status, found.read().decode() if found.status == 503 else ""
     finally:
         connection.close()
+
+
+def answer(address: str, path: str, method: str = "GET", **headers: str) -> int:
+    """The status of a `reply`."""
+    return reply(address, path, method, **headers)[0]
+
+
+def known(address: str) -> dict[str, str]:
+    """What a request carries that knows the token of the address."""
+    return {"Authorization": "token " + parse_qs(urlsplit(address).query)["token"][0]}
+
+
+def origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def kernel(window: Any) -> str:
@@ -240,19 +258,24 @@ def kernel(window: Any) -> str:
 def test_a_page_that_closes_ends_its_kernel(window: Any, address: str) -> None:
     driving.visit(window, address)
     of_this_page = f"/api/kernels/{kernel(window)}"
-    assert answer(address, of_this_page) == 200
+    assert answer(address, of_this_page, **known(address)) == 200
     window.get("about:blank")
-    driving.until(lambda: answer(address, of_this_page) == 404)
+    driving.until(lambda: answer(address, of_this_page, **known(address)) == 404)
 
 
 def test_other_pages_are_kept_out(window: Any, address: str) -> None:
     """A name that points here from elsewhere, a request from another page, a file of the folder."""
     driving.visit(window, address)
     ending = f"/voila/api/shutdown/{kernel(window)}"
-    assert answer(address, "/", Host="rebound.example:80") == 403
+    assert answer(address, "/", Host="rebound.example:80", **known(address)) == 403
+    # with the cookie of a browser that has the page open, as a form of a foreign page sends it
+    cookies = "; ".join(f"{each['name']}={each['value']}" for each in window.get_cookies())
+    assert answer(address, ending, "POST", Cookie=cookies) == 403
+    foreign = {"Origin": "http://rebound.example", "Cookie": cookies}
+    assert answer(address, ending, "POST", **foreign) in (403, 404)
     assert answer(address, ending, "POST") == 403
     assert answer(address, ending, "POST", Origin="http://rebound.example") in (403, 404)
-    assert answer(address, "/voila/files/docs/demo.png") == 403
+    assert answer(address, "/voila/files/docs/demo.png", **known(address)) == 403
     channels = f"/api/kernels/{kernel(window)}/channels"
     upgrade = {
         "Connection": "Upgrade",
@@ -260,6 +283,28 @@ def test_other_pages_are_kept_out(window: Any, address: str) -> None:
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": "c3BlY3NpbSBleHBsb3Jlcg==",
     }
-    assert answer(address, channels, **upgrade, Origin="http://rebound.example") == 403
-    assert answer(address, channels, **upgrade, Origin=address.rstrip("/")) == 101
-    assert answer(address, f"/api/kernels/{kernel(window)}") == 200  # it lives on
+    here, there = (origin(address), "http://rebound.example")
+    assert answer(address, channels, **upgrade, Origin=there, Cookie=cookies) == 403
+    assert answer(address, channels, **upgrade, Origin=here) == 403
+    assert answer(address, channels, **upgrade, Origin=here, **known(address)) == 101
+    assert answer(address, f"/api/kernels/{kernel(window)}", **known(address)) == 200  # it lives on
+
+
+def test_without_the_token_nothing_is_answered(address: str) -> None:
+    for path in ("/", "/?preset=moe", "/?token=wrong", "/?token="):
+        assert answer(address, path) == 302  # to a page that asks for the token
+    for path in ("/api/kernels/00000000-0000-0000-0000-000000000000", "/voila/files/x"):
+        assert answer(address, path) in (302, 403)
+
+
+def test_more_pages_than_the_limit_are_refused_in_words() -> None:
+    with driving.served(most_pages=1) as address:
+        page = urlsplit(address)
+        path = f"{page.path}?{page.query}"
+        with ThreadPoolExecutor(3) as pool:  # at the same moment
+            asked = [pool.submit(reply, address, path) for _ in range(3)]
+            replies = [each.result() for each in asked]
+        assert sorted(status for status, _ in replies) == [200, 503, 503]
+        said = next(text for status, text in replies if status == 503)
+        assert "No more pages of the explorer" in said
+        assert "http" not in said  # nothing is fetched from elsewhere

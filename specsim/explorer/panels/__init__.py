@@ -10,10 +10,13 @@
 For any other function of a scenario there is `explorer.sweep`.
 """
 
-from specsim.explorer.panels.protocol import Panel
-from specsim.explorer.panels.roofline import RooflinePanel
-from specsim.explorer.panels.speedup_map import SpeedupMapPanel
-from specsim.explorer.panels.speedup_vs_gamma import SpeedupVsGammaPanel
-from specsim.explorer.panels.waterfall import WaterfallPanel
+from specsim.checks.extras import needed
+
+with needed("the explorer"):
+    from specsim.explorer.panels.protocol import Panel
+    from specsim.explorer.panels.roofline import RooflinePanel
+    from specsim.explorer.panels.speedup_map import SpeedupMapPanel
+    from specsim.explorer.panels.speedup_vs_gamma import SpeedupVsGammaPanel
+    from specsim.explorer.panels.waterfall import WaterfallPanel
 
 __all__ = ["Panel", "RooflinePanel", "SpeedupMapPanel", "SpeedupVsGammaPanel", "WaterfallPanel"]
