@@ -66,6 +66,10 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 bench: $(VENV)/test.stamp  ## every script in bench/, in turn
 	set -e; for script in bench/*.py; do echo "== $$script"; $(RUN) $$script; done
 
+.PHONY: loader-fuzz
+loader-fuzz: $(VENV)/test.stamp  ## damaged checkpoints: each is loaded right or refused in one line
+	OMP_NUM_THREADS=1 $(RUN) bench/loader_fuzz.py
+
 .PHONY: measure-gpu
 measure-gpu: $(VENV)/test.stamp  ## the GPU suite on this machine, half an hour at most, resumable
 	$(RUN) measurements/run_gpu.py
