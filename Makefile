@@ -70,6 +70,10 @@ bench: $(VENV)/test.stamp  ## every script in bench/ that measures, in turn
 hostile: $(VENV)/test.stamp  ## 3,000 hostile inputs, drawn anew: each must be refused or answered
 	OMP_NUM_THREADS=1 $(RUN) bench/hostile_inputs.py $(HOSTILE)
 
+.PHONY: loader-fuzz
+loader-fuzz: $(VENV)/test.stamp  ## damaged checkpoints: each is loaded right or refused in one line
+	OMP_NUM_THREADS=1 $(RUN) bench/loader_fuzz.py
+
 .PHONY: measure-gpu
 measure-gpu: $(VENV)/test.stamp  ## the GPU suite on this machine, half an hour at most, resumable
 	$(RUN) measurements/run_gpu.py

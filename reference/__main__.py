@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -50,9 +51,16 @@ def run(options: argparse.Namespace) -> int:
         return 2
 
 
+class Parser(argparse.ArgumentParser):
+    """Fails where its text cannot be written, as on a full disk; argparse would hide that."""
+
+    def _print_message(self, message: str, file=None) -> None:
+        print(message, end="", file=file or sys.stderr)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(prog="python -m reference", description=__doc__)
+    parser = Parser(prog="python -m reference", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
@@ -418,10 +426,29 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    # importing PyTorch takes seconds, in which Ctrl-C ends the process without a word
+def process() -> int:
+    """`main` of a process of its own: Ctrl-C while modules are imported, a terminal that knows few
+    characters, a full disk and a reader that leaves end it without a traceback."""
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     with suppress(ImportError):
-        import_module("reference.decoding")
+        import_module("reference.decoding")  # PyTorch takes seconds
     signal.signal(signal.SIGINT, interrupt)
-    sys.exit(main())
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            status = main()
+        except SystemExit as end:  # --help, and mistakes that argparse finds
+            status = end.code
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"reference: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(process())

@@ -242,8 +242,8 @@ def without_weights(architecture: Architecture) -> Transformer:
     try:
         with torch.device("meta"):
             return Transformer(architecture)
-    except RuntimeError as error:
-        raise SpecsimError(f"{architecture.name}: {in_one_line(error)}") from None
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise SpecsimError(f"{architecture.name} is too large: {in_one_line(error)}") from None
 
 
 def within_window(shape: Architecture) -> Architecture:

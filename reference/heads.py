@@ -19,7 +19,14 @@ from reference.cache import KVCache
 from reference.checkpoints import PAIR, resolve
 from reference.packing import pack
 from reference.transformer import Transformer
-from reference.weights import LAYER, Safetensors, require_parts, rows_of_parts, save_tensors
+from reference.weights import (
+    LAYER,
+    Safetensors,
+    in_one_line,
+    require_parts,
+    rows_of_parts,
+    save_tensors,
+)
 from specsim.architecture import read_config, to_config
 from specsim.checks import SpecsimError
 from specsim.checks.files import write_text
@@ -131,16 +138,17 @@ def load_head(source: str | Path, target: Transformer) -> Head:
     wanted, name = read_config(folder).get("target"), target.architecture.name
     if not isinstance(wanted, dict):
         raise SpecsimError(f"{folder}: config.json names no target, so this is not a head")
+    trained_for = in_one_line(wanted.get("name"))
     for field in ("hidden_size", "vocab_size"):
         here = getattr(target.architecture, field)
         if wanted.get(field) != here:
             raise SpecsimError(
-                f"{folder} is a head of {wanted.get('name')}, whose {field} is "
-                f"{wanted.get(field)}; that of {name} is {here}"
+                f"{folder} is a head of {trained_for}, whose {field} is "
+                f"{wanted.get(field)!r:.100}; that of {name} is {here}"
             )
     if wanted.get("fingerprint") != fingerprint(target):
         raise SpecsimError(
-            f"{folder} was trained on other weights of {wanted.get('name')} than those of {name}: "
+            f"{folder} was trained on other weights of {trained_for} than those of {name}: "
             "its drafts would hardly be accepted; train it again (python -m reference train "
             "--part head)"
         )
@@ -157,7 +165,8 @@ def load_head(source: str | Path, target: Transformer) -> Head:
             )
     if unused:
         raise SpecsimError(
-            f"{folder}: {min(unused)} has no place in this head; its results would be wrong"
+            f"{folder}: {in_one_line(min(unused))} has no place in this head; its results would be "
+            "wrong"
         )
     head.assign(weights).eval().requires_grad_(False)
     return pack(head)

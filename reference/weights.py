@@ -79,12 +79,14 @@ class Safetensors(Mapping[str, Tensor]):
             for tensor in tuple(opened.keys()):
                 if listed and listed.get(tensor) != name:
                     raise SpecsimError(
-                        f"{folder / name} holds {tensor}; {index.name} does not say so"
+                        f"{folder / name} holds {in_one_line(tensor)}; {index.name} does not say so"
                     )
                 self._files[tensor] = opened
         for tensor, name in listed.items():
             if tensor not in self._files:
-                raise SpecsimError(f"{folder / name} lacks {tensor}, which {index.name} lists")
+                raise SpecsimError(
+                    f"{folder / name} lacks {in_one_line(tensor)}, which {index.name} lists"
+                )
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name].get_tensor(name)
@@ -127,7 +129,8 @@ def shards_of(index: Path) -> dict[str, str]:
         plain = isinstance(name, str) and PurePath(name).name == PureWindowsPath(name).name == name
         if not plain or name in ("", "..") or "\0" in name:
             raise SpecsimError(
-                f"{index} must name a file of its own folder for {tensor}, not {name!r:.100}"
+                f"{index} must name a file of its own folder for {in_one_line(tensor)}, not "
+                f"{name!r:.100}"
             )
     return weight_map
 
@@ -153,9 +156,11 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
             raise SpecsimError(f"cannot write {file}: {in_one_line(error)}") from None
 
 
-def in_one_line(error: BaseException) -> str:
-    """What an error of another library says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def in_one_line(said: object) -> str:
+    """What an error of another library says, or a name in a file, in one line of at most 300
+    characters that every terminal prints."""
+    line = " ".join(str(said).split())[:300] or type(said).__name__
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def sources(name: str, shape: Architecture, mixtral: bool) -> list[list[str]]:
@@ -214,7 +219,8 @@ def matched(theirs: Safetensors, model: nn.Module, stored_vocab: int) -> dict[st
         unused.difference_update(source for group in parts[name] for source in group)
     if unused:
         raise SpecsimError(
-            f"{theirs.folder}: {min(unused)} has no place in this model; its results would be wrong"
+            f"{theirs.folder}: {in_one_line(min(unused))} has no place in this model; its results "
+            "would be wrong"
         )
     return parts
 

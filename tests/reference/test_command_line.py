@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -331,3 +332,51 @@ def test_help_needs_no_extra(capsys, monkeypatch):
         main(["--help"])
     assert end.value.code == 0
     assert "generate" in capsys.readouterr().out
+
+
+def in_a_process(arguments: list[str], code: str = "", **options) -> subprocess.CompletedProcess:
+    """`python -m reference` in a process of its own, where `code` runs first."""
+    start = f"import runpy, sys\n{code}\nrunpy.run_module('reference', run_name='__main__')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    command = [sys.executable, "-c", start, *arguments]
+    return subprocess.run(command, env=environment, **streams, check=False)
+
+
+NO_TORCH = "sys.modules['torch'] = None  # it takes seconds"
+
+
+def test_a_terminal_that_knows_few_characters():
+    arguments = ["generate", "é = 1", "--gamma", "0", "--max-new-tokens", "1"]
+    run = in_a_process(arguments, env={"PYTHONIOENCODING": "ascii"})
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert run.stdout.startswith(rb"\xe9 = 1")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "wb") as full:
+        run = in_a_process(["--help"], NO_TORCH, stdout=full)
+    assert run.returncode == 2
+    assert run.stderr == b"reference: cannot write the output: No space left on device\n"
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = in_a_process(["--help"], NO_TORCH, stdout=writing)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, b"")
+
+
+def test_an_interrupt_while_modules_are_imported_is_no_traceback():
+    code = """
+import importlib.abc, os, signal
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+    run = in_a_process(["generate", "x"], code)
+    assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, b"", b"")
