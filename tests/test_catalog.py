@@ -106,8 +106,10 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest(
 
 
 def test_a_name_like_no_other_still_says_where_to_look() -> None:
-    with pytest.raises(SpecsimError, match=rf"'xyzzy'; see the {len(MODELS)} in models\.toml"):
+    with pytest.raises(SpecsimError, match=rf"'xyzzy'; specsim models lists all {len(MODELS)}$"):
         catalog.lookup("models", "xyzzy")
+    with pytest.raises(SpecsimError, match=r"no head is called 'xyzzy'; see the \d+ in heads.toml"):
+        catalog.lookup("heads", "xyzzy")
 
 
 def test_of_a_short_table_every_name_is_named() -> None:

@@ -118,7 +118,7 @@ def test_flags_of_vllm_carry_the_plan() -> None:
     changes = {"method": "eagle-3", "batch": 128, "alpha": 0.7, "tensor_parallel": 2}
     shown = predict_scenario(changed(**changes, precision="fp8"))
     given = flags(as_launch(shown, "vllm"))
-    assert given["model"] == "meta-llama/Llama-3.1-8B"
+    assert given["model"] == "meta-llama/Llama-3.1-8B-Instruct"  # that of the published head
     assert given["--tensor-parallel-size"] == "2"
     assert given["--quantization"] == "fp8"
     assert "--max-num-seqs" not in given  # a server has more users than the step that was priced

@@ -23,6 +23,7 @@ Row = Mapping[str, Any]
 Table = Mapping[str, Row]
 
 FEW = 20  # rows of a table that an error can name
+LISTED = ("models", "accelerators", "engines", "methods")  # tables that a command lists
 
 
 class Rows(Mapping[str, Row]):
@@ -91,18 +92,29 @@ def resolve(table: str, name: str) -> str:
     names = rows.spellings()
     if wanted in names:
         return names[wanted]
+    near, lister = nearest(table, name), f"specsim {table} lists all {len(rows)}"
+    if table not in LISTED:
+        lister = f"see the {len(rows)} in {table}.toml"
+    if near:
+        hint = f"nearest: {', '.join(near)}" + (f"; {lister}" if table in LISTED else "")
+    else:
+        hint = f"there are: {', '.join(rows)}" if len(rows) <= FEW else lister
+    raise SpecsimError(f"no {table.removesuffix('s')} is called {name!r}; {hint}")
+
+
+def nearest(table: str, name: str) -> list[str]:
+    """The rows of `table` whose names are like `name`, which is none of them; at most six.
+
+    First those that begin so, hyphens and dots aside: "llama3" is llama-3-8b, llama-3.1-8b, …
+    """
     import difflib  # only a wrong name pays for it
 
-    # first the names that begin so, hyphens and dots aside: "llama3" is llama-3-8b, llama-3.1-8b, …
+    rows, wanted = load(table), slug(name)
+    names = rows.spellings()
     begun = [key for key in rows if _letters(wanted) and _letters(key).startswith(_letters(wanted))]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
-    nearest = list(dict.fromkeys([*begun, *(names[found] for found in close)]))
-    nearest = nearest[: max(3, min(len(begun), 6))]
-    hint = f"nearest: {', '.join(nearest)}"
-    if not nearest:
-        few = len(rows) <= FEW
-        hint = f"there are: {', '.join(rows)}" if few else f"see the {len(rows)} in {table}.toml"
-    raise SpecsimError(f"no {table.removesuffix('s')} is called {name!r}; {hint}")
+    found = list(dict.fromkeys([*begun, *(names[each] for each in close)]))
+    return found[: max(3, min(len(begun), 6))]
 
 
 def lookup(table: str, name: str) -> Row:

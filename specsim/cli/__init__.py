@@ -1,9 +1,12 @@
-"""The command line: specsim predict | plan | compare | validate | diagnose | explore | demo.
+"""The command line: predictions, plans, comparisons with measurements, and what the catalog has.
+
+    specsim predict | plan | compare | validate | diagnose | explore | demo
+    specsim models | accelerators | engines | methods
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
 nothing else. One file per command: its `add` describes the options, its `run` carries it out. Only
 the file of the command that is asked for is imported, and nothing heavy before an interrupt
-(Ctrl-C) is answered in one line.
+(Ctrl-C) is answered in one line. The commands that list the catalog share one file.
 """
 
 import os
@@ -19,7 +22,12 @@ from specsim import __version__
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-COMMANDS = ("predict", "plan", "compare", "validate", "diagnose", "explore", "demo")
+COMMANDS = {  # and the file of each
+    "predict": "predict", "plan": "plan",
+    "models": "listing", "accelerators": "listing", "engines": "listing", "methods": "listing",
+    "compare": "compare", "validate": "validate", "diagnose": "diagnose", "explore": "explore",
+    "demo": "demo",
+}  # fmt: skip
 INTERRUPTED = 130
 
 
@@ -81,8 +89,9 @@ def build_parser(arguments: Sequence[str] = ()) -> "ArgumentParser":
     parser.add_argument("--version", action="version", version=f"specsim {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     first = next((word for word in arguments if not word.startswith("-")), None)
-    for name in [first] if first in COMMANDS else COMMANDS:
-        import_module(f"specsim.cli.{name}").add(commands)
+    files = [COMMANDS[first]] if first in COMMANDS else dict.fromkeys(COMMANDS.values())
+    for file in files:
+        import_module(f"specsim.cli.{file}").add(commands)
     return parser
 
 

@@ -13,18 +13,22 @@ from specsim.scenario import Scenario
 def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """The options of a scenario, but for its batch, its gamma and its acceptance."""
     parser.add_argument(
-        "--target", required=required, help="a model of the catalog, or a config.json"
-    )
-    parser.add_argument("--accelerator", help="an accelerator of the catalog")
+        "--target", required=required,
+        help="a model of the catalog (specsim models lists them), or a config.json",
+    )  # fmt: skip
     parser.add_argument(
-        "--engine", default="cuda-graphs", help="an engine of the catalog, or a calibration file"
+        "--accelerator", help="an accelerator of the catalog (specsim accelerators lists them)"
     )
+    parser.add_argument(
+        "--engine", default="cuda-graphs",
+        help="an engine of the catalog (specsim engines lists them), or a calibration file",
+    )  # fmt: skip
     parser.add_argument(
         "--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)"
     )
     parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
     parser.add_argument(
-        "--tensor-parallel", type=int, default=1, help="devices that share the target"
+        "--tensor-parallel", "--tp", type=int, default=1, help="devices that share the target"
     )
     parser.add_argument(
         "--context", type=int, default=1024, help="KV length at the step that is priced"
