@@ -178,7 +178,7 @@ def test_a_missing_field_is_named(field):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "t5"}, "model_type 't5' is not supported; known: llama, mistral"),
+        ({"model_type": "mistrel"}, "model_type 'mistrel' is not supported; .* nearest mistral"),
         ({"model_type": None}, "model_type None is not supported"),
         ({"hidden_size": "64"}, "hidden_size must be a positive integer, not '64'"),
         ({"hidden_size": 64.0}, "hidden_size must be a positive integer, not 64.0"),
@@ -240,10 +240,9 @@ def test_an_unknown_name_lists_the_nearest(name):
 
 def test_an_unknown_architecture_says_what_to_pass_by_hand():
     with pytest.raises(SpecsimError) as refused:
-        tiny(model_type="t5")
+        tiny(model_type="gemma22")
     said = str(refused.value)
-    for family in ("gemma2", "deepseek_v3", "gpt_oss", "mixtral", "opt", "gpt2"):
-        assert family in said
+    assert "the nearest gemma2" in said
     by_hand = said.split("specsim.Architecture(")[1].split(")")[0]
     fields = [field.split("=")[0] for field in by_hand.split(", ")]
     assert set(fields) <= set(Architecture.__dataclass_fields__)
@@ -268,8 +267,8 @@ def test_the_hubs_file_is_enough_where_it_leaves_fields_to_defaults(name):
 def test_a_multimodal_config_is_its_language_model():
     whole = {"model_type": "gemma3", "vision_config": {}, "text_config": hub_config("gemma-3-4b")}
     assert from_config(whole, "gemma-3-4b") == preset("gemma-3-4b")
-    with pytest.raises(SpecsimError, match="model_type 'llama4_text' is not supported"):
-        from_config({"text_config": {"model_type": "llama4_text"}}, "llama-4")
+    with pytest.raises(SpecsimError, match="model_type 'mllama_text_model' is not supp"):
+        from_config({"text_config": {"model_type": "mllama_text_model"}}, "llama-3.2-11b")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +391,10 @@ def test_each_departure_is_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm": "batch"}, "tiny: norm must be one of rms, layer, not 'batch'"),
+        (
+            {"norm": "batch"},
+            "norm must be one of rms, layer, layer without bias, none, not 'batch'",
+        ),
         ({"activation": "tanh"}, "tiny: activation must be one of silu"),
         ({"norms_per_layer": 3}, "tiny: norms_per_layer must be 1, 2 or 4, not 3"),
         ({"sliding_layers": (0,)}, "tiny: sliding_layers need a sliding_window"),
@@ -427,7 +429,6 @@ def test_parts_that_cannot_be(noun, message):
     [
         ("opt-125m", {"do_layer_norm_before": False}, "do_layer_norm_before False"),
         ("opt-125m", {"word_embed_proj_dim": 512}, "word_embed_proj_dim 512"),
-        ("phi-2", {"qk_layernorm": True}, "qk_layernorm True is not supported"),
         ("deepseek-v3", {"attention_bias": True}, "attention_bias True is not supported"),
         ("deepseek-v3", {"q_lora_rank": math.nan}, "q_lora_rank must be a whole number >= 0"),
         ("deepseek-v3", {"n_shared_experts": "x"}, "n_shared_experts must be a whole number"),

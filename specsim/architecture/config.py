@@ -1,10 +1,20 @@
 """A Hugging Face `config.json` -> an `Architecture`, without transformers; and back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
-from specsim.architecture.families import DEFAULTS, FAMILIES
+from specsim.architecture.families import (
+    CLASS_DEFAULTS,
+    DEFAULTS,
+    FAMILIES,
+    SPELLINGS,
+    TEXT_OF,
+    from_params,
+)
 from specsim.architecture.fields import Config, Fields
+from specsim.architecture.layers import layers_of
 from specsim.architecture.parts import Experts, Llama3RopeScaling
 from specsim.architecture.shape import Architecture
 from specsim.checks import SpecsimError, quoted
@@ -12,66 +22,130 @@ from specsim.checks import SpecsimError, quoted
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu"} | dict.fromkeys(
     ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), "gelu"
 )
-_ACTIVATIONS |= {"relu2": "relu", "swigluoai": "silu", "situ": "silu"}  # of the same cost
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "proportional", "llama3")
+_ACTIVATIONS |= {"relu2": "relu2", "relu_squared": "relu2", "xielu": "xielu"}
+_ACTIVATIONS |= {"swigluoai": "silu", "situ": "silu"}  # of the same cost
+_ROPE_TYPES = (
+    *("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3", "mrope", "proportional"),
+)
+# other names of the usual fields
+_ALIASES = {
+    "hidden_size": ("n_embd", "n_embed", "d_model"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
+    "num_key_value_heads": ("num_kv_heads", "num_attention_groups", "multi_query_group_num"),
+    "intermediate_size": ("ffn_dim", "n_inner", "ffn_hidden_size"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length", "model_max_length"),
+    "head_dim": ("kv_channels",),
+}
+# where a multimodal model's config keeps that of its language model
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+# what a config must say itself; the rest, where it is silent, is what transformers takes
+_SAID = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size", "sliding_window", "q_lora_rank"),
+)
 
 
 def from_config(config: Mapping[str, Any], name: str) -> Architecture:
     """The Architecture that a Hugging Face `config.json` describes, as transformers 5 spells it or
-    as older ones did; of a multimodal model, that of its language model.
+    as older ones did; of a multimodal model, that of its language model. Mistral's own
+    `params.json` is read too.
 
     Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of the
     wrong kind, naming it.
     """
-    text = config.get("text_config")
-    if str(config.get("model_type")) not in FAMILIES and isinstance(text, Mapping):
-        inherited = {k: v for k, v in config.items() if k == "tie_word_embeddings"}
-        config = inherited | dict(text)
+    if "model_type" not in config and {"dim", "n_layers", "n_heads"} <= set(config):
+        config = from_params(Config(config, name))
+    config, nested = _language_model(config)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise SpecsimError(
-            f"{name}: model_type {quoted(model_type)} is not supported; known: "
-            f"{', '.join(FAMILIES)}. Another shape is "
-            "specsim.Architecture(name, hidden_size, num_layers, num_heads, num_kv_heads, "
-            "head_dim, intermediate_size, vocab_size, tied_head=…, experts=…, latent=…, layers=…)"
-        )
-    given = {key: value for key, value in config.items() if value is not None}
-    defaults = DEFAULTS.get(model_type, {})
-    if callable(defaults):
-        defaults = defaults(Config(given, name))
-    fields = Config(defaults | given, name)
-    return Architecture(**(_llama(fields) | FAMILIES[model_type](fields)), name=name)
+        raise SpecsimError(f"{name}: {_unknown(model_type)}")
+    silent = CLASS_DEFAULTS.get(model_type, {}).items()
+    said = set(config) | set(() if nested else _SAID)
+    taken = {key: value for key, value in silent if key not in said}
+    given = _usual_names({key: value for key, value in config.items() if value is not None})
+    assumed = DEFAULTS.get(model_type, {})
+    if callable(assumed):
+        assumed = assumed(Config(taken | given, name))
+    if model_type in SPELLINGS:
+        given = SPELLINGS[model_type](Config(taken | assumed | given, name)) | given
+    fields = Config(taken | assumed | given, name)
+    read = _llama(fields) | FAMILIES[model_type](fields)
+    each_layer = read.pop("each_layer", None)
+    model = Architecture(**read, name=name)
+    if each_layer is None:
+        return model
+    layers = [each_layer(layer, index) for index, layer in enumerate(layers_of(model))]
+    return replace(model, layers=tuple(layers))
+
+
+def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """The config of the language model, and whether it is that of a multimodal one."""
+    for key in _NESTED:
+        text = config.get(key)
+        if isinstance(text, Mapping):
+            inherited = {k: v for k, v in config.items() if k == "tie_word_embeddings"}
+            silent = TEXT_OF.get(str(config.get("model_type")))
+            said = {k: v for k, v in text.items() if k != "model_type" or v is not None}
+            found = {"model_type": silent} | inherited | said
+            return _language_model(found)[0], True
+    return config, False
+
+
+def _usual_names(given: Fields) -> Fields:
+    """The same fields, and those of other names under the usual ones too."""
+    found: Fields = {}
+    for usual, others in _ALIASES.items():
+        for other in others:
+            if other in given and usual not in given:
+                found.setdefault(usual, given[other])
+    return found | given
+
+
+def _unknown(model_type: object) -> str:
+    near = get_close_matches(str(model_type)[:60], FAMILIES, n=3, cutoff=0.7)
+    known = f"{len(FAMILIES)} families are known (docs/models.md)"
+    if near:
+        known += f", the nearest {', '.join(near)}: if it is of one's shape, write that name as "
+        known += "model_type into a copy of the file"
+    return (
+        f"model_type {quoted(model_type)} is not supported; {known}. Another shape is specsim."
+        "Architecture(name, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, "
+        "intermediate_size, vocab_size, tied_head=…, experts=…, latent=…, layers=…)"
+    )
 
 
 def _llama(c: Config) -> Fields:
     """What most families spell alike."""
-    heads, hidden = c.size("num_attention_heads", "n_head"), c.size("hidden_size", "n_embd")
-    activation = c.get("hidden_activation", "hidden_act", "activation_function") or "silu"
+    heads, hidden = c.size("num_attention_heads"), c.size("hidden_size")
+    layers = c.size("num_hidden_layers")
+    activation = c.get("hidden_activation", "hidden_act", "activation_function", "activation")
+    activation = activation or "silu"
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise SpecsimError(
             f"{c.name}: hidden_act {quoted(activation)} is not supported; known: "
             f"{', '.join(_ACTIVATIONS)}"
         )
-    mlp = 4 * hidden if c.get("model_type") == "gpt2" else None  # elsewhere it must be said
     rope = c.table("rope_parameters")
-    rope = Config(rope, c.name).table("full_attention") or rope  # Gemma 3: one per type of layer
+    tables = [each for each in rope.values() if isinstance(each, Mapping)]
+    first = tables[0] if tables else rope
+    rope = Config(rope, c.name).table("full_attention") or first  # one for each type of layer
+    norm_eps = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon")
     return {
         "hidden_size": hidden,
-        "num_layers": c.size("num_hidden_layers", "n_layer"),
+        "num_layers": layers,
         "num_heads": heads,
         "num_kv_heads": c.size("num_key_value_heads", default=heads),
         "head_dim": c.size("head_dim", default=hidden // heads),
-        "intermediate_size": c.size("intermediate_size", "ffn_dim", "n_inner", default=mlp),
+        "intermediate_size": max(c.sizes(layers, "intermediate_size")),
         "vocab_size": c.size("vocab_size"),
         "tied_head": c.flag("tie_word_embeddings"),
-        "max_context": c.size(
-            "max_position_embeddings", "n_positions", "model_max_length", default=4096
-        ),
+        "max_context": c.size("max_position_embeddings", default=4096),
         "rope_theta": Config(rope, c.name).number(
             "rope_theta", default=c.number("rope_theta", default=10_000.0)
         ),
         "rope_scaling": _rope_scaling(rope or c.table("rope_scaling"), c.name),
-        "norm_eps": c.number("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", default=1e-5),
+        "norm_eps": c.number(*norm_eps, "norm_eps", "norm_epsilon", default=1e-5),
         "activation": _ACTIVATIONS[activation],
     }
 

@@ -54,12 +54,27 @@ class Config:
         require_finite(f"{self.name}: {keys[0]}", value)
         return float(value)
 
-    def count(self, key: str) -> int:
+    def count(self, *keys: str) -> int:
         """How many there are of something that there may be none of."""
-        value: int = 0 if self.values.get(key) is None else self.values[key]
-        require_size(f"{self.name}: {key}", value, least=0)
-        require_limit(LIMIT_OF.get(key, "width"), value, f"{self.name}: {key}")
+        value: int = 0 if (found := self.get(*keys)) is None else found
+        require_size(f"{self.name}: {keys[0]}", value, least=0)
+        require_limit(LIMIT_OF.get(keys[0], "width"), value, f"{self.name}: {keys[0]}")
         return value
+
+    def sizes(self, length: int, *keys: str) -> tuple[int, ...]:
+        """One for each of `length` layers: a list, or a number that all of them have."""
+        value = self.get(*keys)
+        if not isinstance(value, list | tuple):
+            return (self.size(*keys),) * length
+        if len(value) != length:
+            raise SpecsimError(
+                f"{self.name}: {keys[0]} must have an entry for each of {length} layers, "
+                f"not {len(value)}"
+            )
+        for index, each in enumerate(value):
+            require_size(f"{self.name}: {keys[0]}[{index}]", each)
+            require_limit(LIMIT_OF.get(keys[0], "width"), each, f"{self.name}: {keys[0]}[{index}]")
+        return tuple(value)
 
     def entries(self, key: str) -> list[Any] | None:
         value = self.get(key)
@@ -68,6 +83,20 @@ class Config:
         count = 0 if value is None else len(value)
         require_limit("layers", count, f"the number of entries of {self.name}: {key}")
         return None if value is None else list(value)
+
+    def each(self, length: int, key: str) -> list[Any] | None:
+        """One entry for each of `length` layers; modules for multi-token prediction may follow."""
+        found = self.entries(key)
+        if found is not None and len(found) < length:
+            raise SpecsimError(
+                f"{self.name}: {key} must have an entry for each of {length} layers, "
+                f"not {len(found)}"
+            )
+        return None if found is None else found[:length]
+
+    def inner(self, key: str) -> "Config":
+        """A table in the config, to be read in the same way."""
+        return Config(self.table(key), self.name)
 
     def flag(self, key: str, default: bool = False) -> bool:
         value = self.get(key)

@@ -112,6 +112,7 @@ class Sizes:
     mtp_layer: Layer | None
     gathered_parameters: int
     other_parameters: int
+    small_parameters: int
 
     # ------------------------------------------------------------------------- sizes of a layer
 
@@ -193,7 +194,7 @@ class Sizes:
         for layer in layers_of(self):
             held = layer.mlp.per_token if active and isinstance(layer.mlp, Experts) else None
             layers += layer.parameters(self.hidden_size, self._norm, held)
-        others = self.gathered_parameters + self.other_parameters
+        others = self.gathered_parameters + self.other_parameters + self.small_parameters
         return tables + positions + layers + self._norm + others
 
     @property

@@ -33,8 +33,8 @@ from specsim.checks import (
 )
 from specsim.checks.limits import require_limit
 
-ACTIVATIONS = ("silu", "gelu", "relu")
-NORMS = ("rms", "layer")
+ACTIVATIONS = ("silu", "gelu", "relu", "relu2", "xielu")
+NORMS = ("rms", "layer", "layer without bias", "none")
 FLAGS = (
     "tied_head", "qkv_bias", "qk_norm", "gated_mlp", "output_bias", "mlp_bias", "head_bias",
     "attention_sinks",
@@ -57,6 +57,7 @@ SIZES = {  # of a model: the limit of each, and the least that makes sense
     "mtp_layers": ("layers", 0),
     "gathered_parameters": ("parameters", 0),
     "other_parameters": ("parameters", 0),
+    "small_parameters": ("parameters", 0),
 }
 
 
@@ -72,7 +73,7 @@ class Architecture(Sizes):
     | field | meaning |
     |---|---|
     | `rope_scaling` | Llama 3.1's in full; of others the name alone, which no cost depends on |
-    | `norm` | "rms", or "layer" with a bias for each weight |
+    | `norm` | "rms"; "layer" has a bias for each weight, "none" no parameters (OLMo) |
     | `norms_per_layer` | 2; 4 with one after each block too (Gemma); 1 feeds both at once (Phi-2) |
     | `gated_mlp` | three matrices (gate, up, down), or two |
     | `learned_positions` | rows of a table of positions (OPT, GPT-2), where there is no RoPE |
@@ -85,6 +86,7 @@ class Architecture(Sizes):
     | `mtp_layer` | that of an MTP module, where it is not like the last |
     | `gathered_parameters` | of further tables of which a token reads a row |
     | `other_parameters` | of further matrices that a pass reads once |
+    | `small_parameters` | of norms outside of the layers, beside the last one |
     | `tokenizer` | its family, a row of tokenizers.toml; None where it is unknown |
     """
 
@@ -123,6 +125,7 @@ class Architecture(Sizes):
     mtp_layer: Layer | None = None
     gathered_parameters: int = 0
     other_parameters: int = 0
+    small_parameters: int = 0
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
@@ -248,6 +251,7 @@ class Architecture(Sizes):
             layers=tuple(self.layers[index] for index in kept) if self.layers else (),
             gathered_parameters=0,
             other_parameters=0,
+            small_parameters=0,
         )
 
     def with_routing_correlation(self, correlation: float) -> "Architecture":

@@ -1,25 +1,48 @@
 """What sets each family of models apart: from a config to the fields in which it differs from the
-Llama shape. What a hub's file leaves to transformers' defaults is in `DEFAULTS`.
+Llama shape.
 
-One file for each group of relatives, each with its `FAMILIES` and `DEFAULTS`, by `model_type`.
+One file for each group of relatives, each with its `FAMILIES`, by `model_type`: readers of a
+config. A group may have `DEFAULTS`, what a hub's file of old leaves out; and `SPELLINGS`, which say
+in the usual names what a family says in its own. What a config is silent about besides is what
+transformers takes (`class_defaults`).
 """
 
+from types import ModuleType
+
 from specsim.architecture.families import (
+    cohere,
     deepseek,
+    early,
+    falcon,
     gemma,
+    glm,
+    ibm,
+    layerwise,
     linear,
     llama,
     mamba,
+    mixtures,
+    nvidia,
+    olmo,
     openai,
     qwen,
     recurrent,
     sparse,
 )
+from specsim.architecture.families.class_defaults import CLASS_DEFAULTS, TEXT_OF
 from specsim.architecture.families.common import Defaults, Reader
+from specsim.architecture.families.llama import from_params
 
-GROUPS = (llama, qwen, gemma, openai, deepseek, linear, mamba, recurrent, sparse)
+__all__ = ["CLASS_DEFAULTS", "DEFAULTS", "FAMILIES", "SPELLINGS", "TEXT_OF", "from_params"]
+
+GROUPS: tuple[ModuleType, ...] = (
+    *(llama, qwen, gemma, openai, deepseek, olmo, cohere, glm, ibm, nvidia, mixtures),
+    *(layerwise, falcon, early, linear, mamba, recurrent, sparse),
+)
 FAMILIES: dict[str, Reader] = {}
 DEFAULTS: dict[str, Defaults] = {}
+SPELLINGS: dict[str, Reader] = {}
 for group in GROUPS:
     FAMILIES |= group.FAMILIES
-    DEFAULTS |= group.DEFAULTS
+    DEFAULTS |= getattr(group, "DEFAULTS", {})
+    SPELLINGS |= getattr(group, "SPELLINGS", {})

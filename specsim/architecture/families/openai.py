@@ -1,6 +1,14 @@
 """GPT-2, OPT and Phi-2, which came before the Llama shape, and gpt-oss."""
 
-from specsim.architecture.families.common import Reader, all_biased, alternating, llama_biases
+from specsim.architecture.families.common import (
+    Reader,
+    all_biased,
+    alternating,
+    attention_with,
+    four_times_hidden,
+    head_size,
+    llama_biases,
+)
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Experts
 
@@ -14,8 +22,12 @@ DEFAULTS: dict[str, Fields] = {
 
 def _phi(c: Config) -> Fields:
     """Attention and MLP side by side from one LayerNorm; a bias on everything, the head too."""
-    c.refuse("qk_layernorm", False)
-    return all_biased() | {"head_bias": True, "norms_per_layer": 1}
+    normed = attention_with(norm_elements=4 * head_size(c) if c.flag("qk_layernorm") else 0)
+    return (
+        all_biased()
+        | {"head_bias": True, "norms_per_layer": 1}
+        | ({"each_layer": normed} if c.flag("qk_layernorm") else {})
+    )
 
 
 def _gpt_oss(c: Config) -> Fields:
@@ -40,6 +52,7 @@ def _gpt2(c: Config) -> Fields:
     return all_biased() | {"learned_positions": c.size("n_positions")}
 
 
+SPELLINGS: dict[str, Reader] = {"gpt2": four_times_hidden}
 FAMILIES: dict[str, Reader] = {
     "phi": _phi,
     "gpt_oss": _gpt_oss,

@@ -38,7 +38,15 @@ def qwen_experts(c: Config) -> Experts:
 
 FAMILIES: dict[str, Reader] = {
     "qwen2": _qwen2,
+    "qwen2_vl": _qwen2,
+    "qwen2_vl_text": _qwen2,
+    "qwen2_5_vl": _qwen2,
+    "qwen2_5_vl_text": _qwen2,
+    "qwen2_5_omni_text": _qwen2,
     "qwen2_moe": lambda c: _qwen2(c) | {"experts": qwen_experts(c)},
     "qwen3": _qwen3,
+    "qwen3_vl_text": _qwen3,
+    "qwen3_vl_moe_text": lambda c: _qwen3(c) | {"experts": qwen_experts(c)},
+    "qwen3_omni_moe_text": lambda c: _qwen3(c) | {"experts": qwen_experts(c)},
     "qwen3_moe": lambda c: _qwen3(c) | {"experts": qwen_experts(c)},
 }
