@@ -464,6 +464,11 @@ def test_the_language_model_of_a_wrapper_is_that_of_its_class():
         assert text in FAMILIES
 
 
+def test_every_family_is_in_the_table():
+    table = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert [each for each in FAMILIES if f"`{each}`" not in table] == []
+
+
 def test_sixty_families_at_least():
     assert len({model_type for model_type, _ in CASES} | set(HEADLESS)) >= 60
 

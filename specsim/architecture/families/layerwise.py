@@ -17,7 +17,7 @@ from specsim.architecture.families.common import (
 )
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.layers import SLIDING
-from specsim.architecture.parts import Layer
+from specsim.architecture.parts import Attention, Layer
 
 CHUNKED = "chunked"
 
@@ -105,6 +105,9 @@ def _laguna(c: Config) -> Fields:
     def change(layer: Layer, index: int) -> Layer:
         here = per_layer[index]
         gated: dict[str, Any] = {"num_heads": here, "gate_columns": here * each}
+        assert isinstance(layer.mixer, Attention)
+        if here != heads:
+            gated["label"] = f"{layer.mixer.label} {here}-head".strip()
         return attention_with(**gated)(layer, index)
 
     return window(c, lambda index: False) | {

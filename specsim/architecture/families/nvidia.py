@@ -71,12 +71,10 @@ def _nas(c: Config) -> Fields:
         if attention.get("no_op") or attention.get("replace_with_linear"):
             mixer = None
         elif isinstance(mixer, Attention):
-            mixer = replace(
-                mixer,
-                num_kv_heads=_kv_heads(c, attention) or mixer.num_kv_heads,
-                window=attention.count("window_length") or None,
-                label=SLIDING if attention.count("window_length") else "",
-            )
+            kv_heads = _kv_heads(c, attention) or mixer.num_kv_heads
+            window = attention.count("window_length") or None
+            label = SLIDING if window else _label(kv_heads, mixer)
+            mixer = replace(mixer, num_kv_heads=kv_heads, window=window, label=label)
         width = None if mlp.get("no_op") or mlp.get("replace_with_linear") else _width(c, mlp)
         replaced = [part for part in (attention, mlp) if part.get("replace_with_linear")]
         gone = [part for part in (attention, mlp) if part.get("no_op")]
@@ -89,6 +87,11 @@ def _nas(c: Config) -> Fields:
         )
 
     return llama_biases(c) | {"each_layer": change}
+
+
+def _label(kv_heads: int, usual: Attention) -> str:
+    """What its operators are called where it is not like most."""
+    return "" if kv_heads == usual.num_kv_heads else f"{kv_heads}-KV-head"
 
 
 def _spelled_deci(c: Config) -> Fields:
@@ -105,7 +108,9 @@ def _deci(c: Config) -> Fields:
 
     def change(layer: Layer, index: int) -> Layer:
         assert isinstance(layer.mixer, Attention)
-        return replace(layer, mixer=replace(layer.mixer, num_kv_heads=kv_heads[index]))
+        here = kv_heads[index]
+        label = _label(here, layer.mixer)
+        return replace(layer, mixer=replace(layer.mixer, num_kv_heads=here, label=label))
 
     return llama_biases(c) | {"each_layer": change}
 
