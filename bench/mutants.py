@@ -291,8 +291,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--only", metavar="N,N,…", help="plant these alone")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="every N-th, from the K-th on")
-    parser.add_argument("--files", type=int, default=12, metavar="N",
-                        help="run the N likeliest test files (0: all that may see the defect)")  # fmt: skip
+    parser.add_argument("--files", type=int, default=12, help="how many test files, 0: all")
     parser.add_argument("--list", action="store_true", help="print the defects and stop")
     options = parser.parse_args()
     defects = list(enumerate(drawn(options.count, options.seed)))
