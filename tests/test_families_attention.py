@@ -358,6 +358,30 @@ def test_a_llama_cut_down_block_by_block():
         from_config(refused, "nas")
 
 
+# of Llama-3.3-Nemotron-Super-49B: how many layers in a row, with attention or not, of which width
+SUPER = [
+    *((1, True, 2.625), (5, True, 5.25), (2, False, 2.625), (3, True, 5.25), (1, False, 3.28125)),
+    *((30, True, 5.25), (1, False, 1.3125), (2, False, 2.625), (1, False, 1.3125)),
+    *((1, False, 5.25), (1, False, 1.3125), (1, False, 2.625), (3, False, 1.3125)),
+    *((1, True, 5.25), (1, False, 1.3125), (2, False, 1.0), (1, False, 1.3125), (3, False, 1.0)),
+    *((2, False, 1.3125), (2, False, 0.5), (2, False, 1.0), (2, False, 0.5), (1, False, 1.0)),
+    *((2, False, 0.5), (9, True, 5.25)),
+]
+
+
+def test_nemotron_super_has_its_published_size():
+    attends, skips = {"n_heads_in_group": 8}, {"no_op": True}
+    pairs = [
+        (attends if attention else skips, {"ffn_mult": width})
+        for times, attention, width in SUPER
+        for _ in range(times)
+    ]
+    fields = sizes(8192, 80, 64, None, None, 128_256, model_type="nemotron-nas") | blocks(*pairs)
+    shape = from_config(fields, "super")
+    assert shape.parameters == pytest.approx(49.9e9, rel=0.01)
+    assert shape.kv_elements_per_token == 49 * 2 * 8 * 128
+
+
 def test_llama_4_attends_within_chunks_in_three_of_four_layers():
     fields = llama(model_type="llama4_text", attention_chunk_size=32, intermediate_size_mlp=128)
     fields |= {"num_local_experts": 4, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2}
