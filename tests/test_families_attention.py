@@ -1,17 +1,20 @@
 """Families whose layers all attend: read with exactly the parameters of transformers' own models,
 built without memory on the meta device, and with the published sizes of real ones."""
 
+import json
 import tomllib
 import warnings
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from specsim.architecture import Experts, from_config, layers_of
+from specsim.architecture import Architecture, Experts, from_config, layers_of
 from specsim.architecture.families import CLASS_DEFAULTS, FAMILIES, TEXT_OF
 from specsim.checks import SpecsimError
+from specsim.drafting import Eagle
 from specsim.operators import Precision
 from specsim.operators.forward import in_arrays, operators_of
 from specsim.operators.sharding import WHOLE
@@ -511,3 +514,29 @@ def test_sixty_families_at_least():
 def test_what_cannot_be_counted_is_refused(changes, message):
     with pytest.raises(SpecsimError, match=message):
         from_config(llama() | changes, "tiny")
+
+
+LISTS = {"layer_types", "mlp_layer_types", "moe_layers", "no_rope_layers", "per_layer_config"}
+LISTS |= {"attention_layers", "num_attention_heads_per_layer"}
+
+
+@pytest.mark.parametrize(("model_type", "changes"), once_fast(CASES))
+def test_lists_by_layer_may_be_left_out_where_the_class_fills_them_in(model_type, changes):
+    if LISTS & set(changes) or "first_k_dense_replace" in changes:
+        pytest.skip("the lists are not those of the class")
+    whole = written(model_type, changes).to_dict()
+    short = {key: value for key, value in whole.items() if key not in LISTS} | changes
+    assert from_config(short, model_type) == from_config(whole, model_type)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_survive_a_file_and_can_be_cut_and_drafted_for(name):
+    row = PUBLISHED[name]
+    shape = from_config(row["config"] | {"model_type": row["model_type"]}, name)
+    assert Architecture.from_fields(json.loads(json.dumps(asdict(shape)))) == shape
+    assert shape.first_layers(2).parameters < shape.parameters
+    head = Eagle(shape).architecture
+    assert head.parameters < 0.6 * shape.parameters
+    if shape.mtp_layers:
+        assert shape.mtp_module.num_layers == 1
+        assert shape.mtp_parameters < 0.25 * shape.parameters
