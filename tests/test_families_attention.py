@@ -1,17 +1,20 @@
 """Families whose layers all attend: read with exactly the parameters of transformers' own models,
 built without memory on the meta device, and with the published sizes of real ones."""
 
+import json
 import tomllib
 import warnings
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from specsim.architecture import Experts, from_config, layers_of
+from specsim.architecture import Architecture, Experts, from_config, layers_of
 from specsim.architecture.families import CLASS_DEFAULTS, FAMILIES, TEXT_OF
 from specsim.checks import SpecsimError
+from specsim.drafting import Eagle
 from specsim.operators import Precision
 from specsim.operators.forward import in_arrays, operators_of
 from specsim.operators.sharding import WHOLE
@@ -358,6 +361,30 @@ def test_a_llama_cut_down_block_by_block():
         from_config(refused, "nas")
 
 
+# of Llama-3.3-Nemotron-Super-49B: how many layers in a row, with attention or not, of which width
+SUPER = [
+    *((1, True, 2.625), (5, True, 5.25), (2, False, 2.625), (3, True, 5.25), (1, False, 3.28125)),
+    *((30, True, 5.25), (1, False, 1.3125), (2, False, 2.625), (1, False, 1.3125)),
+    *((1, False, 5.25), (1, False, 1.3125), (1, False, 2.625), (3, False, 1.3125)),
+    *((1, True, 5.25), (1, False, 1.3125), (2, False, 1.0), (1, False, 1.3125), (3, False, 1.0)),
+    *((2, False, 1.3125), (2, False, 0.5), (2, False, 1.0), (2, False, 0.5), (1, False, 1.0)),
+    *((2, False, 0.5), (9, True, 5.25)),
+]
+
+
+def test_nemotron_super_has_its_published_size():
+    attends, skips = {"n_heads_in_group": 8}, {"no_op": True}
+    pairs = [
+        (attends if attention else skips, {"ffn_mult": width})
+        for times, attention, width in SUPER
+        for _ in range(times)
+    ]
+    fields = sizes(8192, 80, 64, None, None, 128_256, model_type="nemotron-nas") | blocks(*pairs)
+    shape = from_config(fields, "super")
+    assert shape.parameters == pytest.approx(49.9e9, rel=0.01)
+    assert shape.kv_elements_per_token == 49 * 2 * 8 * 128
+
+
 def test_llama_4_attends_within_chunks_in_three_of_four_layers():
     fields = llama(model_type="llama4_text", attention_chunk_size=32, intermediate_size_mlp=128)
     fields |= {"num_local_experts": 4, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2}
@@ -487,3 +514,29 @@ def test_sixty_families_at_least():
 def test_what_cannot_be_counted_is_refused(changes, message):
     with pytest.raises(SpecsimError, match=message):
         from_config(llama() | changes, "tiny")
+
+
+LISTS = {"layer_types", "mlp_layer_types", "moe_layers", "no_rope_layers", "per_layer_config"}
+LISTS |= {"attention_layers", "num_attention_heads_per_layer"}
+
+
+@pytest.mark.parametrize(("model_type", "changes"), once_fast(CASES))
+def test_lists_by_layer_may_be_left_out_where_the_class_fills_them_in(model_type, changes):
+    if LISTS & set(changes) or "first_k_dense_replace" in changes:
+        pytest.skip("the lists are not those of the class")
+    whole = written(model_type, changes).to_dict()
+    short = {key: value for key, value in whole.items() if key not in LISTS} | changes
+    assert from_config(short, model_type) == from_config(whole, model_type)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_survive_a_file_and_can_be_cut_and_drafted_for(name):
+    row = PUBLISHED[name]
+    shape = from_config(row["config"] | {"model_type": row["model_type"]}, name)
+    assert Architecture.from_fields(json.loads(json.dumps(asdict(shape)))) == shape
+    assert shape.first_layers(2).parameters < shape.parameters
+    head = Eagle(shape).architecture
+    assert head.parameters < 0.6 * shape.parameters
+    if shape.mtp_layers:
+        assert shape.mtp_module.num_layers == 1
+        assert shape.mtp_parameters < 0.25 * shape.parameters

@@ -218,12 +218,14 @@ class Architecture(Sizes):
             self,
             name=f"{self.name}-plain-{num_layers}",
             num_layers=num_layers,
+            sliding_layers=tuple(index for index in self.sliding_layers if index < num_layers),
             layers=(),
             experts=experts,
             mtp_layers=0,
             mtp_layer=None,
             gathered_parameters=0,
             other_parameters=0,
+            small_parameters=0,
         )
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Architecture":

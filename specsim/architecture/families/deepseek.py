@@ -63,6 +63,10 @@ def _longcat(c: Config) -> Fields:
     return _latent(c) | {"num_layers": layers, "experts": mixture, "each_layer": change}
 
 
+DEFAULTS: dict[str, Fields] = {
+    "axk1": {"first_k_dense_replace": 1},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
+}
 FAMILIES: dict[str, Reader] = {
     "deepseek_v2": _deepseek,
     "deepseek_v3": lambda c: _deepseek(c, corrected=True),

@@ -98,7 +98,8 @@ def _gemma4(c: Config) -> Fields:
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
     shared = layers - c.count("num_kv_shared_layers")
     windows = window(c, lambda index: (index + 1) % 6 > 0)
-    slides = windows.get("sliding_layers", ())
+    slides = tuple(index for index in windows.get("sliding_layers", ()) if index < layers - 1)
+    windows |= {"sliding_layers": slides} if slides else {}  # the last one always sees everything
     part = c.count("hidden_size_per_layer_input")
     same = c.flag("attention_k_eq_v")
     kv_heads = c.size("num_key_value_heads")

@@ -208,6 +208,10 @@ def _mimo(c: Config) -> Fields:
     }
 
 
+DEFAULTS: dict[str, Fields] = {
+    "laguna": {"first_k_dense_replace": 1},
+    "mimo_v2_flash": {"first_k_dense_replace": 1},
+}
 SPELLINGS: dict[str, Reader] = {"modernbert-decoder": _spelled_modernbert}
 FAMILIES: dict[str, Reader] = {
     "llama4_text": _llama4,

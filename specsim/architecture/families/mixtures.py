@@ -14,7 +14,10 @@ from specsim.architecture.families.common import (
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Experts, Layer
 
-DEFAULTS: dict[str, Fields] = {"exaone_moe": {"sliding_window_pattern": 4}}
+DEFAULTS: dict[str, Fields] = {
+    "exaone_moe": {"sliding_window_pattern": 4},
+    "hy_v3": {"first_k_dense_replace": 1},
+}
 
 
 def _minimax_m2(c: Config) -> Fields:
