@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from specsim.architecture import model
-from specsim.cost import ModelPass, passes, step_time
+from specsim.cost import ModelPass, Product, passes, step_time
 from specsim.hardware import EfficiencyTable, system
 from specsim.operators import Workload
 
@@ -100,3 +100,18 @@ def test_a_machine_that_is_an_array_is_priced_in_full():
     assert_allclose(
         ModelPass(EIGHT, several).seconds, step_time(EIGHT, several).total_s, rtol=1e-15
     )
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("tokens", [1.0, 40.0, 5000.0])
+def test_one_linear_layer_reads_its_weights_or_computes(tokens, devices):
+    """A head's projection: two FLOPs a weight and token, each weight read once."""
+    machine = system("h100-sxm", "vllm", tensor_parallel=devices)
+    layer = Product(machine, 3.0e7, np.asarray(tokens))
+    assert layer.flops == 2 * 3.0e7 * tokens
+    assert layer.bytes_moved == 2 * 3.0e7
+    engine, chip = machine.engine, machine.accelerator
+    read_s = 6.0e7 / devices / (engine.weight_efficiency * chip.bandwidth_bytes_per_s)
+    compute_s = layer.flops / devices / (engine.compute_efficiency * chip.flops_per_s["bf16"])
+    assert layer.seconds == pytest.approx(max(read_s, compute_s), rel=1e-12)
+    assert (compute_s > read_s) == (tokens == 5000.0)
