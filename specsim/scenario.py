@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from specsim.architecture import Architecture, model
+from specsim import catalog
+from specsim.architecture import Architecture, DraftHead, draft_head, model
 from specsim.checks import ArrayLike, Integers, SpecsimError, as_survival, one_count, within
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.drafting import Drafter, DraftModel, method
 from specsim.hardware import System
 from specsim.hardware import system as catalog_system
-from specsim.operators import precision, require_even_split
+from specsim.operators import AUTO, precision, require_even_split
 from specsim.planning.cautions import Caution, find_cautions
 from specsim.planning.memory import Footprint, footprint, shortage
 from specsim.prediction import Prediction
@@ -42,10 +43,13 @@ class Scenario:
 
     Arguments: `target` and `draft`, models of the catalog, config.json files or folders; `method`,
     how to draft (None: with the draft model, or without one not at all); `engine`, one of the
-    catalog or a calibration file, which names its own accelerator; `precision` (None: bf16, or the
+    catalog or a calibration file, which names its own accelerator; `precision` ("auto": what the
+    target's own checkpoint says, bf16 where that says nothing; None: the same, or the
     calibration's); `gamma`, drafted tokens per cycle (None: the best); at most one of `alpha`,
     `survival` (s_1, s_2, …; empty: not given) and `tokens_per_cycle` (bonus included);
-    `draft_precision` and `draft_tensor_parallel` (None: the target's). The others are those of
+    `draft_precision` ("auto": what the draft's own checkpoint says; None: the same, or the target's
+    where that is named and the draft's says nothing); `draft_tensor_parallel` (None: the target's).
+    The others are those of
     `specsim.predict`.
     """
 
@@ -73,6 +77,11 @@ class Scenario:
         return self.engine.endswith(".json")
 
     @property
+    def auto(self) -> bool:
+        """Whether the target's own checkpoint says in which precision it is priced."""
+        return self.precision == AUTO or (self.precision is None and not self.calibrated)
+
+    @property
     def acceptance(self) -> dict[str, Any]:
         """The acceptance as an argument of `predict`; empty where none is given."""
         given = {
@@ -91,6 +100,11 @@ class Resolved:
     target: Architecture
     system: System
     drafter: Drafter | None
+
+    @property
+    def method(self) -> str | None:
+        """The drafting method by the catalog's name; None for plain decoding."""
+        return method_of(self.scenario)
 
     @property
     def gammas(self) -> Integers:
@@ -179,13 +193,11 @@ def system_of(scenario: Scenario) -> System:
             raise SpecsimError(
                 "give --accelerator NAME (or --engine calibration.json, which names its own)"
             )
-        return _system(
-            scenario.accelerator,
-            scenario.engine,
-            scenario.precision or "bf16",
-            scenario.kv_precision,
-            devices,
+        stored = AUTO if scenario.auto else scenario.precision
+        system = _system(
+            scenario.accelerator, scenario.engine, stored, scenario.kv_precision, devices
         )
+        return system.storing(_model(scenario.target)) if scenario.auto else system
     found = _calibrated(scenario.engine, scenario.precision, scenario.kv_precision)
     if scenario.accelerator:
         raise SpecsimError(
@@ -195,25 +207,27 @@ def system_of(scenario: Scenario) -> System:
         raise SpecsimError(
             f"{scenario.engine} was measured on one device: leave out --tensor-parallel"
         )
-    return found
+    return found.storing(_model(scenario.target))
 
 
 def drafter_of(scenario: Scenario) -> Drafter | None:
     """How a scenario drafts; None for plain decoding."""
     devices, all_devices = scenario.draft_tensor_parallel, scenario.tensor_parallel
-    stored = scenario.draft_precision
+    stored = draft_precision_of(scenario)
     if devices is not None and not 1 <= devices <= all_devices:
         raise SpecsimError(
             f"--draft-tp must be within 1 and the target's --tensor-parallel {all_devices}, "
             f"got {devices}"
         )
     if scenario.draft is None and scenario.method is None:
-        for option, given in (("--draft-precision", stored), ("--draft-tp", devices)):
+        given_precision = scenario.draft_precision
+        for option, given in (("--draft-precision", given_precision), ("--draft-tp", devices)):
             if given is not None:
                 raise SpecsimError(f"{option} needs a draft: give --draft NAME|config.json")
         return None
     if scenario.draft is not None and devices is None:
-        draft = _model(scenario.draft)
+        head = head_of(scenario)
+        draft = _model(scenario.draft) if head is None else head.body
         try:
             require_even_split(draft, all_devices)
         except SpecsimError as error:
@@ -221,8 +235,50 @@ def drafter_of(scenario: Scenario) -> Drafter | None:
     return _drafter(scenario.target, scenario.method, scenario.draft, stored, devices)
 
 
+def head_of(scenario: Scenario) -> DraftHead | None:
+    """The trained head that a scenario drafts with; None for a draft model, or none."""
+    if scenario.draft is None:
+        return None
+    return _head(scenario.draft, scenario.target, _canonical(scenario.method))
+
+
+def method_of(scenario: Scenario) -> str | None:
+    """The drafting method of a scenario by the catalog's name: that of a head where its file names
+    it, None for plain decoding."""
+    if scenario.method is not None:
+        return catalog.resolve("methods", scenario.method)
+    if scenario.draft is None:
+        return None
+    head = head_of(scenario)
+    return "draft-model" if head is None else head.method
+
+
+def _canonical(name: str | None) -> str | None:
+    return None if name is None else catalog.resolve("methods", name)
+
+
+def draft_precision_of(scenario: Scenario) -> str | None:
+    """The name of the draft's precision: "auto" is that of its own checkpoint, None the target's.
+
+    A precision that is named for the target holds for a draft whose checkpoint says nothing.
+    """
+    if scenario.draft is None or scenario.draft_precision is not None:
+        return scenario.draft_precision
+    if head_of(scenario) is not None:
+        return AUTO  # a head is trained and served in 16 bits, unless its file says otherwise
+    named = not scenario.auto
+    return None if named and _model(scenario.draft).stored is None else AUTO
+
+
 # Looked up once for each name: a slider that moves a number looks nothing up.
 _model = lru_cache(maxsize=32)(model)
+
+
+@lru_cache(maxsize=32)
+def _head(draft: str, target: str, method: str | None) -> DraftHead | None:
+    return draft_head(draft, _model(target), method)
+
+
 _system = lru_cache(maxsize=32)(catalog_system)
 
 
@@ -243,9 +299,13 @@ def _calibrated(path: str, stored: str | None, kv: str | None) -> System:
 def _drafter(
     target: str, name: str | None, draft: str | None, stored: str | None, devices: int | None
 ) -> Drafter:
-    shape = None if draft is None else _model(draft)
+    shape: Architecture | DraftHead | None = None
+    if draft is not None:
+        shape = _head(draft, target, _canonical(name)) or _model(draft)
+    if name is None and isinstance(shape, DraftHead):
+        name = shape.method
     if name is None:
-        assert shape is not None
+        assert isinstance(shape, Architecture)
         return DraftModel(shape, precision=stored, tensor_parallel=devices)
     return method(
         name, _model(target), shape, draft_precision=stored, draft_tensor_parallel=devices

@@ -71,6 +71,8 @@ def predict(
             raise SpecsimError(f"{target.name} has no experts whose routing could be correlated")
         routing_correlation = within("routing_correlation", routing_correlation, low=0.0, high=1.0)
 
+    # a system of "auto" holds the target as its checkpoint stores it, and a draft model as its own
+    drafting_system, system = system, system.storing(target)
     engine = system.engine
     rows, share = verification_width(drafter, gamma, batch)
     workload = Workload(batch, context=context)
@@ -92,9 +94,9 @@ def predict(
     draft_step_s, overlapped_s = np.asarray(np.nan), np.zeros(())
     drafting = Ledger()
     if drafter is not None:
-        draft_step_s = drafter.step(system, workload).seconds
-        drafting = drafter.cycle(system, workload, gamma)
-        overlapped_s = np.asarray(drafter.overlapped_s(system, workload, gamma, verify_s))
+        draft_step_s = drafter.step(drafting_system, workload).seconds
+        drafting = drafter.cycle(drafting_system, workload, gamma)
+        overlapped_s = np.asarray(drafter.overlapped_s(drafting_system, workload, gamma, verify_s))
     draft_s = drafting.seconds - overlapped_s
     shape = np.broadcast_shapes(np.shape(tau), np.shape(verify_s), np.shape(draft_s))
 

@@ -7,6 +7,7 @@ the two cannot disagree.
 
 from specsim.architecture.config import from_config, to_config
 from specsim.architecture.files import model, read_config
+from specsim.architecture.heads import HEAD_METHODS, DraftHead, draft_head, head_from_config
 from specsim.architecture.layers import halves_of, layers_of, mixers_of, mlps_of
 from specsim.architecture.parts import (
     Attention,
@@ -21,6 +22,7 @@ from specsim.architecture.parts import (
     Recurrent,
 )
 from specsim.architecture.shape import Architecture
+from specsim.architecture.storage import Format, Storage
 from specsim.architecture.tokenizers import (
     drafts_for,
     require_tokenizer_of,
@@ -29,10 +31,13 @@ from specsim.architecture.tokenizers import (
 )
 
 __all__ = [
+    "HEAD_METHODS",
     "Architecture",
     "Attention",
     "Compressed",
+    "DraftHead",
     "Experts",
+    "Format",
     "Indexer",
     "LatentAttention",
     "Layer",
@@ -40,9 +45,12 @@ __all__ = [
     "Mixer",
     "Mlp",
     "Recurrent",
+    "Storage",
+    "draft_head",
     "drafts_for",
     "from_config",
     "halves_of",
+    "head_from_config",
     "layers_of",
     "mixers_of",
     "mlps_of",

@@ -16,6 +16,7 @@ from specsim.architecture.families import (
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.layers import layers_of
 from specsim.architecture.parts import Experts, Llama3RopeScaling
+from specsim.architecture.quantization import stored_as
 from specsim.architecture.shape import Architecture
 from specsim.checks import SpecsimError, quoted
 
@@ -46,14 +47,19 @@ _SAID = (
 )
 
 
-def from_config(config: Mapping[str, Any], name: str) -> Architecture:
+def from_config(
+    config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None = None
+) -> Architecture:
     """The Architecture that a Hugging Face `config.json` describes, as transformers 5 spells it or
     as older ones did; of a multimodal model, that of its language model. Mistral's own
     `params.json` is read too.
 
+    `beside` is the `hf_quant_config.json` of the same folder, where there is one.
+
     Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of the
     wrong kind, naming it.
     """
+    whole = config
     if "model_type" not in config and {"dim", "n_layers", "n_heads"} <= set(config):
         config = from_params(Config(config, name))
     config, nested = _language_model(config)
@@ -73,10 +79,11 @@ def from_config(config: Mapping[str, Any], name: str) -> Architecture:
     read = _llama(fields) | FAMILIES[model_type](fields)
     each_layer = read.pop("each_layer", None)
     model = Architecture(**read, name=name)
-    if each_layer is None:
-        return model
-    layers = [each_layer(layer, index) for index, layer in enumerate(layers_of(model))]
-    return replace(model, layers=tuple(layers))
+    if each_layer is not None:
+        layers = [each_layer(layer, index) for index, layer in enumerate(layers_of(model))]
+        model = replace(model, layers=tuple(layers))
+    stored = stored_as(whole, model, beside)
+    return model if stored is None else replace(model, stored=stored)
 
 
 def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:

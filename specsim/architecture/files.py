@@ -6,7 +6,18 @@ from typing import Any
 
 from specsim import catalog
 from specsim.architecture.config import from_config
+from specsim.architecture.gguf import (
+    FILE_TYPES,
+    TOLERANCE,
+    Header,
+    config_of,
+    header_of_metadata,
+    read_header,
+    storage_fields,
+)
+from specsim.architecture.quantization import BESIDE
 from specsim.architecture.shape import Architecture
+from specsim.architecture.storage import Storage
 from specsim.checks import SpecsimError, quoted
 from specsim.checks.files import read_json
 
@@ -18,29 +29,63 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def model(name: str | Path) -> Architecture:
-    """The architecture called `name`: a preset, a `config.json`, or the folder of a checkpoint.
+    """The architecture called `name`: a preset, a `config.json`, the folder of a checkpoint, or a
+    GGUF file.
 
     A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. Raises
     SpecsimError with the nearest preset names when there is none such.
     """
     try:
         path = Path(name).expanduser()
-        is_path, is_folder = _is_path(path), path.is_dir()
+        is_file, is_folder = is_path(path), path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
         raise SpecsimError(f"no model is called {quoted(str(name))}: {error}") from None
-    if is_path:
-        config = read_config(path)
-        if is_folder or path.name == "config.json":  # named by its folder
-            return from_config(config, (path if is_folder else path.parent).resolve().name)
-        return from_config(config, path.stem)
+    if is_file:
+        if path.suffix.lower() == ".gguf":
+            return from_header(read_header(path), path.stem)
+        config, folder = read_config(path), path if is_folder else path.parent
+        if (header := header_of_metadata(config, path.stem)) is not None:
+            return from_header(header, path.stem)
+        beside = folder / BESIDE if is_folder or path.name == "config.json" else None
+        written = read_json(beside) if beside is not None and beside.is_file() else None
+        return from_config(config, named_by(path), written)
     row = catalog.resolve("models", str(name))
     found = catalog.lookup("models", row)
     return replace(from_config(found["config"], row), tokenizer=found["tokenizer"])
 
 
-def _is_path(path: Path) -> bool:
+def from_header(header: Header, name: str) -> Architecture:
+    """The Architecture that the header of a GGUF file describes, with the formats of its tensors.
+
+    Raises SpecsimError where the tensors hold other parameters than the fields describe: then the
+    model has parts that are not known here.
+    """
+    shape = from_config(config_of(header), name)
+    if not header.tensors:
+        named = FILE_TYPES.get(header.pairs.get("general.file_type", -1))
+        stored = Storage("general.file_type", "GGUF", named) if named else None
+        return replace(shape, stored=stored)
+    held, described = header.parameters, (shape.parameters, shape.parameters + shape.mtp_parameters)
+    if not any(abs(held - each) <= TOLERANCE * each for each in described):
+        raise SpecsimError(
+            f"{name}: its tensors hold {held:,} parameters, and its fields describe "
+            f"{described[0]:,}: it has parts that are not priced"
+        )
+    nearest, main, formats = storage_fields(header)
+    return replace(shape, stored=Storage(main, "GGUF", nearest, formats))
+
+
+def named_by(path: Path) -> str:
+    """What the model in a file is called: as its folder, for a `config.json`, else as the file."""
+    folder = path if path.is_dir() else path.parent
+    of_folder = path.is_dir() or path.name == "config.json"
+    return folder.resolve().name if of_folder else path.stem
+
+
+def is_path(path: Path) -> bool:
     """Whether a file is meant: a name without a folder, or with one (a hub id), may be a preset."""
-    if path.suffix == ".json" or path.is_absolute() or (path / "config.json").is_file():
+    by_name = path.suffix.lower() in (".json", ".gguf")
+    if by_name or path.is_absolute() or (path / "config.json").is_file():
         return True
     parts = len(path.parts)
     return parts > 2 or (parts == 2 and path.is_dir()) or path.parts[:1] == ("..",)

@@ -22,6 +22,7 @@ from specsim.architecture.parts import (
     Recurrent,
     layer_numbers,
 )
+from specsim.architecture.storage import Storage
 from specsim.checks import (
     SpecsimError,
     build,
@@ -43,6 +44,7 @@ PARTS: Mapping[str, Any] = {
     "rope_scaling": Llama3RopeScaling | str | None,
     "experts": Experts | None,
     "latent": LatentAttention | None,
+    "stored": Storage | None,
 }
 SIZES = {  # of a model: the limit of each, and the least that makes sense
     "hidden_size": ("width", 1),
@@ -87,6 +89,7 @@ class Architecture(Sizes):
     | `gathered_parameters` | of further tables of which a token reads a row |
     | `other_parameters` | of further matrices that a pass reads once |
     | `small_parameters` | of norms outside of the layers, beside the last one |
+    | `stored` | how its checkpoint stores the weights; None where that says nothing |
     | `tokenizer` | its family, a row of tokenizers.toml; None where it is unknown |
     """
 
@@ -127,6 +130,7 @@ class Architecture(Sizes):
     other_parameters: int = 0
     small_parameters: int = 0
     tokenizer: str | None = None
+    stored: Storage | None = None
 
     def __post_init__(self) -> None:
         require_text("the name of a model", self.name)
@@ -316,6 +320,7 @@ class Architecture(Sizes):
             raise SpecsimError(f"a model must be a table of its fields, not {quoted(fields)}")
         fields = dict(fields)
         nested = {"rope_scaling": Llama3RopeScaling, "experts": Experts, "latent": LatentAttention}
+        nested |= {"stored": Storage}
         for field, part in nested.items():
             if isinstance(fields.get(field), Mapping):
                 fields[field] = build(part, fields[field], field)

@@ -6,7 +6,7 @@ from typing import Any
 
 from specsim import catalog
 from specsim.checks import number, numbers, whole
-from specsim.operators import PRECISIONS
+from specsim.operators import AUTO, PRECISIONS
 from specsim.scenario import Scenario
 
 
@@ -24,7 +24,9 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
         help="an engine of the catalog (specsim engines lists them), or a calibration file",
     )  # fmt: skip
     parser.add_argument(
-        "--precision", help=f"of the weights: {', '.join(PRECISIONS)} (default bf16)"
+        "--precision",
+        help=f"of the weights: {', '.join((AUTO, *PRECISIONS))} (default auto: as the model's own "
+        "checkpoint stores them, bf16 where its config says nothing)",
     )
     parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
     parser.add_argument(
@@ -38,8 +40,14 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
         help="mixture of experts: how alike consecutive tokens choose experts, from 0, "
         "independently (default), to 1, the same",
     )  # fmt: skip
-    parser.add_argument("--draft", help="a model of the catalog, or a config.json")
-    parser.add_argument("--draft-precision", help="of the draft's weights (default: the target's)")
+    parser.add_argument(
+        "--draft", help="a model of the catalog, or a config.json: that of a draft head (EAGLE, "
+        "DFlash, Medusa, …) names its method",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draft-precision", help="of the draft's weights (default auto: as its own checkpoint "
+        "stores them; where that says nothing, a --precision that is named, else 16 bits)",
+    )  # fmt: skip
     parser.add_argument(
         "--draft-tp", dest="draft_tensor_parallel", type=int, metavar="N",
         help="devices that share the draft (default: the target's)",

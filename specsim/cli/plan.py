@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specsim import __version__, catalog
+from specsim import __version__
 from specsim.checks import SpecsimError, whole_numbers
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
@@ -24,7 +24,7 @@ from specsim.planning import (
     sensitivity,
 )
 from specsim.planning.memory import largest_batch
-from specsim.scenario import Scenario, resolve
+from specsim.scenario import Resolved, resolve
 
 
 def add(commands: Commands) -> None:
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     doubts = found.cautions(gamma=planned.gamma, batch=planned.batch)
     guesses, rest = guesses_first(assumptions(found, "Sequences of", doubts))
     commands = {
-        name: launch(name, deployment(scenario), planned, target=found.target, drafter=drafter)
+        name: launch(name, deployment(found), planned, target=found.target, drafter=drafter)
         for name in ENGINES_WITH_SETTINGS
     }
     document = {
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             found.target, found.system, drafter=drafter, context=scenario.context, gamma=first
         ),
         "engine_settings": {
-            name: engine_settings(planned, name, drafter, method=method_of(scenario))
+            name: engine_settings(planned, name, drafter, method=found.method)
             for name in ENGINES_WITH_SETTINGS
         },
         "commands": {
@@ -105,15 +105,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def method_of(scenario: Scenario) -> str:
-    """The name of the drafting method, by the catalog's own spelling."""
-    return catalog.resolve("methods", scenario.method or "draft-model")
-
-
-def deployment(scenario: Scenario) -> Deployment:
+def deployment(found: Resolved) -> Deployment:
     """What a server of the scenario is started with."""
+    scenario = found.scenario
     return Deployment(
-        target=scenario.target, method=method_of(scenario), draft=scenario.draft,
+        target=scenario.target, method=found.method, draft=scenario.draft,
         precision=scenario.precision, tensor_parallel=scenario.tensor_parallel,
     )  # fmt: skip
 

@@ -97,6 +97,8 @@ def to_json(
         "gamma": gamma if speculative else None,
         "speculative_tokens_per_s": drafted(prediction.speculative_tokens_per_s),
         "speedup": drafted(prediction.speedup),
+        "precision": found.system.precision.name,
+        "method": found.method,
         "speedup_per_device": drafted(prediction.speedup_per_device),
         "best_gamma": gamma if over is not None else None,
         "tied_gammas": over.ties().tolist() if over is not None else None,

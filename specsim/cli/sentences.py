@@ -5,9 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from specsim import catalog
-from specsim.architecture import Architecture, Attention, mixers_of
-from specsim.drafting import DraftModel
+from specsim.architecture import (
+    Architecture,
+    Attention,
+    Mlp,
+    Storage,
+    mixers_of,
+    mlps_of,
+)
+from specsim.drafting import DraftModel, TrainedHead
 from specsim.hardware import System
+from specsim.operators import AUTO, Precision
 from specsim.planning import Caution
 from specsim.scenario import Resolved
 
@@ -30,6 +38,7 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
         "Weights are read once per pass, the KV cache once per sequence; the embedding is "
         "gathered, not streamed.",
     ]
+    said += weights_of(found)
     if drafter is not None:
         said.append(
             "Every sequence advances by its own number of tokens; the bonus or correction token is "
@@ -46,8 +55,7 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
                 "the others wait while it drafts."
             )
         said += drafter.notes
-        if scenario.method is not None:
-            name = catalog.resolve("methods", scenario.method)
+        if (name := found.method) and (scenario.method is not None or name != "draft-model"):
             trust = catalog.lookup("methods", name)["confidence"]
             said.append(f"Parameters of the method {name} come from the catalog ({trust}).")
         said += rolling_back(found.target)
@@ -89,6 +97,63 @@ def rolling_back(target: Architecture) -> list[str]:
             "common with the others (pessimistic)."
         )
     return said
+
+
+CLASSES = {
+    "mlp": "MLPs", "attention": "attention", "recurrent": "linear attention", "experts": "experts",
+    "shared": "shared experts", "head": "LM head", "table": "embedding",
+}  # fmt: skip
+
+
+def weights_of(found: Resolved) -> list[str]:
+    """In which precision target and draft are priced, and what their checkpoints say."""
+    scenario, used = found.scenario, found.system.precision
+    said = [_weights(found.target, used, scenario.auto, "--precision", scenario.calibrated)]
+    if isinstance(found.drafter, DraftModel) and scenario.draft is not None:
+        draft, asked = found.drafter.architecture, found.drafter.precision
+        own = found.drafter.priced_on(found.system).precision
+        if draft.stored is not None or own.name != used.name:
+            said.append(_weights(draft, own, asked == AUTO, "--draft-precision"))
+    if isinstance(found.drafter, TrainedHead):
+        head, asked = found.drafter.head.body, found.drafter.precision
+        own = found.drafter.priced_on(found.system).precision
+        said.append(_weights(head, own, asked in (None, AUTO), "--draft-precision"))
+    return said
+
+
+def _weights(
+    model: Architecture, used: Precision, auto: bool, option: str, calibrated: bool = False
+) -> str:
+    stored = model.stored
+    if stored is None:
+        said = f"Weights of {model.name} in {used.name}"
+        return f"{said}: its config names no quantisation." if auto else f"{said}."
+    own = f"{stored.name} ({stored.source}: {stored.method})"
+    if not auto:
+        who = f"The {used.name} of the calibration" if calibrated else f"{option} {used.name}"
+        if stored.refusal is not None:
+            return f"{who} is priced; {model.name} says: {stored.refusal}."
+        if stored.name == used.name:
+            return f"{who} is priced with its usual scales; {model.name} itself says {own}."
+        return f"{who} overrides what {model.name} says of itself, {own}."
+    said = f"Weights of {model.name} as its own file says, {own}"
+    if stored.formats:
+        said += f": {_bits(model, stored)}"
+    if stored.kv_bits is not None:
+        said += f"; KV cache of {8 * used.kv_bytes:g} bits"
+    return f"{said}."
+
+
+def _bits(model: Architecture, stored: Storage) -> str:
+    """The bits of each class of modules, those that are alike together."""
+    alike: dict[str, list[str]] = {}
+    has_mlps = any(isinstance(each, Mlp) for each, _ in mlps_of(model))
+    for kind, bits, _ in stored.formats:
+        if kind == "mlp" and not has_mlps:
+            continue
+        alike.setdefault(f"{bits:.4g}", []).append(CLASSES[kind])
+    parts = [f"{bits} bits in {', '.join(kinds)}" for bits, kinds in alike.items()]
+    return f"{'; '.join(parts)} (scales included)"
 
 
 def guesses_first(sentences: Sequence[str]) -> tuple[list[str], list[str]]:

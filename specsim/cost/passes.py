@@ -40,6 +40,9 @@ class ModelPass:
     system: System
     workload: Workload = PLAIN_STEP
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "system", self.system.storing(self.model))
+
     @cached_property
     def work(self) -> ForwardWork:
         """Its operators, of one device."""

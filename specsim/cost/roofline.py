@@ -193,5 +193,6 @@ def step_time(
 
     Raises SpecsimError where the system's devices cannot share the model's heads evenly.
     """
+    system = system.storing(model)
     work = forward_work(model, workload, system.precision, system.sharding)
     return forward_time(work, system, norm)

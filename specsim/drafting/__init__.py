@@ -13,13 +13,14 @@
 | `pearl` `ssd` | during the verification, on another device | as drafted | `overlapped` |
 | `cascade`, ensembles | drafters that have drafters | the middle's; the mixture's | `combined` |
 
+A head with a config of its own is a `TrainedHead`, whatever its method.
 `method(name, target, draft)` builds one with the catalog's parameters (`catalog/methods.toml`).
 gamma is the number of drafted tokens per cycle in every method: in a tree it counts nodes.
 """
 
 from specsim.drafting.combined import Cascade, Ensemble
 from specsim.drafting.drafter import Drafter, Mixed, candidates
-from specsim.drafting.heads import Eagle, Medusa, ParallelBlock
+from specsim.drafting.heads import Eagle, Medusa, ParallelBlock, TrainedHead
 from specsim.drafting.lookup import Lookup
 from specsim.drafting.methods import method
 from specsim.drafting.models import CATCH_UPS, DraftModel, EarlyExit, QuantisedSelf
@@ -43,6 +44,7 @@ __all__ = [
     "Pearl",
     "QuantisedSelf",
     "StaticTree",
+    "TrainedHead",
     "candidates",
     "method",
 ]

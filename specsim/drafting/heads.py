@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specsim.acceptance import Acceptance
-from specsim.architecture import Architecture, require_tokenizer_of
-from specsim.checks import ArrayLike, SpecsimError, require_count, require_share
+from specsim.architecture import Architecture, DraftHead, require_tokenizer_of
+from specsim.checks import ArrayLike, Floats, SpecsimError, require_count, require_share
 from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass, Product, Wait
 from specsim.drafting.drafter import Drafter, decayed, sampling
+from specsim.drafting.models import in_its_own, split_over
 from specsim.hardware import System
-from specsim.operators import Workload, cache_bytes
+from specsim.operators import AUTO, Workload, cache_bytes
+from specsim.operators import precision as precision_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Eagle(Drafter):
         require_tokenizer_of(target, self.target, f"the head of {self.target.name}")
 
     def step(self, system: System, workload: Workload) -> Ledger:
-        head = self.architecture
+        head, system = self.architecture, system.storing(self.target)
         tokens = np.asarray(workload.batch, float) * np.asarray(workload.rows, float)
         return Ledger.of(
             ModelPass(head, system, workload),
@@ -85,6 +87,7 @@ class Eagle(Drafter):
     ) -> tuple[ArrayLike, ArrayLike]:
         """The layers, the projection and a reduced LM head; embedding and full LM head are the
         target's own."""
+        system = system.storing(self.target)
         head, hidden, devices = self.architecture, self.target.hidden_size, system.tensor_parallel
         tables = head.embedding_parameters * (1 if head.tied_head else 2)
         weights = head.parameters - tables + self.features * hidden**2
@@ -121,23 +124,137 @@ class ParallelBlock(Eagle):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedHead(Drafter):
+    """A head as its own config describes it (EAGLE, EAGLE-3, MTP, P-EAGLE, DFlash and other block
+    drafters): its own layers, projections and vocabulary, in its own precision.
+
+    A chain's first pass of a cycle reads the verified rows, gamma + 1 of them, padded (pessimistic,
+    a little), and fuses their states; a head that drafts in one pass reads them with its masks.
+    `precision` names the format of its weights; None and "auto": what its own checkpoint says, 16
+    bits where that says nothing. An LM head that is the target's is in the target's format.
+    `decay`: the acceptance kept per depth or position.
+    """
+
+    head: DraftHead
+    target: Architecture
+    decay: float = 1.0
+    precision: str | None = None
+    tensor_parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        require_share("decay", self.decay)
+        if self.precision is not None:
+            precision_named(self.precision)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.head.body
+
+    @property
+    def max_gamma(self) -> int | None:
+        return self.head.drafts
+
+    def require_vocabulary_of(self, target: Architecture) -> None:
+        require_tokenizer_of(target, self.target, f"the head {self.head.body.name}")
+
+    def priced_on(self, system: System) -> System:
+        """The target's system as it holds the head: in its own precision, on its own devices."""
+        system = system.storing(self.target)
+        if self.precision in (None, AUTO):
+            own = in_its_own(self.head.body, system)
+        else:
+            own = system.with_precision(self.precision)
+        if not self.head.own_head:
+            shared = system.precision.bytes_per_head_weight
+            own = replace(own, precision=replace(own.precision, head_bytes=shared))
+        return split_over(own, self.tensor_parallel)
+
+    def step(self, system: System, workload: Workload) -> Ledger:
+        """A first pass: it fuses the target's states. Later ones of a chain do not."""
+        own = self.priced_on(system)
+        fusing = Product(own, self.head.first_pass, _tokens(workload))
+        return self._later_step(system, workload) + Ledger.of(fusing)
+
+    def _later_step(self, system: System, workload: Workload) -> Ledger:
+        own, body = self.priced_on(system), self.head.body
+        return Ledger.of(
+            ModelPass(body, own, workload),
+            Product(own, self.head.every_pass, _tokens(workload)),
+            sampling(own, workload.batch, body.vocab_size),
+        )
+
+    def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
+        return begin + self.step(system, workload.of_rows(np.asarray(gamma) + 1))
+
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        gamma = np.asarray(gamma)
+        first = self.first_step(system, workload, np.maximum(gamma, 1)).times(gamma > 0)
+        if self.head.in_one_pass:
+            return first
+        return first + self._later_step(system, workload).times(np.maximum(gamma - 1, 0))
+
+    def held_bytes(
+        self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """Its layers, its projections, and an LM head of its own; the embedding is the target's."""
+        own, body = self.priced_on(system), self.head.body
+        devices, hidden = own.tensor_parallel, body.hidden_size
+        tables = body.embedding_parameters * (1 if body.tied_head else 2)
+        weights = body.parameters - tables + self.head.every_pass + self.head.first_pass
+        held = weights * own.precision.weight_bytes
+        if self.head.own_head:
+            held += body.vocab_size * hidden * own.precision.bytes_per_head_weight
+        caches = cache_bytes(
+            body,
+            own.precision,
+            batch=batch,
+            slots=slots,
+            tensor_parallel=devices,
+            states=states,
+        )
+        return held / devices, caches
+
+    def acceptance_of(self, chain: Acceptance) -> Acceptance:
+        return decayed(chain, self.decay)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.decay == 1.0:
+            return self.head.notes
+        decay = f"alpha is the first draft's; each deeper one keeps {self.decay:g} of it."
+        return (*self.head.notes, decay)
+
+
+def _tokens(workload: Workload) -> Floats:
+    return np.asarray(workload.batch, float) * np.asarray(workload.rows, float)
+
+
+@dataclass(frozen=True, slots=True)
 class Medusa(Drafter):
     """One head per position, all on the last hidden vector (Medusa, arXiv:2401.10774).
 
     A head is a residual h x h layer and an LM head of its own, read once per cycle. Heads do not
     see each other's tokens: `decay` per position. `acceptance` is "typical", Medusa's own, which is
-    lossy, or "exact". `heads` is the most tokens that can be drafted.
+    lossy, or "exact". `heads` is the most tokens that can be drafted, `layers` the residual layers
+    of each, `draft_vocab` the tokens of a reduced LM head, `precision` the format of the weights
+    (None: the target's), and `about` what a file was read as.
     """
 
     target: Architecture
     heads: int = 4
     decay: float = 0.8
     acceptance: str = "typical"
+    layers: int = 1
+    draft_vocab: int | None = None
+    precision: str | None = None
+    about: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_share("decay", self.decay)
         require_count("heads", self.heads)
         require_limit("gamma", self.heads, "the number of heads")
+        require_count("layers", self.layers)
         if self.acceptance not in ("typical", "exact"):
             raise SpecsimError(f"acceptance must be typical or exact, not {self.acceptance!r}")
 
@@ -152,16 +269,30 @@ class Medusa(Drafter):
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_tokenizer_of(target, self.target, f"the heads of {self.target.name}")
 
+    def priced_on(self, system: System) -> System:
+        """The target's system as it holds the heads."""
+        system = system.storing(self.target)
+        if self.precision is None:
+            return system
+        if self.precision == AUTO:
+            return in_its_own(replace(self.target, stored=None), system)
+        return system.with_precision(self.precision)
+
+    @property
+    def _parameters(self) -> int:
+        """Of one head."""
+        hidden = self.target.hidden_size
+        return hidden * (self.layers * hidden + (self.draft_vocab or self.target.vocab_size))
+
     def step(self, system: System, workload: Workload) -> Ledger:
-        hidden, vocab = self.target.hidden_size, self.target.vocab_size
-        head = Product(system, hidden * (hidden + vocab), np.asarray(workload.batch, float))
+        system, vocab = self.priced_on(system), self.draft_vocab or self.target.vocab_size
+        head = Product(system, self._parameters, np.asarray(workload.batch, float))
         return Ledger.of(head, sampling(system, workload.batch, vocab))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
-        hidden = self.target.hidden_size
-        weights = self.heads * hidden * (hidden + self.target.vocab_size)
+        weights, system = self.heads * self._parameters, self.priced_on(system)
         return weights * system.precision.weight_bytes / system.tensor_parallel, 0.0
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
@@ -171,4 +302,5 @@ class Medusa(Drafter):
     def notes(self) -> tuple[str, ...]:
         decay = f"alpha is the first head's; each further one keeps {self.decay:g} of it."
         lossy = "Typical acceptance is lossy: the output distribution is not the target's."
-        return (decay,) if self.lossless else (decay, lossy)
+        about = (*self.about, decay)
+        return about if self.lossless else (*about, lossy)

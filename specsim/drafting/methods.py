@@ -3,15 +3,16 @@
 from typing import Any
 
 from specsim import catalog
-from specsim.architecture import Architecture
+from specsim.architecture import HEAD_METHODS, Architecture, DraftHead
 from specsim.checks import SpecsimError
 from specsim.drafting.combined import Cascade
 from specsim.drafting.drafter import Drafter
-from specsim.drafting.heads import Eagle, Medusa, ParallelBlock
+from specsim.drafting.heads import Eagle, Medusa, ParallelBlock, TrainedHead
 from specsim.drafting.lookup import Lookup
 from specsim.drafting.models import DraftModel, EarlyExit, QuantisedSelf
 from specsim.drafting.overlapped import SSD, Pearl
 from specsim.drafting.trees import DynamicTree, StaticTree
+from specsim.operators import AUTO
 
 NEED_A_DRAFT = ("draft-model", "pearl", "ssd", "cascade")
 TAKE_A_DRAFT = (*NEED_A_DRAFT, "tree")
@@ -21,7 +22,7 @@ OF_THE_TREE = ("child_probs", "depth", "children")
 def method(
     name: str,
     target: Architecture,
-    draft: Architecture | None = None,
+    draft: Architecture | DraftHead | None = None,
     *,
     draft_precision: str | None = None,
     draft_tensor_parallel: int | None = None,
@@ -30,7 +31,8 @@ def method(
     """The method called `name` for `target`, as `catalog/methods.toml` has it.
 
     `draft` is the draft model of methods that have one (`draft-model`, `pearl`, `ssd`, `cascade`;
-    a `tree` grows from it, or else from an EAGLE-3 head), `draft_precision` is the
+    a `tree` grows from it, or else from an EAGLE-3 head), or a head as its config describes it
+    (`specsim.architecture.draft_head`), `draft_precision` is the
     format of its weights and `draft_tensor_parallel` the number of its devices; both default to the
     target's. `changes`
     replace the catalog's parameters. Raises SpecsimError for an unknown name or parameter, a draft
@@ -46,12 +48,20 @@ def method(
     parameters |= changes
     if draft is None and name in NEED_A_DRAFT:
         raise SpecsimError(f"the method {name} needs a draft model: give --draft NAME|config.json")
-    if draft is not None and name not in TAKE_A_DRAFT:
+    takes = TAKE_A_DRAFT if not isinstance(draft, DraftHead) else (*HEAD_METHODS, *TAKE_A_DRAFT)
+    if isinstance(draft, Architecture) and name in HEAD_METHODS:
+        raise SpecsimError(
+            f"the method {name} has no draft model: leave out the draft, or give the config.json "
+            f"of a head, which {draft.name} is not"
+        )
+    if draft is not None and name not in takes:
         raise SpecsimError(f"the method {name} has no draft model: leave out the draft")
     if draft is None and draft_precision is not None:
         raise SpecsimError(f"the method {name} has no draft model whose precision could differ")
     if draft is None and draft_tensor_parallel is not None:
         raise SpecsimError(f"the method {name} has no draft model to split over other devices")
+    if isinstance(draft, DraftHead):
+        return _trained(name, target, draft, parameters, draft_precision, draft_tensor_parallel)
     model = None
     if draft is not None:
         model = DraftModel(draft, precision=draft_precision, tensor_parallel=draft_tensor_parallel)
@@ -82,6 +92,37 @@ def method(
     if name == "cascade":
         return Cascade(model, Lookup(hit=parameters.pop("inner_hit")), **parameters)
     raise SpecsimError(f"{name} is in methods.toml, but drafting/methods.py does not build it")
+
+
+def _trained(
+    name: str,
+    target: Architecture,
+    head: DraftHead,
+    parameters: dict[str, Any],
+    precision: str | None,
+    devices: int | None,
+) -> Drafter:
+    """The method of a head that has a config of its own; the catalog knows its decay at most."""
+    decay = parameters.get("decay", catalog.lookup("methods", head.method)
+                           .get("parameters", {}).get("decay", 1.0))  # fmt: skip
+    if head.method == "medusa":
+        small = head.body.vocab_size
+        return Medusa(
+            target, heads=head.heads, decay=decay, acceptance=parameters["acceptance"],
+            layers=head.head_layers, draft_vocab=None if small == target.vocab_size else small,
+            precision=precision or AUTO, about=head.notes,
+        )  # fmt: skip
+    trained = TrainedHead(head, target, decay, precision, devices)
+    if name == "eagle-2":
+        tree = {key: parameters[key] for key in OF_THE_TREE if key in parameters}
+        return DynamicTree(trained, **tree)
+    if name == "tree":
+        return StaticTree(trained, **parameters)
+    if name != head.method:
+        raise SpecsimError(
+            f"{head.body.name} is a head of the method {head.method}: it cannot draft for {name}"
+        )
+    return trained
 
 
 def _fitting(parameters: dict[str, Any], target: Architecture) -> dict[str, Any]:

@@ -10,10 +10,17 @@ from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass, Wait
 from specsim.drafting.drafter import Drafter, sampling
 from specsim.hardware import System
-from specsim.operators import Workload, cache_bytes, stored_weight_bytes
+from specsim.operators import (
+    AUTO,
+    Workload,
+    cache_bytes,
+    precision_of,
+    stored_weight_bytes,
+)
 from specsim.operators import precision as precision_named
 
 CATCH_UPS = ("row", "pass", "none")
+UNQUANTISED = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +31,9 @@ class DraftModel(Drafter):
     accepted: "row", the first pass of a cycle reads two tokens, as `reference` does; "pass", an
     extra pass per cycle; "none", left out. The first two charge it to every cycle
     (pessimistic).
-    `precision` names the format of its weights, and `tensor_parallel` the devices it is split over,
-    where they differ from the target's system. `window` is how many tokens of context it keeps, if
+    `precision` names the format of its weights ("auto": that of its own checkpoint; where that says
+    nothing, of the activations), and `tensor_parallel` the devices it is split over, where they
+    differ from the target's system. `window` is how many tokens of context it keeps, if
     not all (StreamingLLM-style drafts of long contexts). A draft small enough stays in the last
     cache from one pass of a cycle to the next (`System.after_own_pass`); the first pass of a cycle
     finds it pushed out by the target.
@@ -54,7 +62,7 @@ class DraftModel(Drafter):
         require_tokenizer_of(target, self.architecture)
 
     def step(self, system: System, workload: Workload) -> Ledger:
-        return self._pass(self._own(system), workload)
+        return self._pass(self.priced_on(system), workload)
 
     def _pass(self, system: System, workload: Workload) -> Ledger:
         drafting = ModelPass(self.architecture, system, workload.within(self.window))
@@ -65,11 +73,11 @@ class DraftModel(Drafter):
         first = self.step(system, workload.of_rows(rows))
         if self.catch_up == "pass":
             first = first.times(2)
-        return Ledger.of(Wait(self._own(system).engine.drafting_overhead_s)) + first
+        return Ledger.of(Wait(self.priced_on(system).engine.drafting_overhead_s)) + first
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
-        own = self._own(system)
+        own = self.priced_on(system)
         weight_bytes = ModelPass(self.architecture, own).work.weight_bytes
         again = own.after_own_pass(float(weight_bytes))
         first, step = self.first_step(system, workload, gamma), self._pass(again, workload)
@@ -78,7 +86,7 @@ class DraftModel(Drafter):
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
-        own, kept = self._own(system), np.asarray(slots, float)
+        own, kept = self.priced_on(system), np.asarray(slots, float)
         if self.window is not None:
             kept = np.minimum(kept, self.window)
         weights = stored_weight_bytes(self.architecture, own.precision, own.sharding)
@@ -88,10 +96,21 @@ class DraftModel(Drafter):
         )  # fmt: skip
         return weights, caches
 
-    def _own(self, system: System) -> System:
-        if self.precision is not None:
+    def priced_on(self, system: System) -> System:
+        """The target's system as it holds the draft: in its own precision, on its own devices."""
+        if self.precision == AUTO:
+            system = in_its_own(self.architecture, system)
+        elif self.precision is not None:
             system = system.with_precision(self.precision)
-        return split_over(system, self.tensor_parallel)
+        return split_over(system.storing(self.architecture), self.tensor_parallel)
+
+
+def in_its_own(model: Architecture, system: System) -> System:
+    """The system as it holds a draft in the precision of the draft's own checkpoint. One that says
+    nothing is in the activations' format: the target's, where that is not quantised."""
+    if model.stored is None and system.precision.name in UNQUANTISED:
+        return system
+    return system.with_precision(precision_of(model))
 
 
 def split_over(system: System, devices: int | None) -> System:

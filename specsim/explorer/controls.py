@@ -9,7 +9,7 @@ from specsim.checks import SpecsimError, quoted
 from specsim.checks.extras import needed
 from specsim.checks.limits import require_limit
 from specsim.explorer.scenarios import DEVICES, PLAIN, ExplorerScenario, drafts_of
-from specsim.operators import PRECISIONS
+from specsim.operators import AUTO, PRECISIONS
 
 with needed("the explorer"):
     import ipywidgets as widgets
@@ -158,7 +158,7 @@ _BUILDERS: dict[str, Callable[[Any, Sequence[str]], widgets.Widget]] = {
     "draft": _choice("draft", tuple(catalog.load("models"))),
     "accelerator": _choice("accelerator", tuple(catalog.load("accelerators"))),
     "engine": _engines,
-    "precision": _choice("precision", tuple(PRECISIONS)),
+    "precision": _choice("precision", (AUTO, *PRECISIONS)),
     "batch": _stops("batch", BATCHES),
     "context": _stops("context", CONTEXTS),
     "gamma": _stops("γ", GAMMAS),

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from specsim import catalog
+from specsim.architecture import Architecture
 from specsim.checks import Floats
 from specsim.hardware.accelerators import Accelerator, accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.hardware.engines import CEILINGS, Engine, catalog_engine
-from specsim.operators import PRECISIONS, Precision, Sharding
+from specsim.operators import AUTO, PRECISIONS, Precision, Sharding, precision_of
 from specsim.operators import precision as precision_named
 
 # A model whose weights fill no more than this share of the last cache is read from there when a
@@ -24,7 +25,7 @@ CACHE_SPEEDUP = 2.0
 @dataclass(frozen=True, slots=True)
 class System:
     """One device, or `tensor_parallel` of them, driven by one engine, holding weights in one
-    precision."""
+    precision; or, where that is "auto", every model in that of its own checkpoint (`storing`)."""
 
     accelerator: Accelerator
     engine: Engine
@@ -72,20 +73,31 @@ class System:
         has B (gamma + 1) rows."""
         return self.ridge * self.precision.weight_bytes / 2.0
 
-    def with_precision(self, name: str) -> "System":
-        """The same accelerator and engine with weights stored in another precision.
+    def storing(self, model: Architecture) -> "System":
+        """The system as it holds `model`: in the precision of the model's own checkpoint where that
+        of the system is "auto", else itself.
+
+        Raises SpecsimError where the checkpoint's quantisation cannot be read.
+        """
+        return self.with_precision(precision_of(model)) if self.precision.name == AUTO else self
+
+    def with_precision(self, name: str | Precision) -> "System":
+        """The same accelerator and engine with weights stored in another precision, by its name or
+        with bytes of its own.
 
         A weight efficiency that is the catalog's becomes the catalog's for the other format; one
         that was measured or set by hand stays. So does a KV format that was chosen.
         """
-        precision, engine = precision_named(name), self.engine
-        if self.precision.kv_bytes != PRECISIONS.get(self.precision.name, precision).kv_bytes:
+        precision = name if isinstance(name, Precision) else precision_named(name)
+        engine, chosen = self.engine, self.precision.kv_bytes
+        usual = PRECISIONS.get(self.precision.name, precision).kv_bytes
+        if chosen != usual and np.isfinite(chosen):
             precision = replace(precision, kv_bytes=self.precision.kv_bytes)
         if engine.name in catalog.load("engines"):
             stored, chip = self.precision.name, self.accelerator
             here = catalog_engine(engine.name, stored, chip).weight_efficiency
             if _alike(engine.weight_efficiency, here):
-                there = catalog_engine(engine.name, name, chip).weight_efficiency
+                there = catalog_engine(engine.name, precision.name, chip).weight_efficiency
                 engine = replace(engine, weight_efficiency=there)
         return replace(self, precision=precision, engine=engine)
 
@@ -123,6 +135,9 @@ def system(
     tensor_parallel: int = 1,
 ) -> System:
     """The System of a catalog accelerator, or of several, under a catalog engine.
+
+    `precision` is the format of the weights; "auto" prices every model as its own checkpoint stores
+    it, bf16 where that says nothing.
 
     Raises SpecsimError for an unknown name, with the nearest known ones.
     """

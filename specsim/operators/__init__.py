@@ -7,7 +7,7 @@ with the rows.
 """
 
 from specsim.operators.experts import distinct_experts
-from specsim.operators.formats import PRECISIONS, Precision, precision
+from specsim.operators.formats import AUTO, PRECISIONS, Precision, precision, precision_of
 from specsim.operators.forward import forward_work
 from specsim.operators.sharding import Sharding, require_even_split
 from specsim.operators.storage import cache_bytes, stored_weight_bytes
@@ -23,6 +23,7 @@ from specsim.operators.workload import PLAIN_STEP, Workload
 
 __all__ = [
     "ATTENTION",
+    "AUTO",
     "COLLECTIVE",
     "ELEMENTWISE",
     "LINEAR",
@@ -37,6 +38,7 @@ __all__ = [
     "distinct_experts",
     "forward_work",
     "precision",
+    "precision_of",
     "require_even_split",
     "stored_weight_bytes",
 ]

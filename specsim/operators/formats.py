@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from specsim.architecture import Architecture, Storage
 from specsim.checks import SpecsimError, quoted
 
 
@@ -16,7 +17,8 @@ class Precision:
     embedding. `math` names the rate of the accelerator that is used, but for weights that stay
     wider than the rest (an fp8 model's LM head and routers) and for attention: those multiply in
     the format of activations. What unpacking a narrow format costs is in an engine's weight
-    efficiency for it, nowhere else.
+    efficiency for it, nowhere else. Where a checkpoint mixes formats, `maths` says which arithmetic
+    goes with them: pairs of bytes and a name, for weights of at most so many bytes.
     """
 
     name: str
@@ -30,6 +32,10 @@ class Precision:
     attention_bytes: float | None = None
     recurrent_bytes: float | None = None
     shared_bytes: float | None = None
+    maths: tuple[tuple[float, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "maths", tuple((float(most), math) for most, math in self.maths))
 
     @property
     def activation_math(self) -> str:
@@ -38,6 +44,9 @@ class Precision:
 
     def math_with(self, bytes_per_weight: float) -> str:
         """The arithmetic of a product with weights of so many bytes."""
+        if self.maths:
+            fits = (math for most, math in self.maths if bytes_per_weight <= most)
+            return next(fits, self.activation_math)
         return self.math if bytes_per_weight <= self.weight_bytes else self.activation_math
 
     @property
@@ -89,8 +98,58 @@ PRECISIONS = {
 }
 
 
+AUTO = "auto"  # the name of: each model as its own checkpoint stores it
+UNDECIDED = Precision(AUTO, float("nan"), "bf16", kv_bytes=float("nan"))  # until a model is there
+
+
 def precision(name: str) -> Precision:
-    """The precision called `name`; SpecsimError with the known ones if there is none such."""
+    """The precision called `name`; SpecsimError with the known ones if there is none such.
+
+    "auto" is not a format yet: its bytes are NaN until `precision_of` a model.
+    """
+    if name == AUTO:
+        return UNDECIDED
     if not isinstance(name, str) or name not in PRECISIONS:
-        raise SpecsimError(f"unknown precision {quoted(name)}; known: {', '.join(PRECISIONS)}")
+        known = f"{AUTO}, {', '.join(PRECISIONS)}"
+        raise SpecsimError(f"unknown precision {quoted(name)}; known: {known}")
     return PRECISIONS[name]
+
+
+def precision_of(model: Architecture) -> Precision:
+    """The precision in which a model's own checkpoint stores it: bf16 where that says nothing.
+
+    The name is one of `PRECISIONS`, that of most quantised weights or the nearest; the bytes are
+    the checkpoint's own, with scales. Raises SpecsimError for a quantisation that cannot be read.
+    """
+    stored = model.stored
+    if stored is None:
+        return PRECISIONS["bf16"]
+    if stored.refusal is not None:
+        raise SpecsimError(
+            f"{model.name}: {stored.refusal}; give --precision NAME to price it in another format"
+        )
+    named = PRECISIONS[stored.name]
+    if not stored.formats:
+        return named
+    sizes = {kind: stored.bits_of(kind) / 8 for kind, _, _ in stored.formats}
+    plain = sizes["mlp"]
+    maths = {size: stored.math_of(kind) for kind, size in sizes.items() if kind != "table"}
+    return Precision(
+        named.name,
+        plain,
+        main_math(stored),
+        kv_bytes=2.0 if stored.kv_bits is None else stored.kv_bits / 8,
+        table_bytes=sizes["table"],
+        head_bytes=sizes["head"],
+        attention_bytes=sizes.get("attention", plain),
+        recurrent_bytes=sizes.get("recurrent", plain),
+        expert_bytes=sizes.get("experts", plain),
+        shared_bytes=sizes.get("shared", plain),
+        maths=tuple(sorted(maths.items())),
+    )
+
+
+def main_math(stored: Storage) -> str:
+    """The narrowest arithmetic that a checkpoint's products are done in."""
+    found = {math for kind, _, math in stored.formats if kind != "table"}
+    return next((math for math in ("fp4", "fp8", "int8") if math in found), "bf16")

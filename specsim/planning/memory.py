@@ -67,6 +67,7 @@ def footprint(
     target's, unless it has a device of its own. `usable` is the share of the memory that may be
     filled.
     """
+    drafting_system, system = system, system.storing(target)
     stored, devices = system.precision, system.tensor_parallel
     capacity = system.accelerator.memory_bytes
     slots = np.asarray(context, float) + np.asarray(gamma, float)
@@ -75,7 +76,7 @@ def footprint(
     draft_kv: ArrayLike = 0.0
     if drafter is not None:
         draft_weights, draft_kv = drafter.held_bytes(
-            system, batch=batch, slots=slots, states=in_flight
+            drafting_system, batch=batch, slots=slots, states=in_flight
         )
     weights = stored_weight_bytes(target, stored, system.sharding)
     return Footprint(
@@ -102,6 +103,8 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     devices (where they can be linked: cards, not phones), a narrower format, a smaller batch or
     context, or no draft.
     """
+
+    system = system.storing(target)
 
     def spare(machine: System = system, /, **changes: object) -> float:
         found = footprint(target, machine, **(scenario | changes))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from specsim.planning.heads import published_head
 
 ENGINES_WITH_SETTINGS = ("vllm", "sglang", "tensorrt-llm")
 HEAD = "PATH-OF-THE-HEAD"  # for the reader to fill in, where no published head is known
-AS_LOADED = (None, "bf16")  # formats that need no option: the checkpoint's own
+AS_LOADED = (None, "auto", "bf16")  # formats that need no option: the checkpoint's own
 
 
 # ---------------------------------------------------------------------------------- settings
@@ -174,7 +174,7 @@ def launch(
         return Launch(shlex.join(words), tuple(notes))
     model = hub_id(deployment.draft) if deployment.draft else None
     notes += _about_method(engine, about, settings, planned)
-    if about.get("head"):
+    if about.get("head") and deployment.draft is None:
         head = published_head(deployment.target, method, engine)
         model = HEAD if head is None else head["hub"]
         notes.append(_about_head(engine, head))
