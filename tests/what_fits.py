@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import specsim
 from specsim.cost import roofline
 from specsim.planning import memory
 from specsim.speculation import predict
@@ -53,6 +54,8 @@ class Recorder:
         self.stop()
 
     def start(self) -> None:
+        for name in specsim.__all__:  # made when they are first asked for, so ask before
+            getattr(specsim, name)
         self._replace(predict, self._watched_predict)
         self._replace(roofline.step_time, self._watched_step)
         self._replace(memory.largest_batches, self._watched_statement)
