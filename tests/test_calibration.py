@@ -208,6 +208,7 @@ def test_a_file_that_is_not_a_calibration_is_refused_by_name(tmp_path, text):
         ("engine", "kv_efficiency", {"pass_bytes": [1], "rows": [1], "values": [[0]]}),
         ("engine", "kv_efficiency", {"pass_bytes": [2, 1], "rows": [1], "values": [[1], [1]]}),
         ("engine", "kv_efficiency", {"pass_bytes": ["x"], "rows": [1]}),
+        ("engine", "kv_efficiency", {"pass_bytes": [1], "rows": [1], "values": [[1], [1, [2]]]}),
         ("engine", "head_sharded", "no"),
         ("engine", "error", 1e300),
     ],

@@ -29,6 +29,7 @@ BAD_JSON = {
     "just too deep": b'{"a": ' + b"[" * 101 + b"]" * 101 + b"}",
     "long integer": b'{"a": ' + b"9" * 5_000 + b"}",
     "integer beyond 64 bits": b'{"a": {"b": [1' + b"0" * 30 + b"]}}",
+    "too many values": b'{"a": [' + b"0," * 4_000_000 + b"0]}",
     "a list": b"[1, 2]",
     "a number": b"3",
     "null": b"null",

@@ -16,7 +16,7 @@ from specsim.checks.limits import LIMITS, require_limit
 from specsim.drafting import DynamicTree, Eagle, Medusa, StaticTree
 from specsim.explorer.copying import from_query
 from specsim.operators import Workload
-from specsim.planning import crossover, plan
+from specsim.planning import crossover, plan, sensitivity
 from specsim.scenario import Scenario, resolve
 
 TARGET = specsim.model("llama-3.1-8b")
@@ -128,6 +128,8 @@ def test_what_is_just_allowed_is_allowed() -> None:
     for none in ("text", None, [[1], [1, 2]], np.zeros(0), ["a", None]):
         require_limit("gamma", none)  # other checks refuse them
     assert predict(gamma=1024, batch=10**6).speedup > 0
+    given = {"gamma": 4, "alpha": 0.8, "batch": 10**6, "context": 10**8}
+    assert sensitivity(TARGET, DRAFTER, SYSTEM, **given).keys() > given.keys() - {"gamma"}
 
 
 def test_the_largest_gamma_of_an_answer() -> None:

@@ -153,7 +153,10 @@ def per_position(acceptance: Acceptance, gamma: int) -> PerPosition:
     """Any acceptance model as its survival vector s_1..s_gamma, shape (parameters..., gamma)."""
     if isinstance(acceptance, GammaDependent):
         return acceptance.at(gamma)
-    upto = [acceptance.survival(k) for k in range(one_count("gamma", gamma) + 1)]
+    gamma = one_count("gamma", gamma)
+    if np.ndim(acceptance.survival(0)) == 0:  # of one scenario: all positions together
+        return PerPosition(acceptance.survival(np.arange(gamma + 1))[1:])
+    upto = [acceptance.survival(k) for k in range(gamma + 1)]
     return PerPosition(np.stack(np.broadcast_arrays(*upto), axis=-1)[..., 1:])
 
 

@@ -106,8 +106,11 @@ def parse_json(content: bytes | str, name: str, *, finite: bool = False) -> dict
 def _require_sound(value: dict[str, Any], name: str, finite: bool) -> None:
     """SpecsimError if `value` nests deeper than the limit, or holds a number out of range."""
     level: list[Any] = [value]
+    values = 0
     for _ in range(LIMITS["json_depth"].most):
         below: list[Any] = []
+        values += sum(map(len, level))
+        require_limit("json_values", values, f"the number of values in {name}")
         for part in level:
             for key, each in part.items() if isinstance(part, dict) else enumerate(part):
                 if isinstance(each, dict | list):

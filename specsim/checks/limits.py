@@ -46,7 +46,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # of a run
         "seed": Limit(2**63 - 1, "random generators take 63 bits"),
         # of a file
-        "json_bytes": Limit(64 * 2**20, "no file of this kind is larger"),
+        "json_bytes": Limit(40 * 2**20, "no file of this kind is larger"),
+        "json_values": Limit(4_000_000, "no file of this kind holds more"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),
         "prompt_bytes": Limit(16 * 2**20, "no context is longer"),
         "log_bytes": Limit(64 * 2**20, "cut the log to its last part"),

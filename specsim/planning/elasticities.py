@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from specsim.architecture import Architecture
+from specsim.checks.limits import LIMITS
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.speculation import predict
@@ -39,7 +40,7 @@ def sensitivity(
         value = scenario.get(name, default)
         if value is None or value <= 0 or (name != "alpha" and value * (1 - step) < 1):
             continue
-        most = 1.0 if name == "alpha" else np.inf
+        most = 1.0 if name == "alpha" else float(LIMITS[name].most)
         moves[name] = elasticity(lambda v, name=name: speedup(**{name: v}), value, most)
 
     def with_bandwidth(v: float) -> float:

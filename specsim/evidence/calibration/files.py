@@ -61,8 +61,8 @@ def table_from_json(value: Any, name: str) -> Any:
     for key in ("pass_bytes", "rows", "values"):
         if key not in value:
             raise SpecsimError(f"{name} lacks the field {key!r}")
-        require_limit("values", np.size(value[key]), f"the number of {key} in {name}")
         grids[key] = within(f"{name}: {key}", value[key], low=SMALLEST, high=LARGEST)
+        require_limit("values", grids[key].size, f"the number of {key} in {name}")
     return EfficiencyTable(**grids, of=value.get("of", "pass"))
 
 
