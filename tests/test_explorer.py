@@ -483,11 +483,11 @@ def test_unknown_values_and_presets_are_refused_by_name() -> None:
 WITHOUT = """
 import sys
 sys.modules[{missing!r}] = None
-from specsim import explorer
+from specsim import SpecsimError, explorer
 print(explorer.sweep(lambda s: s.speedup, {{"batch": [1]}}).values.shape)
 try:
     explorer.Explorer()
-except explorer.SpecsimError as error:
+except SpecsimError as error:
     print(error)
 """
 

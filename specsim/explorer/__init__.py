@@ -69,5 +69,5 @@ def __getattr__(name: str) -> Any:
     """A live widget, imported when it is asked for. Raises SpecsimError without its extra."""
     if name not in _LIVE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needed("the explorer"):
+    with needed("the explorer", "notebooks"):
         return getattr(import_module(f"{__name__}.{_LIVE[name]}"), name)

@@ -11,7 +11,7 @@ from specsim.checks.limits import require_limit
 from specsim.explorer.scenarios import DEVICES, PLAIN, ExplorerScenario, drafts_of
 from specsim.operators import AUTO, PRECISIONS
 
-with needed("the explorer"):
+with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

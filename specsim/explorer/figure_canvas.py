@@ -13,7 +13,7 @@ from specsim.explorer.panels import Panel
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import STYLE
 
-with needed("the explorer"):
+with needed("the explorer", "notebooks"):
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

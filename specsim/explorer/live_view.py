@@ -30,7 +30,7 @@ from specsim.explorer.scenarios import (
 )
 from specsim.explorer.sentences import describe
 
-with needed("the explorer"):
+with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 SOON_S = 0.01  # how long the pictures wait that do not matter while a slider is dragged

@@ -60,10 +60,9 @@ def open_page(query: str = "", port: int | None = None, browser: bool = True) ->
     `browser`, whether to open one. Raises SpecsimError where Voila is not installed.
     """
     what = "the explorer's page"
-    require_modules(
-        what, "ipywidgets", "ipykernel", "IPython", "matplotlib", "PIL"
-    )  # its kernels do
-    with needed(what):
+    kernels_need = ("ipywidgets", "ipykernel", "IPython", "matplotlib", "PIL")
+    require_modules(what, *kernels_need, extra="notebooks")
+    with needed(what, "notebooks"):
         from traitlets.config import Config
         from voila.app import Voila
     chosen, token = port or free_port(), secrets.token_urlsafe(24)
@@ -189,7 +188,7 @@ def asked(query: str) -> str:
 
 def show(measurements: str) -> None:
     """Display the explorer at the scenario that the page's address names: what the cell runs."""
-    with needed("the explorer's page"):
+    with needed("the explorer's page", "notebooks"):
         from IPython.display import display
 
     from specsim.explorer.copying import from_query

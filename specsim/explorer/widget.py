@@ -24,7 +24,7 @@ from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario
 from specsim.explorer.sentences import about_temperature
 from specsim.explorer.single_panel import starting_at
 
-with needed("the explorer"):
+with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 CHOICES = (

@@ -12,7 +12,7 @@ For any other function of a scenario there is `explorer.sweep`.
 
 from specsim.checks.extras import needed
 
-with needed("the explorer"):
+with needed("the explorer", "notebooks"):
     from specsim.explorer.panels.protocol import Panel
     from specsim.explorer.panels.roofline import RooflinePanel
     from specsim.explorer.panels.speedup_map import SpeedupMapPanel
