@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+SEED ?= $(shell date +%s)
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -46,7 +47,8 @@ browser.ready:  # what can be installed is: Debian's browser and its driver, by 
 
 .PHONY: test-slow
 test-slow: $(VENV)/test.stamp  ## the tests that take minutes, and the property tests on new examples
-	SPECSIM_EXAMPLES=fresh $(PYTEST) -m "slow or hypothesis" --timeout 3600
+	@echo "hypothesis seed $(SEED): make test-slow SEED=$(SEED) draws the same examples"
+	SPECSIM_EXAMPLES=fresh $(PYTEST) -m "slow or hypothesis" --timeout 3600 --hypothesis-seed=$(SEED)
 
 .PHONY: lint
 lint: $(VENV)/lint.stamp typecheck  ## style, format and types, changing nothing

@@ -139,19 +139,21 @@ def test_a_preset_is_reached_and_chosen_by_keyboard(page: Any) -> None:
     driving.until(lambda: driving.text(page, ".specsim-story").startswith("MoE"))
 
 
-def test_an_impossible_choice_is_said_and_taken_back(page: Any) -> None:
+def test_a_new_target_takes_a_draft_that_fits(page: Any) -> None:
     from selenium.webdriver.support.ui import Select
 
-    def choose(name: str) -> None:
-        Select(page.find_element("css selector", ".specsim-draft select")).select_by_visible_text(
-            name
-        )
+    def choice(name: str) -> Any:
+        return Select(page.find_element("css selector", f".specsim-{name} select"))
 
-    choose("qwen3-0.6b")
-    driving.until(lambda: "share the target's vocabulary" in driving.sentence(page))
-    keep(page, "impossible")
-    choose("llama-3.2-1b")
-    driving.until(lambda: "No prediction" not in driving.sentence(page))
+    choice("target").select_by_visible_text("qwen3-8b")
+    driving.until(lambda: "drafts: it has the tokenizer of qwen3-8b" in driving.sentence(page))
+    assert "No prediction" not in driving.sentence(page)
+    offered = {option.text for option in choice("draft").options}
+    assert "qwen3-0.6b" in offered
+    assert "llama-3.2-1b" not in offered
+    keep(page, "another-target")
+    choice("target").select_by_visible_text("llama-3.1-8b")
+    driving.until(lambda: "tokenizer of llama-3.1-8b" in driving.sentence(page))
 
 
 def test_the_sentence_lies_in_a_live_region_that_stays(page: Any) -> None:
