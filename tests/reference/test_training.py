@@ -207,7 +207,7 @@ def test_a_broken_checkpoint_of_a_run_is_named(tmp_path, content: bytes):
 
 def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
-    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(400))
+    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(100))
     corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
     monkeypatch.setattr(pair, "standard_library", lambda: corpus)
     size = train_tokenizer(corpus.train).get_vocab_size()
@@ -215,7 +215,7 @@ def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
     recipe = replace(RECIPE, architecture=shape, budget_tokens=1280)
     head = HeadRecipe(shape, budget_tokens=1280, batch_tokens=128, sequence=32)
     draft = DraftRecipe(
-        shape, budget_tokens=128_000, batch_tokens=12_800, sequence=32, distilled_tokens=12_800
+        shape, budget_tokens=51_200, batch_tokens=12_800, sequence=32, distilled_tokens=12_800
     )
     recipes = {"bundled": {"target": recipe, "draft": draft, "head": head}}
     monkeypatch.setattr(pair, "RECIPES", recipes)
