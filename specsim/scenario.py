@@ -271,7 +271,7 @@ def draft_precision_of(scenario: Scenario) -> str | None:
 
 
 # Looked up once for each name: a slider that moves a number looks nothing up.
-_model = lru_cache(maxsize=32)(model)
+_model = lru_cache(maxsize=256)(model)
 
 
 @lru_cache(maxsize=32)

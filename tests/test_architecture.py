@@ -138,7 +138,7 @@ def preset(name):
 
 @pytest.mark.parametrize("name", LLAMA_SHAPED)
 def test_to_config_reads_back_as_the_same_shape(name):
-    shape = preset(name)
+    shape = replace(preset(name), mtp_layers=0)  # MTP modules are not written
     through_json = json.loads(json.dumps(to_config(shape)))
     assert from_config(through_json, shape.name) == shape
 

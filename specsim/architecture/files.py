@@ -1,6 +1,7 @@
 """Which file or preset a name means."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ def model(name: str | Path) -> Architecture:
         beside = folder / BESIDE if is_folder or path.name == "config.json" else None
         written = read_json(beside) if beside is not None and beside.is_file() else None
         return from_config(config, named_by(path), written)
-    row = catalog.resolve("models", str(name))
+    return _preset(catalog.resolve("models", str(name)))
+
+
+@cache
+def _preset(row: str) -> Architecture:
+    """The model of a row, read once: it cannot be changed, and a list of formats takes its time."""
     found = catalog.lookup("models", row)
     return replace(from_config(found["config"], row), tokenizer=found["tokenizer"])
 
