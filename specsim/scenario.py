@@ -48,7 +48,8 @@ class Scenario:
     calibration's); `gamma`, drafted tokens per cycle (None: the best); at most one of `alpha`,
     `survival` (s_1, s_2, …; empty: not given) and `tokens_per_cycle` (bonus included);
     `draft_precision` ("auto": what the draft's own checkpoint says; None: the same, or the target's
-    where that is named and the draft's says nothing); `draft_tensor_parallel` (None: the target's).
+    where that is named and the draft's says nothing); `draft_tensor_parallel` (None: the target's);
+    `like`, the `model_type` as which a config.json of an unknown one is read.
     The others are those of
     `specsim.predict`.
     """
@@ -70,6 +71,7 @@ class Scenario:
     draft_precision: str | None = None
     draft_tensor_parallel: int | None = None
     routing_correlation: float | None = None
+    like: str | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -153,8 +155,10 @@ def resolve(scenario: Scenario) -> Resolved:
     not go together: an acceptance without a draft, a draft without an acceptance, ….
     """
     require_sound(scenario)
-    target, system = _model(scenario.target), system_of(scenario)
+    target, system = _model(scenario.target, scenario.like), system_of(scenario)
     drafter = drafter_of(scenario)
+    if scenario.like is not None and not _reads_like(target, drafter):
+        raise SpecsimError(f"--like {scenario.like} has no use: every model_type is known")
     if drafter is None and (scenario.acceptance or scenario.gamma):
         raise SpecsimError(
             "an acceptance or a gamma needs a draft: give --draft NAME|config.json or --method NAME"
@@ -164,6 +168,11 @@ def resolve(scenario: Scenario) -> Resolved:
     if scenario.tokens_per_cycle is not None and scenario.gamma is None:
         raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
     return Resolved(scenario, target, system, drafter)
+
+
+def _reads_like(target: Architecture, drafter: Drafter | None) -> bool:
+    models = [target, drafter.architecture] if isinstance(drafter, DraftModel) else [target]
+    return any(each.read_as is not None for each in models)
 
 
 def require_sound(scenario: Scenario) -> None:
@@ -197,7 +206,7 @@ def system_of(scenario: Scenario) -> System:
         system = _system(
             scenario.accelerator, scenario.engine, stored, scenario.kv_precision, devices
         )
-        return system.storing(_model(scenario.target)) if scenario.auto else system
+        return system.storing(_model(scenario.target, scenario.like)) if scenario.auto else system
     found = _calibrated(scenario.engine, scenario.precision, scenario.kv_precision)
     if scenario.accelerator:
         raise SpecsimError(
@@ -207,7 +216,7 @@ def system_of(scenario: Scenario) -> System:
         raise SpecsimError(
             f"{scenario.engine} was measured on one device: leave out --tensor-parallel"
         )
-    return found.storing(_model(scenario.target))
+    return found.storing(_model(scenario.target, scenario.like))
 
 
 def drafter_of(scenario: Scenario) -> Drafter | None:
@@ -227,19 +236,21 @@ def drafter_of(scenario: Scenario) -> Drafter | None:
         return None
     if scenario.draft is not None and devices is None:
         head = head_of(scenario)
-        draft = _model(scenario.draft) if head is None else head.body
+        draft = _model(scenario.draft, scenario.like) if head is None else head.body
         try:
             require_even_split(draft, all_devices)
         except SpecsimError as error:
             raise SpecsimError(f"{error} (--draft-tp splits the draft over fewer)") from None
-    return _drafter(scenario.target, scenario.method, scenario.draft, stored, devices)
+    return _drafter(
+        scenario.target, scenario.method, scenario.draft, stored, devices, scenario.like
+    )
 
 
 def head_of(scenario: Scenario) -> DraftHead | None:
     """The trained head that a scenario drafts with; None for a draft model, or none."""
     if scenario.draft is None:
         return None
-    return _head(scenario.draft, scenario.target, _canonical(scenario.method))
+    return _head(scenario.draft, scenario.target, _canonical(scenario.method), scenario.like)
 
 
 def method_of(scenario: Scenario) -> str | None:
@@ -267,16 +278,16 @@ def draft_precision_of(scenario: Scenario) -> str | None:
     if head_of(scenario) is not None:
         return AUTO  # a head is trained and served in 16 bits, unless its file says otherwise
     named = not scenario.auto
-    return None if named and _model(scenario.draft).stored is None else AUTO
+    return None if named and _model(scenario.draft, scenario.like).stored is None else AUTO
 
 
 # Looked up once for each name: a slider that moves a number looks nothing up.
-_model = lru_cache(maxsize=32)(model)
+_model = lru_cache(maxsize=256)(model)
 
 
 @lru_cache(maxsize=32)
-def _head(draft: str, target: str, method: str | None) -> DraftHead | None:
-    return draft_head(draft, _model(target), method)
+def _head(draft: str, target: str, method: str | None, like: str | None) -> DraftHead | None:
+    return draft_head(draft, _model(target, like), method)
 
 
 _system = lru_cache(maxsize=32)(catalog_system)
@@ -297,16 +308,21 @@ def _calibrated(path: str, stored: str | None, kv: str | None) -> System:
 
 @lru_cache(maxsize=32)
 def _drafter(
-    target: str, name: str | None, draft: str | None, stored: str | None, devices: int | None
+    target: str,
+    name: str | None,
+    draft: str | None,
+    stored: str | None,
+    devices: int | None,
+    like: str | None,
 ) -> Drafter:
     shape: Architecture | DraftHead | None = None
     if draft is not None:
-        shape = _head(draft, target, _canonical(name)) or _model(draft)
+        shape = _head(draft, target, _canonical(name), like) or _model(draft, like)
     if name is None and isinstance(shape, DraftHead):
         name = shape.method
     if name is None:
         assert isinstance(shape, Architecture)
         return DraftModel(shape, precision=stored, tensor_parallel=devices)
     return method(
-        name, _model(target), shape, draft_precision=stored, draft_tensor_parallel=devices
+        name, _model(target, like), shape, draft_precision=stored, draft_tensor_parallel=devices
     )

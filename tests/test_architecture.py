@@ -138,7 +138,7 @@ def preset(name):
 
 @pytest.mark.parametrize("name", LLAMA_SHAPED)
 def test_to_config_reads_back_as_the_same_shape(name):
-    shape = preset(name)
+    shape = replace(preset(name), mtp_layers=0)  # MTP modules are not written
     through_json = json.loads(json.dumps(to_config(shape)))
     assert from_config(through_json, shape.name) == shape
 
@@ -207,6 +207,50 @@ def test_what_is_not_supported_is_refused_by_name(changes, message):
         tiny(**changes)
     assert str(refused.value).startswith("tiny: ")
     assert "\n" not in str(refused.value)
+
+
+# ---------------------------------------------------------------- an unknown family, read as another
+
+MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def test_a_config_of_an_unknown_family_is_read_as_the_one_that_is_named():
+    odd = from_config(TINY | {"model_type": "mistrel"}, "odd", like="mistral")
+    known = from_config(TINY | {"model_type": "mistral"}, "odd")
+    assert replace(odd, read_as=None) == known
+    assert known.read_as is None
+    assert odd.read_as == (
+        "Read as mistral, because its model_type 'mistrel' is not known: parts that this family "
+        "does not have are not priced."
+    )
+    assert from_config(TINY, "tiny", like="gpt2") == tiny()  # known: as it says itself
+
+
+def test_what_such_a_family_does_not_read_is_named():
+    fields = TINY | MOE | {"model_type": "new", "bos_token_id": 1, "architectures": ["NewModel"]}
+    as_llama = from_config(fields, "new", like="llama")
+    assert as_llama.experts is None
+    assert as_llama.read_as.endswith(f"not read and not priced: {', '.join(MOE)}.")
+    as_moe = from_config(fields, "new", like="qwen3_moe")
+    assert (as_moe.experts.count, as_moe.experts.per_token) == (8, 2)
+    assert "not read" not in as_moe.read_as
+
+
+def test_a_multimodal_file_of_an_unknown_family_takes_no_sizes_from_a_class():
+    text = {key: value for key, value in TINY.items() if key not in ("model_type", "hidden_size")}
+    with pytest.raises(SpecsimError, match="lacks the field 'hidden_size'"):
+        from_config({"model_type": "new", "text_config": text}, "new", like="qwen3_5_text")
+    whole = {"model_type": "new", "text_config": TINY | {"model_type": "new_text"}}
+    assert "'new_text'" in from_config(whole, "new", like="llama").read_as
+
+
+def test_an_unknown_family_is_refused_with_what_could_be_passed():
+    with pytest.raises(SpecsimError, match="name that: --like mistral"):
+        from_config(TINY | {"model_type": "mistrel"}, "odd")
+    with pytest.raises(SpecsimError, match="name that: --like llama"):
+        from_config(TINY | {"model_type": "zzz"}, "odd")
+    with pytest.raises(SpecsimError, match="--like 'lama' is no model_type .* nearest: llama"):
+        from_config(TINY | {"model_type": "zzz"}, "odd", like="lama")
 
 
 @pytest.mark.parametrize(

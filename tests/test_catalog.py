@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from specsim import catalog
+from specsim.architecture import model
 from specsim.checks import SpecsimError
 from specsim.planning.cautions import KINDS
 
@@ -433,7 +434,7 @@ def gated_mlp(hidden: int, intermediate: int) -> int:
 
 
 def llama(c: catalog.Row) -> tuple[int, int]:
-    """Also Mistral and Phi-3, whose fused matrices hold the same numbers."""
+    """Also Mistral, SmolLM3 and Phi-3, whose fused matrices hold the same numbers."""
     hidden = c["hidden_size"]
     layer = grouped_query_attention(c) + gated_mlp(hidden, c["intermediate_size"]) + 2 * hidden
     total = tables(c) + c["num_hidden_layers"] * layer + hidden
@@ -494,6 +495,28 @@ def qwen3_moe(c: catalog.Row) -> tuple[int, int]:
     return with_experts(c["num_experts"]), with_experts(c["num_experts_per_tok"])
 
 
+def minimax(c: catalog.Row) -> tuple[int, int]:
+    """One norm over the queries of all heads, and one over the keys."""
+    hidden, heads = c["hidden_size"], c["num_attention_heads"] + c["num_key_value_heads"]
+    expert = gated_mlp(hidden, c["intermediate_size"])
+
+    def with_experts(n: int) -> int:
+        attention = grouped_query_attention(c) + heads * c["head_dim"]
+        router = hidden * c["num_local_experts"]
+        layer = attention + router + n * expert + 2 * hidden
+        return tables(c) + c["num_hidden_layers"] * layer + hidden
+
+    return with_experts(c["num_local_experts"]), with_experts(c["num_experts_per_tok"])
+
+
+def olmo(c: catalog.Row) -> tuple[int, int]:
+    """As Llama, with norms over all queries and over all keys."""
+    hidden, heads = c["hidden_size"], c["num_attention_heads"]
+    norms = (heads + c["num_key_value_heads"]) * (hidden // heads)
+    total = llama(c)[0] + c["num_hidden_layers"] * norms
+    return total, total
+
+
 def gemma2(c: catalog.Row) -> tuple[int, int]:
     hidden = c["hidden_size"]
     norms = 4 * hidden  # before and after both blocks
@@ -549,8 +572,8 @@ def latent_attention(c: catalog.Row) -> int:
 
 def deepseek_moe_layer(c: catalog.Row, experts: int) -> int:
     hidden = c["hidden_size"]
-    # V3 adds a learned correction to the scores of its experts.
-    router = (hidden + (c["model_type"] == "deepseek_v3")) * c["n_routed_experts"]
+    # V3 and Kimi add a learned correction to the scores of its experts.
+    router = (hidden + (c["model_type"] != "deepseek_v2")) * c["n_routed_experts"]
     expert = gated_mlp(hidden, c["moe_intermediate_size"])
     experts_read = (experts + c["n_shared_experts"]) * expert
     return latent_attention(c) + router + experts_read + 2 * hidden
@@ -593,7 +616,8 @@ COUNTERS = {
     "llama": llama, "mistral": llama, "phi3": llama, "qwen2": qwen2, "qwen3": qwen3,
     "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "gemma2": gemma2,
     "gemma3_text": gemma3, "phi": phi, "gpt_oss": gpt_oss, "deepseek_v2": deepseek,
-    "deepseek_v3": deepseek, "opt": opt, "gpt2": gpt2,
+    "deepseek_v3": deepseek, "kimi_k2": deepseek, "opt": opt, "gpt2": gpt2, "smollm3": llama,
+    "granite": llama, "seed_oss": qwen2, "mimo": qwen2, "minimax_m2": minimax, "olmo3": olmo,
 }  # fmt: skip
 
 
@@ -601,12 +625,33 @@ def test_every_promised_preset_is_there() -> None:
     assert MODELS.keys() >= PRESETS
 
 
-@pytest.mark.parametrize("name", MODELS)
+NAIVE = [name for name, row in MODELS.items() if row["config"]["model_type"] in COUNTERS]
+PUBLISHED = [name for name, row in MODELS.items() if "published_billions" in row]
+
+
+@pytest.mark.parametrize("name", NAIVE)
 def test_the_parameters_of_every_model_count_up_exactly(name: str) -> None:
     row = MODELS[name]
     total, active = COUNTERS[row["config"]["model_type"]](row["config"])
     assert total == row["parameters"]
     assert active == row.get("active_parameters", total)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_row_is_what_the_program_counts_and_within_1_percent_of_what_is_published(
+    name: str,
+) -> None:
+    row, shape = MODELS[name], model(name)
+    assert shape.parameters == row["parameters"]
+    assert shape.active_parameters == row.get("active_parameters", row["parameters"])
+    assert shape.parameters / 1e9 == pytest.approx(row["published_billions"], rel=0.01)
+
+
+def test_every_model_is_counted_naively_or_has_a_published_size() -> None:
+    assert [name for name in MODELS if name not in NAIVE and name not in PUBLISHED] == []
+
+
+LAYER_TYPES = {"sliding_attention", "full_attention", "linear_attention", "attention", "mamba"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -620,7 +665,7 @@ def test_a_models_row_is_well_formed(name: str) -> None:
     assert catalog.load("tokenizers")[row["tokenizer"]]["tokens"] <= config["vocab_size"]
     if "layer_types" in config:
         assert len(config["layer_types"]) == config["num_hidden_layers"]
-        assert set(config["layer_types"]) == {"sliding_attention", "full_attention"}
+        assert set(config["layer_types"]) <= LAYER_TYPES
     heads = config.get("num_attention_heads", config.get("n_head"))
     assert heads % config.get("num_key_value_heads", heads) == 0
 

@@ -208,6 +208,34 @@ def test_a_good_config_predicts(tmp_path, capsys):
     assert predict_json(capsys, "--target", str(file), "--accelerator", "t4")["step_s"] > 0
 
 
+def test_a_config_of_an_unknown_family_is_read_like_another(tmp_path, capsys):
+    file, draft = tmp_path / "new.json", tmp_path / "small.json"
+    file.write_text(json.dumps(CONFIG | {"model_type": "new", "num_experts": 8}))
+    draft.write_text(json.dumps(CONFIG | {"model_type": "new", "num_hidden_layers": 1}))
+    scenario = ["--target", str(file), "--accelerator", "t4"]
+    assert cli.main(["predict", *scenario]) == 2
+    assert "name that: --like" in capsys.readouterr().err
+    known = tmp_path / "config.json"
+    known.write_text(json.dumps(CONFIG))
+    found = predict_json(capsys, *scenario, "--like", "llama")
+    assert (
+        found["step_s"]
+        == predict_json(capsys, "--target", str(known), "--accelerator", "t4")["step_s"]
+    )
+    assert found["assumptions"][0] == (
+        "This is a guess. new: Read as llama, because its model_type 'new' is not known; not read "
+        "and not priced: num_experts."
+    )
+    both = ["--draft", str(draft), "--alpha", "0.8", "--gamma", "2", "--like", "llama"]
+    said = " ".join(predict_json(capsys, *scenario, *both)["assumptions"])
+    assert "new: Read as llama" in said
+    assert "small: Read as llama" in said
+    assert (
+        cli.main(["predict", "--target", str(known), "--accelerator", "t4", "--like", "llama"]) == 2
+    )
+    assert "--like llama has no use" in capsys.readouterr().err
+
+
 def test_out_to_a_path_that_cannot_be_written(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("")

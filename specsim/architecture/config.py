@@ -1,5 +1,6 @@
 """A Hugging Face `config.json` -> an `Architecture`, without transformers; and back."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -48,13 +49,18 @@ _SAID = (
 
 
 def from_config(
-    config: Mapping[str, Any], name: str, beside: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    name: str,
+    beside: Mapping[str, Any] | None = None,
+    like: str | None = None,
 ) -> Architecture:
     """The Architecture that a Hugging Face `config.json` describes, as transformers 5 spells it or
     as older ones did; of a multimodal model, that of its language model. Mistral's own
     `params.json` is read too.
 
-    `beside` is the `hf_quant_config.json` of the same folder, where there is one.
+    Arguments: `beside`, the `hf_quant_config.json` of the same folder, where there is one; `like`,
+    the `model_type` whose shape a config of an unknown one has. What such a config says and that
+    family does not read is named in `read_as`.
 
     Raises SpecsimError for an unsupported `model_type`, and for a field that is missing or of the
     wrong kind, naming it.
@@ -64,8 +70,13 @@ def from_config(
         config = from_params(Config(config, name))
     config, nested = _language_model(config)
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    if known := isinstance(model_type, str) and model_type in FAMILIES:
+        like = None
+    elif like is not None:
+        model_type, nested = _family(like), False  # no sizes of another family's class are taken
+    else:
         raise SpecsimError(f"{name}: {_unknown(model_type)}")
+    assert isinstance(model_type, str)
     silent = CLASS_DEFAULTS.get(model_type, {}).items()
     said = set(config) | set(() if nested else _SAID)
     taken = {key: value for key, value in silent if key not in said}
@@ -73,17 +84,76 @@ def from_config(
     assumed = DEFAULTS.get(model_type, {})
     if callable(assumed):
         assumed = assumed(Config(taken | given, name))
+    spelled = _Heard(taken | assumed | given)
     if model_type in SPELLINGS:
-        given = SPELLINGS[model_type](Config(taken | assumed | given, name)) | given
-    fields = Config(taken | assumed | given, name)
+        given = SPELLINGS[model_type](Config(spelled, name)) | given
+    heard = _Heard(taken | assumed | given)
+    fields = Config(heard, name)
     read = _llama(fields) | FAMILIES[model_type](fields)
     each_layer = read.pop("each_layer", None)
     model = Architecture(**read, name=name)
     if each_layer is not None:
         layers = [each_layer(layer, index) for index, layer in enumerate(layers_of(model))]
         model = replace(model, layers=tuple(layers))
+    if not known:
+        heard.asked |= spelled.asked
+        model = replace(model, read_as=_likeness(config, model_type, heard.asked))
     stored = stored_as(whole, model, beside)
     return model if stored is None else replace(model, stored=stored)
+
+
+class _Heard(dict[str, Any]):
+    """The fields of a config, which remember those that were asked for."""
+
+    def __init__(self, values: Fields) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+
+# what says nothing of a model's parts
+_NO_PART = re.compile(
+    r"token_id|dropout|pdrop|initializer|_coef|pretraining_tp|_std$|_eps$|version|architectures|"
+    r"auto_map|quantization|_token_index|id2label|label2id"
+)
+
+
+def _likeness(config: Mapping[str, Any], family: str, asked: set[str]) -> str:
+    """A sentence on a config of an unknown `model_type` that was read as that of a family, and of
+    which these fields were asked for."""
+    usual = {other for others in _ALIASES.values() for other in others}
+    unread = [
+        key
+        for key, value in config.items()
+        if key not in asked | usual and not _NO_PART.search(key)
+        if value and isinstance(value, int | float | list | tuple | Mapping) and value is not True
+    ]
+    unknown = quoted(config.get("model_type"))
+    said = f"Read as {family}, because its model_type {unknown} is not known"
+    if not unread:
+        return f"{said}: parts that this family does not have are not priced."
+    more = f" and {len(unread) - 6} more" if len(unread) > 6 else ""
+    return f"{said}; not read and not priced: {', '.join(unread[:6])}{more}."
+
+
+def _family(like: str) -> str:
+    """The `model_type` that a reader names; SpecsimError if no family is called so."""
+    if not isinstance(like, str) or like not in FAMILIES:
+        near = get_close_matches(str(like)[:60], FAMILIES, n=3, cutoff=0.5)
+        hint = f"the nearest: {', '.join(near)}" if near else "docs/models.md lists them"
+        raise SpecsimError(f"--like {quoted(like)} is no model_type that is known; {hint}")
+    return like
 
 
 def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
@@ -113,8 +183,8 @@ def _unknown(model_type: object) -> str:
     near = get_close_matches(str(model_type)[:60], FAMILIES, n=3, cutoff=0.7)
     known = f"{len(FAMILIES)} families are known (docs/models.md)"
     if near:
-        known += f", the nearest {', '.join(near)}: if it is of one's shape, write that name as "
-        known += "model_type into a copy of the file"
+        known += f", the nearest {', '.join(near)}"
+    known += f". If it has the shape of one, name that: --like {near[0] if near else 'llama'}"
     return (
         f"model_type {quoted(model_type)} is not supported; {known}. Another shape is specsim."
         "Architecture(name, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, "

@@ -1,6 +1,7 @@
 """Which file or preset a name means."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def model(name: str | Path) -> Architecture:
+def model(name: str | Path, like: str | None = None) -> Architecture:
     """The architecture called `name`: a preset, a `config.json`, the folder of a checkpoint, or a
     GGUF file.
 
-    A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. Raises
+    A hub id (`Qwen/Qwen3-8B`) means the preset, unless there is such a folder here. `like` is the
+    `model_type` as which a `config.json` of an unknown one is read (`from_config`). Raises
     SpecsimError with the nearest preset names when there is none such.
     """
     try:
@@ -48,8 +50,13 @@ def model(name: str | Path) -> Architecture:
             return from_header(header, path.stem)
         beside = folder / BESIDE if is_folder or path.name == "config.json" else None
         written = read_json(beside) if beside is not None and beside.is_file() else None
-        return from_config(config, named_by(path), written)
-    row = catalog.resolve("models", str(name))
+        return from_config(config, named_by(path), written, like)
+    return _preset(catalog.resolve("models", str(name)))
+
+
+@cache
+def _preset(row: str) -> Architecture:
+    """The model of a row, read once: it cannot be changed, and a list of formats takes its time."""
     found = catalog.lookup("models", row)
     return replace(from_config(found["config"], row), tokenizer=found["tokenizer"])
 

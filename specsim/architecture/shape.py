@@ -91,6 +91,7 @@ class Architecture(Sizes):
     | `small_parameters` | of norms outside of the layers, beside the last one |
     | `stored` | how its checkpoint stores the weights; None where that says nothing |
     | `tokenizer` | its family, a row of tokenizers.toml; None where it is unknown |
+    | `read_as` | a sentence, where its config was read as that of another family (`like`) |
     """
 
     name: str
@@ -131,6 +132,7 @@ class Architecture(Sizes):
     small_parameters: int = 0
     tokenizer: str | None = None
     stored: Storage | None = None
+    read_as: str | None = None
 
     def __post_init__(self) -> None:
         require_text("the name of a model", self.name)

@@ -32,12 +32,12 @@ def _families_by_size() -> dict[int, frozenset[str]]:
 def drafts_for(target: Architecture) -> list[str]:
     """The catalog's models that can draft for `target`: those of its tokenizer family with fewer
     parameters, smallest first. Empty if its family is unknown, or has no smaller model."""
-    family = tokenizer_of(target)
+    family, most = tokenizer_of(target), target.parameters
     rows = catalog.load("models")
     found = [
         (row["parameters"], name)
         for name, row in rows.items()
-        if row["tokenizer"] == family and row["parameters"] < target.parameters
+        if row["tokenizer"] == family and row["parameters"] < most
     ]
     return [name for _, name in sorted(found)]
 

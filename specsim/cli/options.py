@@ -17,6 +17,10 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
         help="a model of the catalog (specsim models lists them), or a config.json",
     )  # fmt: skip
     parser.add_argument(
+        "--like", metavar="FAMILY",
+        help="the model_type (llama, qwen3_moe, …) as which a config.json of an unknown one is read",
+    )  # fmt: skip
+    parser.add_argument(
         "--accelerator", help="an accelerator of the catalog (specsim accelerators lists them)"
     )
     parser.add_argument(

@@ -70,9 +70,10 @@ def about_models(target: Architecture, drafter: Drafter | None, context: int) ->
             "of a module which somebody would have to train.",
             guess=True,
         )
-    models = [target]
+    models, drafts = [target], []
     if isinstance(drafter, DraftModel):
         draft = drafter.architecture
+        drafts.append(draft)
         if drafter.window is None:
             models.append(draft)
         if None in (tokenizer_of(draft), tokenizer_of(target)):
@@ -80,6 +81,9 @@ def about_models(target: Architecture, drafter: Drafter | None, context: int) ->
                 f"Whether {draft.name} shares the tokenizer of {target.name} is unknown: only the "
                 "sizes of their vocabularies were compared."
             )
+    for model in (target, *drafts):
+        if model.read_as is not None:
+            yield Caution(f"{model.name}: {model.read_as}", guess=True)
     for model in models:
         if context > model.max_context:
             yield Caution(
