@@ -1,7 +1,9 @@
 """What the decoder's tests share: tiny random models and the text they must write."""
 
 import itertools
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `thresholds`
 
 NEAR_TIE = 1e-4  # logits closer than this may change places when a pass has more rows
 
