@@ -166,7 +166,7 @@ def rotary_table(shape: Architecture) -> Tensor:
     count = shape.max_context + MAX_GAMMA
     nbytes = 16.0 * shape.head_dim * count  # the table, and what it is made of
     what = f"the rotary angles of {count:,} positions of {shape.name}"
-    with memory_for(what, nbytes, torch.get_default_device()):
+    with memory_for(what, nbytes, torch.device("cpu")):
         return _rotary_table(shape, count)
 
 

@@ -1,7 +1,10 @@
 """What the decoder's tests share: tiny random models and the text they must write."""
 
 import itertools
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `thresholds`
 
 NEAR_TIE = 1e-4  # logits closer than this may change places when a pass has more rows
 
@@ -63,6 +68,11 @@ def sampled_texts():
 class SampledTexts:
     WORD, SIZE, SAMPLES, AT_ONCE = 3, 5, 20_000, 2_000
     PROMPT = (0, 3, 1)
+    # small: it is the sampling that is put to the test, and twenty thousand texts are decoded
+    MODEL: ClassVar = {
+        "vocab_size": SIZE, "hidden_size": 8, "num_heads": 2, "num_kv_heads": 1, "head_dim": 4,
+        "intermediate_size": 12,
+    }  # fmt: skip
 
     @classmethod
     def distribution(cls, target: Transformer, sampling: SamplingParameters) -> Tensor:

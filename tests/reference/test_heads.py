@@ -100,7 +100,7 @@ def test_a_repetition_penalty_counts_on_both_sides(one_layer) -> None:
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS))
 def test_sampled_texts_have_the_targets_distribution(tiny, sampled_texts, rule: str) -> None:
-    target = tiny(11, vocab_size=sampled_texts.SIZE)
+    target = tiny(11, **sampled_texts.MODEL)
     drafter = DraftHead(untrained_head(target), 2)
     counts = sampled_texts.counts(target, drafter, temperature=0.8, top_p=0.95, rule=rule)
     assert (

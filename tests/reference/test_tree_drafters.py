@@ -31,8 +31,8 @@ def pair(tiny, perturbed):
 
 @pytest.fixture(scope="module")
 def small_pair(tiny, sampled_texts):
-    size = sampled_texts.SIZE
-    return tiny(11, vocab_size=size), tiny(12, vocab_size=size, num_layers=1)
+    fields = sampled_texts.MODEL
+    return tiny(11, **fields), tiny(12, num_layers=1, **fields)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ Worked examples carry an id (L1, L2, …) in the test's id.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
+from thresholds import last_u_where
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -132,16 +134,6 @@ def told(drafting: Drafting, size: int) -> Drafting:
 # The checker
 
 
-def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-    """Where in [0, 1] each of `rows` tests stops holding; a test holds up to some u, not after."""
-    low, high = torch.zeros(rows, dtype=torch.float64), torch.ones(rows, dtype=torch.float64)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        held = holds(middle)
-        low, high = torch.where(held, middle, low), torch.where(held, high, middle)
-    return (low + high) / 2
-
-
 def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
     """P(the walk of tree k ends at node i), (K, N+1), and what follows, (K, N+1, V).
 
@@ -153,28 +145,30 @@ def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, T
     (count, nodes), size = drafting.tokens.shape, len(target)
     distributions = drafting.distributions(target)
 
+    layout_of = cache(drafting.tree.layout)  # by the number of rows
+
     def decide(rows: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        layout = drafting.tree.layout(len(rows))
+        layout = layout_of(len(rows))
         verdict = rule(
             distributions[rows], drafting.reported[rows], drafting.tokens[rows], uniforms, layout
         )
         return end_of(verdict), verdict.next_token
 
     sides = all_strings(2, nodes).double()  # below or above each threshold, (C, N)
-    rows = torch.arange(count).repeat_interleave(len(sides))
-    thresholds = torch.empty((count, nodes), dtype=torch.float64)
-    for i in range(nodes):
-        extremes = F.pad(sides * (1 - 2**-53), (0, 1))
+    extremes = F.pad(sides * (1 - 2**-53), (0, 1))  # (C, N+1)
+    own = torch.eye(nodes, nodes + 1, dtype=torch.bool)[:, None, None]  # (N, 1, 1, N+1)
 
-        def end_at(u: Tensor, i: int = i, extremes: Tensor = extremes) -> Tensor:
-            uniforms = extremes.repeat(count, 1)
-            uniforms[:, i] = u.repeat_interleave(len(extremes))
-            return decide(rows, uniforms)[0].view(count, -1)
+    def end_at(u: Tensor) -> Tensor:
+        """Where the walk ends if uniform i of a tree is u (K · N, M), and the others are in their
+        corners: (K · N, M, C)."""
+        uniforms = torch.where(own, u.view(count, nodes, -1, 1, 1), extremes)  # (K, N, M, C, N+1)
+        each = torch.arange(count).repeat_interleave(uniforms[0, ..., 0].numel())
+        return decide(each, uniforms.view(-1, nodes + 1))[0].view(count * nodes, -1, len(sides))
 
-        at_zero = end_at(torch.zeros(count, dtype=torch.float64))
-        thresholds[:, i] = last_u_where(
-            lambda u, f=end_at, at_zero=at_zero: (f(u) == at_zero).all(1), count
-        )
+    at_zero = end_at(torch.zeros((count * nodes, 1), dtype=torch.float64))
+    thresholds = last_u_where(
+        lambda u: (end_at(u) == at_zero).all(2), count * nodes, BISECTIONS, len(sides)
+    ).view(count, nodes)
     low = sides * thresholds[:, None]  # the corners of every box, (K, C, N)
     high = torch.where(sides == 1, 1.0, thresholds[:, None])
     chances = (high - low).prod(-1)  # (K, C)
@@ -189,9 +183,12 @@ def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, T
     inside = (low + high)[tree, box].div(2).repeat_interleave(size - 1, 0)
     t = torch.arange(size - 1).repeat(len(tree))
     trees = tree.repeat_interleave(size - 1)
-    boundaries = last_u_where(
-        lambda u: decide(trees, torch.cat((inside, u[:, None]), dim=1))[1] <= t, len(t)
-    ).view(-1, size - 1)
+
+    def is_at_most_t(u: Tensor) -> Tensor:
+        uniforms = torch.cat((inside.repeat_interleave(u.shape[1], 0), u.reshape(-1, 1)), dim=1)
+        return decide(trees.repeat_interleave(u.shape[1]), uniforms)[1].view(u.shape) <= t[:, None]
+
+    boundaries = last_u_where(is_at_most_t, len(t), BISECTIONS).view(-1, size - 1)
     edges = torch.zeros((len(tree), 1), dtype=torch.float64)
     next_distributions = torch.cat((edges, boundaries, edges + 1), dim=1).diff(
         dim=1

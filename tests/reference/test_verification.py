@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thresholds import last_u_where
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -135,19 +136,6 @@ def told(drafting: Drafting, size: int) -> Drafting:
 # The checker
 
 
-def last_u_where(holds: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-    """Where in [0, 1] each of `rows` tests stops holding; a test holds up to some u, not after."""
-    low, high = (
-        torch.zeros(rows, dtype=torch.float64),
-        torch.ones(rows, dtype=torch.float64),
-    )
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        held = holds(middle)
-        low, high = torch.where(held, middle, low), torch.where(held, high, middle)
-    return (low + high) / 2
-
-
 def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Tensor, Tensor]:
     """P(n accepted) of every string, (N, G+1), and the distribution of what follows, (N, G+1, V).
 
@@ -164,20 +152,27 @@ def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Ten
         return rule(target_probs[rows], reported, drafting.strings[rows], uniforms)
 
     sides = all_strings(2, gamma).double()  # below or above each threshold, (C, G)
-    rows = torch.arange(count).repeat_interleave(len(sides))
-    thresholds = torch.empty((count, gamma), dtype=torch.float64)
-    for i in range(gamma):
-        extremes = torch.cat((sides * (1 - 2**-53), torch.zeros(len(sides), 1)), dim=1)
+    extremes = torch.cat((sides * (1 - 2**-53), torch.zeros(len(sides), 1)), dim=1)  # (C, G+1)
+    own = torch.eye(gamma, gamma + 1, dtype=torch.bool)[:, None, None]  # (G, 1, 1, G+1)
 
-        def accepted_at(u: Tensor, i: int = i, extremes: Tensor = extremes) -> Tensor:
-            uniforms = extremes.repeat(count, 1)
-            uniforms[:, i] = u.repeat_interleave(len(extremes))
-            return decide(rows, uniforms).accepted.view(count, -1)
+    def accepted_at(u: Tensor) -> Tensor:
+        """How many are accepted if uniform i of a string is u (N · G, K), and the others are in
+        their corners: (N · G, K, C)."""
+        u = u.view(count, gamma, -1, 1, 1)
+        uniforms = torch.where(own, u, extremes)  # (N, G, K, C, G+1)
+        each = torch.arange(count).repeat_interleave(uniforms[0, ..., 0].numel())
+        accepted = decide(each, uniforms.view(-1, gamma + 1)).accepted
+        return accepted.view(count * gamma, -1, len(sides))
 
-        at_zero = accepted_at(torch.zeros(count, dtype=torch.float64))
-        thresholds[:, i] = last_u_where(
-            lambda u, f=accepted_at, at_zero=at_zero: (f(u) == at_zero).all(1), count
-        )
+    thresholds = torch.empty((count, 0), dtype=torch.float64)
+    if gamma:
+        at_zero = accepted_at(torch.zeros((count * gamma, 1), dtype=torch.float64))
+        thresholds = last_u_where(
+            lambda u: (accepted_at(u) == at_zero).all(2),
+            count * gamma,
+            BISECTIONS,
+            len(sides),
+        ).view(count, gamma)
     low = sides * thresholds[:, None]  # the corners of every box, (N, C, G)
     high = torch.where(sides == 1, 1.0, thresholds[:, None])
     chances = (high - low).prod(-1)  # (N, C)
@@ -192,15 +187,14 @@ def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Ten
     # the next token is at most t up to a boundary, for every box and t < V - 1 at once
     inside = (low + high)[string, box] / 2
     inside, t = inside.repeat_interleave(size - 1, 0), torch.arange(size - 1).repeat(len(string))
-    boundaries = last_u_where(
-        lambda u: (
-            decide(
-                string.repeat_interleave(size - 1), torch.cat((inside, u[:, None]), dim=1)
-            ).next_token
-            <= t
-        ),
-        len(t),
-    ).view(-1, size - 1)
+    each = string.repeat_interleave(size - 1)
+
+    def is_at_most_t(u: Tensor) -> Tensor:
+        uniforms = torch.cat((inside.repeat_interleave(u.shape[1], 0), u.reshape(-1, 1)), dim=1)
+        following = decide(each.repeat_interleave(u.shape[1]), uniforms).next_token
+        return following.view(u.shape) <= t[:, None]
+
+    boundaries = last_u_where(is_at_most_t, len(t), BISECTIONS).view(-1, size - 1)
     edges = torch.zeros((len(string), 1), dtype=torch.float64)
     distributions = torch.cat((edges, boundaries, edges + 1), dim=1).diff(dim=1)  # of every box
     weights = chances[string, box]
