@@ -209,7 +209,7 @@ def test_what_is_not_supported_is_refused_by_name(changes, message):
     assert "\n" not in str(refused.value)
 
 
-# ---------------------------------------------------------------- an unknown family, read as another
+# --------------------------------------------------------- an unknown family, read as another
 
 MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
@@ -249,7 +249,7 @@ def test_an_unknown_family_is_refused_with_what_could_be_passed():
         from_config(TINY | {"model_type": "mistrel"}, "odd")
     with pytest.raises(SpecsimError, match="name that: --like llama"):
         from_config(TINY | {"model_type": "zzz"}, "odd")
-    with pytest.raises(SpecsimError, match="--like 'lama' is no model_type .* nearest: llama"):
+    with pytest.raises(SpecsimError, match=r"--like 'lama' is no model_type .* nearest: llama"):
         from_config(TINY | {"model_type": "zzz"}, "odd", like="lama")
 
 

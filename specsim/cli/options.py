@@ -18,7 +18,8 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
     )  # fmt: skip
     parser.add_argument(
         "--like", metavar="FAMILY",
-        help="the model_type (llama, qwen3_moe, …) as which a config.json of an unknown one is read",
+        help="the model_type (llama, qwen3_moe, …) as which a config.json of an unknown one is "
+        "read",
     )  # fmt: skip
     parser.add_argument(
         "--accelerator", help="an accelerator of the catalog (specsim accelerators lists them)"
