@@ -14,7 +14,7 @@ from reference.tree_verification import TREE_RULES
 from reference.verification import RULES
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
-from specsim.checks.limits import require_limit
+from specsim.checks.limits import LIMITS
 
 MODES = ("eager", "cuda-graphs", "compiled")
 
@@ -56,9 +56,9 @@ def check_run(
 
 def check_seed(seed: int) -> None:
     """SpecsimError unless `seed` is a whole number that the generators take."""
-    if not isinstance(seed, Integral) or isinstance(seed, bool):
-        raise SpecsimError(f"seed must be a whole number, not {seed!r:.100}")
-    require_limit("seed", abs(seed), "the size of seed")
+    most = LIMITS["seed"].most
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or abs(seed) > most:
+        raise SpecsimError(f"seed must be a whole number of at most {most:,}, not {seed!r:.100}")
 
 
 def checked_prompts(prompt, architecture: Architecture) -> tuple[list[list[int]], bool]:

@@ -207,7 +207,10 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
         (["generate", "x", "--device", "abacus"], "abacus"),
         (["generate", "x", "--temperature", "1e-40"], "0 (greedy) or at least 1e-06, not 1e-40"),
         (["generate", "x", "--temperature", "nan"], "temperature"),
-        (["generate", "x", "--seed", str(2**70)], "seed must be at most 9,223,372,036,854,775,807"),
+        (
+            ["generate", "x", "--seed", str(2**70)],
+            "seed must be a whole number of at most 9,223,372",
+        ),
         (["generate", "x", "--tree", "30,30,10"], "nodes of a tree must be at most 4,096"),
         (["generate", "x", "--tree", "9" * 30], "nodes of a tree must be at most 4,096"),
         (

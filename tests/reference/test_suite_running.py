@@ -8,6 +8,7 @@ import torch
 
 from reference.__main__ import main
 from reference.attention import LONG, chunked_from, read_in_chunks_from
+from reference.lab.drift import DriftProbe
 from reference.lab.suites import budget, running
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.points import load_suite
@@ -270,14 +271,15 @@ def test_minutes_that_are_none_are_refused(suite, tmp_path, minutes):
         run(suite, tmp_path, "plain", minutes=minutes)
 
 
-def test_drift_is_relative_to_the_time_at_calibration(suite, tmp_path):
+def test_drift_is_relative_to_the_time_at_calibration(suite, tmp_path, monkeypatch):
     folder = tmp_path / "m"
     folder.mkdir()
-    (folder / "calibration.json").write_text('{"environment": {"drift_s": 1e6}}')
+    (folder / "calibration.json").write_text('{"environment": {"drift_s": 0.1}}')
+    monkeypatch.setattr(DriftProbe, "product_s", lambda probe: 0.025)
     run(suite, tmp_path, "plain")
-    for point in Measurement.read(folder / "plain.json").points:
-        assert 0 < point.drift < 1e-6
-    assert Measurement.read(folder / "plain.json").calibration == "calibration.json"
+    measurement = Measurement.read(folder / "plain.json")
+    assert [point.drift for point in measurement.points] == [0.25, 0.25]
+    assert measurement.calibration == "calibration.json"
 
 
 @pytest.mark.parametrize(
