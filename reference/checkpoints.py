@@ -206,7 +206,7 @@ def load_checkpoint(
     config = read_config(folder)
     name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
     stored = within_window(from_config(config, name))
-    architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size)
+    architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size).require_llama_shape()
     theirs = Safetensors(folder)
     require_layers(theirs, architecture.num_layers)
     model = without_weights(architecture)
