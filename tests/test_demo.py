@@ -131,7 +131,7 @@ def forget_a_field(folder: Path) -> None:
 
 def other_architecture(folder: Path) -> None:
     config = folder / "draft" / "config.json"
-    config.write_text(config.read_text().replace('"model_type": "llama"', '"model_type": "mamba"'))
+    config.write_text(config.read_text().replace('"model_type": "llama"', '"model_type": "t5"'))
 
 
 def other_vocabulary(folder: Path) -> None:
@@ -155,7 +155,7 @@ def other_shape(folder: Path) -> None:
         (truncate, "truncated"),
         (remove, "no such file"),
         (forget_a_field, "num_hidden_layers"),
-        (other_architecture, "mamba"),
+        (other_architecture, "t5"),
         (other_vocabulary, "vocabular"),
         (other_shape, "shape"),
     ],

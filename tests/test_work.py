@@ -263,7 +263,7 @@ def test_an_allocated_buffer_is_read_whole():
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(SpecsimError, match="unknown precision 'int3'; known: fp32, bf16"):
+    with pytest.raises(SpecsimError, match="unknown precision 'int3'; known: auto, fp32, bf16"):
         precision("int3")
     with pytest.raises(SpecsimError, match="no operator is called 'lm_head'; there are: "):
         forward_work(ODD, Workload(), BF16)["lm_head"]
