@@ -33,7 +33,6 @@ PLACES = {
     "streaming": ("stream_text",),
     "trees": ("Tree",),
 }  # the public names of each module
-LIBRARIES = ("torch", "safetensors", "tokenizers", "tqdm")  # of the extra `reference`
 
 if TYPE_CHECKING:
     from reference.checkpoints import Tokenizer as Tokenizer
@@ -64,24 +63,17 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from the module that defines it. Raises ImportError, naming the extra, if
+    """A public name, from the module that defines it. Raises MissingExtra (an ImportError) if
     PyTorch or another library that the decoder needs is not installed."""
     for module, names in PLACES.items():
         if name in names:
-            try:
+            from specsim.checks.extras import needed  # with NumPy, which takes time
+
+            with needed("the decoder", "reference"):
                 return getattr(import_module(f"reference.{module}"), name)
-            except ModuleNotFoundError as error:
-                if error.name not in LIBRARIES:
-                    raise
-                raise ImportError(needed(error)) from None
     raise AttributeError(f"module 'reference' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """The names of this package, those that are not imported yet included."""
     return sorted({*globals(), *(name for names in PLACES.values() for name in names)})
-
-
-def needed(error: ModuleNotFoundError) -> str:
-    """One line about a library that is missing: what needs it, and how it is installed."""
-    return f"the decoder needs {error.name}: pip install 'specsim-llm[reference]'"

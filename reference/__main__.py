@@ -10,8 +10,6 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from reference import LIBRARIES, needed
-
 METHODS = ("draft-model", "n-gram", "early-exit", "quantised-self", "ensemble", "head")
 PRECISIONS = ("fp32", "bf16", "fp16")  # those of reference.machine, known without PyTorch
 
@@ -24,26 +22,25 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except ModuleNotFoundError as error:
-        if error.name not in LIBRARIES:
-            raise
-        print(f"reference: {needed(error)}", file=sys.stderr)
-        return 2
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry out a command; an error of the user's, or of the device's memory, is one line."""
-    from reference.machine import device_named
-    from reference.memory import is_out_of_memory
     from specsim.checks import SpecsimError
+    from specsim.checks.extras import needed
 
     try:
-        options.device = device_named(options.device)
-        return options.run(options)
+        with needed("the decoder", "reference"):
+            from reference.machine import device_named
+
+            options.device = device_named(options.device)
+            return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
+        from reference.memory import is_out_of_memory
+
         if not is_out_of_memory(error):
             raise
         words = " ".join(str(error).split())[:300]

@@ -10,13 +10,12 @@ pytest.importorskip("ipywidgets")
 from specsim import explorer
 from specsim.architecture import model, shares_tokenizer
 from specsim.explorer import Explorer, controls
+from specsim.explorer.choices import drafts_of, fitted
 from specsim.explorer.scenarios import (
     NAMES,
     START,
     ExplorerScenario,
     changed,
-    drafts_of,
-    fitted,
     predict_scenario,
 )
 

@@ -19,7 +19,7 @@ from specsim.planning import (
     launch,
     published_head,
 )
-from specsim.planning.settings import HEAD, hub_id
+from specsim.planning.launching import HEAD, hub_id
 
 METHODS = (
     "draft-model",

@@ -6,8 +6,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from specsim import catalog
 from specsim.architecture.families import (
-    CLASS_DEFAULTS,
     DEFAULTS,
     FAMILIES,
     SPELLINGS,
@@ -77,7 +77,7 @@ def from_config(
     else:
         raise SpecsimError(f"{name}: {_unknown(model_type)}")
     assert isinstance(model_type, str)
-    silent = CLASS_DEFAULTS.get(model_type, {}).items()
+    silent = catalog.load("class_defaults").get(model_type, {}).items()
     said = set(config) | set(() if nested else _SAID)
     taken = {key: value for key, value in silent if key not in said}
     given = _usual_names({key: value for key, value in config.items() if value is not None})

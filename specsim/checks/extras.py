@@ -46,10 +46,6 @@ def needed(what: str, extra: str | None = None) -> Iterator[None]:
         found = missing_extra(what, error.name, extra)
         if found is None:
             raise
-    except ImportError as error:  # the decoder says so itself
-        if "pip install 'specsim-llm[" not in str(error):
-            raise
-        found = MissingExtra(str(error))
     else:
         return
     assert found is not None

@@ -68,7 +68,7 @@ def require_limit(limit: str, value: ArrayLike, name: str | None = None) -> None
                 return
             found = array.max()
         above = bool(found > allowed.most)  # exact for whole numbers of any length
-    except (TypeError, ValueError):  # no numbers, a ragged list: other checks refuse it
+    except (TypeError, ValueError):  # not numbers, or a ragged list: other checks refuse it
         return
     if above:
         shown = f"{found:,}" if found < 10**15 or found == np.inf else "a larger number"

@@ -14,7 +14,7 @@ from specsim import __version__, catalog
 from specsim.checks import SpecsimError
 from specsim.cli.parser import Commands
 from specsim.hardware import accelerator
-from specsim.planning.settings import hub_id
+from specsim.planning.launching import hub_id
 
 WIDTH = 100
 GAP = "  "

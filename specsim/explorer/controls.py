@@ -8,7 +8,8 @@ from specsim import catalog
 from specsim.checks import SpecsimError, quoted
 from specsim.checks.extras import needed
 from specsim.checks.limits import require_limit
-from specsim.explorer.scenarios import DEVICES, PLAIN, ExplorerScenario, drafts_of
+from specsim.explorer.choices import DEVICES, drafts_of
+from specsim.explorer.scenarios import PLAIN, ExplorerScenario
 from specsim.operators import AUTO, PRECISIONS
 
 with needed("the explorer", "notebooks"):

@@ -18,6 +18,7 @@ from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer import controls as controls_of
+from specsim.explorer.choices import fitted
 from specsim.explorer.figure_canvas import HEIGHT, WIDTH, FigureCanvas
 from specsim.explorer.measured import calibrations_in
 from specsim.explorer.panels import Panel, SpeedupMapPanel
@@ -25,7 +26,6 @@ from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
 from specsim.explorer.scenarios import (
     ExplorerScenario,
     PredictedScenario,
-    fitted,
     predict_scenario,
 )
 from specsim.explorer.sentences import describe

@@ -4,7 +4,8 @@
 |---|---|
 | `gammas` | the best gamma three ways, for each batch, and the batch where it stops paying |
 | `heads` | the published head that a command can name |
-| `settings` | the same as vLLM, SGLang and TensorRT-LLM want it written, and their commands |
+| `settings` | the same as vLLM, SGLang and TensorRT-LLM want it written |
+| `launching` | the whole command that starts them with it |
 | `cautions` | why a prediction may be trusted less |
 | `elasticities` | which input moves the speedup most |
 """
@@ -24,14 +25,8 @@ from specsim.planning.gammas import (
     plan,
 )
 from specsim.planning.heads import published_head
-from specsim.planning.settings import (
-    ENGINES_WITH_SETTINGS,
-    Deployment,
-    Launch,
-    batch_ranges,
-    engine_settings,
-    launch,
-)
+from specsim.planning.launching import Deployment, Launch, launch
+from specsim.planning.settings import ENGINES_WITH_SETTINGS, batch_ranges, engine_settings
 
 __all__ = [
     "BATCHES",

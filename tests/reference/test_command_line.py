@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import reference
-from reference import LIBRARIES
 from reference.__main__ import PRECISIONS, main
 from reference.checkpoints import PAIR, load_checkpoint
 from reference.heads import save_head, untrained_head
 from reference.machine import DTYPES
+from specsim.checks.extras import EXTRAS
 from specsim.evidence import calibration
 from specsim.evidence.calibration import Calibration
 from specsim.evidence.measurement import Measurement
@@ -285,7 +285,7 @@ def test_the_public_names_are_where_they_are_said_to_be():
             place = import_module(f"reference.{module}")
             assert getattr(reference, name) is getattr(place, name)
             assert name in dir(reference)
-    assert set(LIBRARIES) <= set(sys.modules)
+    assert set(EXTRAS["reference"]) <= set(sys.modules)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         reference.nothing  # noqa: B018
 

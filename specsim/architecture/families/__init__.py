@@ -4,7 +4,7 @@ Llama shape.
 One file for each group of relatives, each with its `FAMILIES`, by `model_type`: readers of a
 config. A group may have `DEFAULTS`, what a hub's file of old leaves out; and `SPELLINGS`, which say
 in the usual names what a family says in its own. What a config is silent about besides is what
-transformers takes (`class_defaults`).
+transformers takes (catalog/class_defaults.toml).
 """
 
 from types import ModuleType
@@ -29,11 +29,11 @@ from specsim.architecture.families import (
     recurrent,
     sparse,
 )
-from specsim.architecture.families.class_defaults import CLASS_DEFAULTS, TEXT_OF
 from specsim.architecture.families.common import Defaults, Reader
 from specsim.architecture.families.llama import from_params
+from specsim.architecture.families.wrappers import TEXT_OF
 
-__all__ = ["CLASS_DEFAULTS", "DEFAULTS", "FAMILIES", "SPELLINGS", "TEXT_OF", "from_params"]
+__all__ = ["DEFAULTS", "FAMILIES", "SPELLINGS", "TEXT_OF", "from_params"]
 
 GROUPS: tuple[ModuleType, ...] = (
     *(llama, qwen, gemma, openai, deepseek, olmo, cohere, glm, ibm, nvidia, mixtures),
