@@ -27,6 +27,7 @@ def test_every_row_has_one_line_of_at_most_100_columns(capsys, table: str) -> No
     assert title.startswith("name ")
     assert [line.split()[0] for line in lines] == list(catalog.load(table))
     assert max(map(len, [title, *lines])) <= 100
+    assert not any("e+" in line for line in lines)
 
 
 @pytest.mark.parametrize("table", TABLES)
