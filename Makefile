@@ -14,8 +14,9 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constrai
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # the timeout is for tests that hang; a slow machine takes longer than a fast one
 PYTEST := $(RUN) -m pytest --timeout 1800
-# a process a core; a file's tests share what they load, and small tensors gain nothing by threads
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# a process a core; a file's tests share what they load, and small tensors gain nothing by threads;
+# files in the order of tests/conftest.py, the longest first
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would race

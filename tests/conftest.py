@@ -16,7 +16,11 @@ settings.register_profile("fresh", deadline=None, derandomize=False, print_blob=
 settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))
 
 
+LONGEST = ("test_demo.py", "test_notebooks.py")  # begun first, so that no process waits for them
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if needs_gpu and not cuda_is_available():
         for item in needs_gpu:

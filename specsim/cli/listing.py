@@ -237,7 +237,7 @@ def billions(count: int) -> str:
     """A number of parameters: 8.03 B, 135 M."""
     if count >= 1e11:
         return f"{count / 1e9:,.0f} B"
-    return f"{count / 1e9:.3g} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+    return f"{count / 1e9:.3g} B" if count >= 999.5e6 else f"{count / 1e6:.3g} M"
 
 
 def teraflops(rate: float) -> str:
