@@ -16,33 +16,40 @@ from specsim import catalog
 from specsim.evidence.validation.cases import passes
 from specsim.evidence.validation.fitting import FITTED, fitted, fitted_on
 from specsim.evidence.validation.scores import Scored, bands, scored
-from specsim.evidence.validation.speculative import speculation_overhead
+from specsim.evidence.validation.overheads import CENTRES, with_overheads
+from specsim.evidence.validation.speculation_cases import speculation_cases
+from specsim.evidence.validation.speculation_scores import scored_speedups, speedup_bands
 
 
 def main() -> None:
     cases, _ = passes()
+    of_speedups, _ = speculation_cases()
     engines = rounded(fitted(cases, catalog.load("engines")))
-    engines["vllm"]["speculation_overhead_s"] = significant(speculation_overhead(engines))
+    engines = rounded(with_overheads(engines, of_speedups))
     rows = [row for row in scored(cases, engines) if row.scores]
-    for engine, band in bands(rows).items():
+    of_passes, of_gains = bands(rows), speedup_bands(scored_speedups(of_speedups, engines))
+    for engine in dict.fromkeys((*of_passes, *CENTRES, *engines)):
         mine = [row for row in rows if row.case.engine == engine]
-        fields = dict.fromkeys(FITTED.get(engine, ()))
-        if engine == "vllm":
-            fields["speculation_overhead_s"] = None
         print(f"[{quoted(engine)}]")
-        for field in fields:
+        for field in (*FITTED.get(engine, ()), *CENTRES.get(engine, ())):
             print(f"{field} = {toml(engines[engine][field])}")
-        print(f"error = {significant(band, 2):g}")
-        print(f"points = {sum(row.case.fitted for row in mine) if engine in FITTED else 0}")
-        print(f"fit_error = {significant(median(mine, 'predicted'), 2):g}")
-        if engine in FITTED:
-            print(f"fitted_on = {toml(fitted_on(cases, engine))}")
-        print(
-            f"# {len(mine)} rows: {median(mine, 'predicted'):.1%} by these constants, "
-            f"{median(mine, 'without_chip'):.1%} without the accelerator, "
-            f"{median(mine, 'without_source'):.1%} without the source, "
-            f"{median(mine, 'ideal'):.1%} ideal\n"
-        )
+        for name, width in zip(
+            ("low", "high"), of_gains.get(engine, of_gains["assumed"]), strict=True
+        ):
+            print(f"speedup_{name} = {significant(width, 2):g}")
+        if mine:
+            print(f"error = {significant(of_passes[engine], 2):g}")
+            print(f"points = {sum(row.case.fitted for row in mine) if engine in FITTED else 0}")
+            print(f"fit_error = {significant(median(mine, 'predicted'), 2):g}")
+            if engine in FITTED:
+                print(f"fitted_on = {toml(fitted_on(cases, engine))}")
+            print(
+                f"# {len(mine)} rows: {median(mine, 'predicted'):.1%} by these constants, "
+                f"{median(mine, 'without_chip'):.1%} without the accelerator, "
+                f"{median(mine, 'without_source'):.1%} without the source, "
+                f"{median(mine, 'ideal'):.1%} ideal"
+            )
+        print()
 
 
 def median(rows: Sequence[Scored], of: str) -> float:
@@ -52,8 +59,10 @@ def median(rows: Sequence[Scored], of: str) -> float:
 def rounded(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The fitted constants with three digits; more would suggest a precision that they lack."""
     found: dict[str, dict[str, Any]] = {name: dict(row) for name, row in engines.items()}
-    for engine, fields in FITTED.items():
-        for field in fields:
+    for engine in found:
+        for field in (*FITTED.get(engine, ()), *CENTRES.get(engine, ())):
+            if field not in found[engine]:
+                continue
             value = found[engine][field]
             if isinstance(value, Mapping):
                 found[engine][field] = {key: significant(v) for key, v in value.items()}

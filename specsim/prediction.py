@@ -122,7 +122,8 @@ class Prediction:
     def band(self) -> dict[str, tuple[Floats, Floats]]:
         """80 % bands.
 
-        The speedup is a quotient of two times on one machine, whose errors are correlated by
+        Of a speedup: as wide below and above as the engine's published speedups, left out of the
+        fit, lie around their predictions. Where the engine says nothing of it, the speedup is a quotient of two times on one machine, whose errors are correlated by
         `SHARED` = 1/2 (assumed): sqrt(2 (1 - 1/2)) = 1 of a pass's error is left in it. Were they
         one and the same error it would cancel (optimistic: drafts are smaller, verifications wider
         than a step); were they independent, 1.41 of it would stay. Tokens per cycle are independent
@@ -132,14 +133,21 @@ class Prediction:
         # gamma = 0 is the baseline itself, whatever the error
         many = 1 + np.where(self.gamma > 0, self.tokens_error, 0.0)
         quotient = self.error * np.sqrt(2 * (1 - SHARED))
-        spread = np.where(self.gamma > 0, np.hypot(quotient, self.tokens_error), 0.0)
+        engine = self.system.engine
+        below, above = (
+            np.where(self.gamma > 0, np.hypot(side, self.tokens_error), 0.0)
+            for side in (
+                quotient if engine.speedup_low is None else engine.speedup_low,
+                quotient if engine.speedup_high is None else engine.speedup_high,
+            )
+        )
         return {
             "step_s": (self.step_s / wide, self.step_s * wide),
             "verify_step_s": (self.verify_step_s / wide, self.verify_step_s * wide),
             "draft_step_s": (self.draft_step_s / wide, self.draft_step_s * wide),
             "cycle_s": (self.cycle_s / wide, self.cycle_s * wide),
             "tokens_per_cycle": (self.tokens_per_cycle / many, self.tokens_per_cycle * many),
-            "speedup": (self.speedup / (1 + spread), self.speedup * (1 + spread)),
+            "speedup": (self.speedup / (1 + below), self.speedup * (1 + above)),
         }
 
     def best(self, axis: int = -1) -> Integers:

@@ -88,7 +88,8 @@ def predict(
     plain_overhead = host_s + engine.logit_overhead_s * logits
     wide_overhead = (
         host_s
-        + np.where(gamma > 0, engine.speculation_overhead_s * share, 0.0)
+        + np.where(gamma > 0, agreeing_s(system) * share, 0.0)
+        + engine.verified_row_overhead_s * batch * share * (rows - 1)
         + engine.logit_overhead_s * logits * (1 + share * (rows - 1))
     )
     draft_step_s, overlapped_s = np.asarray(np.nan), np.zeros(())
@@ -126,6 +127,12 @@ def predict(
         lossless=drafter is None or drafter.lossless,
         acceptance=acceptance,
     )
+
+
+def agreeing_s(system: System) -> float | Floats:
+    """Seconds in which the devices agree on what is accepted: rounds of doubling partners."""
+    rounds = 1.0 + math.log2(system.tensor_parallel)
+    return system.engine.speculation_overhead_s * rounds
 
 
 def require_few_cells(*arguments: ArrayLike | None) -> None:

@@ -184,7 +184,9 @@ def test_verification_of_a_mixture_is_dear_at_one_sequence_and_cheap_at_many():
 
 def test_a_mixture_of_one_expert_takes_what_a_dense_model_takes():
     sparse = replace(SMALL, experts=Experts(1, 1, 1024))
-    for machine in (ideal("h200"), system("h200", engine="vllm")):
+    vllm = system("h200", engine="vllm")
+    fused = replace(vllm, engine=replace(vllm.engine, fuses=True))
+    for machine in (ideal("h200"), fused):
         times = [step_time(s, machine, Workload(batch=[1, 700], rows=3)) for s in (SMALL, sparse)]
         router = terms(times[1])["router"].seconds
         assert_allclose(times[1].total_s - router, times[0].total_s, rtol=1e-12)

@@ -16,7 +16,16 @@ from specsim.evidence.validation.cases import passes
 from specsim.evidence.validation.fitting import FITTED, GROUPS, Fit, constants_of, fitted
 from specsim.evidence.validation.pricing import stack_cases
 from specsim.evidence.validation.scores import bands, half_width, scored, step_s
-from specsim.evidence.validation.speculative import speculation_overhead
+from specsim.evidence.validation.overheads import (
+    CENTRES,
+    Cycles,
+    assumed,
+    cycles_of,
+    fitted_overheads,
+    with_overheads,
+)
+from specsim.evidence.validation.speculation_cases import speculation_cases
+from specsim.evidence.validation.speculation_scores import scored_speedups, speedup_bands, widths
 from specsim.hardware import Accelerator, accelerator, catalog_engine, engine_row, entry, system
 
 ENGINES = catalog.load("engines")
@@ -28,7 +37,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_engines_the_contract_names_are_there():
-    named = "ideal torch-eager cuda-graphs gpt-fast vllm sglang tensorrt-llm llama.cpp transformers"
+    named = (
+        "ideal torch-eager cuda-graphs gpt-fast vllm sglang tensorrt-llm llama.cpp mlx transformers"
+    )
     assert set(named.split()) <= ENGINES.keys()
     for name, row in ENGINES.items():
         assert row["confidence"] in ("definition", "fitted", "assumed")
@@ -60,10 +71,10 @@ def test_every_engine_drives_every_chip_within_its_peak(engine):
 
 
 def test_a_relative_lends_what_is_missing_and_nothing_about_itself():
-    vllm, sglang = catalog_engine("vllm", "bf16"), catalog_engine("sglang", "bf16")
-    about = {"name": "", "source": "", "confidence": "", "error": 0.0}
-    assert replace(vllm, **about) == replace(sglang, **about)
-    assert sglang.confidence == "assumed"
+    eager, relative = catalog_engine("torch-eager", "bf16"), catalog_engine("transformers", "bf16")
+    own = ("name", "source", "speculation_overhead_s", "sampling_overhead_s")
+    assert replace(eager, **{name: getattr(relative, name) for name in own}) == relative
+    assert relative.confidence == "assumed"
     early, late = (catalog_engine(n, "q4_0", accelerator("rtx-4090"))
                    for n in ("llama.cpp-2024", "llama.cpp"))  # fmt: skip
     assert early.weight_efficiency == late.weight_efficiency
@@ -137,9 +148,61 @@ def test_engines_toml_holds_the_bands_that_leaving_out_gives():
         )
         fit_error = np.median([abs(row.error()) for row in mine])
         assert ENGINES[engine]["fit_error"] == pytest.approx(fit_error, rel=0.06)
-    assert ENGINES["vllm"]["speculation_overhead_s"] == pytest.approx(
-        speculation_overhead(ENGINES), rel=0.03
-    )
+
+
+# -------------------------------------------------------------------- what speculation costs
+
+
+@pytest.fixture(scope="module")
+def speedups() -> list:
+    return speculation_cases()[0]
+
+
+def test_engines_toml_holds_the_overheads_that_the_speedups_say(speedups):
+    anew = with_overheads(ENGINES, speedups)
+    for engine, constants in CENTRES.items():
+        shipped = [ENGINES[engine][name] for name in constants]
+        assert_allclose([anew[engine][name] for name in constants], shipped, rtol=0.01)
+
+
+def test_engines_toml_holds_the_bands_of_speedups_that_leaving_out_gives(speedups):
+    found = speedup_bands(scored_speedups(speedups))
+    for engine, row in ENGINES.items():
+        if engine != "ideal":  # the definition has no band
+            shipped = (row["speedup_low"], row["speedup_high"])
+            assert shipped == pytest.approx(found.get(engine, found["assumed"]), rel=0.06)
+
+
+def test_planted_overheads_are_found_again(speedups):
+    mine = [case for case in speedups if case.engine == "sglang"]
+    cycles = cycles_of("sglang", mine, ENGINES)
+    truth = assumed("sglang") * np.array([2.0, 3.0, 0.5, 1.0])
+    made = replace(cycles, published=cycles.speedups(truth))
+    found = fitted_overheads(made, np.ones(len(mine), bool))
+    assert_allclose(found, truth, rtol=0.05)
+    assert_allclose(made.speedups(found), made.published, rtol=0.005)
+    nothing = fitted_overheads(made, np.zeros(len(mine), bool))
+    assert_allclose(nothing, assumed("sglang"))
+
+
+def test_a_cycle_is_a_straight_line_in_its_overheads(speedups):
+    for case in speedups[::20]:
+        cycles: Cycles = cycles_of(case.engine, [case], ENGINES)
+        row = ENGINES[case.engine]
+        constants = np.array([row[name] for name in cycles.names])
+        predicted = float(case.predicted(ENGINES).speedup)
+        assert cycles.speedups(constants)[0] == pytest.approx(predicted, rel=1e-9)
+
+
+def test_widths_hold_80_percent_of_both_sides():
+    ratios = np.exp(np.linspace(-0.5, 0.3, 201))
+    low, high = widths(ratios)
+    inside = (ratios >= 1 / (1 + low)) & (ratios <= 1 + high)
+    assert np.mean(inside) == pytest.approx(0.8, abs=0.02)
+    assert low > high
+    assert widths(np.full(9, 0.5)) == pytest.approx((1.0, 0.0))  # published half of predicted
+    heavy = widths([0.5, 1.0], [9.0, 1.0])
+    assert heavy[0] > widths([0.5, 1.0], [1.0, 9.0])[0]
 
 
 def test_the_bench_prints_the_shipped_file(capsys):
@@ -208,6 +271,7 @@ def test_every_constant_is_centred_on_an_earlier_one():
         for i, constant in enumerate(constants):
             assert constant.spread > 0
             assert constant.parent is None or constant.parent < i
+    constants = constants_of(("llama.cpp", "llama.cpp-2024"), ENGINES)
     places = [constant.place for constant in constants]
     special = constants[places.index(("llama.cpp", "weight_ceiling_bytes_per_s", "hopper fp16"))]
     assert places[special.parent][2] == "hopper"
@@ -230,9 +294,9 @@ def test_the_tables_are_the_files():
     for table in published.TABLES:
         rows = published.rows(table)
         assert rows
-        assert all(row["confidence"] for row in rows)
+        assert all(row.get("confidence") or row["source"] for row in rows)
         with pytest.raises(TypeError):
-            rows[0]["confidence"] = ""
+            rows[0]["notes"] = ""
 
 
 def test_the_catalogs_bandwidths_are_the_published_ones():

@@ -379,8 +379,12 @@ def test_band_holds_the_value_and_widens_with_the_errors():
             for name, (low, high) in band.items():
                 value = getattr(predicted, name)
                 assert np.all((low <= value) & (value <= high))
-            wide = np.hypot(predicted.error, tokens_error)
-            assert band["speedup"][1][1] == pytest.approx(predicted.speedup[1] * (1 + wide))
+            own = (predicted.system.engine.speedup_low, predicted.system.engine.speedup_high)
+            below, above = (
+                np.hypot(predicted.error if side is None else side, tokens_error) for side in own
+            )
+            assert band["speedup"][0][1] == pytest.approx(predicted.speedup[1] / (1 + below))
+            assert band["speedup"][1][1] == pytest.approx(predicted.speedup[1] * (1 + above))
             assert [edge[0] for edge in band["tokens_per_cycle"]] == [1.0, 1.0]
     assert (
         predict(EIGHT, None, h100("ideal")).band["step_s"][0]
@@ -391,7 +395,8 @@ def test_band_holds_the_value_and_widens_with_the_errors():
 @pytest.mark.parametrize(("shared", "left"), [(1.0, 0.0), (0.5, 1.0), (0.0, np.sqrt(2.0))])
 def test_what_cancels_of_the_machines_error_is_what_step_and_cycle_share(monkeypatch, shared, left):
     monkeypatch.setattr(prediction, "SHARED", shared)
-    predicted = predict(EIGHT, DRAFT, h100("vllm"), gamma=4, alpha=0.8)
+    engine = replace(h100("vllm").engine, speedup_low=None, speedup_high=None)
+    predicted = predict(EIGHT, DRAFT, h100(engine), gamma=4, alpha=0.8)
     low, high = predicted.band["speedup"]
     assert high == pytest.approx(predicted.speedup * (1 + left * predicted.error))
     assert low == pytest.approx(predicted.speedup / (1 + left * predicted.error))

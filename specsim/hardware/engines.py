@@ -23,16 +23,28 @@ class Engine:
     | `weight_efficiency` | optimistic for small matrices, odd widths; a table where measured |
     | `compute_efficiency` | optimistic between one row and full tiles |
     | `kv_efficiency`, `attention_compute_efficiency` | optimistic: short contexts, few KV heads |
+    | `overlap` | how loads and arithmetic of a product overlap: infinite perfectly, 2 or 1 less |
+    | `vector_efficiency` | of the 16-bit rate, for kernels of few rows: see `vector_rows` |
     | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; pessimistic after long kernels |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
+    | `verified_row_overhead_s` | the same for every drafted row that is verified |
     | `drafting_overhead_s` | what beginning to draft costs, per cycle that drafts |
     | `sampling_overhead_s` | drawing a drafted token from its logits, per draft pass |
+    | `drafted_row_overhead_s` | the same for every row of a draft pass |
+    | `draft_model_overhead_s` | one pass of a draft model of its own, beside the pass |
     | `stage_overhead_s` | handing a row to the next device of a layer split, per further device |
     | `kernel_floor_s`, `attention_floor_s` | no product, no attention of a layer takes less |
     | `head_sharded` | whether tensor parallelism splits the LM head too |
+
+    Overheads of a layer are those of an ordinary dense one; other layers count by the kernels that
+    they launch (`operators.launches`), unless a compiler `fuses` the small ones. The devices of a split model agree on drafts and on what is
+    accepted in rounds, so `speculation_overhead_s` counts 1 + log2(devices) times.
+
+    Up to `vector_rows` rows, products of quantised weights run in kernels without matrix units,
+    which unpack the weights for every row; beyond, in others that work on tiles of `tile_rows`.
 
     Launching is optimistic where it counts: the host is taken to be a whole pass ahead when a pass
     begins.
@@ -44,6 +56,10 @@ class Engine:
     kv_efficiency: float | EfficiencyTable = 1.0
     attention_compute_efficiency: float = 1.0
     activation_efficiency: float = float("inf")
+    overlap: float = float("inf")
+    vector_efficiency: float = float("inf")
+    vector_rows: float = 0.0
+    tile_rows: float = 1.0
     layer_overhead_s: float = 0.0
     pass_overhead_s: float = 0.0
     layer_launch_s: float = 0.0
@@ -51,26 +67,38 @@ class Engine:
     cycle_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     speculation_overhead_s: float = 0.0
+    verified_row_overhead_s: float = 0.0
     drafting_overhead_s: float = 0.0
     sampling_overhead_s: float = 0.0
+    drafted_row_overhead_s: float = 0.0
+    draft_model_overhead_s: float = 0.0
     stage_overhead_s: float = 0.0
     kernel_floor_s: float = 0.0
     attention_floor_s: float = 0.0
     head_sharded: bool = True
+    fuses: bool = False
     logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
     error: float = 0.0  # relative half-width of the 80 % band on a pass
+    # of the 80 % band on a speedup, below and above; None: from the error of a pass
+    speedup_low: float | None = None
+    speedup_high: float | None = None
     source: str = ""
     confidence: str = "assumed"
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "confidence"):
             require_text(f"engine: {name}", getattr(self, name))
-        require_flags(f"engine {self.name}", head_sharded=self.head_sharded)
+        for name in ("speedup_low", "speedup_high"):
+            if getattr(self, name) is not None:
+                require_positive(f"engine {self.name}: {name}", getattr(self, name), or_zero=True)
+        require_flags(f"engine {self.name}", head_sharded=self.head_sharded, fuses=self.fuses)
         for constant in fields(self):
             value = getattr(self, constant.name)
             if constant.name.endswith("efficiency") and not isinstance(value, EfficiencyTable):
                 require_positive(f"engine {self.name}: {constant.name}", value)
-            if constant.name.endswith("_s") or constant.name == "error":
+            if constant.name in ("overlap", "tile_rows"):
+                require_positive(f"engine {self.name}: {constant.name}", value)
+            if constant.name.endswith("_s") or constant.name in ("error", "vector_rows"):
                 require_positive(f"engine {self.name}: {constant.name}", value, or_zero=True)
 
     def weight_efficiency_at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
@@ -117,7 +145,7 @@ def engine_row(name: str, rows: catalog.Table | None = None) -> dict[str, Any]:
     """
     row = dict((catalog.load("engines") if rows is None else rows)[name])
     if "like" in row:
-        about = (*_ABOUT, "source", "confidence", "error")
+        about = (*_ABOUT, "source", "confidence", "error", "speedup_low", "speedup_high")
         relative = engine_row(row["like"], rows)
         row = {key: value for key, value in relative.items() if key not in about} | row
     return row

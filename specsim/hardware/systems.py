@@ -20,6 +20,7 @@ from specsim.operators import precision as precision_named
 # memory's.
 CACHED_SHARE = 0.5
 CACHE_SPEEDUP = 2.0
+BY_FORMAT = ("weight_efficiency", "vector_efficiency")  # depend on the format of the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class System:
         """The same accelerator and engine with weights stored in another precision, by its name or
         with bytes of its own.
 
-        A weight efficiency that is the catalog's becomes the catalog's for the other format; one
+        A weight or vector efficiency that is the catalog's becomes the catalog's for the other format; one
         that was measured or set by hand stays. So does a KV format that was chosen.
         """
         precision = name if isinstance(name, Precision) else precision_named(name)
@@ -94,11 +95,16 @@ class System:
         if chosen != usual and np.isfinite(chosen):
             precision = replace(precision, kv_bytes=self.precision.kv_bytes)
         if engine.name in catalog.load("engines"):
-            stored, chip = self.precision.name, self.accelerator
-            here = catalog_engine(engine.name, stored, chip).weight_efficiency
-            if _alike(engine.weight_efficiency, here):
-                there = catalog_engine(engine.name, precision.name, chip).weight_efficiency
-                engine = replace(engine, weight_efficiency=there)
+            here, there = (
+                catalog_engine(engine.name, name, self.accelerator)
+                for name in (self.precision.name, precision.name)
+            )
+            of_format: dict[str, Any] = {
+                name: getattr(there, name)
+                for name in BY_FORMAT
+                if _alike(getattr(engine, name), getattr(here, name))
+            }
+            engine = replace(engine, **of_format)
         return replace(self, precision=precision, engine=engine)
 
     def with_bandwidth(self, bandwidth_bytes_per_s: float | Floats) -> "System":

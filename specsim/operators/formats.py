@@ -94,6 +94,12 @@ PRECISIONS = {
         Precision("q4_0", 4.5 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
         # 4.5 bits, some matrices in 6.5625: 4.58 and 39.59 GiB for Llama-3-8B and 70B
         Precision("q4_k_m", 4.80 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
+        Precision("q4_k_s", 4.54 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=4.5 / 8),
+        # 2.59 GiB for Llama-2-7B: 2.625 bits, some matrices in 3.4375 and 4.5
+        Precision("q2_k", 3.2 / 8, "bf16", head_bytes=6.5625 / 8, table_bytes=3.2 / 8),
+        # MLX: a 16-bit scale and bias per 64 weights, the tables too
+        Precision("mlx-8bit", 8.5 / 8, "bf16", table_bytes=8.5 / 8),
+        Precision("mlx-4bit", 4.5 / 8, "bf16", table_bytes=4.5 / 8),
     )
 }
 

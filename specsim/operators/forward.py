@@ -18,6 +18,7 @@ from specsim.operators.attention import attention_operators
 from specsim.operators.counting import Pass
 from specsim.operators.experts import mlp_operators
 from specsim.operators.formats import Precision
+from specsim.operators.launches import launched_layers
 from specsim.operators.recurrent import recurrent_operators
 from specsim.operators.sharding import (
     WHOLE,
@@ -51,6 +52,7 @@ def forward_work(
     return ForwardWork(
         tuple(operators_of(model, workload, asked, sharding)),
         halves_of(model) / 2,
+        launched_layers(model),
         asked.spread(asked.tokens),
         asked.spread(logits * model.vocab_size),
         precision,
@@ -96,7 +98,9 @@ def operators_of(
     yield from mlp_operators(asked, model, workload.routing_correlation)
     yield from further_matrices(asked, model)
     yield elementwise(asked, model)
-    yield asked.linear("LM head", model.hidden_size, columns, 1, per_weight, visits=logits)
+    # a pass of which no row goes through the LM head does not read it
+    head = {"visits": logits, "copies": np.minimum(logits, 1.0)}
+    yield asked.linear("LM head", model.hidden_size, columns, 1, per_weight, **head)
     yield from soft_cap(asked, model, logits * columns)
     yield from collectives(asked, model)
 

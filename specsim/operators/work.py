@@ -42,6 +42,7 @@ class ForwardWork:
 
     operators: tuple[Operator, ...]
     layers: float  # pairs of a mixer and an MLP
+    launched: float  # its kernels, in those of an ordinary layer (see `launches`)
     rows: Floats  # query rows in the pass, over all sequences
     logits: Floats  # rows x vocabulary
     precision: Precision

@@ -5,7 +5,9 @@
 | `decode_speed` | tokens per second of plain decoding, most of them one sequence at a time |
 | `vllm_dynamic_sd` | ms of a cycle by batch and drafted tokens (vLLM PR #32374) |
 | `vllm_mt_bench` | tokens per second, plain and with EAGLE, of two earlier versions of vLLM |
-| `verify_cost` | ms of a pass by its rows (llama.cpp PR #17891) |
+| `verify_cost` | ms of a pass by its rows (llama.cpp PRs) |
+| `recent_passes` | ms of a pass, plain or of several rows, of 2025 and 2026 |
+| `served_speedups` | speedups at a stated tau under SGLang, llama.cpp and MLX |
 | `spec_decoding_speedups` | what papers and leaderboards gained by speculation |
 | `acceptance_rates` | alpha, tau or survival, as `metric` says: inputs, not speeds |
 | `serving_throughput` | tokens per second at the largest batch that fits |
@@ -27,6 +29,8 @@ TABLES = (
     "vllm_dynamic_sd",
     "vllm_mt_bench",
     "verify_cost",
+    "recent_passes",
+    "served_speedups",
     "spec_decoding_speedups",
     "acceptance_rates",
     "serving_throughput",

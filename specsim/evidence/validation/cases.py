@@ -25,6 +25,8 @@ FORMATS = {  # published weight_format -> precision
     "Q4_0": "q4_0",
     "Q4_0 (4.5 bpw)": "q4_0",
     "Q4_K - Medium": "q4_k_m",
+    "Q4_K_S": "q4_k_s",
+    "Q2_K_M": "q2_k",
 }
 # A row that does not state its context is predicted at 1024 tokens if the KV cache of 2048 tokens
 # is less than this share of its weights. The context then hardly changes the time.
@@ -32,6 +34,10 @@ NEGLIGIBLE = 0.02
 UNSTATED_CONTEXT = 1024.0
 # vLLM's table by batch and K states no model, GPU or context. The example of the pull request is
 # EAGLE for Llama-3.1-8B. The author's earlier tables are MT-Bench on an H100 (PR #16035, #16937).
+RECENTLY_FITTED = ("sglang", "mlx")  # engines whose constants see recent_passes.csv
+FITTED_PASSES = ("ggml-org/llama.cpp PR #17891",)
+EARLY_PASSES = ("ggml-org/llama.cpp PR #5434", "ggml-org/llama.cpp PR #5351")  # of February 2024
+LLAMAS = {"llama 8B": "llama-3.1-8b"}  # as llama-bench calls them
 DYNAMIC_SD = ("llama-3.1-8b", "h100-sxm", 179.0)
 
 
@@ -57,6 +63,7 @@ class Case:
     batch: float = 1.0
     rows: float = 1.0
     allocated_context: float | None = None
+    logit_rows: float | None = None
     tensor_parallel: int = 1
     stages: int = 1
     fitted: bool = True
@@ -66,6 +73,17 @@ class Case:
     def plain(self) -> bool:
         """Whether this is a step of plain decoding: one row per sequence."""
         return self.rows == 1
+
+    @property
+    def workload(self) -> Workload:
+        """The pass as the cost model is asked for it."""
+        return Workload(
+            batch=self.batch,
+            rows=self.rows,
+            context=self.context,
+            allocated_context=self.allocated_context,
+            logit_rows=self.logit_rows,
+        )
 
     @property
     def label(self) -> str:
@@ -98,6 +116,7 @@ def passes() -> tuple[list[Case], list[Skip]]:
         "vllm_dynamic_sd": vllm_dynamic_sd,
         "vllm_mt_bench": vllm_mt_bench,
         "verify_cost": verify_cost,
+        "recent_passes": recent_pass,
     }
     cases, skips = [], []
     for table, read in readers.items():
@@ -200,14 +219,42 @@ def verify_cost(line: int, row: Mapping[str, str]) -> Case:
     return Case(
         table="verify_cost",
         line=line,
-        engine="llama.cpp",
+        engine="llama.cpp-2024" if row["source"] in EARLY_PASSES else "llama.cpp",
         source=row["source"],
-        architecture=architecture(row["model"]),
+        architecture=architecture(LLAMAS.get(row["model"], row["model"])),
         accelerator=accelerator(row["accelerator"]),
         precision=FORMATS[row["weight_format"]],
-        context=float(row["context_depth"]),
+        context=mean_depth(row["context_depth"]),
         seconds=float(row["ms_per_forward"]) * 1e-3,
         rows=float(row["k_tokens_per_forward"]),
+        fitted=row["source"] in FITTED_PASSES,
+    )
+
+
+def mean_depth(depth: str) -> float:
+    """The mean number of cached tokens of a depth, or of one that grows: "0-512" is 256."""
+    ends = [float(end) for end in depth.split("-")]
+    return sum(ends) / len(ends)
+
+
+def recent_pass(line: int, row: Mapping[str, str]) -> Case:
+    """A row of recent_passes.csv: a plain step, or a pass of several rows."""
+    return Case(
+        table="recent_passes",
+        line=line,
+        engine=row["engine"],
+        source=row["source"],
+        architecture=model(row["model"]),
+        accelerator=accelerator(row["accelerator"]),
+        precision=row["precision"],
+        context=float(row["mean_context"]),
+        seconds=float(row["ms_per_pass"]) * 1e-3,
+        batch=float(row["batch"]),
+        rows=float(row["rows"]),
+        logit_rows=float(row["logit_rows"]) if row["logit_rows"] else None,
+        tensor_parallel=int(row["tensor_parallel"]),
+        fitted=row["usability"] == "A" and row["engine"] in RECENTLY_FITTED,
+        verified=row["usability"] == "A",
     )
 
 

@@ -26,7 +26,7 @@ from specsim.evidence.validation.pricing import Place, stack_cases
 
 Mask = Booleans
 
-GROUPS = (("gpt-fast",), ("vllm",), ("llama.cpp", "llama.cpp-2024"))  # engines fitted together
+GROUPS = (("gpt-fast",), ("vllm", "sglang"), ("llama.cpp", "llama.cpp-2024"), ("mlx",))  # engines fitted together
 # The constants that the rows of an engine determine; the others keep their values in engines.toml.
 FITTED = {
     "gpt-fast": ("weight_efficiency", "kv_efficiency", "layer_overhead_s"),
@@ -37,6 +37,8 @@ FITTED = {
         "pass_overhead_s",
         "sequence_overhead_s",
     ),
+    "sglang": ("pass_overhead_s",),
+    "mlx": ("weight_efficiency", "layer_overhead_s"),
     "llama.cpp": (
         "weight_efficiency",
         "weight_ceiling_bytes_per_s",
@@ -77,7 +79,10 @@ RELATIVE_SPREAD = {
     "kv_efficiency": 0.2,
     "kv_ceiling_bytes_per_s": 0.5,
     "layer_overhead_s": 0.4,
+    "pass_overhead_s": 1.5,
 }
+# Not fitted though its field is: prompts, not steps, determine it (llama.cpp discussion #4167).
+PINNED = (("llama.cpp", "compute_efficiency", "apple"),)
 # A ceiling that limits nothing has no slope, so the search starts where ceilings do limit.
 START = {"weight_ceiling_bytes_per_s": 1e12, "kv_ceiling_bytes_per_s": 1e11}
 NOISE = 0.03  # relative error above which a row counts by its error, not by the error's square
@@ -111,6 +116,8 @@ def constants_of(group: Sequence[str], engines: catalog.Table) -> list[Constant]
         relative = str(engines[engine].get("like"))
         for field in FITTED[engine]:
             for key in keys_of(engines[engine][field]):
+                if (engine, field, key) in PINNED:
+                    continue
                 parent: Place | None = None
                 if key not in (None, "default"):
                     family = key.split()[0]

@@ -15,13 +15,12 @@ from specsim import catalog
 from specsim.checks import Floats
 from specsim.cost import forward_time
 from specsim.evidence.validation.cases import Case
-from specsim.hardware import CEILINGS, Accelerator, Engine, System, catalog_engine, entry
+from specsim.hardware import CEILINGS, Accelerator, Engine, System, catalog_engine, engine_row, entry
 from specsim.operators import (
     ForwardWork,
     Operator,
     Precision,
     Sharding,
-    Workload,
     forward_work,
     precision,
 )
@@ -29,7 +28,7 @@ from specsim.operators import (
 Place = tuple[str, str, str | None]  # engine, field, and the key if the field is a table
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
-ABOUT = ("name", "source", "confidence", "error", "head_sharded")
+ABOUT = ("name", "source", "confidence", "error", "head_sharded", "fuses", "speedup_low", "speedup_high")
 COUNTS = tuple(
     field.name for field in fields(Operator) if field.name not in ("name", "kind", "math")
 )
@@ -115,6 +114,10 @@ def stacked_work(cases: Sequence[Case], engines: catalog.Table) -> tuple[Forward
     }
     columns: dict[str, Any] = {
         "layers": [work.layers for work in works],
+        "launched": [
+            work.layers if engine_row(case.engine, engines).get("fuses") else work.launched
+            for case, work in zip(cases, works, strict=True)
+        ],
         "rows": [float(work.rows) for work in works],
         "logits": [float(work.logits) for work in works],
     }
@@ -127,6 +130,7 @@ def stacked_work(cases: Sequence[Case], engines: catalog.Table) -> tuple[Forward
         ]
         for name in (operator.name for operator in operators)
     }
+    rates[OF_EACH_CASE.activation_math] = [case.accelerator.rate("bf16") for case in cases]
     return (
         ForwardWork(operators, precision=OF_EACH_CASE, **_arrays(columns)),
         Accelerator(OF_EACH_CASE.name, flops_per_s=_arrays(rates), **_arrays(accelerators)),
@@ -138,12 +142,7 @@ def work_of(case: Case, engines: catalog.Table) -> ForwardWork:
     engine = catalog_engine(case.engine, case.precision, case.accelerator, engines)
     return forward_work(
         case.architecture,
-        Workload(
-            batch=case.batch,
-            rows=case.rows,
-            context=case.context,
-            allocated_context=case.allocated_context,
-        ),
+        case.workload,
         precision(case.precision),
         Sharding(case.tensor_parallel, engine.head_sharded),
     )

@@ -9,10 +9,15 @@ import numpy as np
 from specsim import catalog
 from specsim.catalog import published
 from specsim.evidence.validation.cases import Case, Skip, passes
+from specsim.evidence.validation.fitting import FITTED
+from specsim.evidence.validation.formulas import PublishedResult, results
+from specsim.evidence.validation.overheads import CENTRES
 from specsim.evidence.validation.scores import Scored, scored
-from specsim.evidence.validation.speculative import PublishedResult, results
+from specsim.evidence.validation.speculation_cases import speculation_cases
+from specsim.evidence.validation.speculation_scores import ScoredSpeedup, scored_speedups
 
 KINDS = ("ideal", "predicted", "without_chip", "without_source")
+SPEEDUP_KINDS = ("ideal", "predicted", "without_engine", "without_source")
 # Tables without a predicted row, and why.
 ELSEWHERE = {
     "acceptance_rates": "acceptance: an input, not a speed",
@@ -33,14 +38,19 @@ def report() -> dict[str, Any]:
     """All published rows, predicted or skipped with the reason, as a JSON document.
 
     `engines`: medians of |relative error| over plain steps; `average`: the mean of these medians;
-    `unscored`: the medians of the passes that do not count in them; `coverage`: the share of rows
-    inside their 80 % bands; `rows`: all passes, the largest error first; `speculation`: the same
-    for published speedups and cycles; `skipped`: the reasons; `tables`: the numbers of rows,
-    predicted and skipped, of each published table.
+    `kinds`: median and 90th percentile for each engine's plain steps, verifications (passes of
+    several rows) and speedups; `unscored`: the medians of the passes that do not count in the
+    engines' ones; `coverage`: the share of rows inside their 80 % bands, of plain steps and of
+    speedups, and the bands' median half-widths; `constants`: how many constants each engine's rows
+    determine; `rows`: all passes, and `speedups`: all speedups, the largest error first;
+    `speculation`: speedups, cycle times and formulas by set; `skipped`: the reasons; `tables`: the
+    numbers of rows, predicted and skipped, of each published table.
     """
     cases, skips = passes()
     rows = sorted(scored(cases), key=lambda row: -abs(row.error()))
-    speculation, more = results()
+    of_speedups, more = speculation_cases()
+    speedups = sorted(scored_speedups(of_speedups), key=lambda row: -abs(row.error()))
+    others = results()
     skips += more + [
         Skip(table, line, reason)
         for table, reason in ELSEWHERE.items()
@@ -51,23 +61,25 @@ def report() -> dict[str, Any]:
     used = [engine for engine in engines if engine["rows"]]
     reasons = Counter((skip.table, skip.reason) for skip in skips)
     predicted = {(row.case.table, row.case.line) for row in rows}
-    predicted |= {(result.table, result.line) for result in speculation}
+    predicted |= {(row.case.table, row.case.line) for row in speedups}
+    predicted |= {(result.table, result.line) for result in others}
     return {
         "engines": engines,
         "average": {kind: float(np.mean([engine[kind] for engine in used])) for kind in KINDS},
-        "coverage": {
-            kind: float(np.mean([row.within_band(kind) for row in plain]))
-            for kind in ("without_chip", "without_source")
-        },
+        "kinds": [*kinds_of_passes(rows), *kinds_of_speedups(speedups)],
+        "coverage": coverage(plain, speedups),
+        "constants": {name: free_constants(name) for name in catalog.load("engines")},
         "unscored": {
             what: summary([row for row in rows if choose(row.case)])
             for what, choose in UNSCORED.items()
         },
         "rows": [pass_row(row) for row in rows],
-        "speculation": [
-            speculation_row(result)
-            for result in sorted(speculation, key=lambda result: -abs(result.error))
-        ],
+        "speedups": [speedup_row(row) for row in speedups],
+        "speculation": sorted(
+            [speculation_row(result) for result in others]
+            + [speculation_row(as_result(row)) for row in speedups],
+            key=lambda row: -abs(row["error"]),
+        ),
         "skipped": [
             {"table": table, "reason": reason, "rows": count}
             for (table, reason), count in sorted(reasons.items(), key=lambda item: -item[1])
@@ -81,6 +93,106 @@ def report() -> dict[str, Any]:
             for table in published.TABLES
         },
     }
+
+
+def coverage(plain: Sequence[Scored], speedups: Sequence[ScoredSpeedup]) -> dict[str, float]:
+    """Shares of rows inside their bands, and the bands' median half-widths.
+
+    The half-width of a speedup's band is half of what it spans, relative to the speedup.
+    """
+    spans = [(1 + row.high - 1 / (1 + row.low)) / 2 for row in speedups]
+    return {
+        **{
+            kind: float(np.mean([row.within_band(kind) for row in plain]))
+            for kind in ("without_chip", "without_source")
+        },
+        **{
+            f"speedups_{kind}": float(np.mean([row.within_band(kind) for row in speedups]))
+            for kind in ("without_source", "without_engine")
+        },
+        "half_width": float(np.median([row.band for row in plain])),
+        "speedups_half_width": float(np.median(spans)),
+    }
+
+
+def free_constants(engine: str) -> dict[str, int]:
+    """How many numbers the rows of an engine determine: of its passes, and of speculation."""
+    row = catalog.load("engines")[engine]
+    fields = [row[name] for name in FITTED.get(engine, ())]
+    passes = sum(len(field) if hasattr(field, "keys") else 1 for field in fields)
+    return {"passes": passes, "speculation": len(CENTRES.get(engine, ()))}
+
+
+def kinds_of_passes(rows: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Errors of each engine's plain steps and of its passes of several rows."""
+    found = []
+    for name in catalog.load("engines"):
+        mine = [row for row in rows if row.case.engine == name and row.case.verified]
+        for kind, plain in (("plain", True), ("verification", False)):
+            of_kind = [row for row in mine if row.case.plain == plain]
+            if of_kind:
+                sources = {row.case.source for row in of_kind}
+                errors = {key: [row.error(key) for row in of_kind] for key in KINDS}
+                found.append(kind_row(name, kind, sources, errors))
+    return found
+
+
+def kinds_of_speedups(rows: Sequence[ScoredSpeedup]) -> list[dict[str, Any]]:
+    """Errors of each engine's speedups, and of all together."""
+    found = []
+    for name in (*catalog.load("engines"), "all"):
+        mine = [row for row in rows if name in (row.case.engine, "all")]
+        if mine:
+            sources = {row.case.paper for row in mine}
+            errors = {key: [row.error(key) for row in mine] for key in SPEEDUP_KINDS}
+            found.append(kind_row(name, "speculation", sources, errors))
+    return found
+
+
+def kind_row(
+    engine: str, kind: str, sources: set[str], errors: dict[str, list[float]]
+) -> dict[str, Any]:
+    """One line: the median and the 90th percentile of |error| for each way to predict."""
+    sizes = {key: np.abs(values) for key, values in errors.items()}
+    return {
+        "engine": engine,
+        "kind": kind,
+        "rows": len(next(iter(sizes.values()))),
+        "sources": len(sources),
+        "median": {key: float(np.median(each)) for key, each in sizes.items()},
+        "p90": {key: float(np.quantile(each, 0.9)) for key, each in sizes.items()},
+        "bias": float(np.median(errors["without_source"])),
+    }
+
+
+def speedup_row(row: ScoredSpeedup) -> dict[str, Any]:
+    """One predicted speedup as plain data."""
+    case = row.case
+    return {
+        "table": case.table,
+        "line": case.line,
+        "engine": case.engine,
+        "case": case.label,
+        "fitted": case.fitted,
+        "published": case.speedup,
+        "predicted": row.predicted,
+        "band": [row.predicted / (1 + row.low), row.predicted * (1 + row.high)],
+        "ideal": row.ideal,
+        "without_source": row.without_source,
+        "without_engine": row.without_engine,
+        "error": row.error(),
+        "error_without_source": row.error("without_source"),
+        "error_without_engine": row.error("without_engine"),
+        "source": case.source,
+    }
+
+
+def as_result(row: ScoredSpeedup) -> PublishedResult:
+    """A scored speedup as one published number beside its prediction."""
+    case = row.case
+    return PublishedResult(
+        case.table, case.line, case.set, case.label, row.predicted, case.speedup
+    )
 
 
 def engine_row(name: str, plain: Sequence[Scored]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from specsim.evidence.validation.cases import Case
 from specsim.evidence.validation.fitting import GROUPS, Fit
 from specsim.evidence.validation.pricing import outside_the_pass
 from specsim.hardware import System, catalog_engine
-from specsim.operators import Workload, precision
+from specsim.operators import precision
 
 FEW = 10  # an engine with fewer rows has no band of its own
 
@@ -69,12 +69,7 @@ def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
     forward = step_time(
         case.architecture,
         System(case.accelerator, constants, precision(case.precision), case.tensor_parallel),
-        Workload(
-            batch=case.batch,
-            rows=case.rows,
-            context=case.context,
-            allocated_context=case.allocated_context,
-        ),
+        case.workload,
     )
     logits = case.batch * case.rows * case.architecture.vocab_size
     return float(forward.total_s + outside_the_pass(constants, case.stages, case.batch, logits))

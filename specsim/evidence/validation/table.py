@@ -1,4 +1,4 @@
-"""The report as text: engines, the largest errors, speculation, skipped rows."""
+"""The report as text: engines, kinds, the largest errors, speculation, skipped rows."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,13 +12,21 @@ Plain decoding compared with published rows: the median |error| of a step. The c
 constants fitted without any row of the same source.
 
 engine           rows accel. sources   ideal  fitted no accel.  no source   worst  80 % band"""
+KINDS = """
+Plain steps, passes of several rows (verification), and speedups (speculation): median |error|, and the 90th
+percentile and the bias of predictions without the row's source. A speedup's fourth column leaves out all
+rows of its engine: what it is assumed to be.
+
+engine           kind           rows sources   ideal  fitted  left out  no source     p90    bias"""
 
 
 def render(document: Mapping[str, Any], worst: int = 12) -> str:
     """`report()` as text, with the `worst` passes by name."""
     parts = (
         engines(document),
+        kinds(document),
         passes(document, worst),
+        speedups(document, worst),
         speculation(document),
         skipped(document),
     )
@@ -26,7 +34,7 @@ def render(document: Mapping[str, Any], worst: int = 12) -> str:
 
 
 def engines(document: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each engine, then the average, the unscored passes and the coverage."""
+    """One line for each engine, then the average and the unscored passes."""
     yield HEADING
     for engine in document["engines"]:
         if not engine["rows"]:
@@ -41,11 +49,31 @@ def engines(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'average':36s}{medians(document['average'])}"
     for what, row in document["unscored"].items():
         yield f"{what:31s}{row['rows']:4d} {medians(row)}"
-    coverage = document["coverage"]
+
+
+def kinds(document: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each engine and kind, the coverage of the bands, and the free constants."""
+    yield KINDS
+    for row in document["kinds"]:
+        median, p90 = row["median"], row["p90"]
+        left_out = median.get("without_chip", median.get("without_engine"))
+        yield (
+            f"{row['engine']:16s} {row['kind']:13s} {row['rows']:5d} {row['sources']:7d} "
+            f"{median['ideal']:7.1%} {median['predicted']:7.1%} {left_out:9.1%} "
+            f"{median['without_source']:10.1%} {p90['without_source']:7.1%} {row['bias']:+7.1%}"
+        )
+    held = document["coverage"]
     yield (
-        f"The 80 % bands contain {coverage['without_chip']:.0%} of the rows that are predicted "
-        f"without their accelerator, {coverage['without_source']:.0%} without their source."
+        f"The 80 % bands contain {held['without_chip']:.0%} of the plain steps that are predicted "
+        f"without their accelerator, {held['without_source']:.0%} without their\nsource "
+        f"(half-width, median: {held['half_width']:.0%}); of the speedups "
+        f"{held['speedups_without_source']:.0%} without their source, "
+        f"{held['speedups_without_engine']:.0%} without any row of their\nengine "
+        f"(half-width {held['speedups_half_width']:.0%})."
     )
+    free = document["constants"].items()
+    told = (f"{name} {c['passes']} + {c['speculation']}" for name, c in free if any(c.values()))
+    yield "Fitted constants of an engine, of passes + of speculation:\n" + ", ".join(told) + "."
 
 
 def medians(row: Mapping[str, float]) -> str:
@@ -61,6 +89,17 @@ def passes(document: Mapping[str, Any], worst: int) -> Iterator[str]:
     for row in rows[:worst]:
         yield (
             f"{row['error']:+7.1%} of {row['measured_s'] * 1e3:7.2f} ms  {row['engine']}: "
+            f"{row['case']}  ({row['table']}.csv, line {row['line']})"
+        )
+
+
+def speedups(document: Mapping[str, Any], worst: int) -> Iterator[str]:
+    """The speedups with the largest errors, one line for each."""
+    rows = document["speedups"]
+    yield f"\nThe {min(worst, len(rows))} largest errors of {len(rows)} speedups"
+    for row in rows[:worst]:
+        yield (
+            f"{row['error']:+7.1%} of {row['published']:5.2f}x  {row['engine']}: "
             f"{row['case']}  ({row['table']}.csv, line {row['line']})"
         )
 
