@@ -15,8 +15,8 @@ import numpy as np
 from specsim import catalog
 from specsim.evidence.validation.cases import passes
 from specsim.evidence.validation.fitting import FITTED, fitted, fitted_on
-from specsim.evidence.validation.scores import Scored, bands, scored
 from specsim.evidence.validation.overheads import CENTRES, with_overheads
+from specsim.evidence.validation.scores import Scored, bands, scored
 from specsim.evidence.validation.speculation_cases import speculation_cases
 from specsim.evidence.validation.speculation_scores import scored_speedups, speedup_bands
 

@@ -17,8 +17,8 @@ runs ahead of the device, so a pass takes the longer of the two. A CPU is both: 
 The sum over operators assumes that kernels do not overlap (pessimistic); the maximum within one
 assumes that its loads and its arithmetic overlap perfectly (optimistic, most around the ridge). The
 other extreme is their sum, `serial_s`; a p-norm lies between. The products of an engine overlap as
-its `overlap` says, those of quantised weights in few rows as p = 1.5; attention as the maximum. Where
-an engine has a floor for a kernel, it takes no less.
+its `overlap` says, those of quantised weights in few rows as p = 1.5; attention as the maximum.
+Where an engine has a floor for a kernel, it takes no less.
 """
 
 from dataclasses import dataclass, replace

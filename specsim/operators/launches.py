@@ -59,4 +59,3 @@ def mlp_kernels(layer: Layer) -> int:
     kernels += 4 if mlp.shared_size else 0  # in, activation, out, added
     kernels += 2 if mlp.shared_gate else 0
     return kernels + (2 if mlp.latent_size else 0)
-

@@ -69,9 +69,7 @@ class Cycles:
         return self.gained / (self.passes_s + self.paid @ constants)
 
 
-def cycles_of(
-    engine: str, cases: Sequence[SpeculationCase], engines: catalog.Table
-) -> Cycles:
+def cycles_of(engine: str, cases: Sequence[SpeculationCase], engines: catalog.Table) -> Cycles:
     """The cases, all of one engine, priced without and with each constant."""
     names = tuple(CENTRES.get(engine, ()))
     nothing = dict.fromkeys(names, 0.0)

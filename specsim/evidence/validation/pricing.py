@@ -15,7 +15,15 @@ from specsim import catalog
 from specsim.checks import Floats
 from specsim.cost import forward_time
 from specsim.evidence.validation.cases import Case
-from specsim.hardware import CEILINGS, Accelerator, Engine, System, catalog_engine, engine_row, entry
+from specsim.hardware import (
+    CEILINGS,
+    Accelerator,
+    Engine,
+    System,
+    catalog_engine,
+    engine_row,
+    entry,
+)
 from specsim.operators import (
     ForwardWork,
     Operator,
@@ -28,10 +36,20 @@ from specsim.operators import (
 Place = tuple[str, str, str | None]  # engine, field, and the key if the field is a table
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
-ABOUT = ("name", "source", "confidence", "error", "head_sharded", "fuses", "speedup_low", "speedup_high")
+ABOUT = (
+    "name",
+    "source",
+    "confidence",
+    "error",
+    "head_sharded",
+    "fuses",
+    "speedup_low",
+    "speedup_high",
+)
 COUNTS = tuple(
     field.name for field in fields(Operator) if field.name not in ("name", "kind", "math")
 )
+UNSET = Engine("")  # what a constant is that no row of engines.toml names
 OF_EACH_CASE = Precision("of each case", np.nan, "")
 
 
@@ -93,7 +111,7 @@ def _find(case: Case, field: str, engines: catalog.Table) -> tuple[Place, float]
     owner = case.engine
     while field not in engines[owner] and "like" in engines[owner]:
         owner = engines[owner]["like"]
-    value = engines[owner].get(field, np.inf if field in CEILINGS else getattr(Engine(""), field))
+    value = engines[owner].get(field, np.inf if field in CEILINGS else getattr(UNSET, field))
     if not isinstance(value, Mapping):
         return (owner, field, None), value
     key = entry(value, case.accelerator, case.precision)

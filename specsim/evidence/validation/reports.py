@@ -46,12 +46,15 @@ def report() -> dict[str, Any]:
     `speculation`: speedups, cycle times and formulas by set; `skipped`: the reasons; `tables`: the
     numbers of rows, predicted and skipped, of each published table.
     """
-    cases, skips = passes()
-    rows = sorted(scored(cases), key=lambda row: -abs(row.error()))
-    of_speedups, more = speculation_cases()
-    speedups = sorted(scored_speedups(of_speedups), key=lambda row: -abs(row.error()))
+    return document_of(scored(passes()[0]), scored_speedups(speculation_cases()[0]))
+
+
+def document_of(passed: Sequence[Scored], sped_up: Sequence[ScoredSpeedup]) -> dict[str, Any]:
+    """The same of scored passes and speedups."""
+    rows = sorted(passed, key=lambda row: -abs(row.error()))
+    speedups = sorted(sped_up, key=lambda row: -abs(row.error()))
     others = results()
-    skips += more + [
+    skips = [*passes()[1], *speculation_cases()[1]] + [
         Skip(table, line, reason)
         for table, reason in ELSEWHERE.items()
         for line, _ in enumerate(published.rows(table), start=2)
@@ -190,9 +193,7 @@ def speedup_row(row: ScoredSpeedup) -> dict[str, Any]:
 def as_result(row: ScoredSpeedup) -> PublishedResult:
     """A scored speedup as one published number beside its prediction."""
     case = row.case
-    return PublishedResult(
-        case.table, case.line, case.set, case.label, row.predicted, case.speedup
-    )
+    return PublishedResult(case.table, case.line, case.set, case.label, row.predicted, case.speedup)
 
 
 def engine_row(name: str, plain: Sequence[Scored]) -> dict[str, Any]:

@@ -88,9 +88,13 @@ def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats
         if not len(mine):
             continue
         fit = Fit([cases[int(i)] for i in mine], group, engines)
+        of_all = None  # where a left out group has no row that is fitted
         for name in np.unique(groups_of[mine]):
             out = groups_of[mine] == name
-            constants = fit.search(fit.usable & ~out)
+            if np.any(fit.usable & out):
+                constants = fit.search(fit.usable & ~out)
+            else:
+                constants = of_all = fit.search(fit.usable) if of_all is None else of_all
             seconds[mine[out]] = np.exp(fit.log_seconds(constants)[out])
     return seconds
 

@@ -170,4 +170,3 @@ def widths(ratios: Sequence[float], weights: Sequence[float] | None = None) -> t
     places = (np.cumsum(shares) - shares / 2) / shares.sum()
     low, high = np.interp(TAILS, places, logs[order])
     return float(max(np.expm1(-low), 0.0)), float(max(np.expm1(high), 0.0))
-
