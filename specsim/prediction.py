@@ -123,11 +123,11 @@ class Prediction:
         """80 % bands.
 
         Of a speedup: as wide below and above as the engine's published speedups, left out of the
-        fit, lie around their predictions. Where the engine says nothing of it, the speedup is a quotient of two times on one machine, whose errors are correlated by
-        `SHARED` = 1/2 (assumed): sqrt(2 (1 - 1/2)) = 1 of a pass's error is left in it. Were they
-        one and the same error it would cancel (optimistic: drafts are smaller, verifications wider
-        than a step); were they independent, 1.41 of it would stay. Tokens per cycle are independent
-        of both.
+        fit, lie around their predictions. Where the engine says nothing of it, the speedup is a
+        quotient of two times on one machine, whose errors are correlated by `SHARED` = 1/2
+        (assumed): sqrt(2 (1 - 1/2)) = 1 of a pass's error is left in it. Were they one and the same
+        error it would cancel (optimistic: drafts are smaller, verifications wider than a step);
+        were they independent, 1.41 of it would stay. Tokens per cycle are independent of both.
         """
         wide = 1 + self.error
         # gamma = 0 is the baseline itself, whatever the error

@@ -40,8 +40,9 @@ class Engine:
     | `head_sharded` | whether tensor parallelism splits the LM head too |
 
     Overheads of a layer are those of an ordinary dense one; other layers count by the kernels that
-    they launch (`operators.launches`), unless a compiler `fuses` the small ones. The devices of a split model agree on drafts and on what is
-    accepted in rounds, so `speculation_overhead_s` counts 1 + log2(devices) times.
+    they launch (`operators.launches`), unless a compiler `fuses` the small ones. The devices of a
+    split model agree on drafts and on what is accepted in rounds, so `speculation_overhead_s`
+    counts 1 + log2(devices) times.
 
     Up to `vector_rows` rows, products of quantised weights run in kernels without matrix units,
     which unpack the weights for every row; beyond, in others that work on tiles of `tile_rows`.

@@ -86,8 +86,8 @@ class System:
         """The same accelerator and engine with weights stored in another precision, by its name or
         with bytes of its own.
 
-        A weight or vector efficiency that is the catalog's becomes the catalog's for the other format; one
-        that was measured or set by hand stays. So does a KV format that was chosen.
+        A weight or vector efficiency that is the catalog's becomes the catalog's for the other
+        format; one that was measured or set by hand stays. So does a KV format that was chosen.
         """
         precision = name if isinstance(name, Precision) else precision_named(name)
         engine, chosen = self.engine, self.precision.kv_bytes

@@ -26,12 +26,8 @@ from specsim.evidence.validation.pricing import Place, stack_cases
 
 Mask = Booleans
 
-GROUPS = (
-    ("gpt-fast",),
-    ("vllm", "sglang"),
-    ("llama.cpp", "llama.cpp-2024"),
-    ("mlx",),
-)  # engines fitted together
+# engines fitted together
+GROUPS = (("gpt-fast",), ("vllm", "sglang"), ("llama.cpp", "llama.cpp-2024"), ("mlx",))
 # The constants that the rows of an engine determine; the others keep their values in engines.toml.
 FITTED = {
     "gpt-fast": ("weight_efficiency", "kv_efficiency", "layer_overhead_s"),

@@ -4,7 +4,8 @@ A cycle's seconds are a straight line in these constants, so a case needs a few 
 
     cycle = passes + Σ constant x how often the cycle pays it
 
-    minimise   Σ huber(log(predicted / published speedup) / NOISE)  +  Σ (log(constant / centre) / spread)²
+    minimise   Σ huber(log(predicted / published speedup) / NOISE)
+             + Σ (log(constant / centre) / spread)²
 
 The centres say what is assumed of an engine before any of its rows is seen. They differ by what
 runs the host's part of a cycle: a serving engine's scheduler and captured graphs, PyTorch that

@@ -37,14 +37,8 @@ Place = tuple[str, str, str | None]  # engine, field, and the key if the field i
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
 ABOUT = (
-    "name",
-    "source",
-    "confidence",
-    "error",
-    "head_sharded",
-    "fuses",
-    "speedup_low",
-    "speedup_high",
+    *("name", "source", "confidence", "head_sharded", "fuses"),
+    *("error", "speedup_low", "speedup_high"),
 )
 COUNTS = tuple(
     field.name for field in fields(Operator) if field.name not in ("name", "kind", "math")

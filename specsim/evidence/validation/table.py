@@ -13,9 +13,9 @@ constants fitted without any row of the same source.
 
 engine           rows accel. sources   ideal  fitted no accel.  no source   worst  80 % band"""
 KINDS = """
-Plain steps, passes of several rows (verification), and speedups (speculation): median |error|, and the 90th
-percentile and the bias of predictions without the row's source. A speedup's fourth column leaves out all
-rows of its engine: what it is assumed to be.
+Plain steps, passes of several rows (verification), and speedups (speculation): median |error|, and
+the 90th percentile and the bias of predictions without the row's source. "Left out": the row's
+accelerator, or all rows of the engine of a speedup, whose overheads are then assumed.
 
 engine           kind           rows sources   ideal  fitted  left out  no source     p90    bias"""
 
