@@ -15,20 +15,23 @@ import numpy as np
 from specsim import catalog
 from specsim.evidence.validation.cases import passes
 from specsim.evidence.validation.fitting import FITTED, fitted, fitted_on
-from specsim.evidence.validation.overheads import CENTRES, with_overheads
-from specsim.evidence.validation.scores import Scored, bands, scored
-from specsim.evidence.validation.speculation_cases import speculation_cases
+from specsim.evidence.validation.overheads import CENTRES, speculated_on, with_overheads
+from specsim.evidence.validation.scores import Scored, bands, scored, verification_bands
 from specsim.evidence.validation.speculation_scores import scored_speedups, speedup_bands
+from specsim.evidence.validation.speedups import published_speedups
 
 
 def main() -> None:
     cases, _ = passes()
-    of_speedups, _ = speculation_cases()
+    of_speedups, _ = published_speedups()
     engines = rounded(fitted(cases, catalog.load("engines")))
     engines = rounded(with_overheads(engines, of_speedups))
-    rows = [row for row in scored(cases, engines) if row.scores]
+    every = scored(cases, engines)
+    rows, of_several = [row for row in every if row.scores], verification_bands(every)
     of_passes, of_gains = bands(rows), speedup_bands(scored_speedups(of_speedups, engines))
     for engine in dict.fromkeys((*of_passes, *CENTRES, *engines)):
+        if engine == "ideal":
+            continue  # the definition has no band
         mine = [row for row in rows if row.case.engine == engine]
         print(f"[{quoted(engine)}]")
         for field in (*FITTED.get(engine, ()), *CENTRES.get(engine, ())):
@@ -37,6 +40,10 @@ def main() -> None:
             ("low", "high"), of_gains.get(engine, of_gains["assumed"]), strict=True
         ):
             print(f"speedup_{name} = {significant(width, 2):g}")
+        if kinds := speculated_on(of_speedups, engine):
+            print(f"speculated_on = {toml(kinds)}")
+        if engine in of_several:
+            print(f"verification_error = {significant(of_several[engine], 2):g}")
         if mine:
             print(f"error = {significant(of_passes[engine], 2):g}")
             print(f"points = {sum(row.case.fitted for row in mine) if engine in FITTED else 0}")

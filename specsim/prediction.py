@@ -13,7 +13,7 @@ import numpy as np
 from specsim.acceptance import Acceptance, per_position
 from specsim.acceptance.requests import RequestLatency, request_latency
 from specsim.architecture import Architecture
-from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, Strings
+from specsim.checks import ArrayLike, Booleans, Floats, Integers, SpecsimError, Strings
 from specsim.cost import ForwardTime, Ledger, ModelPass
 from specsim.hardware import System
 
@@ -35,6 +35,7 @@ LIMITS = {
     "overhead": "the work around the passes takes too long",
 }
 INDISTINGUISHABLE = 0.02  # settings whose speedups are this close to the best are a tie
+FEW_ROWS = 4  # of a pass, which hardly cost arithmetic
 SHARED = 0.5  # assumed correlation of the errors of a plain step and of a cycle on one machine
 
 
@@ -99,6 +100,15 @@ class Prediction:
         return self.tokens_per_cycle * (self.step_s / self.cycle_s)
 
     @property
+    def cannot_tell(self) -> Booleans:
+        """Where the speedup rests on the arithmetic of more than a few rows, and nobody published
+        the accelerator's rate: the number is then no more than an upper bound."""
+        chip, engine = self.system.accelerator, self.system.engine
+        unknown = np.isinf(chip.rate(self.system.precision.activation_math))
+        few = self.batch * (self.gamma + 1) <= FEW_ROWS
+        return np.asarray((self.gamma > 0) & ~few & unknown & (engine.name != "ideal"))
+
+    @property
     def speedup_per_device(self) -> Floats:
         """The same per accelerator: plain decoding needs none of the drafter's own."""
         devices = self.system.tensor_parallel
@@ -130,6 +140,8 @@ class Prediction:
         were they independent, 1.41 of it would stay. Tokens per cycle are independent of both.
         """
         wide = 1 + self.error
+        several = np.maximum(self.error, self.system.engine.verification_error)
+        wider = 1 + np.where(self.gamma > 0, several, self.error)
         # gamma = 0 is the baseline itself, whatever the error
         many = 1 + np.where(self.gamma > 0, self.tokens_error, 0.0)
         quotient = self.error * np.sqrt(2 * (1 - SHARED))
@@ -143,7 +155,7 @@ class Prediction:
         )
         return {
             "step_s": (self.step_s / wide, self.step_s * wide),
-            "verify_step_s": (self.verify_step_s / wide, self.verify_step_s * wide),
+            "verify_step_s": (self.verify_step_s / wider, self.verify_step_s * wider),
             "draft_step_s": (self.draft_step_s / wide, self.draft_step_s * wide),
             "cycle_s": (self.cycle_s / wide, self.cycle_s * wide),
             "tokens_per_cycle": (self.tokens_per_cycle / many, self.tokens_per_cycle * many),

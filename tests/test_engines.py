@@ -16,16 +16,17 @@ from specsim.evidence.validation.cases import passes
 from specsim.evidence.validation.fitting import FITTED, GROUPS, Fit, constants_of, fitted
 from specsim.evidence.validation.overheads import (
     CENTRES,
-    Cycles,
+    PricedCycles,
     assumed,
     cycles_of,
     fitted_overheads,
+    speculated_on,
     with_overheads,
 )
 from specsim.evidence.validation.pricing import stack_cases
 from specsim.evidence.validation.scores import half_width, step_s
-from specsim.evidence.validation.speculation_cases import speculation_cases
 from specsim.evidence.validation.speculation_scores import widths
+from specsim.evidence.validation.speedups import published_speedups
 from specsim.hardware import Accelerator, accelerator, catalog_engine, engine_row, entry, system
 
 ENGINES = catalog.load("engines")
@@ -143,7 +144,7 @@ def test_engines_toml_holds_what_the_rows_say(found, engine, field):
 
 @pytest.fixture(scope="module")
 def speedups() -> list:
-    return speculation_cases()[0]
+    return published_speedups()[0]
 
 
 def test_engines_toml_holds_the_overheads_that_the_speedups_say(speedups):
@@ -151,6 +152,8 @@ def test_engines_toml_holds_the_overheads_that_the_speedups_say(speedups):
     for engine, constants in CENTRES.items():
         shipped = [ENGINES[engine][name] for name in constants]
         assert_allclose([anew[engine][name] for name in constants], shipped, rtol=0.01)
+        told = ENGINES[engine].get("speculated_on", ())
+        assert list(told) == speculated_on(speedups, engine)
 
 
 def test_planted_overheads_are_found_again(speedups):
@@ -167,7 +170,7 @@ def test_planted_overheads_are_found_again(speedups):
 
 def test_a_cycle_is_a_straight_line_in_its_overheads(speedups):
     for case in speedups[::20]:
-        cycles: Cycles = cycles_of(case.engine, [case], ENGINES)
+        cycles: PricedCycles = cycles_of(case.engine, [case], ENGINES)
         row = ENGINES[case.engine]
         constants = np.array([row[name] for name in cycles.names])
         predicted = float(case.predicted(ENGINES).speedup)

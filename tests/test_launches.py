@@ -22,10 +22,10 @@ EIGHT = model("llama-3.1-8b")
 BY_HAND = {
     "llama-3.1-8b": 32 * (2 + 4 + 3),
     "phi-2": 32 * (1 + 4 + 3),  # one norm feeds attention and MLP
-    "qwen3-8b": 36 * (2 + 4 + 1 + 3),  # norms of queries and keys
+    "qwen3-8b": 36 * (2 + 4 + 3),  # norms of queries and keys are fused with their rotation
     "gemma-2-9b": 42 * (4 + 4 + 3),  # norms in front of and behind each
     "mixtral-8x7b": 32 * (2 + 4 + 8),
-    "qwen3-30b-a3b": 48 * (2 + 4 + 1 + 8),
+    "qwen3-30b-a3b": 48 * (2 + 4 + 8),
     # MLA through a narrow middle of the queries; three dense layers, shared experts in the others
     "deepseek-v3": 61 * (2 + 4 + 4 + 2) + 3 * 3 + 58 * (8 + 4),
 }

@@ -78,6 +78,11 @@ def to_json(
     def drafted(value: Any) -> float | None:
         return float(value) if speculative else None
 
+    told = speculative and not np.any(prediction.cannot_tell)
+
+    def gained(value: Any) -> float | None:
+        return float(value) if told else None
+
     held = found.footprint(gamma=gamma)
     missing = found.shortage(held, gamma=gamma)
     said = [] if missing is None else [f"It does not fit: {missing}."]
@@ -95,19 +100,19 @@ def to_json(
         "cycle_s": drafted(prediction.cycle_s),
         "tokens_per_cycle": drafted(prediction.tokens_per_cycle),
         "gamma": gamma if speculative else None,
-        "speculative_tokens_per_s": drafted(prediction.speculative_tokens_per_s),
-        "speedup": drafted(prediction.speedup),
+        "speculative_tokens_per_s": gained(prediction.speculative_tokens_per_s),
+        "speedup": gained(prediction.speedup),
         "precision": found.system.precision.name,
         "method": found.method,
-        "speedup_per_device": drafted(prediction.speedup_per_device),
+        "speedup_per_device": gained(prediction.speedup_per_device),
         "best_gamma": gamma if over is not None else None,
         "tied_gammas": over.ties().tolist() if over is not None else None,
         "lossless": prediction.lossless if speculative else None,
         "bound": str(prediction.bound),
-        "band": {"step_s": band["step_s"], "speedup": band["speedup"] if speculative else None},
+        "band": {"step_s": band["step_s"], "speedup": band["speedup"] if told else None},
         "latency": latency(prediction, more_tokens),
         "waterfall": {name: float(f) for name, f in prediction.waterfall().items()}
-        if speculative
+        if told
         else None,
         "breakdown": [
             {key: plain(value) for key, value in row.items()} for row in prediction.step.breakdown()
@@ -156,18 +161,21 @@ def show(document: dict[str, Any]) -> None:
     for row in shown:
         took, share = row["seconds"] * 1e3, row["seconds"] / document["step_s"]
         print(f"  {row['name']:{wide}s} {took:8.3f} ms  {share:5.1%}  {row['bound']}")
-    if document["speedup"] is not None:
-        low, high = document["band"]["speedup"]
+    if document["cycle_s"] is not None:
         gamma, tokens = document["gamma"], document["tokens_per_cycle"]
         print(ms("draft_step_s"))
         rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
         print(f"{ms('verify_step_s')} for {rows} per sequence")
         print(f"{ms('overhead_s')} of the host: accepting and rolling back")
         print(f"{ms('cycle_s')}, {tokens:.3f} tokens per cycle")
-        print(
-            f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "
-            f"at gamma = {gamma}"
-        )
+        if document["speedup"] is None:
+            print(f"speedup       cannot tell at gamma = {gamma}")
+        else:
+            low, high = document["band"]["speedup"]
+            print(
+                f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "
+                f"at gamma = {gamma}"
+            )
         ties = document["tied_gammas"]
         if ties and len(ties) > 1:
             print(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")

@@ -80,6 +80,7 @@ class Engine:
     fuses: bool = False
     logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
     error: float = 0.0  # relative half-width of the 80 % band on a pass
+    verification_error: float = 0.0  # the same on a pass of several rows, where that is wider
     # of the 80 % band on a speedup, below and above; None: from the error of a pass
     speedup_low: float | None = None
     speedup_high: float | None = None
@@ -99,7 +100,11 @@ class Engine:
                 require_positive(f"engine {self.name}: {constant.name}", value)
             if constant.name in ("overlap", "tile_rows"):
                 require_positive(f"engine {self.name}: {constant.name}", value)
-            if constant.name.endswith("_s") or constant.name in ("error", "vector_rows"):
+            if constant.name.endswith("_s") or constant.name in (
+                "error",
+                "verification_error",
+                "vector_rows",
+            ):
                 require_positive(f"engine {self.name}: {constant.name}", value, or_zero=True)
 
     def weight_efficiency_at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
@@ -121,7 +126,7 @@ class Engine:
 
 
 # What a row of engines.toml says about itself, and is no constant of an Engine.
-_ABOUT = ("aliases", "notes", "like", "points", "fit_error", "fitted_on")
+_ABOUT = ("aliases", "notes", "like", "points", "fit_error", "fitted_on", "speculated_on")
 CEILINGS = {  # bytes per second a kernel never exceeds -> the efficiency that it caps
     "weight_ceiling_bytes_per_s": "weight_efficiency",
     "kv_ceiling_bytes_per_s": "kv_efficiency",

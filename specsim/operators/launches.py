@@ -1,10 +1,11 @@
 """The kernels that one pass launches, counted from the structure of every layer.
 
 An ordinary layer of attention and a dense MLP launches nine: norm, query-key-value projection,
-rotation with the writing of the cache, attention, output projection; norm, gate and up projection,
-activation, down projection. Other layers launch more, and the small kernels between the large ones
-take about as long each, whatever they compute. So an engine's overhead, which is measured on dense
-layers, is charged per kernel: `launched_layers` counts in dense layers.
+rotation (with the norms of queries and keys) that writes the cache, attention, output projection;
+norm, gate and up projection, activation, down projection. Other layers launch more, and the small
+kernels between the large ones take about as long each, whatever they compute. So an engine's
+overhead, which is measured on dense layers, is charged per kernel: `launched_layers` counts in
+dense layers.
 
 Counted as serving engines launch them, with projections of one input fused (optimistic for eager
 code, which launches several kernels for one of these).
@@ -40,7 +41,6 @@ def mixer_kernels(mixer: Mixer) -> int:
         # its latent and the norm of it, and two products that absorb what a cache would hold
         kernels += 4 + (2 if mixer.latent.query_rank else 0)
     kernels += 2 if mixer.query_rank else 0  # queries through a narrow middle, with its norm
-    kernels += 1 if mixer.norm_elements and mixer.latent is None else 0  # of queries and keys
     kernels += 1 if mixer.gate_columns else 0
     kernels += 5 if mixer.indexer is not None else 0  # queries, keys, rotation, scores, the best k
     kernels += 2 if mixer.compressed is not None else 0

@@ -15,6 +15,7 @@ from specsim.architecture import Architecture, tokenizer_of
 from specsim.checks import ArrayLike
 from specsim.drafting import Drafter, DraftModel, Eagle
 from specsim.hardware import System
+from specsim.prediction import FEW_ROWS
 
 GPUS = ("datacentre-gpu", "workstation-gpu", "consumer-gpu")
 KINDS = {
@@ -56,6 +57,7 @@ def find_cautions(
     found = [
         *about_models(target, drafter, most["context"]),
         *about_machine(system),
+        *about_speculation(system, drafter, np.asarray(batch), np.asarray(gamma)),
         *about_graphs(system, np.asarray(batch) * (np.asarray(gamma) + 1)),
         *about_range(target, system, batch=np.asarray(batch), context=most["context"]),
     ]
@@ -119,6 +121,39 @@ def about_machine(system: System) -> Iterator[Caution]:
             f"{system.tensor_parallel} are priced as if they joined all: much too fast, if the "
             "others are reached over a network.",
             guess=True,
+        )
+
+
+def about_speculation(
+    system: System, drafter: Drafter | None, batch: Any, gamma: Any
+) -> Iterator[Caution]:
+    """An unknown arithmetic rate, an engine whose speculation was never measured, or never on such
+    a machine."""
+    if drafter is None or not np.any(gamma > 0):
+        return
+    chip, engine = system.accelerator, system.engine.name
+    if np.isinf(chip.rate(system.precision.activation_math)) and np.any(
+        (gamma > 0) & (batch * (gamma + 1) > FEW_ROWS)
+    ):
+        yield Caution(
+            f"Cannot tell what speculation gains: the arithmetic rate of {chip.name} is not "
+            f"published, and a verification of more than {FEW_ROWS} rows may be bound by it. "
+            "Measure a pass of several rows there.",
+            guess=True,
+        )
+    if engine not in catalog.load("engines") or engine == "ideal":
+        return
+    kinds = catalog.load("engines")[engine].get("speculated_on")
+    if kinds is None:
+        yield Caution(
+            f"No published speedup of {engine} states its inputs: what speculation costs it beside "
+            "the passes is assumed, and the band is that of engines left out of the fit."
+        )
+    elif chip.kind is not None and chip.kind not in kinds:
+        measured = " and ".join(KINDS.get(kind, kind) for kind in kinds)
+        yield Caution(
+            f"Every published speedup of {engine} is from {measured}: what speculation costs it "
+            f"on {KINDS.get(chip.kind, chip.kind)} is taken from there."
         )
 
 

@@ -22,6 +22,7 @@ from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Precision
 
 TABLES = ("weight_efficiency", "kv_efficiency")  # each may be a table instead of a number
+ENDLESS = ("activation_efficiency", "overlap", "vector_efficiency")  # may be infinite
 SMALLEST, LARGEST = 1e-25, 1e25  # of a number in a file, beyond any unit: products stay finite
 
 
@@ -33,6 +34,7 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
         name: value_to_json(value)
         for name, value in values.items()
         if isinstance(value, float | str | EfficiencyTable)
+        and not (name in ENDLESS and value == np.inf)  # JSON has no infinity; it is the default
     }
     return {
         "schema_version": 1,
@@ -120,7 +122,7 @@ def require_sizes(values: Any, name: str) -> None:
             if key not in TABLES:
                 require_sizes(value, f"{name}: {key}")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            endless = value == np.inf and key == "activation_efficiency"
+            endless = value == np.inf and key in ENDLESS
             low = 0.0 if key.endswith("_s") or key == "error" else SMALLEST  # what is only added
             if not (value == 0 or endless or low <= value <= LARGEST):
                 raise SpecsimError(

@@ -12,7 +12,7 @@ speedup: of its engine), and without any row of its source.
 | `pricing` | many cases priced in one call of `cost.forward_time` |
 | `fitting` | the robust fit of the constants in engines.toml to the cases |
 | `scores` | errors with the shipped constants, and with constants fitted without some rows |
-| `speculation_cases` | published speedups as cases to predict |
+| `speedups` | published speedups as cases to predict |
 | `overheads` | the fit of what speculation costs an engine beside its passes |
 | `speculation_scores` | errors of speedups, some rows left out, and the bands from them |
 | `formulas` | Leviathan's formula, vLLM's cycle times |

@@ -27,7 +27,7 @@ from specsim.evidence.validation.pricing import Place, stack_cases
 Mask = Booleans
 
 # engines fitted together
-GROUPS = (("gpt-fast",), ("vllm", "sglang"), ("llama.cpp", "llama.cpp-2024"), ("mlx",))
+GROUPS = (("gpt-fast",), ("vllm",), ("sglang",), ("llama.cpp", "llama.cpp-2024"), ("mlx",))
 # The constants that the rows of an engine determine; the others keep their values in engines.toml.
 FITTED = {
     "gpt-fast": ("weight_efficiency", "kv_efficiency", "layer_overhead_s"),
@@ -38,7 +38,7 @@ FITTED = {
         "pass_overhead_s",
         "sequence_overhead_s",
     ),
-    "sglang": ("pass_overhead_s",),
+    "sglang": ("weight_efficiency", "pass_overhead_s"),
     "mlx": ("weight_efficiency", "layer_overhead_s"),
     "llama.cpp": (
         "weight_efficiency",
@@ -63,6 +63,7 @@ CENTRES = {
     "attention_compute_efficiency": (0.5, 0.5),
     "layer_overhead_s": (50e-6, 0.7),
     "stage_overhead_s": (0.1e-3, 1.0),
+    "pass_overhead_s": (126e-6, 1.5),
 }
 # The same for serving engines with CUDA graphs on the H100, from BLIS (inference-sim,
 # docs/guide/latency-models.md): weight bytes x 1.4, KV bytes x 1.9, 32 us a layer, 126 us a step.
@@ -80,7 +81,6 @@ RELATIVE_SPREAD = {
     "kv_efficiency": 0.2,
     "kv_ceiling_bytes_per_s": 0.5,
     "layer_overhead_s": 0.4,
-    "pass_overhead_s": 1.5,
 }
 # Not fitted though its field is: prompts, not steps, determine it (llama.cpp discussion #4167).
 PINNED = (("llama.cpp", "compute_efficiency", "apple"),)

@@ -20,7 +20,8 @@ import numpy as np
 
 from specsim import catalog
 from specsim.checks import Booleans, Floats
-from specsim.evidence.validation.speculation_cases import SpeculationCase
+from specsim.evidence.validation.speedups import SpeculationCase
+from specsim.hardware import accelerator
 
 NOISE = 0.03  # relative error of a speedup above which a row counts by its error, not its square
 STEPS = 40  # of the search; it takes about ten
@@ -54,7 +55,7 @@ CENTRES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cycles:
+class PricedCycles:
     """Cases of one engine as arrays over the cases: what their cycles take without the constants,
     and how often each constant is paid."""
 
@@ -70,7 +71,9 @@ class Cycles:
         return self.gained / (self.passes_s + self.paid @ constants)
 
 
-def cycles_of(engine: str, cases: Sequence[SpeculationCase], engines: catalog.Table) -> Cycles:
+def cycles_of(
+    engine: str, cases: Sequence[SpeculationCase], engines: catalog.Table
+) -> PricedCycles:
     """The cases, all of one engine, priced without and with each constant."""
     names = tuple(CENTRES.get(engine, ()))
     nothing = dict.fromkeys(names, 0.0)
@@ -84,7 +87,7 @@ def cycles_of(engine: str, cases: Sequence[SpeculationCase], engines: catalog.Ta
             priced[case.cycle] = (passes_s, float(bare.step_s), paid)
     found = [priced[case.cycle] for case in cases]
     tokens = np.array([case.tokens_per_cycle for case in cases])
-    return Cycles(
+    return PricedCycles(
         engine,
         names,
         passes_s=np.array([passes_s for passes_s, _, _ in found]),
@@ -99,7 +102,7 @@ def assumed(engine: str) -> Floats:
     return np.array([centre for centre, _ in CENTRES[engine].values()])
 
 
-def fitted_overheads(cycles: Cycles, train: Booleans) -> Floats:
+def fitted_overheads(cycles: PricedCycles, train: Booleans) -> Floats:
     """The constants in seconds, from the cases where `train` is true and no others."""
     centre = np.log(assumed(cycles.engine))
     spread = np.array([width for _, width in CENTRES[cycles.engine].values()])
@@ -133,3 +136,8 @@ def with_overheads(
         constants = fitted_overheads(cycles, np.array([case.fitted for case in mine], bool))
         found[engine] |= dict(zip(cycles.names, map(float, constants), strict=True))
     return found
+
+
+def speculated_on(cases: Sequence[SpeculationCase], engine: str) -> list[str]:
+    """The kinds of machine that an engine's published speedups are from: engines.toml."""
+    return sorted({str(accelerator(c.accelerator).kind) for c in cases if c.engine == engine})

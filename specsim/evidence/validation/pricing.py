@@ -38,7 +38,7 @@ Place = tuple[str, str, str | None]  # engine, field, and the key if the field i
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
 ABOUT = (
     *("name", "source", "confidence", "head_sharded", "fuses"),
-    *("error", "speedup_low", "speedup_high"),
+    *("error", "verification_error", "speedup_low", "speedup_high"),
 )
 COUNTS = tuple(
     field.name for field in fields(Operator) if field.name not in ("name", "kind", "math")

@@ -13,8 +13,8 @@ from specsim.evidence.validation.fitting import FITTED
 from specsim.evidence.validation.formulas import PublishedResult, results
 from specsim.evidence.validation.overheads import CENTRES
 from specsim.evidence.validation.scores import Scored, scored
-from specsim.evidence.validation.speculation_cases import speculation_cases
 from specsim.evidence.validation.speculation_scores import ScoredSpeedup, scored_speedups
+from specsim.evidence.validation.speedups import published_speedups
 
 KINDS = ("ideal", "predicted", "without_chip", "without_source")
 SPEEDUP_KINDS = ("ideal", "predicted", "without_engine", "without_source")
@@ -46,7 +46,7 @@ def report() -> dict[str, Any]:
     `speculation`: speedups, cycle times and formulas by set; `skipped`: the reasons; `tables`: the
     numbers of rows, predicted and skipped, of each published table.
     """
-    return document_of(scored(passes()[0]), scored_speedups(speculation_cases()[0]))
+    return document_of(scored(passes()[0]), scored_speedups(published_speedups()[0]))
 
 
 def document_of(passed: Sequence[Scored], sped_up: Sequence[ScoredSpeedup]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def document_of(passed: Sequence[Scored], sped_up: Sequence[ScoredSpeedup]) -> d
     rows = sorted(passed, key=lambda row: -abs(row.error()))
     speedups = sorted(sped_up, key=lambda row: -abs(row.error()))
     others = results()
-    skips = [*passes()[1], *speculation_cases()[1]] + [
+    skips = [*passes()[1], *published_speedups()[1]] + [
         Skip(table, line, reason)
         for table, reason in ELSEWHERE.items()
         for line, _ in enumerate(published.rows(table), start=2)
@@ -71,7 +71,10 @@ def document_of(passed: Sequence[Scored], sped_up: Sequence[ScoredSpeedup]) -> d
         "average": {kind: float(np.mean([engine[kind] for engine in used])) for kind in KINDS},
         "kinds": [*kinds_of_passes(rows), *kinds_of_speedups(speedups)],
         "coverage": coverage(plain, speedups),
-        "constants": {name: free_constants(name) for name in catalog.load("engines")},
+        "constants": {
+            name: free_constants(name, {row.case.engine for row in speedups})
+            for name in catalog.load("engines")
+        },
         "unscored": {
             what: summary([row for row in rows if choose(row.case)])
             for what, choose in UNSCORED.items()
@@ -118,12 +121,13 @@ def coverage(plain: Sequence[Scored], speedups: Sequence[ScoredSpeedup]) -> dict
     }
 
 
-def free_constants(engine: str) -> dict[str, int]:
-    """How many numbers the rows of an engine determine: of its passes, and of speculation."""
+def free_constants(engine: str, measured: set[str]) -> dict[str, int]:
+    """How many numbers the rows of an engine determine: of its passes, and of speculation where it
+    is among those `measured`."""
     row = catalog.load("engines")[engine]
     fields = [row[name] for name in FITTED.get(engine, ())]
     passes = sum(len(field) if hasattr(field, "keys") else 1 for field in fields)
-    return {"passes": passes, "speculation": len(CENTRES.get(engine, ()))}
+    return {"passes": passes, "speculation": len(CENTRES[engine]) if engine in measured else 0}
 
 
 def kinds_of_passes(rows: Sequence[Scored]) -> list[dict[str, Any]]:

@@ -120,3 +120,13 @@ def bands(rows: Sequence[Scored]) -> Mapping[str, float]:
         engine: half_width(found) if len(found) >= 2 * FEW else max(half_width(found), pooled)
         for engine, found in ratios.items()
     }
+
+
+def verification_bands(rows: Sequence[Scored]) -> Mapping[str, float]:
+    """The `verification_error` of each engine with passes of several rows, in the same way."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        if row.case.verified and not row.case.plain:
+            both = (row.error("without_chip"), row.error("without_source"))
+            ratios.setdefault(row.case.engine, []).extend(1 + error for error in both)
+    return {engine: half_width(found) for engine, found in ratios.items()}

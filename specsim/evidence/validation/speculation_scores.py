@@ -15,8 +15,8 @@ from specsim import catalog
 from specsim.checks import Floats
 from specsim.evidence.validation.cases import Case, passes
 from specsim.evidence.validation.fitting import GROUPS, Fit
-from specsim.evidence.validation.overheads import Cycles, cycles_of, fitted_overheads
-from specsim.evidence.validation.speculation_cases import SpeculationCase
+from specsim.evidence.validation.overheads import PricedCycles, cycles_of, fitted_overheads
+from specsim.evidence.validation.speedups import SpeculationCase
 from specsim.hardware import engine_row
 
 TAILS = (0.1, 0.9)  # of the ratios published / predicted, the ends of an 80 % band
@@ -99,7 +99,7 @@ def left_out_speedups(
     keys = np.array([f"{case.engine}: {case.paper if kind == 'source' else ''}" for case in cases])
     engine_of = np.array([case.engine for case in cases])
     usable = np.array([case.fitted for case in cases])
-    shipped: dict[str, Cycles] = {}  # by engine: where no pass was left out
+    shipped: dict[str, PricedCycles] = {}  # by engine: where no pass was left out
     for key in np.unique(keys):
         out = keys == key
         engine = str(engine_of[out][0])

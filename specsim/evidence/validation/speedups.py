@@ -83,7 +83,7 @@ class SpeculationCase:
         )  # fmt: skip
 
 
-def speculation_cases() -> tuple[list[SpeculationCase], list[Skip]]:
+def published_speedups() -> tuple[list[SpeculationCase], list[Skip]]:
     """All published speedups of engines that can be predicted, and why the others cannot."""
     cases, skips = list(dynamic_sd()), []
     readers = {
