@@ -9,12 +9,13 @@ from typing import Any
 from specsim import __version__
 from specsim.acceptance import IID
 from specsim.checks import SpecsimError, numbers, within
-from specsim.checks.files import decoded, read_text
+from specsim.checks.files import decoded_ascii, read_ascii
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.evidence.counters import Counters, read_log
+from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
+from specsim.evidence.served import read_log
 from specsim.scenario import drafter_of, resolve
 
 
@@ -80,13 +81,13 @@ def counters_of(options: argparse.Namespace) -> Counters:
 def text_of(file: str) -> str:
     """The text of a file, or of standard input for "-"."""
     if file != "-":
-        return read_text(file, "log_bytes")
+        return read_ascii(file, "log_bytes")
     most = LIMITS["log_bytes"].most
     if not hasattr(sys.stdin, "buffer"):  # a terminal of a notebook
         return sys.stdin.read(most)
     content = sys.stdin.buffer.read(most + 1)
     require_limit("log_bytes", len(content), "the size of standard input in bytes")
-    return decoded(content, "standard input", "log_bytes")
+    return decoded_ascii(content, "standard input", "log_bytes")
 
 
 def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""Accounts of acceptance: what one line, block or record counts, checked against itself.
+
+An engine prints the same cycles several times over: as counts, as a mean length, as rates. An
+account holds them with the precision in which they are printed, so that a contradiction is seen
+and rounding is not taken for one.
+"""
+
+from dataclasses import dataclass
+
+from specsim.checks.limits import require_limit
+
+MOST = 1e15  # tokens: no server counts more
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A number as printed, and half a unit of its last digit."""
+
+    value: float
+    half: float
+
+    def agrees(self, value: float, more: float = 0.0) -> bool:
+        """Whether `value` would be printed like this, rounded or cut, give or take `more`."""
+        return abs(self.value - value) <= 2.02 * self.half + more + 1e-9 * abs(value)
+
+
+def printed(text: str, unit: float = 1.0) -> Printed:
+    """The number that `text` spells, times `unit`."""
+    digits = text.lower().partition("e")[0].partition(".")[2]
+    return Printed(float(text) * unit, 0.5 * 10.0 ** -len(digits) * unit)
+
+
+def printed_list(text: str) -> tuple[Printed, ...] | None:
+    """The numbers of a comma-separated list; None if it is empty, or cut within its last number."""
+    parts = [part.strip(" []()") for part in text.split(",")]
+    parts = [part for part in parts if part]
+    require_limit("gamma", len(parts), "the number of positions in the log")
+    try:
+        numbers = tuple(printed(part) for part in parts)
+    except ValueError:
+        return None
+    if not numbers or numbers[-1].half > numbers[0].half:
+        return None
+    return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account. `positions` are rates per position: all of them if `whole`."""
+
+    accepted: float | None = None
+    drafted: float | None = None
+    cycles: float | None = None
+    length: Printed | None = None
+    rate: Printed | None = None
+    positions: tuple[Printed, ...] | None = None
+    whole: bool = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was drafted in it."""
+        return not self.accepted and (self.drafted == 0 or (self.cycles == 0 and not self.drafted))
+
+    @property
+    def counted_cycles(self) -> float | None:
+        """The cycles: as counted, or else as accepted tokens and the mean length imply."""
+        if self.cycles is not None or self.accepted is None:
+            return self.cycles
+        if self.positions and self.whole and self.accepted == 0:
+            return None if self.drafted is None else self.drafted / len(self.positions)
+        per_cycle, half = 0.0, 0.0
+        if self.positions and self.whole:
+            per_cycle = sum(p.value for p in self.positions)
+            half = sum(p.half for p in self.positions)
+        elif self.length is not None:
+            per_cycle, half = self.length.value - 1.0, self.length.half
+        if per_cycle <= 0:
+            return None
+        cycles = self.accepted / per_cycle
+        # the cycles are a whole number; take it where the printed digits allow it
+        return (
+            round(cycles) or 1.0
+            if abs(round(cycles) - cycles) <= cycles * half / per_cycle
+            else cycles
+        )
+
+    def doubt(self) -> str | None:
+        """What contradicts itself, in words; None if nothing does."""
+        for name in ("accepted", "drafted", "cycles"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= MOST:
+                return f"{name.replace('cycles', 'drafts')} must be a count >= 0, got {value:g}"
+        if self.accepted is not None and self.drafted is not None and self.accepted > self.drafted:
+            return (
+                f"accepted must be at most drafted, got {self.accepted:g} accepted of "
+                f"{self.drafted:g} drafted"
+            )
+        if self.cycles == 0:
+            return "tokens were drafted, but in no cycle"
+        if self.length is not None and not self.length.value >= 1.0 - self.length.half:
+            return f"a mean length of {self.length.value:g}: every cycle emits at least 1 token"
+        if self.rate is not None and not -1e-9 <= self.rate.value <= 1.0 + self.rate.half:
+            return f"an acceptance rate of {self.rate.value:g}"
+        return self._doubt_of_positions() or self._doubt_of_ratios()
+
+    def _doubt_of_positions(self) -> str | None:
+        if not self.positions:
+            return None
+        values = [p.value for p in self.positions]
+        if not all(0 <= value <= 1.0005 for value in values):
+            return f"rates per position outside 0 … 1: {values[:4]}"
+        for before, after in zip(self.positions, self.positions[1:], strict=False):
+            if after.value > before.value + before.half + after.half:
+                return f"rates per position that rise, from {before.value:g} to {after.value:g}"
+        return None
+
+    def _doubt_of_ratios(self) -> str | None:
+        accepted, drafted, cycles = self.accepted, self.drafted, self.counted_cycles
+        made = None if accepted is None or not cycles else accepted / cycles
+        # cycles that are not counted are rounded to whole ones, which moves a mean by a cycle
+        slack = 0.0 if self.cycles is not None or not cycles else (1.0 + (made or 0.0)) / cycles
+        if self.rate is not None and accepted is not None and drafted:
+            share = accepted / drafted
+            if not self.rate.agrees(share):
+                return (
+                    f"a rate of {self.rate.value:.4g}, but {accepted:g} accepted of {drafted:g} "
+                    f"drafted are {share:.4g}"
+                )
+        told = self.length
+        if told is not None and made is not None and not told.agrees(1.0 + made, slack):
+            return (
+                f"a mean length of {told.value:g}, but {accepted:g} accepted tokens in {cycles:g} "
+                f"cycles make it {1 + made:.3f}"
+            )
+        return self._doubt_of_sum(made, slack) if self.positions else None
+
+    def _doubt_of_sum(self, made: float | None, slack: float) -> str | None:
+        """A doubt about the sum of the rates per position: the accepted drafts per cycle, or less
+        where only the first positions are known."""
+        assert self.positions is not None
+        total, half = (sum(getattr(p, name) for p in self.positions) for name in ("value", "half"))
+        if made is None and self.length is not None:
+            made, slack = self.length.value - 1.0, self.length.half
+        if made is not None:
+            off, most = total - made, 1.02 * (half + slack) + 1e-9
+            if off > most or (self.whole and off < -most):
+                return (
+                    f"rates per position that add up to {total:.3f}, but {made:.3f} drafts were "
+                    "accepted per cycle"
+                )
+        cycles, places = self.counted_cycles, len(self.positions)
+        drafted = self.drafted if self.whole and cycles else None
+        if drafted is not None and cycles and drafted > places * (1.01 * cycles + 1.0):
+            return f"{drafted / cycles:.3g} drafts per cycle, but only {places} positions"
+        return None

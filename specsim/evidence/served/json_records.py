@@ -1,0 +1,57 @@
+"""Numbers under known names in JSON, wherever it stands in a text, whole or cut, nested or not."""
+
+import json
+import re
+from collections.abc import Iterable
+
+from specsim.checks.limits import require_limit
+from specsim.evidence.served.accounts import Printed
+from specsim.evidence.served.text import NUMBER, groups
+
+
+def records_of(text: str, names: Iterable[str]) -> list[dict[str, str]]:
+    """The numbers, flags, lists and flat objects under `names` in `text`, as records: a name that
+    comes again begins a new one. Python's spelling, with single quotes, is read as well."""
+    if not any(f"{quote}{name}{quote}" in text for name in names for quote in "\"'"):
+        return []
+    value = rf"{NUMBER}(?![\d.])|\{{[^{{}}]{{0,20000}}\}}|\[[^\[\]]{{0,20000}}\]"
+    pattern = re.compile(rf"[\"']({'|'.join(names)})[\"']\s{{0,8}}:\s{{0,8}}({value})")
+    return list(groups(pattern, text))
+
+
+def histogram_of(
+    text: str | None, cycles: float | None, accepted: float | None
+) -> tuple[tuple[Printed, ...] | None, str]:
+    """Rates per position from a histogram of cycles by their accepted drafts, and a doubt.
+
+    `text` is a JSON list or object of counts; its sums must be `cycles` and `accepted`, else it is
+    left out and the doubt says so.
+    """
+    if text is None:
+        return None, ""
+    try:
+        held = json.loads(text.replace("'", '"'))
+        counts = dict(enumerate(held)) if isinstance(held, list) else held
+        by_accepted = {int(place): float(count) for place, count in counts.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None, ""
+    if not by_accepted or min(by_accepted) < 0 or min(by_accepted.values()) < 0:
+        return None, ""
+    require_limit("gamma", max(by_accepted), "a position in the histogram")
+    all_cycles = sum(by_accepted.values())
+    all_accepted = sum(place * count for place, count in by_accepted.items())
+    if not 0 < all_cycles < 1e15:
+        return None, ""
+    for name, told, summed in (
+        ("cycles", cycles, all_cycles), ("accepted drafts", accepted, all_accepted),
+    ):  # fmt: skip
+        if told is not None and abs(told - summed) > 0.5:
+            return None, (
+                f"The histogram counts {summed:g} {name}, the record itself {told:g}: the "
+                "histogram is left out."
+            )
+    reached = [
+        sum(count for place, count in by_accepted.items() if place >= k) / all_cycles
+        for k in range(1, max(by_accepted) + 1)
+    ]
+    return tuple(Printed(rate, 0.0) for rate in reached) or None, ""

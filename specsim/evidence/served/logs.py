@@ -1,0 +1,109 @@
+"""Reads the acceptance in a text of any engine: a log, a page of metrics, answers, printed results.
+
+Every reader looks at the whole text. What several of them find must be one engine's and agree.
+"""
+
+from collections.abc import Callable
+
+from specsim.checks import SpecsimError
+from specsim.evidence.counters import Counters
+from specsim.evidence.served import (
+    blocks,
+    llama_cpp,
+    local_apps,
+    metrics,
+    own,
+    sglang,
+    tensorrt_llm,
+    unknown,
+    vllm,
+)
+from specsim.evidence.served.json_records import records_of
+
+# Those that count cycles come first: where several tell of one run, the first one's numbers are
+# taken.
+TEXTS: tuple[Callable[[str], Counters | None], ...] = (
+    blocks.acceptance,
+    llama_cpp.server_lines,
+    llama_cpp.example_summaries,
+    llama_cpp.bench_table,
+    vllm.example_script,
+    vllm.interval_lines,
+    vllm.version_0_lines,
+    local_apps.share_lines,
+    local_apps.flags,
+    sglang.batch_lines,
+)
+RECORDS: tuple[tuple[tuple[str, ...], Callable[[list[dict[str, str]]], Counters | None]], ...] = (
+    (vllm.ANSWERS, vllm.answers),
+    (sglang.ANSWERS, sglang.answers),
+    (llama_cpp.ANSWERS, llama_cpp.answers),
+    (tensorrt_llm.ANSWERS, tensorrt_llm.statistics),
+    (local_apps.ANSWERS, local_apps.answers),
+    (own.ANSWERS, own.statistics),
+)
+CLOSE = 0.02  # relative: two accounts of one run differ by rounding, and by what begins and ends it
+
+
+def read_log(text: str) -> Counters:
+    """The acceptance counters in a text.
+
+    Raises SpecsimError if no known counters are in it, if they contradict themselves, and if it
+    holds those of several engines, or several accounts that differ by more than 2 %.
+    """
+    if "\r" in text:
+        text = text.replace("\r", "\n")  # progress bars overwrite their line
+    found = acceptances(text)
+    if not found:
+        raise unknown.refusal(text)
+    return one_of(found)
+
+
+def acceptances(text: str) -> list[Counters]:
+    """What each reader finds in a text; the most exact account first."""
+    found = metrics.acceptance(text)
+    found += [counters for read in TEXTS if (counters := read(text)) is not None]
+    for names, read_records in RECORDS:
+        records = records_of(text, names)
+        counters = read_records(records) if records else None
+        if counters is not None:
+            found.append(counters)
+    return found
+
+
+def one_of(found: list[Counters]) -> Counters:
+    """The first of several accounts of one run; SpecsimError if they cannot be of one run."""
+    first = found[0]
+    for other in found[1:]:
+        if first.engine and other.engine and _family(first) != _family(other):
+            raise SpecsimError(
+                f"the text holds counters of two engines, {first.source} and {other.source}; give "
+                "those of one"
+            )
+        for name, title in (("tokens per cycle", tokens_of), ("accepted / drafted", rate_of)):
+            one, two = title(first), title(other)
+            if one is not None and two is not None and abs(one - two) > CLOSE * max(one, two):
+                raise SpecsimError(
+                    f"the text contradicts itself: {first.source} make {one:.4g} {name}, "
+                    f"{other.source} {two:.4g}; give one of them"
+                )
+    return first
+
+
+def _family(counters: Counters) -> str:
+    """The engine, whatever its version."""
+    return str(counters.engine).removesuffix("-0")
+
+
+def tokens_of(counters: Counters) -> float | None:
+    """Tokens per cycle, where they follow from what was read alone."""
+    if counters.accepted is not None and counters.cycles:
+        return 1.0 + counters.accepted / counters.cycles
+    return counters.tokens_per_cycle
+
+
+def rate_of(counters: Counters) -> float | None:
+    """Accepted / drafted, where both were counted."""
+    if counters.accepted is not None and counters.drafted:
+        return counters.accepted / counters.drafted
+    return None

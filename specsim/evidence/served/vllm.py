@@ -1,0 +1,223 @@
+"""What vLLM prints: the lines of its log, old and new, its example script, its answers in JSON.
+
+Sources: vllm/v1/spec_decode/metrics.py (a line per interval, counts of that interval),
+vllm/engine/metrics.py of version 0 (a line of counts since the start), examples/offline_inference/
+spec_decode.py, and the field `speculative_decoding` of an answer's metrics.
+"""
+
+import re
+
+from specsim.checks import SpecsimError
+from specsim.evidence.counters import Counters
+from specsim.evidence.served.accounts import Account, printed, printed_list
+from specsim.evidence.served.json_records import histogram_of
+from specsim.evidence.served.tally import Tally
+from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
+
+MARK = "SpecDecoding metrics"
+FIELDS = re.compile(
+    r"(Mean acceptance length|Accepted|Drafted|Per-position acceptance rate|Draft acceptance rate)"
+    r": ([^A-Za-z:%]{0,20000})(%| ?tokens?\b(?!/))?",
+    re.IGNORECASE,
+)
+PROCESS = re.compile(r"pid=(\d{1,9})")
+
+
+def interval_lines(text: str) -> Counters | None:
+    """Lines of `SpecDecoding metrics`, each of an interval: their counts are added."""
+    tally = Tally("vLLM's lines of 'SpecDecoding metrics'", "vllm")
+    processes: set[str] = set()
+    for segment, before in segments(MARK, text):
+        account = _interval(segment)
+        if account is None:
+            tally.leave_out("a line has none of the expected numbers")
+            continue
+        tally.add(account)
+        if len(processes) < 100 and (found := PROCESS.search(before)):
+            processes.add(found[1])
+    if len(processes) > 1:
+        tally.cautions.append(
+            f"The lines are of {len(processes)} processes. Their counts are added: if they are of "
+            "different servers, give the log of one."
+        )
+    return tally.total()
+
+
+def _interval(segment: str) -> Account | None:
+    """The account in one line; None if it has no number, or its numbers are cut."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, value, unit in FIELDS.findall(segment):
+        found.setdefault(name.lower(), (value.strip(" ,"), unit.strip()))
+    counts = {}
+    for name in ("accepted", "drafted"):
+        value, unit = found.get(name, ("", ""))
+        if unit.startswith("token") and _is_number(value):
+            counts[name] = float(value)
+    length = found.get("mean acceptance length", ("", ""))[0]
+    rate, percent = found.get("draft acceptance rate", ("", ""))
+    listed = found.get("per-position acceptance rate", ("", ""))[0]
+    idle = counts.get("drafted") == 0
+    positions = printed_list(listed) if listed and not idle else None
+    if listed and not idle and positions is None:
+        return None  # the list is cut
+    if len(counts) == 1 or not (counts or positions or _is_rounded(length)):
+        return None
+    return Account(
+        accepted=counts.get("accepted"),
+        drafted=counts.get("drafted"),
+        length=printed(length) if _is_rounded(length) and not idle else None,
+        rate=printed(rate, 0.01) if percent and _is_number(rate) and not idle else None,
+        positions=positions,
+    )
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(NUMBER, text) is not None
+
+
+def _is_rounded(text: str) -> bool:
+    """Whether a number has its two decimals; one that is cut has fewer."""
+    return re.fullmatch(rf"{DIGITS}\.\d\d+", text) is not None
+
+
+VERSION_0 = re.compile(
+    r"(Draft acceptance rate|System efficiency|Number of (?:speculative|accepted|draft|emitted) "
+    rf"tokens): ({NUMBER})(?=[,.\s]|$)"
+)
+
+
+def version_0_lines(text: str) -> Counters | None:
+    """Lines of vLLM 0: counts since the start, so the last line of each life of the server counts.
+
+    Cycles = drafted / gamma, tokens per cycle = emitted / cycles.
+    """
+    lives: list[tuple[float, float, float]] = []  # gamma, drafted, emitted
+    cut = 0
+    for segment, before in segments("Number of speculative tokens: ", text):
+        rates = before.rpartition("Speculative metrics")
+        record: dict[str, str] = {}
+        for name, value in VERSION_0.findall((rates[2] if rates[1] else "") + segment):
+            record.setdefault(name, value)
+        counts = [
+            float_of(record, f"Number of {name} tokens")
+            for name in ("speculative", "draft", "emitted")
+        ]
+        gamma, drafted, emitted = counts
+        if gamma is None or drafted is None or emitted is None:
+            cut += 1
+            continue
+        if not drafted:  # idle since its start
+            continue
+        if not (gamma >= 1 and emitted > 0 and drafted > 0):
+            raise SpecsimError(
+                f"vLLM's 'Speculative metrics' line counts {drafted:g} draft and {emitted:g} "
+                f"emitted tokens at {gamma:g} speculative tokens: that cannot be"
+            )
+        _require_version_0(record, gamma, drafted, emitted)
+        if lives and drafted >= lives[-1][1] and emitted >= lives[-1][2] and gamma == lives[-1][0]:
+            lives.pop()
+        lives.append((gamma, drafted, emitted))
+    if not lives:
+        if cut:
+            raise SpecsimError("vLLM's 'Speculative metrics' line counts no emitted tokens")
+        return None
+    cycles = sum(drafted / gamma for gamma, drafted, _ in lives)
+    cautions = []
+    if len(lives) > 1:
+        cautions.append(
+            f"The counts since the start of the server fell {len(lives) - 1} times: it was "
+            "restarted, or the log mixes several servers. The counts of all are added."
+        )
+    return Counters(
+        engine="vllm-0",
+        gamma=lives[-1][0] if len({gamma for gamma, *_ in lives}) == 1 else None,
+        cycles=cycles,
+        drafted=sum(drafted for _, drafted, _ in lives),
+        tokens_per_cycle=sum(emitted for *_, emitted in lives) / cycles,
+        cautions=tuple(cautions),
+        source="vLLM 0's lines of 'Speculative metrics'",
+    )
+
+
+def _require_version_0(
+    record: dict[str, str], gamma: float, drafted: float, emitted: float
+) -> None:
+    """SpecsimError if the line's two rates are not those of its counts."""
+    accepted = float_of(record, "Number of accepted tokens")
+    expected = {"System efficiency": emitted / (drafted / gamma * (gamma + 1))}
+    if accepted is not None:
+        expected["Draft acceptance rate"] = accepted / drafted
+    for name, value in expected.items():
+        if name in record and not printed(record[name]).agrees(value):
+            raise SpecsimError(
+                f"vLLM's 'Speculative metrics' line contradicts itself: {name} {record[name]}, but "
+                f"its counts make it {value:.3f}"
+            )
+
+
+SCRIPT = re.compile(
+    r"\b(num_drafts|num_draft_tokens|num_accepted_tokens|mean acceptance length|"
+    rf"acceptance at token \d{{1,4}}): ?({NUMBER})(?=[\s,]|$)"
+)
+
+
+def example_script(text: str) -> Counters | None:
+    """What vLLM's example script prints after a run; several runs are added."""
+    if "mean acceptance length: " not in text and "num_accepted_tokens: " not in text:
+        return None
+    tally = Tally("the runs of vLLM's example script", "vllm")
+    for record in groups(SCRIPT, text):
+        rates = {
+            int(name.rpartition(" ")[2]): printed(value)
+            for name, value in record.items()
+            if name.startswith("acceptance at token")
+        }
+        positions = tuple(rates[k] for k in range(len(rates)) if k in rates)
+        length = record.get("mean acceptance length", "")
+        cycles = float_of(record, "num_drafts")
+        drafted = float_of(record, "num_draft_tokens")
+        if len(positions) != len(rates):
+            tally.cautions.append("Some of the rates per token are missing; they are left out.")
+            positions = ()
+        whole = bool(cycles) and drafted is not None and len(positions) >= drafted / (cycles or 1.0)
+        tally.add(
+            Account(
+                accepted=float_of(record, "num_accepted_tokens"),
+                drafted=drafted,
+                cycles=cycles,
+                length=printed(length) if _is_rounded(length) else None,
+                positions=positions or None,
+                whole=whole,
+            )
+        )
+    return tally.total()
+
+
+ANSWERS = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens",
+           "mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram")  # fmt: skip
+
+
+def answers(records: list[dict[str, str]]) -> Counters | None:
+    """The records of speculation in vLLM's answers, one a request; they are added."""
+    tally = Tally("vLLM's records of requests", "vllm")
+    for record in records:
+        if "num_accepted_draft_tokens" not in record and "mean_acceptance_length" not in record:
+            continue
+        cycles = float_of(record, "num_spec_steps")
+        accepted = float_of(record, "num_accepted_draft_tokens")
+        positions, doubt = histogram_of(record.get("acceptance_histogram"), cycles, accepted)
+        if doubt:
+            tally.cautions.append(doubt)
+        length, rate = record.get("mean_acceptance_length"), record.get("draft_acceptance_rate")
+        tally.add(
+            Account(
+                accepted=accepted,
+                drafted=float_of(record, "num_draft_tokens"),
+                cycles=cycles,
+                length=printed(length) if length else None,
+                rate=printed(rate) if rate else None,
+                positions=positions,
+                whole=False,
+            )
+        )
+    return tally.total()
