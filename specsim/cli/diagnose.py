@@ -89,8 +89,8 @@ def counters_of(options: argparse.Namespace) -> Counters:
         return read_log(scrape_twice(options.metrics_url, options.interval))
     if not known:
         raise SpecsimError(
-            "give --log FILE, or --metrics-url URL, or --accepted N --drafted N --gamma N, or --tokens-per-cycle X "
-            "--gamma N, or --survival X,X,…"
+            "give --log FILE, or --metrics-url URL, or --accepted N --drafted N --gamma N, or "
+            "--tokens-per-cycle X --gamma N, or --survival X,X,…"
         )
     if (options.accepted is None) != (options.drafted is None and options.cycles is None):
         raise SpecsimError("--accepted goes with --drafted (or --cycles)")

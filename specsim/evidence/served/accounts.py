@@ -6,6 +6,7 @@ and rounding is not taken for one.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from specsim.checks.limits import require_limit
 
@@ -24,6 +25,19 @@ class Printed:
         return abs(self.value - value) <= 2.02 * self.half + more + 1e-9 * abs(value)
 
 
+ONE = Printed(1.0, 0.0005)
+
+
+def _sum(numbers: tuple[Printed, ...]) -> tuple[float, float]:
+    """The sum, and how much of it may be rounding."""
+    total = half = 0.0
+    for number in numbers:
+        total += number.value
+        half += number.half
+    return total, half
+
+
+@lru_cache(maxsize=1 << 16)  # a log prints few different numbers
 def printed(text: str, unit: float = 1.0) -> Printed:
     """The number that `text` spells, times `unit`."""
     digits = text.lower().partition("e")[0].partition(".")[2]
@@ -32,8 +46,7 @@ def printed(text: str, unit: float = 1.0) -> Printed:
 
 def printed_list(text: str) -> tuple[Printed, ...] | None:
     """The numbers of a comma-separated list; None if it is empty, or cut within its last number."""
-    parts = [part.strip(" []()") for part in text.split(",")]
-    parts = [part for part in parts if part]
+    parts = [part for part in text.strip(" []()").replace(" ", "").split(",") if part]
     require_limit("gamma", len(parts), "the number of positions in the log")
     try:
         numbers = tuple(printed(part) for part in parts)
@@ -62,6 +75,18 @@ class Account:
         return not self.accepted and (self.drafted == 0 or (self.cycles == 0 and not self.drafted))
 
     @property
+    def told(self) -> int:
+        """Which things it tells, as bits."""
+        return (
+            (self.accepted is not None)
+            + 2 * (self.drafted is not None)
+            + 4 * (self.cycles is not None)
+            + 8 * (self.length is not None)
+            + 16 * (self.rate is not None)
+            + 32 * bool(self.positions)
+        )
+
+    @property
     def counted_cycles(self) -> float | None:
         """The cycles: as counted, or else as accepted tokens and the mean length imply."""
         if self.cycles is not None or self.accepted is None:
@@ -70,26 +95,23 @@ class Account:
             return None if self.drafted is None else self.drafted / len(self.positions)
         per_cycle, half = 0.0, 0.0
         if self.positions and self.whole:
-            per_cycle = sum(p.value for p in self.positions)
-            half = sum(p.half for p in self.positions)
+            per_cycle, half = _sum(self.positions)
         elif self.length is not None:
             per_cycle, half = self.length.value - 1.0, self.length.half
         if per_cycle <= 0:
             return None
         cycles = self.accepted / per_cycle
         # the cycles are a whole number; take it where the printed digits allow it
-        return (
-            round(cycles) or 1.0
-            if abs(round(cycles) - cycles) <= cycles * half / per_cycle
-            else cycles
-        )
+        nearest = float(round(cycles) or 1)
+        return nearest if abs(nearest - cycles) <= cycles * half / per_cycle else cycles
 
-    def doubt(self) -> str | None:
-        """What contradicts itself, in words; None if nothing does."""
-        for name in ("accepted", "drafted", "cycles"):
-            value = getattr(self, name)
+    def doubt(self, cycles: float | None) -> str | None:
+        """What contradicts itself, in words; None if nothing does. `cycles`: `counted_cycles`."""
+        for name, value in (
+            ("accepted", self.accepted), ("drafted", self.drafted), ("drafts", self.cycles),
+        ):  # fmt: skip
             if value is not None and not 0 <= value <= MOST:
-                return f"{name.replace('cycles', 'drafts')} must be a count >= 0, got {value:g}"
+                return f"{name} must be a count >= 0, got {value:g}"
         if self.accepted is not None and self.drafted is not None and self.accepted > self.drafted:
             return (
                 f"accepted must be at most drafted, got {self.accepted:g} accepted of "
@@ -101,21 +123,22 @@ class Account:
             return f"a mean length of {self.length.value:g}: every cycle emits at least 1 token"
         if self.rate is not None and not -1e-9 <= self.rate.value <= 1.0 + self.rate.half:
             return f"an acceptance rate of {self.rate.value:g}"
-        return self._doubt_of_positions() or self._doubt_of_ratios()
+        return self._doubt_of_positions() or self._doubt_of_ratios(cycles)
 
     def _doubt_of_positions(self) -> str | None:
         if not self.positions:
             return None
-        values = [p.value for p in self.positions]
-        if not all(0 <= value <= 1.0005 for value in values):
-            return f"rates per position outside 0 … 1: {values[:4]}"
-        for before, after in zip(self.positions, self.positions[1:], strict=False):
-            if after.value > before.value + before.half + after.half:
-                return f"rates per position that rise, from {before.value:g} to {after.value:g}"
+        before = ONE
+        for rate in self.positions:
+            if not 0 <= rate.value <= 1.0005:
+                return f"a rate per position of {rate.value:g}"
+            if rate.value > before.value + before.half + rate.half:
+                return f"rates per position that rise, from {before.value:g} to {rate.value:g}"
+            before = rate
         return None
 
-    def _doubt_of_ratios(self) -> str | None:
-        accepted, drafted, cycles = self.accepted, self.drafted, self.counted_cycles
+    def _doubt_of_ratios(self, cycles: float | None) -> str | None:
+        accepted, drafted = self.accepted, self.drafted
         made = None if accepted is None or not cycles else accepted / cycles
         # cycles that are not counted are rounded to whole ones, which moves a mean by a cycle
         slack = 0.0 if self.cycles is not None or not cycles else (1.0 + (made or 0.0)) / cycles
@@ -132,13 +155,13 @@ class Account:
                 f"a mean length of {told.value:g}, but {accepted:g} accepted tokens in {cycles:g} "
                 f"cycles make it {1 + made:.3f}"
             )
-        return self._doubt_of_sum(made, slack) if self.positions else None
+        return self._doubt_of_sum(cycles, made, slack) if self.positions else None
 
-    def _doubt_of_sum(self, made: float | None, slack: float) -> str | None:
+    def _doubt_of_sum(self, cycles: float | None, made: float | None, slack: float) -> str | None:
         """A doubt about the sum of the rates per position: the accepted drafts per cycle, or less
         where only the first positions are known."""
         assert self.positions is not None
-        total, half = (sum(getattr(p, name) for p in self.positions) for name in ("value", "half"))
+        total, half = _sum(self.positions)
         if made is None and self.length is not None:
             made, slack = self.length.value - 1.0, self.length.half
         if made is not None:
@@ -148,7 +171,7 @@ class Account:
                     f"rates per position that add up to {total:.3f}, but {made:.3f} drafts were "
                     "accepted per cycle"
                 )
-        cycles, places = self.counted_cycles, len(self.positions)
+        places = len(self.positions)
         drafted = self.drafted if self.whole and cycles else None
         if drafted is not None and cycles and drafted > places * (1.01 * cycles + 1.0):
             return f"{drafted / cycles:.3g} drafts per cycle, but only {places} positions"

@@ -2,21 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from specsim.checks.limits import require_limit
 from specsim.evidence.served.accounts import Printed
 from specsim.evidence.served.text import NUMBER, groups
 
 
-def records_of(text: str, names: Iterable[str]) -> list[dict[str, str]]:
+def records_of(text: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
     """The numbers, flags, lists and flat objects under `names` in `text`, as records: a name that
     comes again begins a new one. Python's spelling, with single quotes, is read as well."""
-    if not any(f"{quote}{name}{quote}" in text for name in names for quote in "\"'"):
-        return []
+    if not any(name in text for name in names):
+        return
     value = rf"{NUMBER}(?![\d.])|\{{[^{{}}]{{0,20000}}\}}|\[[^\[\]]{{0,20000}}\]"
     pattern = re.compile(rf"[\"']({'|'.join(names)})[\"']\s{{0,8}}:\s{{0,8}}({value})")
-    return list(groups(pattern, text))
+    yield from groups(pattern, text)
 
 
 def histogram_of(

@@ -6,6 +6,7 @@ since the start, one line per drafter), examples/speculative, and the gist of ll
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from specsim.checks import SpecsimError
@@ -14,7 +15,7 @@ from specsim.evidence.served.accounts import Account, printed, printed_list
 from specsim.evidence.served.tally import Tally
 from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
 
-EVALUATED = re.compile(rf"(prompt )?eval time =\s{{0,20}}{NUMBER} ms /\s{{0,20}}({DIGITS}) tokens")
+EVALUATED = re.compile(rf" eval time =\s{{0,20}}{NUMBER} ms /\s{{0,20}}({DIGITS}) tokens")
 ACCEPTED = re.compile(
     rf"draft acceptance(?: rate)?\s{{0,4}}=\s{{0,4}}({NUMBER}) \(\s{{0,20}}({NUMBER}) accepted"
     rf"\s{{0,4}}/\s{{0,20}}({NUMBER}) generated\s{{0,4}}\)"
@@ -58,35 +59,39 @@ def _requests(text: str) -> Counters | None:
     """The lines of requests. Cycles are those of the mean length where it is printed, else the
     generated tokens less the accepted ones."""
     tally = Tally("llama.cpp's lines of requests", "llama.cpp")
-    end_of_last = 0
-    at = text.find("draft acceptance")
-    while at >= 0:
-        segment = text[at : at + 30_000].partition("\n")[0]
+    at, end_of_last = -1, 0
+    for segment, _ in segments("draft acceptance", text):
+        at = text.find("draft acceptance", at + 1)
         match = ACCEPTED.match(segment)
-        evaluated = _evaluated(text[max(end_of_last, at - 1500) : at])
+        evaluated = _evaluated(text, max(end_of_last, at - 1500), at)
+        end_of_last = at
         if match is None:
             tally.leave_out("a line has no counts of accepted and generated drafts")
+        elif evaluated is not None and evaluated <= float(match[2]):
+            tally.leave_out(f"{match[2]} accepted of {evaluated:g} generated tokens")
         else:
             tally.add(_request(segment, match, evaluated))
-        end_of_last = at + 16
-        at = text.find("draft acceptance", end_of_last)
     return tally.total()
 
 
-def _evaluated(before: str) -> float | None:
-    """The tokens that a request generated, from the lines of its timings."""
-    found = [count for prompt, count in EVALUATED.findall(before) if not prompt]
-    return float(found[-1]) if found else None
+def _evaluated(text: str, start: int, end: int) -> float | None:
+    """The tokens that a request generated, from the lines of its timings between two places."""
+    at = text.rfind(" eval time =", start, end)
+    while at >= 0:
+        if text[at - 6 : at] != "prompt":
+            match = EVALUATED.match(text, at)
+            return float(match[1]) if match else None
+        at = text.rfind(" eval time =", start, at)
+    return None
 
 
 def _request(segment: str, match: "re.Match[str]", evaluated: float | None) -> Account:
     accepted, drafted = float(match[2]), float(match[3])
     length, listed = LENGTH.search(segment), POSITIONS.search(segment)
-    plain = None if evaluated is None or length else evaluated - accepted
     return Account(
         accepted=accepted,
         drafted=drafted,
-        cycles=plain if plain is not None and plain > 0 else None,
+        cycles=None if evaluated is None or length else evaluated - accepted,
         length=printed(length[1]) if length and drafted else None,
         rate=printed(match[1]) if drafted else None,
         positions=printed_list(listed[1]) if listed and drafted else None,
@@ -206,7 +211,7 @@ def _cycles(predicted: float | None, accepted: float | None) -> float | None:
 ANSWERS = ("draft_n", "draft_n_accepted", "predicted_n")
 
 
-def answers(records: list[dict[str, str]]) -> Counters | None:
+def answers(records: Iterable[dict[str, str]]) -> Counters | None:
     """The `timings` of answers, added: cycles = predicted_n - draft_n_accepted."""
     tally = Tally("the timings in llama.cpp's answers", "llama.cpp")
     for record in records:

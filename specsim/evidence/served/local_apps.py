@@ -6,12 +6,13 @@ the line below an answer in its window; mlx_lm's `GenerationResponse.from_draft`
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, printed
 from specsim.evidence.served.tally import Tally
-from specsim.evidence.served.text import DIGITS, float_of, segments
+from specsim.evidence.served.text import DIGITS, float_of
 
 _NAMES = ("predicted_tokens_count", "accepted_draft_tokens_count", "rejected_draft_tokens_count",
           "ignored_draft_tokens_count", "total_draft_tokens_count")  # fmt: skip
@@ -25,7 +26,7 @@ def _camel(name: str) -> str:
 ANSWERS = (*_NAMES, *map(_camel, _NAMES))
 
 
-def answers(records: list[dict[str, str]]) -> Counters | None:
+def answers(records: Iterable[dict[str, str]]) -> Counters | None:
     """LM Studio's statistics of answers, added."""
     tally = Tally("LM Studio's statistics of answers", "lm-studio")
     for record in records:
@@ -51,7 +52,7 @@ def answers(records: list[dict[str, str]]) -> Counters | None:
 SHARE = re.compile(
     rf"Accepted\s{{1,9}}({DIGITS})\s{{0,3}}/\s{{0,3}}({DIGITS})\s{{1,9}}(draft )?tokens"
 )
-PERCENT = re.compile(r"\((\d{1,3}\.\d{1,3})%\)")
+PERCENT = re.compile(r" {0,3}\((\d{1,3}\.\d{1,3})%\)")
 GENERATED = re.compile(rf"(?<![\d./])({DIGITS}) tokens\b")
 
 
@@ -59,14 +60,12 @@ def share_lines(text: str) -> Counters | None:
     """`Accepted 221/402 draft tokens`: in spite of its name, of the generated tokens."""
     tally = Tally("LM Studio's lines of answers", "lm-studio")
     unsure = False
-    for segment, before in segments("Accepted ", text):
-        match = SHARE.match(segment)
-        if match is None:
-            continue
+    for match in SHARE.finditer(text):
+        before = text[max(0, match.start() - 300) : match.start()].rpartition("\n")[2]
         accepted, of = float(match[1]), float(match[2])
         generated = GENERATED.findall(before)
         told = float(generated[-1]) if generated else None
-        percent = PERCENT.search(segment[:200])
+        percent = PERCENT.match(text, match.end())
         if percent and of and not printed(percent[1], 0.01).agrees(accepted / of):
             tally.leave_out(f"{accepted:g} of {of:g} are not {percent[1]} %")
         elif accepted > of or (told is not None and accepted > told):

@@ -3,7 +3,7 @@
 Every reader looks at the whole text. What several of them find must be one engine's and agree.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
@@ -34,13 +34,15 @@ TEXTS: tuple[Callable[[str], Counters | None], ...] = (
     local_apps.flags,
     sglang.batch_lines,
 )
-RECORDS: tuple[tuple[tuple[str, ...], Callable[[list[dict[str, str]]], Counters | None]], ...] = (
-    (vllm.ANSWERS, vllm.answers),
-    (sglang.ANSWERS, sglang.answers),
-    (llama_cpp.ANSWERS, llama_cpp.answers),
-    (tensorrt_llm.ANSWERS, tensorrt_llm.statistics),
-    (local_apps.ANSWERS, local_apps.answers),
-    (own.ANSWERS, own.statistics),
+Records = Iterable[dict[str, str]]
+# A mark without which there is none of the records, their names, and what reads them.
+RECORDS: tuple[tuple[str, tuple[str, ...], Callable[[Records], Counters | None]], ...] = (
+    ("_accept", vllm.ANSWERS, vllm.answers),
+    ("spec_", sglang.ANSWERS, sglang.answers),
+    ("draft_n", llama_cpp.ANSWERS, llama_cpp.answers),
+    ("ccepted", tensorrt_llm.ANSWERS, tensorrt_llm.statistics),
+    ("raft", local_apps.ANSWERS, local_apps.answers),
+    ("cycles", own.ANSWERS, own.statistics),
 )
 CLOSE = 0.02  # relative: two accounts of one run differ by rounding, and by what begins and ends it
 
@@ -63,9 +65,8 @@ def acceptances(text: str) -> list[Counters]:
     """What each reader finds in a text; the most exact account first."""
     found = metrics.acceptance(text)
     found += [counters for read in TEXTS if (counters := read(text)) is not None]
-    for names, read_records in RECORDS:
-        records = records_of(text, names)
-        counters = read_records(records) if records else None
+    for mark, names, read_records in RECORDS:
+        counters = read_records(records_of(text, names)) if mark in text else None
         if counters is not None:
             found.append(counters)
     return found

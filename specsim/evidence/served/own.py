@@ -1,5 +1,7 @@
 """The statistics of this project's own decoder, as JSON (`python -m reference generate --json`)."""
 
+from collections.abc import Iterable
+
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, printed
 from specsim.evidence.served.tally import Tally
@@ -8,7 +10,7 @@ from specsim.evidence.served.text import float_of
 ANSWERS = ("accepted", "drafted", "cycles", "tokens_per_cycle", "accepted_per_drafted")
 
 
-def statistics(records: list[dict[str, str]]) -> Counters | None:
+def statistics(records: Iterable[dict[str, str]]) -> Counters | None:
     """Statistics of runs, added. Without cycles the names are anybody's, and nothing is read."""
     tally = Tally("the statistics of the decoder", None)
     for record in records:

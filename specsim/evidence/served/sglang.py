@@ -5,6 +5,7 @@ tokenizer_manager.py (`meta_info`), and `/get_server_info` (`internal_states`).
 """
 
 import re
+from collections.abc import Iterable
 
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, printed
@@ -47,7 +48,7 @@ ANSWERS = (
 )  # fmt: skip
 
 
-def answers(records: list[dict[str, str]]) -> Counters | None:
+def answers(records: Iterable[dict[str, str]]) -> Counters | None:
     """The `meta_info` of requests, added, or the mean length in the state of a server."""
     tally = Tally("SGLang's records of requests", "sglang")
     for record in records:

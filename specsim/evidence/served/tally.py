@@ -3,12 +3,69 @@
 from dataclasses import dataclass, field
 
 from specsim.checks import SpecsimError
-from specsim.checks.limits import LIMITS
 from specsim.evidence.counters import Counters
-from specsim.evidence.served.accounts import Account, Printed
+from specsim.evidence.served.accounts import Account
 
 FEW = 0.05  # share of the accounts in a log that may be damaged and are left out
-MANY_POSITIONS = LIMITS["gamma"].most
+
+
+@dataclass(slots=True)
+class Sums:
+    """The sums of accounts that tell the same things. A mean is weighted by cycles where they are
+    known, else by `weight`."""
+
+    accounts: int = 0
+    accepted: float | None = None
+    drafted: float | None = None
+    cycles: float | None = None
+    weight: float = 0.0
+    lengths: float | None = None
+    rates: float | None = None
+    positions: list[float] | None = None
+    fewest_positions: int = 0
+
+    def add(self, account: Account, cycles: float | None, weight: float) -> None:
+        """Add one account of these things."""
+        self.accounts += 1
+        self.weight += weight
+        if account.accepted is not None:
+            self.accepted = (self.accepted or 0.0) + account.accepted
+        if account.drafted is not None:
+            self.drafted = (self.drafted or 0.0) + account.drafted
+        if cycles is not None:
+            self.cycles = (self.cycles or 0.0) + cycles
+        if account.length is not None:
+            self.lengths = (self.lengths or 0.0) + account.length.value * weight
+        if account.rate is not None:
+            self.rates = (self.rates or 0.0) + account.rate.value * weight
+        if account.positions:
+            self.add_positions([p.value * weight for p in account.positions])
+
+    def add_positions(self, rates: list[float]) -> None:
+        """Add rates per position; a position that is absent counts as 0."""
+        if self.positions is None:
+            self.positions, self.fewest_positions = rates, len(rates)
+            return
+        self.fewest_positions = min(self.fewest_positions, len(rates))
+        missing = len(rates) - len(self.positions)
+        if missing > 0:
+            self.positions += [0.0] * missing
+        for place, rate in enumerate(rates):
+            self.positions[place] += rate
+
+    def merge(self, other: "Sums") -> None:
+        """Add the sums of other accounts; what only one of both tells is not known of all."""
+        self.accounts += other.accounts
+        self.weight += other.weight
+        for name in ("accepted", "drafted", "cycles", "lengths", "rates"):
+            one, two = getattr(self, name), getattr(other, name)
+            setattr(self, name, None if one is None or two is None else one + two)
+        if self.positions is None or other.positions is None:
+            self.positions = None
+        else:
+            fewest = min(self.fewest_positions, other.fewest_positions)
+            self.add_positions(other.positions)
+            self.fewest_positions = fewest
 
 
 @dataclass(slots=True)
@@ -16,69 +73,36 @@ class Tally:
     """Adds the accounts of one kind; `kind` names them in a message.
 
     Idle accounts don't count. A damaged account, cut or contradictory, is left out; if more than
-    one in twenty is damaged, `total` raises SpecsimError with the first doubt.
+    one in twenty contradicts itself, `total` raises SpecsimError with the first doubt.
     """
 
     kind: str
     engine: str | None
-    accounts: int = 0
     idle: int = 0
     damaged: int = 0
     first_doubt: str = ""
-    accepted: float = 0.0
-    drafted: float = 0.0
-    cycles: float = 0.0
-    with_accepted: int = 0
-    with_drafted: int = 0
-    with_cycles: int = 0
-    weight: float = 0.0
-    lengths: float = 0.0
-    with_length: int = 0
-    rates: float = 0.0
-    with_rate: int = 0
-    with_positions: int = 0
-    positions: list[float] = field(default_factory=list)
-    fewest_positions: int = MANY_POSITIONS
+    sums: dict[int, Sums] = field(default_factory=dict)  # by which things their accounts tell
     cautions: list[str] = field(default_factory=list)
 
-    def add(self, account: Account, weight: float | None = None) -> None:
+    @property
+    def accounts(self) -> int:
+        """The accounts that count."""
+        return sum(sums.accounts for sums in self.sums.values())
+
+    def add(self, account: Account, weight: float = 1.0) -> None:
         """Add one account; `weight` is its share of the cycles where they are not counted."""
         if account.idle:
             self.idle += 1
             return
-        doubt = account.doubt()
+        cycles = account.counted_cycles
+        doubt = account.doubt(cycles)
         if doubt is not None:
             self.leave_out(doubt)
             return
-        self.accounts += 1
-        cycles = account.counted_cycles
-        weigh = cycles if cycles is not None else weight if weight is not None else 1.0
-        if account.accepted is not None:
-            self.accepted, self.with_accepted = (
-                self.accepted + account.accepted,
-                self.with_accepted + 1,
-            )
-        if account.drafted is not None:
-            self.drafted, self.with_drafted = self.drafted + account.drafted, self.with_drafted + 1
-        if cycles is not None:
-            self.cycles, self.with_cycles = self.cycles + cycles, self.with_cycles + 1
-        self.weight += weigh
-        if account.length is not None:
-            self.lengths += account.length.value * weigh
-            self.with_length += 1
-        if account.rate is not None:
-            self.rates += account.rate.value * weigh
-            self.with_rate += 1
-        if account.positions:
-            self._add_positions(account.positions, weigh)
-
-    def _add_positions(self, positions: tuple[Printed, ...], weight: float) -> None:
-        self.with_positions += 1
-        self.fewest_positions = min(self.fewest_positions, len(positions))
-        if len(positions) > len(self.positions):
-            self.positions += [0.0] * (len(positions) - len(self.positions))
-        for place, rate in enumerate(positions):  # a position that is absent counts as 0
-            self.positions[place] += min(rate.value, 1.0) * weight
+        told = account.told
+        if told not in self.sums:
+            self.sums[told] = Sums()
+        self.sums[told].add(account, cycles, weight if cycles is None else cycles)
 
     def leave_out(self, doubt: str) -> None:
         """Count an account that cannot be right."""
@@ -103,37 +127,51 @@ class Tally:
                 f"{self.kind} contradict themselves or are cut ({self.damaged} of {seen}): "
                 f"{self.first_doubt}; give a part of the log that is whole"
             )
-        cautions = list(self.cautions)
         if self.damaged:
-            cautions.append(
+            self.cautions.append(
                 f"{self.damaged} of {seen} of {self.kind} are left out, because they contradict "
                 f"themselves or are cut: {self.first_doubt}."
             )
-        whole_survival = self.with_positions == self.accounts
-        if whole_survival and self.fewest_positions < len(self.positions):
-            cautions.append(
-                f"The number of positions changes, from {self.fewest_positions} to "
-                f"{len(self.positions)}: several servers or settings. The averages are over all of "
-                "them."
+        sums = self._whole()
+        places = 0 if sums.positions is None else len(sums.positions)
+        if sums.fewest_positions < places:
+            self.cautions.append(
+                f"The number of positions changes, from {sums.fewest_positions} to {places}: "
+                "several servers or settings. The averages are over all of them."
             )
-        everything = self.accounts
-        counted = self.with_accepted == self.with_drafted == everything
+        counted = sums.accepted is not None and sums.drafted is not None
         return Counters(
             engine=self.engine,
-            accepted=self.accepted if self.with_accepted == everything else None,
-            drafted=self.drafted if self.with_drafted == everything else None,
-            cycles=self.cycles if self.with_cycles == everything else None,
-            accepted_per_drafted=(
-                self.rates / self.weight if self.with_rate == everything and not counted else None
-            ),
-            tokens_per_cycle=(
-                self.lengths / self.weight if self.with_length == everything else None
-            ),
+            accepted=sums.accepted,
+            drafted=sums.drafted,
+            cycles=sums.cycles,
+            accepted_per_drafted=None if counted else _mean(sums.rates, sums.weight),
+            tokens_per_cycle=_mean(sums.lengths, sums.weight),
             survival=(
-                tuple(round(total / self.weight, 12) for total in self.positions)
-                if whole_survival
-                else None
+                None
+                if sums.positions is None
+                else tuple(min(1.0, round(total / sums.weight, 12)) for total in sums.positions)
             ),
-            cautions=tuple(cautions),
+            cautions=tuple(self.cautions),
             source=self.kind,
         )
+
+    def _whole(self) -> Sums:
+        """The sums of the accounts that tell most, if few tell less: those are cut. Else of all."""
+        best = max(self.sums, key=lambda told: (self.sums[told].accounts, told))
+        fullest = max(self.sums, key=int.bit_count)
+        others = self.accounts - self.sums[fullest].accounts
+        if others and others <= max(1.0, FEW * self.accounts):
+            self.cautions.append(
+                f"{others} of {self.accounts} of {self.kind} are left out, because they tell less "
+                "than the others: they are cut."
+            )
+            return self.sums[fullest]
+        first, *rest = sorted(self.sums, key=lambda told: told != best)
+        for told in rest:
+            self.sums[first].merge(self.sums[told])
+        return self.sums[first]
+
+
+def _mean(total: float | None, weight: float) -> float | None:
+    return None if total is None or not weight else round(total / weight, 9)

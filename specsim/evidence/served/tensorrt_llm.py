@@ -4,6 +4,8 @@ Sources: cpp/include/tensorrt_llm/executor/types.h (`specDecodingStats`, a recor
 its server's /perf_metrics (`speculative_decoding`, a record per request).
 """
 
+from collections.abc import Iterable
+
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, printed
 from specsim.evidence.served.tally import Tally
@@ -15,7 +17,7 @@ ANSWERS = (
 )  # fmt: skip
 
 
-def statistics(records: list[dict[str, str]]) -> Counters | None:
+def statistics(records: Iterable[dict[str, str]]) -> Counters | None:
     """Statistics of iterations, added: a cycle is a request with draft tokens in an iteration."""
     tally = Tally("TensorRT-LLM's statistics", "tensorrt-llm")
     for record in records:

@@ -1,6 +1,7 @@
 """What a text holds that looks like counters of speculation, for the message that refuses it."""
 
 import re
+from itertools import islice
 
 from specsim.checks import SpecsimError, quoted
 from specsim.evidence.served.text import NUMBER, segments
@@ -24,18 +25,20 @@ WORD = re.compile(
     re.IGNORECASE,
 )
 SHOWN = 3
+LOOKED_AT = 200_000  # characters of each end of a text
 
 
 def refusal(text: str) -> SpecsimError:
     """The error for a text with no counters that specsim knows: what it holds instead."""
-    found = list(dict.fromkeys(match[1] for match in METRIC.finditer(text[:2_000_000])))
+    ends = text if len(text) < 2 * LOOKED_AT else text[:LOOKED_AT] + text[-LOOKED_AT:]
+    found = list(dict.fromkeys(match[1] for match in METRIC.finditer(ends)))
     if found:
         named = ", ".join(found[:SHOWN])
         return SpecsimError(
             f"no speculation counters of a known engine: found the metrics {named}, whose meaning "
             f"is not known; {NEEDED}"
         )
-    for segment, before in segments("ccept", text):
+    for segment, before in islice(segments("ccept", ends), 200):
         match = WORD.search(before[-60:] + segment[:200])
         if match is not None:
             return SpecsimError(

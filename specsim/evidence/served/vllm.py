@@ -6,19 +6,26 @@ spec_decode.py, and the field `speculative_decoding` of an answer's metrics.
 """
 
 import re
+from collections.abc import Iterable
+from itertools import pairwise
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, printed, printed_list
 from specsim.evidence.served.json_records import histogram_of
-from specsim.evidence.served.tally import Tally
+from specsim.evidence.served.tally import Sums, Tally
 from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
 
 MARK = "SpecDecoding metrics"
 FIELDS = re.compile(
     r"(Mean acceptance length|Accepted|Drafted|Per-position acceptance rate|Draft acceptance rate)"
-    r": ([^A-Za-z:%]{0,20000})(%| ?tokens?\b(?!/))?",
-    re.IGNORECASE,
+    r": ([^A-Za-z:%]{0,20000})(%| ?tokens?\b(?!/))?"
+)
+WHOLE = re.compile(  # a line of the latest format, which most are
+    r"SpecDecoding metrics: Mean acceptance length: (\d{1,4}\.\d\d), Accepted throughput: [\d.]{1,20} "
+    r"tokens/s, Drafted throughput: [\d.]{1,20} tokens/s, Accepted: (\d{1,12}) tokens, Drafted: "
+    r"(\d{1,12}) tokens, Per-position acceptance rate: (\d\.\d{3}(?:, \d\.\d{3}){0,1023}), (?:Avg )?"
+    r"Draft acceptance rate: (\d{1,3}\.\d)%"
 )
 PROCESS = re.compile(r"pid=(\d{1,9})")
 
@@ -28,12 +35,15 @@ def interval_lines(text: str) -> Counters | None:
     tally = Tally("vLLM's lines of 'SpecDecoding metrics'", "vllm")
     processes: set[str] = set()
     for segment, before in segments(MARK, text):
-        account = _interval(segment)
-        if account is None:
-            tally.leave_out("a line has none of the expected numbers")
-            continue
-        tally.add(account)
-        if len(processes) < 100 and (found := PROCESS.search(before)):
+        whole = WHOLE.match(segment)
+        if whole is None or not _add_at_once(tally, whole):
+            account = _interval(segment)
+            if account is None:
+                tally.leave_out("a line has none of the expected numbers")
+                continue
+            tally.add(account)
+        at = before.find("pid=")
+        if at >= 0 and len(processes) < 100 and (found := PROCESS.match(before, at)):
             processes.add(found[1])
     if len(processes) > 1:
         tally.cautions.append(
@@ -43,41 +53,78 @@ def interval_lines(text: str) -> Counters | None:
     return tally.total()
 
 
+ALL = Account(0, 0, None, printed("1"), printed("0"), (printed("0"),)).told
+
+
+def _add_at_once(tally: Tally, line: "re.Match[str]") -> bool:
+    """Add a line that is plainly right, and say whether it was: `Account` does the same in five
+    times the time, and a log has hundreds of thousands of lines."""
+    length, accepted, drafted, rate = (float(line[k]) for k in (1, 2, 3, 5))
+    positions = [float(part) for part in line[4].split(", ")]
+    total = sum(positions)
+    if not accepted or not total or positions[0] > 1.0 or rate > 100.0:
+        return False
+    cycles = float(round(accepted / total))
+    if (
+        abs(total - accepted / (cycles or 1.0)) > 0.0005 * len(positions)
+        or abs(length - 1.0 - accepted / (cycles or 1.0)) > 0.0051
+        or abs(0.01 * rate - accepted / drafted) > 0.00051
+        or accepted > drafted
+        or drafted > len(positions) * cycles
+        or any(after > before for before, after in pairwise(positions))
+    ):
+        return False
+    sums = tally.sums.setdefault(ALL, Sums())
+    sums.accounts += 1
+    sums.weight += cycles
+    sums.accepted = (sums.accepted or 0.0) + accepted
+    sums.drafted = (sums.drafted or 0.0) + drafted
+    sums.cycles = (sums.cycles or 0.0) + cycles
+    sums.lengths = (sums.lengths or 0.0) + length * cycles
+    sums.rates = (sums.rates or 0.0) + 0.01 * rate * cycles
+    sums.add_positions([each * cycles for each in positions])
+    return True
+
+
 def _interval(segment: str) -> Account | None:
     """The account in one line; None if it has no number, or its numbers are cut."""
     found: dict[str, tuple[str, str]] = {}
     for name, value, unit in FIELDS.findall(segment):
-        found.setdefault(name.lower(), (value.strip(" ,"), unit.strip()))
+        found.setdefault(name, (value.strip(" ,"), unit.strip()))
     counts = {}
-    for name in ("accepted", "drafted"):
+    for name in ("Accepted", "Drafted"):
         value, unit = found.get(name, ("", ""))
         if unit.startswith("token") and _is_number(value):
             counts[name] = float(value)
-    length = found.get("mean acceptance length", ("", ""))[0]
-    rate, percent = found.get("draft acceptance rate", ("", ""))
-    listed = found.get("per-position acceptance rate", ("", ""))[0]
-    idle = counts.get("drafted") == 0
+    length = found.get("Mean acceptance length", ("", ""))[0]
+    rate, percent = found.get("Draft acceptance rate", ("", ""))
+    listed = found.get("Per-position acceptance rate", ("", ""))[0]
+    idle = counts.get("Drafted") == 0
     positions = printed_list(listed) if listed and not idle else None
     if listed and not idle and positions is None:
         return None  # the list is cut
     if len(counts) == 1 or not (counts or positions or _is_rounded(length)):
         return None
     return Account(
-        accepted=counts.get("accepted"),
-        drafted=counts.get("drafted"),
+        accepted=counts.get("Accepted"),
+        drafted=counts.get("Drafted"),
         length=printed(length) if _is_rounded(length) and not idle else None,
         rate=printed(rate, 0.01) if percent and _is_number(rate) and not idle else None,
         positions=positions,
     )
 
 
+NUMERIC = re.compile(NUMBER)
+ROUNDED = re.compile(rf"{DIGITS}\.\d\d+")
+
+
 def _is_number(text: str) -> bool:
-    return re.fullmatch(NUMBER, text) is not None
+    return NUMERIC.fullmatch(text) is not None
 
 
 def _is_rounded(text: str) -> bool:
     """Whether a number has its two decimals; one that is cut has fewer."""
-    return re.fullmatch(rf"{DIGITS}\.\d\d+", text) is not None
+    return ROUNDED.fullmatch(text) is not None
 
 
 VERSION_0 = re.compile(
@@ -197,7 +244,7 @@ ANSWERS = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens",
            "mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram")  # fmt: skip
 
 
-def answers(records: list[dict[str, str]]) -> Counters | None:
+def answers(records: Iterable[dict[str, str]]) -> Counters | None:
     """The records of speculation in vLLM's answers, one a request; they are added."""
     tally = Tally("vLLM's records of requests", "vllm")
     for record in records:
