@@ -6,6 +6,8 @@ the bonus token. Their rate per position is the survival vector. `read_log` find
 log; `diagnose` converts them into each other and explains them.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,9 +78,26 @@ def diagnose(counters: Counters, gamma: float | None = None) -> Diagnosis:
                 f"SGLang's accept rate {rate:.3f} is the mean length, bonus included, divided by "
                 f"the {rows:g} verified rows. It is not accepted / drafted."
             )
+            if drafts is None and _either_meaning(tokens, rate):
+                findings.append(
+                    f"It may also be accepted / drafted, of {(tokens - 1) / rate:.0f} drafts: both "
+                    "give a whole number of drafts; --gamma decides."
+                )
             drafts, rate = rows - 1.0, (tokens - 1.0) / (rows - 1.0)
+        elif counters.engine == "sglang" and drafts is None and _either_meaning(tokens, rate):
+            findings.append(
+                f"SGLang's accept rate {rate:.3f} may also be the mean length divided by "
+                f"{tokens / rate:.0f} verified rows: both give a whole number of drafts; --gamma "
+                "decides."
+            )
     if drafts is None and tokens is not None and rate:
         drafts = (tokens - 1.0) / rate
+        require_limit("gamma", drafts, "the drafted tokens per cycle")
+        if counters.engine == "sglang" and abs(drafts - round(drafts)) > 0.05 * drafts:
+            findings.append(
+                f"Length and rate make {drafts:.2f} drafts per cycle, which is no whole number: "
+                "they may also be means over several settings or servers."
+            )
     if rate is None and tokens is not None and drafts:
         rate = (tokens - 1.0) / drafts
     if drafts is not None:
@@ -179,6 +198,17 @@ def _rows_divided_by(
     if at_rows > at_drafts:
         return None
     return 1.0 + (gamma if gamma is not None else max(1, round(over_rows)))
+
+
+def _either_meaning(tokens: float, rate: float) -> bool:
+    """Whether both meanings of SGLang's rate, as it is rounded, give a whole number of drafts."""
+    half = 0.005 if round(rate, 2) == round(rate, 6) else 0.0005
+
+    def is_whole(over: Callable[[float], float]) -> bool:
+        low, high = 0.99 * over(rate + half), 1.01 * over(max(rate - half, 1e-6))
+        return math.floor(high) >= max(1, math.ceil(low))
+
+    return is_whole(lambda r: tokens / r - 1.0) and is_whole(lambda r: (tokens - 1.0) / r)
 
 
 def _sentences(

@@ -57,6 +57,29 @@ def printed_list(text: str) -> tuple[Printed, ...] | None:
     return numbers
 
 
+def checked_positions(
+    positions: tuple[Printed, ...],
+    accepted: float | None,
+    drafted: float | None,
+    cycles: float | None,
+    length: float | None,
+) -> tuple[tuple[Printed, ...], bool]:
+    """Rates per position of a list whose lines may be lost, and whether they are all.
+
+    They are all if there are as many as drafts per cycle; where those are not known, if they add up
+    to the accepted drafts per cycle. Else nothing tells how many are missing, and they are dropped.
+    """
+    if cycles and drafted is not None:
+        return positions, len(positions) >= drafted / cycles - 1e-9
+    made = accepted / cycles if accepted is not None and cycles else None
+    if made is None and length is not None:
+        made = length - 1.0
+    total, half = _sum(positions)
+    if made is not None and abs(total - made) <= 0.006 + 1.02 * half:
+        return positions, True
+    return (), False
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """One account. `positions` are rates per position: all of them if `whole`."""
@@ -86,6 +109,14 @@ class Account:
             + 32 * bool(self.positions)
         )
 
+    def continues(self, before: "Account") -> bool:
+        """Whether these counts since a start can be those of `before`, some cycles later."""
+        grown = [
+            (getattr(self, name) or 0.0) - (getattr(before, name) or 0.0)
+            for name in ("accepted", "drafted", "cycles")
+        ]
+        return min(grown) >= 0 and grown[0] <= grown[1] and grown[2] <= grown[1]
+
     @property
     def counted_cycles(self) -> float | None:
         """The cycles: as counted, or else as accepted tokens and the mean length imply."""
@@ -101,9 +132,14 @@ class Account:
         if per_cycle <= 0:
             return None
         cycles = self.accepted / per_cycle
+        off = cycles * half / per_cycle  # what the rounding of the mean leaves open
+        if self.positions and self.whole and self.drafted is not None:
+            full = self.drafted / len(self.positions)  # if each drafts as many tokens as any
+            if full.is_integer() and abs(full - cycles) <= off:
+                return full
         # the cycles are a whole number; take it where the printed digits allow it
         nearest = float(round(cycles) or 1)
-        return nearest if abs(nearest - cycles) <= cycles * half / per_cycle else cycles
+        return nearest if abs(nearest - cycles) <= off else cycles
 
     def doubt(self, cycles: float | None) -> str | None:
         """What contradicts itself, in words; None if nothing does. `cycles`: `counted_cycles`."""

@@ -5,12 +5,12 @@ differs: vLLM's is the gap between two chunks, SGLang's divides it by the tokens
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
-from specsim.evidence.served.accounts import Account, Printed
+from specsim.evidence.served.accounts import Account, Printed, checked_positions
 from specsim.evidence.served.record import (
     Latency,
     ServedRun,
@@ -169,8 +169,10 @@ def _counters(data: Mapping[str, Any], tool: str, rounded: bool) -> Counters | N
     half = 0.005 if rounded else 1e-9
     listed = data.get("spec_decode_per_position_acceptance_rates")
     rates = [r for r in listed if isinstance(r, int | float)] if isinstance(listed, list) else []
-    positions = tuple(Printed(float(r), half * 0.01 if rounded else 1e-9) for r in rates)
-    whole = bool(cycles and drafted is not None and len(positions) >= drafted / cycles - 1e-9)
+    positions: tuple[Printed, ...] = tuple(
+        Printed(float(r), half * 0.01 if rounded else 1e-9) for r in rates
+    )
+    positions, whole = checked_positions(positions, accepted, drafted, cycles, length)
     tally.add(
         Account(
             accepted=accepted,
@@ -183,6 +185,33 @@ def _counters(data: Mapping[str, Any], tool: str, rounded: bool) -> Counters | N
         )
     )
     return tally.total()
+
+
+ANSWERS = tuple(
+    f"spec_decode_{name}"
+    for name in ("accepted_tokens", "draft_tokens", "num_drafts", "acceptance_length",
+                 "acceptance_rate", "per_position_acceptance_rates")
+)  # fmt: skip
+
+
+def answers(records: Iterable[Mapping[str, str]]) -> Counters | None:
+    """The acceptance in results of vllm bench serve that stand somewhere in a text."""
+    found = []
+    for record in records:
+        data: dict[str, Any] = {n: float(v) for n, v in record.items() if v[0] not in "[{"}
+        listed = record.get("spec_decode_per_position_acceptance_rates", "[]").strip("[]{}")
+        try:
+            rates = [float(part) for part in listed.split(",") if part.strip()]
+        except ValueError:
+            rates = []
+        data["spec_decode_per_position_acceptance_rates"] = rates
+        found.append(_counters(data, VLLM, rounded=False))
+    different = {(each.accepted, each.cycles) for each in found if each is not None}
+    if len(different) > 1:
+        raise SpecsimError(
+            f"the text holds {len(different)} results with different acceptance; give one of them"
+        )
+    return found[0] if found else None
 
 
 def _require_order(found: Mapping[str, Latency]) -> None:

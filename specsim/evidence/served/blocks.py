@@ -62,9 +62,10 @@ def runs(text: str) -> list[ServedRun]:
 def _blocks(text: str) -> Iterator[str]:
     """The text of each block: from its header to its line of '=', the next header, or the end."""
     at = text.find(HEADER)
-    if at < 0:
-        if SPECULATION in text and "Acceptance rate (%):" in text:
-            yield text[max(0, text.find("Acceptance rate (%):") - 4000) :][:20_000]
+    if at < 0 or text.find(HEADER, at + 1) < 0:  # without a header, or with the lines around it
+        at = text.find(SPECULATION) if at < 0 else at
+        if at >= 0:
+            yield text[max(0, at - 20_000) : at + 20_000]
         return
     while at >= 0:
         following = text.find(HEADER, at + len(HEADER))

@@ -14,7 +14,8 @@ def records_of(text: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
     comes again begins a new one. Python's spelling, with single quotes, is read as well."""
     if not any(name in text for name in names):
         return
-    value = rf"{NUMBER}(?![\d.])|\{{[^{{}}]{{0,20000}}\}}|\[[^\[\]]{{0,20000}}\]"
+    # a number that is cut is not followed by what follows a number in JSON
+    value = rf"{NUMBER}(?=\s{{0,200}}[,}}\])])|\{{[^{{}}]{{0,20000}}\}}|\[[^\[\]]{{0,20000}}\]"
     pattern = re.compile(rf"[\"']({'|'.join(names)})[\"']\s{{0,8}}:\s{{0,8}}({value})")
     yield from groups(pattern, text)
 

@@ -25,7 +25,7 @@ POSITIONS = re.compile(
     r"(?:acceptance rate per position|acc rate/pos)\s{0,4}=\s{0,4}\(([\d., ]{0,20000})\)"
 )
 STATISTICS = re.compile(
-    rf"#(gen drafts|gen tokens|acc tokens)\s{{0,4}}=\s{{0,20}}({DIGITS})(?=[,\s])"
+    rf"#(gen drafts|acc drafts|gen tokens|acc tokens)\s{{0,4}}=\s{{0,20}}(-?{DIGITS})(?=[,\s])"
 )
 CALLS = re.compile(rf"#calls\(b,g,a\)\s{{0,4}}=\s{{0,20}}{DIGITS}\s{{1,20}}({DIGITS})\s")
 
@@ -52,6 +52,12 @@ def server_lines(text: str) -> Counters | None:
         )
     if any("fell" in caution for caution in statistics.cautions) and requests.cycles:
         return requests
+    if requests.drafted < 0.98 * statistics.drafted:
+        said = (
+            f"The requests in the log drafted {requests.drafted:g} tokens, the statistics count "
+            f"{statistics.drafted:g}: the numbers are those since the start of the server."
+        )
+        return replace(statistics, cautions=(*statistics.cautions, said))
     return statistics
 
 
@@ -98,6 +104,19 @@ def _request(segment: str, match: "re.Match[str]", evaluated: float | None) -> A
     )
 
 
+def _require_order(record: dict[str, str]) -> None:
+    """SpecsimError if the counts of a drafter cannot be: a draft has a token at least, and so has
+    a draft that is accepted."""
+    drafts, accepted_drafts, drafted, accepted = (
+        float(record[name]) for name in ("gen drafts", "acc drafts", "gen tokens", "acc tokens")
+    )
+    if not 0 <= accepted_drafts <= min(drafts, accepted) or not max(drafts, accepted) <= drafted:
+        raise SpecsimError(
+            f"llama.cpp's statistics contradict themselves or are cut: {drafts:g} drafts of "
+            f"{drafted:g} tokens, {accepted_drafts:g} accepted drafts of {accepted:g} tokens"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Count:
     """The counts of one drafter since the start of its server."""
@@ -113,8 +132,9 @@ def _statistics(text: str) -> Counters | None:
     for segment, _ in segments("statistics ", text):
         name = segment[len("statistics ") :].partition(":")[0].strip()[:40]
         record = dict(STATISTICS.findall(segment + " "))
-        if len(record) < 3:
+        if len(record) < 4:
             continue
+        _require_order(record)
         length, listed = LENGTH.search(segment), POSITIONS.search(segment)
         account = Account(
             accepted=float_of(record, "acc tokens"),
@@ -128,10 +148,7 @@ def _statistics(text: str) -> Counters | None:
         count = _Count(account, float(calls[1]) if calls else None)
         known = lives.setdefault(name, [])
         if known:
-            before = known[-1].account.drafted
-            assert account.drafted is not None
-            assert before is not None
-            if account.drafted >= before:
+            if account.continues(known[-1].account):
                 known.pop()
             else:
                 falls += 1

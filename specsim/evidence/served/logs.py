@@ -4,15 +4,18 @@ Every reader looks at the whole text. What several of them find must be one engi
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
 from specsim.evidence.served import (
+    bench,
     blocks,
     llama_cpp,
     local_apps,
     metrics,
     own,
+    results,
     sglang,
     tensorrt_llm,
     unknown,
@@ -37,6 +40,7 @@ TEXTS: tuple[Callable[[str], Counters | None], ...] = (
 Records = Iterable[dict[str, str]]
 # A mark without which there is none of the records, their names, and what reads them.
 RECORDS: tuple[tuple[str, tuple[str, ...], Callable[[Records], Counters | None]], ...] = (
+    ("spec_decode_", bench.ANSWERS, bench.answers),
     ("_accept", vllm.ANSWERS, vllm.answers),
     ("spec_", sglang.ANSWERS, sglang.answers),
     ("draft_n", llama_cpp.ANSWERS, llama_cpp.answers),
@@ -58,18 +62,44 @@ def read_log(text: str) -> Counters:
     found = acceptances(text)
     if not found:
         raise unknown.refusal(text)
-    return one_of(found)
+    first = one_of(found)
+    if text[-1:].isdigit():
+        said = "The text ends with a number, without the end of its line: it may be cut."
+        first = replace(first, cautions=(*first.cautions, said))
+    return first
 
 
 def acceptances(text: str) -> list[Counters]:
     """What each reader finds in a text; the most exact account first."""
     found = metrics.acceptance(text)
+    if text.lstrip("\ufeff \t\n")[:1] == "{":
+        found += _of_results(text)
     found += [counters for read in TEXTS if (counters := read(text)) is not None]
     for mark, names, read_records in RECORDS:
         counters = read_records(records_of(text, names)) if mark in text else None
         if counters is not None:
             found.append(counters)
     return found
+
+
+def _of_results(text: str) -> list[Counters]:
+    """The acceptance in the JSON of a benchmark.
+
+    Raises SpecsimError for results without acceptance.
+    """
+    runs = results.from_json(text, "the text")
+    found = [run.counters for run in runs if run.counters is not None]
+    if runs and not found:
+        raise SpecsimError(
+            f"the results of {runs[0].tool} hold no acceptance: the run did not speculate, or its "
+            "tool does not count it; give the server's log or metrics"
+        )
+    if any(tokens_of(each) != tokens_of(found[0]) for each in found[1:]):
+        raise SpecsimError(
+            f"the text holds {len(found)} runs with different acceptance; give one of them, or "
+            "specsim compare --results for all"
+        )
+    return found[:1]
 
 
 def one_of(found: list[Counters]) -> Counters:

@@ -36,8 +36,13 @@ def _counted(page: Page) -> Counters | None:
         page.total(f"spec_decode_num_{name}_total", f"spec_decode_num_{name}")
         for name in ("drafts", "draft_tokens", "accepted_tokens")
     )
-    if accepted is None or drafted is None or page.named("spec_decode_num_emitted_tokens_total"):
-        return None
+    if accepted is None or drafted is None:
+        if cycles is None and accepted is None and drafted is None:
+            return None
+        missing = "accepted" if accepted is None else "draft"
+        raise SpecsimError(
+            f"{_kind(page)} lack spec_decode_num_{missing}_tokens_total: give the whole page"
+        )
     tally = Tally(_kind(page), page.engine)
     tally.add(
         Account(accepted, drafted, cycles, positions=_positions(page, cycles, accepted, tally))

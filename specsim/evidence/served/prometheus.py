@@ -16,7 +16,7 @@ from specsim.evidence.served.text import NUMBER
 
 ENGINES = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "trtllm": "tensorrt-llm"}
 SAMPLE = re.compile(
-    rf"^(vllm|sglang|llamacpp|trtllm)[:_]([A-Za-z0-9_]{{1,200}})(?:\{{([^}}\n]{{0,4000}})\}})?"
+    rf"^(vllm|sglang|llamacpp|trtllm|process)[:_]([A-Za-z0-9_]{{1,200}})(?:\{{([^}}\n]{{0,4000}})\}})?"
     rf"[ \t]{{1,20}}({NUMBER}|[Nn]a[Nn]|[-+]?Inf)(?=\s|$)",
     re.MULTILINE,
 )
@@ -24,6 +24,7 @@ LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]{0,100})="([^"\n]{0,2000})"')
 COUNTS = ("_total", "_sum", "_count", "_bucket")
 WATCHED = ("spec_decode_num_", "spec_verify_calls")  # what tells a restart
 Series = tuple[str, str]  # a name without its prefix, and its labels
+STARTED: Series = ("spec_decode_num_process_created", "")  # as the time when a counter was made
 
 
 @dataclass(slots=True)
@@ -83,12 +84,21 @@ def pages(text: str) -> dict[str, Page]:
     if not any(f"{prefix}{mark}" in text for prefix in ENGINES for mark in ":_"):
         return {}
     readers: dict[str, _Reader] = {}
+    started = ""  # when the server's process was: told once, before the engine's own metrics
     for count, (prefix, name, labels, value) in enumerate(_samples(text)):
         if count % 100_000 == 99_999:
             require_limit("log_lines", count, "the samples in the log")
-        reader = readers.get(prefix)
-        if reader is None:
-            reader = readers[prefix] = _Reader(Page(ENGINES[prefix]))
+        if prefix == "process":
+            if name == "start_time_seconds":
+                started = value
+                for reader in readers.values():
+                    reader.take(STARTED, value)
+            continue
+        if prefix not in readers:
+            readers[prefix] = _Reader(Page(ENGINES[prefix]))
+            if started:
+                readers[prefix].take(STARTED, started)
+        reader = readers[prefix]
         reader.take((name, labels or ""), value)
     return {prefix: reader.finished() for prefix, reader in readers.items()}
 

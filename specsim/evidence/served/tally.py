@@ -168,6 +168,11 @@ class Tally:
             )
             return self.sums[fullest]
         first, *rest = sorted(self.sums, key=lambda told: told != best)
+        if rest:
+            self.cautions.append(
+                f"Some of {self.kind} tell more than others: they are of several versions or "
+                "servers. Their counts are added."
+            )
         for told in rest:
             self.sums[first].merge(self.sums[told])
         return self.sums[first]

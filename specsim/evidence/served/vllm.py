@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
-from specsim.evidence.served.accounts import Account, printed, printed_list
+from specsim.evidence.served.accounts import Account, checked_positions, printed, printed_list
 from specsim.evidence.served.json_records import histogram_of
 from specsim.evidence.served.tally import Sums, Tally
 from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
@@ -22,10 +22,10 @@ FIELDS = re.compile(
     r": ([^A-Za-z:%]{0,20000})(%| ?tokens?\b(?!/))?"
 )
 WHOLE = re.compile(  # a line of the latest format, which most are
-    r"SpecDecoding metrics: Mean acceptance length: (\d{1,4}\.\d\d), Accepted throughput: [\d.]{1,20} "
-    r"tokens/s, Drafted throughput: [\d.]{1,20} tokens/s, Accepted: (\d{1,12}) tokens, Drafted: "
-    r"(\d{1,12}) tokens, Per-position acceptance rate: (\d\.\d{3}(?:, \d\.\d{3}){0,1023}), (?:Avg )?"
-    r"Draft acceptance rate: (\d{1,3}\.\d)%"
+    r"SpecDecoding metrics: Mean acceptance length: (\d{1,4}\.\d\d), Accepted throughput: "
+    r"[\d.]{1,20} tokens/s, Drafted throughput: [\d.]{1,20} tokens/s, Accepted: (\d{1,12}) tokens, "
+    r"Drafted: (\d{1,12}) tokens, Per-position acceptance rate: "
+    r"(\d\.\d{3}(?:, \d\.\d{3}){0,1023}), (?:Avg )?Draft acceptance rate: (\d{1,3}\.\d)%"
 )
 PROCESS = re.compile(r"pid=(\d{1,9})")
 
@@ -64,7 +64,9 @@ def _add_at_once(tally: Tally, line: "re.Match[str]") -> bool:
     total = sum(positions)
     if not accepted or not total or positions[0] > 1.0 or rate > 100.0:
         return False
-    cycles = float(round(accepted / total))
+    full = drafted / len(positions)  # the cycles, if each drafted as many tokens as any
+    near = full.is_integer() and abs(full * total - accepted) <= 0.0005 * drafted
+    cycles = full if near else float(round(accepted / total))
     if (
         abs(total - accepted / (cycles or 1.0)) > 0.0005 * len(positions)
         or abs(length - 1.0 - accepted / (cycles or 1.0)) > 0.0051
@@ -226,10 +228,12 @@ def example_script(text: str) -> Counters | None:
         if len(positions) != len(rates):
             tally.cautions.append("Some of the rates per token are missing; they are left out.")
             positions = ()
-        whole = bool(cycles) and drafted is not None and len(positions) >= drafted / (cycles or 1.0)
+        accepted = float_of(record, "num_accepted_tokens")
+        mean = float(length) if _is_rounded(length) else None
+        positions, whole = checked_positions(positions, accepted, drafted, cycles, mean)
         tally.add(
             Account(
-                accepted=float_of(record, "num_accepted_tokens"),
+                accepted=accepted,
                 drafted=drafted,
                 cycles=cycles,
                 length=printed(length) if _is_rounded(length) else None,
