@@ -578,32 +578,46 @@ def fuzz(count: int, seed: int, only: int | None) -> int:
 # ------------------------------------------------------------------------------ large logs
 
 
+ANSWERS = ("vllm answer", "llama timings", "sglang answer", "tensorrt", "lm studio")
+TEXT = "An answer holds its text besides: that of a hundred tokens is about this long. " * 6
+
+
 def large(size: int) -> int:
     """Read `size` bytes of each kind of log, each in its own process; the number that fail."""
     failed = 0
     draw = random.Random(1)
-    noise_line = 'INFO: 127.0.0.1:3210 - "POST /v1/completions HTTP/1.1" 200 OK é\n'
-    texts = {name: lambda make=make: make(drawn_run(draw, 3)) + "\n" for name, make in
-             {**ADDED, **GROWING}.items()}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        for name, line in (*texts.items(), ("noise", lambda: noise_line)):
-            file = Path(folder) / "large.log"
-            part = "".join(line() for _ in range(2000)) if name not in GROWING else line()
-            if name in ("noise", "vllm line"):
-                part += vllm_line(drawn_run(draw, 3)) + "\n"
+        for kind, part in parts(draw).items():
             for one_line in (False, True):
-                text = part.replace("\n", " ") if one_line else part
-                content = text.encode()
+                content = (part.replace("\n", " ") if one_line else part).encode()
+                file = Path(folder) / "large.log"
                 with file.open("wb") as out:
                     for _ in range(size // len(content)):
                         out.write(content)
-                seconds, megabytes, said = _measured(file)
-                good = seconds <= SECONDS * size / 1e8 + 1 and megabytes <= MEGABYTES
+                seconds, megabytes, said = measured(file)
+                good = seconds <= SECONDS * size / 1e8 and megabytes <= MEGABYTES
                 failed += not good
-                kind = f"{name}{', one line' if one_line else ''}"
-                print(f"{'ok  ' if good else 'SLOW'} {kind:28s} {size / 1e6:5.0f} MB "
+                told = f"{kind}{', one line' if one_line else ''}"
+                print(f"{'ok  ' if good else 'SLOW'} {told:28s} {size / 1e6:5.0f} MB "
                       f"{seconds:6.1f} s {megabytes:5.0f} MB  {said}")  # fmt: skip
     return failed
+
+
+def parts(draw: random.Random) -> dict[str, str]:
+    """The part that makes each kind of large log; answers come with their text, as they do."""
+    found = {}
+    for kind in (*ADDED, *GROWING):
+        if kind == "mtp-bench":  # a table of nine rows
+            continue
+        told = [(ADDED | GROWING)[kind](drawn_run(draw, 3)) for _ in range(2000)]
+        if kind in ANSWERS:
+            told = [f'{{"text": "{TEXT}"}} {each}' for each in told]
+        found[kind] = "\n".join(told[:1] if kind in GROWING else told) + "\n"
+    page_of_run = page("vllm", drawn_run(draw, 3))
+    found["vllm page"] = "\n".join([page_of_run] * 20) + "\n"
+    noise_line = 'INFO: 127.0.0.1:3210 - "POST /v1/completions HTTP/1.1" 200 OK é\n'
+    found["noise"] = noise_line * 2000 + vllm_line(drawn_run(draw, 3)) + "\n"
+    return found
 
 
 READ = """
@@ -621,7 +635,7 @@ print(said[:60])
 """
 
 
-def _measured(file: Path) -> tuple[float, float, str]:
+def measured(file: Path) -> tuple[float, float, str]:
     done = subprocess.run(
         [sys.executable, "-c", READ, str(file)], capture_output=True, text=True, check=True
     )

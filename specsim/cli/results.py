@@ -198,7 +198,8 @@ def lines(told: Told) -> list[str]:
         )
     titles = [title(row.metric, row.convention) for row in told.comparison.rows]
     wide = max(map(len, titles), default=0)
-    said.append(f"  {'':{wide}s}{'measured':>12s}{'predicted':>12s}{'ratio':>8s}")
+    if titles:
+        said.append(f"  {'':{wide}s}{'measured':>12s}{'predicted':>12s}{'ratio':>8s}")
     for name, row in zip(titles, told.comparison.rows, strict=True):
         said.append(f"  {name:{wide}s}{cells(row)}")
     if told.comparison.factors:

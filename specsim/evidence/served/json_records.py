@@ -1,12 +1,14 @@
 """Numbers under known names in JSON, wherever it stands in a text, whole or cut, nested or not."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 
 from specsim.checks.limits import require_limit
 from specsim.evidence.served.accounts import Printed
-from specsim.evidence.served.text import NUMBER, groups
+from specsim.evidence.served.text import DIGITS, NUMBER, groups
+
+COUNT = re.compile(rf"\s{{0,200}}{DIGITS}(?:\.0)?\s{{0,200}}")
+PAIR = re.compile(rf"[\"']?(\d{{1,9}})[\"']?\s{{0,9}}:\s{{0,9}}({DIGITS})(?=[\s,}}])")
 
 
 def records_of(text: str, names: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -30,15 +32,19 @@ def histogram_of(
     """
     if text is None:
         return None, ""
-    try:
-        held = json.loads(text.replace("'", '"'))
-        counts = dict(enumerate(held)) if isinstance(held, list) else held
-        by_accepted = {int(place): float(count) for place, count in counts.items()}
-    except (ValueError, TypeError, AttributeError, OverflowError):
+    if text[0] == "[":
+        counts = text.strip("[] \n").split(",")
+        by_accepted = {k: float(n) for k, n in enumerate(counts) if COUNT.fullmatch(n)}
+        if len(by_accepted) != len(counts):
+            return None, ""
+    else:
+        by_accepted = {int(k): float(n) for k, n in PAIR.findall(text)}
+        if len(by_accepted) != text.count(":"):
+            return None, ""
+    if not by_accepted:
         return None, ""
-    if not by_accepted or min(by_accepted) < 0 or min(by_accepted.values()) < 0:
-        return None, ""
-    require_limit("gamma", max(by_accepted), "a position in the histogram")
+    most = max(by_accepted)
+    require_limit("gamma", most, "a position in the histogram")
     all_cycles = sum(by_accepted.values())
     all_accepted = sum(place * count for place, count in by_accepted.items())
     if not 0 < all_cycles < 1e15:
@@ -51,8 +57,8 @@ def histogram_of(
                 f"The histogram counts {summed:g} {name}, the record itself {told:g}: the "
                 "histogram is left out."
             )
-    reached = [
-        sum(count for place, count in by_accepted.items() if place >= k) / all_cycles
-        for k in range(1, max(by_accepted) + 1)
-    ]
-    return tuple(Printed(rate, 0.0) for rate in reached) or None, ""
+    reached, above = [], 0.0
+    for k in range(most, 0, -1):
+        above += by_accepted.get(k, 0.0)
+        reached.append(Printed(above / all_cycles, 0.0))
+    return tuple(reversed(reached)) or None, ""

@@ -20,6 +20,11 @@ ACCEPTED = re.compile(
     rf"draft acceptance(?: rate)?\s{{0,4}}=\s{{0,4}}({NUMBER}) \(\s{{0,20}}({NUMBER}) accepted"
     rf"\s{{0,4}}/\s{{0,20}}({NUMBER}) generated\s{{0,4}}\)"
 )
+WHOLE = re.compile(  # a line of the latest format
+    r"draft acceptance = (\d\.\d{5}) \( {0,9}(\d{1,12}) accepted / {0,9}(\d{1,12}) generated\), "
+    r"mean acceptance length = {1,9}(\d{1,4}\.\d\d), acceptance rate per position = "
+    r"\((\d\.\d{3}(?:, \d\.\d{3}){0,1023})\)"
+)
 LENGTH = re.compile(rf"mean (?:acceptance length|acc len)\s{{0,4}}=\s{{0,4}}({NUMBER})(?![\w.])")
 POSITIONS = re.compile(
     r"(?:acceptance rate per position|acc rate/pos)\s{0,4}=\s{0,4}\(([\d., ]{0,20000})\)"
@@ -68,11 +73,18 @@ def _requests(text: str) -> Counters | None:
     at, end_of_last = -1, 0
     for segment, _ in segments("draft acceptance", text):
         at = text.find("draft acceptance", at + 1)
+        whole = WHOLE.match(segment)
+        if whole is not None:
+            accepted, drafted, length = (float(whole[k]) for k in (2, 3, 4))
+            positions = [float(part) for part in whole[5].split(", ")]
+            if tally.add_plain(accepted, drafted, length, printed(whole[1]), positions):
+                end_of_last = at
+                continue
         match = ACCEPTED.match(segment)
         evaluated = _evaluated(text, max(end_of_last, at - 1500), at)
         end_of_last = at
         if match is None:
-            tally.leave_out("a line has no counts of accepted and generated drafts")
+            tally.leave_out("a line has no counts of accepted and generated drafts", cut=True)
         elif evaluated is not None and evaluated <= float(match[2]):
             tally.leave_out(f"{match[2]} accepted of {evaluated:g} generated tokens")
         else:
@@ -200,7 +212,7 @@ def example_summaries(text: str) -> Counters | None:
         if accepted is None and drafted is None:
             continue
         if accepted is None or drafted is None:
-            tally.leave_out("a summary has only one of n_drafted and n_accept")
+            tally.leave_out("a summary has only one of n_drafted and n_accept", cut=True)
             continue
         predicted = float_of(record, "n_predict")
         percent = record.get("accept", "")
@@ -236,7 +248,7 @@ def answers(records: Iterable[dict[str, str]]) -> Counters | None:
         if accepted is None and drafted is None:
             continue  # a request without speculation
         if accepted is None or drafted is None:
-            tally.leave_out("an answer has only one of draft_n and draft_n_accepted")
+            tally.leave_out("an answer has only one of draft_n and draft_n_accepted", cut=True)
             continue
         cycles = _cycles(float_of(record, "predicted_n"), accepted)
         tally.add(Account(accepted=accepted, drafted=drafted, cycles=cycles))
@@ -255,7 +267,7 @@ def bench_table(text: str) -> Counters | None:
     for segment, _ in segments("pred=", text):
         match = ROW.match(segment)
         if match is None:
-            tally.leave_out("a row is cut")
+            tally.leave_out("a row is cut", cut=True)
             continue
         accepted, drafted = float(match[3]), float(match[2])
         tally.add(

@@ -30,8 +30,9 @@ def read_runs(text: str, name: str) -> list[ServedRun]:
     if not found:
         if start == "{":
             _require_no_unknown_latency(text, name)
-        refused = str(unknown.refusal(text))
-        raise SpecsimError(f"{name} is no result that specsim knows ({FORMATS}): {refused}")
+        held = unknown.lookalike(text)
+        seen = f": found {held}, whose meaning is not known" if held else ""
+        raise SpecsimError(f"{name} is no result that specsim knows{seen}; it reads {FORMATS}")
     return found
 
 

@@ -1,12 +1,14 @@
 """Adds accounts by their cycles, without those that are idle or damaged."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
-from specsim.evidence.served.accounts import Account
+from specsim.evidence.served.accounts import Account, Printed, printed
 
 FEW = 0.05  # share of the accounts in a log that may be damaged and are left out
+PLAIN = Account(0, 0, None, printed("1"), printed("0"), (printed("0"),)).told
 
 
 @dataclass(slots=True)
@@ -73,13 +75,15 @@ class Tally:
     """Adds the accounts of one kind; `kind` names them in a message.
 
     Idle accounts don't count. A damaged account, cut or contradictory, is left out; if more than
-    one in twenty contradicts itself, `total` raises SpecsimError with the first doubt.
+    one in twenty is damaged, `total` raises SpecsimError with the first doubt. One that is cut is
+    left out of however few.
     """
 
     kind: str
     engine: str | None
     idle: int = 0
     damaged: int = 0
+    cut: int = 0
     first_doubt: str = ""
     sums: dict[int, Sums] = field(default_factory=dict)  # by which things their accounts tell
     cautions: list[str] = field(default_factory=list)
@@ -104,9 +108,44 @@ class Tally:
             self.sums[told] = Sums()
         self.sums[told].add(account, cycles, weight if cycles is None else cycles)
 
-    def leave_out(self, doubt: str) -> None:
-        """Count an account that cannot be right."""
+    def add_plain(
+        self, accepted: float, drafted: float, length: float, rate: Printed, positions: list[float]
+    ) -> bool:
+        """Add an account that tells all of these and is plainly right, and say whether it is.
+
+        `Account` checks the same, in several times the time, and a log has hundreds of thousands.
+        `length` is printed with two decimals, `positions` with three.
+        """
+        total = sum(positions)
+        if not accepted or not total or positions[0] > 1.0 or accepted > drafted:
+            return False
+        full = drafted / len(positions)  # the cycles, if each drafted as many tokens as any
+        near = full.is_integer() and abs(full * total - accepted) <= 0.0005 * drafted
+        cycles = full if near else float(round(accepted / total))
+        made = accepted / (cycles or 1.0)
+        if (
+            abs(total - made) > 0.0005 * len(positions)
+            or abs(length - 1.0 - made) > 0.0051
+            or not rate.agrees(accepted / drafted)
+            or drafted > len(positions) * cycles
+            or any(after > before for before, after in pairwise(positions))
+        ):
+            return False
+        sums = self.sums.setdefault(PLAIN, Sums())
+        sums.accounts += 1
+        sums.weight += cycles
+        sums.accepted = (sums.accepted or 0.0) + accepted
+        sums.drafted = (sums.drafted or 0.0) + drafted
+        sums.cycles = (sums.cycles or 0.0) + cycles
+        sums.lengths = (sums.lengths or 0.0) + length * cycles
+        sums.rates = (sums.rates or 0.0) + rate.value * cycles
+        sums.add_positions([each * cycles for each in positions])
+        return True
+
+    def leave_out(self, doubt: str, cut: bool = False) -> None:
+        """Count an account that cannot be right, or that is `cut`."""
         self.damaged += 1
+        self.cut += cut
         self.first_doubt = self.first_doubt or doubt
 
     def total(self) -> Counters | None:
@@ -122,7 +161,8 @@ class Tally:
                     "or it did not speculate"
                 )
             return None
-        if self.damaged > FEW * seen:
+        most = max(FEW * seen, min(self.cut, 1))
+        if self.damaged > most or not self.accounts:
             raise SpecsimError(
                 f"{self.kind} contradict themselves or are cut ({self.damaged} of {seen}): "
                 f"{self.first_doubt}; give a part of the log that is whole"

@@ -30,19 +30,23 @@ LOOKED_AT = 200_000  # characters of each end of a text
 
 def refusal(text: str) -> SpecsimError:
     """The error for a text with no counters that specsim knows: what it holds instead."""
+    found = lookalike(text)
+    if found is None:
+        return SpecsimError(f"no speculation counters found; {READ}; {NEEDED}")
+    return SpecsimError(
+        f"no speculation counters of a known engine: found {found}, whose meaning is not known; "
+        f"{NEEDED}"
+    )
+
+
+def lookalike(text: str) -> str | None:
+    """What in a text looks like a counter of speculation; None if nothing does."""
     ends = text if len(text) < 2 * LOOKED_AT else text[:LOOKED_AT] + text[-LOOKED_AT:]
     found = list(dict.fromkeys(match[1] for match in METRIC.finditer(ends)))
     if found:
-        named = ", ".join(found[:SHOWN])
-        return SpecsimError(
-            f"no speculation counters of a known engine: found the metrics {named}, whose meaning "
-            f"is not known; {NEEDED}"
-        )
+        return f"the metrics {', '.join(found[:SHOWN])}"
     for segment, before in islice(segments("ccept", ends), 200):
         match = WORD.search(before[-60:] + segment[:200])
         if match is not None:
-            return SpecsimError(
-                f"no speculation counters of a known engine: found {quoted(match[1].strip())}, "
-                f"whose meaning is not known; {NEEDED}"
-            )
-    return SpecsimError(f"no speculation counters found; {READ}; {NEEDED}")
+            return quoted(match[1].strip())
+    return None

@@ -7,13 +7,12 @@ spec_decode.py, and the field `speculative_decoding` of an answer's metrics.
 
 import re
 from collections.abc import Iterable
-from itertools import pairwise
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, checked_positions, printed, printed_list
 from specsim.evidence.served.json_records import histogram_of
-from specsim.evidence.served.tally import Sums, Tally
+from specsim.evidence.served.tally import Tally
 from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
 
 MARK = "SpecDecoding metrics"
@@ -39,7 +38,7 @@ def interval_lines(text: str) -> Counters | None:
         if whole is None or not _add_at_once(tally, whole):
             account = _interval(segment)
             if account is None:
-                tally.leave_out("a line has none of the expected numbers")
+                tally.leave_out("a line lacks some of the expected numbers", cut=True)
                 continue
             tally.add(account)
         at = before.find("pid=")
@@ -53,39 +52,11 @@ def interval_lines(text: str) -> Counters | None:
     return tally.total()
 
 
-ALL = Account(0, 0, None, printed("1"), printed("0"), (printed("0"),)).told
-
-
 def _add_at_once(tally: Tally, line: "re.Match[str]") -> bool:
-    """Add a line that is plainly right, and say whether it was: `Account` does the same in five
-    times the time, and a log has hundreds of thousands of lines."""
-    length, accepted, drafted, rate = (float(line[k]) for k in (1, 2, 3, 5))
+    """Add a line of the latest format that is plainly right, and say whether it was."""
+    length, accepted, drafted = (float(line[k]) for k in (1, 2, 3))
     positions = [float(part) for part in line[4].split(", ")]
-    total = sum(positions)
-    if not accepted or not total or positions[0] > 1.0 or rate > 100.0:
-        return False
-    full = drafted / len(positions)  # the cycles, if each drafted as many tokens as any
-    near = full.is_integer() and abs(full * total - accepted) <= 0.0005 * drafted
-    cycles = full if near else float(round(accepted / total))
-    if (
-        abs(total - accepted / (cycles or 1.0)) > 0.0005 * len(positions)
-        or abs(length - 1.0 - accepted / (cycles or 1.0)) > 0.0051
-        or abs(0.01 * rate - accepted / drafted) > 0.00051
-        or accepted > drafted
-        or drafted > len(positions) * cycles
-        or any(after > before for before, after in pairwise(positions))
-    ):
-        return False
-    sums = tally.sums.setdefault(ALL, Sums())
-    sums.accounts += 1
-    sums.weight += cycles
-    sums.accepted = (sums.accepted or 0.0) + accepted
-    sums.drafted = (sums.drafted or 0.0) + drafted
-    sums.cycles = (sums.cycles or 0.0) + cycles
-    sums.lengths = (sums.lengths or 0.0) + length * cycles
-    sums.rates = (sums.rates or 0.0) + 0.01 * rate * cycles
-    sums.add_positions([each * cycles for each in positions])
-    return True
+    return tally.add_plain(accepted, drafted, length, printed(line[5], 0.01), positions)
 
 
 def _interval(segment: str) -> Account | None:
