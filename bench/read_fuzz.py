@@ -471,7 +471,7 @@ def _other_counter(draw: random.Random, kind: str, name: str, other: Callable[[s
 
 def negative(draw: random.Random, kind: str) -> Case:
     """A counter below zero."""
-    return _other_counter(draw, kind, "negative", lambda old: f"-{old}")
+    return _other_counter(draw, kind, "negative", lambda old: f"-{old if float(old) else 5}")
 
 
 def huge(draw: random.Random, kind: str) -> Case:

@@ -3,7 +3,7 @@
 vLLM, SGLang and llama.cpp all print an "acceptance rate". It is accepted / drafted. That is smaller
 than alpha, because the drafts after a rejection also count as drafted. Their mean length includes
 the bonus token. Their rate per position is the survival vector. `read_log` finds the counters in a
-log; `diagnose` converts them into each other and explains them.
+text; `diagnose` converts them into each other and explains them.
 """
 
 import math

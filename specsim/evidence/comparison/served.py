@@ -31,7 +31,7 @@ READINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ServedRow:
     """One metric, measured and predicted; seconds where its name ends in `_s`."""
 
     metric: str
@@ -56,7 +56,7 @@ class Row:
 class ServedComparison:
     """The rows of one run; `factors`, whose product is measured / predicted time per token."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ServedRow, ...]
     factors: dict[str, float]
 
     @property
@@ -91,13 +91,15 @@ def compare_run(
     for convention, each in run.latencies.items():
         if each.middle is not None:
             name = f"{'mean' if each.mean is not None else 'median'}_{convention}_s"
-            rows.append(Row(name, each.called, each.middle, expected.get(convention)))
+            rows.append(ServedRow(name, each.called, each.middle, expected.get(convention)))
     if run.output_tokens_per_s is not None:
         rows.append(
-            Row("output_tokens_per_s", None, run.output_tokens_per_s, expected.get("throughput"))
+            ServedRow(
+                "output_tokens_per_s", None, run.output_tokens_per_s, expected.get("throughput")
+            )
         )
     if run_tokens is not None:
-        rows.append(Row("tokens_per_cycle", None, run_tokens, expected.get("tokens")))
+        rows.append(ServedRow("tokens_per_cycle", None, run_tokens, expected.get("tokens")))
     factors = {} if prediction is None else _factors(run, expected, run_tokens)
     return ServedComparison(tuple(rows), factors)
 

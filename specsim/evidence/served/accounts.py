@@ -109,14 +109,6 @@ class Account:
             + 32 * bool(self.positions)
         )
 
-    def continues(self, before: "Account") -> bool:
-        """Whether these counts since a start can be those of `before`, some cycles later."""
-        grown = [
-            (getattr(self, name) or 0.0) - (getattr(before, name) or 0.0)
-            for name in ("accepted", "drafted", "cycles")
-        ]
-        return min(grown) >= 0 and grown[0] <= grown[1] and grown[2] <= grown[1]
-
     @property
     def counted_cycles(self) -> float | None:
         """The cycles: as counted, or else as accepted tokens and the mean length imply."""

@@ -1,19 +1,17 @@
-"""What llama.cpp prints: its server's lines, its examples' summaries, its answers in JSON, and the
-table of mtp-bench.py.
+"""The log of llama.cpp's server: a line for each request, and statistics since the start.
 
-Sources: tools/server (`print_timing`, `timings`), common/speculative.cpp (`statistics`, counts
-since the start, one line per drafter), examples/speculative, and the gist of llama.cpp PR #22673.
+Sources: tools/server (`print_timing`) and common/speculative.cpp (`statistics`, counts since the
+start, one line per drafter).
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import Account, printed, printed_list
 from specsim.evidence.served.tally import Tally
-from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
+from specsim.evidence.served.text import DIGITS, NUMBER, segments
 
 EVALUATED = re.compile(rf" eval time =\s{{0,20}}{NUMBER} ms /\s{{0,20}}({DIGITS}) tokens")
 ACCEPTED = re.compile(
@@ -32,6 +30,7 @@ POSITIONS = re.compile(
 STATISTICS = re.compile(
     rf"#(gen drafts|acc drafts|gen tokens|acc tokens)\s{{0,4}}=\s{{0,20}}(-?{DIGITS})(?=[,\s])"
 )
+COUNTED = ("gen drafts", "acc drafts", "gen tokens", "acc tokens")
 CALLS = re.compile(rf"#calls\(b,g,a\)\s{{0,4}}=\s{{0,20}}{DIGITS}\s{{1,20}}({DIGITS})\s")
 
 
@@ -116,166 +115,95 @@ def _request(segment: str, match: "re.Match[str]", evaluated: float | None) -> A
     )
 
 
-def _require_order(record: dict[str, str]) -> None:
-    """SpecsimError if the counts of a drafter cannot be: a draft has a token at least, and so has
-    a draft that is accepted."""
-    drafts, accepted_drafts, drafted, accepted = (
-        float(record[name]) for name in ("gen drafts", "acc drafts", "gen tokens", "acc tokens")
-    )
-    if not 0 <= accepted_drafts <= min(drafts, accepted) or not max(drafts, accepted) <= drafted:
-        raise SpecsimError(
-            f"llama.cpp's statistics contradict themselves or are cut: {drafts:g} drafts of "
-            f"{drafted:g} tokens, {accepted_drafts:g} accepted drafts of {accepted:g} tokens"
-        )
+@dataclass(slots=True)
+class _Lives:
+    """The last line of one drafter in each life of its server, and the counts in it."""
 
+    lines: list[str] = field(default_factory=list)
+    counts: tuple[float, ...] = ()
+    falls: int = 0
 
-@dataclass(frozen=True, slots=True)
-class _Count:
-    """The counts of one drafter since the start of its server."""
-
-    account: Account
-    calls: float | None
+    def see(self, line: str, counts: tuple[float, ...]) -> None:
+        """Take the next line; counts that cannot continue those before begin another life."""
+        if self.lines:
+            drafts, _, drafted, accepted = (
+                now - before for now, before in zip(counts, self.counts, strict=True)
+            )
+            if min(drafts, drafted, accepted) >= 0 and max(drafts, accepted) <= drafted:
+                self.lines.pop()
+            else:
+                self.falls += 1
+        self.lines.append(line)
+        self.counts = counts
 
 
 def _statistics(text: str) -> Counters | None:
     """The last line of each drafter, in each life of the server."""
-    lives: dict[str, list[_Count]] = {}
-    falls = 0
+    drafters: dict[str, _Lives] = {}
     for segment, _ in segments("statistics ", text):
-        name = segment[len("statistics ") :].partition(":")[0].strip()[:40]
-        record = dict(STATISTICS.findall(segment + " "))
-        if len(record) < 4:
-            continue
-        _require_order(record)
-        length, listed = LENGTH.search(segment), POSITIONS.search(segment)
-        account = Account(
-            accepted=float_of(record, "acc tokens"),
-            drafted=float_of(record, "gen tokens"),
-            cycles=float_of(record, "gen drafts"),
-            length=printed(length[1]) if length else None,
-            positions=printed_list(listed[1]) if listed else None,
-            whole=False,  # positions that no draft reached are not printed
-        )
-        calls = CALLS.search(segment)
-        count = _Count(account, float(calls[1]) if calls else None)
-        known = lives.setdefault(name, [])
-        if known:
-            if account.continues(known[-1].account):
-                known.pop()
-            else:
-                falls += 1
-        known.append(count)
-    if not lives:
+        counts = _counts(segment)
+        if counts is not None:
+            name = segment[len("statistics ") :].partition(":")[0].strip()[:40]
+            drafters.setdefault(name, _Lives()).see(segment, counts)
+    if not drafters:
         return None
     tally = Tally("llama.cpp's lines of 'statistics'", "llama.cpp")
-    counts = [count for known in lives.values() for count in known]
-    for count in counts:
-        tally.add(count.account)
+    lines = [line for lives in drafters.values() for line in lives.lines]
+    for line in lines:
+        tally.add(_account(line))
     total = tally.total()
     assert total is not None
     cautions = list(total.cautions)
+    falls = sum(lives.falls for lives in drafters.values())
     if falls:
         cautions.append(
             f"The counts since the start of the server fell {falls} times: it was restarted, or "
             "several servers are mixed. The counts of all are added."
         )
-    cautions += _plain_passes(counts, total)
+    if len(lines) == 1:
+        cautions += _plain_passes(lines[0], total)
     return replace(total, cautions=tuple(cautions))
 
 
-def _plain_passes(counts: list[_Count], total: Counters) -> list[str]:
+def _counts(line: str) -> tuple[float, ...] | None:
+    """Drafts, accepted drafts, drafted and accepted tokens of a line; None if one is missing.
+
+    Raises SpecsimError if they cannot be: a draft has a token at least, and so has an accepted one.
+    """
+    record = dict(STATISTICS.findall(line + " "))
+    if len(record) < len(COUNTED):
+        return None
+    drafts, accepted_drafts, drafted, accepted = counts = tuple(float(record[n]) for n in COUNTED)
+    if not 0 <= accepted_drafts <= min(drafts, accepted) or not max(drafts, accepted) <= drafted:
+        raise SpecsimError(
+            f"llama.cpp's statistics contradict themselves or are cut: {drafts:g} drafts of "
+            f"{drafted:g} tokens, {accepted_drafts:g} accepted drafts of {accepted:g} tokens"
+        )
+    return counts
+
+
+def _account(line: str) -> Account:
+    drafts, _, drafted, accepted = _counts(line) or (0.0, 0.0, 0.0, 0.0)
+    length, listed = LENGTH.search(line), POSITIONS.search(line)
+    return Account(
+        accepted=accepted,
+        drafted=drafted,
+        cycles=drafts,
+        length=printed(length[1]) if length else None,
+        positions=printed_list(listed[1]) if listed else None,
+        whole=False,  # positions that no draft reached are not printed
+    )
+
+
+def _plain_passes(line: str, total: Counters) -> list[str]:
     """A sentence on passes without a draft, as lookup drafters have."""
-    calls = [count.calls for count in counts]
-    if len(counts) != 1 or calls[0] is None or not total.cycles or total.accepted is None:
+    found = CALLS.search(line)
+    if found is None or not total.cycles or total.accepted is None:
         return []
-    if calls[0] <= 1.05 * total.cycles:
+    calls = float(found[1])
+    if calls <= 1.05 * total.cycles:
         return []
-    mean = (calls[0] + total.accepted) / calls[0]
     return [
-        f"Only {total.cycles:g} of {calls[0]:g} passes had a draft. The tokens per cycle are of "
-        f"those; over all passes they are {mean:.3f}."
+        f"Only {total.cycles:g} of {calls:g} passes had a draft. The tokens per cycle are of "
+        f"those; over all passes they are {(calls + total.accepted) / calls:.3f}."
     ]
-
-
-SUMMARY = re.compile(
-    rf"\b(n_draft|n_predict|n_drafted|n_accept|accept)\s{{0,9}}=\s{{0,9}}([-+]?{DIGITS}(?:\.\d{{1,9}})?)(?=[%\s]|$)"
-)
-
-
-def example_summaries(text: str) -> Counters | None:
-    """The summary of an example: cycles = n_predict - n_accept. `n_draft` is only the limit."""
-    if "n_drafted" not in text:
-        return None
-    tally = Tally("the summaries of llama.cpp's examples", "llama.cpp")
-    for record in groups(SUMMARY, text.replace("n_accepted", "n_accept")):
-        accepted, drafted = float_of(record, "n_accept"), float_of(record, "n_drafted")
-        if accepted is None and drafted is None:
-            continue
-        if accepted is None or drafted is None:
-            tally.leave_out("a summary has only one of n_drafted and n_accept", cut=True)
-            continue
-        predicted = float_of(record, "n_predict")
-        percent = record.get("accept", "")
-        tally.add(
-            Account(
-                accepted=accepted,
-                drafted=drafted,
-                cycles=_cycles(predicted, accepted),
-                rate=printed(percent, 0.01) if "." in percent and drafted else None,
-            )
-        )
-    total = tally.total()
-    if total is not None and tally.accounts > 1:
-        said = f"The text holds the summaries of {tally.accounts} runs. Their counts are added."
-        total = replace(total, cautions=(*total.cautions, said))
-    return total
-
-
-def _cycles(predicted: float | None, accepted: float | None) -> float | None:
-    if predicted is None or accepted is None or predicted <= 0:
-        return None
-    return predicted - accepted  # negative: the account is refused
-
-
-ANSWERS = ("draft_n", "draft_n_accepted", "predicted_n")
-
-
-def answers(records: Iterable[dict[str, str]]) -> Counters | None:
-    """The `timings` of answers, added: cycles = predicted_n - draft_n_accepted."""
-    tally = Tally("the timings in llama.cpp's answers", "llama.cpp")
-    for record in records:
-        accepted, drafted = float_of(record, "draft_n_accepted"), float_of(record, "draft_n")
-        if accepted is None and drafted is None:
-            continue  # a request without speculation
-        if accepted is None or drafted is None:
-            tally.leave_out("an answer has only one of draft_n and draft_n_accepted", cut=True)
-            continue
-        cycles = _cycles(float_of(record, "predicted_n"), accepted)
-        tally.add(Account(accepted=accepted, drafted=drafted, cycles=cycles))
-    return tally.total()
-
-
-ROW = re.compile(
-    rf"pred=\s{{0,9}}({DIGITS})\s{{1,9}}draft=\s{{0,9}}({DIGITS})\s{{1,9}}acc=\s{{0,9}}({DIGITS})\s"
-    rf"{{1,9}}rate=\s{{0,9}}({NUMBER}|n/a)(?=\s|$)"
-)
-
-
-def bench_table(text: str) -> Counters | None:
-    """The rows of mtp-bench.py: cycles = pred - acc. A row without drafts doesn't count."""
-    tally = Tally("the rows of mtp-bench", "llama.cpp")
-    for segment, _ in segments("pred=", text):
-        match = ROW.match(segment)
-        if match is None:
-            tally.leave_out("a row is cut", cut=True)
-            continue
-        accepted, drafted = float(match[3]), float(match[2])
-        tally.add(
-            Account(
-                accepted=accepted,
-                drafted=drafted,
-                cycles=float(match[1]) - accepted,
-                rate=printed(match[4]) if drafted and match[4] != "n/a" else None,
-            )
-        )
-    return tally.total()

@@ -21,7 +21,7 @@ SAMPLE = re.compile(
     re.MULTILINE,
 )
 LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]{0,100})="([^"\n]{0,2000})"')
-COUNTS = ("_total", "_sum", "_count", "_bucket")
+COUNTS = ("_total", "_sum", "_count", "_bucket", "_created")
 WATCHED = ("spec_decode_num_", "spec_verify_calls")  # what tells a restart
 Series = tuple[str, str]  # a name without its prefix, and its labels
 STARTED: Series = ("spec_decode_num_process_created", "")  # as the time when a counter was made
@@ -115,12 +115,17 @@ class _Reader:
     page: Page
     now: dict[Series, float] = field(default_factory=dict)
     before: dict[Series, float] | None = None
+    counters: dict[str, bool] = field(default_factory=dict)  # whether a name is a counter's
 
     def take(self, series: Series, text: str) -> None:
         """Take one sample; one that the scrape has already begins the next scrape."""
         value = float(text)
         name = series[0]
-        if not name.endswith((*COUNTS, "_created")) and not name.startswith(WATCHED):
+        is_counter = self.counters.get(name)
+        if is_counter is None:
+            is_counter = name.endswith(COUNTS) or name.startswith(WATCHED)
+            self.counters[name] = is_counter
+        if not is_counter:
             if abs(value) < float("inf"):
                 self.page.gauges[series] = value  # the last one counts
             return
