@@ -169,7 +169,12 @@ ONE_LINERS = (
     "speculative tokens: 4 Number of draft tokens: 4", "vllm:spec_decode_num_drafts{",
     "accepted_tokens_per_pos{", 'accepted_tokens_per_pos{position="1"', 'position="1"', " ( 1",
     " ( 1 accepted / ", "draft acceptance ( 1 accepted /", "n_drafted = ", "accept len : ",
-    '"draft_n" : ', "1,", "Per-position acceptance rate: 0.1", "SpecDecoding metrics\n", "\n", " ",
+    '"draft_n" : ', "1,", "statistics x: #gen drafts = 1 ", "pred= 1 draft= 1 acc= ",
+    "Accepted 1/1 to", '"from_draft": ', '"spec_accept_histogram": [1, ', "\nDrafts:  1",
+    "Serving Benchmark Result", "process_start_time_seconds 1\n", "acceptance at token 1: 0.5",
+    " eval time = 1 ms / 1 tokens", "draft acceptance eval time =", "accepted rate: ",
+    "#running-req: 1, #token: 1 ", "Per-position acceptance rate: 0.1", "SpecDecoding metrics\n",
+    "\n", " ",
 )  # fmt: skip
 BEGINNINGS = (
     "",

@@ -112,7 +112,7 @@ class Account:
     @property
     def counted_cycles(self) -> float | None:
         """The cycles: as counted, or else as accepted tokens and the mean length imply."""
-        if self.cycles is not None or self.accepted is None:
+        if self.cycles is not None or self.accepted is None or not 0 <= self.accepted <= MOST:
             return self.cycles
         if self.positions and self.whole and self.accepted == 0:
             return None if self.drafted is None else self.drafted / len(self.positions)

@@ -233,6 +233,8 @@ def _number(data: Mapping[str, Any], name: str) -> float | None:
         raise SpecsimError(f"{name} of the result must be a number, not {value!r:.60}")
     if not value >= -1e-6 and "tpot" not in name and "itl" not in name:
         raise SpecsimError(f"{name} of the result must be a number >= 0, got {value:g}")
+    if value == float("inf") and name != "request_rate":
+        raise SpecsimError(f"{name} of the result is infinite")
     return None if value != value else float(value)
 
 

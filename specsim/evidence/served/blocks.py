@@ -49,13 +49,12 @@ PLACE = re.compile(r"Position (\d{1,4})")
 def runs(text: str) -> list[ServedRun]:
     """The runs whose blocks are in a text; a block that is pasted twice counts once."""
     found: list[ServedRun] = []
-    seen: list[dict[str, Any]] = []
+    seen: set[str] = set()
     for block in _blocks(text):
         values = _values(block)
-        if values in seen or not values:
-            continue
-        seen.append(values)
-        found.append(_run(values))
+        if values and repr(values) not in seen:
+            seen.add(repr(values))
+            found.append(_run(values))
     return found
 
 
@@ -70,9 +69,8 @@ def _blocks(text: str) -> Iterator[str]:
     while at >= 0:
         following = text.find(HEADER, at + len(HEADER))
         end = len(text) if following < 0 else following
-        footer = text.find("\n=====", at)
-        if 0 <= footer < end:
-            end = footer
+        footer = text.find("\n=====", at, end)
+        end = footer if footer >= 0 else end
         yield text[at + len(HEADER) : min(end, at + 20_000)]
         at = following
 

@@ -106,9 +106,7 @@ class ServedRun:
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data; units are in the names."""
-        names = ("tool", "engine", "model", "completed", "failed", "duration_s", "input_tokens",
-                 "output_tokens", "output_tokens_per_s", "request_rate", "max_concurrency",
-                 "concurrency", "decoding", "context")  # fmt: skip
+        names = ("tool", "engine", "model", "completed", "failed", *NUMBERS)
         document: dict[str, Any] = {name: getattr(self, name) for name in names}
         document["latencies"] = {
             name: {"called": each.called, "convention": CONVENTIONS[name]}
@@ -116,6 +114,19 @@ class ServedRun:
             for name, each in self.latencies.items()
         }
         return document | {"cautions": list(self.cautions)}
+
+
+NUMBERS = ("duration_s", "input_tokens", "output_tokens", "output_tokens_per_s", "request_rate",
+           "max_concurrency", "concurrency", "decoding", "context")  # fmt: skip
+
+
+def require_possible(run: ServedRun) -> ServedRun:
+    """The record; SpecsimError if one of its numbers is below 0, or beyond what any server does."""
+    for name in NUMBERS:
+        value = getattr(run, name)
+        if value is not None and not 0 <= value < 1e15:
+            raise SpecsimError(f"the {name} of the result would be {value:g}: that cannot be")
+    return run
 
 
 def _ratio(total: float | None, count: float | None) -> float | None:

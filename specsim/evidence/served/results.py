@@ -1,11 +1,11 @@
 """Results of benchmarks as JSON, whole: one object, or an object in each line."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from specsim.checks import SpecsimError
 from specsim.checks.files import parse_json
+from specsim.checks.limits import require_limit
 from specsim.evidence.served import aiperf, bench, guidellm
 from specsim.evidence.served.record import ServedRun
 
@@ -19,6 +19,7 @@ def from_json(text: str, name: str) -> list[ServedRun]:
     """
     if not any(mark in text for mark in MARKS):
         return []
+    require_limit("json_bytes", len(text), f"the size of {name} in bytes")
     found: list[ServedRun] = []
     for data in _documents(text, name):
         if guidellm.is_result(data):
@@ -36,15 +37,11 @@ def _documents(text: str, name: str) -> list[Mapping[str, Any]]:
         return [parse_json(text, name)]
     except SpecsimError as error:
         found: list[Mapping[str, Any]] = []
-        for line in text.splitlines():
+        for line in filter(str.strip, text.splitlines()):
             try:
-                data = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError):
-                data = None
-            if not isinstance(data, dict):
+                found.append(parse_json(line, name))
+            except SpecsimError:
                 if text.lstrip()[:1] == "{" and not found:
                     raise error from None  # one object, and it is cut
                 return []
-            if data:
-                found.append(data)
         return found

@@ -2,7 +2,7 @@
 
 from specsim.checks import SpecsimError
 from specsim.evidence.served import aiperf, blocks, results, server_runs, traces, unknown
-from specsim.evidence.served.record import ServedRun
+from specsim.evidence.served.record import ServedRun, require_possible
 
 FORMATS = (
     "results of vllm bench serve, SGLang's bench_serving, guidellm, aiperf and genai-perf; pages "
@@ -18,6 +18,10 @@ def read_runs(text: str, name: str) -> list[ServedRun]:
     Raises SpecsimError for a format that is not known, for a latency of an unknown convention, and
     for a result that contradicts itself.
     """
+    return [require_possible(run) for run in _runs(text, name)]
+
+
+def _runs(text: str, name: str) -> list[ServedRun]:
     start = text.lstrip("\ufeff \t\r\n")[:1]
     found = results.from_json(text, name) if start == "{" else []
     if found:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 
 from specsim.checks import SpecsimError
+from specsim.checks.limits import LIMITS
 from specsim.evidence.counters import Counters
-from specsim.evidence.served.accounts import Account, checked_positions, printed, printed_list
+from specsim.evidence.served.accounts import MOST, Account, checked_positions, printed, printed_list
 from specsim.evidence.served.json_records import histogram_of
 from specsim.evidence.served.tally import Tally
 from specsim.evidence.served.text import DIGITS, NUMBER, float_of, groups, segments
@@ -128,7 +129,7 @@ def version_0_lines(text: str) -> Counters | None:
             continue
         if not drafted:  # idle since its start
             continue
-        if not (gamma >= 1 and emitted > 0 and drafted > 0):
+        if not (1 <= gamma <= LIMITS["gamma"].most and 0 < emitted <= MOST and 0 < drafted <= MOST):
             raise SpecsimError(
                 f"vLLM's 'Speculative metrics' line counts {drafted:g} draft and {emitted:g} "
                 f"emitted tokens at {gamma:g} speculative tokens: that cannot be"
