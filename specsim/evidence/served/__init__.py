@@ -4,7 +4,7 @@
 |---|---|
 | `logs` | the acceptance in any text: every reader below looks at it |
 | `runs` | a record of a run from any result |
-| `vllm`, `sglang`, `llama_cpp`, `llama_cpp_runs`, … | an engine's lines, answers |
+| `vllm`, `vllm_0`, `sglang`, `llama_cpp`, `llama_cpp_runs`, … | an engine's lines, answers |
 | `prometheus`, `metrics`, `histograms` | pages of counters: their growth, acceptance, latencies |
 | `bench`, `blocks`, `guidellm`, `aiperf`, `traces`, `server_runs` | results of a tool, as records |
 | `record` | the one record of a run, and the conventions of its latencies |

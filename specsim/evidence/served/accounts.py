@@ -57,6 +57,12 @@ def printed_list(text: str) -> tuple[Printed, ...] | None:
     return numbers
 
 
+DRAFTS_MISSING = (
+    "The drafted tokens are missing: as many are assumed per cycle as positions are listed, and "
+    "the last of them may be lost."
+)
+
+
 def checked_positions(
     positions: tuple[Printed, ...],
     accepted: float | None,

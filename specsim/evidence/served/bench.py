@@ -10,7 +10,7 @@ from typing import Any
 
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
-from specsim.evidence.served.accounts import Account, Printed, checked_positions
+from specsim.evidence.served.accounts import DRAFTS_MISSING, Account, Printed, checked_positions
 from specsim.evidence.served.record import (
     Latency,
     ServedRun,
@@ -173,6 +173,8 @@ def _counters(data: Mapping[str, Any], tool: str, rounded: bool) -> Counters | N
         Printed(float(r), half * 0.01 if rounded else 1e-9) for r in rates
     )
     positions, whole = checked_positions(positions, accepted, drafted, cycles, length)
+    if positions and drafted is None:
+        tally.cautions.append(DRAFTS_MISSING)
     tally.add(
         Account(
             accepted=accepted,

@@ -23,7 +23,9 @@ WHOLE = re.compile(  # a line of the latest format
     r"mean acceptance length = {1,9}(\d{1,4}\.\d\d), acceptance rate per position = "
     r"\((\d\.\d{3}(?:, \d\.\d{3}){0,1023})\)"
 )
-LENGTH = re.compile(rf"mean (?:acceptance length|acc len)\s{{0,4}}=\s{{0,4}}({NUMBER})(?![\w.])")
+LENGTH = re.compile(  # a length that is cut lacks its second decimal
+    rf"mean (?:acceptance length|acc len)\s{{0,4}}=\s{{0,4}}({DIGITS}\.\d\d)(?![\w.])"
+)
 POSITIONS = re.compile(
     r"(?:acceptance rate per position|acc rate/pos)\s{0,4}=\s{0,4}\(([\d., ]{0,20000})\)"
 )

@@ -21,6 +21,7 @@ from specsim.evidence.served import (
     tensorrt_llm,
     unknown,
     vllm,
+    vllm_0,
 )
 from specsim.evidence.served.json_records import records_of
 
@@ -33,7 +34,7 @@ TEXTS: tuple[Callable[[str], Counters | None], ...] = (
     llama_cpp_runs.bench_table,
     vllm.example_script,
     vllm.interval_lines,
-    vllm.version_0_lines,
+    vllm_0.lines,
     local_apps.share_lines,
     local_apps.flags,
     sglang.batch_lines,
