@@ -77,6 +77,11 @@ hostile: $(VENV)/test.stamp  ## 3,000 hostile inputs, drawn anew: each must be r
 loader-fuzz: $(VENV)/test.stamp  ## damaged checkpoints: each is loaded right or refused in one line
 	OMP_NUM_THREADS=1 $(RUN) bench/loader_fuzz.py
 
+.PHONY: read-fuzz
+read-fuzz: $(VENV)/test.stamp  ## 2,000 mutated logs and results: each is read right, or refused or doubted in words
+	OMP_NUM_THREADS=1 $(RUN) bench/read_fuzz.py
+	OMP_NUM_THREADS=1 $(RUN) bench/read_fuzz.py --large
+
 .PHONY: measure-gpu
 measure-gpu: $(VENV)/test.stamp  ## the GPU suite on this machine, half an hour at most, resumable
 	$(RUN) measurements/run_gpu.py

@@ -282,6 +282,23 @@ def logs(draw: random.Random) -> Iterator[Input]:
             yield Input("logs", ("diagnose", "--log", "x.log", *more), {"x.log": content})
 
 
+def results(draw: random.Random) -> Iterator[Input]:
+    """Results of benchmarks with values of the wrong kind or size, cut, or without them."""
+    while True:
+        name = draw.choice(("vllm-bench.json", "guidellm.json"))
+        data = json.loads(RESULTS[name])
+        for _ in range(draw.choice((1, 1, 2))):
+            change(draw, data)
+        content = draw.choice((dump(data), dump(data), *RESULTS.values()))
+        if draw.random() < 0.3:
+            content = content[: draw.randrange(len(content))]
+        asked = draw.choice(
+            ((), (*PAIR[:4], "--draft", "llama-3.2-1b"), (*PAIR[:4], "--batch", "9"))
+        )
+        yield Input("results", ("compare", "--results", "x.json", *asked, "--json"),
+                    {"x.json": content})  # fmt: skip
+
+
 def links(draw: random.Random) -> Iterator[Input]:
     """Links of the explorer."""
     names = (*NAMES, "preset", "x")
@@ -327,11 +344,13 @@ KINDS: dict[str, Generator] = {
     "calibrations": calibrations,
     "measurements": measurements,
     "logs": logs,
+    "results": results,
     "links": links,
     "folders": folders,
     "starters": starters,
 }
-SHARES = {"options": 8, "configs": 4, "calibrations": 2, "measurements": 3, "logs": 3, "links": 3}
+SHARES = {"options": 8, "configs": 4, "calibrations": 2, "measurements": 3, "logs": 3, "results": 3,
+          "links": 3}  # fmt: skip
 
 
 def change(draw: random.Random, data: Any, names: Sequence[str] = ()) -> None:
@@ -380,6 +399,7 @@ def _small_suite() -> dict[str, bytes]:
 
 
 SUITE = _small_suite()
+RESULTS = {path.name: path.read_bytes() for path in (ROOT / "tests" / "results").iterdir()}
 CALIBRATION, POINTS = SUITE["suite/calibration.json"], SUITE["suite/points.json"]
 LOGS = (
     "INFO SpecDecoding metrics: Mean acceptance length: 2.92, Accepted: 167 tokens, Drafted: 259 "

@@ -13,8 +13,9 @@ from specsim.architecture import model
 from specsim.checks import SpecsimError, files, limits
 from specsim.cli.diagnose import text_of
 from specsim.drafting import DraftModel
-from specsim.evidence.counters import Counters, read_log
+from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import bottleneck, diagnose
+from specsim.evidence.served import read_log
 from specsim.hardware import system
 from specsim.prediction import LIMITS
 from specsim.speculation import predict
@@ -99,10 +100,11 @@ def test_vllm_0_counts_matches_after_a_rejection():
 def test_several_intervals_are_added_up():
     other = VLLM.replace("167 tokens", "100 tokens").replace("259 tokens", "300 tokens")
     other = other.replace("0.805, 0.632, 0.483", "0.5, 0.3, 0.2").replace("2.92", "2.00")
+    other = other.replace("64.5%", "33.3%")
     found = diagnose(read_log(f"noise\n{VLLM}\nmore noise\n{other}\n"))
     assert found.accepted_per_drafted == pytest.approx(267 / 559)
-    weight = 259 / 559
-    assert found.tokens_per_cycle == pytest.approx(2.92 * weight + 2.0 * (1 - weight))
+    weight = 87 / 187  # 87 cycles and 100
+    assert found.tokens_per_cycle == pytest.approx(1 + 267 / 187)
     assert found.survival[0] == pytest.approx(0.805 * weight + 0.5 * (1 - weight))
 
 
@@ -145,7 +147,7 @@ def test_a_log_is_read_as_terminals_and_shells_write_it(encoding, tmp_path):
         file.write_bytes(text.encode(encoding))
     again = diagnose(read_log(text_of(str(file))))
     assert again.survival == pytest.approx(diagnose(read_log(VLLM)).survival)
-    assert again.tokens_per_cycle == pytest.approx(2.92)
+    assert again.tokens_per_cycle == pytest.approx(1 + 167 / 87)
 
 
 def test_a_log_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
@@ -167,7 +169,12 @@ ONE_LINERS = (
     "speculative tokens: 4 Number of draft tokens: 4", "vllm:spec_decode_num_drafts{",
     "accepted_tokens_per_pos{", 'accepted_tokens_per_pos{position="1"', 'position="1"', " ( 1",
     " ( 1 accepted / ", "draft acceptance ( 1 accepted /", "n_drafted = ", "accept len : ",
-    '"draft_n" : ', "1,", "Per-position acceptance rate: 0.1", "SpecDecoding metrics\n", "\n", " ",
+    '"draft_n" : ', "1,", "statistics x: #gen drafts = 1 ", "pred= 1 draft= 1 acc= ",
+    "Accepted 1/1 to", '"from_draft": ', '"spec_accept_histogram": [1, ', "\nDrafts:  1",
+    "Serving Benchmark Result", "process_start_time_seconds 1\n", "acceptance at token 1: 0.5",
+    " eval time = 1 ms / 1 tokens", "draft acceptance eval time =", "accepted rate: ",
+    "#running-req: 1, #token: 1 ", "Per-position acceptance rate: 0.1", "SpecDecoding metrics\n",
+    "\n", " ",
 )  # fmt: skip
 BEGINNINGS = (
     "",
@@ -205,7 +212,8 @@ def test_reading_a_log_takes_time_in_proportion_to_it(beginning, part):
     "part", ["Number of speculative tokens: 4, x ", "Number of draft tokens: 5"]
 )
 def test_the_last_metrics_of_a_line_of_vllm_0_count(part):
-    line = f"{VLLM_0} {VLLM_0.replace('53716', '60000')} {part}"
+    later = VLLM_0.replace("53716", "60000").replace("32594", "36420").replace("34244", "38250")
+    line = f"{VLLM_0} {later} {part}"
     assert read_log(line).drafted == 60000
 
 
@@ -233,9 +241,19 @@ def test_a_position_far_out_fills_no_memory():
         read_log("SpecDecoding metrics Per-position acceptance rate: " + "0.1, " * 3000)
 
 
-@pytest.mark.parametrize("log", [LLAMA_OLD, LLAMA_EXAMPLE, LLAMA_JSON])
-def test_llama_cpp_without_a_length_needs_gamma(log):
+@pytest.mark.parametrize(("log", "cycles"), [(LLAMA_EXAMPLE, 266 - 223), (LLAMA_JSON, 200 - 65)])
+def test_llama_cpp_counts_cycles_where_it_tells_the_generated_tokens(log, cycles):
     counters = read_log(log)
+    found = diagnose(counters)
+    assert found.tokens_per_cycle == pytest.approx(1 + counters.accepted / cycles)
+    assert found.gamma == pytest.approx(counters.drafted / cycles)
+    told = diagnose(counters, gamma=16)  # the setting is a limit, not what was drafted
+    assert told.tokens_per_cycle == found.tokens_per_cycle
+    assert any("not the 16 of --gamma" in sentence for sentence in told.findings)
+
+
+def test_llama_cpp_without_a_length_needs_gamma():
+    counters = read_log(LLAMA_OLD)
     assert counters.engine == "llama.cpp"
     blind = diagnose(counters)
     assert blind.alpha is blind.tokens_per_cycle is None

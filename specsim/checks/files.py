@@ -52,8 +52,29 @@ def read_text(path: str | Path, limit: str) -> str:
     return decoded(read_bytes(path, limit), str(path), limit)
 
 
+def read_ascii(path: str | Path, limit: str) -> str:
+    """As `read_text`, with one byte a character: what is not ASCII becomes other characters. For
+    logs of any size, whose names and numbers are ASCII."""
+    return decoded_ascii(read_bytes(path, limit), str(path), limit)
+
+
 def decoded(content: bytes, name: str, limit: str) -> str:
     """As `read_text`, of content that was read already; errors call it `name`."""
+    content = _unpacked(content, name, limit)
+    return content.decode(_encoding(content), errors="replace")
+
+
+def decoded_ascii(content: bytes, name: str, limit: str) -> str:
+    """As `read_ascii`, of content that was read already; errors call it `name`."""
+    content = _unpacked(content, name, limit)
+    encoding = _encoding(content)
+    if encoding == "utf-8-sig":
+        return content.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    return content.decode(encoding, "replace").encode("ascii", "replace").decode("ascii")
+
+
+def _unpacked(content: bytes, name: str, limit: str) -> bytes:
+    """The content, unpacked where it was packed by gzip."""
     if content[:2] == b"\x1f\x8b":
         import gzip  # rarely needed
         import zlib
@@ -64,13 +85,17 @@ def decoded(content: bytes, name: str, limit: str) -> str:
         except (OSError, EOFError, zlib.error) as error:
             raise SpecsimError(f"{name} is a damaged gzip file: {error}") from None
         require_limit(limit, len(content), f"the unpacked size of {name} in bytes")
+    return content
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-8, or one of the encodings of UTF-16 that shells write."""
     start = content[:512]
-    encoding = "utf-8-sig"
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes
-        encoding = "utf-16"
-    elif start[1::2].count(0) > len(start) // 3 and not start[::2].count(0):
-        encoding = "utf-16-le"
-    return content.decode(encoding, errors="replace")
+        return "utf-16"
+    if start[1::2].count(0) > len(start) // 3 and not start[::2].count(0):
+        return "utf-16-le"
+    return "utf-8-sig"
 
 
 def read_json(path: str | Path, *, finite: bool = False) -> dict[str, Any]:

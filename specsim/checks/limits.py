@@ -50,8 +50,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "json_values": Limit(4_000_000, "no file of this kind holds more"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),
         "prompt_bytes": Limit(16 * 2**20, "no context is longer"),
-        "log_bytes": Limit(64 * 2**20, "cut the log to its last part"),
-        "log_lines": Limit(300_000, "cut the log to its last part"),
+        "log_bytes": Limit(256 * 2**20, "cut the log to its last part"),
+        "log_lines": Limit(3_000_000, "cut the log to its last part"),
     }
 )
 

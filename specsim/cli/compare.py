@@ -1,4 +1,4 @@
-"""specsim compare: measured files compared with their predictions."""
+"""specsim compare: measured files, or results of other tools, compared with their predictions."""
 
 import argparse
 import json
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from specsim import tables
+from specsim.checks import SpecsimError
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing
+from specsim.cli.options import add_acceptance, add_scenario
 from specsim.cli.parser import Commands
 from specsim.evidence.comparison import (
     Comparison,
@@ -33,23 +35,39 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("compare", help="measured files compared with their predictions")
     parser.set_defaults(run=run)
-    parser.add_argument("paths", type=Path, nargs="+", help="measured files, or folders of them")
+    parser.add_argument("paths", type=Path, nargs="*", help="measured files, or folders of them")
     parser.add_argument(
-        "--engine", help="a calibration file; default: the one in the folder of the measured file"
-    )
-    parser.add_argument(
-        "--accelerator",
-        help="its name in the catalog; default: found from the device's name",
-    )
+        "--results", nargs="+", metavar="FILE",
+        help="instead: results of vllm bench serve, SGLang, guidellm or aiperf, a page of metrics, "
+        "a log, or a trace",
+    )  # fmt: skip
     parser.add_argument(
         "--rows", action="store_true", help="also list all quantities of all points"
     )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the figures there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    scenario = parser.add_argument_group(
+        "the scenario",
+        "of measured files: --engine (a calibration file) and --accelerator alone, where their "
+        "folder does not tell; of --results: all, for a prediction at their mean batch and context",
+    )
+    add_scenario(scenario, required=False)
+    scenario.add_argument("--batch", type=int, help="sequences decoded together")
+    scenario.add_argument("--gamma", type=int, help="drafted tokens per cycle")
+    add_acceptance(parser)
+    parser.set_defaults(engine=None, context=None)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    if options.results is not None:
+        if options.paths:
+            raise SpecsimError("give measured files or --results FILE…, not both")
+        from specsim.cli.results import run_results
+
+        return run_results(options)
+    if not options.paths:
+        raise SpecsimError("give measured files, folders of them, or --results FILE…")
     if options.figures:
         require_modules("drawing figures", "matplotlib", "PIL")
         require_writable(options.figures)

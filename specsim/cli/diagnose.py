@@ -9,12 +9,13 @@ from typing import Any
 from specsim import __version__
 from specsim.acceptance import IID
 from specsim.checks import SpecsimError, numbers, within
-from specsim.checks.files import decoded, read_text
+from specsim.checks.files import decoded_ascii, read_ascii
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.parser import Commands
-from specsim.evidence.counters import Counters, read_log
+from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
+from specsim.evidence.served import read_log
 from specsim.scenario import drafter_of, resolve
 
 
@@ -24,11 +25,24 @@ def add(commands: Commands) -> None:
         "diagnose", help="what an engine's counters mean: alpha, tokens per cycle, the best gamma"
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--log", help="a log of vLLM, SGLang or llama.cpp; '-' is standard input")
+    parser.add_argument(
+        "--log",
+        help="a log, a page of metrics, an answer in JSON or a printed result of vLLM, SGLang, "
+        "llama.cpp, TensorRT-LLM, LM Studio or MLX; '-' is standard input",
+    )
+    parser.add_argument(
+        "--metrics-url", metavar="URL", help="a running server, whose /metrics are read twice"
+    )
+    parser.add_argument(
+        "--interval", type=float, default=10.0, metavar="SECONDS",
+        help="between the two (default 10)",
+    )  # fmt: skip
     parser.add_argument("--accepted", type=float, help="drafted tokens that were accepted")
     parser.add_argument("--drafted", type=float, help="drafted tokens")
     parser.add_argument("--cycles", type=float, help="verification passes, per sequence")
-    parser.add_argument("--gamma", type=float, help="the engine's drafted tokens per cycle")
+    parser.add_argument(
+        "--gamma", type=float, help="drafted tokens per cycle, used where the log does not tell"
+    )
     parser.add_argument("--tokens-per-cycle", type=float, help="mean length, with the bonus token")
     parser.add_argument("--survival", help="acceptance rate per position, comma-separated")
     scenario = parser.add_argument_group("the scenario, for a prediction with these rates")
@@ -63,14 +77,20 @@ def counters_of(options: argparse.Namespace) -> Counters:
         "survival": tuple(numbers("--survival", options.survival)) if options.survival else None,
     }
     known = any(value is not None for value in given.values())
-    if options.log is not None:
+    if options.log is not None and options.metrics_url is not None:
+        raise SpecsimError("give --log or --metrics-url, not both")
+    if options.log is not None or options.metrics_url is not None:
         if known:
             raise SpecsimError("give --log or counters, not both")
-        return read_log(text_of(options.log))
+        if options.metrics_url is None:
+            return read_log(text_of(options.log))
+        from specsim.cli.scraping import scrape_twice
+
+        return read_log(scrape_twice(options.metrics_url, options.interval))
     if not known:
         raise SpecsimError(
-            "give --log FILE, or --accepted N --drafted N --gamma N, or --tokens-per-cycle X "
-            "--gamma N, or --survival X,X,…"
+            "give --log FILE, or --metrics-url URL, or --accepted N --drafted N --gamma N, or "
+            "--tokens-per-cycle X --gamma N, or --survival X,X,…"
         )
     if (options.accepted is None) != (options.drafted is None and options.cycles is None):
         raise SpecsimError("--accepted goes with --drafted (or --cycles)")
@@ -80,13 +100,13 @@ def counters_of(options: argparse.Namespace) -> Counters:
 def text_of(file: str) -> str:
     """The text of a file, or of standard input for "-"."""
     if file != "-":
-        return read_text(file, "log_bytes")
+        return read_ascii(file, "log_bytes")
     most = LIMITS["log_bytes"].most
     if not hasattr(sys.stdin, "buffer"):  # a terminal of a notebook
         return sys.stdin.read(most)
     content = sys.stdin.buffer.read(most + 1)
     require_limit("log_bytes", len(content), "the size of standard input in bytes")
-    return decoded(content, "standard input", "log_bytes")
+    return decoded_ascii(content, "standard input", "log_bytes")
 
 
 def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:

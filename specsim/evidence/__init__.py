@@ -6,5 +6,6 @@
 | `calibration` | timings of probes -> a System fitted to this machine |
 | `comparison` | measured points compared with their predictions |
 | `validation` | published rows compared with their predictions |
-| `counters`, `diagnosis` | reads an engine's log; explains what its counters mean |
+| `served` | logs, metrics and results of other tools -> counters, and one record of a run |
+| `counters`, `diagnosis` | the counters of an engine; what they mean |
 """

@@ -6,6 +6,7 @@
 | `predictors` | three predictors for each point: calibrated, catalog constants, ideal roofline |
 | `summaries` | the errors of a predictor over many points, and over the reserved ones |
 | `folders` | reads the measured files of a machine, with its calibration |
+| `served` | a served run, of any tool, compared with the prediction of its cycle |
 | `findings` | what to look at, and in which order, if prediction and measurement disagree |
 """
 

@@ -1,0 +1,230 @@
+"""specsim compare --results: served runs of any tool, compared with predictions of their cycle."""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from specsim import __version__
+from specsim.checks import SpecsimError
+from specsim.checks.files import read_ascii
+from specsim.cli.options import scenario_of
+from specsim.drafting import DraftModel
+from specsim.evidence.comparison.served import ServedComparison, compare_run
+from specsim.evidence.diagnosis import Diagnosis, diagnose
+from specsim.evidence.served import CONVENTIONS, ServedRun, read_runs
+from specsim.planning.prefill import time_to_first_token
+from specsim.prediction import Prediction
+from specsim.scenario import Resolved, Scenario, resolve
+
+ENGINES = {"vllm-0": "vllm"}  # by the name of who counted: its name in the catalog
+KNOWN = ("vllm", "sglang", "llama.cpp", "tensorrt-llm")
+MOST_FILES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One run with its acceptance, the scenario that it was predicted as, and what is doubtful."""
+
+    file: str
+    run: ServedRun
+    diagnosis: Diagnosis | None
+    scenario: Scenario | None
+    comparison: ServedComparison
+    prediction: Prediction | None
+    findings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        told = self.diagnosis
+        names = ("tokens_per_cycle", "accepted_per_drafted", "alpha", "gamma", "survival")
+        return {
+            "file": self.file,
+            "run": self.run.to_json(),
+            "acceptance": None if told is None else {n: told.to_json()[n] for n in names},
+            "predicted_as": self.predicted_as,
+            "rows": [row.to_json() for row in self.comparison.rows],
+            "factors": self.comparison.factors,
+            "largest_factor": self.comparison.largest,
+            "reading": self.comparison.reading,
+            "findings": list(self.findings),
+        }
+
+    @property
+    def predicted_as(self) -> dict[str, Any] | None:
+        """The scenario of the prediction, and its batch, which need not be whole."""
+        if self.scenario is None or self.prediction is None:
+            return None
+        names = ("target", "accelerator", "engine", "method", "draft", "gamma", "context")
+        named = {name: getattr(self.scenario, name) for name in names}
+        return named | {"batch": float(self.prediction.batch)}
+
+
+def run_results(options: argparse.Namespace) -> int:
+    """Compare the files of `--results` and return the exit status."""
+    if len(options.results) > MOST_FILES:
+        raise SpecsimError(f"--results takes at most {MOST_FILES:,} files")
+    told: list[Told] = []
+    for file in options.results:
+        for run in read_runs(read_ascii(file, "log_bytes"), file):
+            told.append(tell(options, file, run))
+    if options.json:
+        document = {"results": [each.to_json() for each in told], "version": __version__}
+        print(json.dumps(document, allow_nan=False))
+    else:
+        for each in told:
+            print(*lines(each), sep="\n")
+    return 0
+
+
+def tell(options: argparse.Namespace, file: str, run: ServedRun) -> Told:
+    """One run, with its prediction where the options name a target."""
+    found = None if run.counters is None else diagnose(run.counters)
+    findings = [*run.cautions, *(run.counters.cautions if run.counters else ())]
+    tokens = None if found is None else found.tokens_per_cycle
+    scenario, prediction, first = None, None, None
+    if options.target is None:
+        findings.append("For a prediction give --target, --accelerator, and --draft or --method.")
+    elif run.decoding is None and options.batch is None:
+        findings.append("No prediction: the run does not tell its mean batch; give --batch.")
+    else:
+        scenario = scenario_for(options, run, found, findings)
+    if scenario is not None:
+        resolved = resolve(scenario)
+        batch = float(scenario.batch) if options.batch else max(1.0, run.decoding or 1.0)
+        prediction = resolved.predict(gamma=scenario.gamma or 0, batch=batch)
+        first = first_token_s(resolved, run)
+    comparison = compare_run(run, prediction, first, tokens)
+    return Told(file, run, found, scenario, comparison, prediction, tuple(findings))
+
+
+def scenario_for(
+    options: argparse.Namespace, run: ServedRun, found: Diagnosis | None, findings: list[str]
+) -> Scenario | None:
+    """The scenario of a run's mean decode step; None, with a finding, where the run leaves open how
+    it drafted. Options replace what the run tells."""
+    counted = run.counters.engine if run.counters else run.engine
+    engine = ENGINES.get(counted or "", counted)
+    batch = options.batch or max(1, round(run.decoding or 1))
+    context = options.context or (None if run.context is None else max(1, round(run.context)))
+    if context is None:
+        context = 1024
+        findings.append("The run does not tell its context: 1,024 is assumed; --context sets it.")
+    scenario = scenario_of(
+        options,
+        engine=options.engine or (engine if engine in KNOWN else "cuda-graphs"),
+        batch=batch,
+        context=context,
+        gamma=None,
+    )
+    drafts = scenario.draft is not None or scenario.method is not None
+    gamma = options.gamma
+    if found is None and not scenario.acceptance:
+        if drafts:
+            findings.append(
+                "The run has no counters of speculation: it is predicted as plain decoding. If it "
+                "speculated, give --alpha (or --survival) and --gamma."
+            )
+        return replace(scenario, draft=None, method=None, draft_precision=None,
+                       draft_tensor_parallel=None)  # fmt: skip
+    if not drafts:
+        findings.append("No prediction: the run speculates; say how by --draft or --method.")
+        return None
+    if gamma is None and found is not None and found.gamma is not None:
+        gamma = max(1, round(found.gamma))
+    if gamma is None:
+        findings.append(
+            "No prediction: the run does not tell how many tokens it drafts; give --gamma."
+        )
+        return None
+    if scenario.acceptance:
+        return replace(scenario, gamma=gamma)
+    assert found is not None
+    if found.tokens_per_cycle is None:
+        findings.append(
+            "No prediction: tokens per cycle are not known; give --alpha or --survival."
+        )
+        return None
+    if found.survival is not None and len(found.survival) == gamma:
+        return replace(scenario, gamma=gamma, survival=found.survival)
+    return replace(scenario, gamma=gamma, tokens_per_cycle=min(found.tokens_per_cycle, gamma + 1.0))
+
+
+def first_token_s(resolved: Resolved, run: ServedRun) -> float | None:
+    """The prefill of a mean prompt alone at an idle engine; None if the run tells no prompts."""
+    if run.mean_input is None or run.mean_input < 1:
+        return None
+    drafter = resolved.drafter
+    draft = drafter.architecture if isinstance(drafter, DraftModel) else None
+    found = time_to_first_token(
+        resolved.target, resolved.system, prompt=run.mean_input, draft=draft
+    )
+    return float(found.total_s)
+
+
+TITLES = {
+    "output_tokens_per_s": "output tokens per second",
+    "tokens_per_cycle": "tokens per cycle",
+}
+
+
+def lines(told: Told) -> list[str]:
+    """The report of one run for a person."""
+    run = told.run
+    facts = [
+        run.tool,
+        f"model {run.model}" if run.model else "",
+        f"{run.completed} requests" if run.completed is not None else "",
+        f"{run.failed} failed" if run.failed else "",
+        f"{run.duration_s:.2f} s" if run.duration_s is not None else "",
+        f"{run.decoding:.2f} sequences decode at a time" if run.decoding is not None else "",
+    ]
+    said = [f"{told.file}: {', '.join(fact for fact in facts if fact)}"]
+    found = told.diagnosis
+    if found is not None:
+        rates = {
+            "tokens per cycle": found.tokens_per_cycle,
+            "accepted / drafted": found.accepted_per_drafted,
+            "alpha": found.alpha,
+        }
+        shown = [f"{name} {value:.3f}" for name, value in rates.items() if value is not None]
+        said.append(f"  acceptance: {', '.join(shown)}")
+    if told.scenario is not None and told.prediction is not None:
+        as_ = told.scenario
+        how = f"gamma {as_.gamma}" if as_.gamma else "plain decoding"
+        said.append(
+            f"  predicted as {as_.target} under {as_.engine}, {how}, batch "
+            f"{float(told.prediction.batch):.3g}, context {as_.context}"
+        )
+    titles = [title(row.metric, row.convention) for row in told.comparison.rows]
+    wide = max(map(len, titles), default=0)
+    if titles:
+        said.append(f"  {'':{wide}s}{'measured':>12s}{'predicted':>12s}{'ratio':>8s}")
+    for name, row in zip(titles, told.comparison.rows, strict=True):
+        said.append(f"  {name:{wide}s}{cells(row)}")
+    if told.comparison.factors:
+        product = " x ".join(f"{f:.2f} ({name})" for name, f in told.comparison.factors.items())
+        said.append(f"  time per token, measured / predicted: {product}")
+        said.append(f"  largest factor: {told.comparison.largest}: {told.comparison.reading}")
+    conventions = [name for name in CONVENTIONS if name in run.latencies]
+    said += [f"  {run.latencies[name].called}: {CONVENTIONS[name]}" for name in conventions]
+    return said + [f"  - {sentence}" for sentence in told.findings] + [""]
+
+
+def title(metric: str, called: str | None) -> str:
+    """What a person reads for a metric: the statistic, the tool's name, our convention."""
+    if called is None:
+        return TITLES[metric]
+    statistic, _, convention = metric.removesuffix("_s").partition("_")
+    alone = ", no waiting" if convention == "ttft" else ""
+    return f"{statistic} {called} ({convention}{alone})"
+
+
+def cells(row: Any) -> str:
+    """Measured, predicted and their ratio, times in milliseconds."""
+    is_time = row.metric.endswith("_s") and row.convention is not None
+    scale, unit = (1e3, " ms") if is_time else (1.0, "   ")
+    measured = f"{row.measured * scale:9.2f}{unit}"
+    if row.predicted is None or row.ratio is None:
+        return f"{measured}{'-':>12s}{'-':>8s}"
+    return f"{measured}{row.predicted * scale:9.2f}{unit}{row.ratio:8.2f}"
