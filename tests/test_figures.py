@@ -202,11 +202,33 @@ def test_the_map_is_white_where_nothing_is_gained() -> None:
     np.testing.assert_allclose(mesh.to_rgba(1.0)[:3], (1, 1, 1), atol=0.02)
 
 
-def test_the_readmes_figures_are_made_by_one_command(tmp_path, point, capsys) -> None:
+DOCUMENT = {
+    "rows": [
+        {"scored": True, "measured_s": 0.01, "error_ideal": -0.5, "error_without_source": 0.1},
+        {"scored": False, "measured_s": 9.0, "error_ideal": 0.0, "error_without_source": 0.0},
+    ],
+    "speedups": [{"published": 0.8, "ideal": 1.6, "without_source": 0.9}],
+}
+
+
+def test_published_numbers_stand_beside_both_predictions() -> None:
+    times, gains = figures.published(DOCUMENT).axes
+    drawn = [tuple(map(float, (*line.get_xdata(), *line.get_ydata()))) for line in times.lines]
+    assert drawn[:2] == [pytest.approx((10.0, 5.0)), pytest.approx((10.0, 11.0))]  # ms, scored only
+    drawn = [tuple(map(float, (*line.get_xdata(), *line.get_ydata()))) for line in gains.lines]
+    assert drawn[:2] == [(0.8, 1.6), (0.8, 0.9)]
+    assert drawn[-1][:2] == drawn[-1][2:]  # the line of right predictions
+    assert gains.get_xlim() == gains.get_ylim()
+
+
+def test_the_readmes_figures_are_made_by_one_command(tmp_path, point, capsys, monkeypatch) -> None:
+    from specsim.evidence import validation
     from specsim.figures.__main__ import main
 
+    monkeypatch.setattr(validation, "report", lambda: DOCUMENT)
     main([str(tmp_path / "docs"), "--measured", str(tmp_path)])
-    assert [file.name for file in (tmp_path / "docs").iterdir()] == ["speedup-map.png"]
+    names = sorted(file.name for file in (tmp_path / "docs").iterdir())
+    assert names == ["published.png", "speedup-map.png"]
     assert "demo.png stays as it is" in capsys.readouterr().out
 
 

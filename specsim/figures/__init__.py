@@ -17,6 +17,7 @@ line; a measured value is a marker with its spread.
 | `distributions` | kept drafts and residual draws, which add up to p; rules that are not exact |
 | `methods` | one number for each drafting method, predicted and measured |
 | `comparisons` | measured points of a suite against their predictions |
+| `validations` | published passes and speedups against their predictions |
 """
 
 from specsim.checks.extras import needed
@@ -47,6 +48,7 @@ with needed("specsim.figures"):
         styled,
         subplots,
     )
+    from specsim.figures.validations import published
 
 __all__ = [
     "COLOURS",
@@ -70,6 +72,7 @@ __all__ = [
     "parity",
     "png",
     "predicted_and_measured",
+    "published",
     "roofline",
     "shades",
     "speedup_by_batch",

@@ -12,7 +12,7 @@ import numpy as np
 
 import specsim
 from specsim import figures
-from specsim.evidence import calibration
+from specsim.evidence import calibration, validation
 from specsim.evidence.comparison import compare
 from specsim.evidence.measurement import Measurement
 from specsim.planning import sweep
@@ -68,7 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--measured", type=Path, default=Path("out"))
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"speedup-map.png": where_it_pays()}
+    drawn = {
+        "speedup-map.png": where_it_pays(),
+        "published.png": figures.published(validation.report()),
+    }
     if (options.measured / "demo.json").is_file():
         drawn["demo.png"] = demo(options.measured)
     else:
