@@ -10,7 +10,7 @@ BOUNDS = {  # what a plain step mostly does, and what follows for a wider pass
     "compute": ("mostly computes", "so every additional token costs its full time"),
     "overhead": ("is mostly launches and host time", "which faster memory does not shorten"),
 }
-EXPERTS = ("mostly reads weights", "and additional tokens activate more experts")
+EXPERTS = "and additional tokens activate more experts"
 WIDER = 1.1  # from this ratio on a verification is said to take longer than a plain step
 A_TIE = 0.02  # a smaller gain or loss is said to be none
 
@@ -40,8 +40,9 @@ def describe(shown: PredictedScenario) -> str:
 
 def waits(shown: PredictedScenario) -> str:
     """What a plain step does with its time, and what a wider pass costs compared with it."""
-    wakes = shown.bound == "weights" and shown.target.experts is not None
-    does, so = EXPERTS if wakes else BOUNDS[shown.bound]
+    does, so = BOUNDS[shown.bound]
+    wakes = shown.bound in ("weights", "overhead") and shown.target.experts is not None
+    so = EXPERTS if wakes else so
     wider = shown.of("verify_step_s") / shown.of("step_s")
     if shown.gamma == 0 or wider < WIDER:
         return f"{does}, {so}"
