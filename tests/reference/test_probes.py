@@ -28,7 +28,7 @@ def test_a_burst_during_one_visit_leaves_no_slow_width(monkeypatch):
     monkeypatch.setattr(probes, "STACKS", ((64, 1), (96, 1)))
     calls = []
 
-    def timed(actions, rounds, device):
+    def timed(actions, rounds, device, warm_ups=None):
         calls.append(len(actions))
         times = [1.0 + 0.01 * row for row in range(len(actions))]
         if len(calls) == 2:
