@@ -28,10 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
 
 
+def pytest_configure() -> None:
+    """Nothing that collecting thousands of tests makes is garbage: it is not searched, then ..."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What thousands of collected tests hold stays: no garbage collection looks at it again."""
-    gc.collect()
+    """... or later, during the tests."""
     gc.freeze()
+    gc.enable()
 
 
 def cuda_is_available() -> bool:
