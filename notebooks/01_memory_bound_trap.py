@@ -160,7 +160,7 @@ if here.torch:
     torch.manual_seed(0)
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    found = ceilings.measure_ceilings(device, dtype, course.effort(40, 10))
+    found = ceilings.measure_ceilings(device, dtype, course.effort(40, 4))
     stack = ceilings.stack(device, dtype)
     memory_s = stack.weight_bytes / found.bandwidth_bytes_per_s
     products_s = 2 * stack.weights * np.array(widths) / found.flops_per_s
@@ -176,7 +176,7 @@ else:
 
 # %%
 if here.torch:
-    timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 4))
+    timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 2))
     points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
     figure, axes = figures.subplots(height=3.6)
     title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"

@@ -221,8 +221,8 @@ if here.torch:
 
 # %%
 if here.torch:
-    batch = prompts[: course.effort(24, 8)]
-    new_tokens, seeds = course.effort(40, 16), course.effort((3, 4, 5, 6, 7, 8), (3, 4))
+    batch = prompts[: course.effort(24, 4)]
+    new_tokens, seeds = course.effort(40, 12), course.effort((3, 4, 5, 6, 7, 8), (3, 4))
     cycles = {
         seed: [
             row
@@ -361,7 +361,7 @@ Of two drafts the token rule accepts {accepted_by["token"]:.4f} on average, the 
 
 # %%
 if here.torch:
-    gammas, repeats = np.arange(1, 9), course.effort(10, 8)
+    gammas, repeats = np.arange(1, 9), course.effort(10, 4)
     tokens = {name: np.empty((len(seeds), len(gammas))) for name in ("token", "block")}
     for row, of_seed in enumerate(cycles.values()):
         target_probs = torch.stack([cycle.target_probs for cycle in of_seed])  # (N, γ+1, V)
@@ -383,7 +383,7 @@ else:
 # %%
 if here.torch:
     counted = {name: [] for name in tokens}
-    others = [tokenizer.encode(text)[:48] for text in texts["timed"]][: course.effort(25, 8)]
+    others = [tokenizer.encode(text)[:48] for text in texts["timed"]][: course.effort(25, 4)]
     for name, gamma in itertools.product(tokens, (4, 8)):
         drafter = reference.DraftModel(draft, gamma)
         run = reference.speculate(target, drafter, others, new_tokens, 1.0, rule=name, seed=5)
@@ -429,8 +429,8 @@ else:
 
 # %%
 if here.torch:
-    greedy_prompts = prompts[: course.effort(25, 8)]
-    length = course.effort(64, 24)
+    greedy_prompts = prompts[: course.effort(25, 4)]
+    length = course.effort(64, 12)
     divergences, equal, plain_texts = {}, {}, {}
     for name in ("float32", "bfloat16"):
         large, small, _ = reference.load_pair("bundled", dtype=getattr(torch, name))

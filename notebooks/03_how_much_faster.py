@@ -108,13 +108,13 @@ if here.torch:
 
     target, draft, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
     texts = checkpoints.prompt_texts()
-    prompts = course.effort(20, 6)
+    prompts = course.effort(20, 3)
     calibration, timed = (
         [tokenizer.encode(text)[:64] for text in texts[which][:prompts]]
         for which in ("calibration", "timed")
     )
     trace = acceptance.TextTrace(
-        *suites.text_trace(target, draft, calibration, max_new_tokens=course.effort(48, 24))
+        *suites.text_trace(target, draft, calibration, max_new_tokens=course.effort(48, 12))
     )
     predicted = [float(trace.tokens_per_cycle(gamma)) for gamma in drafted]
     shown = ", ".join(f"{t:.2f} at γ = {g}" for g, t in zip(drafted, predicted, strict=True))
@@ -124,7 +124,7 @@ else:
 
 # %%
 if here.torch:
-    new_tokens, seeds = course.effort(48, 24), course.effort((1, 2, 3, 4), (1, 2))
+    new_tokens, seeds = course.effort(48, 12), course.effort((1, 2, 3, 4), (1, 2))
     runs = [reference.Statistics(gamma) for gamma in drafted]
     alphas = np.empty((len(drafted), len(seeds)))
     for (row, total), (column, seed) in itertools.product(enumerate(runs), enumerate(seeds)):

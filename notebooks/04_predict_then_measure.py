@@ -142,14 +142,21 @@ better. The 80 % band of each one is ±{fitted.system.engine.error:.0%}.**
 SOURCE = ("bundled", None)
 
 if here.torch:
-    full = demo.Effort(2, 5, 32, dialled_prompts=2, dialled_tokens=24, counted_runs=1)
-    small = demo.Effort(1, 1, 16, dialled_prompts=1, dialled_tokens=12, counted_runs=1)
+    full = demo.Effort(
+        2,
+        demo.Decoded(32, texts=75, timed=5, counted=25),
+        demo.Decoded(24, texts=12, timed=2, counted=12),
+    )
+    small = demo.Effort(
+        1,
+        demo.Decoded(12, texts=8, timed=1, counted=6),
+        demo.Decoded(8, texts=3, timed=1, counted=3),
+        demo.DIALLED.first_layers(3),
+    )
     effort = course.effort(full, small)
     ready = {
         "trained": demo.trained_pair(SOURCE, dtype, device, effort),
-        "dialled": demo.dialled_pair(
-            dtype, device, effort, course.effort(demo.DIALLED, demo.DIALLED.first_layers(4))
-        ),
+        "dialled": demo.dialled_pair(dtype, device, effort),
     }
     predicted = {name: demo.predict_pair(pair, fitted) for name, pair in ready.items()}
     for name, (_, prediction) in predicted.items():

@@ -281,7 +281,7 @@ if here.torch:
 
     large, small, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
     texts = checkpoints.prompt_texts()
-    prompts, new_tokens = course.effort(20, 5), course.effort(40, 16)
+    prompts, new_tokens = course.effort(20, 3), course.effort(40, 10)
     calibration, timed = (
         [tokenizer.encode(text)[:48] for text in texts[which][:prompts]]
         for which in ("calibration", "timed")

@@ -67,8 +67,8 @@ if here.torch:
     system = fit(timings, asdict(machine.environment(device))).system
     target, draft, tokenizer = reference.load_pair("bundled", dtype=dtype, device=device)
     calibration, timed = (reference.prompts(which, 64) for which in ("calibration", "timed"))
-    calibration = calibration[: course.effort(25, 8)]
-    new_tokens = course.effort(48, 24)
+    calibration = calibration[: course.effort(25, 4)]
+    new_tokens = course.effort(48, 12)
     architecture, small = target.architecture, specsim.DraftModel(draft.architecture)
     plain = specsim.predict(architecture, None, system, context=64 + new_tokens // 2)
     course.say(f"{reason}. A plain step is predicted to take {1e3 * float(plain.step_s):.2f} ms.")

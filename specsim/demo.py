@@ -11,6 +11,7 @@ then the prediction, and only then the decoder, on other prompts.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,39 @@ SAMPLE = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """How much is decoded of a pair: `new_tokens` after each prompt.
+
+    The target writes `texts` texts after calibration prompts, to estimate the acceptance. Then
+    `timed` prompts are decoded one by one, and `counted` prompts as one batch, which only counts
+    accepted tokens.
+    """
+
+    new_tokens: int
+    texts: int
+    timed: int
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is timed: rounds of probes, prompts of each pair, new tokens for each prompt; and
-    how many times all prompts are decoded as a batch to count accepted tokens."""
+    """How much is run: rounds of probes, what is decoded of each pair, and the dialled target."""
 
     probe_rounds: int
-    prompts: int
-    new_tokens: int
-    dialled_prompts: int
-    dialled_tokens: int
-    counted_runs: int
+    trained: Decoded
+    dialled: Decoded
+    target: Architecture = DIALLED
 
 
-FULL = Effort(5, prompts=7, new_tokens=44, dialled_prompts=3, dialled_tokens=32, counted_runs=1)
-QUICK = Effort(2, prompts=2, new_tokens=24, dialled_prompts=1, dialled_tokens=24, counted_runs=1)
-
-# Texts that a trained target writes from each calibration prompt: one of them may repeat itself,
+# A trained target writes three texts after each of its 25 prompts: one of them may repeat itself,
 # which makes it easy to draft.
-TEXTS = 3
+FULL = Effort(5, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
+QUICK = Effort(
+    1,
+    Decoded(24, texts=25, timed=1, counted=10),
+    Decoded(16, texts=4, timed=1, counted=4),
+    DIALLED.first_layers(6),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +85,7 @@ class Pair:
     draft: Any
     calibration_prompts: list[list[int]]
     timed_prompts: list[list[int]]
-    timed: int
-    new_tokens: int
-    counted_runs: int
+    effort: Decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +182,7 @@ def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> Pa
     `drift` is the probe that times a fixed read again: is the machine still as fast as when it was
     calibrated?
     """
-    texts = f"{len(pair.calibration_prompts)} texts from calibration prompts"
+    texts = f"{pair.effort.texts} texts from calibration prompts"
     say("", f"{pair.title}: acceptance at temperature 1 from {texts}")
     trace, prediction = predict_pair(pair, calibration)
     say("", *tables.prediction_table(prediction))
@@ -188,8 +202,8 @@ def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Predi
         *suites.text_trace(
             target,
             draft,
-            pair.calibration_prompts,
-            max_new_tokens=pair.new_tokens + len(GAMMAS),
+            list(islice(cycle(pair.calibration_prompts), pair.effort.texts)),
+            max_new_tokens=pair.effort.new_tokens + len(GAMMAS),
         )
     )
     lengths = [len(prompt) for prompt in pair.timed_prompts]
@@ -199,7 +213,7 @@ def predict_pair(pair: Pair, calibration: Calibration) -> tuple[TextTrace, Predi
         calibration.system,
         gamma=np.array(GAMMAS),
         acceptance=trace,
-        context=round(np.mean(lengths) + pair.new_tokens / 2),
+        context=round(np.mean(lengths) + pair.effort.new_tokens / 2),
         tokens_error=[float(trace.tokens_error(gamma)) if gamma else 0.0 for gamma in GAMMAS],
     )
     return trace, prediction
@@ -219,11 +233,10 @@ def measure_predicted(
     measured = suites.measure_pair(
         pair.target,
         pair.draft,
-        pair.timed_prompts[: pair.timed],
+        pair.timed_prompts[: pair.effort.timed],
         gammas,
-        max_new_tokens=pair.new_tokens,
-        counted_prompts=pair.timed_prompts,
-        counted_runs=pair.counted_runs,
+        max_new_tokens=pair.effort.new_tokens,
+        counted_prompts=pair.timed_prompts[: pair.effort.counted],
         drift=drift,
         calibration_drift_s=calibration.environment["drift_s"],
     )
@@ -262,18 +275,17 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
         f"the trained pair, {target.architecture.name}",
         target,
         draft,
-        TEXTS * prompts["calibration"],
+        prompts["calibration"],
         prompts["timed"],
-        effort.prompts,
-        effort.new_tokens,
-        effort.counted_runs,
+        effort.trained,
     )
 
 
-def dialled_pair(dtype: Any, device: Any, effort: Effort, shape: Architecture = DIALLED) -> Pair:
+def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
     """Random weights, a draft of the first layer alone, and random prompts."""
     from reference.lab import dialled
 
+    shape = effort.target
     target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
     millions = shape.parameters / 1e6
     say(f"pair         {shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
@@ -284,9 +296,7 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort, shape: Architecture = 
         draft,
         ids[:12],
         ids[12:],
-        effort.dialled_prompts,
-        effort.dialled_tokens,
-        effort.counted_runs,
+        effort.dialled,
     )
 
 

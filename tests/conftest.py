@@ -2,6 +2,7 @@
 the same examples on every run and never fails for being on a slow machine. `make test-slow` sets
 SPECSIM_EXAMPLES=fresh, for new examples on every run; a failure then says how to repeat it."""
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -25,6 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if needs_gpu and not cuda_is_available():
         for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
+
+
+def pytest_configure() -> None:
+    """Nothing that collecting thousands of tests makes is garbage: it is not searched, then ..."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """... or later, during the tests."""
+    gc.freeze()
+    gc.enable()
 
 
 def cuda_is_available() -> bool:

@@ -4,6 +4,7 @@ No probe has the shape of a model that is predicted from the calibration. All pr
 timed in turn, round by round, so a change of the machine's speed affects them alike.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 STACKS = ((64, 6), (160, 1), (224, 2), (320, 4), (448, 6), (672, 5), (896, 8), (1152, 10))
 MOST_VISITS = 4  # of a stack; fewer are enough once two of them agree
 AGREEMENT = 1.12  # two times agree below this ratio of the slower to the faster
+LARGE = 5e7  # bytes of a stack that takes long
+MATRICES = 4  # of a layer
+LIMIT_S = 30.0  # no visit and no round of cycles begins later, if what must be timed has been
 
 
 def synchronise(device: torch.device) -> None:
@@ -37,26 +41,37 @@ def synchronise(device: torch.device) -> None:
 
 
 def timed_in_turn(
-    actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
+    actions: Sequence[Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    warm_ups: int | None = None,
 ) -> list[list[float]]:
-    """The seconds of each action in each of `rounds` rounds through all actions."""
+    """The seconds of each action in each of `rounds` rounds through all actions.
+
+    The first `warm_ups` actions (None: all) run once before, untimed.
+    """
+    for action in actions[:warm_ups]:
+        action()
     samples: list[list[float]] = [[] for _ in actions]
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for action, times in zip(actions, samples, strict=True):
             synchronise(device)
             started = time.perf_counter()
             action()
             synchronise(device)
-            if turn:  # the first round warms up
-                times.append(time.perf_counter() - started)
+            times.append(time.perf_counter() - started)
     return samples
 
 
 def round_robin(
-    actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
+    actions: Sequence[Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    warm_ups: int | None = None,
 ) -> list[float]:
-    """The median seconds of each action over `rounds` rounds through all actions."""
-    return [statistics.median(times) for times in timed_in_turn(actions, rounds, device)]
+    """The median seconds of each action over `rounds` rounds, after `warm_ups`, as above."""
+    samples = timed_in_turn(actions, rounds, device, warm_ups)
+    return [statistics.median(times) for times in samples]
 
 
 def probe_architecture(hidden: int, layers: int, vocab_size: int = 1536) -> Architecture:
@@ -76,18 +91,21 @@ def run_probes(
     rounds: int = 7,
     between: Callable[[], object] = lambda: None,
 ) -> Probes:
-    """Time every probe, in about 15 seconds on two cores.
+    """Time every probe.
 
-    `between` is called several times during the run, for example to time a drift probe.
+    `rounds` is the number of times that each is timed, at most: on a slow machine, after half a
+    minute (LIMIT_S), no further round of cycles begins. `between` is called several times during
+    the run, for example to time a drift probe.
     """
+    until = time.perf_counter() + LIMIT_S
     with tqdm(total=3, desc="calibrating", leave=False) as bar:
         between()
-        linear, bandwidth, flops = linear_probes(device, dtype, rounds)
+        linear, bandwidth, flops = linear_probes(device, dtype, rounds, until)
         bar.update()
         between()
         attention = attention_probes(device, dtype, rounds)
         bar.update()
-        stages = stage_probes(device, dtype, rounds, between)
+        stages = stage_probes(device, dtype, rounds, between, until)
         bar.update()
     return Probes(
         machine=environment(device).device,
@@ -119,9 +137,11 @@ def linear_stack(
 
 
 def linear_probes(
-    device: torch.device, dtype: torch.dtype, rounds: int
+    device: torch.device, dtype: torch.dtype, rounds: int, until: float = math.inf
 ) -> tuple[tuple[LinearProbe, ...], float, float]:
     """Time linear stacks of every size with every number of rows.
+
+    `until` is the time, of `time.perf_counter`, after which no stack gets a third visit.
 
     Returns the probes, the best bandwidth in bytes per second, and the rate of a wide product in
     FLOP/s.
@@ -142,12 +162,18 @@ def linear_probes(
         for layer in stack:
             layer(inputs[rows, layer.in_features])
 
+    for stack in stacks:
+        for rows in ROWS:
+            run(stack[:MATRICES], rows)  # a kernel is chosen when its sizes are first met
     visits: list[list[list[float]]] = [[] for _ in stacks]
     while pending := [i for i, seen in enumerate(visits) if not settled(seen)]:
+        if visits[0][1:] and time.perf_counter() > until:
+            break
         for i in pending:
-            turns = rounds * (2 if weight_bytes[i] < 5e7 else 1)
             actions = [lambda s=stacks[i], r=rows: run(s, r) for rows in ROWS]
-            visits[i].append(round_robin(actions, turns, device))
+            turns = rounds * (2 if weight_bytes[i] < LARGE else 1)
+            # one reading brings back into the caches what they can hold
+            visits[i].append(round_robin(actions, turns, device, warm_ups=1))
     probes = [
         LinearProbe(weight_bytes[i], len(stack), rows, statistics.mean(sorted(times)[:2]))
         for i, stack in enumerate(stacks)
@@ -214,30 +240,44 @@ PAIRS = (
     ((640, 6), (448, 1), 1024),
     ((896, 9), (896, 1), 6144),
 )
+# (prompt length, gammas) of a pair. Reading a prompt takes longer than the cycles after it, and
+# tells nothing: so prompts are short, and only one pair has a long one too.
+SHORT, LONG = (24, (0, 1, 3, 8)), (400, (0, 8))
+WITH_LONG = (384, 10)  # the target of that pair
 
 
 def stage_probes(
-    device: torch.device, dtype: torch.dtype, rounds: int, between: Callable[[], object]
+    device: torch.device,
+    dtype: torch.dtype,
+    rounds: int,
+    between: Callable[[], object],
+    until: float = math.inf,
 ) -> tuple[StageProbe, ...]:
     """Time the cycles of random pairs at temperature 1: the median of each stage, by gamma and
-    context."""
+    context.
+
+    `until` is the time, of `time.perf_counter`, after which no round begins, except the first.
+    """
     cases = []
     for target_size, draft_size, vocab_size in PAIRS:
         target, draft = (
             pack(random_model(probe_architecture(*size, vocab_size), dtype, device, seed=seed))
             for seed, size in enumerate((target_size, draft_size))
         )
-        for prompt_length in (24, 400) if target_size == (384, 10) else (120,):
-            for gamma in (0, 1, 3, 8):
+        for prompt_length, gammas in (SHORT, LONG) if target_size == WITH_LONG else (SHORT,):
+            for gamma in gammas:
                 drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
                 cases.append((target, drafter, prompt_length, Statistics(gamma)))
-    for turn in range(rounds + 1):
+    for target, drafter, prompt_length, _ in cases:  # warm up
+        speculate(target, drafter, [1] * prompt_length, 1, temperature=1.0)
+    for turn in range(rounds):
+        if turn and time.perf_counter() > until:
+            break
         between()
         for target, drafter, prompt_length, timed in cases:
             # most drafts of an unrelated model are rejected, so five tokens are a few cycles
             run = speculate(target, drafter, [1] * prompt_length, 5, temperature=1.0, seed=turn)
-            if turn:  # the first round warms up
-                timed.extend(run.statistics)
+            timed.extend(run.statistics)
     probes = []
     for target, drafter, prompt_length, timed in cases:
         gamma, context = timed.gamma, prompt_length + 3

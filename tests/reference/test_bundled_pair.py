@@ -13,9 +13,10 @@ import torch
 import reference
 from reference.checkpoints import PAIR
 
-NEW = 16
+NEW = 12
 GAMMAS = range(1, 9)
 ALONE = (0, 17, 49)  # prompts that are also decoded by themselves
+TREES = slice(0, None, 2)  # prompts that are decoded by trees, whose passes are wide
 
 pytestmark = pytest.mark.skipif(
     not (PAIR / "target" / "model.safetensors").exists(), reason="the pair is not trained yet"
@@ -83,8 +84,8 @@ def test_greedy_trees_write_the_same_text(pair, prompts, plain, agree, shape) ->
         drafter = reference.ConfidenceTree(draft, nodes=16, depth=5, width=4)
     else:
         drafter = reference.StaticTree(draft, reference.Tree.branching(shape))
-    result = reference.speculate(target, drafter, prompts, NEW)
-    assert agree(prompts, plain, result.tokens)
+    result = reference.speculate(target, drafter, prompts[TREES], NEW)
+    assert agree(prompts[TREES], plain[TREES], result.tokens)
     assert 0 < result.statistics.accepted < result.statistics.drafted, "nothing is put to the test"
     chosen, expected = ([texts[index] for index in ALONE] for texts in (prompts, plain))
     tokens = [reference.speculate(target, drafter, prompt, NEW).tokens for prompt in chosen]

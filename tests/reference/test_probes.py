@@ -1,9 +1,15 @@
 """Probes: what is timed, and that a disturbed visit does not look like a slow kernel."""
 
+import math
+import time
+from functools import partial
+
 import torch
 
 from reference.lab import probes
 from reference.lab.probes import AGREEMENT, MOST_VISITS, settled
+
+CPU = torch.device("cpu")
 
 
 def test_two_visits_that_agree_at_every_width_are_enough():
@@ -28,7 +34,7 @@ def test_a_burst_during_one_visit_leaves_no_slow_width(monkeypatch):
     monkeypatch.setattr(probes, "STACKS", ((64, 1), (96, 1)))
     calls = []
 
-    def timed(actions, rounds, device):
+    def timed(actions, rounds, device, warm_ups=None):
         calls.append(len(actions))
         times = [1.0 + 0.01 * row for row in range(len(actions))]
         if len(calls) == 2:
@@ -59,3 +65,41 @@ def test_the_dtype_is_the_one_that_decodes_a_text_faster(monkeypatch):
     assert probes.fastest_dtype(torch.device("cpu")) == (
         torch.bfloat16, "bf16, which decodes 2.0x as fast as fp32 here",
     )  # fmt: skip
+
+
+def test_some_actions_run_once_before_they_are_timed():
+    for warm_ups, calls in ((None, "abcabcabc"), (1, "aabcabc"), (0, "abcabc")):
+        called = []
+        actions = [partial(called.append, name) for name in "abc"]
+        times = probes.timed_in_turn(actions, 2, CPU, warm_ups)
+        assert "".join(called) == calls
+        assert [len(each) for each in times] == [2, 2, 2]
+
+
+def test_a_slow_machine_gets_no_visit_and_no_round_that_can_be_spared(monkeypatch):
+    """Two visits that disagree, and one round of cycles, when the time is over."""
+    monkeypatch.setattr(probes, "STACKS", ((64, 1), (96, 1)))
+    monkeypatch.setattr(probes, "PAIRS", (((64, 1), (64, 1), 61),))
+    calls = []
+
+    def timed(actions, rounds, device, warm_ups=None):
+        calls.append(rounds)
+        return [2.0 ** len(calls)] * len(actions)
+
+    monkeypatch.setattr(probes, "round_robin", timed)
+    for until, visits, rounds in ((time.perf_counter(), 2, 1), (math.inf, MOST_VISITS, 3)):
+        calls.clear()
+        probes.linear_probes(CPU, torch.float32, 1, until)
+        assert len(calls) == 2 * visits + 1  # and the wide product
+        turns = []
+        probes.stage_probes(CPU, torch.float32, 3, lambda turns=turns: turns.append(1), until)
+        assert len(turns) == rounds
+
+
+def test_only_one_pair_of_probes_reads_a_long_prompt(monkeypatch):
+    monkeypatch.setattr(probes, "PAIRS", (((64, 1), (64, 1), 61), ((64, 2), (64, 1), 61)))
+    monkeypatch.setattr(probes, "WITH_LONG", (64, 2))
+    found = probes.stage_probes(CPU, torch.float32, 1, lambda: None)
+    passes = [(p.architecture.num_layers, p.context, p.gamma) for p in found if p.stage == "verify"]
+    short = [(layers, 27, gamma) for layers in (1, 2) for gamma in (0, 1, 3, 8)]
+    assert passes == [*short, (2, 403, 0), (2, 403, 8)]

@@ -25,9 +25,9 @@ points = [
   { name = "p3", part = "plain", target = "tiny", batch = 3, context = 16, reserved = true },
   { name = "v4", part = "verify", target = "tiny", method = "given", gamma = 3, context = 24 },
   { name = "d", part = "speculation", target = "tiny", method = "draft-model", draft = "first-1", alpha = 0.6, gamma = 2, batch = 2, context = 20 },
-  { name = "t", part = "trained", target = "trained", method = "draft-model", gamma = 2, context = 100 },
-  { name = "n", part = "trained", target = "trained", method = "n-gram", gamma = 2, context = 100, temperature = 0.0 },
-  { name = "e", part = "trained", target = "trained", method = "early-exit", draft = "first-2", gamma = 1, context = 100 },
+  { name = "t", part = "trained", precision = "fp32", target = "trained", method = "draft-model", gamma = 2, context = 100 },
+  { name = "n", part = "trained", precision = "fp32", target = "trained", method = "n-gram", gamma = 2, context = 100, temperature = 0.0 },
+  { name = "e", part = "trained", precision = "fp32", target = "trained", method = "early-exit", draft = "first-2", gamma = 1, context = 100 },
 ]
 
 [shapes.tiny]

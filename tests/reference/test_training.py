@@ -40,8 +40,15 @@ RECIPE = Recipe(SHAPE, budget_tokens=6_400, batch_tokens=128, sequence=32, warmu
 STREAM = torch.arange(4000, dtype=torch.int16) % 7  # learnable: every token follows from the last
 
 
-def test_the_loss_falls(tmp_path):
-    model, curve = train_model(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run without an interruption: the model and its curve."""
+    file = tmp_path_factory.mktemp("whole") / "run.pt"
+    return train_model(RECIPE, STREAM, STREAM, file, compiled=False)
+
+
+def test_the_loss_falls(whole):
+    model, curve = whole
     assert curve[-1]["held_out_loss"] < 1.0 < math.log(7) < curve[0]["held_out_loss"]
     assert not model.training
 
@@ -63,17 +70,16 @@ def interruption(monkeypatch):
     return begin
 
 
-def test_a_resumed_run_is_the_run(tmp_path, interruption):
-    def train(name):
-        return train_model(RECIPE, STREAM, STREAM, tmp_path / name, compiled=False)
+def test_a_resumed_run_is_the_run(whole, tmp_path, interruption):
+    def train():
+        return train_model(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
 
-    whole, _ = train("whole.pt")
     interruption()
     with pytest.raises(KeyboardInterrupt):
-        train("run.pt")
-    resumed, curve = train("run.pt")
+        train()
+    resumed, curve = train()
     assert len(curve) == len({point["tokens"] for point in curve})
-    for name, weight in whole.state_dict().items():
+    for name, weight in whole[0].state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight)
 
 
@@ -134,12 +140,19 @@ def test_the_overlap_is_how_often_a_draft_is_accepted(target, draft):
     assert abs(accepted / rounds - expected) < 4 * error
 
 
-def test_a_head_learns_the_distribution_of_its_target(target, tmp_path):
+@pytest.fixture(scope="module")
+def whole_head(target, tmp_path_factory):
+    """A run without an interruption: the head, its curve, and the target's weights before it."""
+    before = [weight.clone() for weight in target.parameters()]
+    file = tmp_path_factory.mktemp("whole") / "head.pt"
+    return *train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False), before
+
+
+def test_a_head_learns_the_distribution_of_its_target(target, whole_head):
     def acceptance(head):
         return acceptance_by_depth(head, target, TEXT, depth=3, sequence=32)
 
-    before = [weight.clone() for weight in target.parameters()]
-    head, curve = train_head(HEAD_RECIPE, target, TEXT, TEXT, tmp_path / "run.pt", compiled=False)
+    head, curve, before = whole_head
     assert curve[-1]["held_out_loss"] < 0.2 * curve[0]["held_out_loss"]
     shares, at_first = acceptance(head), acceptance(untrained_head(target))
     for kind in ("sampled", "greedy"):
@@ -148,16 +161,16 @@ def test_a_head_learns_the_distribution_of_its_target(target, tmp_path):
     assert all(map(torch.equal, before, target.parameters())), "the target was trained as well"
 
 
-def test_a_resumed_run_of_a_head_is_the_run(target, tmp_path, interruption):
-    def train(name):
-        return train_head(HEAD_RECIPE, target, TEXT, TEXT, tmp_path / name, compiled=False)[0]
+def test_a_resumed_run_of_a_head_is_the_run(target, whole_head, tmp_path, interruption):
+    def train():
+        file = tmp_path / "run.pt"
+        return train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False)[0]
 
-    whole = train("whole.pt")
     interruption()
     with pytest.raises(KeyboardInterrupt):
-        train("run.pt")
-    resumed = train("run.pt")
-    for name, weight in whole.own.items():
+        train()
+    resumed = train()
+    for name, weight in whole_head[0].own.items():
         torch.testing.assert_close(resumed.own[name], weight)
 
 

@@ -33,23 +33,23 @@ def measure_pair(
     temperature: float = 1.0,
     seed: int = 0,
     counted_prompts: Sequence[Sequence[int]] = (),
-    counted_runs: int = 0,
     drift: DriftProbe | None = None,
     calibration_drift_s: float | None = None,
 ) -> list[Point]:
     """Measure a point for every gamma, at batch 1.
 
     Gamma 0 is plain decoding; its time is the `step_s` of every point. A median time needs few
-    cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch,
-    `counted_runs` times with other seeds, only to count what is accepted. `drift` is timed between
-    the prompts, and compared with `calibration_drift_s`, its seconds at calibration.
+    cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch, with
+    another seed, only to count what is accepted. `drift` is timed between the prompts, and compared
+    with `calibration_drift_s`, its seconds at calibration.
     """
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
     for gamma in gammas:  # warm up: allocator, kernel selection
         speculate(target, drafters[gamma], prompts[0], min(16, max_new_tokens), temperature)
-    rounds = len(prompts) * len(gammas) + counted_runs * (len(gammas) - 1)
+    counted_gammas = gammas[1:] if counted_prompts else []
+    rounds = len(prompts) * len(gammas) + len(counted_gammas)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
     probed = [drift.product_s()] if drift else []
     for index, prompt in enumerate(prompts):
@@ -60,18 +60,17 @@ def measure_pair(
             totals[gamma].extend(run.statistics)
             bar.update()
         probed += [drift.product_s()] if drift else []
-    for turn in range(counted_runs):
-        for gamma in gammas[1:]:
-            run = speculate(
-                target,
-                drafters[gamma],
-                counted_prompts,
-                max_new_tokens,
-                temperature,
-                seed=seed + 1000 + turn,
-            )
-            totals[gamma].extend_counts(run.statistics)
-            bar.update()
+    for gamma in counted_gammas:
+        run = speculate(
+            target,
+            drafters[gamma],
+            counted_prompts,
+            max_new_tokens,
+            temperature,
+            seed=seed + 1000,
+        )
+        totals[gamma].extend_counts(run.statistics)
+        bar.update()
     bar.close()
     context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)
     plain = Timing.of(totals[0].cycle_times)
