@@ -19,7 +19,7 @@ from specsim.architecture import Architecture, DraftHead, draft_head, model
 from specsim.checks import ArrayLike, Integers, SpecsimError, as_survival, one_count, within
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.drafting import Drafter, DraftModel, method
-from specsim.hardware import System
+from specsim.hardware import System, host_named
 from specsim.hardware import system as catalog_system
 from specsim.operators import AUTO, precision, require_even_split
 from specsim.planning.cautions import Caution, find_cautions
@@ -33,6 +33,7 @@ WHOLE_NUMBERS = {  # of a scenario: what errors call it, its limit, the least th
     "gamma": ("gamma", "gamma", 0),
     "tensor_parallel": ("--tensor-parallel", "tensor_parallel", 1),
     "draft_tensor_parallel": ("--draft-tp", "tensor_parallel", 0),  # 0 is refused with the target's
+    "offload_layers": ("--offload-layers", "layers", 0),
 }
 ACCEPTANCES = ("alpha", "survival", "tokens_per_cycle", "acceptance")  # `predict` takes one of them
 
@@ -49,7 +50,8 @@ class Scenario:
     `survival` (s_1, s_2, …; empty: not given) and `tokens_per_cycle` (bonus included);
     `draft_precision` ("auto": what the draft's own checkpoint says; None: the same, or the target's
     where that is named and the draft's says nothing); `draft_tensor_parallel` (None: the target's);
-    `like`, the `model_type` as which a config.json of an unknown one is read.
+    `like`, the `model_type` as which a config.json of an unknown one is read; `offload_layers`,
+    layers of the target in the memory of `host`, a CPU of the catalog (None: an assumed desktop).
     The others are those of
     `specsim.predict`.
     """
@@ -72,6 +74,8 @@ class Scenario:
     draft_tensor_parallel: int | None = None
     routing_correlation: float | None = None
     like: str | None = None
+    offload_layers: int = 0
+    host: str | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -156,6 +160,7 @@ def resolve(scenario: Scenario) -> Resolved:
     """
     require_sound(scenario)
     target, system = _model(scenario.target, scenario.like), system_of(scenario)
+    system.require_layers_of(target)
     drafter = drafter_of(scenario)
     if scenario.like is not None and not _reads_like(target, drafter):
         raise SpecsimError(f"--like {scenario.like} has no use: every model_type is known")
@@ -193,7 +198,17 @@ def require_sound(scenario: Scenario) -> None:
 
 
 def system_of(scenario: Scenario) -> System:
-    """The System of a scenario's engine, accelerator and formats."""
+    """The System of a scenario's engine, accelerator and formats, and of the host that holds some
+    of its layers."""
+    system, layers = _all_on_accelerator(scenario), scenario.offload_layers
+    if layers:
+        return replace(system, offloaded_layers=layers, host=host_named(scenario.host))
+    if scenario.host is not None:
+        raise SpecsimError("--host has no use without --offload-layers N")
+    return system
+
+
+def _all_on_accelerator(scenario: Scenario) -> System:
     devices = scenario.tensor_parallel
     if devices < 1:
         raise SpecsimError(f"--tensor-parallel must be at least 1, got {devices}")

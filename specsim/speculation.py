@@ -63,6 +63,7 @@ def predict(
     batch, context = at_least_one("batch", batch), at_least_one("context", context)
     require_few_cells(gamma, batch, context, alpha, tokens_per_cycle)
     require_able(drafter, target, gamma)
+    require_on_accelerator(drafter, system)
     acceptance, tau = acceptance_of_cycles(
         gamma, drafter, alpha, survival, tokens_per_cycle, acceptance
     )
@@ -71,8 +72,10 @@ def predict(
             raise SpecsimError(f"{target.name} has no experts whose routing could be correlated")
         routing_correlation = within("routing_correlation", routing_correlation, low=0.0, high=1.0)
 
-    # a system of "auto" holds the target as its checkpoint stores it, and a draft model as its own
-    drafting_system, system = system, system.storing(target)
+    # a system of "auto" holds the target as its checkpoint stores it, and a draft model as its own,
+    # which never lies on the host
+    drafting_system, system = system.on_accelerator, system.storing(target)
+    system.require_layers_of(target)
     engine = system.engine
     rows, share = verification_width(drafter, gamma, batch)
     workload = Workload(batch, context=context)
@@ -164,6 +167,15 @@ def require_able(drafter: Drafter | None, target: Architecture, gamma: Integers)
     if drafter.max_gamma is not None and np.any(gamma > drafter.max_gamma):
         raise SpecsimError(
             f"gamma = {gamma.max()}: this drafter can draft at most {drafter.max_gamma} tokens"
+        )
+
+
+def require_on_accelerator(drafter: Drafter | None, system: System) -> None:
+    """SpecsimError if `drafter` needs layers of the target that lie on the host."""
+    if system.offloaded_layers and drafter is not None and drafter.runs_target_layers:
+        raise SpecsimError(
+            "this method drafts with the target's own layers, which must not be left to the host: "
+            "give a draft model, or offload no layers"
         )
 
 

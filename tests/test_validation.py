@@ -16,6 +16,7 @@ from specsim.evidence import validation
 from specsim.evidence.validation.cases import DYNAMIC_SD, Case, passes
 from specsim.evidence.validation.fitting import FITTED, fitted_on
 from specsim.evidence.validation.formulas import PublishedResult, results, rounded_from
+from specsim.evidence.validation.pricing import stack_cases
 from specsim.evidence.validation.reports import as_result, document_of
 from specsim.evidence.validation.scores import (
     Scored,
@@ -31,6 +32,8 @@ from specsim.evidence.validation.speculation_scores import (
     speedup_bands,
 )
 from specsim.evidence.validation.speedups import published_speedups
+from specsim.hardware import system
+from specsim.planning.prefill import prefill_s
 
 ENGINES = catalog.load("engines")
 CASES, SKIPS = passes()
@@ -320,3 +323,78 @@ def test_specsim_validate(capsys, monkeypatch, document):
     assert capsys.readouterr().out.strip() == validation.render(document, worst=2)
     assert main(["validate", "--json"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), Mapping)
+
+
+# ------------------------------------------------------------------------------------- prompts
+
+
+PROMPTS = [case for case in CASES if case.prompt]
+
+
+def test_prompts_of_five_engines_are_predicted_and_none_is_fitted(document):
+    kinds = {row["engine"]: row for row in document["kinds"] if row["kind"] == "prefill"}
+    assert set(kinds) == {"llama.cpp", "llama.cpp-2024", "mlx", "tensorrt-llm", "vllm"}
+    assert sum(row["rows"] for row in kinds.values()) == len(PROMPTS) >= 150
+    assert not any(case.fitted for case in PROMPTS)
+    assert {case.kind for case in PROMPTS} == {"prefill"}
+    # how large the errors are, so that a change for the worse is seen
+    for engine, most in (("llama.cpp-2024", 0.3), ("llama.cpp", 0.45), ("mlx", 0.25)):
+        assert 0.05 < kinds[engine]["median"]["predicted"] < most
+    assert document["unscored"]["prompts"]["rows"] == len(PROMPTS) == len(document["prompts"])
+    assert "prefill" in validation.render(document)
+    assert f"errors of {len(PROMPTS)} prompts" in validation.render(document)
+
+
+def test_a_prompt_is_predicted_as_planning_predicts_it():
+    """4,096 tokens in eight passes of 512, and 2,048 after 8,192 in one."""
+    (chunked,) = (
+        case
+        for case in PROMPTS
+        if case.accelerator.name == "rtx-4090"
+        and case.precision == "fp16"
+        and case.rows * case.passes == 4096
+    )
+    (deep,) = (
+        case
+        for case in PROMPTS
+        if case.architecture.name == "qwen2.5-7b" and case.context == 8192 + 2049 / 2
+    )
+    for case, asked in (
+        (chunked, {"prompt": 4096, "chunk": 512}),
+        (deep, {"prompt": 8192 + 2048, "cached": 8192, "chunk": 2048}),
+    ):
+        machine = system(case.accelerator.name, case.engine, case.precision)
+        expected = prefill_s(case.architecture, machine, **asked)
+        assert_allclose(step_s(case, case.engine, ENGINES), float(expected), rtol=1e-12)
+    assert_allclose(chunked.seconds, 4096 / 6531.36, rtol=1e-12)
+    assert_allclose(deep.seconds, 2048 / 1913.47, rtol=1e-12)
+
+
+def test_a_first_token_adds_the_engines_host_part():
+    (case,) = (case for case in PROMPTS if case.engine == "vllm")
+    machine = system("a100-sxm-80gb", "vllm", "int4")
+    prompt_s = float(prefill_s(case.architecture, machine, prompt=16000, chunk=2048))
+    assert case.seconds == 3.34537
+    host_s = machine.engine.cycle_overhead_s + machine.engine.sequence_overhead_s
+    assert_allclose(step_s(case, "vllm", ENGINES), prompt_s + host_s, rtol=1e-12)
+    assert host_s > 0
+
+
+def test_many_prompts_priced_together_are_those_priced_alone():
+    stack = stack_cases(PROMPTS, ENGINES)
+    alone = [step_s(case, case.engine, ENGINES) for case in PROMPTS]
+    assert_allclose(stack.seconds({}), alone, rtol=1e-9)
+
+
+def test_prompts_do_not_widen_the_band_of_verifications(passed):
+    without = [row for row in passed if not row.case.prompt]
+    assert verification_bands(passed) == verification_bands(without)
+    assert bands(passed) == bands(without)
+
+
+def test_every_prompt_states_its_inputs_and_its_source():
+    for row in published.rows("prefill"):
+        stated = ("engine", "model", "precision", "accelerator", "prompt", "value", "source")
+        assert all(row[name] for name in stated)
+        assert row["unit"] == ("ms" if row["measures"] == "first token" else "tok/s")
+        assert row["batch"] == "1"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import specsim
-from specsim.cost import roofline
+from specsim.cost import placement
 from specsim.planning import memory
 from specsim.speculation import predict
 
@@ -57,7 +57,7 @@ class Recorder:
         for name in specsim.__all__:  # made when they are first asked for, so ask before
             getattr(specsim, name)
         self._replace(predict, self._watched_predict)
-        self._replace(roofline.step_time, self._watched_step)
+        self._replace(placement.step_time, self._watched_step)
         self._replace(memory.largest_batches, self._watched_statement)
         self._replace(memory.shortage, self._watched_shortage)
 

@@ -203,6 +203,16 @@ class Architecture(Sizes):
             )
         return self._layers(range(num_layers), f"{self.name}-first-{num_layers}")
 
+    def last_layers(self, num_layers: int) -> "Architecture":
+        """The same model without all but its last `num_layers` layers: what an accelerator keeps
+        of one whose first layers are computed elsewhere."""
+        if not 1 <= num_layers <= self.num_layers:
+            raise SpecsimError(
+                f"{self.name} has {self.num_layers} layers; cannot keep the last {num_layers}"
+            )
+        kept = range(self.num_layers - num_layers, self.num_layers)
+        return self._layers(kept, f"{self.name}-last-{num_layers}")
+
     @property
     def mtp_module(self) -> "Architecture":
         """A model of one layer like the last (DeepSeek-V3's: a mixture of experts), with the

@@ -6,6 +6,7 @@ from typing import Any
 
 from specsim import catalog
 from specsim.checks import number, numbers, whole
+from specsim.hardware import DEFAULT_HOST
 from specsim.operators import AUTO, PRECISIONS
 from specsim.scenario import Scenario
 
@@ -37,6 +38,15 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
     parser.add_argument(
         "--tensor-parallel", "--tp", type=int, default=1, help="devices that share the target"
     )
+    parser.add_argument(
+        "--offload-layers", type=int, default=0, metavar="N",
+        help="layers of the target in host memory, computed by the host (llama.cpp; default 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--host", metavar="NAME",
+        help="with --offload-layers: a CPU of the catalog (default: an assumed desktop, "
+        f"{DEFAULT_HOST})",
+    )  # fmt: skip
     parser.add_argument(
         "--context", type=int, default=1024, help="KV length at the step that is priced"
     )

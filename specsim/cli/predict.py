@@ -118,6 +118,7 @@ def to_json(
             {key: plain(value) for key, value in row.items()} for row in prediction.step.breakdown()
         ],
         "memory_bytes": float(held.total_bytes),
+        "host_memory_bytes": float(held.host_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
         "assumptions": [*first, *said, *rest],
         "version": __version__,

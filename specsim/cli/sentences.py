@@ -72,6 +72,7 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
             else f"{launches}, by a host that runs ahead: a pass takes the longer of that and its "
             "kernels."
         )
+    said += offloading(found)
     said += unknowns(found.system)
     if not scenario.calibrated:
         said.append(
@@ -79,6 +80,26 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
             f"({engine.confidence}), not from a measurement on this machine."
         )
     return said
+
+
+def offloading(found: Resolved) -> list[str]:
+    """What the host holds, how that is priced, and which way it errs."""
+    system, target = found.system, found.target
+    layers, host = system.offloaded_layers, system.host
+    if host is None:
+        return []
+    held = float(found.footprint(gamma=0).host_bytes)
+    on_accelerator = target.num_layers + 1 - layers  # with the LM head, as llama.cpp counts
+    return [
+        f"{layers} of {target.num_layers} layers lie in host memory, with their cache "
+        f"({held / 1e9:.1f} GB for a batch of {found.scenario.batch}), and {host.name} computes "
+        f"them ({float(np.max(host.bandwidth_bytes_per_s)) / 1e9:g} GB/s); all others, the LM head "
+        f"and a draft are on the accelerator (llama.cpp: -ngl {on_accelerator}). A CPU that "
+        "verifies several rows soon waits for its arithmetic, so drafts gain less.",
+        "What a host reaches was measured on a Ryzen 9 7950X and is assumed for others. "
+        "Optimistic: the host does nothing else, and few rows compute as fast as 512. Pessimistic: "
+        "from 32 rows on, llama.cpp copies weights to the accelerator and multiplies there.",
+    ]
 
 
 def rolling_back(target: Architecture) -> list[str]:

@@ -10,7 +10,7 @@ and no less than the host takes to launch it. Over many scenarios every distinct
 priced once, at a few contexts; the lines are drawn and combined over all scenarios: six operations
 a scenario instead of a hundred. The lines are first compared with the full sum between their ends.
 Where they miss it (sliding windows) or the accelerator is an array, every scenario is priced in
-full. This only saves arithmetic: the seconds are those of `roofline.step_time` to 1e-9.
+full. This only saves arithmetic: the seconds are those of `placement.step_time` to 1e-9.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import Array, Floats, Integers
-from specsim.cost.roofline import ForwardTime, forward_time, step_time
+from specsim.cost.placement import placed_time, step_time
+from specsim.cost.roofline import ForwardTime
 from specsim.hardware import System
 from specsim.operators import PLAIN_STEP, ForwardWork, Workload, forward_work
 
@@ -33,7 +34,8 @@ PROBES = np.array([0.0, 1.0, 0.5, 0.03, 0.2, 0.8])  # shares of the way from lea
 class ModelPass:
     """One forward pass of `workload` through `model` on `system`; each answer is computed once.
 
-    Raises SpecsimError where the system's devices cannot share the model's heads evenly.
+    Raises SpecsimError where the system's devices cannot share the model's heads evenly, and where
+    more layers are offloaded than the model has.
     """
 
     model: Architecture
@@ -45,13 +47,13 @@ class ModelPass:
 
     @cached_property
     def work(self) -> ForwardWork:
-        """Its operators, of one device."""
+        """Its operators, of one device and its host together."""
         return forward_work(self.model, self.workload, self.system.precision, self.system.sharding)
 
     @cached_property
     def time(self) -> ForwardTime:
         """The time of each operator."""
-        return forward_time(self.work, self.system)
+        return placed_time(self.work, self.model, self.system, self.workload)
 
     @cached_property
     def seconds(self) -> Floats:
@@ -82,7 +84,8 @@ def _drawn(model: Architecture, system: System, workload: Workload) -> Floats | 
         for value in (workload.batch, workload.rows, workload.context)
     )
     shape = np.broadcast_shapes(batch.shape, rows.shape, context.shape)
-    if np.prod(shape) < FEW or np.ndim(system.bandwidth_bytes_per_s):
+    host_rate = 0.0 if system.host is None else system.host.bandwidth_bytes_per_s
+    if np.prod(shape) < FEW or np.ndim(system.bandwidth_bytes_per_s) or np.ndim(host_rate):
         return None
     pairs = _distinct(batch, rows)
     if 4 * len(PROBES) * len(pairs.batch) > np.prod(shape):

@@ -27,18 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from specsim.architecture import Architecture
 from specsim.checks import Booleans, Floats, Strings
 from specsim.hardware import EfficiencyTable, System
 from specsim.operators import (
     ATTENTION,
     COLLECTIVE,
     LINEAR,
-    PLAIN_STEP,
     ForwardWork,
     Operator,
-    Workload,
-    forward_work,
 )
 
 BOUNDS = ("weights", "kv", "compute", "overhead")
@@ -212,19 +208,3 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
     nothing = np.zeros_like(overhead)
     terms.append(Term("launches and small kernels", None, overhead, nothing, "overhead"))
     return ForwardTime(tuple(terms), launch_s)
-
-
-def step_time(
-    model: Architecture,
-    system: System,
-    workload: Workload = PLAIN_STEP,
-    norm: float | None = None,
-) -> ForwardTime:
-    """The time of one pass of `workload` (by default a plain step of one sequence): count the work,
-    then price it.
-
-    Raises SpecsimError where the system's devices cannot share the model's heads evenly.
-    """
-    system = system.storing(model)
-    work = forward_work(model, workload, system.precision, system.sharding)
-    return forward_time(work, system, norm)

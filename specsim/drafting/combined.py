@@ -49,6 +49,10 @@ class Cascade(Drafter):
         require_count("inner_gamma", self.inner_gamma)
         require_share("inner_alpha", self.inner_alpha)
 
+    @property
+    def runs_target_layers(self) -> bool:
+        return self.middle.runs_target_layers or self.inner.runs_target_layers
+
     def require_vocabulary_of(self, target: Architecture) -> None:
         for drafter in (self.middle, self.inner):
             drafter.require_vocabulary_of(target)
@@ -89,6 +93,10 @@ class Ensemble(Drafter):
     def __post_init__(self) -> None:
         if not self.drafters:
             raise SpecsimError("an ensemble needs at least one drafter")
+
+    @property
+    def runs_target_layers(self) -> bool:
+        return any(one.runs_target_layers for one in self.drafters)
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         for drafter in self.drafters:

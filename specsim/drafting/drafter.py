@@ -42,6 +42,11 @@ class Drafter:
         return 0
 
     @property
+    def runs_target_layers(self) -> bool:
+        """Whether it drafts with the target's own layers, so that they must be where it is."""
+        return False
+
+    @property
     def max_gamma(self) -> int | None:
         """The most tokens it can draft per cycle, where there is a limit."""
         return None
@@ -119,6 +124,10 @@ class Around(Drafter):
     @property
     def lossless(self) -> bool:
         return self.drafter.lossless
+
+    @property
+    def runs_target_layers(self) -> bool:
+        return self.drafter.runs_target_layers
 
     @property
     def max_gamma(self) -> int | None:

@@ -144,6 +144,10 @@ class EarlyExit(Drafter):
     def architecture(self) -> Architecture:
         return self.target.first_layers(max(1, round(self.kept * self.target.num_layers)))
 
+    @property
+    def runs_target_layers(self) -> bool:
+        return True
+
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_tokenizer_of(target, self.target)
 
@@ -165,6 +169,10 @@ class QuantisedSelf(Drafter):
 
     def __post_init__(self) -> None:
         precision_named(self.precision)
+
+    @property
+    def runs_target_layers(self) -> bool:
+        return True
 
     def require_vocabulary_of(self, target: Architecture) -> None:
         require_tokenizer_of(target, self.target)

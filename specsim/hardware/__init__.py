@@ -5,14 +5,24 @@ and what every layer, pass and cycle costs on top. There is no single "utilisati
 arithmetic and attention have an efficiency each, and overheads are seconds.
 """
 
-from specsim.hardware.accelerators import Accelerator, accelerator
+from specsim.hardware.accelerators import (
+    PCIE_BYTES_PER_S,
+    PCIE_LATENCY_S,
+    Accelerator,
+    accelerator,
+)
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.hardware.engines import CEILINGS, Engine, catalog_engine, engine_row, entry
+from specsim.hardware.offloading import DEFAULT_HOST, OFFLOADING, host_named
 from specsim.hardware.systems import CACHE_SPEEDUP, System, system
 
 __all__ = [
     "CACHE_SPEEDUP",
     "CEILINGS",
+    "DEFAULT_HOST",
+    "OFFLOADING",
+    "PCIE_BYTES_PER_S",
+    "PCIE_LATENCY_S",
     "Accelerator",
     "EfficiencyTable",
     "Engine",
@@ -21,5 +31,6 @@ __all__ = [
     "catalog_engine",
     "engine_row",
     "entry",
+    "host_named",
     "system",
 ]

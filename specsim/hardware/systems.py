@@ -7,10 +7,16 @@ import numpy as np
 
 from specsim import catalog
 from specsim.architecture import Architecture
-from specsim.checks import Floats
+from specsim.checks import Floats, SpecsimError
 from specsim.hardware.accelerators import Accelerator, accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.hardware.engines import CEILINGS, Engine, catalog_engine
+from specsim.hardware.offloading import (
+    host_engine,
+    host_named,
+    require_offloadable,
+    vector_host,
+)
 from specsim.operators import AUTO, PRECISIONS, Precision, Sharding, precision_of
 from specsim.operators import precision as precision_named
 
@@ -26,12 +32,50 @@ BY_FORMAT = ("weight_efficiency", "vector_efficiency")  # depend on the format o
 @dataclass(frozen=True, slots=True)
 class System:
     """One device, or `tensor_parallel` of them, driven by one engine, holding weights in one
-    precision; or, where that is "auto", every model in that of its own checkpoint (`storing`)."""
+    precision; or, where that is "auto", every model in that of its own checkpoint (`storing`).
+
+    The target's first `offloaded_layers`, with their cache, lie in the memory of a `host`, a CPU
+    that computes them (llama.cpp's `-ngl`; None: an assumed desktop). Its LM head, and a draft,
+    stay on the accelerator. Raises SpecsimError where that cannot be.
+    """
 
     accelerator: Accelerator
     engine: Engine
     precision: Precision
     tensor_parallel: int = 1
+    offloaded_layers: int = 0
+    host: Accelerator | None = None
+
+    def __post_init__(self) -> None:
+        require_offloadable(
+            self.offloaded_layers, self.accelerator, self.engine, self.tensor_parallel, self.host
+        )
+        if self.offloaded_layers and self.host is None:
+            object.__setattr__(self, "host", host_named(None))
+
+    @property
+    def on_accelerator(self) -> "System":
+        """The same with nothing on the host, as a draft sees it."""
+        return replace(self, offloaded_layers=0, host=None) if self.offloaded_layers else self
+
+    @property
+    def on_host(self) -> "System":
+        """The CPU that computes the offloaded layers, as llama.cpp uses it.
+
+        Raises SpecsimError where no layer is offloaded.
+        """
+        if self.host is None:
+            raise SpecsimError(f"no layer is left to a host of {self.accelerator.name}")
+        engine = host_engine(self.engine.name, self.precision.name, self.engine)
+        return System(vector_host(self.host), engine, self.precision)
+
+    def require_layers_of(self, model: Architecture) -> None:
+        """SpecsimError where more layers are offloaded than `model` has."""
+        if self.offloaded_layers > model.num_layers:
+            raise SpecsimError(
+                f"{model.name} has {model.num_layers} layers; {self.offloaded_layers} cannot be "
+                "left to the host"
+            )
 
     @property
     def bandwidth_bytes_per_s(self) -> float | Floats:
@@ -139,16 +183,22 @@ def system(
     precision: str = "bf16",
     kv_precision: str | None = None,
     tensor_parallel: int = 1,
+    offloaded_layers: int = 0,
+    host: str | None = None,
 ) -> System:
     """The System of a catalog accelerator, or of several, under a catalog engine.
 
     `precision` is the format of the weights; "auto" prices every model as its own checkpoint stores
-    it, bf16 where that says nothing.
+    it, bf16 where that says nothing. `offloaded_layers` of the target lie in the memory of `host`,
+    a CPU of the catalog (None: an assumed desktop), and are computed there.
 
-    Raises SpecsimError for an unknown name, with the nearest known ones.
+    Raises SpecsimError for an unknown name, with the nearest known ones, and for an engine or an
+    accelerator that leaves no layers to a host.
     """
     stored = precision_named(precision)
     if kv_precision is not None:
         stored = replace(stored, kv_bytes=precision_named(kv_precision).weight_bytes)
     chip = accelerator(accelerator_name)
-    return System(chip, catalog_engine(engine, precision, chip), stored, tensor_parallel)
+    cpu = None if host is None else host_named(host)
+    constants = catalog_engine(engine, precision, chip)
+    return System(chip, constants, stored, tensor_parallel, offloaded_layers, cpu)

@@ -10,7 +10,7 @@ from specsim.operators.experts import distinct_experts
 from specsim.operators.formats import AUTO, PRECISIONS, Precision, precision, precision_of
 from specsim.operators.forward import forward_work
 from specsim.operators.sharding import Sharding, require_even_split
-from specsim.operators.storage import cache_bytes, stored_weight_bytes
+from specsim.operators.storage import cache_bytes, first_layers_bytes, stored_weight_bytes
 from specsim.operators.work import (
     ATTENTION,
     COLLECTIVE,
@@ -36,6 +36,7 @@ __all__ = [
     "Workload",
     "cache_bytes",
     "distinct_experts",
+    "first_layers_bytes",
     "forward_work",
     "precision",
     "precision_of",

@@ -40,6 +40,18 @@ def stored_weight_bytes(
     return matrices(stored, sharding) + embedding + stored.activation_bytes * small
 
 
+def first_layers_bytes(model: Architecture, stored: Precision, layers: int) -> float:
+    """Bytes of the weights of the first `layers`, without tables and LM head (and one norm more,
+    the last)."""
+    if not layers:
+        return 0.0
+    first = model.first_layers(layers)
+    tables = stored.bytes_per_head_weight * first.embedding_parameters
+    if not first.tied_head:
+        tables += stored.bytes_per_table_entry * first.embedding_parameters
+    return stored_weight_bytes(first, stored) - tables
+
+
 def cache_bytes(
     model: Architecture,
     stored: Precision,

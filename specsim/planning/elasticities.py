@@ -51,6 +51,13 @@ def sensitivity(
         return speedup(replace(system, accelerator=replace(chip, flops_per_s=rates)))
 
     moves["bandwidth"] = elasticity(with_bandwidth, float(chip.bandwidth_bytes_per_s))
+    if (host := system.host) is not None:
+
+        def with_host(v: float) -> float:
+            faster = replace(host, bandwidth_bytes_per_s=v)
+            return speedup(replace(system, host=faster))
+
+        moves["host bandwidth"] = elasticity(with_host, float(host.bandwidth_bytes_per_s))
     moves["arithmetic rate"] = elasticity(with_rates, 1.0)
     for field in fields(engine):
         value = getattr(engine, field.name)

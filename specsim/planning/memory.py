@@ -2,12 +2,14 @@
 
     stored weights + KV of every token + the draft's weights and KV + logits  <=  memory
 
-Unlike a pass, memory holds the embedding and every expert. All bytes are of the fullest device. Not
+Unlike a pass, memory holds the embedding and every expert. All bytes are of the fullest device, but
+for those of layers that are left to a host; the embedding stays on the device (pessimistic for
+llama.cpp, which keeps it on the host). Not
 counted: activations of a long prefill, the allocator's slack, the CUDA context (optimistic, by a
 gigabyte or two; a `usable` below 1 leaves memory for them, engines take 0.9).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +17,13 @@ import numpy as np
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Booleans, Floats, SpecsimError
 from specsim.drafting import Drafter
-from specsim.hardware import System
-from specsim.operators import PRECISIONS, cache_bytes, stored_weight_bytes
+from specsim.hardware import OFFLOADING, System
+from specsim.operators import (
+    PRECISIONS,
+    cache_bytes,
+    first_layers_bytes,
+    stored_weight_bytes,
+)
 
 NARROWER = ("fp8", "int8", "int4")
 MOST_DEVICES = 128
@@ -25,7 +32,10 @@ MOST_SEQUENCES = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes on the fullest device, by what they hold; `capacity_bytes` is None where unknown."""
+    """Bytes on the fullest device, by what they hold; `capacity_bytes` is None where unknown.
+
+    `host_weight_bytes` and `host_kv_bytes` lie in host memory instead, of `host_capacity_bytes`.
+    """
 
     weight_bytes: Floats
     kv_bytes: Floats
@@ -33,6 +43,14 @@ class Footprint:
     draft_kv_bytes: Floats
     logit_bytes: Floats
     capacity_bytes: float | None
+    host_weight_bytes: Floats | float = 0.0
+    host_kv_bytes: Floats | float = 0.0
+    host_capacity_bytes: float | None = None
+
+    @property
+    def host_bytes(self) -> Floats:
+        """Weights and cache of the layers that are left to the host."""
+        return np.asarray(self.host_weight_bytes + self.host_kv_bytes)
 
     @property
     def total_bytes(self) -> Floats:
@@ -47,7 +65,8 @@ class Footprint:
 
     @property
     def fits(self) -> Booleans:
-        return np.asarray(self.spare_bytes >= 0)
+        there = np.inf if self.host_capacity_bytes is None else self.host_capacity_bytes
+        return np.asarray((self.spare_bytes >= 0) & (self.host_bytes <= there))
 
 
 def footprint(
@@ -65,9 +84,12 @@ def footprint(
 
     The numeric arguments broadcast. The weights and caches of a `drafter` are added to the
     target's, unless it has a device of its own. `usable` is the share of the memory that may be
-    filled.
+    filled. Layers that are left to a host count there, with their cache.
+
+    Raises SpecsimError where more layers are left to the host than the target has.
     """
-    drafting_system, system = system, system.storing(target)
+    drafting_system, system = system.on_accelerator, system.storing(target)
+    system.require_layers_of(target)
     stored, devices = system.precision, system.tensor_parallel
     capacity = system.accelerator.memory_bytes
     slots = np.asarray(context, float) + np.asarray(gamma, float)
@@ -78,21 +100,24 @@ def footprint(
         draft_weights, draft_kv = drafter.held_bytes(
             drafting_system, batch=batch, slots=slots, states=in_flight
         )
+    cached = {"batch": batch, "slots": slots, "tensor_parallel": devices, "states": in_flight}
     weights = stored_weight_bytes(target, stored, system.sharding)
+    caches = cache_bytes(target, stored, **cached)
+    offloaded, host = system.offloaded_layers, system.host
+    there_kv = np.zeros_like(caches)
+    if offloaded:
+        there_kv = cache_bytes(target.first_layers(offloaded), stored, **cached)
+    there = first_layers_bytes(target, stored, offloaded)
     return Footprint(
-        weight_bytes=np.asarray(weights),
-        kv_bytes=cache_bytes(
-            target,
-            stored,
-            batch=batch,
-            slots=slots,
-            tensor_parallel=devices,
-            states=in_flight,
-        ),
+        weight_bytes=np.asarray(weights - there),
+        kv_bytes=caches - there_kv,
         draft_weight_bytes=np.asarray(draft_weights),
         draft_kv_bytes=np.asarray(draft_kv),
         logit_bytes=4.0 * np.asarray(batch, float) * in_flight * target.vocab_size,
         capacity_bytes=None if capacity is None else capacity * usable,
+        host_weight_bytes=np.asarray(there),
+        host_kv_bytes=there_kv,
+        host_capacity_bytes=None if host is None else host.memory_bytes,
     )
 
 
@@ -100,8 +125,8 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     """What, each alone, would make a scenario fit that does not; empty where it does.
 
     Arguments: those of `footprint`, each a single number. The answers are an equal system with more
-    devices (where they can be linked: cards, not phones), a narrower format, a smaller batch or
-    context, or no draft.
+    devices (where they can be linked: cards, not phones), layers left to the host (where the engine
+    can), a narrower format, a smaller batch or context, or no draft.
     """
 
     system = system.storing(target)
@@ -110,7 +135,7 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
         found = footprint(target, machine, **(scenario | changes))  # type: ignore[arg-type]
         if np.ndim(found.spare_bytes):
             raise SpecsimError("remedies are for one scenario at a time, not for an array")
-        return float(found.spare_bytes)
+        return float(found.spare_bytes) if found.fits or found.spare_bytes < 0 else -1.0
 
     if spare() >= 0:
         return ()
@@ -124,6 +149,7 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
         if fits:
             found.append(f"tensor_parallel = {devices}")
             break
+    found += _offloading(target, system, lambda machine: spare(machine) >= 0)
     for name in NARROWER:
         narrow = replace(PRECISIONS[name], kv_bytes=system.precision.kv_bytes)
         narrower = narrow.weight_bytes < system.precision.weight_bytes
@@ -136,6 +162,22 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     if scenario.get("drafter") is not None and spare(drafter=None) >= 0:
         found.append("no drafter")
     return tuple(found)
+
+
+def _offloading(
+    target: Architecture, system: System, fits: Callable[[System], bool]
+) -> Iterator[str]:
+    """The fewest layers that the host must hold for a scenario to fit, where the engine can."""
+    if system.engine.name not in OFFLOADING:
+        return
+    for layers in range(system.offloaded_layers + 1, target.num_layers + 1):
+        try:
+            there = replace(system, offloaded_layers=layers)
+        except SpecsimError:  # of an accelerator with one memory, or split
+            return
+        if fits(there):
+            yield f"offloaded_layers = {layers}"
+            return
 
 
 def largest_batch(target: Architecture, system: System, **scenario: object) -> int | None:

@@ -45,18 +45,23 @@ def prefill_s(
 
     Raises SpecsimError for a prompt, a batch or a chunk below 1, and for more cached than asked.
     """
+    passes, workload = prompt_passes(prompt=prompt, batch=batch, cached=cached, chunk=chunk)
+    return passes * step_time(model, system, workload).total_s
+
+
+def prompt_passes(
+    *, prompt: ArrayLike, batch: ArrayLike = 1, cached: ArrayLike = 0, chunk: ArrayLike = np.inf
+) -> tuple[Floats, Workload]:
+    """How many passes read a prompt, and one of them, the mean: the arguments of `prefill_s`."""
     prompt = within("prompt", prompt, low=1.0, high=1e15)
     cached, batch = within("cached", cached, high=prompt), within("batch", batch, 1.0, 1e15)
     new = prompt - cached
     passes = np.maximum(np.ceil(new / within("chunk", chunk, low=1.0, high=np.inf)), 1.0)
     attended = cached + (new + 1.0) / 2.0
-    rows = new / passes
-    one = step_time(
-        model,
-        system,
-        Workload(batch=batch, rows=rows, context=attended, logit_rows=1.0 / passes, states=1.0),
+    one = Workload(
+        batch=batch, rows=new / passes, context=attended, logit_rows=1.0 / passes, states=1.0
     )
-    return passes * one.total_s
+    return passes, one
 
 
 def time_to_first_token(

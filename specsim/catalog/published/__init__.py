@@ -7,6 +7,7 @@
 | `vllm_mt_bench` | tokens per second, plain and with EAGLE, of two earlier versions of vLLM |
 | `verify_cost` | ms of a pass by its rows (llama.cpp PRs) |
 | `recent_passes` | ms of a pass, plain or of several rows, of 2025 and 2026 |
+| `prefill` | how fast a prompt is read, or ms to the first token, of one sequence |
 | `served_speedups` | speedups at a stated tau under SGLang, llama.cpp and MLX |
 | `spec_decoding_speedups` | what papers and leaderboards gained by speculation |
 | `acceptance_rates` | alpha, tau or survival, as `metric` says: inputs, not speeds |
@@ -30,6 +31,7 @@ TABLES = (
     "vllm_mt_bench",
     "verify_cost",
     "recent_passes",
+    "prefill",
     "served_speedups",
     "spec_decoding_speedups",
     "acceptance_rates",

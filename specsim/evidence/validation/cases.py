@@ -8,12 +8,15 @@ exceptions, both below: `NEGLIGIBLE` and `DYNAMIC_SD`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from specsim import catalog
 from specsim.architecture import Architecture, model
 from specsim.catalog import published
 from specsim.checks import SpecsimError
 from specsim.hardware import Accelerator, accelerator
 from specsim.operators import Workload, forward_work, precision
+from specsim.planning.prefill import prompt_passes
 
 FORMATS = {  # published weight_format -> precision
     "bf16": "bf16",
@@ -43,7 +46,8 @@ DYNAMIC_SD = ("llama-3.1-8b", "h100-sxm", 179.0)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measured pass: `seconds` for the whole batch, `rows` for each sequence.
+    """One measured pass: `seconds` for the whole batch, `rows` for each sequence. Where it is a
+    `prompt`, `seconds` are those of `passes` such passes, one after the other.
 
     `line` is the line in the CSV file, whose header is line 1. `stages` is the number of devices
     that hold a part of the layers each and run one after the other. A case that is not `fitted` is
@@ -66,13 +70,22 @@ class Case:
     logit_rows: float | None = None
     tensor_parallel: int = 1
     stages: int = 1
+    prompt: bool = False
+    passes: float = 1.0
     fitted: bool = True
     verified: bool = True
 
     @property
+    def kind(self) -> str:
+        """ "plain", a step of one row per sequence; "verification", of several; or "prefill"."""
+        if self.prompt:
+            return "prefill"
+        return "plain" if self.rows == 1 else "verification"
+
+    @property
     def plain(self) -> bool:
         """Whether this is a step of plain decoding: one row per sequence."""
-        return self.rows == 1
+        return self.kind == "plain"
 
     @property
     def workload(self) -> Workload:
@@ -83,6 +96,7 @@ class Case:
             context=self.context,
             allocated_context=self.allocated_context,
             logit_rows=self.logit_rows,
+            states=1.0 if self.prompt else None,
         )
 
     @property
@@ -93,6 +107,8 @@ class Case:
         many = f" {split}{devices}" if devices > 1 else ""
         where = f"{self.accelerator.name}{many}, batch {self.batch:g}, context {self.context:g}"
         wide = "" if self.plain else f", {self.rows:g} rows"
+        if self.prompt:
+            wide = f", {self.rows * self.passes:g} rows by {self.rows:g}"
         return f"{self.architecture.name} {self.precision} on {where}{wide}"
 
 
@@ -117,6 +133,7 @@ def passes() -> tuple[list[Case], list[Skip]]:
         "vllm_mt_bench": vllm_mt_bench,
         "verify_cost": verify_cost,
         "recent_passes": recent_pass,
+        "prefill": prefill,
     }
     cases, skips = [], []
     for table, read in readers.items():
@@ -255,6 +272,35 @@ def recent_pass(line: int, row: Mapping[str, str]) -> Case:
         tensor_parallel=int(row["tensor_parallel"]),
         fitted=row["usability"] == "A" and row["engine"] in RECENTLY_FITTED,
         verified=row["usability"] == "A",
+    )
+
+
+def prefill(line: int, row: Mapping[str, str]) -> Case:
+    """A row of prefill.csv: a prompt, read in passes of at most a chunk; raises Unstated if it is
+    odd as published."""
+    if row["usability"] == "C":
+        raise Unstated("marked odd as published")
+    new, cached = float(row["prompt"]), float(row["cached"])
+    chunk = float(row["chunk"] or "inf")
+    passes, one = prompt_passes(prompt=new + cached, cached=cached, chunk=chunk)
+    value = float(row["value"])
+    return Case(
+        table="prefill",
+        line=line,
+        engine=row["engine"],
+        source=row["source"],
+        architecture=model(row["model"]),
+        accelerator=accelerator(row["accelerator"]),
+        precision=row["precision"],
+        context=float(np.asarray(one.context)),
+        seconds=value * 1e-3 if row["unit"] == "ms" else new / value,
+        batch=float(row["batch"]),
+        rows=float(np.asarray(one.rows)),
+        logit_rows=1.0 / float(passes),
+        tensor_parallel=int(row["tensor_parallel"]),
+        prompt=True,
+        passes=float(passes),
+        fitted=False,  # the constants are those of steps: prompts test them
     )
 
 

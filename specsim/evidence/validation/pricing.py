@@ -76,13 +76,16 @@ class CaseStack:
         pass_s = forward_time(self.work, system).total_s
         stages = np.array([case.stages for case in self.cases])
         batch = np.array([case.batch for case in self.cases])
-        return pass_s + outside_the_pass(engine, stages, batch, self.work.logits)
+        passes = np.array([case.passes for case in self.cases])
+        logits = passes * self.work.logits
+        return passes * pass_s + outside_the_pass(engine, stages, batch, logits)
 
 
 def outside_the_pass(
     engine: Engine, stages: Floats | int, batch: Floats | float, logits: Floats | float
 ) -> Floats:
-    """Seconds of a plain step outside its pass: the host, and transfers from device to device."""
+    """Seconds of a step, or of a prompt, outside its passes: the host, and transfers from device to
+    device."""
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
     transfer_s = (stages - 1) * engine.stage_overhead_s
     return np.asarray(host_s + engine.logit_overhead_s * logits + transfer_s)

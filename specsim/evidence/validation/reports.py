@@ -29,7 +29,8 @@ ELSEWHERE = {
 
 # Passes that are predicted but do not count in the medians of the engines.
 UNSCORED: dict[str, Callable[[Case], bool]] = {
-    "several rows per sequence": lambda case: not case.plain,
+    "several rows per sequence": lambda case: case.kind == "verification",
+    "prompts": lambda case: case.prompt,
     "not verified at the source": lambda case: not case.verified,
 }
 
@@ -39,10 +40,10 @@ def report() -> dict[str, Any]:
 
     `engines`: medians of |relative error| over plain steps; `average`: the mean of these medians;
     `kinds`: median and 90th percentile for each engine's plain steps, verifications (passes of
-    several rows) and speedups; `unscored`: the medians of the passes that do not count in the
-    engines' ones; `coverage`: the share of rows inside their 80 % bands, of plain steps and of
-    speedups, and the bands' median half-widths; `constants`: how many constants each engine's rows
-    determine; `rows`: all passes, and `speedups`: all speedups, the largest error first;
+    several rows), prompts ("prefill") and speedups; `unscored`: the medians of the passes that do
+    not count in the engines' ones; `coverage`: the share of rows inside their 80 % bands, of plain
+    steps and of speedups, and the bands' median half-widths; `constants`: how many constants each
+    engine's rows determine; `rows`: steps and verifications, `prompts` and `speedups`, the largest error first;
     `speculation`: speedups, cycle times and formulas by set; `skipped`: the reasons; `tables`: the
     numbers of rows, predicted and skipped, of each published table.
     """
@@ -79,7 +80,8 @@ def document_of(passed: Sequence[Scored], sped_up: Sequence[ScoredSpeedup]) -> d
             what: summary([row for row in rows if choose(row.case)])
             for what, choose in UNSCORED.items()
         },
-        "rows": [pass_row(row) for row in rows],
+        "rows": [pass_row(row) for row in rows if not row.case.prompt],
+        "prompts": [pass_row(row) for row in rows if row.case.prompt],
         "speedups": [speedup_row(row) for row in speedups],
         "speculation": sorted(
             [speculation_row(result) for result in others]
@@ -131,12 +133,12 @@ def free_constants(engine: str, measured: set[str]) -> dict[str, int]:
 
 
 def kinds_of_passes(rows: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Errors of each engine's plain steps and of its passes of several rows."""
+    """Errors of each engine's plain steps, of its passes of several rows and of its prompts."""
     found = []
     for name in catalog.load("engines"):
         mine = [row for row in rows if row.case.engine == name and row.case.verified]
-        for kind, plain in (("plain", True), ("verification", False)):
-            of_kind = [row for row in mine if row.case.plain == plain]
+        for kind in ("plain", "verification", "prefill"):
+            of_kind = [row for row in mine if row.case.kind == kind]
             if of_kind:
                 sources = {row.case.source for row in of_kind}
                 errors = {key: [row.error(key) for row in of_kind] for key in KINDS}

@@ -64,15 +64,17 @@ def scored(cases: Sequence[Case], engines: catalog.Table | None = None) -> list[
 
 
 def step_s(case: Case, engine: str, engines: catalog.Table) -> float:
-    """Predicted seconds of the case's step with one engine of a table of engines."""
+    """Predicted seconds of the case's step, or prompt, with one engine of a table of engines."""
     constants = catalog_engine(engine, case.precision, case.accelerator, engines)
     forward = step_time(
         case.architecture,
         System(case.accelerator, constants, precision(case.precision), case.tensor_parallel),
         case.workload,
     )
-    logits = case.batch * case.rows * case.architecture.vocab_size
-    return float(forward.total_s + outside_the_pass(constants, case.stages, case.batch, logits))
+    rows = case.rows if case.logit_rows is None else case.logit_rows
+    logits = case.passes * case.batch * rows * case.architecture.vocab_size
+    outside_s = outside_the_pass(constants, case.stages, case.batch, logits)
+    return float(case.passes * forward.total_s + outside_s)
 
 
 def left_out(cases: Sequence[Case], kind: str, engines: catalog.Table) -> Floats:
@@ -126,7 +128,7 @@ def verification_bands(rows: Sequence[Scored]) -> Mapping[str, float]:
     """The `verification_error` of each engine with passes of several rows, in the same way."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
-        if row.case.verified and not row.case.plain:
+        if row.case.verified and row.case.kind == "verification":
             both = (row.error("without_chip"), row.error("without_source"))
             ratios.setdefault(row.case.engine, []).extend(1 + error for error in both)
     return {engine: half_width(found) for engine, found in ratios.items()}

@@ -13,8 +13,9 @@ constants fitted without any row of the same source.
 
 engine           rows accel. sources   ideal  fitted no accel.  no source   worst  80 % band"""
 KINDS = """
-Plain steps, passes of several rows (verification), and speedups (speculation): median |error|, and
-the 90th percentile and the bias of predictions without the row's source. "Left out": the row's
+Plain steps, passes of several rows (verification), prompts (prefill: no constant was fitted to one)
+and speedups (speculation): median |error|, the 90th percentile and the bias of predictions without
+the row's source. "Left out": the row's
 accelerator, or all rows of the engine of a speedup, whose overheads are then assumed.
 
 engine           kind           rows sources   ideal  fitted  left out  no source     p90    bias"""
@@ -25,7 +26,8 @@ def render(document: Mapping[str, Any], worst: int = 12) -> str:
     parts = (
         engines(document),
         kinds(document),
-        passes(document, worst),
+        passes(document, "rows", "passes", worst),
+        passes(document, "prompts", "prompts", worst),
         speedups(document, worst),
         speculation(document),
         skipped(document),
@@ -82,10 +84,10 @@ def medians(row: Mapping[str, float]) -> str:
     return " ".join(f"{row[of]:{w}.1%}" for of, w in zip(COLUMNS, widths, strict=True))
 
 
-def passes(document: Mapping[str, Any], worst: int) -> Iterator[str]:
-    """The passes with the largest errors, one line for each."""
-    rows = document["rows"]
-    yield f"\nThe {min(worst, len(rows))} largest errors of {len(rows)} passes"
+def passes(document: Mapping[str, Any], key: str, what: str, worst: int) -> Iterator[str]:
+    """The passes, or prompts, with the largest errors, one line for each."""
+    rows = document[key]
+    yield f"\nThe {min(worst, len(rows))} largest errors of {len(rows)} {what}"
     for row in rows[:worst]:
         yield (
             f"{row['error']:+7.1%} of {row['measured_s'] * 1e3:7.2f} ms  {row['engine']}: "
