@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from specsim import DraftModel, catalog, cli, method, model, system
-from specsim.planning import find_cautions
+from specsim.planning import captured_tokens, find_cautions
 
 EIGHT, ONE = model("llama-3.1-8b"), model("llama-3.2-1b")
 H100 = system("h100-sxm", "vllm")
@@ -103,6 +103,22 @@ def test_plan_marks_the_rows_beyond_the_recorded_graphs(capsys: pytest.CaptureFi
     assert cli.main(words) == 0
     rows = capsys.readouterr().out.splitlines()[1:3]
     assert ["beyond the recorded graphs" in row for row in rows] == [False, True]
+
+
+def test_a_pass_as_wide_as_the_widest_graph_is_not_beyond(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    widest = captured_tokens(system("h200", "vllm"))
+    assert widest is not None
+    batches = ",".join(map(str, range(widest // 3, widest // 2 + 9)))  # with one draft each
+    words = ["plan", "--target", "llama-3.1-8b", "--draft", "llama-3.2-1b", "--accelerator", "h200",
+             "--engine", "vllm", "--survival", "0.9", "--batches", batches, "--json"]  # fmt: skip
+    assert cli.main(words) == 0
+    rows = json.loads(capsys.readouterr().out)["batches"]
+    widths = [row["batch"] * (row["gamma"] + 1) for row in rows]
+    assert widest in widths
+    assert max(widths) > widest
+    assert [row["within_recorded_graphs"] for row in rows] == [width <= widest for width in widths]
 
 
 def test_the_explorer_says_a_guess_first() -> None:

@@ -108,6 +108,15 @@ def test_several_intervals_are_added_up():
     assert found.survival[0] == pytest.approx(0.805 * weight + 0.5 * (1 - weight))
 
 
+@pytest.mark.parametrize("log", [VLLM, VLLM_0, LLAMA, LLAMA_OLD, SGLANG])
+def test_a_log_may_be_the_numbers_alone(log):
+    """Without the time and the process that a logger writes before them."""
+    marks = ("SpecDecoding", "Number of speculative", "draft acceptance", "accept len")
+    (at,) = (log.index(mark) for mark in marks if mark in log)
+    assert read_log(log[at:]) == read_log(log)
+    assert read_log(f"{log[at:]}\n{log[at:]}") == read_log(f"{log}\n{log}")
+
+
 def test_requests_of_llama_cpp_are_weighted_by_their_cycles():
     # 10 cycles that accept 20 of 30 drafts, and 40 cycles that accept 20 of 120
     first = (

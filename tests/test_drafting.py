@@ -94,6 +94,15 @@ def test_N1_a_lookup_that_drafts_on_a_hit_only_and_one_that_pads():
         assert_allclose(predicted.speedup, expected, rtol=1e-5)
 
 
+def test_a_lookup_widens_the_passes_of_those_who_found_something():
+    gamma, batch = np.array([0.0, 1.0, 10.0]), np.array([[1.0], [3.0]])
+    assert_allclose(Lookup(hit=0.4, pad=True).verify_rows(gamma, batch), [1.0, 2.0, 11.0])
+    drafting = np.array([[0.4], [1 - 0.6**3]])  # at least one of the batch found something
+    assert_allclose(Lookup(hit=0.4).drafting_share(batch), drafting)
+    assert_allclose(Lookup(hit=0.4).verify_rows(gamma, batch), 1 + 0.4 * gamma / drafting)
+    assert_allclose(Lookup(hit=0.0).verify_rows(gamma, batch), 1.0 + 0 * gamma * batch)
+
+
 @pytest.mark.parametrize(("alpha", "best"), [(0.8, 1.35556), (0.9, 1.57504)])
 def test_N3_self_speculation(alpha, best):
     assert_allclose(speedup(Fixed(0.4), alpha=alpha, gamma=range(20)).max(), best, rtol=1e-5)

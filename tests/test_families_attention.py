@@ -13,7 +13,7 @@ import pytest
 
 from specsim import catalog
 from specsim.architecture import Architecture, Experts, from_config, layers_of
-from specsim.architecture.families import FAMILIES, TEXT_OF
+from specsim.architecture.families import DEFAULTS, FAMILIES, TEXT_OF
 from specsim.checks import SpecsimError
 from specsim.drafting import Eagle
 from specsim.operators import Precision
@@ -484,6 +484,15 @@ def test_defaults_are_those_of_the_classes(model_type):
     lists = {key: each[0] for key, each in theirs.items() if isinstance(each, list) and each}
     first = theirs | lists
     assert {key: first.get(key) for key in ours} == ours
+
+
+@pytest.mark.parametrize("model_type", [name for name in DEFAULTS if not callable(DEFAULTS[name])])
+def test_what_old_files_leave_out_is_what_the_class_has(model_type):
+    ours, theirs = dict(DEFAULTS[model_type]), written(model_type, {}, layers=False).to_dict()
+    if model_type == "gemma":
+        assert ours.pop("hidden_act") == "gelu"  # its first files mean the tanh of it
+    shared = {key for key in ours if key in theirs}
+    assert {key: theirs[key] for key in shared} == {key: ours[key] for key in shared}
 
 
 def test_the_language_model_of_a_wrapper_is_that_of_its_class():

@@ -73,6 +73,14 @@ def test_a_floor_under_attention():
     assert_allclose(ModelPass(EIGHT, floored, Workload(context=context)).seconds, full, rtol=1e-11)
 
 
+@pytest.mark.parametrize("engine", ["ideal", "vllm", "torch-eager", "table"])
+def test_very_many_scenarios_are_not_priced_one_by_one(engine):
+    scenario = {"batch": np.arange(1, 5)[:, None], "context": np.linspace(1, 200_000, 4000)}
+    made = ModelPass(EIGHT, machine(engine), Workload(**scenario))
+    assert made.seconds.shape == (4, 4000)
+    assert "time" not in made.__dict__, "the lines did not hold, and every scenario was priced"
+
+
 def test_one_context_and_few_scenarios():
     for scenario in (
         {"batch": np.arange(1, 5000), "rows": 1, "context": 777},

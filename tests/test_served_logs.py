@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specsim.checks import SpecsimError
 from specsim.evidence.diagnosis import diagnose
 from specsim.evidence.served import read_log
+from specsim.evidence.served.text import segments
 
 
 def loaded(name: str) -> ModuleType:
@@ -229,3 +232,13 @@ def test_servers_in_one_log_are_named():
     assert counters.cycles == 200
     assert any("2 processes" in said for said in counters.cautions)
     assert any("positions changes, from 2 to 3" in said for said in counters.cautions)
+
+
+@given(st.text("ab \n", max_size=60), st.sampled_from(["a", "ab", " b"]))
+def test_marks_are_found_with_what_follows_and_precedes_them(text, mark):
+    expected = []
+    for line in text.split("\n"):
+        before, *following = line.split(mark)
+        for index, rest in enumerate(following):
+            expected.append((mark + rest, before + "".join(mark + f for f in following[:index])))
+    assert list(segments(mark, text)) == expected

@@ -7,7 +7,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import specsim
+from specsim import catalog
 from specsim.architecture import Architecture, from_config, model
+from specsim.architecture.layers import layers_of
+from specsim.architecture.storage import modules_of
 from specsim.checks import SpecsimError
 from specsim.drafting import DraftModel
 from specsim.operators import (
@@ -419,3 +422,18 @@ def test_precision_is_told_by_the_command_line(tmp_path, capsys):
     assert found["precision"] == "fp8"
     assert any("--precision fp8 overrides what m says" in each for each in found["assumptions"])
     assert document("--precision", "auto") == document()
+
+
+# ----------------------------------------------------------------------- every matrix is counted
+
+
+@pytest.mark.parametrize("name", catalog.load("models"))
+def test_modules_are_every_matrix_of_the_model(name):
+    """What is left of the parameters is norms, biases, routers, and further tables and matrices."""
+    found = model(name)
+    further = found.gathered_parameters + found.other_parameters
+    further += found.learned_positions * found.hidden_size
+    further += sum(rows * columns for layer in layers_of(found) for rows, columns in layer.matrices)
+    listed = sum(module.parameters for module in modules_of(found))
+    listed -= found.embedding_parameters if found.tied_head else 0  # one matrix, two uses
+    assert 0 <= found.parameters - further - listed < 0.0012 * found.parameters

@@ -146,11 +146,23 @@ def _attention(attention: Attention, index: int, hidden: int) -> Iterator[Module
     def one(size: float, *names: str) -> Module:
         return Module("attention", index, _joined(ways, names), size)
 
-    yield one(hidden * attention.value_size, "o_proj", "wo", "wo_b", "out_proj", "dense", "c_proj")
+    *grouped, (_, rows, columns) = attention.outputs(hidden)
+    yield one(rows * columns, "o_proj", "wo", "wo_b", "out_proj", "dense", "c_proj")
+    for _, rows, columns in grouped:
+        yield one(rows * columns, "wo_a")
+    if attention.indexer is not None:
+        size = sum(rows * columns for _, rows, columns in attention.indexer.matrices(hidden))
+        yield one(size, "indexer.wq_b", "indexer.wk")
+    if attention.compressed is not None:
+        size = sum(rows * columns for _, rows, columns in attention.compressed.matrices(hidden))
+        yield one(size, "compressor.wkv", "compressor.wgate")
     if (latent := attention.latent) is None:
-        queries = attention.query_size + attention.gate_columns
+        rank = attention.query_rank
+        if rank:
+            yield one(hidden * rank, "q_a_proj", "wq_a")
+        queries = (rank or hidden) * attention.query_size + hidden * attention.gate_columns
         fused = ("qkv_proj", "c_attn", "wqkv", "Wqkv")
-        yield one(hidden * queries, "q_proj", "wq", "wq_b", *fused)
+        yield one(queries, "q_proj", "wq", "wq_b", *fused)
         cached = attention.cached / (2 if attention.value_is_key else 1)
         if cached:
             yield one(hidden * cached / 2, "k_proj", "wk", "wkv", *fused)
@@ -163,9 +175,6 @@ def _attention(attention: Attention, index: int, hidden: int) -> Iterator[Module
     yield one(hidden * latent.cached, "kv_a_proj_with_mqa", "kv_a_proj", "wkv_a", "wkv")
     up = attention.num_heads * (latent.nope_size + latent.value_size)
     yield one(latent.kv_rank * up, "kv_b_proj", "wkv_b")
-    if attention.indexer is not None:
-        size = sum(rows * columns for _, rows, columns in attention.indexer.matrices(hidden))
-        yield one(size, "indexer.wq_b", "indexer.wk")
 
 
 def _experts(experts: Experts, index: int, hidden: int) -> Iterator[Module]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reference.cache import KVCache
 from reference.cycle import accept
-from reference.decoding import Generation, generate, speculate
+from reference.decoding import Decoder, Generation, generate, speculate
 from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.sampling import SamplingParameters
@@ -273,6 +273,37 @@ def test_the_targets_own_stop_tokens_count_too(pair, expected) -> None:
 def test_a_stop_token_in_the_prompt_does_not_end_the_text(pair, expected) -> None:
     tokens = generate(pair[0], PROMPTS[2], 3, stop_ids=[PROMPTS[2][-1]]).tokens
     assert tokens == until_stop(expected[2][:3], {PROMPTS[2][-1]})
+
+
+# A pass reads the cache up to its last row, and no further
+
+
+class Watched(ScriptedTarget):
+    """A scripted target that keeps how many slots its rows and its windows reach to."""
+
+    def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int, _=None) -> Tensor:
+        if positions.shape[1] <= self.width:
+            self.reached.append((int(positions.max()) + 1, window))
+        return super().hidden(tokens, positions, cache, window)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+@pytest.mark.parametrize("gamma", [0, 1, 4])
+def test_a_cycle_reads_what_unread_cycles_may_have_written_and_no_more(gamma: int, lag: int):
+    """If every draft is accepted, a host that reads `lag` cycles late still knows the length."""
+    texts = [list(range(1, 49))]
+    target = Watched(texts)
+    target.reached, target.width = [], gamma + 1
+    drafter = ScriptedDrafter(texts, gamma) if gamma else NoDrafter()
+    decoder = Decoder(target, drafter, 1, 200, RunSettings(SamplingParameters()))
+    decoder.lag = lag
+    steps = decoder.cycles([texts[0][:10]], [30], 0, Statistics(gamma), lambda _: gamma)
+    assert [token for step in steps for token in step[0]] == texts[0][10:40]
+    written = 30 // (gamma + 1)  # whole cycles; later ones are idle
+    assert [held for held, _ in target.reached[:written]] == [
+        10 + (gamma + 1) * cycle + gamma for cycle in range(written)
+    ]
+    assert all(held == window for held, window in target.reached[:written])
 
 
 # Catching up

@@ -43,9 +43,9 @@ def report() -> dict[str, Any]:
     several rows), prompts ("prefill") and speedups; `unscored`: the medians of the passes that do
     not count in the engines' ones; `coverage`: the share of rows inside their 80 % bands, of plain
     steps and of speedups, and the bands' median half-widths; `constants`: how many constants each
-    engine's rows determine; `rows`: steps and verifications, `prompts` and `speedups`, the largest error first;
-    `speculation`: speedups, cycle times and formulas by set; `skipped`: the reasons; `tables`: the
-    numbers of rows, predicted and skipped, of each published table.
+    engine's rows determine; `rows`: steps and verifications, `prompts` and `speedups`, the largest
+    error first; `speculation`: speedups, cycle times and formulas by set; `skipped`: the reasons;
+    `tables`: the numbers of rows, predicted and skipped, of each published table.
     """
     return document_of(scored(passes()[0]), scored_speedups(published_speedups()[0]))
 
