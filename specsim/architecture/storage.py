@@ -168,10 +168,11 @@ def _attention(attention: Attention, index: int, hidden: int) -> Iterator[Module
             yield one(hidden * cached / 2, "k_proj", "wk", "wkv", *fused)
             yield one(hidden * cached / 2, "v_proj", "wv", "wkv", *fused)
         return
-    rank = latent.query_rank
-    if rank:
-        yield one(hidden * rank, "q_a_proj", "wq_a")
-    yield one((rank or hidden) * attention.query_size, "q_b_proj", "q_proj", "wq_b", "wq")
+    if latent.query_rank:
+        yield one(hidden * latent.query_rank, "q_a_proj", "wq_a")
+    yield one(
+        (latent.query_rank or hidden) * attention.query_size, "q_b_proj", "q_proj", "wq_b", "wq"
+    )
     yield one(hidden * latent.cached, "kv_a_proj_with_mqa", "kv_a_proj", "wkv_a", "wkv")
     up = attention.num_heads * (latent.nope_size + latent.value_size)
     yield one(latent.kv_rank * up, "kv_b_proj", "wkv_b")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from specsim.figures.style import COLOURS, NotebookFigure, by_decades, styled, subplots
@@ -51,7 +52,8 @@ def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], way: str) -> No
 
 def _right(axes: Axes, what: str, title: str) -> None:
     """The line of right predictions, both axes alike."""
-    drawn = [value for line in axes.lines for value in (*line.get_xdata(), *line.get_ydata())]
+    lines = [np.asarray(ends, float) for line in axes.lines for ends in line.get_data()]
+    drawn = np.concatenate(lines).tolist()
     low, high = min(v for v in drawn if v > 0) / 1.15, max(drawn) * 1.15
     axes.plot([low, high], [low, high], color=COLOURS["plain"], linewidth=0.9)
     axes.set(
