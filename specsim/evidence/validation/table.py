@@ -15,8 +15,8 @@ engine           rows accel. sources   ideal  fitted no accel.  no source   wors
 KINDS = """
 Plain steps, passes of several rows (verification), prompts (prefill: no constant was fitted to one)
 and speedups (speculation): median |error|, the 90th percentile and the bias of predictions without
-the row's source. "Left out": the row's
-accelerator, or all rows of the engine of a speedup, whose overheads are then assumed.
+the row's source. "Left out": the row's accelerator, or all rows of the engine of a speedup, whose
+overheads are then assumed.
 
 engine           kind           rows sources   ideal  fitted  left out  no source     p90    bias"""
 
