@@ -115,7 +115,7 @@ def flags(command: str) -> dict[str, str]:
 
 
 def test_flags_of_vllm_carry_the_plan() -> None:
-    changes = {"method": "eagle-3", "batch": 128, "alpha": 0.7, "tensor_parallel": 2}
+    changes = {"method": "eagle-3", "batch": 128, "alpha": 0.5, "tensor_parallel": 2}
     shown = predict_scenario(changed(**changes, precision="fp8"))
     given = flags(as_launch(shown, "vllm"))
     assert given["model"] == "meta-llama/Llama-3.1-8B-Instruct"  # that of the published head
