@@ -7,27 +7,33 @@ A defect is one change of one line of specsim/ or reference/: a comparison, an a
 a number off by one, a dropped term, two swapped arguments, another axis, another unit, a negated
 condition. For each, the test files that may see it run, the likeliest first, until one fails. What
 survives is printed with its change; the seed and the number plant it again (`--only 17`). A
-survivor changes nothing, or names a missing test.
+survivor changes nothing, or names a missing test, or is seen by a file that was left out: then
+`--only 17 --files 0` says which.
 
-The draw is even over files, then over the places of a file. Docstrings, annotations and messages
-are no places. The copy is a temporary folder; the working copy is not touched.
+A test file that passes also tells which functions it enters. Later defects in other functions are
+not shown to it, so that its turn costs nothing. The draw is even over files, then over the places
+of a file. Docstrings, annotations and messages are no places. The copy is a temporary folder; the
+working copy is not touched.
 """
 
 import argparse
 import ast
 import contextlib
 import importlib
+import itertools
 import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, FrameType
 
 import pytest
 
@@ -35,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("specsim", "reference")
 SLOW = ("test_demo", "test_notebooks", "test_training", "test_graphs")
 BROKEN = 99  # exit status of a fork that could not run its tests
+ENTERED = "entered.txt"  # what the last tests entered
 LIMIT_S = 900  # for one test file under one defect: longer counts as caught (an endless loop)
 
 COMPARISONS = {
@@ -45,6 +52,10 @@ ARITHMETIC = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
 }  # fmt: skip
+
+
+SYMMETRIC = {"min", "max", "minimum", "maximum", "add", "multiply", "gcd"}
+SYMMETRIC |= {"allclose", "isclose", "array_equal"}  # but for rounding
 
 
 # ------------------------------------------------------------------------------ the defects
@@ -142,9 +153,9 @@ class Places(ast.NodeVisitor):
         plain = [a for a in node.args if isinstance(a, ast.Name | ast.Attribute)]
         if len(node.args) >= 2 and plain[:2] == node.args[:2]:
             args = [node.args[1], node.args[0], *node.args[2:]]
-            if ast.unparse(args[0]) != ast.unparse(args[1]) and "isinstance" not in ast.unparse(
-                node.func
-            ):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            same = ast.unparse(args[0]) == ast.unparse(args[1])
+            if not same and name != "isinstance" and name not in SYMMETRIC:
                 changed = ast.Call(node.func, args, node.keywords)
                 self.plant(node, "swapped arguments", ast.unparse(changed))
         self.generic_visit(node)
@@ -160,9 +171,8 @@ class Places(ast.NodeVisitor):
             return
         if isinstance(node.value, int):
             self.plant(node, "off by one", str(node.value + 1))
-        else:
-            factor = 1000.0 if node.value != 0 else 1.0
-            self.plant(node, "wrong unit", repr(node.value * factor))
+        elif node.value != 0:
+            self.plant(node, "wrong unit", repr(node.value * 1000.0))
 
 
 def is_text(node: ast.AST) -> bool:
@@ -195,7 +205,7 @@ def drawn(count: int, seed: int) -> list[Defect]:
 def tests_of(defect: Defect) -> list[str]:
     """The test files that may see a defect, the likeliest first: those named as the changed file or
     a folder of it, those that import its module, those that import its package. Files that take
-    minutes come last."""
+    minutes come last, unless they are named as the changed file or import it."""
     parts = Path(defect.file).with_suffix("").parts
     module = ".".join(part for part in parts if part != "__init__")
     names = {part.rstrip("s") for part in parts[1:] if part != "__init__"}
@@ -210,22 +220,27 @@ def tests_of(defect: Defect) -> list[str]:
         score = 4 * named + 3 * (module in text) + 2 * (module.rpartition(".")[0] in text) + mine
         if score:
             name = str(file.relative_to(ROOT))
-            found.append((file.stem in SLOW, -score, file.stat().st_size, name))
+            found.append((file.stem in SLOW and score < 4, -score, file.stat().st_size, name))
     return [name for *_, name in sorted(found)]
 
 
 # ------------------------------------------------------------------------------ planting them
 
 
-def caught_by(defect: Defect, room: Path, most: int | None) -> str | None:
+Reach = dict[str, set[str]]  # "file function" of all that a test file enters, where it is known
+
+
+def caught_by(defect: Defect, room: Path, most: int | None, reach: Reach) -> str | None:
     """The test that fails with the defect planted in the copy `room`; None if it survives the
-    likeliest `most` test files (None: all that may see it)."""
+    likeliest `most` test files (None: all that may see it). What passes is added to `reach`."""
     file = room / defect.file
     whole = file.read_bytes()
     file.write_bytes(whole[: defect.start] + defect.after.encode() + whole[defect.end :])
     try:
-        for test in tests_of(defect)[:most]:
-            status, told = run_tests(test, room)
+        place = f"{defect.file} {defect.function}"
+        may_see = (test for test in tests_of(defect) if place in reach.get(test, {place}))
+        for test in itertools.islice(may_see, most):
+            status, told = run_tests(test, room, watched=test not in reach)
             if status == str(BROKEN):
                 raise RuntimeError(f"the tests did not start: {told}")
             if status == "no end":
@@ -235,18 +250,24 @@ def caught_by(defect: Defect, room: Path, most: int | None) -> str | None:
                     line for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))
                 ]
                 return failed[0].split(" - ")[0] if failed else f"{test} (exit {status})"
+            if test not in reach and "subprocess" not in (room / test).read_text(encoding="utf-8"):
+                reach[test] = set((room / ENTERED).read_text(encoding="utf-8").splitlines())
     finally:
         file.write_bytes(whole)
     return None
 
 
-def run_tests(test: str, room: Path) -> tuple[str, str]:
+def run_tests(test: str, room: Path, watched: bool = True) -> tuple[str, str]:
     """The exit status of one test file in `room`, until its first failure, and what was printed.
 
     The tests run in a fork of this process, which has imported the slow libraries already and
-    nothing of the project.
+    nothing of the project. Those that are `watched` take twice as long.
     """
-    log = room / "out.log"
+    log, entered = room / "out.log", set[CodeType]()
+
+    def enter(frame: FrameType, event: str, argument: object) -> None:
+        entered.add(frame.f_code)
+
     child = os.fork()
     if child == 0:
         status = BROKEN
@@ -259,7 +280,12 @@ def run_tests(test: str, room: Path) -> tuple[str, str]:
             sys.path.insert(0, str(room))
             os.environ["PYTHONPATH"] = str(room)
             arguments = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not browser"]
+            if watched:
+                threading.settrace(enter)
+                sys.settrace(enter)
             status = int(pytest.main([*arguments, test]))
+            sys.settrace(None)
+            tell_entered(entered, room)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -277,6 +303,16 @@ def run_tests(test: str, room: Path) -> tuple[str, str]:
     return "no end", ""
 
 
+def tell_entered(entered: set[CodeType], room: Path) -> None:
+    """Write the functions of the project among `entered`, named as those of defects are."""
+    places = {
+        f"{Path(code.co_filename).relative_to(room)} {code.co_qualname.replace('.<locals>', '')}"
+        for code in entered.copy()  # other threads may still run
+        if Path(code.co_filename).is_relative_to(room)
+    }
+    (room / ENTERED).write_text("\n".join(places), encoding="utf-8")
+
+
 def preload() -> None:
     """Import what is slow to import, once."""
     for name in ("numpy", "torch", "scipy.stats", "matplotlib.pyplot", "ipywidgets",
@@ -291,7 +327,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--only", metavar="N,N,…", help="plant these alone")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="every N-th, from the K-th on")
-    parser.add_argument("--files", type=int, default=12, help="how many test files, 0: all")
+    parser.add_argument("--files", type=int, default=20, help="how many test files, 0: all")
     parser.add_argument("--list", action="store_true", help="print the defects and stop")
     options = parser.parse_args()
     defects = list(enumerate(drawn(options.count, options.seed)))
@@ -305,14 +341,14 @@ def main() -> None:
             print(f"{number:4d}  {defect}")
         return
     preload()
-    survivors = []
+    survivors, reach = [], Reach()
     above = Path(tempfile.mkdtemp(prefix="mutants-"))  # not one that a fork removes when it ends
     try:
         room = above / "project"
         left = shutil.ignore_patterns(".venv", ".git", "out", "__pycache__")
         shutil.copytree(ROOT, room, ignore=left)
         for number, defect in defects:
-            test = caught_by(defect, room, options.files or None)
+            test = caught_by(defect, room, options.files or None, reach)
             told = f"caught by {test}" if test else "SURVIVED"
             print(f"{number:4d}  {defect}\n      {told}", flush=True)
             if test is None:

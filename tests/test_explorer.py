@@ -186,6 +186,11 @@ def test_the_waterfall_ends_at_the_speedup(live: Explorer) -> None:
         assert bars[name].get_x() + bars[name].get_width() == pytest.approx(ends[1])
         assert drawn.labels[name].get_text() == f"× {float(fall):.2f}"
         left *= float(fall)
+    for row, (name, bar) in enumerate(bars.items()):
+        assert bar.get_y() + bar.get_height() / 2 == pytest.approx(row)
+        x, y = drawn.labels[name].get_position()
+        assert y == row
+        assert bar.get_x() + bar.get_width() < x < 1.2 * (bar.get_x() + bar.get_width())
     assert left == pytest.approx(float(expected.speedup))
     assert drawn.labels["speedup"].get_text() == f"{float(expected.speedup):.2f}×"
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from specsim import cli
+from specsim.checks.text import MOST, one_line
 
 ROOT = Path(__file__).parent.parent
 PREDICT = ["predict", "--target", "llama-3.1-8b", "--accelerator", "h100-sxm", "--method",
@@ -54,6 +55,20 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     run = specsim(*PREDICT, stdout=writing)
     os.close(writing)
     assert (run.returncode, run.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [("γ = 4 …", "γ = 4 …"), ("a\nb\tc\\n", "a\\nb\\tc\\n"), ("\x1b[2J\x9b", "\\x1b[2J\\x9b"),
+     ("\u2028\ud800", "\\u2028\\ud800")],
+)  # fmt: skip
+def test_what_no_terminal_prints_is_escaped(message: str, line: str) -> None:
+    assert one_line(message) == line
+
+
+def test_of_a_very_long_message_both_ends_are_kept() -> None:
+    assert one_line("a" * MOST) == "a" * MOST
+    assert one_line(f"{'a' * MOST}b") == f"{'a' * (MOST - 200)} … {'a' * 199}b"
 
 
 def test_no_output_at_all() -> None:
@@ -113,6 +128,7 @@ class Finder(importlib.abc.MetaPathFinder):
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 from specsim import cli
+from specsim.checks.text import MOST, one_line
 cli.on_interrupt(cli._leave)  # as the first line of main does
 """
 
