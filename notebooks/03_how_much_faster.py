@@ -306,22 +306,23 @@ server it loses the least.**
 # for two heads and two batches.
 
 # %%
-from specsim.evidence.validation import speculative
+from specsim import catalog
+from specsim.evidence.validation.speedups import dynamic_sd
 
-table = list(speculative.dynamic_sd_speedups())
+table, engines = list(dynamic_sd()), catalog.load("engines")
 lines = []
 for head_name in ("EAGLE-3", "EAGLE"):
-    of_head = [r for r in table if r.label.startswith(f"{head_name}, batch 1,")]
-    ks = [int(r.label.split("K = ")[1]) for r in of_head]
-    published = [(k, r.published) for k, r in zip(ks, of_head, strict=True)]
-    lines.append(figures.Curve(head_name, ks, [r.predicted for r in of_head], measured=published))
+    of_head = [row for row in table if row.label.startswith(f"{head_name}, batch 1,")]
+    ks, published = [row.gamma for row in of_head], [(row.gamma, row.speedup) for row in of_head]
+    predicted = [float(row.predicted(engines).speedup) for row in of_head]
+    lines.append(figures.Curve(head_name, ks, predicted, measured=published))
 figure, axes = figures.subplots()
 x, y = "γ, tokens drafted per cycle", "speedup (×)"
 figures.curves(axes, lines, x, y, doubling=False, unit_line=True, title="batch 1, vLLM")
 figure
 
 # %%
-errors = [abs(r.predicted / r.published - 1) for r in table]
+errors = [abs(float(row.predicted(engines).speedup) / row.speedup - 1) for row in table]
 course.say(f"""
 Over both heads and both batches of that table ({len(table)} speedups):
 

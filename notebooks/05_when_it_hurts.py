@@ -101,6 +101,14 @@ figure, axes = figures.subplots()
 figures.curves(axes, lines, SEQUENCES, SPEEDUP, unit_line=True, title="vLLM, one head")
 figure
 
+# %% [markdown]
+# Speculation also costs an engine more than its passes: scheduling, comparing, rolling back. Below
+# are all published speedups whose inputs are stated, each predicted by constants that were fitted
+# without its paper, and by the roofline alone. Left of the dashed line it cost time; the roofline
+# promised a gain there. `specsim validate` lists the rows, and `docs/accuracy.md` the terms.
+#
+# ![Published passes and speedups against their predictions](../docs/published.png)
+
 # %%
 errors = [abs(float(row.predicted(engines).speedup) / row.speedup - 1) for row in table]
 course.say(f"""
@@ -111,14 +119,6 @@ test.
 **Extra tokens are free up to the ridge and take their full time above it: γ = 5 pays up to a batch
 of {fixed.batch} here. At high load draft less, or nothing.**
 """)
-
-# %% [markdown]
-# Speculation also costs an engine more than its passes: scheduling, comparing, rolling back. Below
-# are all published speedups whose inputs are stated, each predicted by constants that were fitted
-# without its paper, and by the roofline alone. Left of the dashed line it cost time; the roofline
-# promised a gain there. `specsim validate` lists the rows, and `docs/accuracy.md` the terms.
-#
-# ![Published passes and speedups against their predictions](../docs/published.png)
 
 # %% [markdown]
 # ## Long contexts

@@ -128,7 +128,6 @@ class Finder(importlib.abc.MetaPathFinder):
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 from specsim import cli
-from specsim.checks.text import MOST, one_line
 cli.on_interrupt(cli._leave)  # as the first line of main does
 """
 
