@@ -57,7 +57,8 @@ if here.torch:
     dtype, reason = probes.fastest_dtype(device)
     drift_probe = drift.DriftProbe(device)
     before = drift_probe.product_s()
-    timed = probes.run_probes(device, dtype, course.effort(2, 1))
+    probing = course.effort({"rounds": 2}, {"rounds": 1, "widest": 500})
+    timed = probes.run_probes(device, dtype, **probing)
     fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
 else:

@@ -63,7 +63,8 @@ if here.torch:
 
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    timings = probes.run_probes(device, dtype, rounds=course.effort(3, 1))
+    probing = course.effort({"rounds": 3}, {"rounds": 1, "widest": 500})
+    timings = probes.run_probes(device, dtype, **probing)
     system = fit(timings, asdict(machine.environment(device))).system
     target, draft, tokenizer = reference.load_pair("bundled", dtype=dtype, device=device)
     calibration, timed = (reference.prompts(which, 64) for which in ("calibration", "timed"))

@@ -39,10 +39,9 @@ class Sequences:
 
     def load(self, prompts: list[list[int]], remaining: list[int]) -> None:
         """Start again with these prompts, right-padded; the last token of each is pending."""
-        tokens = torch.zeros(self.tokens.shape, dtype=torch.long)
-        for row, prompt in zip(tokens, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
-        self.tokens.copy_(tokens)
+        capacity = self.tokens.shape[1]
+        padded = [prompt + [0] * (capacity - len(prompt)) for prompt in prompts]
+        self.tokens.copy_(torch.tensor(padded))
         self.lengths.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
         self.remaining.copy_(torch.tensor(remaining))
         self.longest = max(map(len, prompts)) - 1

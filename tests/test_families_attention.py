@@ -476,6 +476,8 @@ def test_mistrals_own_params_file():
     assert (eight.experts.count, eight.experts.per_token) == (8, 2)
     with pytest.raises(SpecsimError, match=r"is not supported; pass the config\.json"):
         from_config(params | {"q_lora_rank": 1536}, "large-3")
+    with pytest.raises(SpecsimError, match=r"lacks the field 'hidden_dim'"):
+        from_config({key: params[key] for key in ("dim", "n_layers", "n_heads")}, "cut")
 
 
 @pytest.mark.parametrize("model_type", CLASS_DEFAULTS)

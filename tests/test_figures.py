@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from specsim import figures
 from specsim.cost import step_time
 from specsim.evidence.measurement import Timing
 from specsim.operators import Workload
+from specsim.planning.memory import largest_batch
 from specsim.planning.sweep import speedup_map
 
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
@@ -200,6 +202,28 @@ def test_the_map_is_white_where_nothing_is_gained() -> None:
     found = figures.maps.SpeedupMap("gamma", values, "alpha", values, np.eye(2) + 0.5, np.eye(2))
     mesh = figures.speedup_map(axes, found)
     np.testing.assert_allclose(mesh.to_rgba(1.0)[:3], (1, 1, 1), atol=0.02)
+
+
+def map_of_batches(most: int) -> figures.maps.SpeedupMap:
+    batches, contexts = np.array([8.0, most]), np.array([1e3, 3e4, 1e6])
+    values = np.ones((3, 2))
+    return figures.maps.SpeedupMap("batch", batches, "context", contexts, values, values)
+
+
+def test_the_line_on_a_map_is_where_memory_ends() -> None:
+    asked = {"drafter": DRAFTER, "gamma": 4}
+    found = map_of_batches(4096)
+    line = figures.where_memory_ends(found, TARGET, SYSTEM, **asked)
+    assert line is not None
+    np.testing.assert_array_equal(line[:, 1], found.y_values)
+    fit = [largest_batch(TARGET, SYSTEM, context=context, **asked) for context in found.y_values]
+    np.testing.assert_array_equal(np.floor(line[:2, 0]), fit[:2])
+    assert fit[2] < 8 == line[2, 0]  # at the left edge
+    # the whole map fits, or nobody knows
+    small = replace(map_of_batches(int(fit[1])), y_values=np.array([1e3, 3e4]))
+    assert figures.where_memory_ends(small, TARGET, SYSTEM, **asked) is None
+    unknown = replace(SYSTEM, accelerator=replace(SYSTEM.accelerator, memory_bytes=None))
+    assert figures.where_memory_ends(found, TARGET, unknown, **asked) is None
 
 
 DOCUMENT = {

@@ -90,22 +90,24 @@ def run_probes(
     dtype: torch.dtype,
     rounds: int = 7,
     between: Callable[[], object] = lambda: None,
+    widest: float = math.inf,
 ) -> Probes:
     """Time every probe.
 
     `rounds` is the number of times that each is timed, at most: on a slow machine, after half a
     minute (LIMIT_S), no further round of cycles begins. `between` is called several times during
-    the run, for example to time a drift probe.
+    the run, for example to time a drift probe. Stacks and targets of a hidden size above `widest`
+    are left out: that is for a quick trial, as a calibration should reach the sizes it predicts.
     """
     until = time.perf_counter() + LIMIT_S
     with tqdm(total=3, desc="calibrating", leave=False) as bar:
         between()
-        linear, bandwidth, flops = linear_probes(device, dtype, rounds, until)
+        linear, bandwidth, flops = linear_probes(device, dtype, rounds, until, widest)
         bar.update()
         between()
         attention = attention_probes(device, dtype, rounds)
         bar.update()
-        stages = stage_probes(device, dtype, rounds, between, until)
+        stages = stage_probes(device, dtype, rounds, between, until, widest)
         bar.update()
     return Probes(
         machine=environment(device).device,
@@ -137,9 +139,13 @@ def linear_stack(
 
 
 def linear_probes(
-    device: torch.device, dtype: torch.dtype, rounds: int, until: float = math.inf
+    device: torch.device,
+    dtype: torch.dtype,
+    rounds: int,
+    until: float = math.inf,
+    widest: float = math.inf,
 ) -> tuple[tuple[LinearProbe, ...], float, float]:
-    """Time linear stacks of every size with every number of rows.
+    """Time linear stacks of every size, up to the hidden size `widest`, with every number of rows.
 
     `until` is the time, of `time.perf_counter`, after which no stack gets a third visit.
 
@@ -147,7 +153,8 @@ def linear_probes(
     FLOP/s.
     """
     size_of = precision(PRECISION_OF[dtype]).weight_bytes
-    stacks = [linear_stack(hidden, layers, device, dtype) for hidden, layers in STACKS]
+    sizes = [(hidden, layers) for hidden, layers in STACKS if hidden <= widest]
+    stacks = [linear_stack(hidden, layers, device, dtype) for hidden, layers in sizes]
     weight_bytes = [
         size_of * sum(layer.in_features * layer.out_features for layer in stack) for stack in stacks
     ]
@@ -252,14 +259,17 @@ def stage_probes(
     rounds: int,
     between: Callable[[], object],
     until: float = math.inf,
+    widest: float = math.inf,
 ) -> tuple[StageProbe, ...]:
     """Time the cycles of random pairs at temperature 1: the median of each stage, by gamma and
-    context.
+    context. A pair whose target has a hidden size above `widest` is left out.
 
     `until` is the time, of `time.perf_counter`, after which no round begins, except the first.
     """
     cases = []
     for target_size, draft_size, vocab_size in PAIRS:
+        if target_size[0] > widest:
+            continue
         target, draft = (
             pack(random_model(probe_architecture(*size, vocab_size), dtype, device, seed=seed))
             for seed, size in enumerate((target_size, draft_size))

@@ -96,6 +96,15 @@ def test_a_slow_machine_gets_no_visit_and_no_round_that_can_be_spared(monkeypatc
         assert len(turns) == rounds
 
 
+def test_a_trial_leaves_out_what_is_wider(monkeypatch):
+    monkeypatch.setattr(probes, "STACKS", ((64, 1), (96, 1)))
+    monkeypatch.setattr(probes, "PAIRS", (((64, 1), (64, 1), 61), ((128, 1), (64, 1), 61)))
+    for widest, stacks, targets in ((95, 1, {64}), (96, 2, {64}), (128, 2, {64, 128})):
+        timed = probes.run_probes(CPU, torch.float32, 1, widest=widest)
+        assert len(timed.linear) == stacks * len(probes.ROWS)
+        assert {p.architecture.hidden_size for p in timed.stages if p.stage == "verify"} == targets
+
+
 def test_only_one_pair_of_probes_reads_a_long_prompt(monkeypatch):
     monkeypatch.setattr(probes, "PAIRS", (((64, 1), (64, 1), 61), ((64, 2), (64, 1), 61)))
     monkeypatch.setattr(probes, "WITH_LONG", (64, 2))

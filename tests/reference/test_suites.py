@@ -62,6 +62,51 @@ def test_every_gamma_is_a_point_with_the_same_plain_step(pair):
     assert 0 < min(stages) <= max(stages) <= two.cycle_s.median
 
 
+class Bar:
+    """A progress bar that counts."""
+
+    def __init__(self, total: int, **_: object) -> None:
+        self.total, self.done = total, 0
+
+    def update(self) -> None:
+        self.done += 1
+
+    def close(self) -> None:
+        assert self.done == self.total
+
+
+class Drift:
+    """A machine that takes longer every time: 1 s, 2 s, …"""
+
+    def __init__(self) -> None:
+        self.probed = 0.0
+
+    def product_s(self) -> float:
+        self.probed += 1.0
+        return self.probed
+
+
+@pytest.mark.parametrize(("temperature", "rule"), [(0.0, "greedy"), (0.9, "token")])
+def test_a_point_says_how_it_was_run(pair, monkeypatch, temperature: float, rule: str):
+    monkeypatch.setattr("reference.lab.suites.pairs.tqdm", Bar)
+    asked = {"max_new_tokens": 12, "temperature": temperature, "seed": 5}
+    drift = {"drift": Drift(), "calibration_drift_s": 4.0}
+    points = measure_pair(
+        *pair, PROMPTS[:2], [2, 1], counted_prompts=PROMPTS[2:8], **asked, **drift
+    )
+    for point in points:
+        run = point.scenario
+        assert (run.batch, run.rule, run.temperature, run.seed) == (1, rule, temperature, 5)
+        assert run.context == run.allocated_context == 3 + 12 / 2
+        assert (run.mode, run.precision) == ("eager", "fp32")
+        assert point.drift == (1 + 2 + 3) / 3 / 4  # before, and after each of two prompts
+    timed = measure_pair(*pair, PROMPTS[:2], [2, 1], **asked)
+    for point, alone in zip(points[1:], timed[1:], strict=True):
+        assert point.cycle_s.n == alone.cycle_s.n
+        assert sum(point.accepted_histogram) > 2 * sum(alone.accepted_histogram)
+    assert points[0].accepted_histogram == timed[0].accepted_histogram
+
+
 def test_the_first_difference_of_two_texts_is_said(pair):
     target, _ = pair
     assert first_difference(target, [1, 2], [3, 4], [3, 4]) is None

@@ -31,6 +31,7 @@ from reference.lab.training import (
 )
 from reference.lab.training.distillation import overlap
 from reference.lab.training.loop import batches, learning_rate_factor
+from reference.lab.training.models import initialise
 from reference.transformer import Transformer
 from reference.verification import keeps
 from specsim.checks import SpecsimError
@@ -51,6 +52,16 @@ def test_the_loss_falls(whole):
     model, curve = whole
     assert curve[-1]["held_out_loss"] < 1.0 < math.log(7) < curve[0]["held_out_loss"]
     assert not model.training
+
+
+def test_weights_into_the_residual_stream_are_drawn_smaller_by_depth():
+    deep = replace(bundled_architecture("deep", 96, 8, 2, 1, 128), vocab_size=64)
+    for name, weight in initialise(Transformer(deep)).named_parameters():
+        if weight.ndim == 2:
+            into = name.endswith(("output.weight", "down.weight"))
+            expected = 0.02 / math.sqrt(2 * 8) if into else 0.02
+            assert weight.std().item() == pytest.approx(expected, rel=0.05), name
+            assert abs(weight.mean().item()) < 0.1 * expected, name
 
 
 @pytest.fixture

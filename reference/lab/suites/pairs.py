@@ -46,8 +46,8 @@ def measure_pair(
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
-    for gamma in gammas:  # warm up: allocator, kernel selection
-        speculate(target, drafters[gamma], prompts[0], min(16, max_new_tokens), temperature)
+    for gamma in gammas:  # warm up, in two cycles or more: allocator, kernel selection
+        speculate(target, drafters[gamma], prompts[0], min(gamma + 2, max_new_tokens), temperature)
     counted_gammas = gammas[1:] if counted_prompts else []
     rounds = len(prompts) * len(gammas) + len(counted_gammas)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
