@@ -15,7 +15,7 @@ from PIL import Image
 
 import specsim
 from specsim import explorer
-from specsim.explorer.cards import cards_of
+from specsim.explorer.cards import cards_of, money_and_energy
 from specsim.explorer.figure_canvas import HEIGHT, SHARPNESS, WIDTH
 from specsim.explorer.panels import (
     RooflinePanel,
@@ -202,6 +202,17 @@ def test_cards_say_what_is_predicted(live: Explorer) -> None:
     token_s = float(best.cycle_s[at] / best.tokens_per_cycle[at])
     assert f"{token_s * 1e3:.2f} ms" in live.cards.value
     assert f"${2.0 / 3600 * token_s / 8 * 1e6:.2f}" in live.cards.value
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("method", ["draft-model", "pearl"])  # pearl drafts on a device of its own
+def test_every_device_is_paid_for(devices: int, method: str) -> None:
+    scenario = changed(price_per_hour=2.0, tensor_parallel=devices, method=method)
+    money = money_and_energy(predict_scenario(scenario), token_s=5e-3, plain_s=8e-3)[0]
+    extra = 1 if method == "pearl" else 0
+    per_s = 2.0 / 3600
+    assert money.number == f"${per_s * (devices + extra) * 5e-3 * 1e6:.2f}"
+    assert money.note == f"plain ${per_s * devices * 8e-3 * 1e6:.2f}"
 
 
 # Pictures

@@ -32,6 +32,7 @@ from specsim.evidence.validation.speculation_scores import (
     speedup_bands,
 )
 from specsim.evidence.validation.speedups import published_speedups
+from specsim.evidence.validation.table import HEADING, KINDS, engines, kinds
 from specsim.hardware import system
 from specsim.planning.prefill import prefill_s
 
@@ -315,6 +316,18 @@ def test_the_table_names_engines_worst_rows_and_reasons(document):
     assert max(len(line) for line in text.splitlines()) <= 140
     sizes = [abs(row["error"]) for row in document["rows"]]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(("part", "heading"), [(engines, HEADING), (kinds, KINDS)])
+def test_numbers_stand_under_the_names_of_their_columns(document, part, heading):
+    names = heading.splitlines()[-1]
+    ends = {name.end() for name in re.finditer(r"\S+", names)}
+    lines = [line for line in part(document) if re.search(r"\d% +[-+\d]", line)]
+    assert len(lines) > 5
+    for line in lines:
+        numbers = list(re.finditer(r"(?<!\S)[-+]?\d[\d.]*%?(?!\S)", line))
+        assert len(numbers) >= 4
+        assert {number.end() for number in numbers} <= ends, f"{names}\n{line}"
 
 
 def test_specsim_validate(capsys, monkeypatch, document):

@@ -1,10 +1,13 @@
 """What cannot be decoded is said in one error, and what comes after is decoded as ever."""
 
+import io
+
 import pytest
 import torch
 
 from reference import DraftModel, EarlyExit, NGram, generate, speculate
 from reference.cache import KVCache
+from reference.memory import free_bytes
 from specsim.checks import SpecsimError
 
 NAN, INF = float("nan"), float("inf")
@@ -92,6 +95,24 @@ def test_keys_and_values_that_do_not_fit_are_refused_with_their_size(tiny, monke
         generate(model, [[1], [2], [3]], 500)
     monkeypatch.undo()
     assert len(generate(model, [[1], [2], [3]], 5).tokens) == 3
+
+
+def test_what_torch_holds_and_does_not_use_is_free_too(monkeypatch) -> None:
+    """Of a GPU: what the driver has left, and what torch has reserved without a tensor in it."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    assert free_bytes(torch.device("cuda")) == 500 + (300 - 100)
+
+
+@pytest.mark.parametrize(
+    ("told", "free"),
+    [("MemTotal: 9 kB\nMemAvailable:    4 kB\n", 4096.0), ("MemTotal: 9 kB\n", float("inf"))],
+)
+def test_what_the_system_can_give_is_free(monkeypatch, told: str, free: float) -> None:
+    """Of a CPU; without a limit where the system does not say."""
+    monkeypatch.setattr("reference.memory.open", lambda *_, **__: io.StringIO(told), raising=False)
+    assert free_bytes(torch.device("cpu")) == free
 
 
 def test_an_allocation_that_fails_is_said_with_its_size(tiny, monkeypatch) -> None:

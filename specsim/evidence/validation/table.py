@@ -11,7 +11,7 @@ Plain decoding compared with published rows: the median |error| of a step. The c
 (ideal), the engine's constants (fitted), constants fitted without any row of the same accelerator,
 constants fitted without any row of the same source.
 
-engine           rows accel. sources   ideal  fitted no accel.  no source   worst  80 % band"""
+engine           rows accel. sources   ideal  fitted no accel.  no source    worst  80 % band"""
 KINDS = """
 Plain steps, passes of several rows (verification), prompts (prefill: no constant was fitted to one)
 and speedups (speculation): median |error|, the 90th percentile and the bias of predictions without
@@ -48,9 +48,9 @@ def engines(document: Mapping[str, Any]) -> Iterator[str]:
             f"{engine['engine']:16s}{counts} {medians(engine)}"
             f"  {engine['worst']:+7.1%}  ±{engine['band']:.0%}{note}"
         )
-    yield f"{'average':36s}{medians(document['average'])}"
+    yield f"{'average':37s}{medians(document['average'])}"
     for what, row in document["unscored"].items():
-        yield f"{what:31s}{row['rows']:4d} {medians(row)}"
+        yield f"{what:31s}{row['rows']:5d} {medians(row)}"
 
 
 def kinds(document: Mapping[str, Any]) -> Iterator[str]:
