@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import specsim
-from specsim.architecture import DraftHead, head_from_config, model
+from specsim.architecture import DraftHead, draft_head, head_from_config, model
 from specsim.checks import SpecsimError
 from specsim.drafting import DynamicTree, Medusa, StaticTree, TrainedHead, method
 from specsim.operators import Workload
@@ -272,3 +272,10 @@ def test_the_command_line_tells_method_and_precision(tmp_path, capsys):
     assert any("Weights of head in bf16" in each for each in document["assumptions"])
     assert main([*asked, "--draft", "llama-3.2-1b", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["method"] == "draft-model"
+
+
+@pytest.mark.parametrize("name", ["x" * 9000, "x" * 300 + ".json", "a\0b", "~nobody-has-this-name/x"])
+def test_a_name_that_no_file_can_have_is_an_error_in_words(name):
+    for read_it in (model, lambda name: draft_head(name, model("llama-3.1-8b"))):
+        with pytest.raises(SpecsimError, match="no model is called"):
+            read_it(name)

@@ -37,14 +37,10 @@ def model(name: str | Path, like: str | None = None) -> Architecture:
     `model_type` as which a `config.json` of an unknown one is read (`from_config`). Raises
     SpecsimError with the nearest preset names when there is none such.
     """
-    try:
-        path = Path(name).expanduser()
-        is_file, is_folder = is_path(path), path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
-        raise SpecsimError(f"no model is called {quoted(str(name))}: {error}") from None
-    if is_file:
+    if (path := path_of(name)) is not None:
         if path.suffix.lower() == ".gguf":
             return from_header(read_header(path), path.stem)
+        is_folder = path.is_dir()
         config, folder = read_config(path), path if is_folder else path.parent
         if (header := header_of_metadata(config, path.stem)) is not None:
             return from_header(header, path.stem)
@@ -89,10 +85,14 @@ def named_by(path: Path) -> str:
     return folder.resolve().name if of_folder else path.stem
 
 
-def is_path(path: Path) -> bool:
-    """Whether a file is meant: a name without a folder, or with one (a hub id), may be a preset."""
-    by_name = path.suffix.lower() in (".json", ".gguf")
-    if by_name or path.is_absolute() or (path / "config.json").is_file():
-        return True
-    parts = len(path.parts)
-    return parts > 2 or (parts == 2 and path.is_dir()) or path.parts[:1] == ("..",)
+def path_of(name: str | Path) -> Path | None:
+    """The file or folder that `name` means; None for a name without a folder, or with one (a hub
+    id), which may be a preset's. Raises SpecsimError for what no file can be called."""
+    try:
+        path = Path(name).expanduser()
+        is_folder, parts = path.is_dir(), len(path.parts)
+        by_name = path.suffix.lower() in (".json", ".gguf") or (path / "config.json").is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
+        raise SpecsimError(f"no model is called {quoted(str(name))}: {error}") from None
+    by_place = path.is_absolute() or parts > 2 or path.parts[:1] == ("..",)
+    return path if by_name or by_place or (parts == 2 and is_folder) else None

@@ -13,7 +13,7 @@ from typing import Any
 from specsim import catalog
 from specsim.architecture.config import from_config
 from specsim.architecture.families import FAMILIES
-from specsim.architecture.files import is_path, named_by, read_config
+from specsim.architecture.files import named_by, path_of, read_config
 from specsim.architecture.layers import layers_of
 from specsim.architecture.parts import Attention
 from specsim.architecture.shape import Architecture
@@ -86,10 +86,11 @@ def draft_head(
     """The draft head in a `config.json`, or in a checkpoint's folder; None for a model of the
     catalog and for an ordinary model, unless `method` says that the file is a head.
 
-    Raises SpecsimError for a head of a kind that is not priced, and for one of another target.
+    Raises SpecsimError for a head of a kind that is not priced, for one of another target,
+    and for what no file can be called.
     """
-    path = Path(name).expanduser()
-    if not is_path(path) or path.suffix == ".gguf":
+    path = path_of(name)
+    if path is None or path.suffix == ".gguf":
         return None
     return head_from_config(read_config(path), target, named_by(path), method)
 

@@ -47,7 +47,8 @@ def measure_pair(
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
     for gamma in gammas:  # warm up, in two cycles or more: allocator, kernel selection
-        speculate(target, drafters[gamma], prompts[0], min(gamma + 2, max_new_tokens), temperature)
+        tokens = min(max(gamma, 0) + 2, max_new_tokens)  # a gamma below 0: the decoder refuses it
+        speculate(target, drafters[gamma], prompts[0], tokens, temperature)
     counted_gammas = gammas[1:] if counted_prompts else []
     rounds = len(prompts) * len(gammas) + len(counted_gammas)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
