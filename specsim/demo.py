@@ -67,7 +67,7 @@ class Effort:
 
 # A trained target writes three texts after each of its 25 prompts: one of them may repeat itself,
 # which makes it easy to draft.
-FULL = Effort(5, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
+FULL = Effort(8, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
 QUICK = Effort(
     1,
     Decoded(24, texts=25, timed=1, counted=10),
