@@ -16,7 +16,7 @@ from specsim.architecture import Architecture
 from specsim.evidence.calibration import StageProbe
 
 PROMPT = 8  # tokens: reading more takes longer than the cycles after it, and tells nothing
-TOKENS = 4  # most drafts of an unrelated model are rejected, so these are a few cycles
+TOKENS = 5  # most drafts of an unrelated model are rejected, so these are a few cycles
 FORMAT = "int8"  # of drafts that tell what small kernels take beside weights in fewer bits
 NUCLEUS = 0.9  # any top-p sorts all of the vocabulary
 
@@ -67,10 +67,12 @@ class Case:
         self.drafter = DraftModel(self.draft, gamma) if gamma else NoDrafter()
 
     def run(self, seed: int, tokens: int = TOKENS) -> Statistics:
-        """Decode a few tokens at temperature 1."""
+        """Decode a few tokens at temperature 1. The first cycle is not counted: the library may
+        have to make its kernels again, and code and weights are not in the caches."""
         prompts = [[1] * PROMPT] * self.batch
         top_p = NUCLEUS if self.pair.filtered else None
         run = speculate(self.target, self.drafter, prompts, tokens, 1.0, seed=seed, top_p=top_p)
+        run.statistics.forget_first()
         return run.statistics
 
     def probes(self, timed: Statistics) -> list[StageProbe]:
