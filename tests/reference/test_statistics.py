@@ -50,4 +50,5 @@ def test_the_first_cycle_may_be_forgotten_but_not_the_only_one():
     assert timed.cycle_s == 10.0
     timed.add_cycle([0], [2], [0.4, 0.3, 0.2, 0.1])
     timed.forget_first()
-    assert (timed.cycle_s, timed.draft_s, timed.cycles) == (1.0, 0.4, 2)
+    assert (timed.cycle_s, timed.draft_s) == (pytest.approx(1.0), 0.4)
+    assert timed.cycles == 2
