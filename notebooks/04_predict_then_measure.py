@@ -37,10 +37,10 @@ course.say(here.sentence)
 # %% [markdown]
 # ## Calibrate
 #
-# We time three kinds of probes: stacks of matrices of many sizes, with 1 to 320 rows; attention at
-# three contexts; and short decoding cycles of small random pairs of models. None of them has the
-# configuration of a model that is predicted below. Otherwise the probe would measure the answer,
-# and the result would not be a prediction.
+# We time three kinds of probes: stacks of matrices of many sizes, with one row to hundreds;
+# attention at three contexts; and short decoding cycles of small random pairs of models. None of
+# them has the configuration of a model that is predicted below. Otherwise the probe would measure
+# the answer, and the result would not be a prediction.
 #
 # *Guess first:* does this machine read the weights of small matrices as fast as those of large
 # ones?
