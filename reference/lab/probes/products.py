@@ -25,6 +25,25 @@ FORMAT_STACKS = ((64, 6), (192, 3), (448, 6), (896, 8))
 FORMAT_ROWS = (1, 2, 3, 5, 9)
 
 
+def linear_stack(
+    hidden: int, layers: int, device: torch.device, dtype: torch.dtype, format: str = ""
+) -> list[torch.nn.Module]:
+    """The matrices of `layers` layers, as the decoder lays them out: copies of one layer's."""
+    shapes = (
+        (hidden, 2 * hidden),
+        (hidden, hidden),
+        (hidden, 5 * hidden),
+        (5 * hidden // 2, hidden),
+    )
+    layer: list[torch.nn.Module] = [
+        torch.nn.Linear(*shape, bias=False, device=device, dtype=dtype) for shape in shapes
+    ]
+    if format:
+        layer = [QuantizedLinear(matrix.weight.detach(), format) for matrix in layer]
+    copies = [copy.deepcopy(matrix) for _ in range(layers) for matrix in layer]
+    return copies if format else list(pack(torch.nn.ModuleList(copies)))
+
+
 class ProductStack:
     """The matrices of some layers, as the decoder lays them out, and their inputs."""
 
@@ -32,25 +51,9 @@ class ProductStack:
         self, hidden: int, layers: int, device: torch.device, dtype: torch.dtype, format: str = ""
     ):
         self.format, self.device = format, device
-        shapes = (
-            (hidden, 2 * hidden),
-            (hidden, hidden),
-            (hidden, 5 * hidden),
-            (5 * hidden // 2, hidden),
-        )
-        layer = torch.nn.ModuleList(
-            torch.nn.Linear(*shape, bias=False, device=device, dtype=dtype) for shape in shapes
-        )
+        self.matrices = linear_stack(hidden, layers, device, dtype, format)
         size = precision(format or PRECISION_OF[dtype]).weight_bytes
-        self.nbytes = [size * matrix.weight.numel() for matrix in layer] * layers
-        if format:
-            layer = [QuantizedLinear(matrix.weight.detach(), format) for matrix in layer]
-            self.matrices = [copy.deepcopy(matrix) for _ in range(layers) for matrix in layer]
-        else:
-            copies = torch.nn.ModuleList(
-                copy.deepcopy(each) for _ in range(layers) for each in layer
-            )
-            self.matrices = list(pack(copies))
+        self.nbytes = [size * each.in_features * each.out_features for each in self.matrices]
         self.dtype = torch.bfloat16 if format else dtype
         self.rows = FORMAT_ROWS if format else (*ROWS, *WIDE_ROWS)
         widths = {matrix.in_features for matrix in self.matrices}

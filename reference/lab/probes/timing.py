@@ -22,11 +22,18 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def round_robin(
+def timed_in_turn(
     actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
-) -> list[float]:
-    """The median seconds of each action over `rounds` rounds through all, after one untimed."""
+) -> list[list[float]]:
+    """The seconds of each action in each of `rounds` rounds through all, after one untimed."""
     for action in actions:
         action()
     samples = [[seconds_of(action, device) for action in actions] for _ in range(rounds)]
-    return [statistics.median(times) for times in zip(*samples, strict=True)]
+    return [list(times) for times in zip(*samples, strict=True)]
+
+
+def round_robin(
+    actions: Sequence[Callable[[], object]], rounds: int, device: torch.device
+) -> list[float]:
+    """The median seconds of each action, as above."""
+    return [statistics.median(times) for times in timed_in_turn(actions, rounds, device)]
