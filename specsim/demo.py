@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from specsim import tables
+from specsim.evidence import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 from specsim.checks.extras import require_modules

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specsim import tables
+from specsim.evidence import tables
 from specsim.checks import SpecsimError
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing

@@ -1,0 +1,231 @@
+"""What reading prompts in chunks takes, beside decoding: the price of a mixed pass.
+
+The rows of a pass share one read of the weights, whoever they belong to; each sequence attends to
+its own context. So tokens of a prompt that ride in a decoding pass cost
+
+    linear layers at (decoded rows + chunk) - linear layers at the decoded rows
+    + attention of the chunk to what its own sequence has cached
+
+and in a pass of their own the linear layers in full. A chunk attends to its cache and, on average,
+to half of itself, as in `planning.prefill`. The drafter reads the chunks of a step together, in a
+pass of its own (pessimistic: engines that merge it with the first draft pass read the draft's
+weights once less).
+
+Pessimistic: attention of chunks and of decoding are added, as two kernels one after the other.
+Optimistic: no padding, no tile that is half full. With routing that is correlated, the experts of a
+mixed pass are counted as those of one text (optimistic).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specsim.architecture import Architecture
+from specsim.checks import Floats, Integers
+from specsim.cost import Entry, Ledger, ModelPass
+from specsim.drafting import Drafter
+from specsim.hardware import System
+from specsim.operators import ATTENTION, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """One attention operator of one sequence's chunk: t tokens that see x tokens on average."""
+
+    memory_t: Floats  # (T+1,) seconds where x is 1
+    memory_x: Floats  # (X+1,) and its rise with x, from a long chunk
+    compute_t: Floats  # (T+1,) seconds where x is the most
+    compute_x: Floats  # (X+1,) as a share of those
+    floor_s: float
+    bytes_t: Floats
+    bytes_x: Floats
+    flops_t: Floats
+
+    def at(self, tokens: Integers, seen: Integers) -> tuple[float, float, float]:
+        """Seconds, bytes and FLOPs of one chunk after another."""
+        memory = self.memory_t[tokens] + self.memory_x[seen]
+        compute = self.compute_t[tokens] * self.compute_x[seen]
+        seconds = np.maximum(np.maximum(memory, compute), self.floor_s)
+        moved = self.bytes_t[tokens] + self.bytes_x[seen]
+        flops = self.flops_t[tokens] * self.compute_x[seen]
+        return float(seconds.sum()), float(moved.sum()), float(flops.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One entry of the passes that read chunks: T tokens in all; nothing for no tokens."""
+
+    linear_s: Floats  # (T+1,)
+    launch_s: float
+    bytes_moved: Floats  # (T+1,)
+    flops: Floats  # (T+1,)
+    attention: tuple[_Attention, ...]
+
+    def attends(self, tokens: Integers, seen: Integers) -> Floats:
+        """Seconds, bytes and FLOPs of the attention of several chunks."""
+        return np.sum([one.at(tokens, seen) for one in self.attention] or [(0.0, 0.0, 0.0)], axis=0)
+
+
+def _readers(
+    ledger_at: "_Ledger", most_tokens: int, most_context: int
+) -> tuple[_Reader, ...]:
+    """The entries of a ledger as functions of the tokens, and of what they see."""
+    tokens, seen = np.arange(1.0, most_tokens + 1.0), np.arange(1.0, most_context + 1.0)
+    long = float(most_tokens)
+    by_token, first = ledger_at(tokens, float(most_context)), ledger_at(tokens, 1.0)
+    by_seen = ledger_at(long, seen)
+    found = []
+    for (times, over_t), (_, at_one), (_, over_x) in zip(
+        by_token.entries, first.entries, by_seen.entries, strict=True
+    ):
+        many = float(np.max(times))
+        if many:
+            found.append(_reader(many, over_t, at_one, over_x, most_tokens, most_context))
+    return tuple(found)
+
+
+class _Ledger:
+    """The pass that reads chunks: a model's, or a drafter's."""
+
+    def __init__(self, reader: Architecture | Drafter, system: System, logits: float) -> None:
+        self.reader, self.system, self.logits = reader, system, logits
+
+    def __call__(self, tokens: Floats | float, seen: Floats | float) -> Ledger:
+        asked = Workload(1, tokens, seen, logit_rows=self.logits, states=1.0)
+        if isinstance(self.reader, Drafter):
+            return self.reader.prompt_pass(self.system, asked)
+        return Ledger.of(ModelPass(self.reader, self.system, asked))
+
+
+def _reader(
+    many: float, over_t: Entry, at_one: Entry, over_x: Entry, tokens: int, seen: int
+) -> _Reader:
+    def led(value: Floats | float, length: int = tokens) -> Floats:
+        full = np.broadcast_to(np.asarray(value, float), (length,))
+        return many * np.concatenate([np.zeros(1), full])
+
+    if not isinstance(over_t, ModelPass):
+        return _Reader(
+            led(over_t.seconds), 0.0, led(over_t.bytes_moved), led(over_t.flops), ()
+        )
+    assert isinstance(at_one, ModelPass)
+    assert isinstance(over_x, ModelPass)
+    linear: Floats = np.zeros(())
+    attention, read, computed = [], np.zeros(()), np.zeros(())
+    devices = over_t.work.devices
+    for term, alone, along in zip(
+        over_t.time.terms, at_one.time.terms, over_x.time.terms, strict=True
+    ):
+        operator = term.operator
+        if operator is None or operator.kind != ATTENTION:
+            linear = linear + term.seconds
+            continue
+        assert alone.operator is not None
+        assert along.operator is not None
+        most = along.compute_s[-1] if np.ndim(along.compute_s) else along.compute_s
+        share = np.broadcast_to(along.compute_s / most if most else 1.0, (seen,))
+        first = along.memory_s[0] if np.ndim(along.memory_s) else along.memory_s
+        kv = np.broadcast_to(along.operator.kv_bytes, (seen,))
+        attention.append(
+            _Attention(
+                memory_t=led(alone.memory_s),
+                memory_x=led(along.memory_s - first, seen),
+                compute_t=led(term.compute_s),
+                compute_x=np.concatenate([np.zeros(1), share]),
+                floor_s=many * float(np.max(term.floor_s)),
+                bytes_t=led(devices * alone.operator.kv_bytes),
+                bytes_x=led(devices * (kv - kv[0]), seen),
+                flops_t=led(devices * operator.flops),
+            )
+        )
+        read = read + devices * operator.kv_bytes
+        computed = computed + devices * operator.flops
+    return _Reader(
+        linear_s=led(linear),
+        launch_s=many * float(np.max(over_t.time.launch_s)),
+        bytes_moved=led(over_t.bytes_moved - read),
+        flops=led(over_t.flops - computed),
+        attention=tuple(attention),
+    )
+
+
+class PromptPrice:
+    """Seconds, bytes and FLOPs of the chunks that are read in a step."""
+
+    def __init__(
+        self,
+        target: Architecture,
+        drafter: Drafter | None,
+        system: System,
+        *,
+        most_tokens: int,
+        most_context: int,
+        most_sequences: int,
+    ) -> None:
+        own = system.storing(target)
+        context = max(most_context, 2)
+        (self.target,) = _readers(_Ledger(target, own, 0.0), most_tokens, context)
+        self.drafter: tuple[_Reader, ...] = ()
+        if drafter is not None:
+            self.drafter = _readers(
+                _Ledger(drafter, system.on_accelerator, 1.0), most_tokens, context
+            )
+        # the LM head, beside as many tokens as a pass may have
+        logits = np.arange(1.0, most_sequences + 1.0)
+        with_head, without = (
+            ModelPass(target, own, Workload(1, float(most_tokens), 1.0, logit_rows=rows, states=1))
+            for rows in (logits, 0.0)
+        )
+        more = np.asarray(with_head.time.device_s - without.time.device_s, float)
+        self.head_s = np.concatenate([np.zeros(1), np.broadcast_to(more, logits.shape)])
+        engine = system.engine
+        self.empty_s = float(np.max(engine.cycle_overhead_s))
+        self.each_s = float(
+            np.max(engine.sequence_overhead_s + engine.logit_overhead_s * target.vocab_size)
+        )
+
+    def linear_s(self, decoding: float, added: int, logits: float, added_logits: int) -> float:
+        """Seconds that `added` tokens add to the linear layers of a pass of `decoding` rows."""
+        table, head = self.target.linear_s, self.head_s
+        seconds = _between(table, decoding + added) - _between(table, decoding)
+        return seconds + _between(head, logits + added_logits) - _between(head, logits)
+
+    def moved(self, decoding: float, added: int) -> Floats:
+        """Bytes and FLOPs that `added` tokens add to those linear layers."""
+        both = (self.target.bytes_moved, self.target.flops)
+        return np.array([_between(t, decoding + added) - _between(t, decoding) for t in both])
+
+    def attention(self, chunks: Sequence[tuple[int, int]]) -> Floats:
+        """Seconds, bytes and FLOPs of the target's attention: chunks of (tokens, cached)."""
+        return self.target.attends(*_as_seen(chunks))
+
+    def drafted(self, chunks: Sequence[tuple[int, int]]) -> Floats:
+        """Seconds, bytes and FLOPs of the drafter's own pass over the chunks."""
+        total = np.zeros(3)
+        if self.drafter and chunks:
+            tokens, seen = _as_seen(chunks)
+            together = int(tokens.sum())
+            for reader in self.drafter:
+                seconds, moved, flops = reader.attends(tokens, seen)
+                seconds = max(reader.linear_s[together] + seconds, reader.launch_s)
+                total += (
+                    seconds, moved + reader.bytes_moved[together], flops + reader.flops[together]
+                )  # fmt: skip
+        return total
+
+
+def _as_seen(chunks: Sequence[tuple[int, int]]) -> tuple[Integers, Integers]:
+    """Tokens of each chunk, and how many each of them sees, on average."""
+    pairs = np.array(chunks, dtype=np.int64)
+    return pairs[:, 0], pairs[:, 1] + (pairs[:, 0] + 1) // 2
+
+
+def _between(table: Floats, at: float) -> float:
+    """A table at a number that need not be whole."""
+    below = int(at)
+    if below >= len(table) - 1:
+        return float(table[-1] + (table[-1] - table[-2]) * (at - (len(table) - 1)))
+    low = float(table[below])
+    share = at - below
+    return low + share * (float(table[below + 1]) - low) if share else low
