@@ -12,21 +12,23 @@ overheads, blocks of the paged cache that are half full; after a preemption the 
 read again, never swapped (pessimistic).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
-from specsim.checks import Floats, Integers
+from specsim.checks import Integers
 from specsim.serving.accepting import Accepting, Noise, classes_of, thresholds
 from specsim.serving.arrivals import Traffic
 from specsim.serving.policies import Policy
 from specsim.serving.prompts import PromptPrice
 from specsim.serving.server import Server
+from specsim.serving.slots import WINDOW, Slots
 from specsim.serving.surface import Surface
 from specsim.serving.tallies import Tallies
 
-BLOCK = 32  # steps of pure decoding that are computed together
+BLOCK = WINDOW  # steps of pure decoding that are computed together
 Progress = Callable[[int, float], None]  # requests that are done, simulated seconds
 
 
@@ -66,15 +68,18 @@ class Loop:
         )  # fmt: skip
         self.least_kept, self.most_kept = policy.bounds()
         count = len(traffic)
-        self.noise = Noise(traffic.seed, count)
         self.classes = np.zeros(count, dtype=np.int64)
-        self.limits: dict[int, Integers] = {}
+        limits: dict[int, Integers] = {}
         if drafter is not None:
             assert accepting is not None
             survivals = {g: accepting.survival(drafter, g) for g in gammas if g}
-            self.limits = {g: thresholds(vector) for g, vector in survivals.items()}
+            limits = {g: thresholds(vector) for g, vector in survivals.items()}
             self.classes = classes_of(traffic.seed, count, len(next(iter(survivals.values()))))
-        self.tallies = Tallies(self.most_gamma, server.max_seqs, detailed)
+        self.slots = Slots(server.max_seqs, Noise(traffic.seed, count), limits)
+        self.tallies = Tallies(
+            self.most_gamma, server.max_seqs,
+            all_drafted=not policy.by_request, detailed=detailed,
+        )  # fmt: skip
         # of requests
         self.sent_s, self.first_s, self.end_s = (np.full(count, np.nan) for _ in range(3))
         self.last_s = np.full(count, np.nan)  # last token of those that were preempted
@@ -88,13 +93,6 @@ class Loop:
         self.reading: list[list[int]] = []  # of each prompt: request, tokens read, tokens in all
         self.reserved = 0.0  # bytes of prompts that are read
         self.step_s = 0.0
-        slots = server.max_seqs
-        self.batch = 0  # sequences that decode: the first so many of these
-        self.ids, self.context, self.left, self.cycle = (
-            np.zeros(slots, dtype=np.int64) for _ in range(4)
-        )
-        self.keys = np.zeros(slots, dtype=np.uint64)
-        self.speculates = np.zeros(slots, dtype=bool)
 
     # ------------------------------------------------------------------ the loop
 
@@ -106,7 +104,7 @@ class Loop:
             self.choose_gamma()
             self.make_room()
             chunks = self.plan_chunks()
-            if self.batch or chunks:
+            if self.slots.batch or chunks:
                 self.step(chunks)
             elif not self.queue and self.next < count:
                 self.now = max(self.now, float(self.traffic.arrival_s[self.next]))
@@ -116,45 +114,95 @@ class Loop:
     def step(self, chunks: list[tuple[int, int]]) -> None:
         """One pass of the target over everybody, or a block of them while nothing is read."""
         added_s, beside_s = self.reading_s(chunks)
-        if not self.batch:
-            ends = np.array([self.now + added_s + beside_s])
-            self.tallies.busy_s += added_s + beside_s
+        began, steps = self.now, self.steps_ahead(chunks)
+        if not self.slots.batch:
+            self.idle(added_s + beside_s)
+        elif steps == 1:
+            steps = self.decode_one(added_s, beside_s)
         else:
-            ends = self.decode(self.steps_ahead(chunks), added_s, beside_s)
-        self.tallies.step_ends(ends)
-        self.step_s = float(ends[-1] - self.now) / len(ends)
-        self.now = float(ends[-1])
+            steps = self.decode_block(steps)
+        self.step_s = (self.now - began) / steps
         self.finish()
         self.end_prompts(chunks)
 
-    def decode(self, steps: int, added_s: float, beside_s: float) -> Floats:
-        """Decode for up to `steps` steps and return when each of them ended."""
-        batch, gamma = self.batch, self.gamma
-        accepted = self.accepted(steps)
-        emitted = accepted + 1
-        after = np.cumsum(emitted, axis=0)
-        contexts = self.context[:batch] + (after - emitted)
-        seconds, moved_of = self.cycle_s(contexts, added_s)
-        seconds[0] += beside_s
-        ends = self.now + np.cumsum(seconds)
-        if steps > 1:
-            ended = (after >= self.left[:batch]).any(axis=1)
-            steps = min(steps, int(ended.argmax()) + 1 if ended.any() else steps)
-            if self.admits_arrivals():
-                arrival = float(self.traffic.arrival_s[self.next])
-                steps = min(steps, int(np.searchsorted(ends, arrival)) + 1)
-            held = self.cache.of_steps(contexts[1:steps], gamma + 1) + self.reserved
-            full = held > self.cache.capacity_bytes
-            steps = int(full.argmax()) + 1 if full.any() else steps
-        self.tallies.decoded(
-            gamma, batch, seconds[:steps], accepted[:steps], self.speculates[:batch],
-            moved_of(steps),
-        )  # fmt: skip
-        self.tallies.kv_bytes(float(self.cache.of_steps(contexts[steps - 1], 0)) + self.reserved)
-        self.context[:batch] += after[steps - 1]
-        self.left[:batch] -= after[steps - 1]
-        self.cycle[:batch] += steps
-        return ends[:steps]
+    def idle(self, seconds: float) -> None:
+        """A step in which prompts are read and nothing decodes."""
+        self.now += seconds
+        self.tallies.step(self.now, seconds)
+
+    def decode_one(self, added_s: float, beside_s: float) -> int:
+        """One step of all sequences that decode, in plain numbers; `added_s` is work in the
+        target's pass, `beside_s` outside of it."""
+        slots, gamma = self.slots, self.gamma
+        emitted = slots.emits(gamma, 1)[:, 0]
+        few = int(np.add.reduce(slots.drafted[: slots.batch])) if self.policy.by_request else None
+        if gamma and few is not None and 0 < few < slots.batch:
+            seconds, moved, flops = self.shared_cycle(few, added_s)
+        else:
+            price = self.prices[0 if few == 0 else gamma]
+            means = self.surface.readings.now(slots.tokens, slots.batch, slots)
+            seconds, moved, flops = price.one(slots.batch, means, added_s)
+        seconds += beside_s
+        self.now += seconds
+        self.tallies.step(self.now, seconds)
+        self.tallies.decoded_one(gamma, slots, seconds, emitted)
+        self.tallies.move(moved, flops)
+        slots.advance(1, emitted, int(np.add.reduce(emitted)))
+        self.tallies.kv_bytes(self.held_now(0))
+        return 1
+
+    def decode_block(self, steps: int) -> int:
+        """Several steps in which nothing is read: all at once, cut where something happens."""
+        slots, gamma = self.slots, self.gamma
+        batch, readings = slots.batch, self.surface.readings
+        emitted = slots.emits(gamma, steps)
+        after = emitted.cumsum(axis=1)
+        in_steps = np.add.reduce(emitted, axis=0)
+        tokens = slots.tokens + (in_steps.cumsum() - in_steps)  # where each step begins
+        more = None if readings.is_line and self.cache.is_line else after - emitted
+        price = self.prices[gamma if not self.policy.by_request or slots.drafted[0] else 0]
+        means = readings.ahead(tokens, batch, slots, more)
+        seconds = price.seconds(batch, means)
+        ends = self.now + seconds.cumsum()
+
+        ended = (after >= slots.left[:batch, None]).any(axis=0)
+        steps = int(ended.argmax()) + 1 if ended.any() else len(ended)
+        if self.admits_arrivals():
+            arrival = float(self.traffic.arrival_s[self.next])
+            steps = min(steps, int(ends.searchsorted(arrival)) + 1)
+        if steps > 1 and self.held_bytes(int(tokens[steps - 1]), after[:, steps - 2], gamma + 1) > (
+            self.cache.capacity_bytes
+        ):
+            steps = self.steps_that_fit(tokens, after, steps)
+
+        self.now = float(ends[steps - 1])
+        self.tallies.block(ends[:steps], seconds[:steps])
+        self.tallies.decoded(gamma, slots, seconds[:steps], emitted[:, :steps])
+        self.tallies.move(*price.moves(batch, means[:steps]).tolist())
+        total = int(tokens[steps - 1] + in_steps[steps - 1]) - slots.tokens
+        slots.advance(steps, after[:, steps - 1], total)
+        self.tallies.kv_bytes(self.held_now(0))
+        return steps
+
+    def steps_that_fit(self, tokens: Integers, after: Integers, steps: int) -> int:
+        """How many of the steps begin with room for their drafts; the first one does."""
+        for step in range(1, steps):
+            held = self.held_bytes(int(tokens[step]), after[:, step - 1], self.gamma + 1)
+            if held > self.cache.capacity_bytes:
+                return step
+        return steps
+
+    def held_now(self, ahead: int) -> float:
+        """Bytes of the cache in use, with `ahead` tokens more in each sequence that decodes."""
+        return self.held_bytes(self.slots.tokens, None, ahead)
+
+    def held_bytes(self, tokens: int, more: Integers | None, ahead: int) -> float:
+        """The same where the sequences hold `tokens` in all, each `more` than now."""
+        slots, cache = self.slots, self.cache
+        if cache.is_line:
+            return self.reserved + cache.of_tokens(slots.batch, tokens, ahead)
+        contexts = slots.context + ahead
+        return self.reserved + cache.of_each(contexts if more is None else contexts + more)
 
     # ------------------------------------------------------------------ who is served
 
@@ -176,18 +224,19 @@ class Loop:
 
     @property
     def in_flight(self) -> int:
-        return len(self.queue) + len(self.reading) + self.batch
+        return len(self.queue) + len(self.reading) + self.slots.batch
 
     def admits_arrivals(self) -> bool:
         """Whether the next arrival could be admitted at once, and so ends a block of steps."""
         if self.next >= len(self.traffic) or self.queue:
             return False
-        flying, most = len(self.reading) + self.batch, self.traffic.concurrency
+        flying, most = len(self.reading) + self.slots.batch, self.traffic.concurrency
         return flying < self.server.max_seqs and (most is None or flying < most)
 
     def choose_gamma(self) -> None:
         """The policy's gamma for the batch, kept while the hysteresis keeps it."""
-        wanted = min(max(self.gamma, self.least_kept[self.batch]), self.most_kept[self.batch])
+        batch = self.slots.batch
+        wanted = min(max(self.gamma, self.least_kept[batch]), self.most_kept[batch])
         if wanted != self.gamma:
             self.gamma = wanted
             self.tallies.switches += 1
@@ -195,8 +244,10 @@ class Loop:
     def plan_chunks(self) -> list[tuple[int, int]]:
         """The tokens of prompts that this step reads, in the order of arrival: (tokens, cached) of
         the first prompts in `reading`. Admits requests while tokens, places and cache are left."""
-        rows = self.prices[self.gamma].rows[self.batch]
-        budget = self.server.max_batched_tokens - int(np.ceil(rows))
+        if not self.reading and not self.queue:
+            return []
+        rows = self.prices[self.gamma].rows.item(self.slots.batch)
+        budget = self.server.max_batched_tokens - math.ceil(rows)
         chunks: list[tuple[int, int]] = []
         for _, read, total in self.reading:
             if budget <= 0:
@@ -211,44 +262,38 @@ class Loop:
 
     def admit(self, request: int) -> bool:
         """Move the first request of the queue to those that are read, if there is room."""
-        if len(self.reading) + self.batch >= self.server.max_seqs:
+        if len(self.reading) + self.slots.batch >= self.server.max_seqs:
             return False
         prompt = int(self.traffic.input_tokens[request])
         total = prompt + int(self.written[request])
         need = self.cache.of(total + self.most_gamma + 1)
-        held = self.reserved
-        if self.batch:
-            held += float(self.cache.of_steps(self.context[: self.batch], self.gamma + 1))
-        if held + need > self.cache.capacity_bytes:
+        if self.held_now(self.gamma + 1) + need > self.cache.capacity_bytes:
             return False
         self.queue.popleft()
         known = min(int(self.server.prefix_hit * prompt), total - 1)
         self.reading.append([request, known, total])
         self.reserved += need
         if self.policy.by_request:
-            flying = min(len(self.reading) + self.batch, self.server.max_seqs)
+            flying = min(len(self.reading) + self.slots.batch, self.server.max_seqs)
             self.drafted_for[request] = self.policy.gammas[flying] > 0
         return True
 
     def make_room(self) -> None:
         """Preempt those that came last until the next step fits into the cache."""
-        capacity = self.cache.capacity_bytes
-        while (
-            self.batch
-            and float(self.cache.of_steps(self.context[: self.batch], self.gamma + 1))
-            + self.reserved > capacity
-        ):
+        slots, capacity = self.slots, self.cache.capacity_bytes
+        while slots.batch and self.held_now(self.gamma + 1) > capacity:
             self.tallies.preemptions += 1
             if self.reading:
                 request, _, total = self.reading.pop()
                 self.reserved -= self.cache.of(total + self.most_gamma + 1)
             else:
-                self.batch -= 1
-                request = int(self.ids[self.batch])
+                last = np.arange(slots.batch) < slots.batch - 1
+                request = int(slots.ids[slots.batch - 1])
+                whole = int(self.traffic.output_tokens[request])
+                self.written[request] = whole - int(slots.left[slots.batch - 1])
                 self.last_s[request] = self.now
                 self.tallies.preempted(request)
-                whole = int(self.traffic.output_tokens[request])
-                self.written[request] = whole - int(self.left[self.batch])
+                slots.keep(last)
             self.queue.appendleft(request)
 
     # ------------------------------------------------------------------ what a step takes
@@ -263,11 +308,12 @@ class Loop:
             read + chunk == total
             for (chunk, _), (_, read, total) in zip(chunks, self.reading, strict=False)
         )
-        rows = float(price.rows[self.batch])
+        batch = self.slots.batch
+        rows = price.rows.item(batch)
         attention_s, moved, flops = prompts.attention(chunks)
         added_s = prompts.linear_s(rows, tokens, rows, ended) + attention_s
         beside_s = prompts.each_s * ended
-        if not self.batch:
+        if not batch:
             added_s = max(added_s, prompts.target.launch_s)
             beside_s += prompts.empty_s
         drafted = [
@@ -276,77 +322,52 @@ class Loop:
             if self.drafted_for[request]
         ]
         drafting_s, draft_moved, draft_flops = prompts.drafted(drafted)
-        self.tallies.moved += prompts.moved(rows, tokens)
-        self.tallies.moved += (moved + draft_moved, flops + draft_flops)
+        more_moved, more_flops = prompts.moved(rows, tokens)
+        self.tallies.move(more_moved + moved + draft_moved, more_flops + flops + draft_flops)
         return added_s, beside_s + drafting_s
 
-    def cycle_s(
-        self, contexts: Integers, added_s: float
-    ) -> tuple[Floats, Callable[[int], Floats]]:
-        """Seconds of each step's cycle, and what the first so many of them move."""
-        batch, price = self.batch, self.prices[self.gamma]
-        drafted = self.speculates[:batch]
-        if not self.gamma or not self.policy.by_request or drafted.all():
-            means = self.surface.readings.means(contexts)
-            seconds = price.seconds(batch, means, added_s)
-            return seconds, lambda steps: price.moves(batch, means[:steps])
-        plain, few = self.prices[0], int(drafted.sum())
-        if not few:
-            means = self.surface.readings.means(contexts)
-            seconds = plain.seconds(batch, means, added_s)
-            return seconds, lambda steps: plain.moves(batch, means[:steps])
-        # those that are not drafted for ride in the pass that verifies the others
-        means = self.surface.readings.means(contexts[:, drafted])
-        others = self.surface.readings.means(contexts[:, ~drafted])
-        riders, rows = batch - few, float(price.rows[few])
-        attention_s, moved = plain.attention(riders, others)
+    def shared_cycle(self, few: int, added_s: float) -> tuple[float, float, float]:
+        """Seconds, bytes and FLOPs of a cycle in which drafts are made for `few` sequences; the
+        others ride in the pass that verifies them."""
+        slots, readings, gamma = self.slots, self.surface.readings, self.gamma
+        plain, price, riders = self.prices[0], self.prices[gamma], slots.batch - few
+        drafted, context = slots.drafted[: slots.batch], slots.context[None]
+        means, others = readings.means(context[:, drafted]), readings.means(context[:, ~drafted])
+        rows = price.rows.item(few)
+        attention_s, kept = plain.attention(riders, others)
         riding_s = self.prompts.linear_s(rows, riders, rows, riders) + attention_s
-        seconds = price.seconds(few, means, added_s + riding_s)
-        seconds += plain.overhead_s[batch] - plain.overhead_s[few]
-        moved = moved + self.prompts.moved(rows, riders) + price.moves(few, means[:1])
-        return seconds, lambda _: moved
+        seconds, moved, flops = price.one(few, means[0].tolist(), added_s + riding_s)
+        seconds += float(plain.overhead_s[slots.batch] - plain.overhead_s[few])
+        more_moved, more_flops = self.prompts.moved(rows, riders)
+        return seconds, moved + more_moved + float(kept[0]), flops + more_flops + float(kept[1])
 
     def steps_ahead(self, chunks: list[tuple[int, int]]) -> int:
         """How many steps to compute together: 1 while a prompt is read."""
-        if chunks or self.block == 1:
+        slots = self.slots
+        if chunks or self.block == 1 or not slots.batch:
             return 1
-        drafted = self.speculates[: self.batch]
+        drafted = slots.drafted[: slots.batch]
         if self.gamma and self.policy.by_request and drafted.any() and not drafted.all():
             return 1
-        ahead = min(self.block, int(self.left[: self.batch].min()))
+        ahead = min(self.block, int(np.minimum.reduce(slots.left[: slots.batch])))
         if self.step_s and self.admits_arrivals():
-            until = float(self.traffic.arrival_s[self.next]) - self.now
+            until = self.traffic.arrival_s.item(self.next) - self.now
             ahead = min(ahead, int(until / self.step_s * 1.2) + 2)
         return ahead
-
-    def accepted(self, steps: int) -> Integers:
-        """Drafts that each sequence accepts in each of the next steps: (steps, batch)."""
-        batch = self.batch
-        if not self.gamma:
-            return np.zeros((steps, batch), dtype=np.int64)
-        cycles = self.cycle[:batch] + np.arange(steps)[:, None]
-        draws = self.noise.draws(self.keys[:batch], cycles)
-        limits = self.limits[self.gamma]
-        limits = limits[0] if len(limits) == 1 else limits[self.classes[self.ids[:batch]]]
-        accepted: Integers = (draws[..., None] < limits).sum(axis=-1)
-        if self.policy.by_request:
-            accepted *= self.speculates[:batch]
-        return accepted
 
     # ------------------------------------------------------------------ what comes of it
 
     def finish(self) -> None:
         """Take out the sequences that have ended."""
-        left = self.left[: self.batch]
-        if not self.batch or left.min() > 0:
+        slots = self.slots
+        left = slots.left[: slots.batch]
+        if not slots.batch or np.minimum.reduce(left) > 0:
             return
         kept = left > 0
-        ended = self.ids[: self.batch][~kept]
-        self.leave(ended)
-        count = int(kept.sum())
-        for array in (self.ids, self.context, self.left, self.cycle, self.keys, self.speculates):
-            array[:count] = array[: self.batch][kept]
-        self.batch = count
+        slots.tokens += int(np.add.reduce(left[~kept]))  # of cycles that the end cut
+        left[~kept] = 0
+        self.leave(slots.ids[: slots.batch][~kept])
+        slots.keep(kept)
 
     def leave(self, requests: Integers) -> None:
         """Requests that have their last token."""
@@ -377,11 +398,8 @@ class Loop:
             if left <= 0:
                 self.leave(np.array([request]))
                 continue
-            slot = self.batch
-            self.ids[slot], self.context[slot], self.left[slot] = request, total + 1, left
-            self.cycle[slot], self.keys[slot] = before, self.noise.keys[request]
-            self.speculates[slot] = self.drafted_for[request]
-            self.batch += 1
+            kind = self.classes.item(request)
+            self.slots.add(request, kind, total + 1, left, bool(self.drafted_for[request]))
         self.reading = [*unfinished, *self.reading[len(chunks) :]]
         if not self.reading:
             self.reserved = 0.0

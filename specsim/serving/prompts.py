@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, Integers
+from specsim.checks import Floats
 from specsim.cost import Entry, Ledger, ModelPass
 from specsim.drafting import Drafter
 from specsim.hardware import System
@@ -42,14 +42,13 @@ class _Attention:
     bytes_x: Floats
     flops_t: Floats
 
-    def at(self, tokens: Integers, seen: Integers) -> tuple[float, float, float]:
-        """Seconds, bytes and FLOPs of one chunk after another."""
-        memory = self.memory_t[tokens] + self.memory_x[seen]
-        compute = self.compute_t[tokens] * self.compute_x[seen]
-        seconds = np.maximum(np.maximum(memory, compute), self.floor_s)
-        moved = self.bytes_t[tokens] + self.bytes_x[seen]
-        flops = self.flops_t[tokens] * self.compute_x[seen]
-        return float(seconds.sum()), float(moved.sum()), float(flops.sum())
+    def at(self, tokens: int, seen: int) -> tuple[float, float, float]:
+        """Seconds, bytes and FLOPs of a chunk."""
+        share = self.compute_x.item(seen)
+        memory = self.memory_t.item(tokens) + self.memory_x.item(seen)
+        seconds = max(memory, self.compute_t.item(tokens) * share, self.floor_s)
+        moved = self.bytes_t.item(tokens) + self.bytes_x.item(seen)
+        return seconds, moved, self.flops_t.item(tokens) * share
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,15 @@ class _Reader:
     flops: Floats  # (T+1,)
     attention: tuple[_Attention, ...]
 
-    def attends(self, tokens: Integers, seen: Integers) -> Floats:
-        """Seconds, bytes and FLOPs of the attention of several chunks."""
-        return np.sum([one.at(tokens, seen) for one in self.attention] or [(0.0, 0.0, 0.0)], axis=0)
+    def attends(self, chunks: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+        """Seconds, bytes and FLOPs of the attention of chunks of (tokens, cached)."""
+        seconds = moved = flops = 0.0
+        for tokens, cached in chunks:
+            seen = cached + (tokens + 1) // 2
+            for one in self.attention:
+                more_s, more_bytes, more_flops = one.at(tokens, seen)
+                seconds, moved, flops = seconds + more_s, moved + more_bytes, flops + more_flops
+        return seconds, moved, flops
 
 
 def _readers(
@@ -191,34 +196,28 @@ class PromptPrice:
         seconds = _between(table, decoding + added) - _between(table, decoding)
         return seconds + _between(head, logits + added_logits) - _between(head, logits)
 
-    def moved(self, decoding: float, added: int) -> Floats:
+    def moved(self, decoding: float, added: int) -> tuple[float, float]:
         """Bytes and FLOPs that `added` tokens add to those linear layers."""
-        both = (self.target.bytes_moved, self.target.flops)
-        return np.array([_between(t, decoding + added) - _between(t, decoding) for t in both])
+        moved, flops = self.target.bytes_moved, self.target.flops
+        return (
+            _between(moved, decoding + added) - _between(moved, decoding),
+            _between(flops, decoding + added) - _between(flops, decoding),
+        )
 
-    def attention(self, chunks: Sequence[tuple[int, int]]) -> Floats:
+    def attention(self, chunks: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
         """Seconds, bytes and FLOPs of the target's attention: chunks of (tokens, cached)."""
-        return self.target.attends(*_as_seen(chunks))
+        return self.target.attends(chunks)
 
-    def drafted(self, chunks: Sequence[tuple[int, int]]) -> Floats:
+    def drafted(self, chunks: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
         """Seconds, bytes and FLOPs of the drafter's own pass over the chunks."""
-        total = np.zeros(3)
-        if self.drafter and chunks:
-            tokens, seen = _as_seen(chunks)
-            together = int(tokens.sum())
-            for reader in self.drafter:
-                seconds, moved, flops = reader.attends(tokens, seen)
-                seconds = max(reader.linear_s[together] + seconds, reader.launch_s)
-                total += (
-                    seconds, moved + reader.bytes_moved[together], flops + reader.flops[together]
-                )  # fmt: skip
-        return total
-
-
-def _as_seen(chunks: Sequence[tuple[int, int]]) -> tuple[Integers, Integers]:
-    """Tokens of each chunk, and how many each of them sees, on average."""
-    pairs = np.array(chunks, dtype=np.int64)
-    return pairs[:, 0], pairs[:, 1] + (pairs[:, 0] + 1) // 2
+        seconds = moved = flops = 0.0
+        together = sum(tokens for tokens, _ in chunks)
+        for reader in self.drafter if together else ():
+            more_s, more_bytes, more_flops = reader.attends(chunks)
+            seconds += max(reader.linear_s.item(together) + more_s, reader.launch_s)
+            moved += more_bytes + reader.bytes_moved.item(together)
+            flops += more_flops + reader.flops.item(together)
+        return seconds, moved, flops
 
 
 def _between(table: Floats, at: float) -> float:
@@ -226,6 +225,6 @@ def _between(table: Floats, at: float) -> float:
     below = int(at)
     if below >= len(table) - 1:
         return float(table[-1] + (table[-1] - table[-2]) * (at - (len(table) - 1)))
-    low = float(table[below])
+    low = table.item(below)
     share = at - below
-    return low + share * (float(table[below + 1]) - low) if share else low
+    return low + share * (table.item(below + 1) - low) if share else low

@@ -276,13 +276,13 @@ def _speculation(loop: Loop) -> dict[str, Any]:
     """vLLM's counters; None where nothing was drafted. A lookup that finds nothing counts as drafts
     that are rejected."""
     tallies = loop.tallies
-    gammas = np.arange(len(tallies.cycles))
-    cycles = int(tallies.cycles[1:].sum())
+    by_gamma = tallies.accepted.sum(axis=1)[1:]
+    cycles = int(by_gamma.sum())
     names = ("num_drafts", "draft_tokens", "accepted_tokens", "acceptance_length",
              "acceptance_rate", "per_position_acceptance_rates")  # fmt: skip
     if not cycles:
         return {f"spec_decode_{name}": None for name in names}
-    drafted = int(tallies.cycles[1:] @ gammas[1:])
+    drafted = int(by_gamma @ np.arange(1, len(by_gamma) + 1))
     histogram = tallies.accepted[1:].sum(axis=0)
     accepted = int(histogram @ np.arange(len(histogram)))
     at_least = histogram[::-1].cumsum()[::-1][1:]

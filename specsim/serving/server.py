@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError, one_count, require_share
+from specsim.checks import Floats, Integers, SpecsimError, one_count, require_share
 from specsim.checks.limits import require_limit
 from specsim.drafting import Drafter
 from specsim.hardware import System
@@ -97,9 +97,11 @@ class Cache:
         """Bytes of one sequence."""
         return float(self.held[min(tokens, len(self.held) - 1)])
 
-    def of_steps(self, contexts: np.ndarray, ahead: int) -> Floats:
-        """Bytes of a batch, in the last axis, with `ahead` tokens more in each sequence."""
-        batch = contexts.shape[-1]
-        if self.is_line:
-            return self.first * batch + self.rise * (contexts.sum(axis=-1) + batch * ahead)
-        return self.held[np.minimum(contexts + ahead, len(self.held) - 1)].sum(axis=-1)
+    def of_tokens(self, batch: int, tokens: int, ahead: int) -> float:
+        """Bytes of a batch that holds so many tokens in all, where every token takes as much, with
+        `ahead` more in each sequence."""
+        return self.first * batch + self.rise * (tokens + batch * ahead)
+
+    def of_each(self, contexts: Integers) -> float:
+        """Bytes of a batch, from the tokens of each sequence."""
+        return float(np.add.reduce(self.held[np.minimum(contexts, len(self.held) - 1)]))

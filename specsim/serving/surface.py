@@ -19,7 +19,8 @@ memory time is interpolated between contexts, by less than a per cent.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -55,6 +56,28 @@ class Readings:
         self.tables.append(shape)
         return len(self.tables) - 1
 
+    @property
+    def is_line(self) -> bool:
+        """Whether every operator reads as much of every token."""
+        return len(self.tables) == 1
+
+    def now(self, tokens: int, batch: int, slots: "_Contexts") -> list[float]:
+        """`means` of one step; where all is a line, from the tokens of the whole batch."""
+        if self.is_line:
+            return [(tokens / batch - 1.0) / max(self.most - 1, 1)]
+        found: list[float] = self.means(slots.context[None])[0].tolist()
+        return found
+
+    def ahead(
+        self, tokens: Integers, batch: int, slots: "_Contexts", more: Integers | None
+    ) -> Floats:
+        """`means` of several steps, where each begins with `tokens` in all, and each sequence with
+        `more` than now: (batch, steps)."""
+        if self.is_line:
+            return ((tokens / batch - 1.0) / max(self.most - 1, 1))[:, None]
+        assert more is not None
+        return self.means((slots.context[:, None] + more).T)
+
     def means(self, contexts: Integers) -> Floats:
         """The mean over the sequences, in the last axis, of each function: (steps, columns)."""
         steps, batch = contexts.shape
@@ -63,6 +86,13 @@ class Readings:
         for column in range(1, len(self.tables)):
             found[:, column] = self.tables[column][contexts - 1].sum(axis=1) / batch
         return found
+
+
+class _Contexts(Protocol):
+    """Sequences that know their contexts."""
+
+    @property
+    def context(self) -> Integers: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +155,42 @@ def _pass(role: int, times: Floats, entry: Entry) -> _Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class _RowOperator:
+    """An operator at one batch, in plain numbers."""
+
+    number: int
+    reads: int
+    computes: int
+    memory_s: float
+    memory_rise: float
+    compute_s: float
+    compute_rise: float
+    floor_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _RowPass:
+    """A pass at one batch, in plain numbers."""
+
+    fixed_s: float
+    launch_s: float
+    times: float
+    verified: float
+    overlapping: float
+    operators: tuple[_RowOperator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A cycle at one batch, in plain numbers."""
+
+    overhead_s: float
+    passes: tuple[_RowPass, ...]
+    moved: tuple[float, float]
+    moved_rise: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CyclePrice:
     """Cycles of one gamma. Axes: B + 1 batches (0 is empty), P passes, O operators, K knots,
     C columns of `Readings`."""
@@ -148,36 +214,94 @@ class CyclePrice:
     moved: Floats  # (B+1, 2) bytes and FLOPs at one token
     moved_rise: Floats  # (B+1, 2, C), and their rise to the most
     kept: Floats  # (B+1, 2, C) of that rise, what is the target's attention
+    in_line: bool  # whether there is one column
+    floors: bool
+    launches: bool
+    rows_of: dict[int, "_Row"] = field(default_factory=dict)  # batches that `one` was asked for
 
     def operators_s(self, batch: int, means: Floats) -> Floats:
         """Seconds of each attention operator: (steps, O)."""
-        table, read = self.memory_s[batch], means[:, self.reads]
+        table = self.memory_s[batch]
+        read = means if self.in_line else means[:, self.reads]
         if len(self.knots) == 2:
             memory = table[0] + table[1] * read
         else:
             memory = np.stack([
-                np.interp(read[:, o], self.knots, table[:, o]) for o in range(read.shape[1])
+                np.interp(read[:, min(o, read.shape[1] - 1)], self.knots, table[:, o])
+                for o in range(table.shape[1])
             ], axis=1)  # fmt: skip
         table = self.compute_s[batch]
-        seconds = np.maximum(memory, table[0] + table[1] * means[:, self.computes])
-        return np.maximum(seconds, self.floor_s[batch])
+        read = means if self.in_line else means[:, self.computes]
+        seconds = np.maximum(memory, table[0] + table[1] * read)
+        return np.maximum(seconds, self.floor_s[batch]) if self.floors else seconds
 
-    def seconds(self, batch: int, means: Floats, added_s: float = 0.0) -> Floats:
-        """Seconds of one cycle at each of the steps whose `means` are given; the target's pass of
-        the first one does `added_s` seconds of work more."""
+    def seconds(self, batch: int, means: Floats) -> Floats:
+        """Seconds of one cycle at each of the steps whose `means` are given."""
         passes = self.fixed_s[batch] + self.operators_s(batch, means) @ self.of_pass
-        if added_s:
-            passes[0] += added_s * (self.verified[batch] > 0)
-        passes = np.maximum(passes, self.launch_s[batch])
+        if self.launches:
+            passes = np.maximum(passes, self.launch_s[batch])
         total = passes @ self.times[batch] + self.overhead_s[batch]
         if self.overlapping is not None:
             hidden = np.minimum(passes @ self.overlapping[batch], passes @ self.verified[batch])
             total = total - self.share * hidden
         return total
 
+    def one(
+        self, batch: int, means: list[float], added_s: float = 0.0
+    ) -> tuple[float, float, float]:
+        """Seconds, bytes and FLOPs of one cycle, as plain numbers; the target's pass does `added_s`
+        seconds of work more. Arrays of one element would take ten times as long."""
+        row = self.rows_of.get(batch) or self._row(batch)
+        total, verified, overlapping = row.overhead_s, 0.0, 0.0
+        if len(self.knots) > 2:
+            memory = self.operators_s(batch, np.array([means]))[0]
+        for one in row.passes:
+            seconds = one.fixed_s + added_s if one.verified else one.fixed_s
+            for operator in one.operators:
+                if len(self.knots) > 2:
+                    seconds += float(memory[operator.number])
+                    continue
+                read_s = operator.memory_s + operator.memory_rise * means[operator.reads]
+                math_s = operator.compute_s + operator.compute_rise * means[operator.computes]
+                seconds += max(read_s, math_s, operator.floor_s)
+            seconds = max(seconds, one.launch_s)
+            total += one.times * seconds
+            verified += one.verified * seconds
+            overlapping += one.overlapping * seconds
+        moved, flops = row.moved
+        for column, (more_moved, more_flops) in enumerate(row.moved_rise):
+            moved += more_moved * means[column]
+            flops += more_flops * means[column]
+        return total - self.share * min(overlapping, verified), moved, flops
+
+    def _row(self, batch: int) -> "_Row":
+        passes = []
+        for index in range(self.of_pass.shape[1]):
+            numbers = np.flatnonzero(self.of_pass[:, index])
+            operators = tuple(
+                _RowOperator(
+                    number, int(self.reads[number]), int(self.computes[number]),
+                    *self.memory_s[batch, :2, number].tolist(),
+                    *self.compute_s[batch, :, number].tolist(), float(self.floor_s[batch, number]),
+                )
+                for number in numbers.tolist()
+            )  # fmt: skip
+            over = 0.0 if self.overlapping is None else float(self.overlapping[batch, index])
+            passes.append(
+                _RowPass(
+                    float(self.fixed_s[batch, index]), float(self.launch_s[batch, index]),
+                    float(self.times[batch, index]), float(self.verified[batch, index]), over,
+                    operators,
+                )
+            )  # fmt: skip
+        moved = (float(self.moved[batch, 0]), float(self.moved[batch, 1]))
+        rise = tuple(map(tuple, self.moved_rise[batch].T.tolist()))
+        self.rows_of[batch] = _Row(float(self.overhead_s[batch]), tuple(passes), moved, rise)
+        return self.rows_of[batch]
+
     def moves(self, batch: int, means: Floats) -> Floats:
         """Bytes and FLOPs of all the steps together."""
-        return len(means) * self.moved[batch] + self.moved_rise[batch] @ means.sum(axis=0)
+        return len(means) * self.moved[batch] + self.moved_rise[batch] @ np.add.reduce(means, axis=0)
 
     def attention(self, batch: int, means: Floats) -> tuple[float, Floats]:
         """Seconds, and bytes and FLOPs that depend on the context, of the target's attention alone
@@ -337,6 +461,9 @@ class _Builder:
             moved=led(moved),
             moved_rise=led(rise),
             kept=led(kept),
+            in_line=columns == 1,
+            floors=any(np.any(each) for each in floor),
+            launches=any(np.any(one.launch_s) for one, _ in self.passes),
         )  # fmt: skip
 
     def _over_knots(self, memory: list[Floats]) -> Floats:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from specsim.checks import Floats, Integers
+from specsim.serving.slots import Slots
 
 SHORTEST_S, LONGEST_S, FINENESS = 1e-7, 1e6, 2e-3  # of the histogram of gaps; its relative width
 KEPT = 8192  # gaps that are kept before they are sorted in
@@ -16,6 +17,8 @@ class Gaps:
         self.counts = np.zeros(bins)
         self.total_s, self.square = 0.0, 0.0
         self.kept: list[tuple[Floats, int]] = []
+        self.singles: list[float] = []
+        self.weights: list[int] = []
         self.size = 0
 
     def add(self, seconds: Floats, weight: int) -> None:
@@ -25,12 +28,20 @@ class Gaps:
         if self.size >= KEPT:
             self.sort_in()
 
+    def add_one(self, seconds: float, weight: int) -> None:
+        """`weight` gaps of one length."""
+        self.singles.append(seconds)
+        self.weights.append(weight)
+        if len(self.weights) >= KEPT:
+            self.sort_in()
+
     def sort_in(self) -> None:
         """Sort the gaps that were kept into the histogram."""
-        if not self.kept:
+        if not self.kept and not self.weights:
             return
-        seconds = np.concatenate([each for each, _ in self.kept])
-        weights = np.repeat([w for _, w in self.kept], [len(each) for each, _ in self.kept])
+        seconds = np.concatenate([np.array(self.singles), *(each for each, _ in self.kept)])
+        blocks = [np.full(len(each), weight) for each, weight in self.kept]
+        weights = np.concatenate([np.array(self.weights, dtype=float), *blocks])
         self.total_s += float(seconds @ weights)
         self.square += float(seconds**2 @ weights)
         places = np.log(np.clip(seconds, SHORTEST_S, LONGEST_S) / SHORTEST_S) / FINENESS
@@ -38,7 +49,7 @@ class Gaps:
             np.minimum(places.astype(int), len(self.counts) - 1),
             weights=weights, minlength=len(self.counts),
         )  # fmt: skip
-        self.kept, self.size = [], 0
+        self.kept, self.singles, self.weights, self.size = [], [], [], 0
 
     def statistics(self) -> dict[str, float] | None:
         """Mean, standard deviation and percentiles in seconds; None where there is no gap."""
@@ -58,9 +69,11 @@ class Gaps:
 class Tallies:
     """Counters of one run. `moved` are bytes and FLOPs over all devices."""
 
-    def __init__(self, most_gamma: int, sequences: int, detailed: bool) -> None:
+    def __init__(
+        self, most_gamma: int, sequences: int, *, all_drafted: bool, detailed: bool
+    ) -> None:
+        self.all_drafted = all_drafted  # whether drafts are made for every request
         self.chunk_gaps = Gaps()
-        self.cycles = np.zeros(most_gamma + 1, dtype=np.int64)  # of one sequence, by gamma
         self.seconds = np.zeros(most_gamma + 1)  # of decoding, by gamma
         self.accepted = np.zeros((most_gamma + 1, most_gamma + 1), dtype=np.int64)
         self.batch_s = np.zeros(sequences + 1)  # seconds, by sequences that decode
@@ -71,25 +84,33 @@ class Tallies:
         self.steps = 0
         self.spans: dict[int, list[list[int]]] = {}  # steps in which a request got tokens
 
-    def decoded(
-        self, gamma: int, batch: int, seconds: Floats, accepted: Integers, drafted: Integers,
-        moved: Floats,
-    ) -> None:  # fmt: skip
-        """Steps of a batch under one gamma."""
-        total = float(seconds.sum())
+    def decoded(self, gamma: int, slots: Slots, seconds: Floats, emitted: Integers) -> None:
+        """Steps of a batch under one gamma; `emitted` is (batch, steps)."""
+        total, batch = float(np.add.reduce(seconds)), slots.batch
         self.chunk_gaps.add(seconds, batch)
         self.batch_s[batch] += total
         self.seconds[gamma] += total
-        self.busy_s += total
-        self.moved += moved
+        drafted = slots.drafted[:batch]
+        if gamma and drafted.all():
+            self._accept(gamma, emitted.ravel())
+        elif gamma:
+            self._accept(gamma, emitted[drafted].ravel())
+
+    def decoded_one(self, gamma: int, slots: Slots, seconds: float, emitted: Integers) -> None:
+        """One step of a batch, in which each sequence emitted so many tokens."""
+        batch = slots.batch
+        self.chunk_gaps.add_one(seconds, batch)
+        self.batch_s[batch] += seconds
+        self.seconds[gamma] += seconds
         if gamma:
-            if not drafted.all():
-                accepted = accepted[:, drafted]
-            self.accepted[gamma] += np.bincount(
-                accepted.ravel(), minlength=len(self.accepted)
-            )
-            self.cycles[gamma] += accepted.size
-        self.cycles[0] += batch * len(seconds) - (accepted.size if gamma else 0)
+            self._accept(gamma, emitted if self.all_drafted else emitted[slots.drafted[:batch]])
+
+    def _accept(self, gamma: int, emitted: Integers) -> None:
+        self.accepted[gamma] += np.bincount(emitted, minlength=len(self.accepted) + 1)[1:]
+
+    def move(self, bytes_moved: float, flops: float) -> None:
+        """What reading prompts moved and computed."""
+        self.moved += (bytes_moved, flops)
 
     def kv_bytes(self, held: float) -> None:
         """The most that the cache held."""
@@ -97,12 +118,20 @@ class Tallies:
 
     def gap(self, seconds: float) -> None:
         """The gap of a request that was preempted and goes on."""
-        self.chunk_gaps.add(np.array([seconds]), 1)
+        self.chunk_gaps.add_one(seconds, 1)
 
     # ------------------------------------------------------------- in detail, when asked for
 
-    def step_ends(self, ends: Floats) -> None:
-        """When each of the next steps ended."""
+    def step(self, end_s: float, seconds: float) -> None:
+        """A step that took so long, and when it ended."""
+        self.busy_s += seconds
+        self.steps += 1
+        if self.ends is not None:
+            self.ends.append(end_s)
+
+    def block(self, ends: Floats, seconds: Floats) -> None:
+        """Several steps."""
+        self.busy_s += float(np.add.reduce(seconds))
         self.steps += len(ends)
         if self.ends is not None:
             self.ends += ends.tolist()

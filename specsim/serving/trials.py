@@ -1,0 +1,80 @@
+"""The policy `best`: candidates are tried on other traffic of the kind, and the best one is taken.
+
+A schedule by batch weighs cycles alone. Whether a loaded draft pays for the prompts that it reads,
+and which gamma keeps an SLO beside prompts, depends on the traffic, so it is simulated: the
+traffic of a trial has the rate and the lengths of the real one, and another seed. A trace is tried
+on its own first part.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from specsim.serving.accepting import Accepting
+from specsim.serving.arrivals import Traffic
+from specsim.serving.loop import Loop
+from specsim.serving.policies import Choice, Policy, constant
+from specsim.serving.report import Served, Slo, served
+from specsim.serving.server import Server
+
+TRIAL = 1500  # requests of a trial
+TIED = 0.01  # relative: a simpler policy, earlier in the list, is kept within so much
+ANOTHER = 7919  # what is added to the seed
+
+
+def best_policy(
+    server: Server, load: Traffic, accepting: Accepting, choice: Choice, slo: Slo,
+    hysteresis: float,
+) -> Policy:  # fmt: skip
+    """The candidate that does best on traffic of the same kind, under the name `best`."""
+    trial = another(load)
+    best: tuple[float, Policy] | None = None
+    for policy in candidates(choice, hysteresis):
+        loop = Loop(server, trial, policy, accepting)
+        loop.run()
+        found = score(served(loop, slo))
+        if best is None or found > best[0] * (1 + TIED if best[0] > 0 else 1 - TIED):
+            best = (found, policy)
+    assert best is not None
+    return replace(best[1], name="best")
+
+
+def candidates(choice: Choice, hysteresis: float) -> Iterator[Policy]:
+    """No draft, the schedule by batch, and every fixed gamma that the schedule or its neighbours
+    may name."""
+    yield constant(0, choice.sequences)
+    scheduled = choice.scheduled()
+    if not scheduled.drafts:
+        return
+    yield replace(scheduled, hysteresis=hysteresis)
+    most = int(scheduled.gammas.max())
+    for gamma in choice.gammas[(choice.gammas > 0) & (choice.gammas <= most)].tolist():
+        yield constant(gamma, choice.sequences)
+    yield replace(choice.admit(), hysteresis=hysteresis)
+
+
+def score(found: Served) -> float:
+    """What policies are ranked by: good requests per second where there is an SLO; else tokens per
+    second and, where the server keeps up, how soon requests end."""
+    if found.slo.limits:
+        return found.goodput
+    if found.state != "steady":
+        return float(found.summary["output_throughput"])
+    return -float(np.nanmean(found.e2el_s))
+
+
+def another(load: Traffic, most: int = TRIAL) -> Traffic:
+    """Other traffic of the kind: lengths drawn again from the same ones, gaps in another order."""
+    count = min(len(load), most)
+    random = np.random.default_rng([load.seed, ANOTHER])
+    gaps = np.diff(load.arrival_s, prepend=0.0)
+    at = random.integers(0, len(load), count)
+    return replace(
+        load,
+        arrival_s=np.cumsum(gaps[random.integers(0, len(load), count)]) if gaps.any()
+        else load.arrival_s[:count],
+        input_tokens=load.input_tokens[at],
+        output_tokens=load.output_tokens[at],
+        seed=(load.seed + ANOTHER) % 2**62,
+    )  # fmt: skip
