@@ -83,8 +83,9 @@ class Readings:
         steps, batch = contexts.shape
         found = np.empty((steps, len(self.tables)))
         found[:, 0] = (contexts.sum(axis=1) / batch - 1.0) / max(self.most - 1, 1)
+        at = np.minimum(contexts, self.most) - 1  # steps beyond an end are cut later
         for column in range(1, len(self.tables)):
-            found[:, column] = self.tables[column][contexts - 1].sum(axis=1) / batch
+            found[:, column] = self.tables[column][at].sum(axis=1) / batch
         return found
 
 
