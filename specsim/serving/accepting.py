@@ -4,7 +4,6 @@ The noise of a cycle is a function of (seed, request, number of the cycle) and o
 request meets the same luck under every policy, in whatever batch, in whatever block of steps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +21,13 @@ class Accepting:
     """The acceptance of a chain of drafts: a mean, and how much requests differ.
 
     `spread` is the standard deviation of alpha over requests (a Beta distribution, in 64 classes of
-    equal share); 0 gives all of them the same.
+    equal share); 0 gives all of them the same. `of_cycles`: the acceptance is that of the method's
+    cycles already, as counters show it, not that of a chain from which the method makes them.
     """
 
     acceptance: Acceptance
     spread: float = 0.0
+    of_cycles: bool = False
 
     def __post_init__(self) -> None:
         if not self.spread:
@@ -60,7 +61,8 @@ class Accepting:
         """s_1 … s_gamma of each class under a drafting method: (classes, gamma)."""
         found = []
         for chain in self.of_requests():
-            vector = np.asarray(per_position(drafter.acceptance_of(chain), gamma).vector)
+            cycles = chain if self.of_cycles else drafter.acceptance_of(chain)
+            vector = np.asarray(per_position(cycles, gamma).vector)
             found.append(np.broadcast_to(vector, (len(vector),)))
         return np.stack(found)
 
@@ -87,11 +89,6 @@ def thresholds(survival: Floats) -> Integers:
 def classes_of(seed: int, requests: int, classes: int) -> Integers:
     """The class of each request."""
     return np.random.default_rng([seed, 3]).integers(0, classes, requests)
-
-
-def mean_survival(survivals: Sequence[Floats]) -> list[Floats]:
-    """The mean over classes, for one gamma after another."""
-    return [vector.mean(axis=0) for vector in survivals]
 
 
 def _mixed(values: Integers) -> Integers:

@@ -125,7 +125,7 @@ def traffic_of(requests: Iterable[Request], *, concurrency: int | None = None,
     rows = sorted(requests, key=lambda request: request.arrival_s)[:most]
     if not rows:
         raise SpecsimError("the trace holds no request")
-    require_limit("requests", len(rows), "the requests of the trace")
+    require_limit("trace_requests", len(rows), "the requests of the trace")
     for number, row in enumerate(rows, 1):
         for what, tokens in (("prompt", row.input_tokens), ("answer", row.output_tokens)):
             if tokens < 1:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from specsim.checks import Integers
+from specsim.checks.limits import require_limit
 from specsim.serving.accepting import Accepting, Noise, classes_of, thresholds
 from specsim.serving.arrivals import Traffic
 from specsim.serving.policies import Policy
@@ -52,6 +53,7 @@ class Loop:
         drafter = server.drafter if policy.drafts else None
         gammas = sorted({0, *policy.gammas.tolist()})
         self.most_gamma = gammas[-1]
+        require_limit("served_context", traffic.most_context, "a prompt with its answer")
         most = traffic.most_context + self.most_gamma + 1
         self.surface = Surface(
             server.target, drafter, server.system, most_sequences=server.max_seqs,
@@ -87,7 +89,8 @@ class Loop:
         self.refused = np.zeros(count, dtype=bool)
         self.drafted_for = np.full(count, policy.drafts)
         # of the server
-        self.now, self.freed_s, self.gamma = 0.0, 0.0, 0
+        self.now, self.freed_s = 0.0, 0.0
+        self.gamma = int(policy.gammas[0])
         self.next, self.done = 0, 0
         self.queue: deque[int] = deque()
         self.reading: list[list[int]] = []  # of each prompt: request, tokens read, tokens in all

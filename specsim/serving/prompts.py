@@ -27,6 +27,7 @@ from specsim.cost import Entry, Ledger, ModelPass
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.operators import ATTENTION, Workload
+from specsim.serving.surface import contexts_upto
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _readers(
     ledger_at: "_Ledger", most_tokens: int, most_context: int
 ) -> tuple[_Reader, ...]:
     """The entries of a ledger as functions of the tokens, and of what they see."""
-    tokens, seen = np.arange(1.0, most_tokens + 1.0), np.arange(1.0, most_context + 1.0)
+    tokens, seen = np.arange(1.0, most_tokens + 1.0), contexts_upto(most_context)
     long = float(most_tokens)
     by_token, first = ledger_at(tokens, float(most_context)), ledger_at(tokens, 1.0)
     by_seen = ledger_at(long, seen)
@@ -110,6 +111,12 @@ def _reader(
         full = np.broadcast_to(np.asarray(value, float), (length,))
         return many * np.concatenate([np.zeros(1), full])
 
+    known = contexts_upto(seen)
+
+    def everywhere(value: Floats | float) -> Floats:
+        full = np.broadcast_to(np.asarray(value, float), known.shape)
+        return full if len(known) == seen else np.interp(np.arange(1.0, seen + 1.0), known, full)
+
     if not isinstance(over_t, ModelPass):
         return _Reader(
             led(over_t.seconds), 0.0, led(over_t.bytes_moved), led(over_t.flops), ()
@@ -129,13 +136,12 @@ def _reader(
         assert alone.operator is not None
         assert along.operator is not None
         most = along.compute_s[-1] if np.ndim(along.compute_s) else along.compute_s
-        share = np.broadcast_to(along.compute_s / most if most else 1.0, (seen,))
-        first = along.memory_s[0] if np.ndim(along.memory_s) else along.memory_s
-        kv = np.broadcast_to(along.operator.kv_bytes, (seen,))
+        share = everywhere(along.compute_s / most if most else 1.0)
+        memory, kv = everywhere(along.memory_s), everywhere(along.operator.kv_bytes)
         attention.append(
             _Attention(
                 memory_t=led(alone.memory_s),
-                memory_x=led(along.memory_s - first, seen),
+                memory_x=led(memory - memory[0], seen),
                 compute_t=led(term.compute_s),
                 compute_x=np.concatenate([np.zeros(1), share]),
                 floor_s=many * float(np.max(term.floor_s)),

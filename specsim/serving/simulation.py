@@ -34,7 +34,7 @@ def simulate(
     policy: str | Policy = "best",
     alpha: float | None = None,
     survival: Sequence[float] | None = None,
-    acceptance: Acceptance | None = None,
+    acceptance: Acceptance | Accepting | None = None,
     alpha_spread: float = 0.0,
     slo: Slo | None = None,
     price_per_hour: float | None = None,
@@ -47,8 +47,8 @@ def simulate(
     """Serve the traffic under a policy and report what came of it.
 
     Arguments: `policy`, a name of `policies.NAMES` or a `Policy`; acceptance once, as `alpha`, as a
-    `survival` vector or as a model, with `alpha_spread`, the standard deviation of alpha over
-    requests; `slo`, what counts as good; `price_per_hour` of all devices together; `gammas` to
+    `survival` vector or as a model (an `Accepting` says more), with `alpha_spread`, the standard
+    deviation of alpha over requests; `slo`, what counts as good; `price_per_hour` of all devices together; `gammas` to
     choose from; `block`, steps of pure decoding that are computed together (1: one by one; the
     result is the same); `detailed` keeps every step, for lists per request.
 
@@ -72,7 +72,7 @@ def accepting_of(
     server: Server,
     alpha: float | None,
     survival: Sequence[float] | None,
-    acceptance: Acceptance | None,
+    acceptance: Acceptance | Accepting | None,
     spread: float = 0.0,
 ) -> Accepting | None:
     """How requests accept; None for a server without a drafter."""
@@ -86,6 +86,8 @@ def accepting_of(
             "give the acceptance once: alpha, survival or an acceptance model; there is no "
             "built-in assumption"
         )
+    if isinstance(acceptance, Accepting):
+        return acceptance
     if acceptance is None:
         acceptance = as_acceptance(alpha=alpha, survival=survival)
     return Accepting(acceptance, spread)

@@ -34,7 +34,16 @@ from specsim.prediction import Prediction
 from specsim.speculation import predict
 
 GRID = 33  # contexts between which memory time is interpolated where efficiency depends on size
+FINE, COARSE = 65_536, 1024  # tokens: every context is looked at up to here; every so many beyond
 VERIFYING, DRAFTING, OVERLAPPING = range(3)  # what a pass of a cycle is done for
+
+
+def contexts_upto(most: int) -> Floats:
+    """Contexts from 1 on at which an operator is counted: all, and beyond any window some."""
+    fine = np.arange(1.0, min(most, FINE) + 1.0)
+    if most <= FINE:
+        return fine
+    return np.concatenate([fine, np.arange(FINE, most, COARSE)[1:], [float(most)]])
 
 
 class Readings:
@@ -46,8 +55,10 @@ class Readings:
         self.line = np.arange(most, dtype=float) / max(most - 1, 1)
         self.tables: list[Floats] = [self.line]
 
-    def column_of(self, values: Floats) -> int:
-        """The column of a function given at every context from 1 to the most."""
+    def column_of(self, contexts: Floats, values: Floats) -> int:
+        """The column of a function that is given at some contexts, a line between them."""
+        if len(contexts) < self.most:
+            values = np.interp(np.arange(1.0, self.most + 1.0), contexts, values)
         rise = values[-1] - values[0]
         shape = (values - values[0]) / rise if rise else np.zeros_like(values)
         for column, known in enumerate(self.tables):
@@ -353,7 +364,7 @@ class Surface:
         by_size = isinstance(self.system.engine.kv_efficiency, EfficiencyTable)
         some = np.unique(np.geomspace(1, most, GRID if by_size else 2).round())
         prediction, passes = self._at(gamma, batch[:, None], some)
-        _, alone = self._at(gamma, np.ones(1), np.arange(1.0, most + 1.0))
+        _, alone = self._at(gamma, np.ones(1), contexts_upto(most))
         drafter = self.drafter if gamma else None
         rows = np.ones(len(batch))
         share: float = 0.0
@@ -392,9 +403,9 @@ class _Builder:
                 seconds = np.maximum(np.maximum(*costs), self.full(part.floor_s))
                 fixed = fixed + seconds[:, 0]
                 continue
-            length = (self.readings.most,)
+            known = contexts_upto(self.readings.most)
             columns = (
-                self.readings.column_of(np.broadcast_to(value, length))
+                self.readings.column_of(known, np.broadcast_to(value, known.shape))
                 for value in (
                     long.bytes_moved if np.any(long.bytes_moved) else long.memory_s, long.flops
                 )
