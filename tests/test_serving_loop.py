@@ -1,4 +1,4 @@
-"""The loop of a server against theory: one sequence, queues, identities, and what must not happen."""
+"""The loop of a server against theory: one sequence, queues, identities, what must not happen."""
 
 import math
 from dataclasses import replace
@@ -109,7 +109,9 @@ def test_an_empty_server_answers_as_soon_as_its_prefill_says():
     for policy, draft in (("off", None), ("fixed:3", DRAFT)):
         found = run(policy, traffic=traffic)
         expected = time_to_first_token(TARGET, SYSTEM, prompt=900, draft=draft)
-        assert found.summary["mean_ttft_ms"] / 1e3 == pytest.approx(float(expected.total_s), rel=0.02)
+        assert found.summary["mean_ttft_ms"] / 1e3 == pytest.approx(
+            float(expected.total_s), rel=0.02
+        )
 
 
 def test_a_long_prompt_is_read_in_chunks_as_long_as_prefill_says():
@@ -159,7 +161,9 @@ def test_certain_acceptance_and_none():
     certain = run("fixed:4", traffic=traffic, alpha=1.0).summary
     assert certain["spec_decode_acceptance_length"] == 5.0
     assert certain["spec_decode_num_drafts"] == 20 * 20
-    assert run("fixed:4", traffic=traffic, alpha=0.0).summary["spec_decode_acceptance_length"] == 1.0
+    assert (
+        run("fixed:4", traffic=traffic, alpha=0.0).summary["spec_decode_acceptance_length"] == 1.0
+    )
 
 
 def test_requests_differ_in_acceptance_and_hard_ones_take_longer():
@@ -235,7 +239,7 @@ def test_a_server_without_a_drafter_cannot_draft():
         run("fixed:2", PLAIN)
     with pytest.raises(SpecsimError, match="no policy"):
         run("fixed")
-    with pytest.raises(SpecsimError, match="at most|beyond"):
+    with pytest.raises(SpecsimError, match="beyond"):
         serving.simulate(SERVER, load(1.0, 3), policy="fixed:4", survival=[0.8, 0.5])
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from specsim import serving
@@ -32,8 +33,8 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     traffic.add_argument("--rate", help="requests per second (inf: all at once); several: R,R,…")
     traffic.add_argument(
         "--burstiness", type=float, default=1.0, metavar="SHAPE",
-        help="shape of the Gamma distribution of the gaps, as in vLLM: 1 Poisson (default), less is "
-        "burstier",
+        help="shape of the Gamma distribution of the gaps, as in vLLM: 1 Poisson (default), less "
+        "is burstier",
     )  # fmt: skip
     traffic.add_argument(
         "--concurrency", type=int, metavar="N",
@@ -61,7 +62,7 @@ def add_load(parser: argparse.ArgumentParser) -> None:
         help="what a good request keeps to: ttft:MS, tpot:MS, e2el:MS",
     )  # fmt: skip
     server = parser.add_argument_group("server")
-    server.add_argument("--max-seqs", type=int, default=256, help="requests served at a time (256)")
+    server.add_argument("--max-seqs", type=int, default=256, help="requests at a time (256)")
     server.add_argument(
         "--max-batched-tokens", type=int, default=2048, help="tokens of a pass, at most (2048)"
     )
@@ -89,8 +90,10 @@ def resolved(options: argparse.Namespace, policy: str | None = None) -> Resolved
     gamma = None if policy is None else fixed_gamma(policy)
     if options.tokens_per_cycle is not None and not gamma:
         raise SpecsimError("--tokens-per-cycle needs --policy fixed:K, the K it was measured at")
-    changes = {} if options.tokens_per_cycle is None else {"gamma": gamma}
-    return resolve(scenario_of(options, context=1024, **changes))
+    scenario = scenario_of(options, context=1024)
+    if options.tokens_per_cycle is not None:
+        scenario = replace(scenario, gamma=gamma)
+    return resolve(scenario)
 
 
 def server_of(options: argparse.Namespace, found: Resolved) -> serving.Server:

@@ -118,9 +118,9 @@ def rests_on(found: Resolved) -> list[str]:
 def lines(result: serving.Served) -> list[str]:
     """One run for a person."""
     found, slo = result.summary, result.slo.limits
-    offered = f"{found['request_rate']} requests/s offered" if found["request_rate"] != "inf" else (
-        f"{found['max_concurrency']} users" if found["max_concurrency"] else "all at once")  # fmt: skip
-    if isinstance(found["request_rate"], float):
+    users = found["max_concurrency"]
+    offered = f"{users} users" if users else "all at once"
+    if found["request_rate"] != "inf":
         offered = f"{found['request_rate']:g} requests/s offered"
     good = ""
     if slo:
@@ -146,10 +146,11 @@ def facts(result: serving.Served) -> list[str]:
         f"{found['batch_mean']:.1f} sequences decode at a time; busy {found['utilisation']:.0%}"
     ]
     shares = ", ".join(f"gamma {g} {share:.0%}" for g, share in found["gamma_share"].items())
+    shares += " of the decoding time"
     if found["spec_decode_num_drafts"]:
-        shares += f"; {found['spec_decode_acceptance_length']:.2f} tokens per cycle"
+        shares += f"; {found['spec_decode_acceptance_length']:.2f} tokens per cycle that drafts"
     loaded = "" if result.loop.policy.drafts else "; no draft is loaded"
-    said.append(f"policy {found['policy']:10s}{shares} of the decoding time{loaded}")
+    said.append(f"policy {found['policy']:10s}{shares}{loaded}")
     if found["kv_peak"] is not None:
         said.append(
             f"cache            filled to {found['kv_peak']:.1%}; {found['preemptions']} preemptions"

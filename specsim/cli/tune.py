@@ -146,9 +146,7 @@ def lines(found: Resolved, tuned: Tuned, document: dict[str, Any]) -> list[str]:
             f"{tuned.loss(run):8.1%}{'' if run.state == 'steady' else '  ' + run.state}"
         )
     chosen = document["recommended"]
-    ranges = ", ".join(
-        f"gamma {gamma} up to {last}" for _, last, gamma in document["schedule"]
-    )
+    ranges = ", ".join(f"gamma {gamma} up to {last}" for _, last, gamma in document["schedule"])
     said.append(f"recommended: {chosen} ({ranges} sequences)")
     said += [f"- {sentence}" for sentence in document["assumptions"]]
     mine = found.scenario.engine in ENGINES_WITH_SETTINGS

@@ -25,7 +25,7 @@
 from specsim.serving.accepting import Accepting
 from specsim.serving.arrivals import Traffic, traffic, traffic_of
 from specsim.serving.lengths import Lengths, lengths_of
-from specsim.serving.policies import NAMES, Choice, Policy, constant, read_table, weigh
+from specsim.serving.policies import NAMES, Alternatives, Policy, constant, read_table, weigh
 from specsim.serving.report import STATES, Served, Slo, slo_of
 from specsim.serving.server import Server
 from specsim.serving.simulation import policy_named, simulate
@@ -34,7 +34,7 @@ __all__ = [
     "NAMES",
     "STATES",
     "Accepting",
-    "Choice",
+    "Alternatives",
     "Lengths",
     "Policy",
     "Served",

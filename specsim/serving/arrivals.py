@@ -78,14 +78,14 @@ def traffic(
         require_limit("sequences", concurrency, "--concurrency")
         one_count("--concurrency", concurrency, low=1)
     rate = math.inf if rate is None else float(rate)
-    if not 0.0 < rate or math.isnan(rate) or MOST_RATE < rate < math.inf:
+    if not rate > 0.0 or MOST_RATE < rate < math.inf:
         raise SpecsimError(
             f"--rate must be requests per second, above 0 and at most {MOST_RATE:g}, got "
             f"{quoted(rate)}"
         )
-    if not 1e-3 <= burstiness:
+    if not burstiness >= 1e-3:
         raise SpecsimError(
-            f"--burstiness must be at least 0.001 (the shape of the Gamma distribution; 1 is "
+            "--burstiness must be at least 0.001 (the shape of the Gamma distribution; 1 is "
             f"Poisson, less is burstier), got {quoted(burstiness)}"
         )
     streams = [np.random.default_rng([seed, stream]) for stream in range(3)]
@@ -103,9 +103,7 @@ def traffic(
     )
 
 
-def _arrivals(
-    requests: int, rate: float, burstiness: float, random: np.random.Generator
-) -> Floats:
+def _arrivals(requests: int, rate: float, burstiness: float, random: np.random.Generator) -> Floats:
     if math.isinf(burstiness):
         gaps = np.ones(requests)
     else:

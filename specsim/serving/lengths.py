@@ -64,9 +64,7 @@ def lengths_of(option: str, text: str) -> Lengths:
     except ValueError:
         return _from_file(option, text)
     if len(numbers) > 2 or not all(map(math.isfinite, numbers)):
-        raise SpecsimError(
-            f"{option} is MEAN, MEAN,SIGMA or a file of lengths, got {quoted(text)}"
-        )
+        raise SpecsimError(f"{option} is MEAN, MEAN,SIGMA or a file of lengths, got {quoted(text)}")
     return Lengths(*numbers)
 
 

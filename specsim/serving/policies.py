@@ -63,7 +63,9 @@ class Policy:
     def within(self, most_tokens: int) -> "Policy":
         """The same where a pass has at most so many rows: gamma is cut for large batches."""
         batch = np.maximum(np.arange(len(self.gammas)), 1)
-        return replace(self, gammas=np.minimum(self.gammas, np.maximum(most_tokens // batch, 1) - 1))
+        return replace(
+            self, gammas=np.minimum(self.gammas, np.maximum(most_tokens // batch, 1) - 1)
+        )
 
     def ranges(self) -> list[tuple[int, int, int]]:
         """(first batch, last batch, gamma), neighbours with the same gamma made one."""
@@ -80,7 +82,7 @@ def constant(gamma: int, sequences: int) -> Policy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class Alternatives:
     """Tokens and seconds of a cycle at every batch from 1 and every gamma: what policies weigh."""
 
     gammas: Integers  # (G,)
@@ -120,7 +122,7 @@ def weigh(
     sequences: int,
     context: int,
     routing_correlation: float | None = None,
-) -> Choice:
+) -> Alternatives:
     """Tokens and seconds of a cycle, by `predict`, at every batch up to `sequences`."""
     batch = np.arange(1.0, sequences + 1.0)
     tokens, seconds = [], []
@@ -133,7 +135,7 @@ def weigh(
         )  # fmt: skip
         seconds.append(np.broadcast_to(found.cycle_s, batch.shape))
     both = np.broadcast_arrays(np.array(tokens), np.stack(seconds, axis=1))
-    return Choice(gammas, *both)
+    return Alternatives(gammas, *both)
 
 
 def fixed_gamma(name: str) -> int | None:

@@ -73,9 +73,7 @@ class _Reader:
         return seconds, moved, flops
 
 
-def _readers(
-    ledger_at: "_Ledger", most_tokens: int, most_context: int
-) -> tuple[_Reader, ...]:
+def _readers(ledger_at: "_Ledger", most_tokens: int, most_context: int) -> tuple[_Reader, ...]:
     """The entries of a ledger as functions of the tokens, and of what they see."""
     tokens, seen = np.arange(1.0, most_tokens + 1.0), contexts_upto(most_context)
     long = float(most_tokens)
@@ -118,9 +116,7 @@ def _reader(
         return full if len(known) == seen else np.interp(np.arange(1.0, seen + 1.0), known, full)
 
     if not isinstance(over_t, ModelPass):
-        return _Reader(
-            led(over_t.seconds), 0.0, led(over_t.bytes_moved), led(over_t.flops), ()
-        )
+        return _Reader(led(over_t.seconds), 0.0, led(over_t.bytes_moved), led(over_t.flops), ())
     assert isinstance(at_one, ModelPass)
     assert isinstance(over_x, ModelPass)
     linear: Floats = np.zeros(())

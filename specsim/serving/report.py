@@ -106,6 +106,28 @@ class Served:
         """Requests per second that kept to the SLO; all that were served where there is none."""
         return float(self.summary["request_goodput"])
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What results of other tools are compared with: seconds by `STATISTIC_CONVENTION_s`, with
+        the conventions of `evidence.served`, tokens per second and tokens per cycle."""
+        found = {}
+        kinds = {"ttft": "ttft", "tpot": "tpot", "chunk_gap": "itl", "e2e": "e2el"}
+        for convention, name in kinds.items():
+            for statistic in ("mean", "median", "p90", "p95", "p99"):
+                value = self.summary[f"{statistic}_{name}_ms"]
+                if value is not None:
+                    found[f"{statistic}_{convention}_s"] = value * 1e-3
+        if self.summary["itl_token_ms"] is not None:
+            found["mean_chunk_gap_per_token_s"] = self.summary["itl_token_ms"] * 1e-3
+        if self.state != "overloaded":
+            each_s = self.e2el_s / self.loop.traffic.output_tokens
+            if np.isfinite(each_s).any():
+                found["mean_latency_per_token_s"] = float(np.nanmean(each_s))
+        found["output_tokens_per_s"] = self.summary["output_throughput"]
+        if self.summary["spec_decode_acceptance_length"] is not None:
+            found["tokens_per_cycle"] = self.summary["spec_decode_acceptance_length"]
+        return found
+
     def detailed(self) -> dict[str, Any]:
         """The lists per request of `vllm bench serve --save-detailed`, times in seconds.
 
@@ -192,9 +214,7 @@ def good_requests(loop: Loop, slo: Slo) -> np.ndarray:
     return good
 
 
-def _summary(
-    loop: Loop, slo: Slo, state: str, price_per_hour: float | None
-) -> dict[str, Any]:
+def _summary(loop: Loop, slo: Slo, state: str, price_per_hour: float | None) -> dict[str, Any]:
     traffic, tallies, done = loop.traffic, loop.tallies, ~loop.refused
     completed = int(done.sum())
     read, written = (

@@ -12,7 +12,7 @@ from specsim.serving.arrivals import Traffic
 from specsim.serving.loop import BLOCK, Loop, Progress
 from specsim.serving.policies import (
     HYSTERESIS,
-    Choice,
+    Alternatives,
     Policy,
     constant,
     fixed_gamma,
@@ -48,7 +48,8 @@ def simulate(
 
     Arguments: `policy`, a name of `policies.NAMES` or a `Policy`; acceptance once, as `alpha`, as a
     `survival` vector or as a model (an `Accepting` says more), with `alpha_spread`, the standard
-    deviation of alpha over requests; `slo`, what counts as good; `price_per_hour` of all devices together; `gammas` to
+    deviation of alpha over requests; `slo`, what counts as good; `price_per_hour` of all devices
+    together; `gammas` to
     choose from; `block`, steps of pure decoding that are computed together (1: one by one; the
     result is the same); `detailed` keeps every step, for lists per request.
 
@@ -61,9 +62,7 @@ def simulate(
         policy = policy_named(
             policy, server, load, accepting, gammas=gammas, slo=slo, hysteresis=hysteresis
         )
-    loop = Loop(
-        server, load, policy, accepting, block=block, detailed=detailed, progress=progress
-    )
+    loop = Loop(server, load, policy, accepting, block=block, detailed=detailed, progress=progress)
     loop.run()
     return served(loop, slo or Slo(), price_per_hour)
 
@@ -149,7 +148,9 @@ def policy_named(
     return replace(makers[name](), hysteresis=hysteresis)
 
 
-def choice_of(server: Server, load: Traffic, accepting: Accepting, gammas: Integers) -> Choice:
+def choice_of(
+    server: Server, load: Traffic, accepting: Accepting, gammas: Integers
+) -> Alternatives:
     """What policies weigh: cycles at the mean context of the traffic."""
     assert server.drafter is not None
     return weigh(

@@ -1,4 +1,4 @@
-"""What a cycle of a mixed batch takes, as arrays that are computed once from the terms of `predict`.
+"""What a cycle of a mixed batch takes, as arrays computed once from the terms of `predict`.
 
     cycle = sum over passes of  times x max(what depends on the batch alone
                                             + sum over attention of max(memory, arithmetic, floor),
@@ -15,7 +15,9 @@ off `predict` at a few contexts; where all sequences have the same context, the 
 One thing is assumed: that an operator which mixes long and short contexts takes the larger of its
 memory time and its arithmetic time, each over the whole batch (optimistic where a kernel waits for
 its longest sequence). Under an engine whose attention efficiency depends on size (a calibration),
-memory time is interpolated between contexts, by less than a per cent.
+memory time is interpolated between contexts, by less than a per cent. Where an indexer chooses
+entries and the rows of a pass vary with the batch (unpadded lookups), it is off by
+less than 0.1 % of the time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,7 @@ import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import Floats, Integers
-from specsim.cost import Entry, Ledger, ModelPass
+from specsim.cost import Entry, ModelPass
 from specsim.drafting import Drafter
 from specsim.hardware import EfficiencyTable, System
 from specsim.operators import ATTENTION, Workload
@@ -313,7 +315,9 @@ class CyclePrice:
 
     def moves(self, batch: int, means: Floats) -> Floats:
         """Bytes and FLOPs of all the steps together."""
-        return len(means) * self.moved[batch] + self.moved_rise[batch] @ np.add.reduce(means, axis=0)
+        return len(means) * self.moved[batch] + self.moved_rise[batch] @ np.add.reduce(
+            means, axis=0
+        )
 
     def attention(self, batch: int, means: Floats) -> tuple[float, Floats]:
         """Seconds, and bytes and FLOPs that depend on the context, of the target's attention alone

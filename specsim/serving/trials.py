@@ -8,39 +8,41 @@ on its own first part.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from specsim.serving.accepting import Accepting
 from specsim.serving.arrivals import Traffic
 from specsim.serving.loop import Loop
-from specsim.serving.policies import Choice, Policy, constant
+from specsim.serving.policies import Alternatives, Policy, constant
 from specsim.serving.report import Served, Slo, served
 from specsim.serving.server import Server
 
 TRIAL = 1500  # requests of a trial
 TIED = 0.01  # relative: a simpler policy, earlier in the list, is kept within so much
 ANOTHER = 7919  # what is added to the seed
+Score: TypeAlias = tuple[int, float]  # whether the server keeps up; more is better
 
 
 def best_policy(
-    server: Server, load: Traffic, accepting: Accepting, choice: Choice, slo: Slo,
+    server: Server, load: Traffic, accepting: Accepting, choice: Alternatives, slo: Slo,
     hysteresis: float,
 ) -> Policy:  # fmt: skip
     """The candidate that does best on traffic of the same kind, under the name `best`."""
     trial = another(load)
-    best: tuple[float, Policy] | None = None
+    best: tuple[Score, Policy] | None = None
     for policy in candidates(choice, hysteresis):
         loop = Loop(server, trial, policy, accepting)
         loop.run()
         found = score(served(loop, slo))
-        if best is None or found > best[0] * (1 + TIED if best[0] > 0 else 1 - TIED):
+        if best is None or clearly_above(found, best[0]):
             best = (found, policy)
     assert best is not None
     return replace(best[1], name="best")
 
 
-def candidates(choice: Choice, hysteresis: float) -> Iterator[Policy]:
+def candidates(choice: Alternatives, hysteresis: float) -> Iterator[Policy]:
     """No draft, the schedule by batch, and every fixed gamma that the schedule or its neighbours
     may name."""
     yield constant(0, choice.sequences)
@@ -54,14 +56,21 @@ def candidates(choice: Choice, hysteresis: float) -> Iterator[Policy]:
     yield replace(choice.admit(), hysteresis=hysteresis)
 
 
-def score(found: Served) -> float:
-    """What policies are ranked by: good requests per second where there is an SLO; else tokens per
-    second and, where the server keeps up, how soon requests end."""
+def score(found: Served) -> Score:
+    """What policies are ranked by: good requests per second where there is an SLO; else how soon
+    requests end, where the server keeps up, and tokens per second, where it does not."""
     if found.slo.limits:
-        return found.goodput
+        return 1, found.goodput
     if found.state != "steady":
-        return float(found.summary["output_throughput"])
-    return -float(np.nanmean(found.e2el_s))
+        return 0, float(found.summary["output_throughput"])
+    return 1, -float(np.nanmean(found.e2el_s)) if found.summary["completed"] else 0.0
+
+
+def clearly_above(one: Score, other: Score) -> bool:
+    """Whether one score is above another by more than a tie."""
+    if one[0] != other[0]:
+        return one[0] > other[0]
+    return one[1] > other[1] + TIED * abs(other[1])
 
 
 def another(load: Traffic, most: int = TRIAL) -> Traffic:

@@ -15,11 +15,11 @@ from specsim.planning.gammas import Plan
 from specsim.serving.accepting import Accepting
 from specsim.serving.arrivals import Traffic
 from specsim.serving.loop import Loop
-from specsim.serving.policies import HYSTERESIS, Choice, Policy, constant
+from specsim.serving.policies import HYSTERESIS, Alternatives, Policy, constant
 from specsim.serving.report import Served, Slo, served
 from specsim.serving.server import Server
 from specsim.serving.simulation import choice_of, gammas_of
-from specsim.serving.trials import TIED, score
+from specsim.serving.trials import clearly_above, score
 
 Progress = Callable[[str, int, float], None]  # the policy, requests that are done, simulated s
 
@@ -48,12 +48,13 @@ class Tuned:
 
     def loss(self, run: Served) -> float:
         """The share of what the best one reaches that a run loses: good requests where there is an
-        SLO, else tokens per second, or, where the server keeps up, how much longer requests take."""
-        best, own = score(self.best), score(run)
-        if best < 0 or own < 0:  # seconds until a request ends
-            if best < 0 and own < 0:
-                return own / best - 1.0
+        SLO; how much longer requests take where both servers keep up; else tokens per second, and
+        all of it where the best one keeps up and this one does not."""
+        (keeps_up, best), (also, own) = score(self.best), score(run)
+        if keeps_up != also:
             return 1.0
+        if best < 0:  # seconds until a request ends
+            return own / best - 1.0
         return 1.0 - own / best if best else 0.0
 
 
@@ -88,7 +89,7 @@ def tune(
     return Tuned(tuple(_ranked(runs)))
 
 
-def policies_of(choice: Choice, hysteresis: float) -> list[Policy]:
+def policies_of(choice: Alternatives, hysteresis: float) -> list[Policy]:
     """Everything that is tried, the simplest first."""
     found = [constant(int(gamma), choice.sequences) for gamma in choice.gammas]
     for made in (choice.scheduled(), choice.marginal(), choice.admit()):
@@ -105,9 +106,8 @@ def policies_of(choice: Choice, hysteresis: float) -> list[Policy]:
 def _ranked(runs: list[Served]) -> list[Served]:
     """The best first; of those within a per cent of it, the simplest."""
     ordered = sorted(runs, key=score, reverse=True)
-    top = score(ordered[0])
-    tied = [run for run in runs if score(run) >= top - TIED * abs(top)]
-    return [tied[0], *(run for run in ordered if run is not tied[0])]
+    first = next(run for run in runs if not clearly_above(score(ordered[0]), score(run)))
+    return [first, *(run for run in ordered if run is not first)]
 
 
 def plan_of(policy: Policy) -> Plan:
