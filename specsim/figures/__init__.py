@@ -17,6 +17,7 @@ line; a measured value is a marker with its spread.
 | `distributions` | kept drafts and residual draws, which add up to p; rules that are not exact |
 | `methods` | one number for each drafting method, predicted and measured |
 | `comparisons` | measured points of a suite against their predictions |
+| `timelines` | requests in flight over time; gaps between the tokens of a stream |
 | `validations` | published passes and speedups against their predictions |
 """
 
@@ -48,6 +49,7 @@ with needed("specsim.figures"):
         styled,
         subplots,
     )
+    from specsim.figures.timelines import in_flight, requests_over_time, token_gaps
     from specsim.figures.validations import published
 
 __all__ = [
@@ -68,11 +70,13 @@ __all__ = [
     "drafted_cycles",
     "error_budget",
     "gains",
+    "in_flight",
     "operating_point",
     "parity",
     "png",
     "predicted_and_measured",
     "published",
+    "requests_over_time",
     "roofline",
     "shades",
     "speedup_by_batch",
@@ -83,6 +87,7 @@ __all__ = [
     "subplots",
     "times_vs_gamma",
     "times_vs_width",
+    "token_gaps",
     "tokens_vs_gamma",
     "verify_curve",
     "waterfall",
