@@ -367,10 +367,14 @@ where many ask, it makes room for {most["fixed:2"] / most["off"] - 1:.0%} more o
 # | easy and hard texts (set `alpha_spread`) | too even |
 #
 # The price of every pass has the error that notebook 4 is about. `specsim serve-sim` and `specsim
-# tune` do all of this in a shell, and the explorer has a card for it.
+# tune` do all of this in a shell. The explorer has a card for it, which needs a running kernel:
 
 # %%
-course.live(lambda: explorer.Explorer(preset="chat at batch 1"))
+course.live(
+    lambda: explorer.many_users(
+        target=large.name, precision="fp8", tensor_parallel=4, alpha=ALPHA, users=100
+    )
+)
 
 # %% [markdown]
 # **A simulated server compares policies on the same traffic. Measure yours before you believe its

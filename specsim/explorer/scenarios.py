@@ -24,6 +24,7 @@ NAMES = (
     "prompt", "answer", "ttft_ms", "tpot_ms",
 )  # fmt: skip
 
+SPREAD = {"prompt": 0.8, "answer": 0.7}  # sigma of lognormal lengths, as serve-sim has it
 # the largest values of the card for many users: its simulation must be done in a moment
 MOST_OF_LOAD = {
     "users": 1024, "rate": 1000, "prompt": 32768, "answer": 4096, "ttft_ms": 1e6, "tpot_ms": 1e5,

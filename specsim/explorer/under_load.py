@@ -14,17 +14,16 @@ import numpy as np
 
 from specsim import serving
 from specsim.acceptance import as_acceptance
-from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario
+from specsim.explorer.scenarios import SPREAD, ExplorerScenario, PredictedScenario
 from specsim.serving.report import good_requests
 from specsim.serving.simulation import MOST_GAMMA
 
-SPREAD = {"prompt": 0.8, "answer": 0.7}  # sigma of lognormal lengths, as the command has it
 KEPT = 0.9  # share of the requests that keep to the limits where the promise holds
 TIED = 0.01  # goodput within so much is the same; then the faster answers win
 ROUNDS = 6  # requests of each user
 HORIZON_S = 20.0  # of arrivals at a rate
-FEWEST, MOST = 40, 600  # requests of a run
-CHUNKS = 1200  # chunks of prompts that a run reads, at most
+FEWEST, MOST = 40, 300  # requests of a run
+WORK = 450  # the same, fewer where prompts of 1024 tokens or answers of 2000 take as long as others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +67,7 @@ def kept(run: serving.Served) -> float:
 def requests_of(scenario: ExplorerScenario) -> int:
     """How many requests show what a traffic does, and are simulated in a moment."""
     wanted = HORIZON_S * scenario.rate if scenario.rate else ROUNDS * scenario.users
-    most = min(MOST, CHUNKS / (1.0 + scenario.prompt / 2048))
+    most = min(MOST, WORK / (1.0 + scenario.prompt / 1024 + scenario.answer / 2000))
     least = min(FEWEST, most) if scenario.rate else max(FEWEST, scenario.users)
     return max(1, round(min(max(wanted, FEWEST), max(most, least))))
 
