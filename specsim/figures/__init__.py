@@ -17,6 +17,7 @@ line; a measured value is a marker with its spread.
 | `distributions` | kept drafts and residual draws, which add up to p; rules that are not exact |
 | `methods` | one number for each drafting method, predicted and measured |
 | `comparisons` | measured points of a suite against their predictions |
+| `serving` | policies of a server under load: good requests by rate, gains by requests in flight |
 | `validations` | published passes and speedups against their predictions |
 """
 
@@ -38,6 +39,7 @@ with needed("specsim.figures"):
     from specsim.figures.maps import speedup_map, where_memory_ends
     from specsim.figures.methods import Row, by_method
     from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
+    from specsim.figures.serving import under_load
     from specsim.figures.style import (
         COLOURS,
         CONCEPTS,
@@ -84,6 +86,7 @@ __all__ = [
     "times_vs_gamma",
     "times_vs_width",
     "tokens_vs_gamma",
+    "under_load",
     "verify_curve",
     "waterfall",
     "where_memory_ends",
