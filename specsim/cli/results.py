@@ -22,7 +22,8 @@ from specsim.scenario import Resolved, Scenario, resolve
 ENGINES = {"vllm-0": "vllm"}  # by the name of who counted: its name in the catalog
 KNOWN = ("vllm", "sglang", "llama.cpp", "tensorrt-llm")
 MOST_FILES = 1000
-MOST_SIMULATED = 5000  # requests of a run that are simulated
+# of a run that is simulated: requests, tokens of one, and tokens that are written in all
+MOST_SIMULATED, MOST_TOKENS, MOST_WRITTEN = 5000, 131_072, 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +116,34 @@ def simulation_of(resolved: Resolved, run: ServedRun, findings: list[str]) -> se
     if not rate and not users:
         findings.append("Not simulated: the run tells neither a request rate nor a concurrency.")
         return None
-    scenario, accepting = resolved.scenario, {}
+    if prompt + output > MOST_TOKENS:
+        findings.append(f"Not simulated: its requests are longer than {MOST_TOKENS:,} tokens.")
+        return None
+    scenario = resolved.scenario
+    chain: serving.Accepting | None = None
     if resolved.drafter is not None:
         if scenario.tokens_per_cycle is not None:
-            alpha = alpha_from_tokens_per_cycle(scenario.tokens_per_cycle, scenario.gamma)
+            gamma = scenario.gamma or 1
+            alpha = alpha_from_tokens_per_cycle(scenario.tokens_per_cycle, gamma)
             chain = serving.Accepting(IID(alpha), of_cycles=True)
         elif scenario.survival:
             chain = serving.Accepting(PerPosition(scenario.survival), of_cycles=True)
         else:
             chain = serving.Accepting(IID(scenario.alpha or 0.0))
-        accepting = {"acceptance": chain}
     try:
         load = serving.traffic(
-            rate=rate or None, concurrency=max(1, round(users)) if users else None,
-            requests=min(count, MOST_SIMULATED), prompt=serving.Lengths(max(1.0, prompt)),
-            output=serving.Lengths(max(1.0, output)),
-        )  # fmt: skip
+            rate=rate or None,
+            concurrency=max(1, round(users)) if users else None,
+            requests=max(1, min(count, MOST_SIMULATED, int(MOST_WRITTEN / output))),
+            prompt=serving.Lengths(prompt),
+            output=serving.Lengths(output),
+        )
         server = serving.Server(
             target=resolved.target, drafter=resolved.drafter, system=resolved.system
         )
-        found = serving.simulate(server, load, policy=f"fixed:{scenario.gamma or 0}", **accepting)
+        found = serving.simulate(
+            server, load, policy=f"fixed:{scenario.gamma or 0}", acceptance=chain
+        )
     except SpecsimError as error:
         findings.append(f"Not simulated: {error}.")
         return None

@@ -17,9 +17,9 @@ from specsim.acceptance import as_acceptance
 from specsim.explorer.scenarios import SPREAD, ExplorerScenario, PredictedScenario
 from specsim.serving.report import good_requests
 from specsim.serving.simulation import MOST_GAMMA
+from specsim.serving.trials import foremost
 
 KEPT = 0.9  # share of the requests that keep to the limits where the promise holds
-TIED = 0.01  # goodput within so much is the same; then the faster answers win
 ROUNDS = 6  # requests of each user
 HORIZON_S = 20.0  # of arrivals at a rate
 FEWEST, MOST = 40, 300  # requests of a run
@@ -39,13 +39,9 @@ class UnderLoad:
 
     @property
     def best(self) -> serving.Served:
-        """The run with the most good requests per second; of those that tie, the one that answers
-        soonest; where none is good, the one with the most tokens."""
-        top = max(run.goodput for run in self.runs)
-        if not top:
-            return max(self.runs, key=lambda run: float(run.summary["output_throughput"]))
-        tied = [run for run in self.runs if run.goodput >= (1.0 - TIED) * top]
-        return min(tied, key=lambda run: float(np.nanmean(run.e2el_s)))
+        """The run with the most good requests per second; of those that tie, the one whose requests
+        end soonest."""
+        return foremost(self.runs)
 
     @property
     def fixed(self) -> serving.Served | None:

@@ -18,6 +18,7 @@ line; a measured value is a marker with its spread.
 | `methods` | one number for each drafting method, predicted and measured |
 | `comparisons` | measured points of a suite against their predictions |
 | `timelines` | requests in flight over time; gaps between the tokens of a stream |
+| `serving` | policies of a server under load: good requests by rate, gains by requests in flight |
 | `validations` | published passes and speedups against their predictions |
 """
 
@@ -39,6 +40,7 @@ with needed("specsim.figures"):
     from specsim.figures.maps import speedup_map, where_memory_ends
     from specsim.figures.methods import Row, by_method
     from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
+    from specsim.figures.serving import under_load
     from specsim.figures.style import (
         COLOURS,
         CONCEPTS,
@@ -89,6 +91,7 @@ __all__ = [
     "times_vs_width",
     "token_gaps",
     "tokens_vs_gamma",
+    "under_load",
     "verify_curve",
     "waterfall",
     "where_memory_ends",

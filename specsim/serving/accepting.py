@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specsim.acceptance import IID, Acceptance, per_position
-from specsim.checks import Floats, Integers, SpecsimError, quoted
+from specsim.checks import Array, Floats, Integers, SpecsimError, quoted
 from specsim.drafting import Drafter
 
 CLASSES = 64  # different acceptances among requests
@@ -75,7 +75,7 @@ class Noise:
         start = _mixed(np.full(1, seed, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         self.keys = _mixed(_mixed(numbers + np.uint64(1)) ^ start)
 
-    def draws(self, keys: Integers, cycles: Integers) -> Integers:
+    def draws(self, keys: Array, cycles: Integers) -> Integers:
         """Whole numbers below 2^53 for requests of these keys in their cycles of these numbers."""
         steps = cycles.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         return (_mixed(keys + steps) >> np.uint64(64 - BITS)).astype(np.int64)
@@ -91,7 +91,7 @@ def classes_of(seed: int, requests: int, classes: int) -> Integers:
     return np.random.default_rng([seed, 3]).integers(0, classes, requests)
 
 
-def _mixed(values: Integers) -> Integers:
+def _mixed(values: Array) -> Array:
     """The finaliser of splitmix64."""
     with np.errstate(over="ignore"):
         values = values ^ (values >> np.uint64(30))

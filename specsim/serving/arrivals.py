@@ -19,7 +19,8 @@ from specsim.checks.limits import require_limit
 from specsim.evidence.served.traces import Request
 from specsim.serving.lengths import Lengths
 
-MOST_RATE = 1e9
+LEAST_RATE, MOST_RATE = 1e-6, 1e9
+EVEN = 1e6  # a burstiness from which on gaps are even
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +79,10 @@ def traffic(
         require_limit("sequences", concurrency, "--concurrency")
         one_count("--concurrency", concurrency, low=1)
     rate = math.inf if rate is None else float(rate)
-    if not rate > 0.0 or MOST_RATE < rate < math.inf:
+    if not rate >= LEAST_RATE or MOST_RATE < rate < math.inf:
         raise SpecsimError(
-            f"--rate must be requests per second, above 0 and at most {MOST_RATE:g}, got "
-            f"{quoted(rate)}"
+            f"--rate must be requests per second, within {LEAST_RATE:g} and {MOST_RATE:g} (or "
+            f"inf), got {quoted(rate)}"
         )
     if not burstiness >= 1e-3:
         raise SpecsimError(
@@ -104,7 +105,7 @@ def traffic(
 
 
 def _arrivals(requests: int, rate: float, burstiness: float, random: np.random.Generator) -> Floats:
-    if math.isinf(burstiness):
+    if burstiness > EVEN:
         gaps = np.ones(requests)
     else:
         gaps = random.gamma(burstiness, 1.0, requests)

@@ -65,7 +65,7 @@ def lengths_of(option: str, text: str) -> Lengths:
         return _from_file(option, text)
     if len(numbers) > 2 or not all(map(math.isfinite, numbers)):
         raise SpecsimError(f"{option} is MEAN, MEAN,SIGMA or a file of lengths, got {quoted(text)}")
-    return Lengths(*numbers)
+    return Lengths(numbers[0], numbers[1] if len(numbers) > 1 else 0.0)
 
 
 def _from_file(option: str, path: str) -> Lengths:

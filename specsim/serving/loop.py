@@ -168,8 +168,8 @@ class Loop:
         seconds = price.seconds(batch, means)
         ends = self.now + seconds.cumsum()
 
-        ended = (after >= slots.left[:batch, None]).any(axis=0)
-        steps = int(ended.argmax()) + 1 if ended.any() else len(ended)
+        ended = np.asarray((after >= slots.left[:batch, None]).any(axis=0))
+        steps = int(ended.argmax()) + 1 if ended.any() else len(ends)
         if self.admits_arrivals():
             arrival = float(self.traffic.arrival_s[self.next])
             steps = min(steps, int(ends.searchsorted(arrival)) + 1)

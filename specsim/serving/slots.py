@@ -6,7 +6,7 @@ by one cycle in every step, so a step is one column of the window.
 
 import numpy as np
 
-from specsim.checks import Integers
+from specsim.checks import Array, Booleans, Integers
 from specsim.serving.accepting import Noise
 
 WINDOW = 32  # steps whose draws are made together
@@ -27,8 +27,9 @@ class Slots:
         )
         self.keys = np.zeros(most, dtype=np.uint64)
         self.drafted = np.zeros(most, dtype=bool)  # whether drafts are made for it
-        self.window = np.ones((most, WINDOW), dtype=np.int64)
+        self.window = np.ones((most, WINDOW), dtype=np.int16)
         self.step = 0
+        self.fresh = 0  # the first row that has no draws yet
 
     @property
     def context(self) -> Integers:
@@ -44,24 +45,26 @@ class Slots:
         self.drafted[slot] = drafted
         self.tokens += held
         self.batch += 1
-        self._draw(slot, slot + 1)
 
-    def keep(self, kept: Integers) -> None:
+    def keep(self, kept: Booleans) -> None:
         """Drop all rows but those of this mask, which keep their order."""
         context, batch = self.context, self.batch
         self.tokens -= int(np.add.reduce(context[~kept]))
-        count = int(np.add.reduce(kept))
+        first, count = int(kept.argmin()), int(np.add.reduce(kept))
+        stay = kept[first:]
         for array in (self.ids, self.left, self.whole, self.start, self.kind, self.keys,
                       self.drafted, self.window):  # fmt: skip
-            array[:count] = array[:batch][kept]
-        self.batch = count
+            array[first:count] = array[first:batch][stay]
+        self.batch, self.fresh = count, min(self.fresh, count)
 
-    def emits(self, gamma: int, steps: int) -> Integers:
+    def emits(self, gamma: int, steps: int) -> Array:
         """Tokens that each sequence emits in each of the next steps, (batch, steps), of which there
         may be fewer than asked: to the end of the window."""
         if gamma != self.gamma or self.at == WINDOW:
-            self.gamma, self.at = gamma, self.at % WINDOW
-            self._draw(0, self.batch)
+            self.gamma, self.at, self.fresh = gamma, self.at % WINDOW, 0
+        if self.fresh < self.batch:
+            self._draw(self.fresh, self.batch)
+            self.fresh = self.batch
         return self.window[: self.batch, self.at : self.at + steps]
 
     def advance(self, steps: int, emitted: Integers, total: int) -> None:

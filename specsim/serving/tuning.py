@@ -19,7 +19,7 @@ from specsim.serving.policies import HYSTERESIS, Alternatives, Policy, constant
 from specsim.serving.report import Served, Slo, served
 from specsim.serving.server import Server
 from specsim.serving.simulation import choice_of, gammas_of
-from specsim.serving.trials import clearly_above, score
+from specsim.serving.trials import foremost, score
 
 Progress = Callable[[str, int, float], None]  # the policy, requests that are done, simulated s
 
@@ -49,13 +49,13 @@ class Tuned:
     def loss(self, run: Served) -> float:
         """The share of what the best one reaches that a run loses: good requests where there is an
         SLO; how much longer requests take where both servers keep up; else tokens per second, and
-        all of it where the best one keeps up and this one does not."""
+        all of it where the best one keeps up and this one does not. Nearly 0 within a tie."""
         (keeps_up, best), (also, own) = score(self.best), score(run)
         if keeps_up != also:
             return 1.0
         if best < 0:  # seconds until a request ends
-            return own / best - 1.0
-        return 1.0 - own / best if best else 0.0
+            return max(own / best - 1.0, 0.0)
+        return max(1.0 - own / best, 0.0) if best else 0.0
 
 
 def tune(
@@ -104,9 +104,9 @@ def policies_of(choice: Alternatives, hysteresis: float) -> list[Policy]:
 
 
 def _ranked(runs: list[Served]) -> list[Served]:
-    """The best first; of those within a per cent of it, the simplest."""
+    """The best first, the others by their scores."""
+    first = foremost(runs)
     ordered = sorted(runs, key=score, reverse=True)
-    first = next(run for run in runs if not clearly_above(score(ordered[0]), score(run)))
     return [first, *(run for run in ordered if run is not first)]
 
 
