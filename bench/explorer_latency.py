@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from specsim.explorer.figure_canvas import FigureCanvas, encode
@@ -23,6 +24,7 @@ from specsim.explorer.panels import (
 )
 from specsim.explorer.panels.roofline import points
 from specsim.explorer.scenarios import START, ExplorerScenario, changed, predict_scenario
+from specsim.explorer.under_load import compare, serve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 import driving
@@ -61,6 +63,10 @@ def in_process(repeats: int) -> dict[str, float]:
         for canvas in slower:
             canvas.png(scenario)
 
+    def many_users(scenario: ExplorerScenario) -> None:
+        shown = predict_scenario(replace(scenario, users=scenario.batch))
+        compare(shown, serve(shown))
+
     main(changed(batch=32))
     main(START)
     return {
@@ -69,6 +75,7 @@ def in_process(repeats: int) -> dict[str, float]:
         "two main pictures": per_move_ms(main, repeats),
         "of that encoding": 2 * per_move_ms(lambda _: encode(roof.agg), repeats),
         "two other pictures": per_move_ms(other, repeats),
+        "many users, at rest": per_move_ms(many_users, 1),
     }
 
 

@@ -109,9 +109,14 @@ PAIR = ("--target", "llama-3.1-8b", "--accelerator", "h100-sxm", "--draft", "lla
         "--alpha", "0.8")  # fmt: skip
 HEAD = (*PAIR[:4], "--method", "eagle-3", "--alpha", "0.7")
 COUNTED = ("--accepted", "167", "--drafted", "259", "--gamma", "3")
+LOAD = ("--rate", "5", "--requests", "20", "--prompt", "30", "--output", "5")
 BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "predict": (PAIR[:4], PAIR, HEAD, (*PAIR, "--gamma", "4"), (*PAIR, "--json")),
     "plan": (PAIR, (*HEAD, "--json")),
+    "serve-sim": ((*PAIR, *LOAD), (*PAIR[:4], *LOAD, "--json"),
+                  (*HEAD, *LOAD, "--policy", "fixed:3", "--slo", "tpot:9", "--json"),
+                  (*PAIR, *LOAD[2:], "--concurrency", "3", "--policy", "admit")),
+    "tune": ((*PAIR, *LOAD), (*PAIR, *LOAD, "--slo", "ttft:100", "--json")),
     "diagnose": (COUNTED, (*COUNTED, "--json"), (*COUNTED, *PAIR[:6], "--json"),
                  ("--tokens-per-cycle", "2.5", "--gamma", "4")),
     "compare": (("suite",), ("suite", "--json"), ("suite/points.json", "--rows")),

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 
 import specsim
-from specsim import acceptance, course, demo, figures, planning, tables
+from specsim import acceptance, course, demo, figures, planning
 from specsim.course import quiz
-from specsim.evidence import calibration, comparison
+from specsim.evidence import calibration, comparison, tables
 
 here = course.here()
 course.say(here.sentence)

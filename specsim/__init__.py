@@ -47,7 +47,9 @@ _WHERE = {
     "predict": "speculation",
     "system": "hardware",
 }
-_PACKAGES = ("acceptance", "catalog", "cost", "evidence", "operators", "planning", "scenario")
+_PACKAGES = (
+    "acceptance", "catalog", "cost", "evidence", "operators", "planning", "scenario", "serving",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from specsim import tables
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
 from specsim.drafting import DraftModel
+from specsim.evidence import tables
 from specsim.evidence.calibration import Calibration, fit, to_json
 from specsim.evidence.comparison import Comparison, compare, median_errors, to_rows
 from specsim.evidence.measurement import Measurement, Point

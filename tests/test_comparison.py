@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsim import DraftModel, predict, tables
+from specsim import DraftModel, predict
 from specsim.checks import SpecsimError
 from specsim.checks.files import write_json
 from specsim.cli import main
+from specsim.evidence import tables
 from specsim.evidence.calibration import Calibration, to_json
 from specsim.evidence.comparison import (
     best_measured,

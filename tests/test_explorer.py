@@ -42,7 +42,7 @@ from specsim.planning.sweep import speedup_map
 @pytest.fixture(scope="module")
 def live() -> Explorer:
     """One explorer for all: every test sets what it is about."""
-    return Explorer(measurements=None)
+    return Explorer(measurements=None, under_load=False)
 
 
 def panel(live: Explorer, kind: type) -> object:

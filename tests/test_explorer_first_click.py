@@ -60,7 +60,7 @@ def test_a_target_offers_only_drafts_that_fit(target: str) -> None:
 
 @pytest.fixture(scope="module")
 def live() -> Explorer:
-    return Explorer(measurements=None)
+    return Explorer(measurements=None, under_load=False)
 
 
 @pytest.mark.parametrize("target", ["qwen3-32b", "deepseek-v3", "phi-4"])

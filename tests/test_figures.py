@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import specsim
-from specsim import figures
+from specsim import figures, serving
 from specsim.cost import step_time
 from specsim.evidence.measurement import Timing
 from specsim.operators import Workload
@@ -27,6 +27,13 @@ CYCLES = [
     figures.DraftedCycle(["a_very_long_name", "\t", "=", "0"], 4, "."),
 ]
 ROWS = [figures.Row("n-gram", 1.1), figures.Row("tree", 1.5, 1.3, 1.7, 1.4, (1.2, 1.5))]
+SERVED = serving.simulate(
+    serving.Server(target=TARGET, system=SYSTEM, max_seqs=1),
+    serving.traffic(
+        concurrency=2, requests=4, prompt=serving.Lengths(100), output=serving.Lengths(50)
+    ),
+    policy="off",
+)
 UNIT = re.compile(r"\(.+\)|^γ|tokens per cycle|TFLOP/s|what reduces")
 
 
@@ -67,6 +74,10 @@ def drawn(name: str, point) -> figures.NotebookFigure:
         figures.by_method(axes, ROWS, "speedup", "speedup (×)", "two methods")
     elif name == "bars":
         figures.bars(axes, {"a": (1.0, 20.0)}, {"one": "plain", "two": "speedup"}, x="tokens (1/s)")
+    elif name == "requests_over_time":
+        figures.requests_over_time(axes, SERVED, title="two users, one place")
+    elif name == "token_gaps":
+        figures.token_gaps(axes, {"one": ([0.1, 0.2], [0.1, 0.1]), "two": ([0.1, 1.1], [0.1, 1])})
     elif name == "curves":
         line = figures.Curve("γ = 4", batch, 1 / batch, measured=[(4, 0.3), (16, 0.1, 0.05, 0.2)])
         figures.curves(axes, [line], "batch (sequences)", "speedup (×)")
@@ -82,7 +93,8 @@ def drawn(name: str, point) -> figures.NotebookFigure:
 EVERY = (
     "speedup_vs_gamma", "tokens_vs_gamma", "times_vs_gamma", "cycle_parts", "waterfall",
     "roofline", "times_vs_width", "step_shares", "gains", "bars", "curves", "speedup_map",
-    "drafted_cycles", "coupling", "distribution_errors", "by_method",
+    "drafted_cycles", "coupling", "distribution_errors", "by_method", "requests_over_time",
+    "token_gaps",
 )  # fmt: skip
 
 
@@ -245,14 +257,25 @@ def test_published_numbers_stand_beside_both_predictions() -> None:
     assert gains.get_xlim() == gains.get_ylim()
 
 
+def test_policies_are_lines_over_the_rate_and_published_gains_are_markers() -> None:
+    line = figures.Curve("no draft", (1, 2), (1.0, 1.5), "plain")
+    tree = figures.Curve("tree", (1, 2), (1.6, 1.2), measured=[(1, 1.7)])
+    figure = figures.under_load([line], [tree], slo="TTFT ≤ 1 ms", titles=("one", "two"))
+    load, gain = figure.axes
+    assert load.lines[0].get_ydata().tolist() == [1.0, 1.5]
+    assert all(UNIT.search(axis.get_xlabel()) for axis in (load, gain))
+    assert all(UNIT.search(axis.get_ylabel()) for axis in (load, gain))
+    assert "measured" in gain.get_legend_handles_labels()[1]
+
+
 def test_the_readmes_figures_are_made_by_one_command(tmp_path, point, capsys, monkeypatch) -> None:
     from specsim.evidence import validation
     from specsim.figures.__main__ import main
 
     monkeypatch.setattr(validation, "report", lambda: DOCUMENT)
-    main([str(tmp_path / "docs"), "--measured", str(tmp_path)])
+    main([str(tmp_path / "docs"), "--measured", str(tmp_path), "--requests", "8"])
     names = sorted(file.name for file in (tmp_path / "docs").iterdir())
-    assert names == ["published.png", "speedup-map.png"]
+    assert names == ["published.png", "serving.png", "speedup-map.png"]
     assert "demo.png stays as it is" in capsys.readouterr().out
 
 
@@ -341,3 +364,25 @@ def test_the_bars_of_an_error_budget_add_up_to_the_last() -> None:
     assert np.exp(product) == pytest.approx(0.9 * 1.2 * 0.5)
     assert axes.get_yticklabels()[-1].get_text() == "measured ÷ predicted"
     assert all(patch.get_width() == 0 for patch in axes.containers[1].patches)
+
+
+def test_requests_in_flight_are_those_of_the_run() -> None:
+    """Counted one by one, at a time when both users are there and at one after the end."""
+    loop = SERVED.loop
+    times = np.array([float(loop.first_s[1]) + 1e-4, float(loop.end_s.max()) + 1.0])
+    waiting, decoding = figures.in_flight(SERVED, times)
+    for at, number in ((0, 0), (1, 1)):
+        sent = loop.sent_s <= times[at]
+        began, ended = loop.first_s <= times[at], loop.end_s <= times[at]
+        assert waiting[at] == np.sum(sent & ~began)
+        assert decoding[at] == np.sum(began & ~ended)
+        assert (waiting[at] + decoding[at] == 0) == bool(number)
+    _, axes = figures.subplots()
+    figures.requests_over_time(axes, SERVED)
+    assert "1 places" in [t.get_text() for t in axes.get_legend().get_texts()]
+
+
+def test_the_longest_gap_is_marked() -> None:
+    _, axes = figures.subplots()
+    figures.token_gaps(axes, {"a": ([0.1, 0.5, 0.6], [0.1, 0.4, 0.1])})
+    assert axes.lines[1].get_xydata().tolist() == [[0.5, 400.0]]

@@ -32,9 +32,9 @@ PACKAGES = ("specsim", "reference")
 LAYERS = (
     "checks", "catalog", "architecture", "operators", "hardware", "cost", "acceptance", "drafting",
     "prediction", "speculation",
-    "planning", "evidence",
+    "planning", "evidence", "serving",
     "specsim", "scenario",
-    "figures", "tables", "explorer", "course", "demo", "cli", "__main__",
+    "figures", "explorer", "course", "demo", "cli", "__main__",
 )  # fmt: skip
 
 # What the decoder may share with the model: types. A decision would let it lean on what it tests.

@@ -7,6 +7,7 @@ public documentation, with numbers of their own.
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,8 @@ def test_a_prediction_stands_beside_each_latency_in_its_own_convention(capsys):
     assert rows["mean_tpot_s"]["predicted"] == pytest.approx(cycle / (1 + 742 / 786))
     assert rows["tokens_per_cycle"]["measured_per_predicted"] == pytest.approx(1.0)
     factors = found["factors"]
-    product = factors["tokens per cycle"] * factors["cycle"] * factors["evenness"]
+    assert list(factors) == ["tokens per cycle", "load", "cycle", "evenness"]
+    product = math.prod(factors.values())
     assert product == pytest.approx(rows["mean_tpot_s"]["measured_per_predicted"])
     assert found["largest_factor"] == "cycle"
     for each in found["run"]["latencies"].values():

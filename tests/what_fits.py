@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from specsim.planning import memory
 from specsim.speculation import predict
 
 OWN = ("specsim", "reference")  # the packages whose names are replaced
+# what is priced there is no scenario that somebody asks about: the passes of a cycle, which
+# `predict` adds up; all batches that a simulated server could have, of which it runs those that fit
+ALONE = ("specsim.cost.passes", "specsim.serving.surface", "specsim.serving.policies")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Recorder:
     def start(self) -> None:
         for name in specsim.__all__:  # made when they are first asked for, so ask before
             getattr(specsim, name)
+        for name in ALONE:  # before their names are replaced where they are imported from
+            import_module(name)
         self._replace(predict, self._watched_predict)
         self._replace(placement.step_time, self._watched_step)
         self._replace(memory.largest_batches, self._watched_statement)
@@ -112,8 +118,8 @@ class Recorder:
     def _replace(self, original: Any, make: Callable[[Any], Any]) -> None:
         replacement = wraps(original)(make(original))
         for name, module in list(sys.modules.items()):
-            if module is None or name.split(".")[0] not in OWN or name == "specsim.cost.passes":
-                continue  # the passes of a cycle are priced there, and `predict` is watched
+            if module is None or name.split(".")[0] not in OWN or name in ALONE:
+                continue
             for key, value in list(vars(module).items()):
                 if value is original:
                     self._replaced.append((module, key, original))

@@ -34,6 +34,12 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "values": Limit(10_000, "more values in one list are a mistake"),
         "cells": Limit(2_000_000, "more take all memory; planning.speedups takes them in parts"),
         "streamed": Limit(200_000_000, "the result alone would fill the memory"),
+        # of a server
+        "requests": Limit(200_000, "a mean needs no more"),
+        "trace_requests": Limit(2_000_000, "cut the trace to its first part"),
+        "served_context": Limit(2_000_000, "no server keeps longer requests"),
+        "sequences": Limit(16_384, "no server decodes more sequences together"),
+        "batched_tokens": Limit(262_144, "no engine reads more tokens in a pass"),
         # of a model
         "layers": Limit(10_000, "no model has more layers"),
         "heads": Limit(65_536, "no layer has more heads"),

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specsim import tables
 from specsim.checks import SpecsimError
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
 from specsim.cli.parser import Commands
+from specsim.evidence import tables
 from specsim.evidence.comparison import (
     Comparison,
     calibration_of,

@@ -11,7 +11,9 @@ from specsim.operators import AUTO, PRECISIONS
 from specsim.scenario import Scenario
 
 
-def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> None:
+def add_scenario(
+    parser: argparse._ActionsContainer, required: bool = True, context: bool = True
+) -> None:
     """The options of a scenario, but for its batch, its gamma and its acceptance."""
     parser.add_argument(
         "--target", required=required,
@@ -47,9 +49,10 @@ def add_scenario(parser: argparse._ActionsContainer, required: bool = True) -> N
         help="with --offload-layers: a CPU of the catalog (default: an assumed desktop, "
         f"{DEFAULT_HOST})",
     )  # fmt: skip
-    parser.add_argument(
-        "--context", type=int, default=1024, help="KV length at the step that is priced"
-    )
+    if context:
+        parser.add_argument(
+            "--context", type=int, default=1024, help="KV length at the step that is priced"
+        )
     parser.add_argument(
         "--top-p", type=float, metavar="P",
         help="below 1: target and draft sort the vocabulary to draw from its likeliest tokens; a "

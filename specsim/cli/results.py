@@ -1,16 +1,18 @@
-"""specsim compare --results: served runs of any tool, compared with predictions of their cycle."""
+"""specsim compare --results: served runs of any tool, compared with a prediction of their cycle and
+a simulation of their load."""
 
 import argparse
 import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specsim import __version__
+from specsim import __version__, serving
+from specsim.acceptance import IID, PerPosition, alpha_from_tokens_per_cycle
 from specsim.checks import SpecsimError
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
 from specsim.drafting import DraftModel
-from specsim.evidence.comparison.served import ServedComparison, compare_run
+from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run
 from specsim.evidence.diagnosis import Diagnosis, diagnose
 from specsim.evidence.served import CONVENTIONS, ServedRun, read_runs
 from specsim.planning.prefill import time_to_first_token
@@ -20,6 +22,8 @@ from specsim.scenario import Resolved, Scenario, resolve
 ENGINES = {"vllm-0": "vllm"}  # by the name of who counted: its name in the catalog
 KNOWN = ("vllm", "sglang", "llama.cpp", "tensorrt-llm")
 MOST_FILES = 1000
+# of a run that is simulated: requests, tokens of one, and tokens that are written in all
+MOST_SIMULATED, MOST_TOKENS, MOST_WRITTEN = 5000, 131_072, 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Told:
     scenario: Scenario | None
     comparison: ServedComparison
     prediction: Prediction | None
+    simulated: serving.Served | None
     findings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -43,6 +48,7 @@ class Told:
             "run": self.run.to_json(),
             "acceptance": None if told is None else {n: told.to_json()[n] for n in names},
             "predicted_as": self.predicted_as,
+            "simulated": None if self.simulated is None else self.simulated.summary,
             "rows": [row.to_json() for row in self.comparison.rows],
             "factors": self.comparison.factors,
             "largest_factor": self.comparison.largest,
@@ -82,7 +88,7 @@ def tell(options: argparse.Namespace, file: str, run: ServedRun) -> Told:
     found = None if run.counters is None else diagnose(run.counters)
     findings = [*run.cautions, *(run.counters.cautions if run.counters else ())]
     tokens = None if found is None else found.tokens_per_cycle
-    scenario, prediction, first = None, None, None
+    scenario, prediction, first, simulated = None, None, None, None
     if options.target is None:
         findings.append("For a prediction give --target, --accelerator, and --draft or --method.")
     elif run.decoding is None and options.batch is None:
@@ -94,8 +100,60 @@ def tell(options: argparse.Namespace, file: str, run: ServedRun) -> Told:
         batch = float(scenario.batch) if options.batch else max(1.0, run.decoding or 1.0)
         prediction = resolved.predict(gamma=scenario.gamma or 0, batch=batch)
         first = first_token_s(resolved, run)
-    comparison = compare_run(run, prediction, first, tokens)
-    return Told(file, run, found, scenario, comparison, prediction, tuple(findings))
+        simulated = simulation_of(resolved, run, findings)
+    metrics = None if simulated is None else simulated.metrics
+    comparison = compare_run(run, prediction, first, tokens, metrics)
+    return Told(file, run, found, scenario, comparison, prediction, simulated, tuple(findings))
+
+
+def simulation_of(resolved: Resolved, run: ServedRun, findings: list[str]) -> serving.Served | None:
+    """The load of a run, simulated; None, with a finding, where the run does not tell it."""
+    prompt, output, count = run.mean_input, run.mean_output, run.completed
+    rate, users = run.request_rate, run.max_concurrency
+    if not prompt or not output or not count or prompt < 1 or output < 1:
+        findings.append("Not simulated: the run does not tell its requests and their tokens.")
+        return None
+    if not rate and not users:
+        findings.append("Not simulated: the run tells neither a request rate nor a concurrency.")
+        return None
+    if prompt + output > MOST_TOKENS:
+        findings.append(f"Not simulated: its requests are longer than {MOST_TOKENS:,} tokens.")
+        return None
+    scenario = resolved.scenario
+    chain: serving.Accepting | None = None
+    if resolved.drafter is not None:
+        if scenario.tokens_per_cycle is not None:
+            gamma = scenario.gamma or 1
+            alpha = alpha_from_tokens_per_cycle(scenario.tokens_per_cycle, gamma)
+            chain = serving.Accepting(IID(alpha), of_cycles=True)
+        elif scenario.survival:
+            chain = serving.Accepting(PerPosition(scenario.survival), of_cycles=True)
+        else:
+            chain = serving.Accepting(IID(scenario.alpha or 0.0))
+    try:
+        load = serving.traffic(
+            rate=rate or None,
+            concurrency=max(1, round(users)) if users else None,
+            requests=max(1, min(count, MOST_SIMULATED, int(MOST_WRITTEN / output))),
+            prompt=serving.Lengths(prompt),
+            output=serving.Lengths(output),
+        )
+        server = serving.Server(
+            target=resolved.target, drafter=resolved.drafter, system=resolved.system
+        )
+        found = serving.simulate(
+            server, load, policy=f"fixed:{scenario.gamma or 0}", acceptance=chain
+        )
+    except SpecsimError as error:
+        findings.append(f"Not simulated: {error}.")
+        return None
+    findings.append(
+        "The simulation takes the mean lengths for every request, one acceptance for all of them, "
+        "vLLM's default limits (256 sequences, 2,048 tokens a pass), an empty prefix cache, and no "
+        "time of client, network and tokeniser: the run does not tell those."
+    )
+    findings += found.sentences
+    return found
 
 
 def scenario_for(
@@ -199,7 +257,8 @@ def lines(told: Told) -> list[str]:
     titles = [title(row.metric, row.convention) for row in told.comparison.rows]
     wide = max(map(len, titles), default=0)
     if titles:
-        said.append(f"  {'':{wide}s}{'measured':>12s}{'predicted':>12s}{'ratio':>8s}")
+        under = f"{'simulated':>12s}{'ratio':>8s}" if told.simulated is not None else ""
+        said.append(f"  {'':{wide}s}{'measured':>12s}{'predicted':>12s}{'ratio':>8s}{under}")
     for name, row in zip(titles, told.comparison.rows, strict=True):
         said.append(f"  {name:{wide}s}{cells(row)}")
     if told.comparison.factors:
@@ -220,11 +279,17 @@ def title(metric: str, called: str | None) -> str:
     return f"{statistic} {called} ({convention}{alone})"
 
 
-def cells(row: Any) -> str:
-    """Measured, predicted and their ratio, times in milliseconds."""
+def cells(row: ServedRow) -> str:
+    """Measured, predicted, simulated and their ratios, times in milliseconds."""
     is_time = row.metric.endswith("_s") and row.convention is not None
     scale, unit = (1e3, " ms") if is_time else (1.0, "   ")
-    measured = f"{row.measured * scale:9.2f}{unit}"
-    if row.predicted is None or row.ratio is None:
-        return f"{measured}{'-':>12s}{'-':>8s}"
-    return f"{measured}{row.predicted * scale:9.2f}{unit}{row.ratio:8.2f}"
+    shown = f"{row.measured * scale:9.2f}{unit}"
+    pairs = [(row.predicted, row.ratio)]
+    if row.simulated is not None:
+        pairs.append((row.simulated, row.simulated_ratio))
+    for value, ratio in pairs:
+        if value is None or ratio is None:
+            shown += f"{'-':>12s}{'-':>8s}"
+        else:
+            shown += f"{value * scale:9.2f}{unit}{ratio:8.2f}"
+    return shown

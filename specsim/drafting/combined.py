@@ -64,6 +64,10 @@ class Cascade(Drafter):
         tokens = self.inner.acceptance_of(IID(self.inner_alpha)).tokens_per_cycle(gamma)
         return (drafting + verifying).times(1.0 / tokens)
 
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        both = (self.middle, self.inner)
+        return reduce(add, (one.prompt_pass(system, workload) for one in both))
+
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:
@@ -107,6 +111,9 @@ class Ensemble(Drafter):
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         return reduce(add, (one.cycle(system, workload, gamma) for one in self.drafters))
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return reduce(add, (one.prompt_pass(system, workload) for one in self.drafters))
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1

@@ -4,7 +4,8 @@
     step             one draft pass (or head), where the method has such a thing
     acceptance_of    the acceptance of a chain -> the acceptance of this method's cycles
     verify_rows      how wide the target's pass becomes, and `drafting_share` how many passes do
-    overlapped_s     how much of the drafting runs during the verification
+    overlapping      which of the drafting may run during the verification
+    prompt_pass      how it reads a prompt into a cache of its own
     extra_devices    accelerators it occupies beyond the target's own
     held_bytes       the memory it takes on the target's
     lossless         whether the output distribution stays the target's
@@ -92,11 +93,23 @@ class Drafter:
         """The share of the target's passes that verify drafts; the others are plain."""
         return 1.0
 
+    def overlapping(
+        self, system: System, workload: Workload, gamma: ArrayLike
+    ) -> tuple[float, Ledger]:
+        """The share of cycles whose drafting runs during the verification, and that drafting."""
+        return 0.0, Ledger()
+
     def overlapped_s(
         self, system: System, workload: Workload, gamma: ArrayLike, verify_s: Floats
     ) -> ArrayLike:
         """Seconds of the drafting that run during the verification."""
-        return 0.0
+        share, drafting = self.overlapping(system, workload, gamma)
+        return share * np.minimum(drafting.seconds, verify_s) if share else 0.0
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        """The pass that reads `workload.rows` tokens of a prompt into the drafter's own cache, on
+        the target's devices; nothing where it has no cache of its own."""
+        return Ledger()
 
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
@@ -141,6 +154,9 @@ class Around(Drafter):
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         return self.drafter.cycle(system, workload, gamma)
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return self.drafter.prompt_pass(system, workload)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return self.drafter.acceptance_of(chain)

@@ -78,6 +78,9 @@ class Eagle(Drafter):
             sampling(system, workload.batch, head.vocab_size),
         )
 
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return self.step(system, workload)
+
     def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         begin = Ledger.of(Wait(system.engine.drafting_overhead_s))
         return begin + self.step(system, workload.of_rows(np.asarray(gamma) + 1))
@@ -184,6 +187,9 @@ class TrainedHead(Drafter):
             Product(own, self.head.every_pass, _tokens(workload)),
             sampling(own, workload.batch, body.vocab_size),
         )
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return self.step(system, workload)
 
     def first_step(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         begin = Ledger.of(Wait(system.engine.drafting_overhead_s))

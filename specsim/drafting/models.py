@@ -87,6 +87,9 @@ class DraftModel(Drafter):
         first, step = self.first_step(system, workload, gamma), self._pass(again, workload)
         return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
 
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return self.step(system, workload)
+
     def held_bytes(
         self, system: System, *, batch: ArrayLike, slots: ArrayLike, states: ArrayLike = 1
     ) -> tuple[ArrayLike, ArrayLike]:

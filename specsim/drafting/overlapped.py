@@ -5,11 +5,9 @@ What they gain is latency bought with hardware, so compare `Prediction.speedup_p
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
-from specsim.checks import ArrayLike, Floats, require_share
+from specsim.checks import ArrayLike, require_share
 from specsim.cost import Ledger
 from specsim.drafting.drafter import Around, Drafter, Mixed
 from specsim.hardware import System
@@ -31,10 +29,13 @@ class Pearl(Around):
     def extra_devices(self) -> int:
         return 1
 
-    def overlapped_s(
-        self, system: System, workload: Workload, gamma: ArrayLike, verify_s: Floats
-    ) -> ArrayLike:
-        return np.minimum(self.cycle(system, workload, gamma).seconds, verify_s)
+    def overlapping(
+        self, system: System, workload: Workload, gamma: ArrayLike
+    ) -> tuple[float, Ledger]:
+        return 1.0, self.cycle(system, workload, gamma)
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return Ledger()  # on the other device, while the target reads it
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -88,11 +89,13 @@ class SSD(Around):
             other = (self.backup or self.drafter).acceptance_of(chain)
         return Mixed(own, other, self.hit)
 
-    def overlapped_s(
-        self, system: System, workload: Workload, gamma: ArrayLike, verify_s: Floats
-    ) -> ArrayLike:
-        ready = self.drafter.cycle(system, workload, gamma)
-        return self.hit * np.minimum(ready.seconds, verify_s)
+    def overlapping(
+        self, system: System, workload: Workload, gamma: ArrayLike
+    ) -> tuple[float, Ledger]:
+        return self.hit, self.drafter.cycle(system, workload, gamma)
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return Ledger()  # on the other device, while the target reads it
 
     @property
     def notes(self) -> tuple[str, ...]:

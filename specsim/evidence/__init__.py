@@ -7,5 +7,6 @@
 | `comparison` | measured points compared with their predictions |
 | `validation` | published rows compared with their predictions |
 | `served` | logs, metrics and results of other tools -> counters, and one record of a run |
+| `tables` | what was compared, in plain text |
 | `counters`, `diagnosis` | the counters of an engine; what they mean |
 """

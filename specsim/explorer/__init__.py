@@ -10,6 +10,7 @@
 | `scenarios`, `presets` | what can be set, and its prediction; six scenarios that tell a story |
 | `panels/`, `figure_canvas` | what is drawn, and why a move takes only a few milliseconds |
 | `sentences`, `cards` | the same in words and in numbers |
+| `under_load`, `load_card`, `load_view` | many users: what is simulated, said and shown |
 | `measured` | markers of measured speedups |
 | `controls`, `live_view` | widgets, and what is redrawn when one moves |
 | `single_panel`, `widget` | one picture with a few controls; the whole explorer |
@@ -29,6 +30,7 @@ from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario, pred
 from specsim.explorer.sweeping import Sweep, sweep
 
 if TYPE_CHECKING:
+    from specsim.explorer.load_view import ManyUsers, many_users
     from specsim.explorer.single_panel import (
         SinglePanel,
         roofline,
@@ -42,10 +44,12 @@ __all__ = [
     "PRESETS",
     "Explorer",
     "ExplorerScenario",
+    "ManyUsers",
     "PredictedScenario",
     "Preset",
     "SinglePanel",
     "Sweep",
+    "many_users",
     "predict_scenario",
     "preset",
     "roofline",
@@ -57,6 +61,8 @@ __all__ = [
 
 _LIVE = {
     "Explorer": "widget",
+    "ManyUsers": "load_view",
+    "many_users": "load_view",
     "SinglePanel": "single_panel",
     "roofline": "single_panel",
     "speedup_map": "single_panel",

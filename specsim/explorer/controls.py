@@ -9,7 +9,7 @@ from specsim.checks import SpecsimError, quoted
 from specsim.checks.extras import needed
 from specsim.checks.limits import require_limit
 from specsim.explorer.choices import DEVICES, drafts_of
-from specsim.explorer.scenarios import PLAIN, ExplorerScenario
+from specsim.explorer.scenarios import MOST_OF_LOAD, PLAIN, ExplorerScenario
 from specsim.operators import AUTO, PRECISIONS
 
 with needed("the explorer", "notebooks"):
@@ -21,6 +21,8 @@ CONTEXTS = (
     49152, 65536, 98304, 131072, 196608, 262144,
 )  # fmt: skip
 GAMMAS = ("best", *range(17))
+CROWDS = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+TOKENS = (16, 32, 64, 100, 200, 400, 800, 1600, 3200, 6400, 12800)
 SLIDERS = ("batch", "context", "gamma", "alpha")  # dragged: axes must not move meanwhile
 
 _WIDE = {"description_width": "8.5em"}
@@ -147,6 +149,16 @@ def _survival(value: tuple[float, ...], _: Sequence[str]) -> widgets.Widget:
     )  # fmt: skip
 
 
+def _limit(name: str, label: str, least: float, step: float) -> Callable[[Any, Sequence[str]], Any]:
+    def build(value: Any, _: Sequence[str]) -> widgets.Widget:
+        return widgets.BoundedFloatText(
+            value=value, min=least, max=MOST_OF_LOAD[name], step=step, description=label,
+            style=_WIDE,
+        )  # fmt: skip
+
+    return build
+
+
 def _price(value: float, _: Sequence[str]) -> widgets.Widget:
     return widgets.BoundedFloatText(
         value=value, min=0.0, max=1e6, step=0.1, description="price, $/h each", style=_WIDE
@@ -168,4 +180,10 @@ _BUILDERS: dict[str, Callable[[Any, Sequence[str]], widgets.Widget]] = {
     "tensor_parallel": _choice("tensor parallel", DEVICES),
     "temperature": _fraction("temperature", 2.0, 0.1),
     "price_per_hour": _price,
+    "users": _stops("users at a time", CROWDS),
+    "rate": _limit("rate", "or requests/s", 0.0, 1.0),
+    "prompt": _stops("prompt, tokens", TOKENS),
+    "answer": _stops("answer, tokens", TOKENS[:9]),
+    "ttft_ms": _limit("ttft_ms", "TTFT at most, ms", 1.0, 50.0),
+    "tpot_ms": _limit("tpot_ms", "TPOT at most, ms", 1.0, 1.0),
 }

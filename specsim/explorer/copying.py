@@ -1,13 +1,15 @@
 """A scenario to take along: as Python, as a command, as an engine's command, as a link."""
 
+import html
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from urllib.parse import parse_qsl, urlencode
 
 from specsim.checks import number, numbers, whole_number
 from specsim.explorer.presets import PRESETS, preset
 from specsim.explorer.scenarios import (
     NAMES,
+    SPREAD,
     START,
     ExplorerScenario,
     PredictedScenario,
@@ -17,6 +19,11 @@ from specsim.explorer.scenarios import (
 from specsim.planning import ENGINES_WITH_SETTINGS, Deployment, fixed_plan, launch, plan
 from specsim.scenario import Scenario
 
+# a plain HTML button next to a text, which copies the text: no widget is needed
+COPY = (
+    "navigator.clipboard.writeText(this.parentNode.querySelector('code').textContent)"
+    ".then(()=>{this.textContent='copied'},()=>{this.textContent='select and copy'})"
+)
 OPTIONS = {"draft_tensor_parallel": "--draft-tp"}  # where an option has not the value's own name
 
 
@@ -68,6 +75,41 @@ def as_command(scenario: Scenario) -> str:
             words.append(OPTIONS.get(each.name) or "--" + each.name.replace("_", "-"))
             words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
+
+
+def as_serving_command(scenario: ExplorerScenario, policy: str, requests: int) -> str:
+    """`specsim serve-sim` for the traffic of the card for many users."""
+    without = replace(scenario, batch=1, context=1024, gamma=None)
+    words = ["specsim", "serve-sim", *shlex.split(as_command(without))[2:]]
+    arrivals = ["--rate", f"{scenario.rate:g}"] if scenario.rate else [
+        "--concurrency", str(scenario.users)]  # fmt: skip
+    words += [*arrivals, "--requests", str(requests)]
+    words += ["--prompt", f"{scenario.prompt},{SPREAD['prompt']:g}"]
+    words += ["--output", f"{scenario.answer},{SPREAD['answer']:g}", "--policy", policy]
+    words += ["--slo", f"ttft:{scenario.ttft_ms:g}", f"tpot:{scenario.tpot_ms:g}"]
+    return shlex.join(words)
+
+
+def as_serving_code(scenario: ExplorerScenario, policy: str, requests: int) -> str:
+    """A program that simulates the traffic of the card for many users."""
+    *lines, last = as_code(replace(scenario, gamma=None)).split("prediction = ")[0].split("\n")
+    assert not last
+    lines[0] = "import specsim\nfrom specsim import serving"
+    drafter = "" if scenario.method is None else "drafter=drafter, "
+    arrivals = f"rate={scenario.rate:g}" if scenario.rate else f"concurrency={scenario.users}"
+    acceptance = ""
+    for name, value in scenario.acceptance.items():
+        acceptance = f", {name}={list(value) if scenario.survival else format(value, 'g')}"
+    lines += [
+        f"server = serving.Server(target=target, {drafter}system=system)",
+        f"load = serving.traffic({arrivals}, requests={requests},",
+        f"                       prompt=serving.Lengths({scenario.prompt}, {SPREAD['prompt']:g}),",
+        f"                       output=serving.Lengths({scenario.answer}, {SPREAD['answer']:g}))",
+        f"slo = serving.Slo(ttft={scenario.ttft_ms:g}, tpot={scenario.tpot_ms:g})",
+        f'found = serving.simulate(server, load, policy="{policy}", slo=slo{acceptance})',
+        'print(found.state, found.summary["mean_tpot_ms"], found.goodput)',
+    ]
+    return "\n".join(lines)
 
 
 def engine_to_launch(scenario: Scenario) -> str:
@@ -135,3 +177,11 @@ def _read(name: str, text: str) -> object:
     if kind is int:
         return whole_number(name, text)
     return number(name, text) if kind is float else text
+
+
+def copiable(title: str, text: str) -> str:
+    """Text with a button that copies it."""
+    return (
+        f'<div class="specsim-code"><button type="button" onclick="{html.escape(COPY)}">'
+        f"copy as {title}</button><pre><code>{html.escape(text)}</code></pre></div>"
+    )

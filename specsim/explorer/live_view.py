@@ -35,6 +35,7 @@ with needed("the explorer", "notebooks"):
 
 SOON_S = 0.01  # how long the pictures wait that do not matter while a slider is dragged
 REST_S = 0.25  # a slider that has not moved for so long rests
+Pause = tuple[float, Callable[[], None]]  # what is done so many seconds after the last move
 STYLE_SHEET = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
 
@@ -129,7 +130,7 @@ class LiveView(widgets.VBox):
             self.refuse(problem)
             return
         self._fit_controls(scenario)
-        self._later((SOON_S, lambda: self.rest_of(freeze)), (REST_S, self.settle))
+        self._later((SOON_S, lambda: self.rest_of(freeze)), (REST_S, self.settle), *self.pauses())
 
     def rest_of(self, freeze: bool = False) -> None:
         """The pictures and words that can wait a moment."""
@@ -162,6 +163,10 @@ class LiveView(widgets.VBox):
     def tell_at_rest(self, shown: PredictedScenario) -> None:
         """Show words that take too long to find while a slider is dragged."""
 
+    def pauses(self) -> tuple[Pause, ...]:
+        """What else is done at rest, in a subclass that has something."""
+        return ()
+
     def refuse(self, problem: SpecsimError) -> None:
         """Say why there is no prediction."""
         self.shown = None
@@ -187,12 +192,13 @@ class LiveView(widgets.VBox):
             "draft": scenario.method not in NEED_A_DRAFT,
             "accelerator": scenario.calibrated,
             "alpha": bool(scenario.survival),
+            "users": scenario.rate > 0,
         }
         for name, off in unused.items():
             if name in self.controls and self.controls[name].disabled != off:
                 self.controls[name].disabled = off
 
-    def _later(self, *calls: tuple[float, Callable[[], None]]) -> None:
+    def _later(self, *calls: Pause) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

@@ -20,22 +20,40 @@ PLAIN = "none"  # the method of plain decoding
 # What can be set, in the order of a link; each has a control.
 NAMES = (
     "target", "method", "draft", "accelerator", "engine", "precision", "batch", "context", "gamma",
-    "alpha", "survival", "tensor_parallel", "temperature", "price_per_hour",
+    "alpha", "survival", "tensor_parallel", "temperature", "price_per_hour", "users", "rate",
+    "prompt", "answer", "ttft_ms", "tpot_ms",
 )  # fmt: skip
+
+SPREAD = {"prompt": 0.8, "answer": 0.7}  # sigma of lognormal lengths, as serve-sim has it
+# the largest values of the card for many users: its simulation must be done in a moment
+MOST_OF_LOAD = {
+    "users": 1024, "rate": 1000, "prompt": 32768, "answer": 4096, "ttft_ms": 1e6, "tpot_ms": 1e5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplorerScenario(Scenario):
-    """A scenario as the controls hold it, with two values that only the explorer has.
+    """A scenario as the controls hold it, with values that only the explorer has.
 
     A control keeps its value while it is not used: the draft while the method needs none, `alpha`
     while there is a `survival`; `used` leaves those out. `temperature` is explained in words and
     computes nothing: an acceptance belongs to the temperature at which it was measured.
     `price_per_hour` is the price of one accelerator, given by the reader.
+
+    The others are of the card for many users (`under_load`): `users` who send their next request
+    when the last one is answered, or, where it is not 0, a `rate` of requests per second; mean
+    tokens of a `prompt` and an `answer`; what each request is promised, `ttft_ms` until its first
+    token and `tpot_ms` for each of the others.
     """
 
     temperature: float = 1.0
     price_per_hour: float = 3.0
+    users: int = 20
+    rate: float = 0.0
+    prompt: int = 400
+    answer: int = 200
+    ttft_ms: float = 500.0
+    tpot_ms: float = 33.3
 
     def used(self) -> "ExplorerScenario":
         """The same without the values that are not used, as the command line would take it."""
@@ -62,6 +80,8 @@ def require_settable(scenario: ExplorerScenario) -> None:
     require_sound(scenario)
     within("temperature", scenario.temperature, high=1000.0)
     within("price_per_hour", scenario.price_per_hour, high=1e6)
+    for name, most in MOST_OF_LOAD.items():
+        within(name, getattr(scenario, name), low=0.0 if name == "rate" else 1.0, high=most)
 
 
 def changed(scenario: ExplorerScenario | None = None, **changes: Any) -> ExplorerScenario:

@@ -10,7 +10,9 @@ from specsim.checks.extras import needed
 from specsim.explorer import copying
 from specsim.explorer.cards import as_html, cards_of
 from specsim.explorer.controls import SLIDERS
-from specsim.explorer.live_view import STYLE_SHEET, LiveView
+from specsim.explorer.live_view import STYLE_SHEET, LiveView, Pause
+from specsim.explorer.load_card import LOAD, LoadCard
+from specsim.explorer.load_view import load_pauses
 from specsim.explorer.measured import markers_in
 from specsim.explorer.panels import (
     RooflinePanel,
@@ -31,11 +33,6 @@ CHOICES = (
     "target", "method", "draft", "accelerator", "engine", "precision", "tensor_parallel",
     "survival", "temperature", "price_per_hour",
 )  # fmt: skip
-# a plain HTML button next to a text, which copies the text: no widget is needed
-COPY = (
-    "navigator.clipboard.writeText(this.parentNode.querySelector('code').textContent)"
-    ".then(()=>{this.textContent='copied'},()=>{this.textContent='select and copy'})"
-)
 
 
 class Explorer(LiveView):
@@ -45,7 +42,8 @@ class Explorer(LiveView):
     Arguments: a `scenario` or the name of a `preset` to start from, and `changes` to it by name;
     `measurements`, a folder whose measured points are marked and whose calibrations are offered as
     engines (it may be None, or absent); `linked`, whether this explorer has a page of its own, so
-    that the page's address can be a link to the scenario. `show(scenario)` sets everything at once.
+    that the page's address can be a link to the scenario; `under_load`, whether there is a card for
+    many users, which simulates. `show(scenario)` sets everything at once.
     """
 
     def __init__(
@@ -55,11 +53,14 @@ class Explorer(LiveView):
         preset: str | None = None,
         measurements: str | Path | None = "measurements",
         linked: bool = False,
+        under_load: bool = True,
         **changes: Any,
     ) -> None:
         self.linked = linked
         if linked:  # the page has a live region of its own, around the sentence
             self.live = ""
+        self.load = LoadCard() if under_load else None
+        self.load_shown = widgets.HTML()
         self.map = SpeedupMapPanel()
         self.story, self.note, self.cards, self.copy = (widgets.HTML() for _ in range(4))
         self.over = widgets.ToggleButtons(
@@ -72,7 +73,7 @@ class Explorer(LiveView):
             starting_at(scenario, preset, changes),
             urgent=(RooflinePanel(), SpeedupVsGammaPanel(markers_in(measurements))),
             other=(self.map, WaterfallPanel()),
-            controls=(*SLIDERS, *CHOICES),
+            controls=(*SLIDERS, *CHOICES, *(LOAD if under_load else ())),
             folder=measurements,
         )
 
@@ -85,11 +86,21 @@ class Explorer(LiveView):
         say = _box("specsim-say", self.sentence, self.cards)
         left = _box("specsim-left", sliders, choices)
         take = _box("specsim-take", self.over, self.copy)
-        right = _box("specsim-right", say, pictures, take)
+        right = _box("specsim-right", say, pictures, *self._many_users(), take)
         self.story.add_class("specsim-story")
         body = _box("specsim-body", left, right)
         style = widgets.HTML(f"<style>{STYLE_SHEET}</style>")
         return (style, head, presets, self.story, body)
+
+    def _many_users(self) -> tuple[widgets.Widget, ...]:
+        if self.load is None:
+            return ()
+        head = widgets.HTML("<h2>Many users, and what each is promised</h2>")
+        asked = _box("specsim-ask", *(self.controls[name] for name in LOAD))
+        return (_box("specsim-many", head, asked, self.load_shown),)
+
+    def pauses(self) -> tuple[Pause, ...]:
+        return () if self.load is None else load_pauses(self, self.load, self.load_shown)
 
     def redraw(self, freeze: bool = False) -> None:
         super().redraw(freeze)
@@ -105,15 +116,17 @@ class Explorer(LiveView):
         engine = copying.engine_to_launch(shown.scenario)
         link = f'<p class="specsim-note">Link: <a href="?{query}">?{query}</a></p>'
         self.copy.value = (
-            copiable("Python", copying.as_code(shown.scenario))
-            + copiable("command", copying.as_command(shown.scenario))
-            + copiable(engine, copying.as_launch(shown, engine))
+            copying.copiable("Python", copying.as_code(shown.scenario))
+            + copying.copiable("command", copying.as_command(shown.scenario))
+            + copying.copiable(engine, copying.as_launch(shown, engine))
             + (link if self.linked else "")
         )
 
     def refuse(self, problem: SpecsimError) -> None:
         super().refuse(problem)
-        self.cards.value = self.copy.value = ""
+        self.cards.value = self.copy.value = self.load_shown.value = ""
+        if self.load is not None:
+            self.load.refuse()
 
     def _story(self) -> str:
         """What the preset is about, while its scenario is shown."""
@@ -138,14 +151,6 @@ class Explorer(LiveView):
     def _change_map(self, change: Any) -> None:
         self.map.over, self.map.detail = change["new"], DRAGGING
         self.redraw()
-
-
-def copiable(title: str, text: str) -> str:
-    """Text with a button that copies it."""
-    return (
-        f'<div class="specsim-code"><button type="button" onclick="{html.escape(COPY)}">'
-        f"copy as {title}</button><pre><code>{html.escape(text)}</code></pre></div>"
-    )
 
 
 def _box(name: str, *children: widgets.Widget) -> widgets.Box:

@@ -17,6 +17,8 @@ line; a measured value is a marker with its spread.
 | `distributions` | kept drafts and residual draws, which add up to p; rules that are not exact |
 | `methods` | one number for each drafting method, predicted and measured |
 | `comparisons` | measured points of a suite against their predictions |
+| `timelines` | requests in flight over time; gaps between the tokens of a stream |
+| `serving` | policies of a server under load: good requests by rate, gains by requests in flight |
 | `validations` | published passes and speedups against their predictions |
 """
 
@@ -38,6 +40,7 @@ with needed("specsim.figures"):
     from specsim.figures.maps import speedup_map, where_memory_ends
     from specsim.figures.methods import Row, by_method
     from specsim.figures.rooflines import OperatingPoint, operating_point, roofline, times_vs_width
+    from specsim.figures.serving import under_load
     from specsim.figures.style import (
         COLOURS,
         CONCEPTS,
@@ -48,6 +51,7 @@ with needed("specsim.figures"):
         styled,
         subplots,
     )
+    from specsim.figures.timelines import in_flight, requests_over_time, token_gaps
     from specsim.figures.validations import published
 
 __all__ = [
@@ -68,11 +72,13 @@ __all__ = [
     "drafted_cycles",
     "error_budget",
     "gains",
+    "in_flight",
     "operating_point",
     "parity",
     "png",
     "predicted_and_measured",
     "published",
+    "requests_over_time",
     "roofline",
     "shades",
     "speedup_by_batch",
@@ -83,7 +89,9 @@ __all__ = [
     "subplots",
     "times_vs_gamma",
     "times_vs_width",
+    "token_gaps",
     "tokens_vs_gamma",
+    "under_load",
     "verify_curve",
     "waterfall",
     "where_memory_ends",

@@ -65,12 +65,18 @@ def marginal_rule(over: Prediction) -> int:
     """
     if not np.array_equal(over.gamma, np.arange(len(over.gamma))):
         raise SpecsimError("the marginal rule needs a prediction over gamma = 0, 1, 2, …")
-    survival = np.diff(over.tokens_per_cycle)
-    cost = np.diff(over.cycle_s) / over.step_s
+    return marginal_gamma(over.tokens_per_cycle, over.cycle_s, float(over.step_s))
+
+
+def marginal_gamma(tokens_per_cycle: Floats, cycle_s: Floats, step_s: float) -> int:
+    """The marginal rule from tokens and seconds of a cycle at gamma = 0, 1, 2, …, and the seconds
+    of a plain step."""
+    survival, cost = np.diff(tokens_per_cycle), np.diff(cycle_s) / step_s
+    speedup = tokens_per_cycle * step_s / cycle_s
     gamma = min(1, len(survival))
-    while gamma < len(survival) and survival[gamma] > over.speedup[gamma] * cost[gamma]:
+    while gamma < len(survival) and survival[gamma] > speedup[gamma] * cost[gamma]:
         gamma += 1
-    return gamma if over.speedup[gamma] > 1.0 else 0
+    return gamma if speedup[gamma] > 1.0 else 0
 
 
 def closed_form(over: Prediction, alpha: float | None) -> float | None:

@@ -40,14 +40,23 @@ def trace(text: str) -> ServedRun | None:
 
     Raises SpecsimError for a row that is no request, with its number.
     """
+    found = requests_of(text)
+    return None if found is None else _record(*found)
+
+
+def requests_of(text: str) -> tuple[str, list[Request]] | None:
+    """The name of a trace and its requests, as they stand there; None for other text.
+
+    Raises SpecsimError for a row that is no request, with its number.
+    """
     start = text.lstrip("\ufeff \t\r\n")
     header = start[:2000].partition("\n")[0].strip()
     if header.startswith("{") and all(f'"{name}"' in header for name in MOONCAKE):
-        return _record("Mooncake's trace", list(_json_lines(start)))
+        return "Mooncake's trace", list(_json_lines(start))
     names = [name.strip().strip('"') for name in header.split(",")]
     for tool, columns in COLUMNS.items():
         if set(columns) <= set(names):
-            return _record(tool, list(_rows(start, tool, columns)))
+            return tool, list(_rows(start, tool, columns))
     return None
 
 

@@ -1,0 +1,190 @@
+"""specsim serve-sim: a server under load, simulated; whether speculation still pays there."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from specsim import __version__, serving
+from specsim.checks import SpecsimError
+from specsim.cli.load import Bar, accepting_of, add_load, resolved, server_of, traffics
+from specsim.cli.parser import Commands
+from specsim.cli.sentences import weights_of
+from specsim.scenario import Resolved
+from specsim.serving.policies import NAMES, require_known
+
+LEFT_OUT = (
+    "Left out: tokenisation and the network (optimistic); one replica, prefill and decoding on the "
+    "same devices (pessimistic for prompts that delay decoding, where they could be separated)."
+)
+STATISTICS = ("mean", "median", "p90", "p95", "p99")
+ROWS = {
+    "ttft": "TTFT (ms)",
+    "tpot": "TPOT (ms)",
+    "itl": "ITL, between chunks (ms)",
+    "e2el": "end to end (ms)",
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "serve-sim", help="simulate a server under load: waiting, prompts, batches that vary"
+    )
+    parser.set_defaults(run=run)
+    add_load(parser)
+    parser.add_argument(
+        "--policy", default="best", help=f"{' | '.join(NAMES)} (default best: see docs/serving.md)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="write the JSON object to this file")
+    parser.add_argument(
+        "--save-detailed", action="store_true",
+        help="add the lists per request of vllm bench serve to the JSON object",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    if options.out:
+        from specsim.checks.files import require_place  # rarely needed, slow to import
+
+        require_place(options.out)
+    policy = require_known(options.policy)
+    if options.save_detailed and not (options.json or options.out):
+        raise SpecsimError("--save-detailed needs --json or --out FILE, where its lists go")
+    slo = serving.slo_of(options.slo)
+    found = resolved(options, policy)
+    server, accepting = server_of(options, found), accepting_of(options, found)
+    loads = traffics(options)
+    if options.save_detailed and len(loads) > 1:
+        raise SpecsimError("--save-detailed is for one rate at a time")
+    results = []
+    for load in loads:
+        bar = Bar(len(load))
+        result = serving.simulate(
+            server, load, policy=policy, slo=slo, price_per_hour=options.price_per_hour,
+            hysteresis=options.hysteresis, detailed=options.save_detailed, progress=bar,
+            **accepting,
+        )  # fmt: skip
+        bar.end()
+        results.append(result)
+    documents = [to_json(found, each, options.save_detailed) for each in results]
+    document = documents[0] if len(documents) == 1 else {
+        "runs": documents, "version": __version__}  # fmt: skip
+    if options.out:
+        from specsim.checks.files import write_json  # rarely needed, slow to import
+
+        write_json(options.out, document)
+    if options.json:
+        print(json.dumps(document, allow_nan=False))
+    elif len(results) == 1:
+        print(*lines(results[0]), *notes(found, results), sep="\n")
+    else:
+        print(*table(results), *notes(found, results), sep="\n")
+    return 0
+
+
+def to_json(found: Resolved, result: serving.Served, detailed: bool) -> dict[str, Any]:
+    """A run as `vllm bench serve` writes it, with what else the simulator knows."""
+    scenario = found.scenario
+    document = {
+        "backend": "specsim", "endpoint_type": "specsim", "label": None,
+        "model_id": scenario.target, "tokenizer_id": scenario.target,
+        "accelerator": found.system.accelerator.name, "engine": scenario.engine,
+        "method": found.method, "slo_ms": result.slo.limits,
+        "schedule": [list(each) for each in result.loop.policy.ranges()],
+    } | result.summary  # fmt: skip
+    if detailed:
+        document |= result.detailed()
+    assumptions = [*result.sentences, *rests_on(found)]
+    return document | {"assumptions": assumptions, "version": __version__}
+
+
+def rests_on(found: Resolved) -> list[str]:
+    """What the numbers rest on."""
+    said = [LEFT_OUT, *weights_of(found)]
+    if found.drafter is not None:
+        said += found.drafter.notes
+    engine = found.system.engine
+    if not found.scenario.calibrated:
+        said.append(
+            f"Constants of the engine {found.scenario.engine} come from the catalog "
+            f"({engine.confidence}); a step is predicted to {engine.error:.0%} (an 80 % band)."
+        )
+    return said
+
+
+def lines(result: serving.Served) -> list[str]:
+    """One run for a person."""
+    found, slo = result.summary, result.slo.limits
+    users = found["max_concurrency"]
+    offered = f"{users} users" if users else "all at once"
+    if found["request_rate"] != "inf":
+        offered = f"{found['request_rate']:g} requests/s offered"
+    good = ""
+    if slo:
+        limits = ", ".join(f"{name.upper()} at most {most:g} ms" for name, most in slo.items())
+        good = f", {found['request_goodput']:.2f} good ({limits})"
+    said = [
+        f"{found['state']}: {offered}, {found['request_throughput']:.2f} served{good}",
+        *result.sentences,
+        f"{'':26s}" + "".join(f"{name:>10s}" for name in STATISTICS),
+    ]
+    for metric, title in ROWS.items():
+        values = [found[f"{name}_{metric}_ms"] for name in STATISTICS]
+        cells = "".join(f"{'-' if v is None else f'{v:.2f}':>10s}" for v in values)
+        said.append(f"{title:26s}{cells}")
+    return [*said, *facts(result)]
+
+
+def facts(result: serving.Served) -> list[str]:
+    """Throughput, speculation, memory and cost of a run."""
+    found = result.summary
+    said = [
+        f"output           {found['output_throughput']:.0f} tokens/s; "
+        f"{found['batch_mean']:.1f} sequences decode at a time; busy {found['utilisation']:.0%}"
+    ]
+    shares = ", ".join(f"gamma {g} {share:.0%}" for g, share in found["gamma_share"].items())
+    shares += " of the decoding time"
+    if found["spec_decode_num_drafts"]:
+        shares += f"; {found['spec_decode_acceptance_length']:.2f} tokens per cycle that drafts"
+    loaded = "" if result.loop.policy.drafts else "; no draft is loaded"
+    said.append(f"policy {found['policy']:10s}{shares}{loaded}")
+    if found["kv_peak"] is not None:
+        said.append(
+            f"cache            filled to {found['kv_peak']:.1%}; {found['preemptions']} preemptions"
+        )
+    if found["joules_per_token"] is not None:
+        price = found["dollars_per_million"]
+        cost = "" if price is None else f"; {price:.3f} USD per million tokens"
+        said.append(
+            f"per token        {found['bytes_per_token'] / 1e9:.3f} GB moved, "
+            f"{found['joules_per_token']:.3f} J{cost}"
+        )
+    return said
+
+
+def table(results: list[serving.Served]) -> list[str]:
+    """Several rates for a person."""
+    said = ["    rate  state        served    good  TTFT mean  TTFT p99  TPOT mean  TPOT p99  batch"
+            "  gamma"]  # fmt: skip
+    for result in results:
+        found = result.summary
+        shares = found["gamma_share"]
+        mostly = max(shares, key=lambda gamma: shares[gamma]) if shares else "-"
+        cells = [found[f"{s}_{m}_ms"] for m in ("ttft", "tpot") for s in ("mean", "p99")]
+        shown = "".join(
+            f"{'-' if v is None else f'{v:.1f}':>{w}s}" for v, w in zip(cells, (11, 10, 11, 10),
+                                                                       strict=True))  # fmt: skip
+        said.append(
+            f"{found['request_rate']:>8}  {found['state']:11s}{found['request_throughput']:8.2f}"
+            f"{found['request_goodput']:8.2f}{shown}{found['batch_mean']:7.1f}{mostly:>7s}"
+        )
+    return said
+
+
+def notes(found: Resolved, results: list[serving.Served]) -> list[str]:
+    """What the numbers rest on, for a person."""
+    several = {s: None for r in results for s in r.sentences} if len(results) > 1 else {}
+    return [f"- {sentence}" for sentence in (*several, *rests_on(found))]
