@@ -466,6 +466,7 @@ def run_here(asked: Input, folder: Path) -> Answer:
     )
     before, stdin, status, failure = Path.cwd(), sys.stdin, None, ""
     on_alarm = signal.signal(signal.SIGALRM, _ring)
+    held = forget_peak()
     start = time.perf_counter()
     try:
         os.chdir(folder)
@@ -490,8 +491,25 @@ def run_here(asked: Input, folder: Path) -> Answer:
     for stream in (out, err):
         stream.flush()
         texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Answer(status, *texts, seconds, peak, failure)
+    return Answer(status, *texts, seconds, max(peak_bytes() - held, 0), failure)
+
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of a Linux process
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since `forget_peak`, or since its start."""
+    if CLEAR.exists():
+        return 1024 * int(STATUS.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak() -> int:
+    """Let the peak begin anew, where that can be done; returns the bytes that are held now. What
+    the process did before an input is not the input's."""
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5")
+    return peak_bytes()
 
 
 def faults(answer: Answer, asked: Input) -> list[str]:
@@ -578,7 +596,7 @@ def run_apart(inputs: Sequence[Input]) -> Iterator[tuple[Input, Answer]]:
             yield asked, answer
             too_much = answer.peak_bytes > MOST_BYTES
             peak = max(peak, answer.peak_bytes)
-            if too_much:  # the peak is the process's: the next begins in a new one
+            if too_much:  # it may not have given all of it back: the next begins in a new process
                 process.kill()
                 break
         process.join()
