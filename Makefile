@@ -16,7 +16,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constrai
 PYTEST := $(RUN) -m pytest --timeout 1800
 # a process a core; a file's tests share what they load, and small tensors gain nothing by threads;
 # files in the order of tests/conftest.py, the longest first
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips in one environment would race

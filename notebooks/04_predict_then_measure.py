@@ -37,10 +37,10 @@ course.say(here.sentence)
 # %% [markdown]
 # ## Calibrate
 #
-# We time three kinds of probes: stacks of matrices of many sizes, with one to nine rows; attention
-# at two contexts; and short decoding cycles of small random pairs of models. None of them has the
-# configuration of a model that is predicted below. Otherwise the probe would measure the answer,
-# and the result would not be a prediction.
+# We time three kinds of probes: stacks of matrices of many sizes, with one row to hundreds;
+# attention at three contexts; and short decoding cycles of small random pairs of models. None of
+# them has the configuration of a model that is predicted below. Otherwise the probe would measure
+# the answer, and the result would not be a prediction.
 #
 # *Guess first:* does this machine read the weights of small matrices as fast as those of large
 # ones?
@@ -57,7 +57,7 @@ if here.torch:
     dtype, reason = probes.fastest_dtype(device)
     drift_probe = drift.DriftProbe(device)
     before = drift_probe.product_s()
-    probing = course.effort({"rounds": 2}, {"rounds": 1, "widest": 500})
+    probing = course.effort({}, {"rounds": 1, "widest": 500})
     timed = probes.run_probes(device, dtype, **probing)
     fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
@@ -66,9 +66,8 @@ else:
 
 # %%
 if here.torch:
-    sizes = sorted({probe.weight_bytes for probe in timed.linear})[
-        1:
-    ]  # without the smallest, which is only launches
+    stacks = timed.of_format("").linear  # without those in fewer bits
+    sizes = sorted({probe.weight_bytes for probe in stacks})[1:]  # the smallest is only launches
     lines = [
         figures.Curve(
             f"{rows} {'row' if rows == 1 else 'rows'}",
@@ -76,7 +75,7 @@ if here.torch:
             [
                 p.weight_bytes / p.seconds / 1e9
                 for size in sizes
-                for p in timed.linear
+                for p in stacks
                 if (p.weight_bytes, p.rows) == (size, rows)
             ],
             "weights",
@@ -99,7 +98,7 @@ if here.torch:
 # %%
 if here.torch:
     course.say("```\n" + "\n".join(tables.calibration_table(fitted)) + "\n```")
-    stages = [probe for probe in timed.stages if probe.stage != "host"]
+    stages = [probe for probe in timed.of_format("").stages if probe.stage != "host"]
     pairs = list(zip(stages, fitted.residuals, strict=True))
     lines = []
     for stage, label in (("verify", "a pass of the target"), ("draft", "drafting")):

@@ -63,7 +63,7 @@ if here.torch:
 
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    probing = course.effort({"rounds": 3}, {"rounds": 1, "widest": 500})
+    probing = course.effort({}, {"rounds": 1, "widest": 500})
     timings = probes.run_probes(device, dtype, **probing)
     system = fit(timings, asdict(machine.environment(device))).system
     target, draft, tokenizer = reference.load_pair("bundled", dtype=dtype, device=device)
@@ -231,9 +231,9 @@ over {len(speeds[won.label])} prompts, each with its own seed, ± their standard
 
 This model has {architecture.num_layers} small layers, was not trained for early exit, and rarely
 copies its prompt. The results that others report for these methods hold for their models and texts.
-The prediction takes the time of an int8 pass from its bytes and from probes in bf16. With small
-matrices on a CPU the int8 kernel also starts at another speed: here the method reached
-{eight.measured / eight.predicted:.2f} times the predicted speedup.
+The time of an int8 pass comes from probes of int8 products, whose kernel on a CPU reads fewer bytes
+and yet has another speed: here the method reached {eight.measured / eight.predicted:.2f} times the
+predicted speedup.
 
 **On this machine and this text the highest speedup is {won.measured:.2f}× ({won.label}). Compared
 with the second ({second.label}): {lead}. Acceptance is half of the answer; the time of drafting is

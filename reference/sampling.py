@@ -17,7 +17,7 @@ from reference.sequences import Sequences
 from specsim.checks import SpecsimError
 
 COLDEST = 1e-6  # the lowest temperature above 0
-LARGE = 30_000  # tokens; larger vocabularies are drawn from in two steps,
+LARGE = 60_000  # probabilities; so many or more are drawn from in two steps,
 BLOCK = 128  # first a block of so many tokens, then a token of that block
 
 
@@ -134,13 +134,13 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     token, (..., V), the tokens race instead: the smallest -log(u) / p wins (the Gumbel-max trick).
     Two distributions that share such noise pick the same token nearly as often as is possible.
 
-    In a large vocabulary a block of tokens is found first, and then the token in it, because long
+    Of many probabilities a block of tokens is found first, and then the token in it, because long
     running sums are slow. The exception is a single row on a GPU, whose sum all processors share.
     """
     if uniforms.ndim == probs.ndim:
         return (probs / -uniforms.log()).argmax(-1)
     size, finest = probs.shape[-1], finest_float(probs.device)
-    if size < LARGE or size % BLOCK or (probs.is_cuda and probs.numel() == size):
+    if probs.numel() < LARGE or size % BLOCK or (probs.is_cuda and probs.numel() == size):
         cumulative = probs.cumsum(-1, dtype=finest)
         return first_beyond(cumulative, uniforms[..., None] * just_below(cumulative)).squeeze(-1)
     blocks = probs.unflatten(-1, (-1, BLOCK))

@@ -58,6 +58,11 @@ class Statistics:
         self.drafted_counts += other.drafted_counts
         self.synthetic_acceptance |= other.synthetic_acceptance
 
+    def forget_first(self) -> None:
+        """Drop the times of the first cycle, unless it is the only one."""
+        for times in self._times:
+            del times[: min(1, len(times) - 1)]
+
     @property
     def _times(self) -> tuple[list[float], ...]:
         return self.draft_times, self.verify_times, self.accept_times, self.idle_times

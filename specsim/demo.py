@@ -57,22 +57,25 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is run: rounds of probes, what is decoded of each pair, and the dialled target."""
+    """How much is run: rounds of probes up to the hidden size `widest`, what is decoded of each
+    pair, and the dialled target."""
 
     probe_rounds: int
     trained: Decoded
     dialled: Decoded
     target: Architecture = DIALLED
+    widest: float = np.inf
 
 
 # A trained target writes three texts after each of its 25 prompts: one of them may repeat itself,
 # which makes it easy to draft.
-FULL = Effort(5, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
+FULL = Effort(8, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
 QUICK = Effort(
     1,
     Decoded(24, texts=25, timed=1, counted=10),
     Decoded(16, texts=4, timed=1, counted=4),
     DIALLED.first_layers(6),
+    widest=500,
 )
 
 
@@ -138,7 +141,7 @@ def main(
     drift = DriftProbe(where)
     drift_s: list[float] = []
     timings = probes.run_probes(
-        where, chosen, effort.probe_rounds, between=lambda: drift_s.append(drift.product_s())
+        where, chosen, effort.probe_rounds, lambda: drift_s.append(drift.product_s()), effort.widest
     )
     noted = asdict(environment) | {"drift_s": float(np.median(drift_s))}
     calibration = fit(timings, noted)

@@ -52,8 +52,7 @@ class Scenario:
     where that is named and the draft's says nothing); `draft_tensor_parallel` (None: the target's);
     `like`, the `model_type` as which a config.json of an unknown one is read; `offload_layers`,
     layers of the target in the memory of `host`, a CPU of the catalog (None: an assumed desktop).
-    The others are those of
-    `specsim.predict`.
+    The others are those of `specsim.predict`.
     """
 
     target: str
@@ -76,6 +75,7 @@ class Scenario:
     like: str | None = None
     offload_layers: int = 0
     host: str | None = None
+    top_p: float | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -192,6 +192,8 @@ def require_sound(scenario: Scenario) -> None:
     for name in ("alpha", "routing_correlation"):
         if getattr(scenario, name) is not None:
             within(name, getattr(scenario, name))
+    if scenario.top_p is not None:
+        within("top_p", scenario.top_p, low=1e-9)
     if scenario.tokens_per_cycle is not None:
         most = LIMITS["gamma"].most + 1.0
         within("tokens_per_cycle", scenario.tokens_per_cycle, low=1.0, high=most)
@@ -201,6 +203,8 @@ def system_of(scenario: Scenario) -> System:
     """The System of a scenario's engine, accelerator and formats, and of the host that holds some
     of its layers."""
     system, layers = _all_on_accelerator(scenario), scenario.offload_layers
+    if scenario.top_p is not None and scenario.top_p < 1:
+        system = replace(system, filtered=True)
     if layers:
         return replace(system, offloaded_layers=layers, host=host_named(scenario.host))
     if scenario.host is not None:

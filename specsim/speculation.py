@@ -7,6 +7,7 @@ A plain step is the same sum with gamma = 0, so speedup(gamma = 0) is exactly 1.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def predict(
     context: ArrayLike = 1024,
     tokens_error: ArrayLike = 0.0,
     routing_correlation: ArrayLike | None = None,
+    top_p: float | None = None,
 ) -> Prediction:
     """Predict plain and speculative decoding of `target` on `system`.
 
@@ -49,6 +51,9 @@ def predict(
     the KV length in tokens at the step that is priced. `tokens_error`, the relative half-width of
     the 80 % band on tokens per cycle. `routing_correlation`, of a mixture of experts alone: how
     alike consecutive tokens choose, 0 independently (the default, pessimistic) to 1 the same.
+    `top_p`, below 1 where target and draft both sample from a nucleus: every distribution is then
+    sorted, which takes the engine's `sorting_overhead_s` (what it does to the acceptance is in the
+    acceptance that is given).
 
     An alpha, a survival or an acceptance model describes a chain of drafts where there is one: the
     method makes of it the survival of its cycles (a lookup that finds nothing, a tree, heads whose
@@ -74,6 +79,8 @@ def predict(
 
     # a system of "auto" holds the target as its checkpoint stores it, and a draft model as its own,
     # which never lies on the host
+    if top_p is not None and within("top_p", top_p, low=1e-9, high=1.0) < 1:
+        system = replace(system, filtered=True)
     drafting_system, system = system.on_accelerator, system.storing(target)
     system.require_layers_of(target)
     engine = system.engine
@@ -88,12 +95,16 @@ def predict(
     verify_s = verification.seconds
     logits = batch * target.vocab_size
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
-    plain_overhead = host_s + engine.logit_overhead_s * logits
+    host_s = host_s + engine.drawing_overhead_s * logits
+    plain_overhead = (
+        host_s + engine.logit_overhead_s * logits + system.sorting_s(batch, target.vocab_size)
+    )
     wide_overhead = (
         host_s
         + np.where(gamma > 0, agreeing_s(system) * share, 0.0)
         + engine.verified_row_overhead_s * batch * share * (rows - 1)
         + engine.logit_overhead_s * logits * (1 + share * (rows - 1))
+        + system.sorting_s(batch * (1 + share * (rows - 1)), target.vocab_size)
     )
     draft_step_s, overlapped_s = np.asarray(np.nan), np.zeros(())
     drafting = Ledger()

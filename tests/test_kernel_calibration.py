@@ -201,7 +201,9 @@ def test_between_rows_a_table_of_products_interpolates_the_time():
     engine = EfficiencyTable([1e6], [1, 64, 128], [[1.0, 0.5, 0.25]], of="matrix")
     assert engine.at(1e6, 96) == pytest.approx(1 / 3)  # 2 and 4 units of time: 3 between
     of_pass = EfficiencyTable([1e6], [1, 64, 128], [[1.0, 0.5, 0.25]])
-    assert of_pass.at(1e6, 96) == pytest.approx(0.375)
+    assert of_pass.at(1e6, 96) == pytest.approx(1 / 3)
+    of_streams = EfficiencyTable([1e6], [1, 64, 128], [[1.0, 0.5, 0.25]], of="stream")
+    assert of_streams.at(1e6, 96) == pytest.approx(0.375)
 
 
 def test_a_table_of_kernels_is_asked_by_the_matrix(system):

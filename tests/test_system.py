@@ -164,11 +164,13 @@ def test_table_holds_its_values_at_its_points():
             assert TABLE.at(size, rows) == TABLE.values[i, j]
 
 
-def test_table_is_linear_in_log_bytes_and_in_rows():
+def test_table_is_linear_in_log_bytes_and_its_time_in_rows():
     assert TABLE.at(1e7, 1) == pytest.approx(0.4)
     assert TABLE.at(1e7, 4) == pytest.approx(0.25)
-    assert TABLE.at(1e8, 2) == pytest.approx(0.6 - 0.2 / 3)
-    assert TABLE.at(1e7, 2.5) == pytest.approx((0.4 + 0.25) / 2)
+    between_rows = 2 / 3 / 0.6 + 1 / 3 / 0.4  # the time, a third of the way
+    assert TABLE.at(1e8, 2) == pytest.approx(1 / between_rows)
+    fast, slow = 2 / (1 / 0.2 + 1 / 0.1), 2 / (1 / 0.6 + 1 / 0.4)
+    assert TABLE.at(1e7, 2.5) == pytest.approx((fast + slow) / 2)
 
 
 def test_table_edges_hold_beyond_it():
@@ -185,7 +187,9 @@ def test_table_broadcasts():
 
 
 def test_table_of_one_size_or_one_row_count():
-    assert EfficiencyTable([1e8], [1, 3], [[0.5, 0.7]]).at([1e3, 1e12], 2) == pytest.approx(0.6)
+    assert EfficiencyTable([1e8], [1, 3], [[0.5, 0.7]]).at([1e3, 1e12], 2) == pytest.approx(
+        2 / (1 / 0.5 + 1 / 0.7)
+    )
     assert EfficiencyTable([1e6, 1e8], [1], [[0.5], [0.7]]).at(1e7, [1, 99]) == pytest.approx(0.6)
     assert EfficiencyTable([1e8], [1], [[0.5]]).at(3.0, 7) == 0.5
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 
-from reference.lab.probes import linear_stack, round_robin, timed_in_turn
+from reference.lab.probes.products import linear_stack
+from reference.lab.probes.timing import round_robin, timed_in_turn
 from reference.machine import PRECISION_OF
 from reference.packing import pack
 from specsim.evidence.measurement import Timing

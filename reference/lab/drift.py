@@ -11,9 +11,9 @@ import time
 import torch
 
 SIDE = {"cuda": 16384}  # of the square matrix: 0.5 GB in bf16, ten times a GPU's L2
-SIDE_ELSEWHERE = 3072  # 38 MB in fp32, more than a core's share of a CPU's last cache
+SIDE_ELSEWHERE = 5120  # 105 MB in fp32: several times the last cache of most CPUs
 REPEATS = {"cuda": 99}  # 12 ms on a large GPU: an idle one first has to raise its clocks
-REPEATS_ELSEWHERE = 9
+REPEATS_ELSEWHERE = 5
 
 
 class DriftProbe:

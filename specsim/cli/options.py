@@ -54,6 +54,11 @@ def add_scenario(
             "--context", type=int, default=1024, help="KV length at the step that is priced"
         )
     parser.add_argument(
+        "--top-p", type=float, metavar="P",
+        help="below 1: target and draft sort the vocabulary to draw from its likeliest tokens; a "
+        "calibration knows what that takes, the catalog's engines take it as free",
+    )  # fmt: skip
+    parser.add_argument(
         "--routing-correlation", type=float, metavar="X",
         help="mixture of experts: how alike consecutive tokens choose experts, from 0, "
         "independently (default), to 1, the same",

@@ -9,7 +9,8 @@ One pass takes, summed over its operators,
     elementwise activation bytes / (e_x BW)
     all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels;
-                layers as their kernels count, in those of an ordinary dense layer
+                layers as their kernels count, in those of an ordinary dense layer;
+                o_layer is larger in passes of several rows where the engine says so
 
 and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode the host
 runs ahead of the device, so a pass takes the longer of the two. A CPU is both: there they add.
@@ -17,8 +18,8 @@ runs ahead of the device, so a pass takes the longer of the two. A CPU is both: 
 The sum over operators assumes that kernels do not overlap (pessimistic); the maximum within one
 assumes that its loads and its arithmetic overlap perfectly (optimistic, most around the ridge). The
 other extreme is their sum, `serial_s`; a p-norm lies between. The products of an engine overlap as
-its `overlap` says, those of quantised weights in few rows as p = 1.5; attention as the maximum.
-Where an engine has a floor for a kernel, it takes no less.
+its `overlap` says, those of quantised weights in few rows as p = 1.5; attention as its
+`attention_overlap`, mostly the maximum. Where an engine has a floor for a kernel, it takes no less.
 """
 
 from dataclasses import dataclass, replace
@@ -187,6 +188,7 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
             rate = engine.attention_compute_efficiency * chip.rate(operator.math)
             compute_s = operator.flops / rate
             floor_s = operator.kernels * engine.attention_floor_s
+            overlap = engine.attention_overlap
             bound = "kv"
         elif operator.kind == COLLECTIVE:
             sending_s = np.asarray(operator.link_bytes) / (0.5 * chip.link_rate)
@@ -200,7 +202,8 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
         overlap = overlap if norm is None else norm
         terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, overlap))
     layers = work.layers if engine.fuses else work.launched
-    overhead_s = layers * engine.layer_overhead_s + engine.pass_overhead_s
+    each_s = engine.layer_overhead_s + engine.wide_layer_overhead_s * (work.rows > 1)
+    overhead_s = layers * each_s + engine.pass_overhead_s
     launch_s = layers * engine.layer_launch_s + engine.pass_launch_s
     if chip.is_host:
         overhead_s, launch_s = overhead_s + launch_s, 0.0

@@ -198,7 +198,9 @@ def sampling(system: System, batch: ArrayLike, vocab: int) -> Wait:
     """Drawing a token for each sequence from the logits of a draft pass."""
     engine = system.engine
     logits = np.asarray(batch, float) * vocab
-    return Wait(engine.sampling_overhead_s + engine.logit_overhead_s * logits)
+    each = engine.logit_overhead_s + engine.drawing_overhead_s
+    sorting_s = system.sorting_s(batch, vocab)
+    return Wait(engine.sampling_overhead_s + each * logits + sorting_s)
 
 
 def further_rows(system: System, batch: ArrayLike, rows: ArrayLike) -> Wait:

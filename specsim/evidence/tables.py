@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from specsim.evidence.calibration import Calibration
+from specsim.evidence.calibration import STABLE, Calibration
 from specsim.evidence.comparison import (
     Comparison,
     Summary,
@@ -60,11 +60,31 @@ def calibration_table(calibration: Calibration) -> list[str]:
         f"{us(engine.sampling_overhead_s)} per drawn token",
         f"  sampling and host  {us(engine.cycle_overhead_s)} per step, "
         f"{us(engine.speculation_overhead_s)} more to accept drafts, "
-        f"{engine.logit_overhead_s * 1e9:.1f} ns per logit",
+        f"{engine.logit_overhead_s * 1e9:.1f} ns per logit, "
+        f"{engine.drawing_overhead_s * 1e9:.1f} ns more where a token is drawn",
+        *stability(calibration),
         f"  fit                median error {calibration.median_error:.1%}, worst "
         f"{calibration.worst_error:.1%} over {len(calibration.residuals)} timings; "
         f"80 % band ±{engine.error:.0%}",
     ]
+
+
+def stability(calibration: Calibration) -> list[str]:
+    """A line on how much the constants changed between the two halves of the timings."""
+    if not calibration.changes:
+        return []
+    moved = {name: change for name, change in calibration.changes.items() if change > STABLE}
+    if not moved:
+        most = max(calibration.changes.values())
+        return [f"  stability          no constant changed by more than {most:.0%} meanwhile"]
+    named = sorted(moved, key=lambda name: -moved[name])
+    told = ", ".join(f"{words_of(name)} {moved[name]:.0%}" for name in named)
+    return [f"  NOT STABLE         between the two halves of the timings changed: {told}"]
+
+
+def words_of(name: str) -> str:
+    """The name of an engine's constant without its unit."""
+    return name.removesuffix("_s").replace("_", " ")
 
 
 def prediction_table(prediction: Prediction) -> list[str]:

@@ -12,7 +12,14 @@ from specsim.hardware.accelerators import (
     accelerator,
 )
 from specsim.hardware.efficiency import EfficiencyTable
-from specsim.hardware.engines import CEILINGS, Engine, catalog_engine, engine_row, entry
+from specsim.hardware.engines import (
+    CEILINGS,
+    Engine,
+    FormatConstants,
+    catalog_engine,
+    engine_row,
+    entry,
+)
 from specsim.hardware.offloading import DEFAULT_HOST, OFFLOADING, host_named
 from specsim.hardware.systems import CACHE_SPEEDUP, System, system
 
@@ -26,6 +33,7 @@ __all__ = [
     "Accelerator",
     "EfficiencyTable",
     "Engine",
+    "FormatConstants",
     "System",
     "accelerator",
     "catalog_engine",

@@ -13,12 +13,12 @@ class EfficiencyTable:
 
     `values[i, j]` holds at `pass_bytes[i]` and `rows[j]`, both rising; between, it is interpolated
     in log bytes and in rows, and beyond the table its edge holds. One size or one row count is
-    enough: then it holds for all.
+    enough: then it holds for all. Between rows the time, the reciprocal, is what is interpolated:
+    past the ridge it rises in a straight line.
 
-    `of` says whose bytes they are: those of a "pass"; of the "matrix" of one product, whose time,
-    the reciprocal, is what is interpolated between rows (past the ridge it rises in a straight
-    line); or of one "stream" of attention, the cache of one key-value head of one sequence, with
-    the number of streams in the place of rows.
+    `of` says whose bytes they are: those of a "pass"; of the "matrix" of one product; or of one
+    "stream" of attention, the cache of one key-value head of one sequence, with the number of
+    streams in the place of rows, and the fraction itself interpolated between them.
     """
 
     pass_bytes: Floats
@@ -49,7 +49,7 @@ class EfficiencyTable:
     def at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
         size, small, large = _locate(np.log(self.pass_bytes), np.log(np.maximum(pass_bytes, 1.0)))
         width, few, many = _locate(self.rows, np.asarray(rows, dtype=float))
-        is_time = self.of == "matrix"
+        is_time = self.of != "stream"
         values = 1 / self.values if is_time else self.values
         below = _mix(values[small, few], values[small, many], width)
         above = _mix(values[large, few], values[large, many], width)

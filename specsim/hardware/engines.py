@@ -1,7 +1,7 @@
 """The software: which fraction of an accelerator it reaches, and its overheads in seconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,21 @@ from specsim.checks import ArrayLike, Floats, require_flags, require_positive, r
 from specsim.hardware.accelerators import Accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.operators import ForwardWork, Operator
+
+
+@dataclass(frozen=True, slots=True)
+class FormatConstants:
+    """What a calibration measured anew for weights in another `format`; the fields are `Engine`'s.
+
+    Models with such weights also compute in another format, so their small kernels differ too.
+    """
+
+    format: str
+    weight_efficiency: EfficiencyTable
+    activation_efficiency: float
+    layer_overhead_s: float
+    wide_layer_overhead_s: float
+    pass_overhead_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +39,10 @@ class Engine:
     | `compute_efficiency` | optimistic between one row and full tiles |
     | `kv_efficiency`, `attention_compute_efficiency` | optimistic: short contexts, few KV heads |
     | `overlap` | how loads and arithmetic of a product overlap: infinite perfectly, 2 or 1 less |
+    | `attention_overlap` | the same of attention |
     | `vector_efficiency` | of the 16-bit rate, for kernels of few rows: see `vector_rows` |
     | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; pessimistic after long kernels |
+    | `wide_layer_overhead_s` | a layer's more in passes of several rows: a CPU's threads wake up |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
@@ -58,10 +75,12 @@ class Engine:
     attention_compute_efficiency: float = 1.0
     activation_efficiency: float = float("inf")
     overlap: float = float("inf")
+    attention_overlap: float = float("inf")
     vector_efficiency: float = float("inf")
     vector_rows: float = 0.0
     tile_rows: float = 1.0
     layer_overhead_s: float = 0.0
+    wide_layer_overhead_s: float = 0.0
     pass_overhead_s: float = 0.0
     layer_launch_s: float = 0.0
     pass_launch_s: float = 0.0
@@ -79,6 +98,10 @@ class Engine:
     head_sharded: bool = True
     fuses: bool = False
     logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
+    drawing_overhead_s: float = 0.0  # per logit of a distribution that a token is drawn from
+    sorting_overhead_s: float = 0.0  # per logit more, where only the likeliest are kept (top-p),
+    sorted_at_once: float = 1.0  # of so many distributions at a time
+    formats: tuple[FormatConstants, ...] = ()  # of weights that a calibration timed beside its own
     error: float = 0.0  # relative half-width of the 80 % band on a pass
     verification_error: float = 0.0  # the same on a pass of several rows, where that is wider
     # of the 80 % band on a speedup, below and above; None: from the error of a pass
@@ -98,7 +121,7 @@ class Engine:
             value = getattr(self, constant.name)
             if constant.name.endswith("efficiency") and not isinstance(value, EfficiencyTable):
                 require_positive(f"engine {self.name}: {constant.name}", value)
-            if constant.name in ("overlap", "tile_rows"):
+            if constant.name in ("overlap", "attention_overlap", "tile_rows", "sorted_at_once"):
                 require_positive(f"engine {self.name}: {constant.name}", value)
             if constant.name.endswith("_s") or constant.name in (
                 "error",
@@ -106,6 +129,15 @@ class Engine:
                 "vector_rows",
             ):
                 require_positive(f"engine {self.name}: {constant.name}", value, or_zero=True)
+
+    def storing(self, format: str) -> "Engine":
+        """The engine for weights in `format`: with its own constants where they were measured."""
+        for own in self.formats:
+            if own.format == format:
+                measured = {each.name: getattr(own, each.name) for each in fields(own)}
+                del measured["format"]
+                return replace(self, **measured)
+        return self
 
     def weight_efficiency_at(self, pass_bytes: ArrayLike, rows: ArrayLike) -> Floats:
         if isinstance(self.weight_efficiency, EfficiencyTable):

@@ -7,7 +7,7 @@ import numpy as np
 
 from specsim import catalog
 from specsim.architecture import Architecture
-from specsim.checks import Floats, SpecsimError
+from specsim.checks import ArrayLike, Floats, SpecsimError
 from specsim.hardware.accelerators import Accelerator, accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.hardware.engines import CEILINGS, Engine, catalog_engine
@@ -36,7 +36,8 @@ class System:
 
     The target's first `offloaded_layers`, with their cache, lie in the memory of a `host`, a CPU
     that computes them (llama.cpp's `-ngl`; None: an assumed desktop). Its LM head, and a draft,
-    stay on the accelerator. Raises SpecsimError where that cannot be.
+    stay on the accelerator. Where tokens are `filtered` (top-p), every distribution
+    is sorted. Raises SpecsimError where layers cannot be offloaded.
     """
 
     accelerator: Accelerator
@@ -45,6 +46,7 @@ class System:
     tensor_parallel: int = 1
     offloaded_layers: int = 0
     host: Accelerator | None = None
+    filtered: bool = False
 
     def __post_init__(self) -> None:
         require_offloadable(
@@ -76,6 +78,14 @@ class System:
                 f"{model.name} has {model.num_layers} layers; {self.offloaded_layers} cannot be "
                 "left to the host"
             )
+
+    def sorting_s(self, distributions: ArrayLike, vocab: int) -> Floats:
+        """Seconds of sorting the logits of so many distributions; 0 unless they are filtered."""
+        if not self.filtered:
+            return np.zeros(())
+        at_once = self.engine.sorted_at_once
+        turns = np.ceil(np.asarray(distributions, float) / at_once - 1e-9)
+        return turns * vocab * self.engine.sorting_overhead_s
 
     @property
     def bandwidth_bytes_per_s(self) -> float | Floats:
@@ -131,10 +141,11 @@ class System:
         with bytes of its own.
 
         A weight or vector efficiency that is the catalog's becomes the catalog's for the other
-        format; one that was measured or set by hand stays. So does a KV format that was chosen.
+        format; one that was measured becomes what was measured of the other format, if that
+        was timed too. One that was set by hand stays. So does a KV format that was chosen.
         """
         precision = name if isinstance(name, Precision) else precision_named(name)
-        engine, chosen = self.engine, self.precision.kv_bytes
+        engine, chosen = self.engine.storing(precision.name), self.precision.kv_bytes
         usual = PRECISIONS.get(self.precision.name, precision).kv_bytes
         if chosen != usual and np.isfinite(chosen):
             precision = replace(precision, kv_bytes=self.precision.kv_bytes)

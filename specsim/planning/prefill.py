@@ -88,5 +88,6 @@ def time_to_first_token(
         draft_s = prefill_s(draft, draft_system or system, **scenario)
     engine = system.engine
     logits = np.asarray(batch, float) * target.vocab_size
-    sampling_s = engine.cycle_overhead_s + engine.logit_overhead_s * logits
+    each = engine.logit_overhead_s + engine.drawing_overhead_s
+    sampling_s = engine.cycle_overhead_s + each * logits
     return FirstToken(target_s, draft_s, np.zeros_like(target_s) + sampling_s)

@@ -178,10 +178,13 @@ def test_measure_writes_a_measurement_file(tmp_path, capsys):
 
 
 def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
-    from reference.lab import probes
+    from reference.lab.probes import products, stages
 
-    monkeypatch.setattr(probes, "STACKS", ((64, 2), (128, 1), (192, 2)))
-    monkeypatch.setattr(probes, "PAIRS", (((128, 2), (64, 1), 512), ((192, 2), (128, 1), 1024)))
+    monkeypatch.setattr(products, "STACKS", ((64, 2), (128, 1), (192, 2)))
+    monkeypatch.setattr(products, "FORMATS", ())
+    runs = ((1, (0, 2)), (2, (1,)))
+    pairs = (((128, 2), (64, 1), 512), ((192, 2), (128, 1), 1024))
+    monkeypatch.setattr(stages, "PAIRS", tuple(stages.Pair(*pair, runs) for pair in pairs))
     file = tmp_path / "calibration.json"
     assert main(["calibrate", "--out", str(file), "--dtype", "fp32"]) == 0
     loaded = calibration.load(file)

@@ -138,7 +138,7 @@ def test_vocabularies_are_drawn_from_as_those_that_are_measured():
         load_suite("gpu").architecture(name).vocab_size for name in ("llama-3.1-8b", "qwen3-4b")
     }
     for size in (*sizes, *measured):
-        assert size >= sampling.LARGE
+        assert 2 * size >= sampling.LARGE
         assert size % sampling.BLOCK == 0
     assert not measured.intersection(sizes)
 

@@ -41,3 +41,14 @@ def test_runs_add_up_to_one() -> None:
     for name in ("alpha", "survival", "tokens_per_cycle", "tokens_per_cycle_error", "drafted"):
         assert getattr(one, name) == getattr(whole, name), name
     assert len(one.cycle_times) == 2
+
+
+def test_the_first_cycle_may_be_forgotten_but_not_the_only_one():
+    timed = Statistics(2)
+    timed.add_cycle([1], [2], [4.0, 3.0, 2.0, 1.0])
+    timed.forget_first()
+    assert timed.cycle_s == 10.0
+    timed.add_cycle([0], [2], [0.4, 0.3, 0.2, 0.1])
+    timed.forget_first()
+    assert (timed.cycle_s, timed.draft_s) == (pytest.approx(1.0), 0.4)
+    assert timed.cycles == 2

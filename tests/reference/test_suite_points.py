@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from reference.lab.probes import PAIRS, STACKS, probe_architecture
+from reference.lab.probes.products import FORMAT_STACKS, STACKS
+from reference.lab.probes.stages import PAIRS, probe_architecture
 from reference.lab.suites.points import PARTS, SUITES, PlannedPoint, load_suite
 from specsim.checks import SpecsimError
 
@@ -64,8 +65,8 @@ def test_points_that_share_models_stand_together(suite):
 
 
 def test_no_probe_has_the_shape_of_a_measured_model(suite):
-    probed = {(hidden, layers) for hidden, layers in STACKS}
-    probed |= {size for target, draft, _ in PAIRS for size in (target, draft)}
+    probed = {*STACKS, *FORMAT_STACKS}
+    probed |= {size for pair in PAIRS for size in (pair.target, pair.draft)}
     models = [suite.architecture(p.target) for p in suite.points if p.target != "trained"]
     models += [
         suite.architecture(p.draft) for p in suite.points if p.draft and p.draft_layers is None

@@ -13,7 +13,7 @@ import torch
 
 from reference.checkpoints import PAIR
 from reference.drafters import NoDrafter
-from reference.lab.probes import synchronise
+from reference.lab.probes.timing import synchronise
 from reference.lab.suites.measuring import Measurer, scenario
 from reference.lab.suites.models import Models
 from reference.lab.suites.points import PlannedPoint

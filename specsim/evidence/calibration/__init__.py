@@ -2,7 +2,10 @@
 
 | module | what it does |
 |---|---|
-| `timings` | fits a CPU: stacks of matrix products, attention, the stages of decoding cycles |
+| `probes` | what was timed on a CPU: stacks of matrix products, attention, stages of cycles |
+| `timings` | fits a CPU to them, and says how stable it was |
+| `overheads` | fits what is neither products nor attention, from the stages of decoding cycles |
+| `regression` | fits without negative coefficients |
 | `kernels` | fits a GPU: each matrix product and attention kernel in a table, then the stages |
 | `files` | writes and reads a calibration file |
 """
@@ -15,23 +18,24 @@ from specsim.evidence.calibration.kernels import (
     fit_kernels,
     probes_to_json,
 )
-from specsim.evidence.calibration.timings import (
+from specsim.evidence.calibration.overheads import Calibration, explained, with_overheads
+from specsim.evidence.calibration.probes import (
     AttentionProbe,
-    Calibration,
     LinearProbe,
     Probes,
     StageProbe,
+)
+from specsim.evidence.calibration.regression import non_negative_fit, non_negative_least_squares
+from specsim.evidence.calibration.timings import (
+    STABLE,
     attention_rates,
-    explained,
     fit,
     kernel_overhead,
-    non_negative_fit,
-    non_negative_least_squares,
     weight_efficiency,
-    with_overheads,
 )
 
 __all__ = [
+    "STABLE",
     "AttentionProbe",
     "CacheProbe",
     "Calibration",

@@ -12,17 +12,23 @@ from specsim.checks import (
     build,
     quoted,
     require_finite,
+    require_positive,
     require_text,
     within,
 )
 from specsim.checks.files import read_json
 from specsim.checks.limits import require_limit
-from specsim.evidence.calibration.timings import Calibration
-from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
+from specsim.evidence.calibration.overheads import Calibration
+from specsim.hardware import Accelerator, EfficiencyTable, Engine, FormatConstants, System
 from specsim.operators import Precision
 
 TABLES = ("weight_efficiency", "kv_efficiency")  # each may be a table instead of a number
-ENDLESS = ("activation_efficiency", "overlap", "vector_efficiency")  # may be infinite
+ENDLESS = (
+    "activation_efficiency",
+    "overlap",
+    "attention_overlap",
+    "vector_efficiency",
+)  # may be infinite
 SMALLEST, LARGEST = 1e-25, 1e25  # of a number in a file, beyond any unit: products stay finite
 
 
@@ -36,13 +42,19 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
         if isinstance(value, float | str | EfficiencyTable)
         and not (name in ENDLESS and value == np.inf)  # JSON has no infinity; it is the default
     }
+    formats = {}
+    if engine.formats:
+        named = (asdict(each) | {"weight_efficiency": value_to_json(each.weight_efficiency)}
+                 for each in engine.formats)  # fmt: skip
+        formats = {"formats": list(named)}
     return {
         "schema_version": 1,
         "kind": "calibration",
         "accelerator": asdict(system.accelerator),
         "precision": asdict(system.precision),
-        "engine": constants,
+        "engine": constants | formats,
         "residuals": list(calibration.residuals),
+        "changes": dict(calibration.changes),
         "environment": dict(calibration.environment),
     }
 
@@ -81,6 +93,8 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
         for table in TABLES:
             if table in engine:
                 engine[table] = table_from_json(engine[table], table)
+        if "formats" in engine:
+            engine["formats"] = formats_from_json(engine["formats"])
         system = System(
             build(Accelerator, data["accelerator"], "accelerator"),
             build(Engine, engine, "engine"),
@@ -95,9 +109,30 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
             raise SpecsimError(f"environment must be a table, not {quoted(environment)}")
         if environment.get("mode") is not None:
             require_text("environment: mode", environment["mode"])
-        return Calibration(system, tuple(residuals.tolist()), environment)
+        changes = data.get("changes", {})
+        require_sizes(changes, "changes")
+        return Calibration(system, tuple(residuals.tolist()), environment, dict(changes))
     except SpecsimError as error:
         raise SpecsimError(f"{name} is not a calibration file: {error}") from None
+
+
+def formats_from_json(values: Any) -> tuple[FormatConstants, ...]:
+    """The constants for weights in other formats; SpecsimError for a field of the wrong kind."""
+    if not isinstance(values, list):
+        raise SpecsimError(f"formats must be a list, not {quoted(values)}")
+    found = []
+    for each in values:
+        require_sizes(each, "formats")
+        table = table_from_json(each.get("weight_efficiency"), "weight_efficiency")
+        if not isinstance(table, EfficiencyTable):
+            raise SpecsimError("each of the formats needs a table weight_efficiency")
+        own = build(FormatConstants, dict(each) | {"weight_efficiency": table}, "formats")
+        require_text("formats: format", own.format)
+        require_finite("formats: activation_efficiency", own.activation_efficiency)
+        for name in ("layer_overhead_s", "wide_layer_overhead_s", "pass_overhead_s"):
+            require_positive(f"formats: {name}", getattr(own, name), or_zero=True)
+        found.append(own)
+    return tuple(found)
 
 
 def precision_from_json(data: Any) -> Precision:

@@ -10,7 +10,7 @@ both become tables over kernels:
                 sequence) and number of streams, at one row; the further time of passes with many
                 rows is arithmetic
 3. stages       of decoding cycles, in the mode that is calibrated: the remaining time, fitted as in
-                `timings`; in eager mode the launches, where they take longer than the kernels
+                `overheads`; in eager mode the launches, where they take longer than the kernels
 
 Each kernel is timed inside a CUDA graph of many, so its time includes the gap between two launches.
 """
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from specsim.checks import SpecsimError
-from specsim.evidence.calibration.timings import Calibration, StageProbe, with_overheads
+from specsim.evidence.calibration.overheads import Calibration, with_overheads
+from specsim.evidence.calibration.probes import StageProbe
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import precision
 

@@ -1,0 +1,56 @@
+"""The decoder's attention over caches that no cache of the processor holds."""
+
+import torch
+from torch import Tensor
+
+from reference.attention import attend, attention_bias
+from reference.lab.probes.timing import seconds_of
+from specsim.evidence.calibration import AttentionProbe
+
+# An even number of key-value heads, which are divided among the processor's cores.
+HEADS, KV_HEADS, SIZE = 12, 4, 64
+CONTEXTS = (384, 1536, 3072)
+ROWS = (1, 3, 6, 10)
+READ_BYTES = 6.4e7  # of keys and values that are read in turn, more than a last cache holds
+
+
+class Attention:
+    """Layers of one context, each with keys and values of its own, read by `rows` queries.
+
+    As in a pass, the mask is made once for all layers; its time is divided among them.
+    """
+
+    def __init__(self, context: int, rows: int, caches: list[tuple[Tensor, Tensor]]):
+        self.context, self.rows, self.caches = context, rows, caches
+        (keys, values), *_ = caches
+        device, self.device, self.dtype = keys.device, keys.device, keys.dtype
+        self.kv_bytes = keys.nbytes + values.nbytes
+        self.queries = torch.randn(1, rows, HEADS, SIZE, device=device, dtype=self.dtype)
+        self.positions = torch.arange(context - rows, context, device=device)[None]
+
+    def run(self) -> None:
+        """All layers, as in a pass."""
+        bias = attention_bias(self.positions, self.context, HEADS // KV_HEADS, self.dtype)
+        for keys, values in self.caches:
+            attend(self.queries, keys, values, bias)
+
+    def sample(self) -> float:
+        """Seconds of one layer."""
+        return seconds_of(self.run, self.device) / len(self.caches)
+
+    def probe(self, seconds: float) -> AttentionProbe:
+        """The probe of these seconds."""
+        flops = 4 * self.rows * self.context * HEADS * SIZE
+        return AttentionProbe(self.context, self.rows, self.kv_bytes, flops, seconds)
+
+
+def attentions(device: torch.device, dtype: torch.dtype) -> list[Attention]:
+    """All contexts and rows; those of one context share their caches."""
+    found = []
+    for context in CONTEXTS:
+        nbytes = 2 * context * KV_HEADS * SIZE * dtype.itemsize
+        shape = (-(-int(READ_BYTES) // nbytes), 1, context, KV_HEADS, SIZE)
+        keys, values = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
+        caches = list(zip(keys, values, strict=True))
+        found += [Attention(context, rows, caches) for rows in ROWS]
+    return found

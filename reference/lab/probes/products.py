@@ -1,0 +1,127 @@
+"""Stacks of matrix products, from 1 MB to a few hundred MB, with 1 to 320 rows."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+
+from reference.lab.probes.timing import seconds_of
+from reference.machine import PRECISION_OF
+from reference.packing import pack
+from reference.quantization import QuantizedLinear, has_kernel
+from specsim.evidence.calibration import LinearProbe
+from specsim.operators import precision
+
+# (hidden size, layers) of the stacks
+STACKS = ((64, 6), (224, 2), (320, 4), (448, 6), (896, 5), (1152, 7))
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
+# Rows of verifications of several sequences. Arithmetic takes longer than reading the weights, so
+# the first matrices of a stack tell what all of it takes.
+WIDE_ROWS = (16, 32, 64, 160, 320)
+WIDE_BYTES = 3e7
+MATRICES = 4  # of a layer
+FORMATS = ("int8", "int4-g32")  # of weights that drafts are stored in, where there is a kernel
+FORMAT_STACKS = ((64, 6), (192, 3), (448, 6), (896, 8))
+FORMAT_ROWS = (1, 2, 3, 5, 9)
+
+
+def linear_stack(
+    hidden: int, layers: int, device: torch.device, dtype: torch.dtype, format: str = ""
+) -> list[torch.nn.Module]:
+    """The matrices of `layers` layers, as the decoder lays them out: copies of one layer's."""
+    shapes = (
+        (hidden, 2 * hidden),
+        (hidden, hidden),
+        (hidden, 5 * hidden),
+        (5 * hidden // 2, hidden),
+    )
+    layer: list[torch.nn.Module] = [
+        torch.nn.Linear(*shape, bias=False, device=device, dtype=dtype) for shape in shapes
+    ]
+    if format:
+        layer = [QuantizedLinear(matrix.weight.detach(), format) for matrix in layer]
+    copies = [copy.deepcopy(matrix) for _ in range(layers) for matrix in layer]
+    return copies if format else list(pack(torch.nn.ModuleList(copies)))
+
+
+class ProductStack:
+    """The matrices of some layers, as the decoder lays them out, and their inputs."""
+
+    def __init__(
+        self, hidden: int, layers: int, device: torch.device, dtype: torch.dtype, format: str = ""
+    ):
+        self.format, self.device = format, device
+        self.matrices = linear_stack(hidden, layers, device, dtype, format)
+        size = precision(format or PRECISION_OF[dtype]).weight_bytes
+        self.nbytes = [size * each.in_features * each.out_features for each in self.matrices]
+        self.dtype = torch.bfloat16 if format else dtype
+        self.rows = FORMAT_ROWS if format else (*ROWS, *WIDE_ROWS)
+        widths = {matrix.in_features for matrix in self.matrices}
+        self.inputs = {
+            (rows, width): torch.randn(rows, width, device=device, dtype=self.dtype)
+            for rows in self.rows
+            for width in widths
+        }
+
+    def first(self, rows: int) -> int:
+        """How many of the matrices are multiplied by so many rows: all, or what is enough."""
+        if self.format or rows <= ROWS[-1]:
+            return len(self.matrices)
+        count, nbytes = 0, 0.0
+        while count < len(self.matrices) and (
+            count % MATRICES or nbytes < WIDE_BYTES
+        ):  # whole layers
+            nbytes += self.nbytes[count]
+            count += 1
+        return count
+
+    def run(self, rows: int, most: int | None = None) -> None:
+        """Multiply, one matrix after the other, `most` of them."""
+        for matrix in self.matrices[: most or self.first(rows)]:
+            matrix(self.inputs[rows, matrix.in_features])
+
+    def samples(self) -> Iterator[tuple[int, float]]:
+        """The seconds of the whole stack for every number of rows, once.
+
+        Two untimed runs go before: of one row, which brings back into the caches what they can
+        hold, and of one layer, for which the library may have to make its kernels again (beside
+        the arithmetic of many rows that takes no time).
+        """
+        self.run(1)
+        for rows in self.rows:
+            share = sum(self.nbytes[: self.first(rows)]) / sum(self.nbytes)
+            if rows <= ROWS[-1]:
+                self.run(rows, MATRICES)
+            yield rows, seconds_of(lambda rows=rows: self.run(rows), self.device) / share
+
+    def probe(self, rows: int, seconds: float) -> LinearProbe:
+        """The probe of these seconds."""
+        return LinearProbe(sum(self.nbytes), len(self.matrices), rows, seconds, self.format)
+
+
+def stacks(device: torch.device, dtype: torch.dtype, widest: float) -> list[ProductStack]:
+    """The stacks up to the hidden size `widest`, and those of formats that have a kernel here."""
+    asked = [(size, "") for size in STACKS]
+    asked += [
+        (size, name) for name in FORMATS if has_kernel(device, name) for size in FORMAT_STACKS
+    ]
+    return [
+        ProductStack(*size, device, dtype, format) for size, format in asked if size[0] <= widest
+    ]
+
+
+class WideProduct:
+    """A product of so many rows that it shows the rate of the machine's arithmetic."""
+
+    ROWS, SIDE = 1024, 2048
+    flops = 2 * ROWS * SIDE * SIDE
+
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self.device = device
+        made = torch.nn.Linear(self.SIDE, self.SIDE, bias=False, device=device, dtype=dtype)
+        self.multiply = pack(torch.nn.ModuleList([made]))[0]
+        self.x = torch.randn(self.ROWS, self.SIDE, device=device, dtype=dtype)
+
+    def sample(self) -> float:
+        """Seconds of one product."""
+        return seconds_of(lambda: self.multiply(self.x), self.device)

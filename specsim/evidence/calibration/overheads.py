@@ -1,0 +1,155 @@
+"""The stages of decoding cycles -> what is neither matrix products nor attention.
+
+A stage takes the seconds of its products and its attention, which are known from probes of their
+own, and beside them its counts (below) times the constants that are fitted here. The stages are
+timed inside the decoder's own loop, where the weights of one model push those of the other out of
+the processor's caches. The fit minimises relative errors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from specsim.cost import forward_time
+from specsim.evidence.calibration.probes import StageProbe
+from specsim.evidence.calibration.regression import non_negative_fit
+from specsim.hardware import System
+from specsim.operators import ELEMENTWISE, Workload, forward_work
+
+# The first guess of the stages that wait for the host: those that take this many times the time of
+# their work on the device.
+WAITS = 1.1
+ROUNDS = 8  # how often that guess is improved, at most
+SMALLEST_ERROR = 0.05  # the least 80 % band: timings change by as much from minute to minute
+
+# What a stage's seconds grow with, and the constant of an `Engine` that each is multiplied by.
+COUNTS = (
+    "layer_overhead_s",  # layers of all passes
+    "pass_overhead_s",  # passes
+    "wide_layer_overhead_s",  # layers of the passes with several rows
+    "activation_s",  # bytes of elementwise operators; becomes `activation_efficiency`
+    "drafting_overhead_s",  # cycles that draft
+    "sampling_overhead_s",  # drafted tokens
+    "cycle_overhead_s",  # cycles
+    "sequence_overhead_s",  # cycles x sequences
+    "speculation_overhead_s",  # cycles with drafts
+    "logit_overhead_s",  # logits that become probabilities
+    "drawing_overhead_s",  # logits of the distributions that a token is drawn from
+    "sorting_overhead_s",  # logits that are sorted, one distribution after the other
+)
+LAUNCHED = 2  # so many of them a host may launch ahead of its device
+ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A fitted System with its errors on the probes.
+
+    `residuals` are predicted / measured - 1 of every draft and verify stage that was fitted.
+    `changes` says how stable the machine was: by constant, the relative difference between the fits
+    to the first and to the second half of the timings; empty where they were not timed twice.
+    """
+
+    system: System
+    residuals: tuple[float, ...]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def median_error(self) -> float:
+        """The median of the absolute residuals."""
+        return float(np.median(np.abs(self.residuals)))
+
+    @property
+    def worst_error(self) -> float:
+        """The largest of the absolute residuals."""
+        return float(np.max(np.abs(self.residuals)))
+
+
+def with_overheads(
+    products_only: System,
+    stages: Sequence[StageProbe],
+    environment: Mapping[str, Any] | None = None,
+    host_ahead: bool = False,
+) -> Calibration:
+    """The System with overheads that fit the stages; no constant is negative.
+
+    Arguments: `products_only`, a System with the times of matrix products and attention; `stages`,
+    the timings. `host_ahead`: the host launches kernels one by one and runs ahead of the device. A
+    pass then takes the longer of its work and its launches, and a stage tells only about the longer
+    one.
+    """
+    explanations = [explained(probe, products_only) for probe in stages]
+    known = np.array([seconds for seconds, _ in explanations])
+    counts = np.array([row for _, row in explanations])
+    measured = np.array([probe.seconds for probe in stages])
+    of_passes = np.array([probe.stage != "host" for probe in stages])
+    waiting = host_ahead & of_passes & (measured > WAITS * known)
+    for _ in range(ROUNDS if host_ahead else 1):
+        visible = counts.copy()
+        if host_ahead:
+            visible[~waiting, :LAUNCHED] = 0.0  # the device's work hides the launches
+            visible[waiting, LAUNCHED : ACTIVATION + 1] = 0.0  # the launches hide the device's work
+        device_s = np.where(waiting, 0.0, known)
+        constants = np.array(non_negative_fit(visible / measured[:, None], 1 - device_s / measured))
+        launching = counts[:, :LAUNCHED] @ constants[:LAUNCHED]
+        working = (
+            known + counts[:, LAUNCHED : ACTIVATION + 1] @ constants[LAUNCHED : ACTIVATION + 1]
+        )
+        again = host_ahead & of_passes & (launching > working)
+        if np.array_equal(again, waiting):
+            break
+        waiting = again
+    passing = np.maximum(launching, working) if host_ahead else launching + working
+    beside = counts[:, ACTIVATION + 1 :] @ constants[ACTIVATION + 1 :]
+    residuals = ((passing + beside) / measured - 1)[of_passes]
+    fitted = dict(zip(COUNTS, constants.tolist(), strict=True))
+    if host_ahead:
+        for kind in ("layer", "pass"):
+            fitted[f"{kind}_launch_s"] = fitted.pop(f"{kind}_overhead_s")
+    activation_s = fitted.pop("activation_s") * float(products_only.bandwidth_bytes_per_s)
+    engine = replace(
+        products_only.engine,
+        activation_efficiency=1 / max(activation_s, 1e-12),
+        error=max(SMALLEST_ERROR, float(np.quantile(np.abs(residuals), 0.8))),
+        **fitted,
+    )
+    return Calibration(
+        replace(products_only, engine=engine), tuple(residuals.tolist()), environment or {}
+    )
+
+
+def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
+    """The seconds of a stage's products and attention, and its counts in the order of `COUNTS`."""
+    known, activations = 0.0, 0.0
+    for rows in probe.passes:
+        workload = Workload(batch=probe.batch, rows=rows, context=probe.context)
+        work = forward_work(probe.architecture, workload, system.precision)
+        for term in forward_time(work, system).terms:
+            if term.operator is None:
+                continue
+            if term.operator.kind == ELEMENTWISE:
+                activations += float(term.operator.activation_bytes)
+            else:
+                known += float(term.seconds)
+    passes, gamma = len(probe.passes), probe.gamma
+    vocab = probe.batch * probe.architecture.vocab_size
+    counts = dict.fromkeys(COUNTS, 0.0)
+    counts["layer_overhead_s"] = passes * probe.architecture.num_layers
+    wide = sum(probe.batch * rows > 1 for rows in probe.passes)
+    counts["wide_layer_overhead_s"] = wide * probe.architecture.num_layers
+    counts["pass_overhead_s"], counts["activation_s"] = passes, activations
+    if probe.stage == "draft":
+        counts["drafting_overhead_s"], counts["sampling_overhead_s"] = 1, gamma
+        counts["logit_overhead_s"] = counts["drawing_overhead_s"] = gamma * vocab
+    elif probe.stage == "host":
+        counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch
+        counts["speculation_overhead_s"] = float(gamma > 0)
+        counts["logit_overhead_s"], counts["drawing_overhead_s"] = (gamma + 1) * vocab, vocab
+    if probe.filtered:
+        each = probe.batch if probe.stage == "draft" else probe.batch * (gamma + 1)
+        turns = -(-each // system.engine.sorted_at_once) * (gamma if probe.stage == "draft" else 1)
+        counts["sorting_overhead_s"] = turns * probe.architecture.vocab_size
+    return known, list(counts.values())
