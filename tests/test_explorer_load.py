@@ -24,7 +24,7 @@ from specsim.explorer.load_card import LOAD, LoadCard, sentences, speed
 from specsim.explorer.load_view import LATER_S
 from specsim.explorer.scenarios import MOST_OF_LOAD, PLAIN, changed, predict_scenario
 from specsim.explorer.under_load import (
-    MOST,
+    MOST_USERS,
     UnderLoad,
     compare,
     kept,
@@ -100,7 +100,7 @@ def test_a_promise_is_kept_by_hand(found: tuple[object, UnderLoad]) -> None:
     middle = 1e3 * float(np.median(run.tpot_s))
     strict = replace(run, slo=serving.Slo(ttft=500, tpot=middle))
     good = (run.ttft_s <= 0.5) & (1e3 * run.tpot_s <= middle)
-    assert kept(strict) == np.mean(good)
+    assert kept(strict) == np.mean(good[SMALL["users"] :])  # the first ones all come at once
     assert not UnderLoad(load.load, (strict,)).holds
 
 
@@ -173,7 +173,7 @@ def test_an_overload_is_said() -> None:
 def test_runs_are_short(users: int, prompt: int, rate: float) -> None:
     scenario = changed(users=users, prompt=prompt, rate=rate)
     count = requests_of(scenario)
-    assert 10 <= count <= max(MOST, users)
+    assert 10 <= count <= max(MOST_USERS, users)
     assert rate or count >= users  # every user is there
     assert len(traffic_of(scenario)) == count
 

@@ -7,7 +7,7 @@ from specsim.checks import SpecsimError
 from specsim.explorer.copying import as_serving_code, as_serving_command, copiable
 from specsim.explorer.scenarios import NAMES, ExplorerScenario, PredictedScenario
 from specsim.explorer.sentences import milliseconds
-from specsim.explorer.under_load import KEPT, UnderLoad, compare, kept, serve
+from specsim.explorer.under_load import KEPT, UnderLoad, compare, first_token_s, kept, serve
 
 LOAD = ("users", "rate", "prompt", "answer", "ttft_ms", "tpot_ms")  # the controls of the card
 WITHOUT_EFFECT = ("batch", "context", "temperature", "price_per_hour")
@@ -67,8 +67,10 @@ def sentences(scenario: ExplorerScenario, found: UnderLoad) -> list[str]:
     limits = f"TTFT {scenario.ttft_ms:g} ms, {1e3 / scenario.tpot_ms:.3g} tokens/s each"
     holds = "holds" if found.holds else "does not hold"
     least = "" if found.holds else f"; {KEPT:.0%} would be enough"
-    said = [f"{who}, {limits}: the promise {holds}. {named(best.policy).capitalize()} keeps it for "
-            f"{kept(best):.0%} of the requests{least}."]  # fmt: skip
+    said = [
+        f"{who}, {limits}: the promise {holds}. With {named(best.policy)}, {kept(best):.0%} of the "
+        f"requests keep it{least}."
+    ]
     if best is not off and (before := speed(off)) and (after := speed(best)):
         said.append(f"Each user gets {after:.0f} tokens/s, without a draft {before:.0f}.")
     elif found.fixed is not None:
@@ -98,7 +100,8 @@ def as_html(scenario: ExplorerScenario, found: UnderLoad) -> str:
     head = "".join(f"<th>{name}</th>" for name in heads)
     small = (
         f"Simulated: {len(found.load):,} requests with lognormal lengths; batch and context follow "
-        "from them. p90: nine of ten are below."
+        "from them. p90: nine of ten are below. Of users, the first request of each does not count "
+        "there: all ask at the same moment."
     )
     said = html.escape(" ".join(sentences(scenario, found)))
     policy = found.best.policy
@@ -112,11 +115,11 @@ def as_html(scenario: ExplorerScenario, found: UnderLoad) -> str:
 
 def _row(run: serving.Served, best: bool) -> str:
     found, each = run.summary, speed(run)
-    first = found["p90_ttft_ms"]
+    first = first_token_s(run)
     cells = (
         f"{named(run.policy)}{' (best)' if best else ''}",
         "–" if each is None else f"{each:.0f} tokens/s",
-        "grows" if first is None else milliseconds(first / 1e3),
+        "grows" if first is None else milliseconds(first),
         f"{kept(run):.0%}",
         f"{run.goodput:.2f}/s",
         f"{found['output_throughput']:,.0f} tokens/s",

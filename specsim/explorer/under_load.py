@@ -22,8 +22,8 @@ from specsim.serving.trials import foremost
 KEPT = 0.9  # share of the requests that keep to the limits where the promise holds
 ROUNDS = 6  # requests of each user
 HORIZON_S = 20.0  # of arrivals at a rate
-FEWEST, MOST = 40, 300  # requests of a run
-WORK = 450  # the same, fewer where prompts of 1024 tokens or answers of 2000 take as long as others
+FEWEST = 40  # requests of a run
+MOST_USERS, MOST_RATE = 600, 300  # the same; a step of many users is no slower to simulate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,16 +55,33 @@ class UnderLoad:
         return kept(self.best) >= KEPT
 
 
+def counted(run: serving.Served) -> slice:
+    """The requests that count: not the first of each user, who all ask at the same moment, if there
+    are as many others."""
+    users = run.loop.traffic.concurrency or 0
+    return slice(users if len(run.loop.traffic) >= 2 * users else 0, None)
+
+
 def kept(run: serving.Served) -> float:
     """The share of the requests that keep to the limits."""
-    return float(good_requests(run.loop, run.slo).mean())
+    return float(good_requests(run.loop, run.slo)[counted(run)].mean())
+
+
+def first_token_s(run: serving.Served) -> float | None:
+    """The TTFT that nine of ten requests keep to; None where the queue grows."""
+    seconds = run.ttft_s[counted(run)]
+    if run.state == "overloaded" or np.isnan(seconds).all():
+        return None
+    return float(np.nanpercentile(seconds, 90))
 
 
 def requests_of(scenario: ExplorerScenario) -> int:
     """How many requests show what a traffic does, and are simulated in a moment."""
     wanted = HORIZON_S * scenario.rate if scenario.rate else ROUNDS * scenario.users
-    most = min(MOST, WORK / (1.0 + scenario.prompt / 1024 + scenario.answer / 2000))
-    least = min(FEWEST, most) if scenario.rate else max(FEWEST, scenario.users)
+    base = MOST_RATE if scenario.rate else MOST_USERS
+    # prompts of 1024 tokens, or answers of 2000, take as long to simulate as everything else
+    most = min(base, 1.5 * base / (1.0 + scenario.prompt / 1024 + scenario.answer / 2000))
+    least = FEWEST if scenario.rate else max(FEWEST, scenario.users)
     return max(1, round(min(max(wanted, FEWEST), max(most, least))))
 
 
