@@ -20,6 +20,7 @@ from specsim.serving.loop import Loop
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 SYSTEM = specsim.system("h100-sxm", engine="vllm", precision="auto")
 SERVER = serving.Server(target=TARGET, drafter=specsim.DraftModel(DRAFT), system=SYSTEM)
+CHAIN = serving.Accepting(IID(0.75))
 PLAIN = replace(SERVER, drafter=None)
 PROMPT, OUTPUT = serving.Lengths(400, 0.8), serving.Lengths(200, 0.7)
 
@@ -262,3 +263,25 @@ def test_memory_does_not_grow_with_steps():
     assert short.tallies.ends is None
     assert not short.tallies.spans
     del long
+
+
+def test_a_request_has_the_same_luck_at_every_rate_and_in_every_batch():
+    rare, often = (run(traffic=load(rate, 80), detailed=True).detailed() for rate in (0.2, 60.0))
+    assert rare["output_lens"] == often["output_lens"]
+    assert list(map(len, rare["itls"])) == list(map(len, often["itls"]))
+
+
+@pytest.mark.parametrize("policy", ["off", "fixed:3"])
+def test_what_is_done_beside_the_pass_delays_everybody(policy):
+    """A tenth of a second more for each prompt that ends, whether somebody decodes or nobody."""
+    usual, slower = (
+        Loop(SERVER, load(10.0, 60), serving.policy_named(policy, SERVER, load(10.0, 60), CHAIN),
+             CHAIN)
+        for _ in range(2)
+    )  # fmt: skip
+    slower.prompts.each_s += 0.1
+    usual.run()
+    slower.run()
+    added = slower.tallies.busy_s - usual.tallies.busy_s
+    saved = usual.tallies.steps - slower.tallies.steps  # steps that are shared by more sequences
+    assert added + saved * 0.02 > 60 * 0.1
