@@ -72,9 +72,9 @@ class Effort:
 FULL = Effort(8, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
 QUICK = Effort(
     1,
-    Decoded(24, texts=25, timed=1, counted=10),
-    Decoded(16, texts=4, timed=1, counted=4),
-    DIALLED.first_layers(6),
+    Decoded(16, texts=12, timed=1, counted=6),
+    Decoded(12, texts=3, timed=1, counted=3),
+    DIALLED.first_layers(3),
     widest=500,
 )
 

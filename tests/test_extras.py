@@ -90,6 +90,7 @@ NEEDS = {  # what was tried, by how its name begins; of modules that are importe
     "import specsim.explorer.panels": DRAWING,
     "import specsim.explorer.figure_canvas": DRAWING,
     "import specsim.explorer.live_view": DRAWING | WIDGETS,
+    "import specsim.explorer.load_view": DRAWING | WIDGETS,
     "import specsim.explorer.single_panel": DRAWING | WIDGETS,
     "import specsim.explorer.widget": DRAWING | WIDGETS,
     "import specsim.explorer.controls": WIDGETS,

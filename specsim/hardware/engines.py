@@ -17,11 +17,14 @@ from specsim.operators import ForwardWork, Operator
 class FormatConstants:
     """What a calibration measured anew for weights in another `format`; the fields are `Engine`'s.
 
-    Models with such weights also compute in another format, so their small kernels differ too.
+    Models with such weights also compute in another format, so their attention and their small
+    kernels differ too.
     """
 
     format: str
     weight_efficiency: EfficiencyTable
+    kv_efficiency: float
+    attention_compute_efficiency: float
     activation_efficiency: float
     layer_overhead_s: float
     wide_layer_overhead_s: float

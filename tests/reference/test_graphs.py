@@ -478,6 +478,7 @@ COMPILER = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @COMPILER
 def test_a_cpu_compiles_the_stages_and_packs_their_weights(tiny, perturbed) -> None:
     """Of one layer: a second one would be compiled to the same code, in twice the time."""

@@ -42,7 +42,9 @@ def test_everything_is_timed_and_a_system_comes_out(small):
         timed = [probe for probe in probes.linear if probe.format == name]
         assert len(timed) == 2 * len(products.FORMAT_ROWS)
         assert {probe.weight_bytes for probe in timed} != {probe.weight_bytes for probe in own}
-    assert len(probes.attention) == 2 * len(attention.ROWS)
+    told = [(probe.rows, probe.format) for probe in probes.attention if probe.context == 64]
+    assert told == [*((rows, "") for rows in attention.ROWS), (1, "int8"), (2, "int8")]
+    assert len(probes.attention) == 2 * len(told)
     told = [(p.stage, p.gamma, p.batch, p.filtered, p.format) for p in probes.stages]
     assert told == [
         ("verify", 0, 1, False, ""), ("host", 0, 1, False, ""),

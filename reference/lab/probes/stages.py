@@ -8,6 +8,7 @@ from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
 from reference.lab.dialled import random_model
+from reference.lab.probes.attention import FORMAT
 from reference.packing import pack
 from reference.quantization import has_kernel, quantized
 from reference.statistics import Statistics
@@ -17,7 +18,6 @@ from specsim.evidence.calibration import StageProbe
 
 PROMPT = 8  # tokens: reading more takes longer than the cycles after it, and tells nothing
 TOKENS = 5  # most drafts of an unrelated model are rejected, so these are a few cycles
-FORMAT = "int8"  # of drafts that tell what small kernels take beside weights in fewer bits
 NUCLEUS = 0.9  # any top-p sorts all of the vocabulary
 
 

@@ -128,7 +128,8 @@ def formats_from_json(values: Any) -> tuple[FormatConstants, ...]:
             raise SpecsimError("each of the formats needs a table weight_efficiency")
         own = build(FormatConstants, dict(each) | {"weight_efficiency": table}, "formats")
         require_text("formats: format", own.format)
-        require_finite("formats: activation_efficiency", own.activation_efficiency)
+        for name in ("kv_efficiency", "attention_compute_efficiency", "activation_efficiency"):
+            require_finite(f"formats: {name}", getattr(own, name))
         for name in ("layer_overhead_s", "wide_layer_overhead_s", "pass_overhead_s"):
             require_positive(f"formats: {name}", getattr(own, name), or_zero=True)
         found.append(own)

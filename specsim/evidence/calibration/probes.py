@@ -22,13 +22,17 @@ class LinearProbe:
 @dataclass(frozen=True, slots=True)
 class AttentionProbe:
     """One attention product of `rows` query rows over `context` cached tokens: keys and values of
-    its own, `kv_bytes` in all, which no cache of the processor holds."""
+    its own, `kv_bytes` in all, which no cache of the processor holds.
+
+    `format` is that of weights beside which a cache is of this kind; empty for the probes' own.
+    """
 
     context: int
     rows: int
     kv_bytes: float
     flops: float
     seconds: float
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +84,6 @@ class Probes:
     def of_format(self, name: str) -> "Probes":
         """The probes of weights in one format; the empty name means the models' own."""
         linear = tuple(probe for probe in self.linear if probe.format == name)
+        attention = tuple(probe for probe in self.attention if probe.format == name)
         stages = tuple(probe for probe in self.stages if probe.format == name)
-        return replace(self, linear=linear, stages=stages)
+        return replace(self, linear=linear, attention=attention, stages=stages)

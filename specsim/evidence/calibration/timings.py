@@ -66,7 +66,7 @@ def fit_once(probes: Probes, environment: Mapping[str, Any] | None = None) -> Ca
     """The same of one set of timings, whatever their halves say."""
     own, stored = probes.of_format(""), precision(probes.precision)
     bandwidth, rate = probes.bandwidth_bytes_per_s, probes.flops_per_s
-    kv_bytes_per_s, attention_flops_per_s = attention_rates(probes.attention)
+    kv_bytes_per_s, attention_flops_per_s = attention_rates(own.attention)
     products_only = Engine(
         name="calibrated",
         weight_efficiency=weight_efficiency(own.linear, kernel_overhead(own.linear), bandwidth),
@@ -88,10 +88,10 @@ def fit_once(probes: Probes, environment: Mapping[str, Any] | None = None) -> Ca
 
 def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstants, ...]:
     """What differs for weights in other formats on a fitted `system`, and the system's own: the
-    products, and the small kernels of a pass. Attention and sampling stay.
+    products, attention where its cache is in another format too, and the small kernels of a pass.
 
-    The small kernels see activations alone. So the stages of one format tell them for all formats
-    beside which activations are of one kind.
+    Attention and small kernels see activations alone. So the probes of one format tell them for all
+    formats beside which activations are of one kind.
     """
     if not probes.formats:
         return ()
@@ -101,9 +101,15 @@ def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstant
         linear = probes.of_format(name).linear
         tables[name] = weight_efficiency(linear, kernel_overhead(linear), bandwidth)
     timed = next(probe.format for probe in probes.stages if probe.format)
-    stored = replace(
-        system, engine=replace(engine, weight_efficiency=tables[timed]), precision=precision(timed)
+    rates = (engine.kv_efficiency, engine.attention_compute_efficiency)
+    if attention := probes.of_format(timed).attention:
+        kv_bytes_per_s, flops_per_s = attention_rates(attention)
+        rates = (kv_bytes_per_s / bandwidth, flops_per_s / probes.flops_per_s)
+    attending: dict[str, Any] = dict(
+        zip(("kv_efficiency", "attention_compute_efficiency"), rates, strict=True)
     )
+    of_format = replace(engine, weight_efficiency=tables[timed], **attending)
+    stored = replace(system, engine=of_format, precision=precision(timed))
     sampled = np.array([getattr(engine, name) for name in COUNTS[ACTIVATION + 1 :]])
     columns, target = [], []
     for probe in probes.of_format(timed).stages:
@@ -111,12 +117,16 @@ def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstant
         left = probe.seconds - known - np.array(counts[ACTIVATION + 1 :]) @ sampled
         columns.append(np.array(counts[: ACTIVATION + 1]) / probe.seconds)
         target.append(left / probe.seconds)
-    small = dict(zip(COUNTS, non_negative_fit(np.array(columns), np.array(target)), strict=False))
+    small: dict[str, Any] = dict(
+        zip(COUNTS, non_negative_fit(np.array(columns), np.array(target)), strict=False)
+    )
     small["activation_efficiency"] = 1 / max(small.pop("activation_s") * bandwidth, 1e-12)
-    own = {each.name: getattr(engine, each.name) for each in fields(FormatConstants)[1:]}
+    own: dict[str, Any] = {
+        each.name: getattr(engine, each.name) for each in fields(FormatConstants)[1:]
+    }
     return (
         FormatConstants(probes.precision, **own),
-        *(FormatConstants(name, table, **small) for name, table in tables.items()),
+        *(FormatConstants(name, table, **attending, **small) for name, table in tables.items()),
     )
 
 
