@@ -580,7 +580,6 @@ def run_apart(inputs: Sequence[Input]) -> Iterator[tuple[Input, Answer]]:
         process = context.Process(target=_worker, args=(part, theirs))
         process.start()
         theirs.close()
-        peak = 0
         for asked in part:
             at += 1
             try:
@@ -594,9 +593,9 @@ def run_apart(inputs: Sequence[Input]) -> Iterator[tuple[Input, Answer]]:
                 yield asked, Answer(None, "", "", PATIENCE_S, 0, how)
                 break
             yield asked, answer
-            too_much = answer.peak_bytes > MOST_BYTES
-            peak = max(peak, answer.peak_bytes)
-            if too_much:  # it may not have given all of it back: the next begins in a new process
+            if (
+                answer.peak_bytes > MOST_BYTES
+            ):  # it may not have given all of it back: the next begins in a new process
                 process.kill()
                 break
         process.join()

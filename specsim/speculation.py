@@ -93,18 +93,13 @@ def predict(
     drafted = np.where(gamma > 0, share, 0.0)  # of the passes carry drafts
     verification = Ledger(((drafted, wide), (1.0 - drafted, plain)))
     verify_s = verification.seconds
-    logits = batch * target.vocab_size
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
-    host_s = host_s + engine.drawing_overhead_s * logits
-    plain_overhead = (
-        host_s + engine.logit_overhead_s * logits + system.sorting_s(batch, target.vocab_size)
-    )
+    plain_overhead = host_s + system.sampling_s(batch, batch, target.vocab_size)
     wide_overhead = (
         host_s
         + np.where(gamma > 0, agreeing_s(system) * share, 0.0)
         + engine.verified_row_overhead_s * batch * share * (rows - 1)
-        + engine.logit_overhead_s * logits * (1 + share * (rows - 1))
-        + system.sorting_s(batch * (1 + share * (rows - 1)), target.vocab_size)
+        + system.sampling_s(batch * (1 + share * (rows - 1)), batch, target.vocab_size)
     )
     draft_step_s, overlapped_s = np.asarray(np.nan), np.zeros(())
     drafting = Ledger()

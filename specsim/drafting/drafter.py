@@ -196,11 +196,8 @@ class Mixed:
 
 def sampling(system: System, batch: ArrayLike, vocab: int) -> Wait:
     """Drawing a token for each sequence from the logits of a draft pass."""
-    engine = system.engine
-    logits = np.asarray(batch, float) * vocab
-    each = engine.logit_overhead_s + engine.drawing_overhead_s
-    sorting_s = system.sorting_s(batch, vocab)
-    return Wait(engine.sampling_overhead_s + each * logits + sorting_s)
+    each_s = system.engine.sampling_overhead_s
+    return Wait(each_s + system.sampling_s(batch, batch, vocab))
 
 
 def further_rows(system: System, batch: ArrayLike, rows: ArrayLike) -> Wait:

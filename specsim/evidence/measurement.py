@@ -83,8 +83,7 @@ class RunConditions:
     """What was run: the value of the key `scenario` of a measured point.
 
     `mode` is "eager", "cuda-graphs" or "compiled". `context` is the mean number of cached tokens
-    over the timed cycles; `allocated_context` is the size of the cache, in tokens. `top_p` is None
-    where tokens were drawn from all of the vocabulary.
+    over the timed cycles; `allocated_context` is the size of the cache, in tokens.
     """
 
     target: Architecture
@@ -99,7 +98,6 @@ class RunConditions:
     allocated_context: int
     mode: str
     seed: int
-    top_p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +270,6 @@ def _conditions(data: Any) -> RunConditions:
     for name in ("precision", "method", "rule", "mode"):
         require_text(f"scenario: {name}", getattr(scenario, name))
     _number("scenario: temperature", scenario.temperature, 0.0, 1e6)
-    if scenario.top_p is not None:
-        _number("scenario: top_p", scenario.top_p, 0.0, 1.0)
     for name, limit, least in (("gamma", "gamma", 0), ("batch", "batch", 1),
                                ("context", "context", 0), ("allocated_context", "context", 0),
                                ("seed", "seed", 0)):  # fmt: skip

@@ -79,13 +79,16 @@ class System:
                 "left to the host"
             )
 
-    def sorting_s(self, distributions: ArrayLike, vocab: int) -> Floats:
-        """Seconds of sorting the logits of so many distributions; 0 unless they are filtered."""
+    def sampling_s(self, distributions: ArrayLike, drawn: ArrayLike, vocab: int) -> Floats:
+        """Seconds in which logits over `vocab` tokens become so many distributions, sorted where
+        they are filtered, and a token is drawn from so many of them."""
+        engine, many = self.engine, np.asarray(distributions, float)
+        seconds = engine.logit_overhead_s * (many * vocab)
+        seconds = seconds + engine.drawing_overhead_s * (np.asarray(drawn, float) * vocab)
         if not self.filtered:
-            return np.zeros(())
-        at_once = self.engine.sorted_at_once
-        turns = np.ceil(np.asarray(distributions, float) / at_once - 1e-9)
-        return turns * vocab * self.engine.sorting_overhead_s
+            return np.asarray(seconds)
+        turns = np.ceil(many / engine.sorted_at_once - 1e-9)
+        return np.asarray(seconds + engine.sorting_overhead_s * (turns * vocab))
 
     @property
     def bandwidth_bytes_per_s(self) -> float | Floats:

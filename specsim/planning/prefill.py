@@ -86,8 +86,5 @@ def time_to_first_token(
     draft_s = np.zeros_like(target_s)
     if draft is not None:
         draft_s = prefill_s(draft, draft_system or system, **scenario)
-    engine = system.engine
-    logits = np.asarray(batch, float) * target.vocab_size
-    each = engine.logit_overhead_s + engine.drawing_overhead_s
-    sampling_s = engine.cycle_overhead_s + each * logits
+    sampling_s = system.engine.cycle_overhead_s + system.sampling_s(batch, batch, target.vocab_size)
     return FirstToken(target_s, draft_s, np.zeros_like(target_s) + sampling_s)

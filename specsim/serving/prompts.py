@@ -188,9 +188,8 @@ class PromptPrice:
         self.head_s = np.concatenate([np.zeros(1), np.broadcast_to(more, logits.shape)])
         engine = system.engine
         self.empty_s = float(np.max(engine.cycle_overhead_s))
-        self.each_s = float(
-            np.max(engine.sequence_overhead_s + engine.logit_overhead_s * target.vocab_size)
-        )
+        first_token_s = own.sampling_s(1, 1, target.vocab_size)
+        self.each_s = float(np.max(engine.sequence_overhead_s + first_token_s))
 
     def linear_s(self, decoding: float, added: int, logits: float, added_logits: int) -> float:
         """Seconds that `added` tokens add to the linear layers of a pass of `decoding` rows."""

@@ -7,13 +7,13 @@ greedy, so both write the same text up to rounding.
 """
 
 import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from reference.checkpoints import PAIR
 from reference.drafters import NoDrafter
-from reference.lab.probes.timing import synchronise
+from reference.lab.probes.timing import seconds_of, synchronise
 from reference.lab.suites.measuring import Measurer, scenario
 from reference.lab.suites.models import Models
 from reference.lab.suites.points import PlannedPoint
@@ -49,7 +49,8 @@ def measure_baseline(point: PlannedPoint, models: Models, measurer: Measurer, pa
         ids = torch.tensor([prompt[:length] for prompt in prompts], device=models.target.device)
         options["attention_mask"] = torch.ones_like(ids)
         result = Statistics(0)
-        first = seconds_of(lambda: target.generate(ids, max_new_tokens=1, **options))
+        read = partial(target.generate, ids, max_new_tokens=1, **options)
+        first = seconds_of(read, ids.device)
         tokens = max(8, cycles)
         before = time.perf_counter()
         written = target.generate(ids, max_new_tokens=tokens, **options)
@@ -82,13 +83,6 @@ def measure_baseline(point: PlannedPoint, models: Models, measurer: Measurer, pa
         part=point.part,
         drift=measurer.drift(probed),
     )
-
-
-def seconds_of(call: Callable[[], torch.Tensor]) -> float:
-    """Seconds of `call`, until its result is there."""
-    begun = time.perf_counter()
-    synchronise(call().device)
-    return time.perf_counter() - begun
 
 
 def their_models(point: PlannedPoint, models: Models, pair: str):

@@ -93,14 +93,14 @@ def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstant
     Attention and small kernels see activations alone. So the probes of one format tell them for all
     formats beside which activations are of one kind.
     """
-    if not probes.formats:
+    timed = next((probe.format for probe in probes.stages if probe.format), None)
+    if not probes.formats or timed is None:
         return ()
     bandwidth, engine = float(system.bandwidth_bytes_per_s), system.engine
     tables = {}
     for name in probes.formats:
         linear = probes.of_format(name).linear
         tables[name] = weight_efficiency(linear, kernel_overhead(linear), bandwidth)
-    timed = next(probe.format for probe in probes.stages if probe.format)
     rates = (engine.kv_efficiency, engine.attention_compute_efficiency)
     if attention := probes.of_format(timed).attention:
         kv_bytes_per_s, flops_per_s = attention_rates(attention)

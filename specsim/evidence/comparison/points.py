@@ -118,7 +118,6 @@ def predict_point(point: Point, system: System) -> Prediction:
         batch=scenario.batch,
         context=max(scenario.context, scenario.allocated_context),  # all bytes that are read
         tokens_error=point.tokens_error,
-        top_p=scenario.top_p,
     )
 
 
