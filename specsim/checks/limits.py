@@ -52,6 +52,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # of a run
         "seed": Limit(2**63 - 1, "random generators take 63 bits"),
         # of a file
+        "toml_bytes": Limit(2**20, "no scenario or sweep is described in more"),
         "json_bytes": Limit(40 * 2**20, "no file of this kind is larger"),
         "json_values": Limit(4_000_000, "no file of this kind holds more"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),

@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
         "diagnose", help="what an engine's counters mean: alpha, tokens per cycle, the best gamma"
     )
     parser.set_defaults(run=run)
+    parser.not_from_files = frozenset({"gamma", "survival", "tokens_per_cycle"})  # counters here
     parser.add_argument(
         "--log",
         help="a log, a page of metrics, an answer in JSON or a printed result of vLLM, SGLang, "
