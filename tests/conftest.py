@@ -87,3 +87,32 @@ def made_point(gamma: int = 2, **changes) -> Point:
 def point() -> Callable[..., Point]:
     """Makes measured points: `point(gamma)`."""
     return made_point
+
+
+@pytest.fixture(scope="module")
+def sketched():
+    """An explorer whose panels draw all that they draw, on figures that matplotlib does not render:
+    that takes most of the time, and what is drawn can be asked of the figures."""
+    pytest.importorskip("ipywidgets")
+    from specsim.explorer import Explorer, figure_canvas, live_view
+
+    class Sketch(figure_canvas.FigureCanvas):
+        def freeze(self, shown):
+            with figure_canvas.matplotlib.rc_context(figure_canvas.FROZEN):
+                self.figure.clear()
+                self.panel.freeze(self.figure, shown)
+            self._background = "axes"
+            self.frozen += 1
+
+        def png(self, shown, freeze=False):
+            if freeze or self._background is None or not self.panel.holds(shown):
+                self.freeze(shown)
+            self.panel.move(shown)
+            return b"axes and curves"
+
+        def blank(self):
+            return b"axes"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_view, "FigureCanvas", Sketch)
+        return Explorer(measurements=None, under_load=False)

@@ -8,7 +8,7 @@ the two cannot disagree.
 from specsim.architecture.config import from_config, to_config
 from specsim.architecture.files import model, read_config
 from specsim.architecture.heads import HEAD_METHODS, DraftHead, draft_head, head_from_config
-from specsim.architecture.layers import halves_of, layers_of, mixers_of, mlps_of
+from specsim.architecture.layers import halves_of, kinds_of, layers_of, mixers_of, mlps_of
 from specsim.architecture.parts import (
     Attention,
     Compressed,
@@ -51,6 +51,7 @@ __all__ = [
     "from_config",
     "halves_of",
     "head_from_config",
+    "kinds_of",
     "layers_of",
     "mixers_of",
     "mlps_of",

@@ -5,7 +5,7 @@ have types of their own (see `parts`); what differs from layer to layer is a tup
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from specsim.architecture.layers import Sizes
@@ -192,6 +192,15 @@ class Architecture(Sizes):
                 raise SpecsimError(
                     f"{self.name} has no layer {index}: they are 0 to {self.num_layers - 1}"
                 )
+
+    def __hash__(self) -> int:
+        """Of all fields, computed once: what follows from a model is kept by it (`layers_of`)."""
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash(tuple(getattr(self, field.name) for field in fields(self)))
+            object.__setattr__(self, "_hash", found)
+            return found
 
     # ---------------------------------------------------------------------------- other shapes
 

@@ -178,10 +178,14 @@ def test_measure_writes_a_measurement_file(tmp_path, capsys):
 
 
 def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
-    from reference.lab.probes import products, stages
+    from reference.lab import drift
+    from reference.lab.probes import attention, products, stages
 
     monkeypatch.setattr(products, "STACKS", ((64, 2), (128, 1), (192, 2)))
     monkeypatch.setattr(products, "FORMATS", ())
+    monkeypatch.setattr(products.WideProduct, "SIDE", 256)
+    monkeypatch.setattr(attention, "READ_BYTES", 4e6)
+    monkeypatch.setattr(drift, "SIDE_ELSEWHERE", 512)
     runs = ((1, (0, 2)), (2, (1,)))
     pairs = (((128, 2), (64, 1), 512), ((192, 2), (128, 1), 1024))
     monkeypatch.setattr(stages, "PAIRS", tuple(stages.Pair(*pair, runs) for pair in pairs))
