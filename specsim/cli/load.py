@@ -1,4 +1,5 @@
-"""The options that describe a server under load, and what they give: for serve-sim and tune."""
+"""The options that describe a server under load, and what they give: for serve-sim, tune and
+measure-server."""
 
 import argparse
 import math
@@ -18,6 +19,8 @@ from specsim.serving.policies import fixed_gamma
 
 MOST_RATES = 64
 PROMPT, OUTPUT = "400,0.8", "200,0.7"
+LENGTHS = "tokens of a prompt: fixed, lognormal, or drawn from a file with a length per line"
+REQUESTS = 2000
 QUIET_S, OFTEN_S = 1.0, 0.2  # a run shorter than this shows no progress; how often it is shown
 
 
@@ -29,38 +32,7 @@ def add_load(parser: argparse.ArgumentParser) -> None:
         "--alpha-spread", type=float, default=0.0, metavar="S",
         help="standard deviation of alpha over requests (default 0)",
     )  # fmt: skip
-    traffic = parser.add_argument_group("traffic")
-    traffic.add_argument("--rate", help="requests per second (inf: all at once); several: R,R,…")
-    traffic.add_argument(
-        "--burstiness", type=float, default=1.0, metavar="SHAPE",
-        help="shape of the Gamma distribution of the gaps, as in vLLM: 1 Poisson (default), less "
-        "is burstier",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--concurrency", type=int, metavar="N",
-        help="at most N requests in flight; without --rate a closed loop of N users",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--trace", metavar="FILE", help="requests of a trace: Mooncake, Azure, BurstGPT or vidur"
-    )
-    traffic.add_argument(
-        "--requests", type=int, metavar="N",
-        help="how many requests (default 2000; of a trace all)",
-    )  # fmt: skip
-    traffic.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
-    traffic.add_argument(
-        "--prompt", metavar="MEAN[,SIGMA]|FILE",
-        help="tokens of a prompt: fixed, lognormal, or drawn from a file with a length per line "
-        f"(default {PROMPT})",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--output", metavar="MEAN[,SIGMA]|FILE",
-        help=f"tokens of an answer, likewise (default {OUTPUT})",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--slo", nargs="+", default=[], metavar="METRIC:MS",
-        help="what a good request keeps to: ttft:MS, tpot:MS, e2el:MS",
-    )  # fmt: skip
+    add_traffic(parser, rates="; several: R,R,…", requests=REQUESTS, prompt=LENGTHS)
     server = parser.add_argument_group("server")
     server.add_argument("--max-seqs", type=int, default=256, help="requests at a time (256)")
     server.add_argument(
@@ -82,6 +54,43 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--hysteresis", type=float, default=0.1, metavar="H",
         help="a schedule keeps its gamma until the batch left its range by the factor 1 + H (0.1)",
+    )  # fmt: skip
+
+
+def add_traffic(parser: argparse.ArgumentParser, *, rates: str, requests: int, prompt: str) -> None:
+    """The options of traffic: when requests come and how long they are, simulated or sent.
+    `rates` says how several may be given, `requests` how many there are by default, `prompt` what
+    the option of that name takes."""
+    traffic = parser.add_argument_group("traffic")
+    traffic.add_argument("--rate", help=f"requests per second (inf: all at once){rates}")
+    traffic.add_argument(
+        "--burstiness", type=float, default=1.0, metavar="SHAPE",
+        help="shape of the Gamma distribution of the gaps, as in vLLM: 1 Poisson (default), less "
+        "is burstier",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--concurrency", type=int, metavar="N",
+        help="at most N requests in flight; without --rate a closed loop of N users",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--trace", metavar="FILE", help="requests of a trace: Mooncake, Azure, BurstGPT or vidur"
+    )
+    traffic.add_argument(
+        "--requests", type=int, metavar="N",
+        help=f"how many requests (default {requests}; of a trace all)",
+    )  # fmt: skip
+    traffic.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
+    traffic.add_argument(
+        "--prompt", metavar="MEAN[,SIGMA]|FILE",
+        help=f"{prompt} (default {PROMPT})",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--output", metavar="MEAN[,SIGMA]|FILE",
+        help=f"tokens of an answer, likewise (default {OUTPUT})",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--slo", nargs="+", default=[], metavar="METRIC:MS",
+        help="what a good request keeps to: ttft:MS, tpot:MS, e2el:MS",
     )  # fmt: skip
 
 
@@ -138,8 +147,8 @@ def accepting_of(options: argparse.Namespace, found: Resolved) -> dict[str, Any]
     }
 
 
-def traffics(options: argparse.Namespace) -> list[serving.Traffic]:
-    """The traffic of the options, one for each rate."""
+def traffics(options: argparse.Namespace, requests: int = REQUESTS) -> list[serving.Traffic]:
+    """The traffic of the options, one for each rate; `requests` where they say no number."""
     if options.trace is not None:
         return [_of_trace(options)]
     prompt = serving.lengths_of("--prompt", options.prompt or PROMPT)
@@ -149,7 +158,7 @@ def traffics(options: argparse.Namespace) -> list[serving.Traffic]:
         if options.rate.count(",") >= MOST_RATES:
             raise SpecsimError(f"--rate takes at most {MOST_RATES} rates")
         rates = list(numbers("--rate", options.rate))
-    count = 2000 if options.requests is None else options.requests
+    count = requests if options.requests is None else options.requests
     return [
         serving.traffic(
             rate=rate, concurrency=options.concurrency, requests=count, prompt=prompt,
