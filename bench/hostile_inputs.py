@@ -121,6 +121,12 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
                  ("--tokens-per-cycle", "2.5", "--gamma", "4")),
     "compare": (("suite",), ("suite", "--json"), ("suite/points.json", "--rows")),
     "validate": ((), ("--json",)),
+    # all of it but the sending: no server is contacted
+    "measure-server": (("--url", "http://127.0.0.1:9", *LOAD, "--dry-run"),
+                       ("--url", "https://127.0.0.1:9/v1", *LOAD[2:], "--concurrency", "3",
+                        "--slo", "tpot:9", "--dry-run", "--json"),
+                       ("--url", "http://127.0.0.1:9", *LOAD, "--measurement", "x.json", "--device",
+                        "x", "--target", "llama-3.1-8b", "--draft", "llama-3.2-1b", "--dry-run")),
 }  # fmt: skip
 # A valid value of these would start a server or a measurement, or write outside the folder.
 NEVER = {"--figures": ("/", "..", "../.."), "--out": ("/", "..", "../..")}

@@ -1,6 +1,7 @@
 """The command line: predictions, plans, comparisons with measurements, and what the catalog has.
 
     specsim predict | plan | serve-sim | tune | compare | validate | diagnose | explore | demo
+    specsim measure-server
     specsim models | accelerators | engines | methods
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
@@ -26,7 +27,7 @@ COMMANDS = {  # and the file of each
     "predict": "predict", "plan": "plan", "serve-sim": "serve_sim", "tune": "tune",
     "models": "listing", "accelerators": "listing", "engines": "listing", "methods": "listing",
     "compare": "compare", "validate": "validate", "diagnose": "diagnose", "explore": "explore",
-    "demo": "demo",
+    "demo": "demo", "measure-server": "measure_server",
 }  # fmt: skip
 INTERRUPTED = 130
 

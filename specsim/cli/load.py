@@ -1,4 +1,5 @@
-"""The options that describe a server under load, and what they give: for serve-sim and tune."""
+"""The options that describe a server under load, and what they give: for serve-sim, tune and
+measure-server."""
 
 import argparse
 import math
@@ -9,10 +10,11 @@ from typing import Any
 
 from specsim.checks import SpecsimError, numbers
 from specsim.cli.options import add_acceptance, add_scenario
-from specsim.scenario.server_load import AUTO_TOKENS, OUTPUT, PROMPT, ServerLoad
+from specsim.scenario.server_load import AUTO_TOKENS, OUTPUT, PROMPT, REQUESTS, ServerLoad
 from specsim.serving.policies import HYSTERESIS
 
 MOST_RATES = 64
+LENGTHS = "tokens of a prompt: fixed, lognormal, or drawn from a file with a length per line"
 QUIET_S, OFTEN_S = 1.0, 0.2  # a run shorter than this shows no progress; how often it is shown
 
 
@@ -24,38 +26,7 @@ def add_load(parser: argparse.ArgumentParser) -> None:
         "--alpha-spread", type=float, default=0.0, metavar="S",
         help="standard deviation of alpha over requests (default 0)",
     )  # fmt: skip
-    traffic = parser.add_argument_group("traffic")
-    traffic.add_argument("--rate", help="requests per second (inf: all at once); several: R,R,…")
-    traffic.add_argument(
-        "--burstiness", type=float, default=1.0, metavar="SHAPE",
-        help="shape of the Gamma distribution of the gaps, as in vLLM: 1 Poisson (default), less "
-        "is burstier",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--concurrency", type=int, metavar="N",
-        help="at most N requests in flight; without --rate a closed loop of N users",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--trace", metavar="FILE", help="requests of a trace: Mooncake, Azure, BurstGPT or vidur"
-    )
-    traffic.add_argument(
-        "--requests", type=int, metavar="N",
-        help="how many requests (default 2000; of a trace all)",
-    )  # fmt: skip
-    traffic.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
-    traffic.add_argument(
-        "--prompt", metavar="MEAN[,SIGMA]|FILE",
-        help="tokens of a prompt: fixed, lognormal, or drawn from a file with a length per line "
-        f"(default {PROMPT})",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--output", metavar="MEAN[,SIGMA]|FILE",
-        help=f"tokens of an answer, likewise (default {OUTPUT})",
-    )  # fmt: skip
-    traffic.add_argument(
-        "--slo", nargs="+", default=[], metavar="METRIC:MS",
-        help="what a good request keeps to: ttft:MS, tpot:MS, e2el:MS",
-    )  # fmt: skip
+    add_traffic(parser, rates="; several: R,R,…", requests=REQUESTS, prompt=LENGTHS)
     server = parser.add_argument_group("server")
     server.add_argument("--max-seqs", type=int, default=256, help="requests at a time (256)")
     server.add_argument(
@@ -77,6 +48,43 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--hysteresis", type=float, default=HYSTERESIS, metavar="H",
         help="a schedule keeps its gamma until the batch left its range by the factor 1 + H (0.1)",
+    )  # fmt: skip
+
+
+def add_traffic(parser: argparse.ArgumentParser, *, rates: str, requests: int, prompt: str) -> None:
+    """The options of traffic: when requests come and how long they are, simulated or sent.
+    `rates` says how several may be given, `requests` how many there are by default, `prompt` what
+    the option of that name takes."""
+    traffic = parser.add_argument_group("traffic")
+    traffic.add_argument("--rate", help=f"requests per second (inf: all at once){rates}")
+    traffic.add_argument(
+        "--burstiness", type=float, default=1.0, metavar="SHAPE",
+        help="shape of the Gamma distribution of the gaps, as in vLLM: 1 Poisson (default), less "
+        "is burstier",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--concurrency", type=int, metavar="N",
+        help="at most N requests in flight; without --rate a closed loop of N users",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--trace", metavar="FILE", help="requests of a trace: Mooncake, Azure, BurstGPT or vidur"
+    )
+    traffic.add_argument(
+        "--requests", type=int, metavar="N",
+        help=f"how many requests (default {requests}; of a trace all)",
+    )  # fmt: skip
+    traffic.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
+    traffic.add_argument(
+        "--prompt", metavar="MEAN[,SIGMA]|FILE",
+        help=f"{prompt} (default {PROMPT})",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--output", metavar="MEAN[,SIGMA]|FILE",
+        help=f"tokens of an answer, likewise (default {OUTPUT})",
+    )  # fmt: skip
+    traffic.add_argument(
+        "--slo", nargs="+", default=[], metavar="METRIC:MS",
+        help="what a good request keeps to: ttft:MS, tpot:MS, e2el:MS",
     )  # fmt: skip
 
 
