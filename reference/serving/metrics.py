@@ -61,7 +61,7 @@ class Metrics:
         self.generation_tokens += tokens
         if not request.first_at:
             request.first_at = now
-            self.prompt_tokens += len(request.prompt)
+            self.prompt_tokens += 0 if request.copy else len(request.prompt)
             self.seconds["time_to_first_token"].add(now - request.arrived)
             self.seconds["request_queue_time"].add(request.admitted - request.arrived)
         else:

@@ -85,6 +85,7 @@ class Request:
     ignores_end: bool = False
     min_tokens: int = 0
     stops: tuple[str, ...] = ()
+    copy: int = 0  # which of the n texts of its prompt
     deadline: float = float("inf")  # of time.monotonic
     put: Callable[[Piece], None] = lambda piece: None
     text: TextStream | None = None
