@@ -1,4 +1,4 @@
-"""python -m reference generate | calibrate | measure | train"""
+"""python -m reference generate | serve | calibrate | measure | train"""
 
 import argparse
 import json
@@ -108,6 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0)
 
+    add_serve(command("serve", run_serve, "serve a pair by OpenAI's protocol, plain or with a draft"))
+
     measure = command(
         "measure", run_measure, "time a pair over gamma, or the listed points of a suite"
     )
@@ -152,6 +154,72 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--tokens", type=int, help="a budget other than the recipe's, for a trial")
     train.add_argument("--no-compile", action="store_true", help="if there is no C++ compiler")
     return parser
+
+
+def add_serve(sub: argparse.ArgumentParser) -> None:
+    """The options of `serve`."""
+    sub.description = (
+        "Serves completions and chats at http://HOST:PORT/v1, in OpenAI's form, until Ctrl-C or "
+        "SIGTERM. Requests join and leave between cycles. See docs/serve.md."
+    )
+    sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
+    sub.add_argument("--draft", help="a folder or a hub id")
+    sub.add_argument("--gamma", type=int, default=2, help="drafts per cycle; 0: plain; default: 2")
+    sub.add_argument(
+        "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
+    )
+    sub.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
+    sub.add_argument("--layers", type=int, help="early-exit: layers that draft; default: half")
+    sub.add_argument("--rule", choices=("token", "block", "typical"), default="token",
+                     help="the accept rule above temperature 0; typical is lossy")
+    sub.add_argument("--dtype", choices=PRECISIONS, help="default: the faster one here")
+    for role in ("target", "draft"):
+        sub.add_argument(
+            f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
+            help=f"precision of the {role}'s weights; default: --dtype",
+        )
+    sub.add_argument("--eager", action="store_true", help="on a GPU: do not record CUDA graphs")
+    place = sub.add_argument_group("where it listens, and for whom")
+    place.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    place.add_argument("--port", type=int, default=8000, help="0: a free one; default: 8000")
+    place.add_argument("--served-model-name", metavar="NAME", help="default: that of --target")
+    limits = sub.add_argument_group("limits")
+    for name, default, what in (
+        ("--slots", 8, "texts that are written at once"),
+        ("--max-model-len", None, "tokens of a text, prompt included; default: the context"),
+        ("--prompt-tokens", 256, "tokens of prompts that are read between two cycles"),
+        ("--max-queue", 256, "requests that wait for a slot; more are refused (429)"),
+        ("--max-body-bytes", 1 << 20, "of a request (413)"),
+    ):
+        said = what if default is None else f"{what}; default: {default}"
+        limits.add_argument(name, type=int, default=default, metavar="N", help=said)
+    for name, default, what in (
+        ("--max-seconds", 600.0, "from a request's arrival to its last token"),
+        ("--shutdown-seconds", 30, "that running requests have to end after SIGTERM"),
+    ):
+        limits.add_argument(
+            name, type=type(default), default=default, metavar="S", help=f"{what}; default: {default:g}"
+        )
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Load a pair and serve it."""
+    from specsim.checks.extras import require_modules
+
+    require_modules("the server", "starlette", "uvicorn", extra="serve")
+    from reference.lab.probes import fastest_dtype
+    from reference.machine import PRECISION_OF
+    from reference.serving.command import check, serve
+
+    check(options)
+    options.method = options.method or ("head" if options.head else "draft-model")
+    options.dtype = options.dtype or PRECISION_OF[fastest_dtype(options.device)[0]]
+    for note in quantized_notes(options):
+        print(f"reference: {note}", file=sys.stderr)
+    needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
+    target, draft, tokenizer = load(options, needs_draft)
+    options.tree = None
+    return serve(options, target, drafter_named(options, target, draft), tokenizer)
 
 
 def load(options: argparse.Namespace, needs_draft: bool = True):

@@ -5,6 +5,7 @@ position mask hides the slot until a later token overwrites it. So rejecting a d
 the owner of the sequence does not count it in the new length.
 """
 
+from copy import copy
 from math import prod
 
 import torch
@@ -46,6 +47,14 @@ class KVCache:
     def read(self, layer: int, window: int) -> tuple[Tensor, Tensor]:
         """The first `window` slots of one layer, as views (B, window, H_kv, D)."""
         return self.keys[layer][:, :window], self.values[layer][:, :window]
+
+    def rows(self, rows: slice) -> "KVCache":
+        """A view of some of the sequences' slots, which shares their memory."""
+        view = copy(self)
+        view.keys = [keys[rows] for keys in self.keys]
+        view.values = [values[rows] for values in self.values]
+        view._rows = self._rows[: len(self._rows[rows])]
+        return view
 
     def clear(self) -> None:
         """Set every slot to 0. Masked slots must be finite too, because 0 x NaN is NaN."""
