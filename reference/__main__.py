@@ -31,9 +31,8 @@ def run(options: argparse.Namespace) -> int:
     from specsim.checks.extras import needed
 
     try:
-        with needed("the decoder", "reference"):
-            with group_of(options):
-                return options.run(options)
+        with needed("the decoder", "reference"), group_of(options):
+            return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
         return 2

@@ -93,9 +93,9 @@ def load_pair(
 
     Arguments: `source` is "bundled" or a folder that holds `target` and `draft`; or it is the
     target alone, and `draft` is given. Both may be hub ids. The precisions, and `packed`, are those
-    of `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of different
-    sizes, both are cut to the real vocabulary, so that neither can draw a token that the other does
-    not have.
+    of `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of
+    different sizes, both are cut to the real vocabulary, so that neither can draw a token that the
+    other does not have.
 
     Raises SpecsimError if a part is missing or broken, or if the two do not share a vocabulary.
     """

@@ -52,8 +52,8 @@ def kernel_note(device: torch.device, precision: str) -> str:
 def quantized(model: Transformer, precision: str) -> Transformer:
     """A copy of `model` with its linear layers and head in `precision`, and the rest in bf16.
 
-    Raises SpecsimError for an unknown precision, for a model that is quantised or split over devices
-    already, and for layers whose inputs cannot be divided into groups.
+    Raises SpecsimError for an unknown precision, for a model that is quantised or split over
+    devices already, and for layers whose inputs cannot be divided into groups.
     """
     if precision not in GROUPS:
         raise SpecsimError(f"unknown precision {precision!r}; known: {', '.join(GROUPS)}")

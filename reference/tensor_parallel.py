@@ -8,9 +8,9 @@ states.
 
 torch's `parallelize_module` cuts the matrices and hands the parts of rank 0's copy to the ranks. It
 cuts a matrix into consecutive rows, and our fused matrices hold all queries before all keys. So
-their rows are regrouped first: queries, keys and values of rank 0, then those of rank 1. The model's
-`architecture` becomes that of a rank, with its share of the heads, and what counts heads, as the KV
-cache, follows; `whole` stays.
+their rows are regrouped first: queries, keys and values of rank 0, then those of rank 1. The
+model's `architecture` becomes that of a rank, with its share of the heads, and what counts heads,
+as the KV cache, follows; `whole` stays.
 
 Embedding, norms and LM head are replicated: every rank reads the whole head (pessimistic next to
 engines that share it). All ranks have the same logits and the same random numbers, so they take the
@@ -217,8 +217,9 @@ def regroup(layer: Layer, shape: Architecture, devices: int) -> None:
 
 
 def unwrap(linear: nn.Linear, sums: bool) -> None:
-    """Let a matrix that torch has cut be multiplied as an ordinary tensor; `sums`: all ranks' products
-    are then added. torch's own dispatch of distributed tensors takes longer than small products."""
+    """Let a matrix that torch has cut be multiplied as an ordinary tensor; `sums`: the products of
+    all ranks are then added. torch's own dispatch of distributed tensors takes the host
+    milliseconds for every matrix."""
     for name, parameter in list(linear.named_parameters()):
         setattr(linear, name, nn.Parameter(parameter.to_local(), requires_grad=False))
     linear._forward_pre_hooks.clear()

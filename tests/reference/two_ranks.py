@@ -80,7 +80,7 @@ def drafters(target, draft) -> dict:
 
 
 def texts(target, using) -> dict[str, list[int]]:
-    """Greedy and sampled tokens, a list for every drafter and rule; sampled by two prompts at once."""
+    """Greedy and sampled tokens, two lists for every drafter; sampled with two prompts at once."""
     found = {}
     for name, drafter in using.items():
         found[f"{name}, greedy"] = speculate(target, drafter, PROMPT, 12).tokens
@@ -110,12 +110,9 @@ def identity(group) -> dict:
         setattr(tensor_parallel, attribute, right)
     target = tiny_model(3)
     draft = perturbed_model(target, 0.2)
-    print(time.perf_counter(), "before texts", file=sys.stderr)
     found["alone"] = texts(target, drafters(target, draft))
-    print(time.perf_counter(), "alone", file=sys.stderr)
     tensor_parallel.split(target, group)
     found["together"] = texts(target, drafters(target, draft))
-    print(time.perf_counter(), "together", file=sys.stderr)
     tensor_parallel.split(draft, group)
     again = drafters(target, draft)
     again = {name: again[name] for name in ("draft model", "static tree", "confidence tree")}
@@ -123,13 +120,13 @@ def identity(group) -> dict:
     group.agree("tokens", (found["together"], found["draft split too"]))
     found["held"] = [list(target.layers[0].qkv.weight.shape),
                      target.architecture.num_heads, target.architecture.num_kv_heads]  # fmt: skip
-    print(time.perf_counter(), "again", file=sys.stderr)
     found["refused"] = refusals(target, group)
     return found
 
 
 def refusals(target, group) -> dict[str, str]:
     """What is not split, and what a split model does not do, each with its sentence."""
+
     def split(**fields):
         tensor_parallel.split(tiny_model(**fields), group)
 
@@ -182,9 +179,7 @@ def one_waits(group) -> dict:
 def main(check: str, file: str, timeout_s: str = "60") -> int:
     torch.set_num_threads(1)
     try:
-        print(time.perf_counter(), "start", file=sys.stderr)
         with tensor_parallel.joined("cpu", float(timeout_s)) as group:
-            print(time.perf_counter(), "joined", file=sys.stderr)
             found = globals()[check](group)
             if group.rank == 0:
                 Path(file).write_text(json.dumps(found))

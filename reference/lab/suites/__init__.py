@@ -24,4 +24,11 @@ from reference.lab.suites.pairs import (
     with_survival,
 )
 
-__all__ = ["Divergence", "divergence", "first_difference", "measure_pair", "text_trace", "with_survival"]
+__all__ = [
+    "Divergence",
+    "divergence",
+    "first_difference",
+    "measure_pair",
+    "text_trace",
+    "with_survival",
+]
