@@ -87,14 +87,15 @@ def load_pair(
     device: torch.device | str = "cpu",
     target_precision: str | None = None,
     draft_precision: str | None = None,
+    packed: bool = True,
 ) -> tuple[Transformer, Transformer, Tokenizer]:
     """Load a target, a draft and their common tokenizer.
 
     Arguments: `source` is "bundled" or a folder that holds `target` and `draft`; or it is the
-    target alone, and `draft` is given. Both may be hub ids. The precisions are those of
-    `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of different
-    sizes, both are cut to the real vocabulary, so that neither can draw a token that the other does
-    not have.
+    target alone, and `draft` is given. Both may be hub ids. The precisions, and `packed`, are those
+    of `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of
+    different sizes, both are cut to the real vocabulary, so that neither can draw a token that the
+    other does not have.
 
     Raises SpecsimError if a part is missing or broken, or if the two do not share a vocabulary.
     """
@@ -126,6 +127,7 @@ def load_pair(
             dtype=dtype,
             device=device,
             precision=precision,
+            packed=packed,
             vocab_size=None if sizes[0] == sizes[1] else real,
         )
         for folder, precision in zip(folders, (target_precision, draft_precision), strict=True)

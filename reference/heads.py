@@ -52,7 +52,7 @@ class Head(Transformer):
     """
 
     def __init__(self, target: Transformer):
-        shape = target.architecture
+        shape = target.whole
         with torch.device("meta"):
             super().__init__(replace(shape.first_layers(1), experts=None))
             self.token_norm = nn.Parameter(torch.ones(shape.hidden_size))

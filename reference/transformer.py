@@ -50,7 +50,8 @@ class Transformer(nn.Module):
 
     def __init__(self, architecture: Architecture):
         super().__init__()
-        self.architecture = architecture.require_llama_shape()
+        # what this process holds; `whole` is another where devices share it (`tensor_parallel`)
+        self.architecture = self.whole = architecture.require_llama_shape()
         self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
         self.precision: str | None = None  # of quantised weights; None: the dtype's own
         self.reads_prompts = True  # False: prefill writes noise, to time steps at long contexts

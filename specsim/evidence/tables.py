@@ -183,7 +183,9 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         unit, scale = ("ms", 1e3) if row["part"].endswith("_s") else ("", 1.0)
-        named = row["name"] or f"{row['target']} gamma {row['gamma']}"
+        over = row["tensor_parallel"]
+        devices = f" on {over} devices" if over > 1 else ""
+        named = row["name"] or f"{row['target']} gamma {row['gamma']}{devices}"
         lines.append(
             f"  {named:60s} {row['part']:17s} predicted {row['predicted'] * scale:9.3f} {unit:2s} "
             f"measured {row['measured'] * scale:9.3f} {unit:2s} {row['error']:+6.1%}"

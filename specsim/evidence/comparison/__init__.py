@@ -28,6 +28,7 @@ from specsim.evidence.comparison.points import (
     is_predicted,
     median_errors,
     predict_point,
+    system_of,
     to_rows,
 )
 from specsim.evidence.comparison.predictors import Predictor, predictors_for
@@ -67,5 +68,6 @@ __all__ = [
     "predictors_for",
     "regrets",
     "summarise",
+    "system_of",
     "to_rows",
 ]
