@@ -60,16 +60,18 @@ for own in [value for value in list(globals().values()) if isinstance(value, qui
 # Run before notebooks that calibrate: a run of the probes serves all that ask for the same one.
 # Between two notebooks it is kept as bytes, as the classes are loaded anew.
 PROBES = """
-import pickle, sys, types
-from reference.lab import probes
-kept = vars(sys.modules.setdefault("kept", types.ModuleType("kept")))
-def run_probes(*given, run=probes.run_probes, **options):
-    asked = repr((given, options))
-    if asked not in kept:
-        kept[asked] = pickle.dumps(run(*given, **options))
-    return pickle.loads(kept[asked])
-probes.run_probes = run_probes
-del pickle, sys, types, probes, kept, run_probes
+def keep_probes():
+    import pickle, sys, types
+    from reference.lab import probes
+    kept, run = vars(sys.modules.setdefault("kept", types.ModuleType("kept"))), probes.run_probes
+    def run_probes(*given, **options):
+        asked = repr((given, options))
+        if asked not in kept:
+            kept[asked] = pickle.dumps(run(*given, **options))
+        return pickle.loads(kept[asked])
+    probes.run_probes = run_probes
+keep_probes()
+del keep_probes
 """
 
 # Run before and after each notebook: what it prices fits into memory, or the cell says where memory
