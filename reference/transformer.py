@@ -55,7 +55,9 @@ class Transformer(nn.Module):
         self.stop_ids: frozenset[int] = frozenset()  # the checkpoint's end-of-text tokens
         self.precision: str | None = None  # of quantised weights; None: the dtype's own
         self.reads_prompts = True  # False: prefill writes noise, to time steps at long contexts
-        self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
+        table = torch.empty(architecture.vocab_size, architecture.hidden_size)
+        # of a model without values nothing is drawn: PyTorch would load a compiler, for seconds
+        self.embedding = nn.Embedding(*table.shape, _weight=table if table.is_meta else None)
         self.layers = nn.ModuleList(
             Layer(architecture, index) for index in range(architecture.num_layers)
         )

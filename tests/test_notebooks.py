@@ -57,19 +57,25 @@ for own in [value for value in list(globals().values()) if isinstance(value, qui
         assert own.check(value).mistake == mistake, (own.prompt, mistake)
 """
 
-# Run before notebooks that calibrate: a run of the probes serves all that ask for the same one.
+# Run before notebooks that probe the machine: what they ask for is measured once for all of them.
 # Between two notebooks it is kept as bytes, as the classes are loaded anew.
 PROBES = """
-import pickle, sys, types
-from reference.lab import probes
-kept = vars(sys.modules.setdefault("kept", types.ModuleType("kept")))
-def run_probes(*given, run=probes.run_probes, **options):
-    asked = repr((given, options))
-    if asked not in kept:
-        kept[asked] = pickle.dumps(run(*given, **options))
-    return pickle.loads(kept[asked])
-probes.run_probes = run_probes
-del pickle, sys, types, probes, kept, run_probes
+def keep_probes():
+    import functools, pickle, sys, types
+    from reference.lab import probes
+    kept = vars(sys.modules.setdefault("kept", types.ModuleType("kept")))
+    def keeping(name, run):
+        @functools.wraps(run)
+        def once(*given, **options):
+            asked = repr((name, given, options))
+            if asked not in kept:
+                kept[asked] = pickle.dumps(run(*given, **options))
+            return pickle.loads(kept[asked])
+        return once
+    for name in ("fastest_dtype", "run_probes"):
+        setattr(probes, name, keeping(name, getattr(probes, name)))
+keep_probes()
+del keep_probes
 """
 
 # Run before and after each notebook: what it prices fits into memory, or the cell says where memory
@@ -115,7 +121,7 @@ def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, run) -> None
     notebook = execute.read(source)
     notebook.cells.append(nbformat.v4.new_code_cell(EXERCISES, id="exercises"))
     watched(notebook)
-    if "run_probes" in source.read_text(encoding="utf-8"):
+    if "probes." in source.read_text(encoding="utf-8"):
         notebook.cells.insert(0, nbformat.v4.new_code_cell(PROBES, id="probes"))
     assert execute.complaints(run(notebook)) == []
 

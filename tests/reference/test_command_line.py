@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import reference
-from reference.__main__ import PRECISIONS, main
+from reference.__main__ import PRECISIONS, main, process
 from reference.checkpoints import PAIR, load_checkpoint
 from reference.heads import save_head, untrained_head
 from reference.machine import DTYPES
@@ -356,11 +356,15 @@ def in_a_process(arguments: list[str], code: str = "", **options) -> subprocess.
 NO_TORCH = "sys.modules['torch'] = None  # it takes seconds"
 
 
-def test_a_terminal_that_knows_few_characters():
+def test_a_terminal_that_knows_few_characters(monkeypatch):
     arguments = ["generate", "é = 1", "--gamma", "0", "--max-new-tokens", "1"]
-    run = in_a_process(arguments, env={"PYTHONIOENCODING": "ascii"})
-    assert (run.returncode, run.stderr) == (0, b"")
-    assert run.stdout.startswith(rb"\xe9 = 1")
+    out, err = (io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2))
+    for name, value in (("stdout", out), ("stderr", err), ("argv", ["reference", *arguments])):
+        monkeypatch.setattr(sys, name, value)
+    assert process() == 0
+    err.flush()
+    assert err.buffer.getvalue() == b""
+    assert out.buffer.getvalue().startswith(rb"\xe9 = 1")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
