@@ -13,6 +13,7 @@ EXTRAS = {  # the modules that are imported, by the extra that installs them
     "notebooks": ("ipywidgets", "IPython", "ipykernel", "voila", "traitlets", "jupyter_server",
                   "jupyter_client", "tornado"),
     "hub": ("huggingface_hub",),
+    "dask": ("distributed", "dask"),
 }  # fmt: skip
 
 
