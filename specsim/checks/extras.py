@@ -14,6 +14,7 @@ EXTRAS = {  # the modules that are imported, by the extra that installs them
                   "jupyter_client", "tornado"),
     "serve": ("starlette", "uvicorn", "httptools", "jinja2"),
     "hub": ("huggingface_hub",),
+    "dask": ("distributed", "dask"),
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "values": Limit(10_000, "more values in one list are a mistake"),
         "cells": Limit(2_000_000, "more take all memory; planning.speedups takes them in parts"),
         "streamed": Limit(200_000_000, "the result alone would fill the memory"),
+        "sweep_points": Limit(10_000_000, "divide the sweep into several files"),
+        "workers": Limit(1024, "no machine has more cores"),
         # of a server
         "requests": Limit(200_000, "a mean needs no more"),
         "trace_requests": Limit(2_000_000, "cut the trace to its first part"),

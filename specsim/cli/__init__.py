@@ -1,8 +1,7 @@
 """The command line: predictions, plans, comparisons with measurements, and what the catalog has.
 
-    specsim predict | plan | serve-sim | tune | compare | validate | diagnose | explore | demo
-    specsim measure-server
-    specsim models | accelerators | engines | methods
+    specsim predict | plan | serve-sim | tune | sweep | compare | validate | diagnose
+    specsim measure-server | explore | demo | models | accelerators | engines | methods
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
 nothing else. One file per command: its `add` describes the options, its `run` carries it out. Only
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {  # and the file of each
     "predict": "predict", "plan": "plan", "serve-sim": "serve_sim", "tune": "tune",
+    "sweep": "sweep",
     "models": "listing", "accelerators": "listing", "engines": "listing", "methods": "listing",
     "compare": "compare", "validate": "validate", "diagnose": "diagnose", "explore": "explore",
     "demo": "demo", "measure-server": "measure_server",

@@ -15,7 +15,7 @@ from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.prediction import QUANTITIES, Prediction
-from specsim.scenario import Resolved, resolve
+from specsim.scenario import Resolved, predictions, resolve
 
 
 def add(commands: Commands) -> None:
@@ -54,18 +54,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(document)
     return 0
-
-
-def predictions(found: Resolved) -> tuple[Prediction, Prediction | None]:
-    """The prediction that was asked for; and, where the best gamma was asked for, the one over all
-    gammas that it was chosen from."""
-    gamma = found.scenario.gamma
-    if found.drafter is None:
-        return found.predict(gamma=0), None
-    if gamma is not None:
-        return found.predict(gamma=gamma), None
-    over = found.predict(gamma=found.gammas)
-    return found.predict(gamma=int(over.gamma[over.best()])), over
 
 
 def to_json(

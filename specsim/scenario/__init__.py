@@ -13,8 +13,9 @@ the names up, in one place, and refuses what does not go together in the words o
 | `resolved` | `resolve`: models, system and drafter of a scenario |
 | `server_load` | `ServerLoad`: a server and the requests that come to it |
 | `files` | scenarios in TOML files: `read_scenario` |
+| `sweeping/` | many scenarios, here or on a cluster: `run_sweep` |
 
-The last two are imported by their own names: few commands need them.
+The last three are imported by their own names: few commands need them.
 """
 
 from specsim.scenario.resolved import (
@@ -24,6 +25,7 @@ from specsim.scenario.resolved import (
     drafter_of,
     head_of,
     method_of,
+    predictions,
     resolve,
     system_of,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "drafter_of",
     "head_of",
     "method_of",
+    "predictions",
     "require_sound",
     "resolve",
     "system_of",

@@ -99,6 +99,18 @@ def resolve(scenario: Scenario) -> Resolved:
     return Resolved(scenario, target, system, drafter)
 
 
+def predictions(found: Resolved) -> tuple[Prediction, Prediction | None]:
+    """The prediction that was asked for; and, where the best gamma was asked for, the one over all
+    gammas that it was chosen from."""
+    gamma = found.scenario.gamma
+    if found.drafter is None:
+        return found.predict(gamma=0), None
+    if gamma is not None:
+        return found.predict(gamma=gamma), None
+    over = found.predict(gamma=found.gammas)
+    return found.predict(gamma=int(over.gamma[over.best()])), over
+
+
 def _reads_like(target: Architecture, drafter: Drafter | None) -> bool:
     models = [target, drafter.architecture] if isinstance(drafter, DraftModel) else [target]
     return any(each.read_as is not None for each in models)
