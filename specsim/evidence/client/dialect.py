@@ -4,6 +4,7 @@ Two short requests are sent. A field that a refusal names is left out, or goes b
 and that is said; token ids that are refused become text.
 """
 
+import asyncio
 import json
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ MOST_BYTES = 2**22  # of a page that is no stream
 FEW, MANY = 16, 80  # words, or ids, of the two requests
 SHORT = 2  # tokens of their answers
 PROBES = 10**9  # the numbers of their prompts: no request of a run has them
-TRIES = 6
+TRIES, LISTING_S = 6, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ async def first_model(pool: Pool) -> str:
     path = f"{pool.address.base}/models"
     url = pool.address.shown + "/models"
     try:
-        response, content = await pool.fetch("GET", path, MOST_BYTES)
+        async with asyncio.timeout(LISTING_S):
+            response, content = await pool.fetch("GET", path, MOST_BYTES)
         if response.status != 200:
             raise Failure(refusal(response.status, response.reason, content,
                                   response.headers.get("location")))  # fmt: skip
@@ -81,6 +83,8 @@ async def first_model(pool: Pool) -> str:
         why = pool.key.hide(str(failure))
         doubt = "is it running" if failure.unreachable else "is it a server of the OpenAI protocol"
         raise SpecsimError(f"{url}: {why}; {doubt}?") from None
+    except TimeoutError:
+        raise SpecsimError(f"{url} does not answer within {LISTING_S:g} s") from None
     except (ValueError, TypeError, KeyError, RecursionError):
         raise SpecsimError(
             f"{url} lists no model: is it a server of the OpenAI protocol? Give --url its address "

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from specsim.evidence.client.address import Address, Key
 
 PIECE = 2**16  # bytes of one read
+HANDSHAKE_S = 10.0
 MOST_HEADERS, MOST_PIECE, MOST_SIZE_LINE = 200, 2**26, 2**12
 BREAKS = (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)
 
@@ -286,8 +287,9 @@ class Pool:
     async def _connected(self) -> Connection:
         try:
             streams = await asyncio.open_connection(
-                self.address.host, self.address.port, ssl=self._tls(), limit=PIECE
-            )
+                self.address.host, self.address.port, ssl=self._tls(), limit=PIECE,
+                ssl_handshake_timeout=HANDSHAKE_S if self.address.secure else None,
+            )  # fmt: skip
         except ssl.SSLCertVerificationError as error:
             raise Failure(
                 f"the certificate of {self.address.host} is not trusted ({error.verify_message}); "
@@ -295,6 +297,8 @@ class Pool:
                 unreachable=True,
             ) from None
         except ssl.SSLError:
+            raise Failure("the server does not speak TLS: try http://", unreachable=True) from None
+        except ConnectionAbortedError:  # no handshake in time
             raise Failure("the server does not speak TLS: try http://", unreachable=True) from None
         except ConnectionRefusedError:
             raise Failure("connection refused", unreachable=True) from None

@@ -67,6 +67,8 @@ class _Job:
     busy: float | None = None
     error: BaseException | None = None
     interrupted: bool = False
+    # not `Thread.join`: where Ctrl-C ends one, Python 3.11 takes the thread as ended
+    finished: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         """The body of the thread; what goes wrong is kept for the caller."""
@@ -74,6 +76,8 @@ class _Job:
             asyncio.run(self._all())
         except BaseException as error:
             self.error = error
+        finally:
+            self.finished.set()
 
     def stop(self) -> None:
         """Called from another thread: end the run with what there is."""
@@ -213,8 +217,7 @@ def _run(job: _Job, progress: Progress | None) -> None:
     thread = threading.Thread(target=job.run, name="specsim-client", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(OFTEN_S)
+        while not job.finished.wait(OFTEN_S):
             sender = job.sender
             if progress is not None and sender is not None:
                 progress(sender.ended, len(job.load.arrival_s), sender.failed)
@@ -222,7 +225,8 @@ def _run(job: _Job, progress: Progress | None) -> None:
         if job.sender is None:  # nothing was measured
             raise
         job.stop()
-        thread.join(PATIENCE_S + SCRAPE_S)
+        if not job.finished.wait(PATIENCE_S + SCRAPE_S):
+            raise
     if job.error is not None:
         raise job.error
 

@@ -87,6 +87,8 @@ class Sender:
         async with asyncio.TaskGroup() as group:
             for number in range(len(self.load.arrival_s)):
                 await self._until(number)
+                if self._halt.is_set():
+                    return
                 group.create_task(self._one(number))
 
     async def _users(self) -> None:
@@ -96,7 +98,7 @@ class Sender:
                 group.create_task(self._user())
 
     async def _user(self) -> None:
-        while self._next < len(self.load.arrival_s):
+        while self._next < len(self.load.arrival_s) and not self._halt.is_set():
             number = self._next
             self._next += 1
             await self._until(number)
