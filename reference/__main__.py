@@ -528,8 +528,8 @@ def measure_one(options: argparse.Namespace) -> int:
     run = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     run["mode"] = "eager" if group else None
     points = measure_pair(target, draft, prompts, options.gamma, **run)
-    trace = TextTrace(*text_trace(target, draft, others, **run))
-    points = with_survival(points, trace)
+    if any(options.gamma):
+        points = with_survival(points, TextTrace(*text_trace(target, draft, others, **run)))
     if group:
         group.agree("accept counts", [point.accepted_histogram for point in points])
     measurement = Measurement(environment(options.device), points)

@@ -19,7 +19,7 @@ same decisions; what they read and what they wrote is compared once per run.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -88,12 +88,16 @@ def joined(device: str | None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
     if any(name not in os.environ for name in FROM_TORCHRUN):
         raise SpecsimError(f"--tensor-parallel needs a process per device; type: {COMMAND}")
     rank, size, local = (int(os.environ[name]) for name in FROM_TORCHRUN[:3])
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout_s)))
+    wait = timedelta(seconds=timeout_s)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=wait))
+    except (dist.DistError, ValueError) as error:
+        raise SpecsimError(f"rank {rank} of {size} does not find the others: {error}") from None
     try:
         own = device_of(local, device)
         dist.init_process_group(
             "nccl" if own.type == "cuda" else "gloo", store=dist.PrefixStore("ranks", store),
-            rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s),
+            rank=rank, world_size=size, timeout=wait,
         )  # fmt: skip
         with ExitStack() as stack:
             if rank > 0:
@@ -206,13 +210,20 @@ def share_of(shape: Architecture, devices: int) -> Architecture:
     )
 
 
+@torch.no_grad()
 def regroup(layer: Layer, shape: Architecture, devices: int) -> None:
-    """Reorder the rows of a layer's fused matrices: all parts of rank 0, then all of rank 1, …"""
-    qkv = (shape.query_size, shape.kv_size, shape.kv_size)
-    gate_up = (shape.intermediate_size,) * 2
-    for linear, parts in ((layer.qkv, qkv), (layer.gate_up, gate_up)):
-        for name, parameter in list(linear.named_parameters()):
-            rows = regrouped(parameter.detach(), parts, devices)
+    """Reorder the rows of a layer's fused matrices: all parts of rank 0, then all of rank 1, …
+
+    The other matrices are copied, because torch does not cut tensors of inference mode."""
+    fused = {
+        "qkv": [shape.query_size, shape.kv_size, shape.kv_size],
+        "gate_up": [shape.intermediate_size] * 2,
+    }
+    for matrix in SPLIT:
+        linear = getattr(layer, matrix)
+        for name, weight in list(linear.named_parameters()):
+            parts = fused.get(matrix)
+            rows = regrouped(weight, parts, devices) if parts else weight.clone()
             setattr(linear, name, nn.Parameter(rows, requires_grad=False))
 
 
@@ -234,9 +245,9 @@ def summed(linear: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     return output
 
 
-def regrouped(weight: Tensor, parts: Sequence[int], devices: int) -> Tensor:
+def regrouped(weight: Tensor, parts: list[int], devices: int) -> Tensor:
     """The rows of `weight` (sum of parts, …), every part divided over the devices, by device."""
-    shares = zip(*(part.chunk(devices) for part in weight.split(list(parts))), strict=True)
+    shares = zip(*(part.chunk(devices) for part in weight.split(parts)), strict=True)
     return torch.cat([piece for of_one_rank in shares for piece in of_one_rank])
 
 

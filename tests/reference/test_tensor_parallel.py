@@ -57,13 +57,15 @@ def two_ranks(check: str, file: Path, timeout_s: int = 60) -> list[subprocess.Co
         )
         for rank in range(2)
     ]  # fmt: skip
-    ended = []
+    ended, patience = [], 240.0
     for rank in ranks:
         try:
-            out, err = rank.communicate(timeout=240)
-        finally:
+            out, err = rank.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
             rank.kill()
+            out, err = rank.communicate()
         ended.append(subprocess.CompletedProcess(rank.args, rank.returncode, out, err))
+        patience = 240.0 if rank.returncode == 0 else 10.0  # torchrun ends the others at once
     return ended
 
 
