@@ -19,6 +19,7 @@ same decisions; what they read and what they wrote is compared once per run.
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -29,11 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from reference.graphs import KeptDecoders
 from reference.machine import device_named
@@ -112,6 +109,9 @@ def joined(device: str | None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
         raise
     except Exception as error:
         if not is_first(store):
+            time.sleep(
+                1
+            )  # torchrun ends all ranks when one has ended: the first speaks before that
             sys.exit(2)
         if not lost_another(error):
             raise
