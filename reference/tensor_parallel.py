@@ -89,7 +89,8 @@ def joined(device: str | None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=wait))
     except (dist.DistError, ValueError) as error:
-        raise SpecsimError(f"rank {rank} of {size} does not find the others: {error}") from None
+        reason = str(error).partition("\n")[0]
+        raise SpecsimError(f"rank {rank} of {size} does not find the others: {reason}") from None
     try:
         own = device_of(local, device)
         dist.init_process_group(
@@ -109,9 +110,7 @@ def joined(device: str | None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
         raise
     except Exception as error:
         if not is_first(store):
-            time.sleep(
-                1
-            )  # torchrun ends all ranks when one has ended: the first speaks before that
+            time.sleep(1)  # when one rank ends, torchrun ends all: the first speaks before that
             sys.exit(2)
         if not lost_another(error):
             raise
