@@ -146,7 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     pair(measure)
     measure.add_argument("--gamma", type=int, nargs="+", default=list(range(9)))
-    measure.add_argument("--prompts", type=int, default=8, help="how many of the bundled prompts")
+    measure.add_argument(
+        "--prompts", type=int, default=8,
+        help="how many of the bundled prompts are timed; as many others predict the acceptance",
+    )  # fmt: skip
     measure.add_argument(
         "--out", type=Path, required=True, help="the file to write; for a suite, the folder"
     )
@@ -516,20 +519,20 @@ def measure_one(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         prompts = random_prompts(model, options.prompts, 96)
-        others = random_prompts(model, options.prompts, 96, seed=1)
+        others = random_prompts(model, max(2, options.prompts), 96, seed=1)
     else:
         texts = prompt_texts()["timed"]
         if options.prompts > len(texts):
             raise SpecsimError(f"there are {len(texts)} prompts, not {options.prompts}")
         target, draft, tokenizer = load(options)
         prompts = [tokenizer.encode(text)[:96] for text in texts[: options.prompts]]
-        texts = prompt_texts()["calibration"][: options.prompts]
+        texts = prompt_texts()["calibration"][: max(2, options.prompts)]  # fewer have no spread
         others = [tokenizer.encode(text)[:96] for text in texts]
     run = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     run["mode"] = "eager" if group else None
     points = measure_pair(target, draft, prompts, options.gamma, **run)
-    trace = TextTrace(*text_trace(target, draft, others, **run))
-    points = with_survival(points, trace)
+    if any(options.gamma):
+        points = with_survival(points, TextTrace(*text_trace(target, draft, others, **run)))
     if group:
         group.agree("accept counts", [point.accepted_histogram for point in points])
     measurement = Measurement(environment(options.device), points)

@@ -19,7 +19,8 @@ same decisions; what they read and what they wrote is compared once per run.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -29,11 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from reference.graphs import KeptDecoders
 from reference.machine import device_named
@@ -88,12 +85,17 @@ def joined(device: str | None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
     if any(name not in os.environ for name in FROM_TORCHRUN):
         raise SpecsimError(f"--tensor-parallel needs a process per device; type: {COMMAND}")
     rank, size, local = (int(os.environ[name]) for name in FROM_TORCHRUN[:3])
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout_s)))
+    wait = timedelta(seconds=timeout_s)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=wait))
+    except (dist.DistError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SpecsimError(f"rank {rank} of {size} does not find the others: {reason}") from None
     try:
         own = device_of(local, device)
         dist.init_process_group(
             "nccl" if own.type == "cuda" else "gloo", store=dist.PrefixStore("ranks", store),
-            rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s),
+            rank=rank, world_size=size, timeout=wait,
         )  # fmt: skip
         with ExitStack() as stack:
             if rank > 0:
@@ -108,6 +110,7 @@ def joined(device: str | None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
         raise
     except Exception as error:
         if not is_first(store):
+            time.sleep(1)  # when one rank ends, torchrun ends all: the first speaks before that
             sys.exit(2)
         if not lost_another(error):
             raise
@@ -206,13 +209,20 @@ def share_of(shape: Architecture, devices: int) -> Architecture:
     )
 
 
+@torch.no_grad()
 def regroup(layer: Layer, shape: Architecture, devices: int) -> None:
-    """Reorder the rows of a layer's fused matrices: all parts of rank 0, then all of rank 1, …"""
-    qkv = (shape.query_size, shape.kv_size, shape.kv_size)
-    gate_up = (shape.intermediate_size,) * 2
-    for linear, parts in ((layer.qkv, qkv), (layer.gate_up, gate_up)):
-        for name, parameter in list(linear.named_parameters()):
-            rows = regrouped(parameter.detach(), parts, devices)
+    """Reorder the rows of a layer's fused matrices: all parts of rank 0, then all of rank 1, …
+
+    The other matrices are copied, because torch does not cut tensors of inference mode."""
+    fused = {
+        "qkv": [shape.query_size, shape.kv_size, shape.kv_size],
+        "gate_up": [shape.intermediate_size] * 2,
+    }
+    for matrix in SPLIT:
+        linear = getattr(layer, matrix)
+        for name, weight in list(linear.named_parameters()):
+            parts = fused.get(matrix)
+            rows = regrouped(weight, parts, devices) if parts else weight.clone()
             setattr(linear, name, nn.Parameter(rows, requires_grad=False))
 
 
@@ -234,9 +244,9 @@ def summed(linear: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     return output
 
 
-def regrouped(weight: Tensor, parts: Sequence[int], devices: int) -> Tensor:
+def regrouped(weight: Tensor, parts: list[int], devices: int) -> Tensor:
     """The rows of `weight` (sum of parts, …), every part divided over the devices, by device."""
-    shares = zip(*(part.chunk(devices) for part in weight.split(list(parts))), strict=True)
+    shares = zip(*(part.chunk(devices) for part in weight.split(parts)), strict=True)
     return torch.cat([piece for of_one_rank in shares for piece in of_one_rank])
 
 

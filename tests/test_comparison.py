@@ -140,9 +140,10 @@ def test_medians_and_rows_name_every_part(point):
     } <= errors.keys()
     assert max(errors.values()) < 1e-12
     row = to_rows(comparisons)[0]
-    assert {"name", "reserved", "target", "gamma", "part", "predicted", "measured", "error"} == {
-        *row
-    }
+    assert {*row} == {
+        "name", "reserved", "target", "gamma", "tensor_parallel", "part", "predicted", "measured",
+        "error",
+    }  # fmt: skip
     assert factors(comparisons[1].parts, 2) == comparisons[1].factors
 
 

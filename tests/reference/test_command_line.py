@@ -171,10 +171,15 @@ def test_the_rule_is_told_and_so_is_a_lossy_one(capsys, rule):
 
 def test_measure_writes_a_measurement_file(tmp_path, capsys):
     file = tmp_path / "run.json"
-    arguments = ["--gamma", "2", "--prompts", "1", "--max-new-tokens", "12", "--out", str(file)]
-    assert main(["measure", *arguments]) == 0
-    assert [point.scenario.gamma for point in Measurement.read(file).points] == [0, 2]
+    arguments = ["--gamma", "2", "20", "--prompts", "1", "--max-new-tokens", "12"]
+    assert main(["measure", *arguments, "--out", str(file)]) == 0
+    plain, drafted, long = Measurement.read(file).points
+    assert [point.scenario.gamma for point in (plain, drafted, long)] == [0, 2, 20]
     assert "gamma 2" in capsys.readouterr().out
+    assert plain.calibration_survival is None
+    assert 0 < drafted.calibration_survival[1] <= drafted.calibration_survival[0] <= 1
+    assert drafted.tokens_error > 0
+    assert long.calibration_survival is None  # the texts of 12 tokens are too short to tell
 
 
 def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):

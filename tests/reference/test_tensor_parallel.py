@@ -46,34 +46,37 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | more
 
 
-def two_ranks(check: str, file: Path, timeout_s: int = 60) -> list[subprocess.CompletedProcess]:
-    """Run a check of `two_ranks.py` in two processes, as torchrun would start them."""
+def two_ranks(checks: str, file: Path, timeout_s: int = 60) -> list[subprocess.CompletedProcess]:
+    """Run checks of `two_ranks.py` in two processes, as torchrun would start them."""
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(RANKS), check, str(file), str(timeout_s)],
+            [sys.executable, str(RANKS), checks, str(file), str(timeout_s)],
             env=environment(**group, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)
     ]  # fmt: skip
-    ended = []
+    ended, patience = [], 240.0
     for rank in ranks:
         try:
-            out, err = rank.communicate(timeout=240)
-        finally:
+            out, err = rank.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
             rank.kill()
+            out, err = rank.communicate()
         ended.append(subprocess.CompletedProcess(rank.args, rank.returncode, out, err))
+        patience = 240.0 if rank.returncode == 0 else 10.0  # torchrun ends the others at once
     return ended
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict:
-    """What two ranks found about identity, defects and refusals."""
+    """What two ranks found about identity, defects and refusals; and how they `ended`, by an error
+    on one of them."""
     file = tmp_path_factory.mktemp("ranks") / "found.json"
-    for rank in two_ranks("identity", file):
-        assert rank.returncode == 0, rank.stderr
-    return json.loads(file.read_text())
+    ended = two_ranks("identity,one_fails", file)
+    assert file.exists(), "".join(rank.stderr for rank in ended)
+    return json.loads(file.read_text()) | {"ended": ended}
 
 
 def test_logits_are_those_of_one_process(found) -> None:
@@ -135,20 +138,23 @@ def test_more_devices_than_kv_heads_and_experts_are_refused() -> None:
     }  # fmt: skip
 
 
+def test_an_error_on_one_rank_ends_both_with_one_sentence(found) -> None:
+    require_one_sentence(found["ended"], "reference: this rank has no weights")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "timeout_s", "sentence"),
-    [
-        ("one_fails", 60, "reference: this rank has no weights"),
-        pytest.param("one_ends", 60, "lost another rank", marks=pytest.mark.slow),
-        pytest.param("one_waits", 2, "did not answer for 2 s", marks=pytest.mark.slow),
-    ],
+    [("one_ends", 60, "lost another rank"), ("one_waits", 2, "did not answer for 2 s")],
 )
-def test_an_error_on_one_rank_ends_both_with_one_sentence(
-    check, timeout_s, sentence, tmp_path
-) -> None:
+def test_a_rank_that_is_gone_or_waits_ends_both(check, timeout_s, sentence, tmp_path) -> None:
     started = time.monotonic()
     ranks = two_ranks(check, tmp_path / "none.json", timeout_s)
     assert time.monotonic() - started < 55  # nobody waits for the timeout, or for a rank's sleep
+    require_one_sentence(ranks, sentence)
+
+
+def require_one_sentence(ranks: list[subprocess.CompletedProcess], sentence: str) -> None:
     said = "".join(rank.stderr for rank in ranks)
     assert said.count("reference: ") == 1
     assert sentence in said

@@ -1,4 +1,4 @@
-"""What each of two ranks runs for `test_tensor_parallel`: `python two_ranks.py CHECK FILE`.
+"""What each of two ranks runs for `test_tensor_parallel`: `python two_ranks.py CHECKS FILE`.
 
 Rank 0 writes what it found to FILE as JSON.
 """
@@ -176,13 +176,14 @@ def one_waits(group) -> dict:
     return {}
 
 
-def main(check: str, file: str, timeout_s: str = "60") -> int:
+def main(checks: str, file: str, timeout_s: str = "60") -> int:
     torch.set_num_threads(1)
     try:
         with tensor_parallel.joined("cpu", float(timeout_s)) as group:
-            found = globals()[check](group)
-            if group.rank == 0:
-                Path(file).write_text(json.dumps(found))
+            for check in checks.split(","):
+                found = globals()[check](group)
+                if group.rank == 0:
+                    Path(file).write_text(json.dumps(found))
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ warm-up.
 
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from reference.sampling import SamplingParameters
 from reference.statistics import Statistics
 from reference.transformer import Transformer
 from specsim.acceptance import TextTrace
+from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
 
@@ -124,17 +126,17 @@ def devices_of(model: Transformer) -> int:
 
 def with_survival(points: Sequence[Point], trace: TextTrace) -> list[Point]:
     """The points with the survival, and the error of its tokens per cycle, that `trace`, of other
-    prompts, predicts for their gammas."""
-    return [
-        replace(
-            point,
-            calibration_survival=[float(s) for s in trace.at(point.scenario.gamma).vector],
-            tokens_error=float(trace.tokens_error(point.scenario.gamma)),
-        )
-        if point.scenario.gamma
-        else point
-        for point in points
-    ]
+    prompts, predicts for their gammas. Points stay as they are at gamma 0, and where fewer than two
+    texts of the trace are as long as gamma."""
+    made = []
+    for point in points:
+        with suppress(SpecsimError):
+            if gamma := point.scenario.gamma:
+                survival = [float(s) for s in trace.at(gamma).vector]
+                error = float(trace.tokens_error(gamma))
+                point = replace(point, calibration_survival=survival, tokens_error=error)
+        made.append(point)
+    return made
 
 
 @torch.inference_mode()
