@@ -17,11 +17,19 @@ settings.register_profile("fresh", deadline=None, derandomize=False, print_blob=
 settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))
 
 
-LONGEST = ("test_demo.py", "test_notebooks.py")  # begun first, so that no process waits for them
+# Begun first, the longest first, so that no process waits for another at the end.
+LONGEST = (
+    "test_notebooks.py", "test_bundled_pair.py", "test_decoding.py", "test_device_path.py",
+    "test_verification.py", "test_tree_drafters.py", "test_drafters.py", "test_training.py",
+    "test_explorer.py", "test_explorer_first_click.py", "test_demo.py", "test_command_line.py",
+    "test_tree_verification.py", "test_graphs.py", "test_checkpoints.py", "test_validation.py",
+    "test_figures.py", "test_heads.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if needs_gpu and not cuda_is_available():
         for item in needs_gpu:
