@@ -19,6 +19,8 @@ class KVCache:
     """Keys and values of every layer, each (B, S, H_kv, D) with S = `capacity` slots per
     sequence."""
 
+    counted: Tensor | None = None  # (B,), how many tokens of each prompt count; the rest pads
+
     def __init__(
         self,
         architecture: Architecture,

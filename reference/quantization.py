@@ -65,7 +65,7 @@ def quantized(model: Transformer, precision: str) -> Transformer:
             "leave out --tensor-parallel"
         )
     with torch.device("meta"):  # everything is replaced
-        copy = Transformer(model.architecture)
+        copy = model.of_shape(model.architecture)
     copy.stop_ids, copy.precision = model.stop_ids, precision
     copy.rotary = model.rotary.bfloat16()
     for path, old in list(copy.named_modules()):

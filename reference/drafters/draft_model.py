@@ -53,7 +53,7 @@ class DraftModel(Drafter):
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
         if self.cache is None or self.cache.size != size:
-            self.cache = KVCache(*size)
+            self.cache = self.model.new_cache(batch, capacity + self.spare, self.gamma)
         else:
             self.cache.clear()
         prefill(self.model, sequences, self.cache)

@@ -35,7 +35,7 @@ def first_layers(model: Transformer, layers: int) -> Transformer:
     """`model` without the layers after its first `layers`; every weight is shared."""
     shape = model.architecture.first_layers(layers)
     with torch.device("meta"):  # nothing is allocated, everything is replaced
-        cut = Transformer(shape)
+        cut = model.of_shape(shape)
     cut.embedding, cut.norm, cut.head = model.embedding, model.norm, model.head
     cut.layers = nn.ModuleList(model.layers[:layers])
     cut.rotary, cut.precision = model.rotary, model.precision
