@@ -19,6 +19,7 @@ class KVCache:
     """Keys and values of every layer, each (B, S, H_kv, D) with S = `capacity` slots per
     sequence."""
 
+    width = 1 << 62  # the most tokens of a pass that may be rejected: of keys and values, any
     counted: Tensor | None = None  # (B,), how many tokens of each prompt count; the rest pads
 
     def __init__(

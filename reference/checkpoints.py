@@ -201,9 +201,9 @@ def load_checkpoint(
     the language model is loaded.
 
     Raises SpecsimError for a family that the decoder does not run (see `families`), a checkpoint
-    quantised in another way, or a draft head; for a missing or truncated file; for a weight that is missing, is not finite
-    in `dtype`, or has a shape that contradicts config.json; and if the weights do not fit into
-    memory.
+    quantised in another way, or a draft head; for a missing or truncated file; for a weight that
+    is missing, is not finite in `dtype`, or has a shape that contradicts config.json; and if the
+    weights do not fit into memory.
     """
     folder = Path(folder)
     if precision in DTYPES:
@@ -247,7 +247,8 @@ def load_checkpoint(
         model.stop_ids = stops
         if theirs.scales:
             model.notes += (
-                f"{name}: {len(theirs.scales)} matrices in 8-bit floats were dequantised to {dtype}",
+                f"{name}: {len(theirs.scales)} matrices in 8-bit floats were dequantised to "
+                f"{dtype}",
             )
         model.eval().requires_grad_(False)
         if precision in GROUPS:

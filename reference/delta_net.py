@@ -28,7 +28,7 @@ from reference.details import DeltaSizes, Details
 from reference.memory import memory_for
 from specsim.architecture import Architecture
 
-CHUNK = 64  # tokens of a prompt that are taken together
+CHUNK = 32  # tokens of a prompt that are taken together; sums of decays lose digits in long ones
 
 
 class StateCache(KVCache):
@@ -150,7 +150,9 @@ class DeltaNet(nn.Module):
         gate = F.silu(gate.to(wide)).to(h.dtype)
         return self.output(rms_norm(mixed, self.norm, self.eps).flatten(2) * gate)
 
-    def few_inputs(self, inputs: Tensor, index: int, positions: Tensor, cache: StateCache) -> Tensor:
+    def few_inputs(
+        self, inputs: Tensor, index: int, positions: Tensor, cache: StateCache
+    ) -> Tensor:
         """The convolution (B, T, M), each token by its position. Two rows at one position (a draft
         model's, after a prompt of one token) see the same."""
         cache.keep_inputs(index, positions, inputs)
@@ -174,7 +176,9 @@ class DeltaNet(nn.Module):
             place = (last - first[:, None]).clamp(0, rows - 1)  # where it is in this pass
             kept = inputs.gather(1, place[..., None].expand(-1, -1, channels))
             older = cache.inputs_at(index, last)
-            cache.keep_inputs(index, last, kept.where(last[..., None] >= first[:, None, None], older))
+            cache.keep_inputs(
+                index, last, kept.where(last[..., None] >= first[:, None, None], older)
+            )
         seen = torch.cat((before, inputs), dim=1).transpose(1, 2)  # (B, M, T + kernel - 1)
         return F.conv1d(seen, self.kernel, groups=channels).transpose(1, 2)
 
@@ -183,7 +187,9 @@ class Tokens:
     """What the scan reads of T tokens: queries and keys (B, T, N, E), values (B, T, N, F), decays
     g <= 0 and steps beta (B, T, N)."""
 
-    def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, decays: Tensor, steps: Tensor):
+    def __init__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, decays: Tensor, steps: Tensor
+    ):
         self.queries, self.keys, self.values = queries, keys, values
         self.decays, self.steps = decays, steps
 
@@ -214,12 +220,12 @@ def bounds(positions: Tensor, cache: StateCache) -> tuple[Tensor, Tensor]:
 
 def one_step(tokens: Tokens, t: int, state: Tensor) -> tuple[Tensor, Tensor]:
     """The output (B, N, F) of token `t`, and the state after it."""
-    query, key, value = (x[:, t] for x in (tokens.queries, tokens.keys, tokens.values))
-    state = state * tokens.decays[:, t].exp()[..., None, None]
-    answer = (state * key[..., None]).sum(-2)  # (B, N, F)
-    change = (value - answer) * tokens.steps[:, t, :, None]
-    state = state + key[..., None] * change[..., None, :]
-    return (state * query[..., None]).sum(-2), state
+    query, key, value = (x[:, t, :, None] for x in (tokens.queries, tokens.keys, tokens.values))
+    decay, step = (x[:, t, :, None, None] for x in (tokens.decays, tokens.steps))
+    state = state * decay.exp()
+    change = (value - key @ state) * step  # (B, N, 1, F)
+    state = torch.addcmul(state, key.mT, change)
+    return (query @ state)[:, :, 0], state
 
 
 def few_scan(tokens: Tokens, index: int, positions: Tensor, cache: StateCache) -> Tensor:

@@ -20,7 +20,8 @@ from specsim.checks import SpecsimError
 
 # what the options of `details` and `layers` cover, as `Architecture.departures` words it
 COVERED = (
-    "a window", "layers of several kinds", "4 norms", "an MLP of two matrices", "gelu as", "relu2 as",
+    "a window", "layers of several kinds", "4 norms", "an MLP of two matrices", "gelu as",
+    "relu2 as",
     "a bias on the output projection", "biases in the MLP", "a soft-cap", "rope_type",
 )  # fmt: skip
 FUSED_MLP = {"gate_up.weight": ("mlp.gate_up_proj.weight",)}
@@ -46,7 +47,9 @@ QWEN_NEXT = DELTA | {
     "delta.project.weight": ("linear_attn.in_proj_qkvz.weight", "linear_attn.in_proj_ba.weight")
 }
 QWEN_35 = DELTA | {
-    "delta.project.weight": tuple(f"linear_attn.in_proj_{part}.weight" for part in "qkv z b a".split())
+    "delta.project.weight": tuple(
+        f"linear_attn.in_proj_{part}.weight" for part in ["qkv", "z", "b", "a"]
+    )
 }
 
 
@@ -71,7 +74,12 @@ class Source:
         theta = defaults.get("theta", 10_000.0)
         theta = read.number("rope_theta", default=c.number("rope_theta", default=theta))
         share = c.number("partial_rotary_factor", default=defaults.get("partial", 1.0))
-        size = int(read.number("partial_rotary_factor", default=share) * shape.head_dim)
+        share = read.number("partial_rotary_factor", default=share)
+        if not 0 < share <= 1:
+            raise SpecsimError(
+                f"{shape.name}: partial_rotary_factor must be above 0 and at most 1, not {share}"
+            )
+        size = int(share * shape.head_dim)
         scaling = {**table, "rope_type": rope_type(table)}
         if scaling["rope_type"] == "yarn":
             scaling.setdefault("original_max_position_embeddings", shape.max_context)
@@ -264,8 +272,8 @@ def details_of(config: Mapping[str, Any], shape: Architecture) -> Details | None
     left = [words for words in shape.departures if not words.startswith(COVERED)]
     if left:
         raise SpecsimError(
-            f"{shape.name} has {', '.join(left)}: no forward pass of the decoder does that; its cost "
-            "can be predicted"
+            f"{shape.name} has {', '.join(left)}: no forward pass of the decoder does that; its "
+            "cost can be predicted"
         )
     if family in LLAMA_LIKE:
         return source.details(names=MIXTRAL if family == "mixtral" else {})
@@ -289,7 +297,7 @@ def converted(name: str, weight: Tensor, shape: Architecture, details: Details |
     if order is not None:
         weight = weight[order]
     if details.unit_norms and name.endswith(("norm", "_post")) and ".delta." not in name:
-        weight = (weight.double() + 1).to(weight.dtype if weight.dtype.itemsize > 2 else torch.float32)
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32)) + 1
     return weight
 
 

@@ -178,8 +178,8 @@ class VariedTransformer(Transformer):
     ) -> tuple[Pass, ...]:
         if branches is not None and self.details.delta:
             raise SpecsimError(
-                f"{self.architecture.name} has recurrent layers, which would need a state for every "
-                "branch of a tree: draft chains for it"
+                f"{self.architecture.name} has recurrent layers, which would need a state for "
+                "every branch of a tree: draft chains for it"
             )
         reads = positions.shape[1] if cache is None else window or cache.capacity
         slots = positions if branches is None else branches.slots

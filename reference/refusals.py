@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from specsim.architecture import Architecture
@@ -29,9 +28,9 @@ def require_weights_to_run(folder: Path, config: Mapping[str, Any], shape: Archi
     name = SPELLED.get(storage.method, storage.method)
     bits = f", {storage.bits_of('mlp'):g} bits a weight" if storage.formats else ""
     raise SpecsimError(
-        f"{folder} is quantised by {name} ({storage.source} in config.json{bits}): the decoder has no "
-        "kernels for its codes; load the checkpoint in 16 bits that it was made from, and quantise "
-        "that with precision int8 or int4. Its cost can be predicted as it is"
+        f"{folder} is quantised by {name} ({storage.source} in config.json{bits}): the decoder has "
+        "no kernels for its codes; load the checkpoint in 16 bits that it was made from, and "
+        "quantise that with precision int8 or int4. Its cost can be predicted as it is"
     )
 
 
@@ -41,8 +40,8 @@ def require_no_head(folder: Path, config: Mapping[str, Any]) -> None:
         assert kind is not None
         raise SpecsimError(
             f"{folder} holds {SPOKEN[kind]} weights, a draft head that needs its target's hidden "
-            "states: it is no model to decode with. Its cost can be predicted; the decoder runs heads "
-            "that it has trained (python -m reference train --part head)"
+            "states: it is no model to decode with. Its cost can be predicted; the decoder runs "
+            "heads that it has trained (python -m reference train --part head)"
         )
 
 

@@ -77,17 +77,19 @@ class Rope:
     def yarn(self, plain: Tensor) -> tuple[Tensor, float]:
         """YaRN (Peng et al., arXiv:2309.00071): pairs that turn more than `beta_fast` times within
         the original context are kept, those that turn less than `beta_slow` times stretched."""
-        original, factor = (
-            self.number("original_max_position_embeddings"),
-            self.number("factor"),
-        )
+        original, factor = self.number("original_max_position_embeddings"), self.number("factor")
+        fast, slow = self.number("beta_fast", 32.0) or 32.0, self.number("beta_slow", 1.0) or 1.0
+        if not (original > 0 and fast > 0 and slow > 0 and self.theta > 1):
+            raise SpecsimError(
+                f"rope scaling: yarn needs a context and betas above 0 and a theta above 1, not "
+                f"{original}, {fast}, {slow} and {self.theta}"
+            )
 
         def pair_that_turns(times: float) -> float:
             turns = original / (times * 2 * math.pi)
             return self.size * math.log(turns) / (2 * math.log(self.theta))
 
-        low = pair_that_turns(self.number("beta_fast", 32.0) or 32.0)
-        high = pair_that_turns(self.number("beta_slow", 1.0) or 1.0)
+        low, high = pair_that_turns(fast), pair_that_turns(slow)
         if self.scaling.get("truncate", True):
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, self.size - 1)

@@ -124,9 +124,9 @@ class Safetensors(Mapping[str, Tensor]):
                 found[base] = name
                 del self._names[name]
         for name in tuple(self._names):  # scales of inputs: products are not quantised here
-            if name.endswith((".input_scale", ".activation_scale")):
-                if f"{name.rpartition('.')[0]}.weight" in found:
-                    del self._names[name]
+            matrix, _, end = name.rpartition(".")
+            if end in ("input_scale", "activation_scale") and f"{matrix}.weight" in found:
+                del self._names[name]
         return found
 
     def keep_text(self) -> None:
@@ -221,7 +221,9 @@ def in_one_line(said: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def sources(name: str, shape: Architecture, names: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+def sources(
+    name: str, shape: Architecture, names: Mapping[str, tuple[str, ...]]
+) -> list[list[str]]:
     """The checkpoint's weights that our weight `name` is made from: those in one list are
     concatenated, and the lists are stacked. `names` are those that differ from Llama's."""
     name = name.replace("head.linear.", "head.")
