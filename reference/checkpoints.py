@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from reference.details import Details
 from reference.families import converted, details_of
-from reference.layers import VariedTransformer
+from reference.layers import model_of
 from reference.machine import DTYPES
 from reference.memory import memory_for
 from reference.packing import PackedLinear, pack
@@ -261,9 +261,7 @@ def without_weights(architecture: Architecture, details: Details | None = None) 
     counted."""
     try:
         with torch.device("meta"):
-            if details is not None:
-                return VariedTransformer(architecture, details)
-            return Transformer(architecture)
+            return model_of(architecture, details)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise SpecsimError(f"{architecture.name} is too large: {in_one_line(error)}") from None
 

@@ -168,31 +168,23 @@ class VariedTransformer(Transformer):
             head = self.head.linear if isinstance(self.head, ScaledHead) else self.head
             head.weight = self.embedding.weight
 
-    def views(
-        self,
-        positions: Tensor,
-        cache: KVCache | None,
-        window: int | None,
-        bias: Tensor | None,
-        branches: Branches | None,
-    ) -> tuple[Pass, ...]:
+    def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
         if branches is not None and self.details.delta:
             raise SpecsimError(
                 f"{self.architecture.name} has recurrent layers, which would need a state for "
                 "every branch of a tree: draft chains for it"
             )
-        reads = positions.shape[1] if cache is None else window or cache.capacity
-        slots = positions if branches is None else branches.slots
+        positions, cached = asked.positions, asked.cache is not None
+        reads = asked.window if cached else positions.shape[1]
         factors, made, views = self.query_factors(positions), {}, []
         for kind in self.details.kinds:
             angles = self.rotary[kind.rope][positions]  # (B, T, 1, 2D)
             cos, sin = (angles if factors is None else angles * factors).chunk(2, dim=-1)
             if kind.window not in made:
-                made[kind.window] = bias
-                if bias is None and (cache is not None or kind.window is not None):
+                made[kind.window] = asked.bias
+                if asked.bias is None and (cached or kind.window is not None):
                     made[kind.window] = self.mask(positions, reads, kind.window, branches)
-            seen = made[kind.window]
-            views.append(Pass(cache, slots, positions, reads, cos, sin, seen))
+            views.append(asked._replace(bias=made[kind.window], cos=cos, sin=sin))
         return tuple(views)
 
     def mask(
@@ -222,11 +214,13 @@ class VariedTransformer(Transformer):
             factors = factors * torch.where(queries[:, None], grown[..., None, None], 1.0)
         return factors.to(self.dtype)
 
-    def of_shape(self, architecture: Architecture) -> "VariedTransformer":
-        return VariedTransformer(architecture, self.details)
-
     def new_cache(self, batch: int, capacity: int, width: int) -> KVCache:
         if self.details.delta is None:
             return super().new_cache(batch, capacity, width)
         return StateCache(self.architecture, self.details, batch, capacity, width, self.dtype,
                           self.device)  # fmt: skip
+
+
+def model_of(architecture: Architecture, details: Details | None) -> Transformer:
+    """The model of these sizes and details, without values."""
+    return VariedTransformer(architecture, details) if details else Transformer(architecture)

@@ -17,8 +17,7 @@ from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
 from reference.details import Details
 from reference.experts import Mixture
-from reference.rotary import MAX_GAMMA as MAX_GAMMA
-from reference.rotary import rotary_table as rotary_table
+from reference.rotary import MAX_GAMMA, rotary_table  # noqa: F401
 from reference.sequences import Sequences
 from reference.trees import Branches
 from specsim.architecture import Architecture
@@ -28,12 +27,12 @@ class Pass(NamedTuple):
     """What the layers of one kind share in a pass: where they write, and what they may see."""
 
     cache: KVCache | None
-    slots: Tensor  # (B, T), where keys and values are written
     positions: Tensor  # (B, T)
+    slots: Tensor  # (B, T), where keys and values are written
     window: int | None  # slots that attention reads
-    cos: Tensor  # (B, T, 1, D)
-    sin: Tensor  # (B, T, 1, D), signed
     bias: Tensor | None  # (B, 1, G·T, S); None: causal
+    cos: Tensor | None = None  # (B, T, 1, D)
+    sin: Tensor | None = None  # (B, T, 1, D), signed
 
 
 class Layer(nn.Module):
@@ -138,23 +137,9 @@ class Transformer(nn.Module):
         """The dtype of norms, activations and cache; quantised weights have fewer bits."""
         return self.norm.dtype
 
-    def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor | None = None,
-        cache: KVCache | None = None,
-        window: int | None = None,
-        branches: Branches | None = None,
-    ) -> Tensor:
-        """Logits (B, T, V) of `tokens` (B, T).
-
-        With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written
-        there, and it attends to slots 0 … positions[b, t]. The pass reads the first `window` slots
-        of the cache (default: all), however long the sequences are. Where several tokens stand at
-        one position, `branches` gives their slots and what they see. Without a cache the rows are
-        whole sequences.
-        """
-        return self.head(self.hidden(tokens, positions, cache, window, branches))
+    def forward(self, tokens: Tensor, *where, **options) -> Tensor:
+        """Logits (B, T, V) of `tokens` (B, T); the further arguments are those of `hidden`."""
+        return self.head(self.hidden(tokens, *where, **options))
 
     def hidden(
         self,
@@ -164,7 +149,14 @@ class Transformer(nn.Module):
         window: int | None = None,
         branches: Branches | None = None,
     ) -> Tensor:
-        """The normalised hidden states (B, T, C) that the head multiplies."""
+        """The normalised hidden states (B, T, C) that the head multiplies.
+
+        With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written
+        there, and it attends to slots 0 … positions[b, t]. The pass reads the first `window` slots
+        of the cache (default: all), however long the sequences are. Where several tokens stand at
+        one position, `branches` gives their slots and what they see. Without a cache the rows are
+        whole sequences.
+        """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         return self.through_layers(self.embedding(tokens), positions, cache, window, None, branches)
@@ -178,36 +170,25 @@ class Transformer(nn.Module):
         bias: Tensor | None = None,
         branches: Branches | None = None,
     ) -> Tensor:
-        """The layers and the last norm, applied to `x` (B, T, C); the rest as in `forward`. With a
+        """The layers and the last norm, applied to `x` (B, T, C); the rest as in `hidden`. With a
         cache, `bias` may replace the causal mask (see `attention_bias`)."""
-        views = self.views(positions, cache, window, bias, branches)
+        if cache is not None and window is None:
+            window = cache.capacity
+        slots = positions if branches is None else branches.slots
+        views = self.views(Pass(cache, positions, slots, window, bias), branches)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, views[layer.kind])
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
-    def views(
-        self,
-        positions: Tensor,
-        cache: KVCache | None,
-        window: int | None,
-        bias: Tensor | None,
-        branches: Branches | None,
-    ) -> tuple[Pass, ...]:
+    def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
         """What the layers of each kind see in a pass: in the Llama shape all are of one kind."""
-        cos, sin = self.rotary[positions].chunk(2, dim=-1)  # (B, T, 1, D) each
-        if cache is not None:
-            window = cache.capacity if window is None else window
-            groups = self.architecture.num_heads // self.architecture.num_kv_heads
-            if branches is not None:
-                bias = bias_of(~branches.visible[:, None], groups, self.dtype)
-            elif bias is None:
-                bias = attention_bias(positions, window, groups, self.dtype)
-        slots = positions if branches is None else branches.slots
-        return (Pass(cache, slots, positions, window, cos, sin, bias),)
-
-    def of_shape(self, architecture: Architecture) -> "Transformer":
-        """A model of the same kind and another number of layers, without values."""
-        return Transformer(architecture, self.details)
+        bias, groups = asked.bias, self.architecture.num_heads // self.architecture.num_kv_heads
+        if branches is not None:
+            bias = bias_of(~branches.visible[:, None], groups, self.dtype)
+        elif asked.cache is not None and bias is None:
+            bias = attention_bias(asked.positions, asked.window, groups, self.dtype)
+        cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
+        return (asked._replace(bias=bias, cos=cos, sin=sin),)
 
     def new_cache(self, batch: int, capacity: int, width: int) -> KVCache:
         """A cache for `batch` sequences of `capacity` tokens, of which a pass drafts or verifies

@@ -327,8 +327,8 @@ class Architecture(Sizes):
         if self.departures:
             raise SpecsimError(
                 f"{self.name} has {', '.join(self.departures)}: sizes alone make models of the "
-                "Llama shape (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost can "
-                "be predicted, and docs/decoding.md lists the families whose checkpoints are decoded"
+                "Llama shape (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost "
+                "can be predicted, and docs/decoding.md lists the families that are decoded"
             )
         return self
 
