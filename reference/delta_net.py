@@ -93,10 +93,16 @@ class StateCache(KVCache):
         """Store the convolution's inputs (B, T, M) at `positions` (B, T), T at most R."""
         self.inputs[layer].index_put_((self._rows, positions % self.ring), inputs)
 
-    def clear(self) -> None:
-        super().clear()
-        for tensor in (*self.states, *self.inputs):
-            tensor.zero_()
+    def tensors(self) -> list[Tensor]:
+        return [*super().tensors(), *self.states, *self.inputs]
+
+    def rows(self, rows: slice) -> "StateCache":
+        view = super().rows(rows)
+        assert isinstance(view, StateCache)
+        view.states = [states[rows] for states in self.states]
+        view.inputs = [inputs[rows] for inputs in self.inputs]
+        view.counted = None  # a server reads prompts one by one
+        return view
 
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:
         super().fill_with_noise(slots, seed)

@@ -44,8 +44,7 @@ class Layer(nn.Module):
 
     def __init__(self, shape: Architecture, index: int = 0):
         super().__init__()
-        hidden, heads = shape.hidden_size, shape.query_size
-        self.shape, self.parts = shape, (shape.num_heads + shape.num_kv_heads, shape.num_kv_heads)
+        self.shape, hidden, heads = shape, shape.hidden_size, shape.query_size
         self.attention_norm = nn.Parameter(torch.ones(hidden))
         self.qkv = nn.Linear(hidden, heads + 2 * shape.kv_size, bias=shape.qkv_bias)
         self.query_norm = nn.Parameter(torch.ones(shape.head_dim)) if shape.qk_norm else None
@@ -73,7 +72,8 @@ class Layer(nn.Module):
         """The values that each head has looked up, (B, T, H·D)."""
         shape, (batch, rows, _) = self.shape, qkv.shape
         heads = qkv.view(batch, rows, -1, shape.head_dim)  # (B, T, H + 2K, D)
-        qk, values = heads.split_with_sizes(self.parts, dim=2)
+        parts = shape.num_heads + shape.num_kv_heads, shape.num_kv_heads
+        qk, values = heads.split_with_sizes(parts, dim=2)
         if self.query_norm is not None:
             qk = self.normalise(qk)
         # rotary embedding of queries and keys at once: `roll` exchanges the halves of a head,
@@ -172,8 +172,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The layers and the last norm, applied to `x` (B, T, C); the rest as in `hidden`. With a
         cache, `bias` may replace the causal mask (see `attention_bias`)."""
-        if cache is not None and window is None:
-            window = cache.capacity
+        window = cache.capacity if cache is not None and window is None else window
         slots = positions if branches is None else branches.slots
         views = self.views(Pass(cache, positions, slots, window, bias), branches)
         for index, layer in enumerate(self.layers):

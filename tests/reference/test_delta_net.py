@@ -25,6 +25,8 @@ from reference.families import details_of
 from reference.layers import VariedTransformer
 from reference.mtp import load_mtp
 from reference.sampling import SamplingParameters
+from reference.serving.requests import Request
+from reference.serving.slots import Slots
 from reference.verification import LOSSLESS
 from specsim.architecture import from_config
 from specsim.checks import SpecsimError
@@ -372,3 +374,27 @@ def test_a_target_or_checkpoint_without_a_module_is_named(models, tiny, with_mod
         load_mtp(folder, tiny())
     with pytest.raises(SpecsimError, match="the target asks for"):
         load_mtp(folder, models[0])
+
+
+# A server
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["hybrid draft", "early-exit"])
+def test_a_server_reads_prompts_in_pieces_and_moves_rows(models, expected, kind: str) -> None:
+    """Others decode between two pieces of a prompt; what such cycles write there is written over."""
+    slots = Slots(models[0], drafter_of(kind, models, 3), 4, 80)
+    waiting = [Request(list(prompt), NEW, SamplingParameters(0.0)) for prompt in PROMPTS]
+    order, texts = [request.number for request in waiting], {}
+    while waiting or slots.used:
+        while waiting and (row := slots.free_row()) is not None:
+            slots.admit(row, waiting.pop(0))
+        for row in slots.reading[-1:]:  # the latest first, so that others wait
+            slots.read_piece(row, 7)
+        if all(row in slots.reading for row, _ in slots.used):
+            continue
+        for row, request, result in slots.run_cycle():
+            texts.setdefault(request.number, []).extend(result.emitted)
+            if result.remaining == 0:
+                slots.leave(slots.requests.index(request))
+    assert [texts[number] for number in order] == expected
