@@ -151,7 +151,8 @@ def split(model: Transformer, group: Group) -> Transformer:
     """Keep this rank's part of `model`, which is changed and returned, on the rank's device.
 
     Every rank gives the whole model; its layers are those of rank 0 afterwards. Raises SpecsimError
-    for a model that is packed, quantised or not of the Llama shape, and for what `require_splittable` refuses.
+    for a model that is packed, quantised or not of the Llama shape, and for what
+    `require_splittable` refuses.
     """
     shape, devices = model.architecture, group.size
     if any(isinstance(module, PackedLinear | QuantizedLinear) for module in model.modules()):

@@ -184,9 +184,7 @@ def requests_of(
     seed = secrets.randbits(62) if seed is None else int(
         number(body, "seed", -(2.0**63), 2.0**63, 0, whole=True)
     )  # fmt: skip
-    named = (
-        "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-    )
+    named = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     wanted = number(body, named, 1, 1e9, 0 if chat else DEFAULT_TOKENS, whole=True)
     least = int(number(body, "min_tokens", 0, 1e9, 0, whole=True))
     ids = body.get("stop_token_ids") or []

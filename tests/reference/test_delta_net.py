@@ -382,7 +382,7 @@ def test_a_target_or_checkpoint_without_a_module_is_named(models, tiny, with_mod
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["hybrid draft", "early-exit"])
 def test_a_server_reads_prompts_in_pieces_and_moves_rows(models, expected, kind: str) -> None:
-    """Others decode between two pieces of a prompt; what such cycles write there is written over."""
+    """Others decode between two pieces of a prompt; what they write there is written over."""
     slots = Slots(models[0], drafter_of(kind, models, 3), 4, 80)
     waiting = [Request(list(prompt), NEW, SamplingParameters(0.0)) for prompt in PROMPTS]
     order, texts = [request.number for request in waiting], {}
@@ -393,7 +393,7 @@ def test_a_server_reads_prompts_in_pieces_and_moves_rows(models, expected, kind:
             slots.read_piece(row, 7)
         if all(row in slots.reading for row, _ in slots.used):
             continue
-        for row, request, result in slots.run_cycle():
+        for _, request, result in slots.run_cycle():
             texts.setdefault(request.number, []).extend(result.emitted)
             if result.remaining == 0:
                 slots.leave(slots.requests.index(request))
