@@ -343,6 +343,8 @@ def run_generate(options: argparse.Namespace) -> int:
         raise SpecsimError("--split-draft: no draft model drafts here")
     text = prompt_of(options)
     target, draft, tokenizer = load(options, needs_draft)
+    for note in (*target.notes, *(draft.notes if draft else ())):
+        print(f"reference: {note}", file=sys.stderr)
     drafter = drafter_named(options, target, draft)
     method = "tree" if options.tree else options.method
     result = speculate(
@@ -413,7 +415,9 @@ def drafter_named(options: argparse.Namespace, target, draft):
         NoDrafter,
         QuantisedSelf,
         load_head,
+        load_mtp,
     )
+    from reference.checkpoints import is_pair
 
     gamma = options.gamma
     if gamma == 0:
@@ -427,6 +431,9 @@ def drafter_named(options: argparse.Namespace, target, draft):
         return EarlyExit(half if options.layers is None else options.layers, gamma)
     if options.method == "quantised-self":
         return QuantisedSelf(gamma, options.draft_precision or "int4-g32")
+    if options.method == "head" and options.head is None and target.details is not None:
+        source = Path(options.target)  # a hybrid's checkpoint holds a module of its own
+        return DraftHead(load_mtp(source / "target" if is_pair(source) else source, target), gamma)
     if options.method == "head":
         return DraftHead(load_head(options.head or "bundled", target), gamma)
     model = DraftModel(draft, gamma)

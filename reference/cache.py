@@ -19,6 +19,9 @@ class KVCache:
     """Keys and values of every layer, each (B, S, H_kv, D) with S = `capacity` slots per
     sequence."""
 
+    width = 1 << 62  # the most tokens of a pass that may be rejected: of keys and values, any
+    counted: Tensor | None = None  # (B,), how many tokens of each prompt count; the rest pads
+
     def __init__(
         self,
         architecture: Architecture,
@@ -48,17 +51,20 @@ class KVCache:
         """The first `window` slots of one layer, as views (B, window, H_kv, D)."""
         return self.keys[layer][:, :window], self.values[layer][:, :window]
 
+    def tensors(self) -> list[Tensor]:
+        """All that is kept, each with a row for each sequence."""
+        return [*self.keys, *self.values]
+
     def rows(self, rows: slice) -> "KVCache":
         """A view of some of the sequences' slots, which shares their memory."""
         view = copy(self)
-        view.keys = [keys[rows] for keys in self.keys]
-        view.values = [values[rows] for values in self.values]
+        view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
         view._rows = self._rows[: len(self._rows[rows])]
         return view
 
     def clear(self) -> None:
         """Set every slot to 0. Masked slots must be finite too, because 0 x NaN is NaN."""
-        for tensor in (*self.keys, *self.values):
+        for tensor in self.tensors():
             tensor.zero_()
 
     def move(self, source: Tensor, destination: Tensor) -> None:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference.experts import LinearStack, SeparateLinears
+from reference.layers import model_of
 from reference.packing import PackedLinear
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
@@ -65,7 +66,7 @@ def quantized(model: Transformer, precision: str) -> Transformer:
             "leave out --tensor-parallel"
         )
     with torch.device("meta"):  # everything is replaced
-        copy = Transformer(model.architecture)
+        copy = model_of(model.architecture, model.details)
     copy.stop_ids, copy.precision = model.stop_ids, precision
     copy.rotary = model.rotary.bfloat16()
     for path, old in list(copy.named_modules()):

@@ -154,7 +154,8 @@ def split(model: Transformer, group: Group) -> Transformer:
     """Keep this rank's part of `model`, which is changed and returned, on the rank's device.
 
     Every rank gives the whole model; its layers are those of rank 0 afterwards. Raises SpecsimError
-    for a model that is packed or quantised, and for what `require_splittable` refuses.
+    for a model that is packed, quantised or not of the Llama shape, and for what
+    `require_splittable` refuses.
     """
     shape, devices = model.architecture, group.size
     if any(isinstance(module, PackedLinear | QuantizedLinear) for module in model.modules()):
@@ -164,6 +165,11 @@ def split(model: Transformer, group: Group) -> Transformer:
         )
     if shape != model.whole:
         raise SpecsimError(f"{shape.name} is split already")
+    if model.details is not None:
+        raise SpecsimError(
+            f"{shape.name} departs from the Llama shape, and only models of that shape are split "
+            "over devices; specsim predict --tp prices it"
+        )
     require_splittable(shape, devices)
     for layer in model.layers:
         regroup(layer, shape, devices)
@@ -177,6 +183,8 @@ def split(model: Transformer, group: Group) -> Transformer:
     if model.device != group.device:
         model.to(group.device)
     model.architecture = share_of(shape, devices)
+    for layer in model.layers:
+        layer.shape = model.architecture
     vars(model)["kept_decoders"] = EagerOnly()
     return model
 

@@ -52,8 +52,8 @@ class DraftModel(Drafter):
                 f"{shape.max_context} of the draft {shape.name}"
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
-        if self.cache is None or self.cache.size != size:
-            self.cache = KVCache(*size)
+        if self.cache is None or self.cache.size != size or self.cache.width < self.gamma:
+            self.cache = self.model.new_cache(batch, capacity + self.spare, self.gamma)
         else:
             self.cache.clear()
         prefill(self.model, sequences, self.cache)

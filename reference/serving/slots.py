@@ -192,7 +192,7 @@ class Slots:
         view, sampling = self.alone[row], self.values.rows(slice(row, row + 1))
         sequences = view.sequences
         state = (sequences.tokens, sequences.lengths, sequences.remaining, sequences.stops)
-        kept = (*view.cache.keys, *view.cache.values, *tensors_of(view.drafter))
+        kept = (*view.cache.tensors(), *tensors_of(view.drafter))
         return [*state, view.noise.seeds, *sampling.tensors, *kept]
 
 
@@ -200,7 +200,7 @@ def tensors_of(drafter: Drafter) -> Iterator[Tensor]:
     """The tensors that a view of a drafter holds: caches, and states by row."""
     for value in vars(drafter).values():
         if isinstance(value, KVCache):
-            yield from (*value.keys, *value.values)
+            yield from value.tensors()
         elif isinstance(value, Tensor):
             yield value
         elif hasattr(value, "propose"):

@@ -5,7 +5,8 @@ kernels) is counted from these numbers, and the decoder builds its layers from t
 the two cannot disagree.
 """
 
-from specsim.architecture.config import from_config, to_config
+from specsim.architecture.config import from_config, language_model, to_config
+from specsim.architecture.fields import Config
 from specsim.architecture.files import model, read_config
 from specsim.architecture.heads import HEAD_METHODS, DraftHead, draft_head, head_from_config
 from specsim.architecture.layers import halves_of, kinds_of, layers_of, mixers_of, mlps_of
@@ -35,6 +36,7 @@ __all__ = [
     "Architecture",
     "Attention",
     "Compressed",
+    "Config",
     "DraftHead",
     "Experts",
     "Format",
@@ -52,6 +54,7 @@ __all__ = [
     "halves_of",
     "head_from_config",
     "kinds_of",
+    "language_model",
     "layers_of",
     "mixers_of",
     "mlps_of",

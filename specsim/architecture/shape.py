@@ -322,12 +322,13 @@ class Architecture(Sizes):
         return tuple(words for words, departs in found.items() if departs)
 
     def require_llama_shape(self) -> "Architecture":
-        """Itself; SpecsimError, naming every departure, for a shape that can only be priced."""
+        """Itself; SpecsimError, naming every departure, for a shape of which sizes do not say all
+        that a forward pass needs."""
         if self.departures:
             raise SpecsimError(
-                f"{self.name} has {', '.join(self.departures)}: the decoder runs the Llama shape "
-                "alone (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost can be "
-                "predicted"
+                f"{self.name} has {', '.join(self.departures)}: sizes alone make models of the "
+                "Llama shape (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost "
+                "can be predicted, and docs/decoding.md lists the families that are decoded"
             )
         return self
 
