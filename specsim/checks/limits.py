@@ -35,6 +35,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "cells": Limit(2_000_000, "more take all memory; planning.speedups takes them in parts"),
         "streamed": Limit(200_000_000, "the result alone would fill the memory"),
         "sweep_points": Limit(10_000_000, "divide the sweep into several files"),
+        "axis_values": Limit(1_000_000, "divide the sweep into several files"),
         "workers": Limit(1024, "no machine has more cores"),
         # of a server
         "requests": Limit(200_000, "a mean needs no more"),

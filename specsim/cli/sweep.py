@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,12 +15,11 @@ from specsim.checks.extras import MissingExtra
 from specsim.checks.files import require_writable, writing
 from specsim.cli.measured import compute_any
 from specsim.cli.parser import Commands
+from specsim.cli.progress import SweepBar
 from specsim.scenario.sweeping import (
-    Metric,
     Pool,
     SweepPlan,
     SweepPoint,
-    SweepProgress,
     SweepResult,
     SweepSummary,
     dask_pool,
@@ -34,9 +31,8 @@ from specsim.scenario.sweeping import (
     usual_metric,
     write_csv,
 )
-from specsim.scenario.sweeping.summary import cell, require_metric
+from specsim.scenario.sweeping.summary import cell
 
-QUIET_S, OFTEN_S, LOGGED_S = 1.0, 0.2, 60.0  # of the progress: on a terminal, and in a log
 DRAWN = 2  # axes of a figure, at most
 
 
@@ -129,11 +125,6 @@ def axes_named(plan: SweepPlan, text: str | None) -> list[str]:
     return names
 
 
-def hides(summary: SweepSummary, along: Sequence[str]) -> bool:
-    """Whether a figure along these axes shows the best over others."""
-    return any(len(each) > 1 for name, each in summary.axes.items() if name not in along)
-
-
 def described(axes: Mapping[str, tuple[Any, ...]]) -> str:
     """The axes in words: batch (3) x alpha (9)."""
     return " x ".join(f"{name} ({len(values):,})" for name, values in axes.items())
@@ -151,8 +142,9 @@ def draw(path: Path, summary: SweepSummary, along: Sequence[str]) -> str | None:
     except MissingExtra as missing:
         return str(missing)
     axes = {name: summary.axes[name] for name in along}
-    metric = str(summary.metric) if hides(summary, along) else summary.metric.name
-    figure = figures.swept(axes, values, metric)
+    hidden = [n for n, each in summary.axes.items() if n not in along and len(each) > 1]
+    title = f"at the best {', '.join(hidden)}" if hidden else ""
+    figure = figures.swept(axes, values, summary.metric.name, title)
     with writing(path) as new:
         new.write_bytes(figures.png(figure))
     return None
@@ -221,55 +213,3 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     else:
         said.append(f"no figure: {document['no_figure']}")
     return said
-
-
-class SweepBar:
-    """How far a sweep is, on standard error: a bar on a terminal, else a line every minute. Stops a
-    sweep whose results lack the metric, at the first of them."""
-
-    def __init__(self, metric: Metric) -> None:
-        self.metric, self.checked, self.drawn = metric, False, False
-        self.begun = self.shown = time.monotonic()
-
-    def __call__(
-        self, progress: SweepProgress, point: SweepPoint, outcome: Mapping[str, Any]
-    ) -> None:
-        if not self.checked and "result" in outcome:
-            require_metric(self.metric, outcome["result"])
-            self.checked = True
-        now = time.monotonic()
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        if now - self.shown < (OFTEN_S if terminal else LOGGED_S) or now - self.begun < QUIET_S:
-            return
-        self.shown = now
-        if sys.stderr is None:
-            return
-        if terminal:
-            print(f"\r{self.line(progress, now):79.79s}", end="", file=sys.stderr, flush=True)
-            self.drawn = True
-        else:
-            print(self.line(progress, now), file=sys.stderr, flush=True)
-
-    def line(self, progress: SweepProgress, now: float) -> str:
-        """The bar, the points, their rate and the time that is left."""
-        share = 1 - progress.left / progress.total
-        filled = int(20 * share)
-        rate = progress.computed / (now - self.begun)
-        failed = f", {progress.errors:,} errors" if progress.errors else ""
-        return (
-            f"[{'#' * filled}{'.' * (20 - filled)}] {share:4.0%}, "
-            f"{progress.total - progress.left:,} of {progress.total:,}{failed}, {rate:.3g}/s, "
-            f"{clock(progress.left / rate)} left"
-        )
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self.drawn:
-            print("\r" + " " * 79 + "\r", end="", file=sys.stderr, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """A time as 1:02:03, with days where it takes them."""
-    days, rest = divmod(round(seconds), 86_400)
-    said = f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d}"
-    return f"{days} d {said}" if days else said

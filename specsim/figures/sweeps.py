@@ -13,7 +13,9 @@ MOST_CURVES = 6  # more values of the second axis are a map
 
 
 @styled
-def swept(axes: Mapping[str, tuple[Any, ...]], values: ArrayLike, metric: str) -> NotebookFigure:
+def swept(
+    axes: Mapping[str, tuple[Any, ...]], values: ArrayLike, metric: str, title: str = ""
+) -> NotebookFigure:
     """The metric at the values of one or two axes: curves along an axis of numbers, one for each
     value of the other; a map where these are many; marks where the values are no numbers.
 
@@ -36,6 +38,7 @@ def swept(axes: Mapping[str, tuple[Any, ...]], values: ArrayLike, metric: str) -
         _name_places(place.yaxis, others)
         place.set_xlabel(_title(names[0]))
         place.set_ylabel(_title(names[1]))
+        place.set_title(title)
         return figure
     numeric = _numeric(x)
     along = [float(each) for each in x] if numeric else [float(at) for at in range(len(x))]
@@ -46,9 +49,10 @@ def swept(axes: Mapping[str, tuple[Any, ...]], values: ArrayLike, metric: str) -
             [along[at] for at in order], values[order, column],
         )
         for column, other in enumerate(others)
+        if not np.isnan(values[:, column]).all()
     ]  # fmt: skip
     doubling = numeric and min(along) > 0 and max(along) >= 8 * min(along)
-    curves(place, lines, _title(names[0]), metric, doubling=doubling)
+    curves(place, lines, _title(names[0]), metric, doubling=doubling, title=title)
     for drawn in place.get_lines():
         drawn.set_marker("o")
         drawn.set_markersize(3)

@@ -103,7 +103,7 @@ def values_of(value: Any, kind: str, name: str) -> tuple[Any, ...]:
         )
     if not value:
         raise SpecsimError(f"{name} is empty: a sweep over it has no points")
-    require_limit("sweep_points", len(value), f"{name}: the number of values")
+    require_limit("axis_values", len(value), f"{name}: the number of values")
     found = tuple(checked(kind, each, name) for each in value)
     if len(set(found)) < len(found):
         twice = next(each for at, each in enumerate(found) if each in found[:at])
@@ -132,7 +132,7 @@ def _range(table: Mapping[str, Any], whole: bool, name: str) -> list[Any]:
         raise SpecsimError(
             f"{name}: a range needs at least 2 steps, and an end other than its start"
         )
-    require_limit("sweep_points", steps, f"{name}: steps")
+    require_limit("axis_values", steps, f"{name}: steps")
     if log and not (low > 0 and high > 0):
         raise SpecsimError(f"{name}: a range in equal factors (log) needs from and to above 0")
     spaced = np.geomspace(low, high, steps) if log else np.linspace(low, high, steps)

@@ -3,18 +3,19 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 import specsim
 from specsim import serving
-from specsim.checks import SpecsimError
+from specsim.checks import SpecsimError, one_line
 from specsim.prediction import Prediction
 from specsim.scenario.files import kinds_of, load_in, scenario_in
 from specsim.scenario.resolved import predictions, resolve
@@ -40,6 +41,9 @@ class MeasuredPair:
     draft_layers: int | None = None
     seed: int = 0
 
+
+Compute: TypeAlias = "Callable[[SweepPoint], dict[str, Any]]"
+Outcome: TypeAlias = dict[str, Any]  # "seconds", and "result", a table, or "error", a sentence
 
 _SCENARIO = kinds_of(Scenario)
 PLAIN = ("step_s", "tokens_per_s")  # of a prediction; the others are null without a draft
@@ -76,7 +80,10 @@ class SweepPoint:
 
     @property
     def complete(self) -> dict[str, Any]:
-        """All settings of its kind, with the defaults of those that are left out."""
+        """All settings of its kind, with the defaults of those that are left out; of a kind that is
+        not in KINDS, those that are given."""
+        if self.kind not in KINDS:
+            return dict(self.settings)
         if self.kind == "measure":
             return asdict(measured_in(self.settings))
         scenario = asdict(scenario_in(self.settings))
@@ -164,6 +171,25 @@ def simulated(settings: Mapping[str, Any]) -> dict[str, Any]:
     summary = dict(run.summary)
     shares = summary.pop("gamma_share")
     return summary | {"gamma_mostly": int(max(shares, key=lambda g: shares[g])) if shares else None}
+
+
+def compute_chunk(compute: Compute, points: Sequence[SweepPoint], version: str) -> list[Outcome]:
+    """In a worker: the outcome of each point. Its seconds are those of computing."""
+    if version != specsim.__version__:
+        raise SpecsimError(f"a worker has specsim {specsim.__version__}, the sweep {version}")
+    return [outcome_of(compute, point) for point in points]
+
+
+def outcome_of(compute: Compute, point: SweepPoint) -> Outcome:
+    """The result of one point, or its error in a sentence."""
+    begun = time.perf_counter()
+    try:
+        found: Outcome = {"result": compute(point)}
+    except SpecsimError as error:
+        found = {"error": one_line(str(error))}
+    except Exception as error:
+        found = {"error": one_line(f"{type(error).__name__}: {error}")}
+    return {"seconds": time.perf_counter() - begun} | found
 
 
 def plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from specsim.checks.limits import require_limit
 
 # One BLAS thread a worker: more of them would only wait for each other's cores.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-ANSWERS_S = 20  # a scheduler that does not answer in this time is not there
+ANSWERS_S = 10  # a scheduler that does not answer in this time is not there
 
 
 @dataclass(frozen=True, slots=True)

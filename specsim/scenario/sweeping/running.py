@@ -11,23 +11,28 @@ dies, everything that was under way is computed again, one point at a time, so t
 kills its worker is found; after `TRIES` it is recorded as an error, and the rest goes on.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import specsim
 from specsim.checks import SpecsimError, one_line
 from specsim.scenario.sweeping.axes import SweepPlan
-from specsim.scenario.sweeping.points import SweepPoint, compute_point
+from specsim.scenario.sweeping.points import (
+    Compute,
+    Outcome,
+    SweepPoint,
+    compute_chunk,
+    compute_point,
+    outcome_of,
+)
 from specsim.scenario.sweeping.pools import Pool, given_pool, one_thread_each
-from specsim.scenario.sweeping.store import Outcome, SweepStore
+from specsim.scenario.sweeping.store import SweepStore
 
-Compute = Callable[[SweepPoint], dict[str, Any]]
 Points: TypeAlias = "SweepPlan | Sequence[SweepPoint]"
 
 CHUNK_S = 0.25  # of one chunk's computing
@@ -107,25 +112,6 @@ def run_sweep(
             with one_thread_each():
                 run.by_workers(missing, pool)
     return SweepResult(points, kept, progress)
-
-
-def compute_chunk(compute: Compute, points: Sequence[SweepPoint], version: str) -> list[Outcome]:
-    """In a worker: the outcome of each point. Its seconds are those of computing."""
-    if version != specsim.__version__:
-        raise SpecsimError(f"a worker has specsim {specsim.__version__}, the sweep {version}")
-    return [outcome_of(compute, point) for point in points]
-
-
-def outcome_of(compute: Compute, point: SweepPoint) -> Outcome:
-    """The result of one point, or its error in a sentence."""
-    begun = time.perf_counter()
-    try:
-        found: Outcome = {"result": compute(point)}
-    except SpecsimError as error:
-        found = {"error": one_line(str(error))}
-    except Exception as error:
-        found = {"error": one_line(f"{type(error).__name__}: {error}")}
-    return {"seconds": time.perf_counter() - begun} | found
 
 
 @dataclass(slots=True)

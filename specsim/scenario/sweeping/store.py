@@ -16,18 +16,15 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from specsim.checks import Array, Booleans, SpecsimError
 from specsim.checks.files import require_place
-from specsim.scenario.sweeping.points import SweepPoint, plain
+from specsim.scenario.sweeping.points import Outcome, SweepPoint, plain
 
 HEADER = b'{"specsim_sweep":1}\n'
 LINE = re.compile(rb'\{"key":"([0-9a-f]{16})","ok":(true|false),"seconds":.*\}\n', re.DOTALL)
-
-Outcome = dict[str, Any]  # {"seconds": …} with "result", a table, or "error", a sentence
 
 
 class SweepStore:
