@@ -4,8 +4,8 @@
 |---|---|
 | a `python` block | run, after the blocks of the page before it |
 | a `text` block after it | compared with what it printed |
-| `specsim …` | run, if it needs no file, server or network of the reader's; all are parsed elsewhere |
-| `$ specsim …` and lines after it | run, and every line is looked for in what it printed; `…` is left out |
+| `specsim …` | run, if it needs no file or server of the reader's |
+| `$ specsim …` and lines after it | run, and each line is looked for in what it printed |
 | `python -m reference …` | parsed; run by `make test-slow` |
 | `make …` | the target exists |
 

@@ -36,7 +36,9 @@ def nav() -> list[str]:
 def made() -> set[str]:
     """The pages of the site that are no file of docs/."""
     courses = {f"course/{path.stem}.md" for path in ROOT.glob("notebooks/*.ipynb")}
-    project = {f"project/{name}.md" for name in ("architecture", "contributing", "changelog", "pair")}
+    project = {
+        f"project/{name}.md" for name in ("architecture", "contributing", "changelog", "pair")
+    }
     return courses | project | {f"api/{page}.md" for page in api.PAGES}
 
 

@@ -106,7 +106,10 @@ def markdown(page: str) -> str:
         if not section.exported:
             lines += [f"## Module `{section.module}`", ""]
         lines += [f"::: {section.module}", "    options:", "      show_root_heading: false"]
-        lines += [f"      show_root_toc_entry: false", f"      heading_level: {2 if section.exported else 3}"]
+        lines += [
+            "      show_root_toc_entry: false",
+            f"      heading_level: {2 if section.exported else 3}",
+        ]
         lines += ["      members:"] + [f"        - {member}" for member in section.members]
         lines += [] if section.members else ["        []"]
         lines.append("")

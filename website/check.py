@@ -64,9 +64,8 @@ def broken(site: Path) -> list[str]:
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file() or not target.is_relative_to(site.resolve()):
                 found.append(f"{name}: {link} leads to nothing")
-            elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].ids:
-                    found.append(f"{name}: {link} leads to no such heading")
+            elif target in pages and unquote(parts.fragment) not in pages[target].ids:
+                found.append(f"{name}: {link} leads to no such heading")
     for path in site.rglob("*.css"):
         inside = path.relative_to(site).parts[0] not in APPLICATIONS
         if inside and STYLED.search(path.read_text(encoding="utf-8")):

@@ -69,21 +69,20 @@ def formulas(text: str) -> str:
     return "".join(pieces)
 
 
-def launch(path: Path, text: str) -> str:
-    """`text` with a line under its title that says where the notebook can be run.
+def launch(stem: str) -> str:
+    """A line that says where the notebook `stem` can be run, for its page.
 
     Colab and Binder are named where the code host is known: its workflows set GITHUB_REPOSITORY.
     JupyterLite is named where it is built (`make lite`)."""
-    links = [f"[download the notebook]({path.name}){{ download }}"]
-    if os.environ.get("SPECSIM_LITE") and path.stem in lite_notebooks():
-        links.insert(0, f"[run it in this browser](../lite/lab/index.html?path={path.name})")
+    places = {f"../{stem}.ipynb": "download the notebook"}
+    if os.environ.get("SPECSIM_LITE") and stem in lite_notebooks():
+        places[f"../../lite/lab/index.html?path={stem}.ipynb"] = "run it in this browser"
     if host := os.environ.get("GITHUB_REPOSITORY"):
-        place = f"{host}/blob/main/notebooks/{path.name}"
-        links.append(f"[open in Colab](https://colab.research.google.com/github/{place})")
-        binder = f"https://mybinder.org/v2/gh/{host}/main?labpath=notebooks/{path.name}"
-        links.append(f"[open in Binder]({binder})")
-    title, _, rest = text.partition("\n")
-    return f"{title}\n\n*{', '.join(links)}*\n{rest}".replace("*[", "[", 1).replace(")*\n", ")\n", 1)
+        path = f"notebooks/{stem}.ipynb"
+        colab = "https://colab.research.google.com/github"
+        places[f"{colab}/{host}/blob/main/{path}"] = "open in Colab"
+        places[f"https://mybinder.org/v2/gh/{host}/main?labpath={path}"] = "open in Binder"
+    return " · ".join(f'<a href="{place}">{words}</a>' for place, words in places.items())
 
 
 def lite_notebooks() -> tuple[str, ...]:

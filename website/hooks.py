@@ -1,16 +1,14 @@
 """What the site adds to the pages of docs/: MkDocs calls these functions while it builds.
 
-| function | what it does |
-|---|---|
-| `on_config` | pages of docs/ that the navigation does not name are put into its section "More" |
-| `on_files` | adds the course (from the stored .ipynb files), the API reference, ARCHITECTURE.md, CONTRIBUTING.md, CHANGELOG.md, and the data files that pages link to |
-| `on_page_markdown` | links between files of the repository become links between pages of the site |
+- `on_config`: pages of docs/ that the navigation does not name go into its section "More".
+- `on_files`: adds the course (from the stored .ipynb files), the API reference, ARCHITECTURE.md,
+  CONTRIBUTING.md, CHANGELOG.md, and the data files that pages link to.
+- `on_page_markdown`: links between files of the repository lead to pages of the site.
 
 So a page is written for readers of the repository, and reads the same on the site. Nothing is
 fetched: a notebook is shown as it was stored, formulas become MathML.
 """
 
-import os
 import posixpath
 import re
 import sys
@@ -45,7 +43,7 @@ _shown: dict[str, str] = {}
 
 
 def on_config(config: Any) -> Any:
-    """Complete the navigation; `SPECSIM_LITE` says that JupyterLite will be under lite/."""
+    """Put the pages that the navigation does not name into a section of their own."""
     _shown.clear()
     folder = Path(config.docs_dir)
     named = set(paths_of(config.nav))
@@ -76,10 +74,13 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         _shown[f"notebooks/{path.name}"] = f"course/{path.stem}.md"
         text, images = course.page(path)
-        added[f"course/{path.stem}.md"] = course.launch(path, text)
-        added |= {f"course/{name}": data for name, data in images.items()}
+        added[f"course/{path.stem}.md"] = text
+        for name, data in images.items():
+            _shown[f"notebooks/{name}"] = f"course/{name}"
+            added[f"course/{name}"] = data
         added[f"course/{path.name}"] = path.read_bytes()
     for page in api.PAGES:
+        _shown[f"{page.replace('.', '/')}/__init__.py"] = f"api/{page}.md"
         added[f"api/{page}.md"] = api.markdown(page)
     added["assets/site.css"] = (ROOT / "website" / "site.css").read_text(encoding="utf-8")
     for page, content in added.items():
@@ -112,10 +113,11 @@ def add_source(files: Files, config: Any, target: str) -> None:
     front = "---\nsearch:\n  exclude: true\n---\n\n"
     if path.is_dir():
         _shown[target] = f"source/{target}/index.md"
-        inside = sorted(p for p in path.iterdir() if p.suffix in LANGUAGES or (p / ".").is_dir())
-        inside = [p for p in inside if not p.name.startswith(("__pycache__", "."))]
+        inside = sorted(p for p in path.iterdir() if p.suffix in LANGUAGES or p.is_dir())
+        inside = [p for p in inside if not p.name.startswith(("_", "."))]
         lines = [f"- [{p.name}]({p.name}{'.md' if p.is_file() else '/index.md'})" for p in inside]
-        content = f"{front}# {target}\n\nFiles of this folder of the repository:\n\n" + "\n".join(lines)
+        title = f"{front}# {target}\n\nFiles of this folder of the repository:\n\n"
+        content = title + "\n".join(lines)
         files.append(File.generated(config, _shown[target], content=content))
         for each in inside:
             add_source(files, config, each.relative_to(ROOT).as_posix())
@@ -149,10 +151,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     for fence in FENCED.finditer(markdown):  # code stays as it is
         pieces += [LINK.sub(moved, markdown[last : fence.start()]), fence[0]]
         last = fence.end()
-    return "".join([*pieces, LINK.sub(moved, markdown[last:])])
-
-
-def on_env(env: Any, config: Any, files: Files) -> Any:
-    """Templates may ask whether JupyterLite is under lite/."""
-    env.globals["lite"] = bool(os.environ.get("SPECSIM_LITE"))
-    return env
+    text = "".join([*pieces, LINK.sub(moved, markdown[last:])])
+    if origins[source].endswith(".ipynb"):
+        title, _, rest = text.partition("\n")
+        text = f"{title}\n\n{course.launch(Path(source).stem)}\n{rest}"
+    return text

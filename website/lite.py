@@ -19,7 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDGETS = ("ipywidgets", "jupyterlab_widgets", "widgetsnbextension")  # pure Python, in the wheelhouse
+WIDGETS = (
+    "ipywidgets",
+    "jupyterlab_widgets",
+    "widgetsnbextension",
+)  # pure Python
 FIRST = "%pip install -q specsim-llm matplotlib ipywidgets"
 EXPLORER = {
     "# The explorer\n\nRun the two cells below: sliders, and pictures that follow them.": None,
@@ -44,7 +48,9 @@ def main() -> None:
         run("-m", "pip", "download", "-q", "--no-deps", "-c", ROOT / "constraints.txt",
             "-d", wheels, *WIDGETS)  # fmt: skip
         shutil.rmtree(output, ignore_errors=True)
-        given = [part for wheel in sorted(wheels.glob("*.whl")) for part in ("--piplite-wheels", wheel)]
+        given = [
+            part for wheel in sorted(wheels.glob("*.whl")) for part in ("--piplite-wheels", wheel)
+        ]
         run("-m", "jupyter", "lite", "build", "--contents", contents, "--output-dir", output,
             "--no-sourcemaps", *given, cwd=folder)  # fmt: skip
     missing = absent(output)
@@ -75,7 +81,10 @@ def prepared(found: dict[str, Any]) -> dict[str, Any]:
 
 def notebook(cells: dict[str, str | None]) -> dict[str, Any]:
     """A new notebook of texts, and of code where the kind says so."""
-    made = [cell_of(text, kind or "markdown", f"cell-{i}") for i, (text, kind) in enumerate(cells.items())]
+    made = [
+        cell_of(text, kind or "markdown", f"cell-{i}")
+        for i, (text, kind) in enumerate(cells.items())
+    ]
     kernel = {"name": "python", "display_name": "Python (Pyodide)"}
     return {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
