@@ -137,9 +137,21 @@ figures: $(VENV)/test.stamp  ## draw the figures in docs again, from what was me
 validate: $(VENV)/demo.stamp  ## predictions compared with published measurements
 	$(VENV)/bin/specsim validate
 
+# Material for MkDocs prints an advertisement about MkDocs 2; it is no warning of ours.
+.PHONY: site
+site: $(VENV)/site.stamp  ## the documentation, the course and the API as pages, in site/; a dead link fails
+	NO_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --quiet --strict
+	$(RUN) website/check.py site
+
+.PHONY: lite
+lite: $(VENV)/site.stamp  ## the same, with notebooks that run in the reader's browser (JupyterLite)
+	SPECSIM_LITE=1 NO_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --quiet --strict
+	$(RUN) website/lite.py site/lite
+	$(RUN) website/check.py site
+
 .PHONY: clean
 clean:  ## remove caches and builds, but not .venv
-	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- what they install -------------------------------------------------------------------------
@@ -150,6 +162,7 @@ $(VENV)/serve.stamp: INSTALLS := -e '.[serve,figures]'
 $(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub]' --group test
 $(VENV)/notebooks.stamp: INSTALLS := -e '.[notebooks]'
 $(VENV)/browser.stamp: INSTALLS := -e '.[notebooks]' --group test --group browser
+$(VENV)/site.stamp: INSTALLS := -e . --group site
 $(VENV)/lint.stamp: INSTALLS := -e . --group lint
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/pip.ready
