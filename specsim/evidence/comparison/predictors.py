@@ -13,6 +13,7 @@ roofline of the bandwidth and the FLOP/s that the probes measured.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from specsim import catalog
 from specsim.evidence.calibration import Calibration
@@ -64,7 +65,7 @@ def predictors_for(
 def with_links(measured: System, known: str | None) -> System:
     """A calibrated System with the links of the catalog's accelerator, or with an assumed network:
     probes of one device measure none."""
-    links = {"link_latency_s": NETWORK_LATENCY_S}
+    links: dict[str, Any] = {"link_latency_s": NETWORK_LATENCY_S}
     if known is not None:
         row = accelerator_of(known)
         links = {name: getattr(row, name) for name in LINKS}
