@@ -3,12 +3,13 @@ and predicted, on one machine in one run.
 
     python bench/versus_servers.py [--vllm PYTHON] [--rounds 3] [--streams 1 2 4 8] [--out FILE]
 
-The bundled pair, greedy, six prompts a stream, the same weights and dtype everywhere; plain and with
-a draft model. The loads are sent in turn to every server, round after round; a server that is not
+The bundled pair, greedy, three texts a stream, the same weights and dtype everywhere; plain and
+with a draft model. The loads are sent in turn to every server, round after round; a server that is not
 asked waits. The decoder decodes the same prompts as one ragged batch of that size. Predicted are our
 server, from this machine's probes, and vLLM, whose engine is fitted to its own plain runs at the
-fewest and the most streams, with the probes' kernels. `make bench-servers` installs vLLM into an
-environment of its own; without it the rest is measured.
+fewest and the most streams, with the probes' kernels, with the tokens per cycle that were counted:
+what is tried here is the time. `make bench-servers` installs vLLM into an environment of its own;
+without it the rest is measured.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import statistics
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ VLLM_SETTINGS = {
     "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }  # fmt: skip
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # vLLM's names
-PER_STREAM, ANSWER, PROMPT = 6, 96, 32
+PER_STREAM, ANSWER, PROMPT = 3, 96, 32  # texts of a stream; tokens
 
 
 def vllm_server(python: str, gamma: int, dtype: str):
@@ -61,12 +62,24 @@ def vllm_server(python: str, gamma: int, dtype: str):
     return running(command, port, environment=VLLM_SETTINGS | threads)
 
 
-def traffic(streams: int) -> serving.Traffic:
-    """A closed loop."""
+def traffic(streams: int, texts: int = PER_STREAM) -> serving.Traffic:
+    """A closed loop; each stream asks for so many texts, one after the other."""
     return serving.traffic(
-        concurrency=streams, requests=PER_STREAM * streams, prompt=serving.Lengths(PROMPT),
+        concurrency=streams, requests=texts * streams, prompt=serving.Lengths(PROMPT),
         output=serving.Lengths(ANSWER),
     )  # fmt: skip
+
+
+@dataclass
+class Measured:
+    """What one load came to, round by round."""
+
+    tokens_per_s: list[float] = field(default_factory=list)
+    tokens_per_cycle: list[float] = field(default_factory=list)
+    tpot_s: list[float] = field(default_factory=list)
+
+
+Loads = dict[tuple[str, int, int], Measured]  # by who, gamma and streams
 
 
 def main() -> int:
@@ -80,89 +93,100 @@ def main() -> int:
     options = parser.parse_args()
     cpu = torch.device("cpu")
     dtype = dtype_named(options.dtype) if options.dtype else fastest_dtype(cpu)[0]
-    name = PRECISION_OF[dtype]
-    target, draft, _ = reference.load_pair("bundled", dtype=dtype)
-    prompts = [list(text[:PROMPT]) for text in reference.prompts("timed") if len(text) >= PROMPT]
-    prompts = prompts * (PER_STREAM * max(options.streams) // len(prompts) + 1)
-    written = [client.Written(tuple(prompt)) for prompt in prompts]
-    gammas = (0, options.gamma)
-    about = asdict(environment(cpu))
+    name, about = PRECISION_OF[dtype], asdict(environment(cpu))
     print(f"{about['device']}, {name}; probing …", flush=True)
     calibration = fit(run_probes(cpu, dtype), about)
     makers = {
-        ("ours", gamma): served.our_server(gamma, name, max(options.streams)) for gamma in gammas
+        ("ours", gamma): served.our_server(gamma, name, max(options.streams))
+        for gamma in (0, options.gamma)
     }
     if Path(options.vllm).exists():
-        makers |= {("vLLM", gamma): vllm_server(options.vllm, gamma, name) for gamma in gammas}
+        for gamma in (0, options.gamma):
+            makers["vLLM", gamma] = vllm_server(options.vllm, gamma, name)
     else:
         print(f"no vLLM at {options.vllm}: make servers.ready installs it", flush=True)
-    speeds: dict[tuple[str, int, int], list[float]] = {}
-    tpot_s: dict[int, list[float]] = {}
-    lengths: dict[tuple[str, int], list[float]] = {}
+    pair = reference.load_pair("bundled", dtype=dtype)[:2]
     with ExitStack() as stack:
-        servers = {key: stack.enter_context(maker) for key, maker in makers.items()}
-        print("servers are up", flush=True)
-        for turn in range(options.rounds + 1):
-            for count in options.streams:
-                for gamma in gammas:
-                    for who in ("decoder", "ours", "vLLM"):
-                        key = (who, gamma, count)
-                        if who == "decoder":
-                            speed = decoded(
-                                target, draft, gamma, prompts[: count * PER_STREAM], count
-                            )
-                        elif (who, gamma) in servers:
-                            run = client.measure_server(
-                                servers[who, gamma], traffic(count), prompts=written,
-                                temperature=0.0, ignore_eos=True, overhead=False,
-                            )  # fmt: skip
-                            assert run.completed.all(), run.failures
-                            speed = float(run.summary["output_throughput"])
-                            if turn and gamma and run.counters is not None:
-                                lengths.setdefault((who, count), []).append(
-                                    run.counters.tokens_per_cycle
-                                )
-                            if turn and who == "vLLM" and not gamma:
-                                tpot_s.setdefault(count, []).append(
-                                    run.summary["mean_tpot_ms"] / 1e3
-                                )
-                        else:
-                            continue
-                        if turn:  # the first round warms up
-                            speeds.setdefault(key, []).append(speed)
-            print(f"round {turn} of {options.rounds}", flush=True)
-    systems = {"ours": calibration.system}
-    if tpot_s:
-        ends = {n: statistics.median(tpot_s[n]) for n in (min(tpot_s), max(tpot_s))}
-        systems["vLLM"] = fitted_to_server(
-            calibration.system, target.architecture, ends, PROMPT + ANSWER // 2
-        )
-    rows = []
-    for (who, gamma, count), each in speeds.items():
-        row = {"who": who, "gamma": gamma, "streams": count, "tokens_per_s": statistics.median(each),
-               "low": min(each), "high": max(each)}  # fmt: skip
-        if who in systems:
-            found = lengths.get((who, count))
-            row["tokens_per_cycle"] = statistics.median(found) if found else None
-            row["predicted"] = predicted(
-                systems[who], target, draft, gamma, count, row["tokens_per_cycle"]
-            )
-        rows.append(row)
-    document = {"environment": about, "dtype": name, "gamma": options.gamma, "rounds": options.rounds,
-                "answer_tokens": ANSWER, "prompt_tokens": PROMPT, "rows": rows}  # fmt: skip
+        urls = {key: stack.enter_context(maker) for key, maker in makers.items()}
+        found = measure(pair, urls, options.streams, options.gamma, options.rounds)
+    rows = with_predictions(found, pair, calibration.system)
     report(rows, options.gamma)
     if options.out:
-        write_json(options.out, document | {"calibration": to_json(calibration)})
+        document = {
+            "environment": about, "dtype": name, "gamma": options.gamma, "rounds": options.rounds,
+            "answer_tokens": ANSWER, "prompt_tokens": PROMPT, "rows": rows,
+            "calibration": to_json(calibration),
+        }  # fmt: skip
+        write_json(options.out, document)
     return 0
 
 
-def decoded(target, draft, gamma: int, prompts: list[list[int]], batch: int) -> float:
-    """Tokens per second of the decoder's own ragged batches."""
+def measure(pair, urls: dict, streams: list[int], gamma: int, rounds: int) -> Loads:
+    """Every load on every server and on the decoder, in turn, `rounds` times after a warm-up."""
+    prompts = [list(text[:PROMPT]) for text in reference.prompts("timed") if len(text) >= PROMPT]
+    written = [client.Written(tuple(prompt)) for prompt in prompts]
+    found: Loads = {}
+    for turn in range(rounds + 1):
+        texts = PER_STREAM if turn else 1
+        for count, drafted in ((count, g) for count in streams for g in (0, gamma)):
+            seen = Measured()
+            seen.tokens_per_s.append(decoded(*pair, drafted, prompts, count, texts))
+            keep(found, ("decoder", drafted, count), seen, turn)
+            for who in ("ours", "vLLM"):
+                if (who, drafted) not in urls:
+                    continue
+                run = client.measure_server(
+                    urls[who, drafted], traffic(count, texts), prompts=written, temperature=0.0,
+                    ignore_eos=True, overhead=False,
+                )  # fmt: skip
+                assert run.completed.all(), run.failures
+                seen = Measured([run.summary["output_throughput"]])
+                seen.tpot_s.append(run.summary["mean_tpot_ms"] / 1e3)
+                if run.summary["spec_decode_acceptance_length"] is not None:
+                    seen.tokens_per_cycle.append(run.summary["spec_decode_acceptance_length"])
+                keep(found, (who, drafted, count), seen, turn)
+        print(f"round {turn} of {rounds}", flush=True)
+    return found
+
+
+def keep(found: Loads, key: tuple[str, int, int], seen: Measured, turn: int) -> None:
+    """Add what was seen, but for the first round, which warms up."""
+    if turn:
+        kept = found.setdefault(key, Measured())
+        for name, values in vars(seen).items():
+            getattr(kept, name).extend(values)
+
+
+def with_predictions(found: Loads, pair, machine) -> list[dict]:
+    """A row for each load; of servers with what was predicted."""
+    target = pair[0].architecture
+    systems = {"ours": machine}
+    plain = {
+        count: statistics.median(seen.tpot_s)
+        for (who, gamma, count), seen in found.items() if who == "vLLM" and not gamma
+    }  # fmt: skip
+    if len(plain) > 1:
+        ends = {count: plain[count] for count in (min(plain), max(plain))}
+        systems["vLLM"] = fitted_to_server(machine, target, ends, PROMPT + ANSWER // 2)
+    rows = []
+    for (who, gamma, count), seen in found.items():
+        speeds, cycles = seen.tokens_per_s, seen.tokens_per_cycle
+        row = {"who": who, "gamma": gamma, "streams": count, "low": min(speeds),
+               "high": max(speeds), "tokens_per_s": statistics.median(speeds)}  # fmt: skip
+        if who in systems:
+            row["tokens_per_cycle"] = statistics.median(cycles) if cycles else None
+            row["predicted"] = predicted(systems[who], *pair, gamma, count, row["tokens_per_cycle"])
+        rows.append(row)
+    return rows
+
+
+def decoded(target, draft, gamma: int, prompts: list[list[int]], batch: int, texts: int) -> float:
+    """Tokens per second of the decoder's own ragged batches, as many as a stream asks texts."""
     drafter = reference.DraftModel(draft, gamma) if gamma else reference.NoDrafter()
     begun, tokens = time.perf_counter(), 0
-    for start in range(0, len(prompts), batch):
-        found = reference.speculate(target, drafter, prompts[start : start + batch], ANSWER)
-        tokens += sum(map(len, found.tokens))
+    for turn in range(texts):
+        asked = [prompts[(turn * batch + row) % len(prompts)] for row in range(batch)]
+        tokens += sum(map(len, reference.speculate(target, drafter, asked, ANSWER).tokens))
     return tokens / (time.perf_counter() - begun)
 
 

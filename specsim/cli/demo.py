@@ -1,4 +1,4 @@
-"""specsim demo: predict, then measure, a pair of models on this machine; alone or behind a server."""
+"""specsim demo: predict, then measure, a pair of models here, alone or behind a server."""
 
 import argparse
 from pathlib import Path

@@ -203,9 +203,8 @@ def row(
 ) -> Row:
     """One load, predicted and measured."""
     speeds = [float(run.summary["output_throughput"]) for run in measured]
-    lengths = [
-        run.counters.tokens_per_cycle for run in measured if gamma and run.counters is not None
-    ]
+    found = [run.summary["spec_decode_acceptance_length"] for run in measured if gamma]
+    lengths = [float(each) for each in found if each is not None]
     return Row(
         streams=streams,
         gamma=gamma,
