@@ -38,7 +38,7 @@ serve-demo: $(VENV)/serve.stamp  ## predict, then measure, the bundled pair behi
 
 .PHONY: test
 test: $(VENV)/test.stamp  ## the tests (those marked gpu only where there is a CUDA device)
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not browser and not servers"
 
 .PHONY: test-browser
 test-browser: $(VENV)/browser.stamp browser.ready  ## the explorer in a real browser; screenshots in out/
