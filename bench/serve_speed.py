@@ -84,9 +84,7 @@ def main() -> int:
                 {"prompt": prompt, "max_tokens": options.tokens, "temperature": 0}
                 for prompt in prompts[:count]
             ]
-            return sum(
-                await asyncio.gather(*(stream("127.0.0.1", port, body) for body in bodies))
-            )
+            return sum(await asyncio.gather(*(stream("127.0.0.1", port, body) for body in bodies)))
 
         try:
             for count in options.streams:

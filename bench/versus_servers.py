@@ -4,12 +4,13 @@ and predicted, on one machine in one run.
     python bench/versus_servers.py [--vllm PYTHON] [--rounds 3] [--streams 1 2 4 8] [--out FILE]
 
 The bundled pair, greedy, three texts a stream, the same weights and dtype everywhere; plain and
-with a draft model. The loads are sent in turn to every server, round after round; a server that is not
-asked waits. The decoder decodes the same prompts as one ragged batch of that size. Predicted are our
-server, from this machine's probes, and vLLM, whose engine is fitted to its own plain runs at the
-fewest and the most streams, with the probes' kernels, with the tokens per cycle that were counted:
-what is tried here is the time. `make bench-servers` installs vLLM into an environment of its own;
-without it the rest is measured.
+with a draft model. The loads are sent in turn to every server, round after round; a server that is
+not asked waits. The decoder decodes the same prompts as one ragged batch of that size.
+
+Predicted are our server, from this machine's probes, and vLLM, whose engine is fitted to its own
+plain runs at the fewest and the most streams, with the probes' kernels. Tokens per cycle are those
+that were counted: what is tried is the time. `make bench-servers` installs vLLM into an environment
+of its own; without it the rest is measured.
 """
 
 import argparse
@@ -39,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 VLLM = ROOT / ".servers" / "vllm" / "bin" / "python"
 VLLM_SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_TARGET_DEVICE": "cpu",
 }  # fmt: skip
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # vLLM's names
 PER_STREAM, ANSWER, PROMPT = 3, 96, 32  # texts of a stream; tokens

@@ -11,7 +11,7 @@ client and decoder share this machine's processors (optimistic).
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ from specsim import serving
 from specsim.architecture import Architecture
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
-from specsim.demo.decoding import FULL, Pair, say, trained_pair
+from specsim.demo.decoding import FULL, QUICK, Pair, say, trained_pair
 from specsim.demo.processes import free_port, running
 from specsim.drafting import DraftModel
 from specsim.evidence import client, tables
-from specsim.evidence.calibration import fit, to_json
+from specsim.evidence.calibration import Calibration, fit, to_json
 from specsim.hardware import System
 
 LIBRARIES = ("torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "starlette", "uvicorn")
@@ -70,6 +70,18 @@ class Row:
     tokens_per_cycle: float | None  # by the server's counters; None without a draft
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """The loads, predicted and measured, and what they were predicted from."""
+
+    rows: list[Row]
+    gamma: int
+    answer: int
+    precision: str
+    environment: dict[str, Any]
+    calibration: Calibration
+
+
 def main(
     out: str | Path = "out",
     streams: Sequence[int] = STREAMS,
@@ -83,27 +95,63 @@ def main(
 
     Raises SpecsimError where something is missing, before anything is timed.
     """
+    out = Path(out)
+    require_writable(out)
+    answer, rounds = (QUICK_ANSWER, QUICK_ROUNDS) if quick else (ANSWER, ROUNDS)
+    found = compared(streams, gamma, dtype, quick, answer, rounds, note=say)
+    say("", *table(found.rows, gamma))
+    draw(found.rows, gamma, out / "serve-demo.png")
+    write_json(out / "calibration.json", to_json(found.calibration))
+    document = {
+        "environment": found.environment,
+        "precision": found.precision,
+        "gamma": gamma,
+        "answer_tokens": answer,
+        "rows": [asdict(each) for each in found.rows],
+        **errors(found.rows, gamma),
+    }
+    write_json(out / "serve-demo.json", document)
+    say("", f"wrote serve-demo.png, serve-demo.json and calibration.json to {out}", "")
+    print(json.dumps(document, allow_nan=False), flush=True)
+    return 0
+
+
+def compared(
+    streams: Sequence[int] = STREAMS,
+    gamma: int = GAMMA,
+    dtype: str | None = None,
+    quick: bool = False,
+    answer: int = ANSWER,
+    rounds: int = ROUNDS,
+    note: Callable[..., object] = lambda *lines: None,
+) -> Compared:
+    """Calibrate, predict the loads of the bundled pair, then start the server and measure them.
+
+    Arguments: `streams` of each load; `gamma`, beside plain decoding; `dtype`, by default the
+    faster one here; `quick`, fewer probes and texts; `answer`, tokens of a text; `rounds`, how
+    often each load is sent; `note(*lines)`, told what is done.
+
+    Raises SpecsimError where something is missing, before anything is timed.
+    """
     require_modules("the demo of a server", *LIBRARIES, extra="serve")
     import torch
 
     from reference import machine
     from reference.lab import probes
 
-    out = Path(out)
-    require_writable(out)
     torch.manual_seed(0)
     where = machine.device_named(None)
     chosen = probes.fastest_dtype(where)[0] if dtype is None else machine.dtype_named(dtype)
-    name = machine.PRECISION_OF[chosen]
-    environment = machine.environment(where)
-    say(f"machine      {environment.device}, {environment.threads} threads, {name}")
+    name, about = machine.PRECISION_OF[chosen], machine.environment(where)
+    note(f"machine      {about.device}, {about.threads} threads, {name}")
     pair = trained_pair(("bundled", None), chosen, where, FULL)
-    calibration = fit(probes.run_probes(where, chosen, 1 if quick else 8), asdict(environment))
-    say("", *tables.calibration_table(calibration))
-    survival = survival_of(pair, gamma, texts=8 if quick else pair.effort.texts)
-    say("", f"acceptance at temperature 1, from calibration prompts: {said(survival)}")
-
-    answer, rounds = (QUICK_ANSWER, QUICK_ROUNDS) if quick else (ANSWER, ROUNDS)
+    rounds_of_probes, widest = (1, QUICK.widest) if quick else (FULL.probe_rounds, FULL.widest)
+    timings = probes.run_probes(where, chosen, rounds_of_probes, widest=widest)
+    calibration = fit(timings, asdict(about))
+    note("", *tables.calibration_table(calibration))
+    texts = QUICK.trained.texts if quick else pair.effort.texts
+    survival = survival_of(pair, gamma, texts)
+    note("", f"acceptance at temperature 1, from calibration prompts: {said(survival)}")
     length = float(np.mean([len(prompt) for prompt in pair.timed_prompts]))
     loads = [Load(count, answer, length) for count in streams]
     shapes = pair.target.architecture, pair.draft.architecture
@@ -112,24 +160,16 @@ def main(
         for load in loads
         for drafted in (0, gamma)
     }
-    say("", "predicted; now the server …")
+    note("", "predicted; now the server …")
     measured = measure(loads, (0, gamma), pair.timed_prompts, name, max(streams), rounds)
-    rows = [row(*key, predicted[key], measured[key]) for key in predicted]
-    say("", *table(rows, gamma))
-    draw(rows, gamma, out / "serve-demo.png")
-    write_json(out / "calibration.json", to_json(calibration))
-    document = {
-        "environment": asdict(environment),
-        "precision": name,
-        "gamma": gamma,
-        "answer_tokens": answer,
-        "rows": [asdict(each) for each in rows],
-        **errors(rows, gamma),
-    }
-    write_json(out / "serve-demo.json", document)
-    say("", f"wrote serve-demo.png, serve-demo.json and calibration.json to {out}", "")
-    print(json.dumps(document, allow_nan=False), flush=True)
-    return 0
+    return Compared(
+        rows=[row(*key, predicted[key], measured[key]) for key in predicted],
+        gamma=gamma,
+        answer=answer,
+        precision=name,
+        environment=asdict(about),
+        calibration=calibration,
+    )
 
 
 def survival_of(pair: Pair, gamma: int, texts: int) -> np.ndarray:

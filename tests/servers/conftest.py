@@ -67,7 +67,8 @@ def transformers_server() -> Iterator[str]:
     python, port = python_of("clients"), free_port()
     command = [
         python, "-c", "from transformers.cli.transformers import main; main()",
-        "serve", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--device", "cpu",
+        "serve", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+        "--device", "cpu",
     ]  # fmt: skip
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     yield from started(running(command, port, environment=offline, ready="/health"))
