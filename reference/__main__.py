@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from specsim.checks.extras import needed
 
     try:
-        with needed("the decoder", "reference"), group_of(options):
+        with needed(*options.needs), group_of(options):
             return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, needs=("the decoder", "reference"))
         sub.add_argument("--device", help="cpu, cuda or mps; default: the GPU if there is one")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
@@ -198,6 +198,7 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
     sub.add_argument("--draft", help="a folder or a hub id")
+    sub.set_defaults(needs=("the server", "serve"))
     sub.add_argument("--gamma", type=int, default=2, help="drafts per cycle; 0: plain; default: 2")
     sub.add_argument(
         "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
@@ -240,7 +241,7 @@ def run_serve(options: argparse.Namespace) -> int:
     """Load a pair and serve it."""
     from specsim.checks.extras import require_modules
 
-    require_modules("the server", "starlette", "uvicorn", extra="serve")
+    require_modules("the server", "torch", "starlette", "uvicorn", extra="serve")
     from reference.lab.probes import fastest_dtype
     from reference.machine import PRECISION_OF
     from reference.serving.command import check, serve

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import signal
 import socket
@@ -76,8 +77,11 @@ def serve(
         for each in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(each, end)
         engine.thread.start()
+        if options.json:
+            print(json.dumps({"url": url, "model": name, "slots": options.slots}), flush=True)
         said = f"{drafter.gamma} drafts per cycle" if drafter.gamma else "no drafts"
-        print(f"serving {name} at {url} ({options.slots} slots, {said})", flush=True)
+        if not options.json:
+            print(f"serving {name} at {url} ({options.slots} slots, {said})", flush=True)
         await server.serve(sockets=[listening])
         for request in (*(each for _, each in slots.used), *engine.waiting):
             engine.cancel(request)  # those that the limit of time has left
