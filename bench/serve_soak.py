@@ -143,6 +143,7 @@ def resident_mb(pid: int) -> float:
 
 def flood(port: int, count: int) -> None:
     """A client process that is killed: it opens streams and never ends."""
+
     async def run() -> None:
         client = Client(port, time.monotonic() + 3600)
         body = {"prompt": "x = ", "max_tokens": 400, "ignore_eos": True, "stream": True}
@@ -205,9 +206,7 @@ def main() -> int:
         await asyncio.sleep(0.5)
         server.send_signal(signal.SIGTERM)
         answers = await asyncio.gather(*asking, return_exceptions=True)
-        return sum(
-            not isinstance(each, BaseException) and b"[DONE]" in each[1] for each in answers
-        )
+        return sum(not isinstance(each, BaseException) and b"[DONE]" in each[1] for each in answers)
 
     ended = asyncio.run(terminate())
     status = server.wait(120)

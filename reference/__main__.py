@@ -139,7 +139,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0)
 
-    add_serve(command("serve", run_serve, "serve a pair by OpenAI's protocol, plain or with a draft"))
+    add_serve(
+        command("serve", run_serve, "serve a pair by OpenAI's protocol, plain or with a draft")
+    )
 
     measure = command(
         "measure", run_measure, "time a pair over gamma, or the listed points of a suite"
@@ -205,12 +207,17 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
     sub.add_argument("--layers", type=int, help="early-exit: layers that draft; default: half")
-    sub.add_argument("--rule", choices=("token", "block", "typical"), default="token",
-                     help="the accept rule above temperature 0; typical is lossy")
+    sub.add_argument(
+        "--rule",
+        choices=("token", "block", "typical"),
+        default="token",
+        help="the accept rule above temperature 0; typical is lossy",
+    )
     sub.add_argument("--dtype", choices=PRECISIONS, help="default: the faster one here")
     for role in ("target", "draft"):
         sub.add_argument(
-            f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
+            f"--{role}-precision",
+            choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
             help=f"precision of the {role}'s weights; default: --dtype",
         )
     sub.add_argument("--eager", action="store_true", help="on a GPU: do not record CUDA graphs")
@@ -233,7 +240,11 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
         ("--shutdown-seconds", 30, "that running requests have to end after SIGTERM"),
     ):
         limits.add_argument(
-            name, type=type(default), default=default, metavar="S", help=f"{what}; default: {default:g}"
+            name,
+            type=type(default),
+            default=default,
+            metavar="S",
+            help=f"{what}; default: {default:g}",
         )
 
 

@@ -1,4 +1,4 @@
-"""`python -m reference serve`: load the models, start the engine and the HTTP server, end cleanly."""
+"""`python -m reference serve`: start the engine and the HTTP server, and end them cleanly."""
 
 import argparse
 import asyncio
@@ -15,8 +15,9 @@ import uvicorn
 
 from reference.checkpoints import Tokenizer, resolve
 from reference.drafters import Drafter
-from reference.serving.app import Limits, Service, application, hand_over
+from reference.serving.app import application
 from reference.serving.chat import template_of
+from reference.serving.completions import Limits, Service, hand_over
 from reference.serving.engine import Engine
 from reference.serving.metrics import Metrics
 from reference.serving.slots import Slots
@@ -71,6 +72,7 @@ def serve(
         server = Server(config)
 
         def end() -> None:
+            server.force_exit = service.closing  # the second signal does not wait
             service.closing = server.should_exit = True
 
         loop = asyncio.get_running_loop()

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 
 pytest.importorskip("starlette", reason="pip install 'specsim-llm[serve]'")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install 'specsim-llm[serve]'")
 
 from reference import DraftModel, NoDrafter, speculate  # noqa: E402
 from reference.checkpoints import PAIR, Tokenizer  # noqa: E402
-from reference.serving import app, chat  # noqa: E402
+from reference.serving import app, chat, completions  # noqa: E402
 from reference.serving.engine import Engine  # noqa: E402
 from reference.serving.metrics import Metrics  # noqa: E402
 from reference.serving.slots import Slots  # noqa: E402
@@ -37,7 +38,7 @@ CONTEXT = 96
 class Running:
     """A server in a thread of this process, with a small random model."""
 
-    LIMITS: ClassVar = app.Limits(body_bytes=20_000, queue=3, seconds=60.0)
+    LIMITS: ClassVar = completions.Limits(body_bytes=20_000, queue=3, seconds=60.0)
 
     def __init__(self, target, drafter, slots: int = 2):
         self.target = target
@@ -52,8 +53,10 @@ class Running:
     async def run(self, drafter) -> None:
         self.loop = asyncio.get_running_loop()
         metrics = Metrics("tiny", drafter.gamma)
-        self.engine = Engine(self.slots, TOKENIZER.decode, metrics, app.hand_over(self.loop))
-        self.service = app.Service(
+        self.engine = Engine(
+            self.slots, TOKENIZER.decode, metrics, completions.hand_over(self.loop)
+        )
+        self.service = completions.Service(
             self.engine, TOKENIZER, chat.plain, "tiny", "/tiny", 0, self.LIMITS
         )
         config = uvicorn.Config(
@@ -69,7 +72,8 @@ class Running:
         self.thread.join(20)
         self.engine.close()
         self.engine.thread.join(20)
-        assert not self.thread.is_alive() and not self.engine.thread.is_alive()
+        assert not self.thread.is_alive()
+        assert not self.engine.thread.is_alive()
 
     def ask(self, path: str, body=None, raw: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -119,8 +123,6 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tiny, perturbed):
-    import torch
-
     target = tiny(3, dtype=torch.float32, vocab_size=2048, max_context=CONTEXT)
     server = Running(target, DraftModel(perturbed(target, 0.3), 2))
     yield server
@@ -147,7 +149,8 @@ def test_a_stream_is_the_same_text_and_ends_with_usage(running) -> None:
     )
     *chunks, last = events
     assert "".join(each["choices"][0]["text"] for each in chunks) == whole["choices"][0]["text"]
-    assert last["choices"] == [] and last["usage"] == whole["usage"]
+    assert last["choices"] == []
+    assert last["usage"] == whole["usage"]
     assert len(chunks) < last["usage"]["completion_tokens"], "usage is not a count of chunks"
     assert [each["choices"][0]["finish_reason"] for each in chunks][-1] == "length"
     assert len({each["id"] for each in events}) == 1
@@ -155,7 +158,8 @@ def test_a_stream_is_the_same_text_and_ends_with_usage(running) -> None:
         prompt="import os", max_tokens=20, stream_options={"continuous_usage_stats": True}
     )
     counts = [each["usage"]["completion_tokens"] for each in always]
-    assert counts == sorted(counts) and counts[-1] == 20
+    assert counts == sorted(counts)
+    assert counts[-1] == 20
 
 
 def test_a_chat_has_roles_and_several_texts(running) -> None:
@@ -170,7 +174,8 @@ def test_a_chat_has_roles_and_several_texts(running) -> None:
     for event in events:
         choice = event["choices"][0]
         streamed[choice["index"]] += choice["delta"].get("content", "")
-    assert streamed == texts and texts[0] != texts[1], "a seed gives the same texts again"
+    assert streamed == texts, "a seed gives the same texts again"
+    assert texts[0] != texts[1]
 
 
 def test_what_benchmarks_send_is_accepted(running) -> None:
@@ -229,7 +234,8 @@ def test_bad_requests_are_answered_in_one_line(running, body, status, words) -> 
     found, answer = running.ask("/v1/completions", raw=raw)
     error = json.loads(answer)["error"]
     assert (found, error["code"]) == (status, status), answer
-    assert words in error["message"] and "\n" not in error["message"]
+    assert words in error["message"]
+    assert "\n" not in error["message"]
     assert running.idle()
 
 
@@ -239,13 +245,15 @@ def test_other_paths(running) -> None:
     assert (model["id"], model["root"], model["max_model_len"]) == ("tiny", "/tiny", CONTEXT)
     text = "é = 1  # 日本 😀"
     ids = json.loads(running.ask("/tokenize", {"prompt": text})[1])
-    assert ids["tokens"] == TOKENIZER.encode(text) and ids["count"] == len(ids["tokens"])
+    assert ids["tokens"] == TOKENIZER.encode(text)
+    assert ids["count"] == len(ids["tokens"])
     back = json.loads(running.ask("/detokenize", {"tokens": ids["tokens"]})[1])
     assert back == {"prompt": text}
     assert running.ask("/v2/nothing")[0] == 404
     assert running.ask("/v1/completions")[0] == 405
     status, answer = running.ask("/v1/chat/completions", {"messages": [{"role": "king"}]})
-    assert status == 400 and b"system, developer, user" in answer
+    assert status == 400
+    assert b"system, developer, user" in answer
 
 
 def test_a_client_that_leaves_frees_its_slot_and_usage_agrees(running) -> None:
@@ -281,7 +289,8 @@ def test_a_full_queue_refuses_and_the_others_are_served(running, monkeypatch) ->
         count = len(clients)
         running.wait_until(lambda count=count: sum(running.engine.load) == count)
     status, answer = running.ask("/v1/completions", {"prompt": "a"})
-    assert status == 429 and b"3 requests wait already" in answer
+    assert status == 429
+    assert b"3 requests wait already" in answer
     go_on.set()
     for client in clients:
         text = b""
@@ -295,14 +304,16 @@ def test_a_time_limit_ends_a_request_in_words(running, monkeypatch) -> None:
 
     monkeypatch.setattr(running.service, "limits", replace(running.LIMITS, seconds=0.0))
     status, answer = running.ask("/v1/completions", {"prompt": "a", "max_tokens": 50})
-    assert status == 504 and b"time is up" in answer
+    assert status == 504
+    assert b"time is up" in answer
     assert running.ask("/health")[0] == 200
 
 
 def test_a_server_that_closes_takes_no_new_request(running, monkeypatch) -> None:
     monkeypatch.setattr(running.service, "closing", True)
     status, answer = running.ask("/v1/completions", {"prompt": "a"})
-    assert status == 503 and b"shutting down" in answer
+    assert status == 503
+    assert b"shutting down" in answer
     assert running.ask("/health")[0] == 503
 
 
@@ -373,7 +384,8 @@ def test_a_signal_lets_running_requests_end_and_exits_with_0(which) -> None:
     while part := client.recv(1 << 16):
         text += part
     client.close()
-    assert b'"completion_tokens": 300' in text and b"[DONE]" in text
+    assert b'"completion_tokens": 300' in text
+    assert b"[DONE]" in text
     assert server.wait(30) == 0
     with contextlib.suppress(OSError):
         socket.create_connection(("127.0.0.1", port), 1).close()
