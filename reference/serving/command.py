@@ -124,6 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(2048)  # from here on clients may connect
     except (OSError, UnicodeError) as error:
         raise SpecsimError(
             f"cannot listen on {host} port {port}: {error}; give another --host or --port"

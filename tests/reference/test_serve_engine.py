@@ -119,8 +119,19 @@ def pair(tiny, perturbed):
     return target, perturbed(target, 0.3)
 
 
+@pytest.fixture(scope="module")
+def alone(pair) -> list[tuple[str, str, int]]:
+    """The text, the end and the tokens of each mixed request, served alone."""
+    target, draft = pair
+    found = []
+    for request in mixed(40, 61):
+        served = Served(target, DraftModel(draft, 3), 1).run([request])
+        found.append((served.texts[request], *served.ends[request][:2]))
+    return found
+
+
 @pytest.mark.parametrize("slots", [4, 8])
-def test_forty_requests_that_come_and_go_are_each_written_as_if_alone(pair, slots) -> None:
+def test_forty_requests_that_come_and_go_are_each_written_as_if_alone(pair, alone, slots) -> None:
     target, draft = pair
     requests = mixed(40, 61)
     served = Served(target, DraftModel(draft, 3), slots, prompt_tokens=7)
@@ -128,17 +139,13 @@ def test_forty_requests_that_come_and_go_are_each_written_as_if_alone(pair, slot
     served.run(requests, every=2)
     assert served.metrics.requests["abort"] > 0
     reasons = set()
-    for request in requests:
-        again = fresh(request)
-        alone = Served(target, DraftModel(draft, 3), 1).run([again])
+    for request, wanted in zip(requests, alone, strict=True):
         reason, tokens, _ = served.ends[request]
         reasons.add(reason)
         if reason == "abort":
-            assert alone.texts[again].startswith(served.texts[request])
+            assert wanted[0].startswith(served.texts[request])
             continue
-        assert (served.texts[request], reason, tokens) == (
-            alone.texts[again], *alone.ends[again][:2],
-        )  # fmt: skip
+        assert (served.texts[request], reason, tokens) == wanted
         if request.sampling == SamplingParameters() and not request.stop_ids:
             written = speculate(target, NoDrafter(), request.prompt, request.max_tokens).tokens
             expected = "".join(pieces(iter([[t] for t in written]), Letters(), request.stops))
@@ -254,35 +261,56 @@ def sampled_counts(sampled_texts, target, draft, count: int) -> torch.Tensor:
     return counts
 
 
-SAMPLES = 5_000
-
-
-def tail_of(sampled_texts, tiny, perturbed) -> float:
+def test_sampled_texts_have_the_target_s_distribution(sampled_texts, tiny, perturbed) -> None:
     target = tiny(4, **sampled_texts.MODEL)
-    draft = perturbed(target, 1.0)
-    counts = sampled_counts(sampled_texts, target, draft, SAMPLES)
+    counts = sampled_counts(sampled_texts, target, perturbed(target, 1.0), 1_000)
     with torch.inference_mode():
         wanted = sampled_texts.distribution(target, SamplingParameters(0.9))
-    return sampled_texts.tail(counts, wanted)
+    assert sampled_texts.tail(counts, wanted) > 1e-3
 
 
-def test_sampled_texts_have_the_target_s_distribution(sampled_texts, tiny, perturbed) -> None:
-    assert tail_of(sampled_texts, tiny, perturbed) > 1e-3
+class OfRows(KeyedNoise):
+    """Keyed noise for the decoder's batches, where many texts are sampled in a short time."""
+
+    def __init__(self, seed: int, batch: int, width: int, device: torch.device):
+        super().__init__(batch, device)
+
+    def reseed(self, seed: int) -> None:
+        self.seeds.copy_(seed * 1_000_003 + torch.arange(len(self.seeds))[:, None])
 
 
-def test_noise_that_belongs_to_positions_is_not_exact(
-    sampled_texts, tiny, perturbed, monkeypatch
-) -> None:
-    """Planted: keyed by the draft's own position, so that a number is used in two cycles."""
+class OfPositions(OfRows):
+    """Keyed by the draft's own position, so that a number is used in two cycles."""
 
-    def by_position(self, positions):
+    def uniforms(self, positions):
         key = scramble(scramble(self.seeds) + positions * GOLDEN)
         key = torch.stack((key, key + 1))
         drafting, deciding = (scramble(key) >> 11 & (1 << 53) - 1).double() * 2.0**-53
         return drafting, deciding
 
-    monkeypatch.setattr(KeyedNoise, "uniforms", by_position)
-    assert tail_of(sampled_texts, tiny, perturbed) < 1e-3
+
+class OfNoRole(OfRows):
+    """The rule's numbers are the drafter's."""
+
+    def uniforms(self, positions):
+        drafting, _ = super().uniforms(positions)
+        return drafting, drafting
+
+
+@pytest.mark.parametrize(
+    ("noise", "exact"), [(OfRows, True), (OfPositions, False), (OfNoRole, False)]
+)
+def test_keyed_noise_is_exact_and_two_mistakes_are_not(
+    sampled_texts, tiny, perturbed, monkeypatch, noise, exact
+) -> None:
+    target = tiny(4, **sampled_texts.MODEL)
+    drafter = DraftModel(perturbed(target, 3.0), 2)
+    monkeypatch.setattr("reference.cycle.FreshNoise", noise)
+    counts = sampled_texts.counts(target, drafter, temperature=0.9)
+    with torch.inference_mode():
+        wanted = sampled_texts.distribution(target, SamplingParameters(0.9))
+    tail = sampled_texts.tail(counts, wanted)
+    assert tail > 1e-3 if exact else tail < 1e-3, tail
 
 
 # Rows

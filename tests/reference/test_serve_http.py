@@ -35,6 +35,15 @@ TOKENIZER = Tokenizer(PAIR / "target" / "tokenizer.json")
 CONTEXT = 96
 
 
+def open_stream(port: int, **body) -> socket.socket:
+    """A client that has asked for a stream and has not read it."""
+    data = json.dumps({"stream": True, "temperature": 0} | body).encode()
+    client = socket.create_connection(("127.0.0.1", port), 20)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    client.sendall(head.encode() + data)
+    return client
+
+
 class Running:
     """A server in a thread of this process, with a small random model."""
 
@@ -98,11 +107,7 @@ class Running:
         return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
 
     def open_stream(self, **body) -> socket.socket:
-        data = json.dumps({"stream": True, "temperature": 0} | body).encode()
-        client = socket.create_connection(("127.0.0.1", self.port), 20)
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-        client.sendall(head.encode() + data)
-        return client
+        return open_stream(self.port, **body)
 
     def counters(self) -> dict[str, float]:
         page = pages(self.ask("/metrics")[1].decode())["vllm"]
@@ -358,47 +363,48 @@ def test_openai_s_client_drives_it(running) -> None:
 # The command
 
 
-def start(*options: str) -> tuple[subprocess.Popen, int]:
+@contextlib.contextmanager
+def started(*options: str):
+    """A server in a process of its own, and its port."""
     command = [sys.executable, "-m", "reference", "serve", "--port", "0", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=ROOT
-    )
-    assert server.stdout is not None
-    assert select.select([server.stdout], [], [], 120)[0], "it did not start"
-    found = re.search(rb"http://127\.0\.0\.1:(\d+)", server.stdout.readline())
-    assert found is not None
-    return server, int(found[1])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd=ROOT
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert select.select([server.stdout], [], [], 120)[0], "it did not start"
+            found = re.search(rb"http://127\.0\.0\.1:(\d+)", server.stdout.readline())
+            assert found is not None
+            yield server, int(found[1])
+        finally:
+            server.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_requests_end_and_exits_with_0(which) -> None:
-    server, port = start("--dtype", "fp32", "--slots", "2")
-    client = Running.open_stream(
-        type("Port", (), {"port": port})(), prompt="def f", max_tokens=300, ignore_eos=True,
-        stream_options={"include_usage": True},
-    )  # fmt: skip
-    text = client.recv(100)
-    server.send_signal(which)
-    while part := client.recv(1 << 16):
-        text += part
-    client.close()
-    assert b'"completion_tokens": 300' in text
-    assert b"[DONE]" in text
-    assert server.wait(30) == 0
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        pytest.fail("it still listens")
+    body = {"prompt": "def f", "max_tokens": 300, "ignore_eos": True}
+    with started("--dtype", "fp32", "--slots", "2") as (server, port):
+        client = open_stream(port, stream_options={"include_usage": True}, **body)
+        text = client.recv(100)
+        server.send_signal(which)
+        while part := client.recv(1 << 16):
+            text += part
+        client.close()
+        assert b'"completion_tokens": 300' in text
+        assert b"[DONE]" in text
+        assert server.wait(30) == 0
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port), 1)
 
 
 @pytest.mark.slow
 def test_a_limit_of_time_ends_what_is_left() -> None:
-    server, port = start("--dtype", "fp32", "--shutdown-seconds", "0", "--method", "n-gram")
-    client = Running.open_stream(
-        type("Port", (), {"port": port})(), prompt="def f", max_tokens=490, ignore_eos=True
-    )
-    client.recv(100)
-    server.terminate()
-    assert server.wait(30) == 0
-    client.close()
+    options = ("--dtype", "fp32", "--shutdown-seconds", "0", "--method", "n-gram")
+    with started(*options) as (server, port):
+        client = open_stream(port, prompt="def f", max_tokens=490, ignore_eos=True)
+        client.recv(100)
+        server.terminate()
+        assert server.wait(30) == 0
+        client.close()
