@@ -159,7 +159,7 @@ clean:  ## remove caches and builds, but not .venv
 
 $(VENV)/demo.stamp: INSTALLS := -e '.[reference,figures]'
 $(VENV)/serve.stamp: INSTALLS := -e '.[serve,figures]'
-$(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub]' --group test
+$(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub,serve]' --group test
 $(VENV)/notebooks.stamp: INSTALLS := -e '.[notebooks]'
 $(VENV)/browser.stamp: INSTALLS := -e '.[notebooks]' --group test --group browser
 $(VENV)/site.stamp: INSTALLS := -e . --group site

@@ -1,6 +1,6 @@
 """Tokens per second through the server's HTTP, compared with the decoder's own ragged batch.
 
-    python bench/serve_speed.py [--json] [--streams 1 2 4 8] [--gamma 0 2] [--rounds 3] [--tokens 256]
+    python bench/serve_speed.py [--json] [--streams 1 2 4 8] [--gamma 0 2] [--rounds 3]
 
 For every number of streams the two are timed in turn, in one process tree: the server is a process
 of its own, this one is the client, and both share the machine's cores; the decoder runs here while

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from specsim.checks.extras import needed
 
     try:
-        with needed("the decoder", "reference"), group_of(options):
+        with needed(*options.needs), group_of(options):
             return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, needs=("the decoder", "reference"))
         sub.add_argument("--device", help="cpu, cuda or mps; default: the GPU if there is one")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
@@ -139,7 +139,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0)
 
-    add_serve(command("serve", run_serve, "serve a pair by OpenAI's protocol, plain or with a draft"))
+    add_serve(
+        command("serve", run_serve, "serve a pair by OpenAI's protocol, plain or with a draft")
+    )
 
     measure = command(
         "measure", run_measure, "time a pair over gamma, or the listed points of a suite"
@@ -198,18 +200,24 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
     sub.add_argument("--draft", help="a folder or a hub id")
+    sub.set_defaults(needs=("the server", "serve"))
     sub.add_argument("--gamma", type=int, default=2, help="drafts per cycle; 0: plain; default: 2")
     sub.add_argument(
         "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
     )
     sub.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
     sub.add_argument("--layers", type=int, help="early-exit: layers that draft; default: half")
-    sub.add_argument("--rule", choices=("token", "block", "typical"), default="token",
-                     help="the accept rule above temperature 0; typical is lossy")
+    sub.add_argument(
+        "--rule",
+        choices=("token", "block", "typical"),
+        default="token",
+        help="the accept rule above temperature 0; typical is lossy",
+    )
     sub.add_argument("--dtype", choices=PRECISIONS, help="default: the faster one here")
     for role in ("target", "draft"):
         sub.add_argument(
-            f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
+            f"--{role}-precision",
+            choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
             help=f"precision of the {role}'s weights; default: --dtype",
         )
     sub.add_argument("--eager", action="store_true", help="on a GPU: do not record CUDA graphs")
@@ -232,7 +240,11 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
         ("--shutdown-seconds", 30, "that running requests have to end after SIGTERM"),
     ):
         limits.add_argument(
-            name, type=type(default), default=default, metavar="S", help=f"{what}; default: {default:g}"
+            name,
+            type=type(default),
+            default=default,
+            metavar="S",
+            help=f"{what}; default: {default:g}",
         )
 
 
@@ -240,7 +252,7 @@ def run_serve(options: argparse.Namespace) -> int:
     """Load a pair and serve it."""
     from specsim.checks.extras import require_modules
 
-    require_modules("the server", "starlette", "uvicorn", extra="serve")
+    require_modules("the server", "torch", "starlette", "uvicorn", extra="serve")
     from reference.lab.probes import fastest_dtype
     from reference.machine import PRECISION_OF
     from reference.serving.command import check, serve

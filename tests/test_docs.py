@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reference.__main__ import build_parser as decoder_parser
 from specsim.checks import SpecsimError
 from specsim.cli import build_parser
 
@@ -148,6 +149,14 @@ def test_every_command_that_is_shown_parses() -> None:
     assert len(commands) > 5
     for command in commands:
         build_parser(command).parse_args(command)
+
+
+def test_every_command_of_the_decoder_that_is_shown_parses() -> None:
+    blocks = "\n".join(FENCED.findall(text_of_all_pages()))
+    commands = re.findall(r"^python -m reference +(.*)$", blocks, re.MULTILINE)
+    assert any(command.startswith("serve") for command in commands)
+    for command in commands:
+        decoder_parser().parse_args(shlex.split(command, comments=True))
 
 
 def test_a_command_with_an_unknown_option_is_refused() -> None:

@@ -61,8 +61,8 @@ class Drafter(Protocol):
         """
 
     def view(self, rows: slice) -> Self:
-        """This drafter on some rows of its buffers, whose memory the view shares. A server drafts for
-        the rows in use, and reads a prompt into one of them."""
+        """This drafter on some rows of its buffers, whose memory the view shares. A server drafts
+        for the rows in use, and reads a prompt into one of them."""
         return copy(self)
 
     def join(self, tokens: Tensor, positions: Tensor, hidden: Tensor, window: int) -> None:

@@ -1,4 +1,4 @@
-"""From the messages of a chat to the text of a prompt, by the model's own template or a plain one."""
+"""From the messages of a chat to the text of a prompt: by the model's template, or a plain one."""
 
 import json
 from collections.abc import Callable

@@ -1,7 +1,8 @@
-"""`python -m reference serve`: load the models, start the engine and the HTTP server, end cleanly."""
+"""`python -m reference serve`: start the engine and the HTTP server, and end them cleanly."""
 
 import argparse
 import asyncio
+import json
 import logging
 import signal
 import socket
@@ -14,8 +15,9 @@ import uvicorn
 
 from reference.checkpoints import Tokenizer, resolve
 from reference.drafters import Drafter
-from reference.serving.app import Limits, Service, application, hand_over
+from reference.serving.app import application
 from reference.serving.chat import template_of
+from reference.serving.completions import Limits, Service, hand_over
 from reference.serving.engine import Engine
 from reference.serving.metrics import Metrics
 from reference.serving.slots import Slots
@@ -70,14 +72,18 @@ def serve(
         server = Server(config)
 
         def end() -> None:
+            server.force_exit = service.closing  # the second signal does not wait
             service.closing = server.should_exit = True
 
         loop = asyncio.get_running_loop()
         for each in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(each, end)
         engine.thread.start()
+        if options.json:
+            print(json.dumps({"url": url, "model": name, "slots": options.slots}), flush=True)
         said = f"{drafter.gamma} drafts per cycle" if drafter.gamma else "no drafts"
-        print(f"serving {name} at {url} ({options.slots} slots, {said})", flush=True)
+        if not options.json:
+            print(f"serving {name} at {url} ({options.slots} slots, {said})", flush=True)
         await server.serve(sockets=[listening])
         for request in (*(each for _, each in slots.used), *engine.waiting):
             engine.cancel(request)  # those that the limit of time has left
@@ -118,6 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(2048)  # from here on clients may connect
     except (OSError, UnicodeError) as error:
         raise SpecsimError(
             f"cannot listen on {host} port {port}: {error}; give another --host or --port"

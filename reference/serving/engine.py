@@ -44,10 +44,11 @@ class Engine:
         self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
 
     def submit(self, requests: list[Request], queue: int) -> bool:
-        """Queue requests, all or none; False if more than `queue` would wait for a row."""
+        """Queue requests, all or none; False if more than `queue` would wait for a row, or if the
+        engine has failed."""
         with self.changed:
             free = self.slots.requests.count(None)
-            if len(self.waiting) + len(requests) > queue + free:
+            if self.failure or len(self.waiting) + len(requests) > queue + free:
                 return False
             self.waiting.extend(requests)
             self.changed.notify()

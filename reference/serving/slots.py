@@ -145,7 +145,9 @@ class Slots:
         """Draft, verify and decide for all rows that have read their prompts; what each emitted."""
         self.compact()
         used = self.used
-        decoding = [(row, request) for row, request in used if self.read[row] >= len(request.prompt)]
+        decoding = [
+            (row, request) for row, request in used if self.read[row] >= len(request.prompt)
+        ]
         kind = KINDS[max(kind_of(request.sampling, request.min_tokens) for _, request in decoding)]
         cycle, recordings = self.cycle(self.size_for(used[-1][0] + 1), kind)
         cycle.gamma = self.gamma
@@ -181,9 +183,7 @@ class Slots:
         view.sequences, view.cache = self.whole.sequences.rows(rows), self.whole.cache.rows(rows)
         view.drafter, view.noise = self.whole.drafter.view(rows), self.noise.rows(rows)
         view.result = self.whole.result[rows]
-        sampling = RowSampling(
-            kind=kind, values=self.values.rows(rows), stops=view.sequences.stops
-        )
+        sampling = RowSampling(kind=kind, values=self.values.rows(rows), stops=view.sequences.stops)
         view.settings = replace(self.whole.settings, sampling=sampling)
         return view
 
