@@ -2,7 +2,7 @@
 
 The clock of the client is replaced where times are compared: the server sets it before it sends a
 chunk, and waits until the client has read that chunk. No test depends on how fast anything is.
-tests/tls/localhost.pem is a certificate of its own, with its key, that guards nothing.
+tests/measure_server/localhost.pem is a certificate of its own, with its key, that guards nothing.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from specsim.evidence.measurement import Measurement
 from specsim.evidence.served import read_runs
 
 ROOT = Path(__file__).parent.parent
-PEM = ROOT / "tests" / "tls" / "localhost.pem"
+PEM = ROOT / "tests" / "measure_server" / "localhost.pem"
 SECRET = "sk-a-secret-of-this-test"
 
 
@@ -486,11 +486,24 @@ def test_a_wrong_usage_is_found_and_replaced() -> None:
     assert again.tokens.tolist() == [48, 48, 48]  # " w"
 
 
-def test_counts_that_differ_are_said() -> None:
+def test_a_usage_that_counts_chunks_is_found_by_a_tokenizer() -> None:
+    """As transformers 5.23 with prompt lookup: 75 where six texts have 144 tokens in 75 chunks."""
     run = measured(output=serving.Lengths(24), tokenizer=client.Tokenizer(Letters()))
+    assert run.counted_by == "text"
+    assert run.tokens.tolist() == [48, 48, 48]
+    assert "counts 72 tokens in texts in which the tokenizer counts 144" in run.findings[0]
+
+
+def test_counts_that_differ_are_said() -> None:
+    """Hidden tokens are in the usage alone."""
+
+    async def script(asked: Asked, send: Send) -> None:
+        await plain(asked, send, told=60)
+
+    run = measured(script, output=serving.Lengths(24), tokenizer=client.Tokenizer(Letters()))
     assert run.counted_by == "usage"
-    assert run.tokens.tolist() == [24, 24, 24]
-    assert any("72 by the server's usage, 144 in the text" in each for each in run.findings)
+    assert run.tokens.tolist() == [60, 60, 60]
+    assert any("180 by the server's usage, 144 in the text" in each for each in run.findings)
 
 
 def test_a_server_that_does_not_stream_is_measured_and_said() -> None:

@@ -18,9 +18,9 @@ from specsim.cli.load import add_traffic, loads_of
 from specsim.cli.parser import Commands
 from specsim.evidence import client
 from specsim.evidence.client.address import Key, address_of
+from specsim.evidence.client.arrays import METRICS
 from specsim.evidence.client.measuring import require_run
 from specsim.evidence.client.prompts import is_lengths
-from specsim.evidence.client.run import METRICS
 from specsim.evidence.served import CONVENTIONS
 
 REQUESTS = 100

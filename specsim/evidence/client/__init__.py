@@ -10,7 +10,7 @@
 | file | what |
 |---|---|
 | `measuring` | one call that does all of this |
-| `run` | what came out: arrays per request, and vLLM's names |
+| `run`, `arrays` | what came out: arrays per request, and vLLM's names |
 | `findings` | what is doubtful about it, in words |
 | `sending`, `clock` | requests when they are due |
 | `dialect`, `prompts` | what the server takes, and what it is asked |

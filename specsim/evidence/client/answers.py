@@ -17,7 +17,7 @@ MOST_MESSAGE = 200  # characters of what a server says of itself
 
 
 @dataclass(slots=True)
-class Answer:
+class StreamedAnswer:
     """What came back for one request. Seconds are those of the clock of the run.
 
     `error` is None for an answer that ended well, "" while it is not there, else why it failed.

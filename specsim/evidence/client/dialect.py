@@ -11,7 +11,7 @@ from typing import Any
 
 from specsim.checks import SpecsimError, quoted
 from specsim.evidence.client.address import Address
-from specsim.evidence.client.answers import Answer, refusal
+from specsim.evidence.client.answers import StreamedAnswer, refusal
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.http1 import Failure, Pool
 from specsim.evidence.client.prompts import Prompts
@@ -141,16 +141,16 @@ async def understood(
 
 async def _asked(
     pool: Pool, dialect: Dialect, prompts: Prompts, size: int, clock: Clock, timeout_s: float
-) -> Answer:
+) -> StreamedAnswer:
     """A short request: `size` words or ids, or the first prompt of the file."""
-    answer = Answer(size, asked_output=SHORT)
+    answer = StreamedAnswer(size, asked_output=SHORT)
     body = dialect.body(prompts.of(0 if prompts.written else PROBES + size, size), SHORT)
     message = pool.message("POST", dialect.path(pool.address), body)
     await ask(pool, message, answer, clock, timeout_s)
     return answer
 
 
-def _much_longer(answer: Answer) -> bool:
+def _much_longer(answer: StreamedAnswer) -> bool:
     return answer.text_chunks > SHORT + 2 or (answer.usage_output or 0) > SHORT + 2
 
 
@@ -170,7 +170,7 @@ def _noting(dialect: Dialect, note: str) -> Dialect:
     return replace(dialect, notes=(*dialect.notes, note))
 
 
-def _refused(pool: Pool, dialect: Dialect, answer: Answer) -> str:
+def _refused(pool: Pool, dialect: Dialect, answer: StreamedAnswer) -> str:
     url = f"{pool.address.shown}{dialect.path(pool.address).removeprefix(pool.address.base)}"
     why = pool.key.hide(answer.error or "no answer")
     remedy = ""

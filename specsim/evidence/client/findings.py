@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from specsim.evidence.client.run import CHUNKS, TEXT, USAGE, ServerRun
+from specsim.evidence.client.arrays import CHUNKS, TEXT, USAGE, RunArrays
 
 NEAR = 0.02  # relative: counts of tokens that differ by less are one count
 FAR = 0.10  # of prompts, whose length a client without the tokenizer cannot know exactly
@@ -12,7 +12,7 @@ GROWING = 0.05  # share of the arrivals of the second half that stays behind: th
 BY = {USAGE: "the server's usage", TEXT: "the tokenizer", CHUNKS: "chunks with text"}
 
 
-def findings_of(run: ServerRun) -> tuple[str, ...]:
+def findings_of(run: RunArrays) -> tuple[str, ...]:
     """The findings of a run, those that change its meaning first."""
     said = [*_ended(run), *_tokens(run), *_streams(run), *_queue(run), *_client(run)]
     said += run.cautions
@@ -21,7 +21,7 @@ def findings_of(run: ServerRun) -> tuple[str, ...]:
     return tuple(dict.fromkeys(said))
 
 
-def _ended(run: ServerRun) -> list[str]:
+def _ended(run: RunArrays) -> list[str]:
     said, summary = [], run.summary
     if run.stopped is not None:
         said.append(
@@ -39,7 +39,7 @@ def _ended(run: ServerRun) -> list[str]:
     return said
 
 
-def _tokens(run: ServerRun) -> list[str]:
+def _tokens(run: RunArrays) -> list[str]:
     said: list[str] = []
     counts, done = run.token_counts, run.completed
     usage, text, chunks, own = (counts[n] for n in (USAGE, TEXT, CHUNKS, "server"))
@@ -55,9 +55,12 @@ def _tokens(run: ServerRun) -> list[str]:
             )
     elif run.counted_by != USAGE:
         carried = int(run.text_chunks[told].sum())
+        why = f"answers of which {carried:,} chunks carry text"
+        if usage is not None and usage >= carried:
+            why = f"texts in which the tokenizer counts {text:,.0f} (if it is the model's own)"
         said.append(
-            f"The server's usage is wrong: it counts {usage:,.0f} tokens in answers of which "
-            f"{carried:,} chunks carry text. Tokens are counted by {BY[run.counted_by]} instead."
+            f"The server's usage is wrong: it counts {usage:,.0f} tokens in {why}. Tokens are "
+            f"counted by {BY[run.counted_by]} instead."
         )
     elif told.sum() < done.sum():
         said.append(
@@ -82,7 +85,7 @@ def _tokens(run: ServerRun) -> list[str]:
     return said + _lengths(run)
 
 
-def _lengths(run: ServerRun) -> list[str]:
+def _lengths(run: RunArrays) -> list[str]:
     said, done = [], run.completed
     asked = np.array([each.asked_output for each in run.answers])
     by_limit = done & np.array([each.finish == "length" for each in run.answers])
@@ -111,7 +114,7 @@ def _lengths(run: ServerRun) -> list[str]:
     return said
 
 
-def _streams(run: ServerRun) -> list[str]:
+def _streams(run: RunArrays) -> list[str]:
     said, done = [], run.completed
     whole = sum(each.completed and not each.streamed for each in run.answers)
     if whole:
@@ -130,7 +133,7 @@ def _streams(run: ServerRun) -> list[str]:
     return said
 
 
-def _queue(run: ServerRun) -> list[str]:
+def _queue(run: RunArrays) -> list[str]:
     """An open loop in which more requests were on their way at the last arrival than half-way."""
     arrivals = run.load.arrival_s
     last = float(arrivals[-1]) if len(arrivals) else 0.0
@@ -148,7 +151,7 @@ def _queue(run: ServerRun) -> list[str]:
     ]
 
 
-def _client(run: ServerRun) -> list[str]:
+def _client(run: RunArrays) -> list[str]:
     said, own, done = [], run.overhead, run.completed
     if own is not None and done.any():
         first = float(run.ttft_s[done].mean())

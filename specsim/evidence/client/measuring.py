@@ -19,13 +19,14 @@ from specsim.checks import SpecsimError, require_text, within
 from specsim.checks.files import decoded_ascii
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.evidence.client.address import Address, Key, address_of
-from specsim.evidence.client.answers import Answer
+from specsim.evidence.client.answers import StreamedAnswer
+from specsim.evidence.client.arrays import require_slo
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.dialect import Dialect, dialect_of, first_model, understood
 from specsim.evidence.client.http1 import Failure, Pool
 from specsim.evidence.client.overhead import Overhead, overhead
 from specsim.evidence.client.prompts import Prompts, Tokenizer, Written
-from specsim.evidence.client.run import ServerRun, require_slo
+from specsim.evidence.client.run import ServerRun
 from specsim.evidence.client.sending import ClientLoad, Sender
 from specsim.evidence.client.streams import ask
 from specsim.evidence.counters import Counters
@@ -108,7 +109,7 @@ class _Job:
             self.own = await overhead()
         for number in range(self.warmup):
             await self._send(
-                Answer(WARMUP + number, asked_input=self._middle(self.load.input_tokens),
+                StreamedAnswer(WARMUP + number, asked_input=self._middle(self.load.input_tokens),
                        asked_output=self._middle(self.load.output_tokens))
             )  # fmt: skip
         await self._scrape()
@@ -125,7 +126,7 @@ class _Job:
     def _middle(tokens: np.ndarray) -> int:
         return max(1, int(np.median(tokens)))
 
-    async def _send(self, answer: Answer) -> bool:
+    async def _send(self, answer: StreamedAnswer) -> bool:
         assert self.dialect is not None
         prompt = self.prompts.of(answer.number, answer.asked_input)
         body = self.dialect.body(prompt, answer.asked_output)

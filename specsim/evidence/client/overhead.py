@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from specsim.evidence.client.address import Address, Key
-from specsim.evidence.client.answers import Answer
+from specsim.evidence.client.answers import StreamedAnswer
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.http1 import Pool
 from specsim.evidence.client.streams import ask
@@ -74,8 +74,8 @@ async def overhead(
     port = server.sockets[0].getsockname()[1]
     pool = Pool(Address(False, "127.0.0.1", port, "", "/v1", None), Key(None))
 
-    async def asked(count: int) -> Answer:
-        answer = Answer(0)
+    async def asked(count: int) -> StreamedAnswer:
+        answer = StreamedAnswer(0)
         message = pool.message("POST", "/v1/completions", b"%d\n" % count)
         await ask(pool, message, answer, clock, 30.0)
         return answer

@@ -149,7 +149,8 @@ def _written(line: str, place: str) -> Written:
     except (ValueError, RecursionError):
         raise SpecsimError(f"{place} is not valid JSON") from None
     found = next((data[n] for n in ("prompt", "messages", "text") if data.get(n)), None)
-    tokens = next((data[n] for n in ("output_tokens", "max_tokens") if data.get(n)), None)
+    limits = [data[n] for n in ("output_tokens", "max_tokens") if data.get(n) is not None]
+    tokens = limits[0] if limits else None
     if tokens is not None:
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
             raise SpecsimError(f"{place}: output_tokens must be a whole number >= 1")

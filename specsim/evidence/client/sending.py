@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from specsim.checks import Floats, Integers
-from specsim.evidence.client.answers import Answer
+from specsim.evidence.client.answers import StreamedAnswer
 from specsim.evidence.client.clock import Clock
 
 DEAD = 10  # requests in a row that cannot connect: the server is gone
@@ -53,10 +53,10 @@ class Sender:
     `send` sends one request, fills its answer in and says whether the server could be reached.
     """
 
-    def __init__(self, load: ClientLoad, send: Callable[[Answer], Awaitable[bool]],
+    def __init__(self, load: ClientLoad, send: Callable[[StreamedAnswer], Awaitable[bool]],
                  clock: Clock) -> None:  # fmt: skip
         self.load, self.clock, self._send = load, clock, send
-        self.answers: list[Answer] = []
+        self.answers: list[StreamedAnswer] = []
         self.begun_s = self.ended_s = clock.now()
         self.ended = self.failed = self._unreached = self._next = 0
         self.stopped: str | None = None
@@ -111,7 +111,7 @@ class Sender:
 
     async def _one(self, number: int) -> None:
         load = self.load
-        answer = Answer(
+        answer = StreamedAnswer(
             number,
             due_s=self.begun_s + float(load.arrival_s[number]),
             asked_input=int(load.input_tokens[number]),

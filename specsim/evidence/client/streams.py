@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from specsim.evidence.client.answers import Answer, refusal
+from specsim.evidence.client.answers import StreamedAnswer, refusal
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.events import Events
 from specsim.evidence.client.http1 import Failure, Pool, Response
@@ -11,7 +11,9 @@ from specsim.evidence.client.http1 import Failure, Pool, Response
 MOST_REFUSAL, MOST_WHOLE = 2**20, 2**26  # bytes of what does not stream
 
 
-async def ask(pool: Pool, message: bytes, answer: Answer, clock: Clock, timeout_s: float) -> bool:
+async def ask(
+    pool: Pool, message: bytes, answer: StreamedAnswer, clock: Clock, timeout_s: float
+) -> bool:
     """Send a request and fill its answer in; whether the server could be reached.
 
     The time of sending is before the connection is opened, as in vLLM's benchmark. What fails is
@@ -35,7 +37,7 @@ async def ask(pool: Pool, message: bytes, answer: Answer, clock: Clock, timeout_
     return True
 
 
-async def read(response: Response, answer: Answer, clock: Clock) -> None:
+async def read(response: Response, answer: StreamedAnswer, clock: Clock) -> None:
     """Read an answer to its end. Raises Failure."""
     if response.status != 200:
         content = await response.content(MOST_REFUSAL)
@@ -58,7 +60,7 @@ async def read(response: Response, answer: Answer, clock: Clock) -> None:
     answer.end()
 
 
-async def _whole(response: Response, answer: Answer, clock: Clock) -> None:
+async def _whole(response: Response, answer: StreamedAnswer, clock: Clock) -> None:
     """An answer in one piece, of a server that does not stream."""
     content = await response.content(MOST_WHOLE)
     came = clock.now()
