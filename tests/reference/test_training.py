@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,15 @@ from specsim.checks import SpecsimError
 SHAPE = replace(bundled_architecture("micro", 64, 1, 1, 1, 96), vocab_size=64)
 RECIPE = Recipe(SHAPE, budget_tokens=6_400, batch_tokens=128, sequence=32, warmup=0.1)
 STREAM = torch.arange(4000, dtype=torch.int16) % 7  # learnable: every token follows from the last
+
+
+@contextmanager
+def in_float32():
+    """Training without bf16, whose products take ten times as long on a CPU without units for it.
+    The runs of a whole model and of a distillation have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda *_: nullcontext())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +166,8 @@ def whole_head(target, tmp_path_factory):
     """A run without an interruption: the head, its curve, and the target's weights before it."""
     before = [weight.clone() for weight in target.parameters()]
     file = tmp_path_factory.mktemp("whole") / "head.pt"
-    return *train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False), before
+    with in_float32():
+        return *train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False), before
 
 
 def test_a_head_learns_the_distribution_of_its_target(target, whole_head):
@@ -175,7 +186,8 @@ def test_a_head_learns_the_distribution_of_its_target(target, whole_head):
 def test_a_resumed_run_of_a_head_is_the_run(target, whole_head, tmp_path, interruption):
     def train():
         file = tmp_path / "run.pt"
-        return train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False)[0]
+        with in_float32():
+            return train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False)[0]
 
     interruption()
     with pytest.raises(KeyboardInterrupt):
@@ -229,7 +241,13 @@ def test_a_broken_checkpoint_of_a_run_is_named(tmp_path, content: bytes):
     assert "\n" not in str(refused.value)
 
 
-def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
+@pytest.fixture
+def fast_products():
+    with in_float32():
+        yield
+
+
+def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch, fast_products):
     """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
     lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(100))
     corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
