@@ -197,13 +197,22 @@ def test_a_resumed_run_of_a_head_is_the_run(target, whole_head, tmp_path, interr
         torch.testing.assert_close(resumed.own[name], weight)
 
 
-def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path):
+@pytest.fixture
+def small_corpus(monkeypatch) -> Corpus:
+    """A few lines in the place of the standard library."""
+    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(100))
+    corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
+    monkeypatch.setattr(pair, "standard_library", lambda: corpus)
+    return corpus
+
+
+def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path, small_corpus):
     with pytest.raises(SpecsimError, match="train all parts first"):
         make_pair("bundled", tmp_path, parts=["head"])
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "tokenizer.json").write_text("{}")
     card = json.loads((PAIR / "card.json").read_text())
-    card["corpus"]["sha256"] = "0" * 64
+    card["corpus"]["sha256"] = "1" * 64
     (tmp_path / "card.json").write_text(json.dumps(card))
     with pytest.raises(SpecsimError, match="made from another corpus"):
         make_pair("bundled", tmp_path, parts=["head"])
@@ -212,7 +221,7 @@ def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path):
 @pytest.mark.parametrize(
     ("card", "says"), [("{", "not valid JSON"), ('{"corpus": 3, "models": {}}', "must hold tables")]
 )
-def test_a_broken_card_is_named(tmp_path, card: str, says: str):
+def test_a_broken_card_is_named(tmp_path, small_corpus, card: str, says: str):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "tokenizer.json").write_text("{}")
     (tmp_path / "card.json").write_text(card)
@@ -247,12 +256,11 @@ def fast_products():
         yield
 
 
-def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch, fast_products):
+def test_the_parts_are_made_one_after_another_and_alone(
+    tmp_path, monkeypatch, small_corpus, fast_products
+):
     """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
-    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(100))
-    corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
-    monkeypatch.setattr(pair, "standard_library", lambda: corpus)
-    size = train_tokenizer(corpus.train).get_vocab_size()
+    size = train_tokenizer(small_corpus.train).get_vocab_size()
     shape = replace(SHAPE, vocab_size=size, max_context=256)
     recipe = replace(RECIPE, architecture=shape, budget_tokens=1280)
     head = HeadRecipe(shape, budget_tokens=1280, batch_tokens=128, sequence=32)
