@@ -150,6 +150,9 @@ def rotary_table(shape: Architecture, ropes: tuple[Rope, ...] = ()) -> Tensor:
     nbytes = 16.0 * shape.head_dim * count * max(len(ropes), 1)  # tables, and what they are made of
     what = f"the rotary angles of {count:,} positions of {shape.name}"
     with memory_for(what, nbytes, torch.device("cpu")):
+        values = torch.empty(*((len(ropes),) if ropes else ()), count, 1, 2 * shape.head_dim)
+        if values.is_meta:  # of a model without values: PyTorch would load a compiler, for seconds
+            return values
         if not ropes:
             return rope_of(shape).table(shape.head_dim, count)
         return torch.stack([rope.table(shape.head_dim, count) for rope in ropes])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
 from specsim.operators.work import LINEAR, Operator
 
-NOTHING = 0.0  # most counts of most operators
+NOTHING: Any = 0.0  # most counts of most operators
 
 
 @lru_cache(maxsize=64)
