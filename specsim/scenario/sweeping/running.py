@@ -176,7 +176,8 @@ class _Run:
                     executor = pool.start()
             at_once = False
         except BaseException:
-            done = {future for future in waiting if future.done() and not future.cancelled()}
+            ended = {future for future in waiting if future.done() and not future.cancelled()}
+            done = {future for future in ended if future.exception() is None}
             self.collect(done, waiting)  # what is finished is not lost
             raise
         finally:
