@@ -94,8 +94,22 @@ def one_thread_each() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C is answered after the block. Processes that are started in it never get one: it is
+    their parent's to answer."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin() -> None:
-    """In a new worker: Ctrl-C is the parent's to answer, and a worker ends with its parent."""
+    """In a new worker: it ends with its parent, and leaves Ctrl-C to it."""
     from multiprocessing import parent_process
 
     with suppress(ValueError):
