@@ -343,7 +343,8 @@ def tomls(draw: random.Random) -> Iterator[Input]:
               "{from = 1, to = 3, steps = 3, log = 7}", "{steps = 99999999999}", '["x", "x"]',
               "[" * 3000)  # fmt: skip
     keys = ("target", "draft", "batch", "gamma", "alpha", "survival", "rate", "seed", "slo", "kind",
-            "tp", "policy", "prompt", "kv-tokens", "axes", "axes.x", '""', "a b", "é", "host")  # fmt: skip
+            "tp", "policy", "prompt", "kv-tokens", "axes", "axes.x", '""', "a b", "é",
+            "host")  # fmt: skip
     while True:
         lines = draw.choice(list(SWEEPS.values())).decode().splitlines()
         if alone := draw.random() < 0.5:

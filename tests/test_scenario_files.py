@@ -9,7 +9,7 @@ import pytest
 from specsim import cli
 from specsim.checks import SpecsimError
 from specsim.scenario import Scenario
-from specsim.scenario.files import SETTINGS, load_in, read_scenario, scenario_in
+from specsim.scenario.files import SETTINGS, load_in, read_scenario, scenario_in, settings_of
 
 TEXT = """
 kind = "predict"                    # of a sweep: no matter here
@@ -21,15 +21,15 @@ alpha = 0.75
 batch = 8
 gamma = "best"
 rate = 5
-requests = 40
+requests = 12
 prompt = 100
-output = "20,0.5"
+output = "8,0.5"
 slo = ["ttft:500", "tpot:15"]
 kv-tokens = 200000
 """
 PAIR = ("--target", "llama-3.1-8b", "--draft", "llama-3.2-1b", "--accelerator", "h100-sxm",
         "--engine", "vllm")  # fmt: skip
-LOAD = ("--rate", "5", "--requests", "40", "--prompt", "100", "--output", "20,0.5",
+LOAD = ("--rate", "5", "--requests", "12", "--prompt", "100", "--output", "8,0.5",
         "--slo", "ttft:500", "tpot:15", "--kv-tokens", "200000")  # fmt: skip
 ALPHA = ("--alpha", "0.75")
 COUNTED = ("--accepted", "167", "--drafted", "259", "--gamma", "3")
@@ -99,6 +99,8 @@ def test_python_reads_it_too(file: Path) -> None:
     load = load_in(found)
     assert (load.rate, load.prompt, load.slo) == (5.0, "100", ("ttft:500", "tpot:15"))
     assert load.kv_tokens == "200000"
+    long = settings_of({"output": 10**400}, "x")["output"]  # refused where it is read as tokens
+    assert long == str(10**400)
     assert SETTINGS["tensor_parallel"] == "whole"
     with pytest.raises(SpecsimError, match="needs a target"):
         scenario_in({})

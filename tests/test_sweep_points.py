@@ -87,7 +87,7 @@ def test_axes_are_combined_the_last_one_fastest(tmp_path: Path) -> None:
         ("[axes]\nalpha = {from = 0, to = inf, steps = 3}", "must be finite"),
         ("[axes]\nalpha = {from = 0, to = 1, steps = 99999999999}", "at most 1,000,000"),
         ("[axes]\nalpha = {from = 0, to = 1, steps = 9999}\n"
-         "context = {from = 1, to = 2000, steps = 2000}", "number of points must be at most 10,000,000"),
+         "context = {from = 1, to = 2000, steps = 2000}", "points must be at most 10,000,000"),
         ("kind = 'guess'\n[axes]\nbatch = [1]", "kind must be predict, serve-sim, measure"),
         ("kind = 3\n[axes]\nbatch = [1]", "kind must be"),
         ("kind = 'serve-sim'\n[axes]\nbatch = [1]", "batch has no effect in serve-sim"),

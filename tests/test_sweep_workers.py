@@ -217,9 +217,11 @@ def test_a_worker_of_dask_that_is_killed_costs_no_point(
 def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("specsim.scenario.sweeping.pools.ANSWERS_S", 0.2)
-    for address in ("tcp://127.0.0.1:9", "nowhere", "", "none.json", "x://y"):
-        with (
-            pytest.raises(SpecsimError, match="no Dask scheduler answers"),
-            dask_pool(address),
-        ):
+    for address, said in {
+        "tcp://127.0.0.1:9": "no Dask scheduler answers at tcp://127.0.0.1:9",
+        "x://y": "no Dask scheduler answers",
+        " ": "needs the address of a scheduler",
+        "none.json": "no such file: none.json",
+    }.items():
+        with pytest.raises(SpecsimError, match=said), dask_pool(address):
             pass

@@ -13,7 +13,7 @@ from specsim import __version__
 from specsim.checks import SpecsimError, quoted
 from specsim.checks.extras import MissingExtra
 from specsim.checks.files import require_writable, writing
-from specsim.cli.measured import compute_any
+from specsim.cli.measuring import compute_any
 from specsim.cli.parser import Commands
 from specsim.cli.progress import SweepBar
 from specsim.scenario.sweeping import (

@@ -134,7 +134,7 @@ def checked(kind: str, value: Any, name: str) -> Any:
     if kind == "size" and (value == "auto" or whole):
         return str(value if isinstance(value, str) else int(value))
     if kind == "length" and (isinstance(value, str) or number):
-        return value if isinstance(value, str) else f"{value:.17g}"
+        return str(value)
     many = isinstance(value, list) and kind not in ("numbers", "texts")
     hint = "; several values are an axis of specsim sweep" if many else ""
     raise SpecsimError(f"{name} must be {WANTED[kind]}, not {quoted(value)}{hint}")

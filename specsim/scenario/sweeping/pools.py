@@ -11,6 +11,7 @@ from typing import Any
 
 from specsim.checks import SpecsimError, require_size
 from specsim.checks.extras import needed
+from specsim.checks.files import read_json
 from specsim.checks.limits import require_limit
 
 # One BLAS thread a worker: more of them would only wait for each other's cores.
@@ -55,14 +56,19 @@ def dask_pool(address: str) -> Iterator[Pool]:
     """
     with needed("--dask"):
         from distributed import Client
+    named = {"address": address}
+    if address.endswith(".json"):
+        read_json(address)  # Dask waits for ever for one that is missing
+        named = {"scheduler_file": address}
+    elif not address.strip():  # Dask would start workers of its own
+        raise SpecsimError("--dask needs the address of a scheduler, as tcp://head:8786")
     try:
-        named = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         client = Client(**named, timeout=ANSWERS_S, set_as_default=False)
     except Exception as error:  # of the network, of the address, of another version
         raise SpecsimError(f"no Dask scheduler answers at {address}: {error}") from None
     try:
         yield Pool(
-            client.get_executor,
+            lambda: client.get_executor(pure=False),  # nothing is kept by what was asked
             lambda executor, at_once: executor.shutdown(wait=not at_once),
             lambda: max(1, sum(client.nthreads().values())),
         )
@@ -88,8 +94,22 @@ def one_thread_each() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C is answered after the block. Processes that are started in it never get one: it is
+    their parent's to answer."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin() -> None:
-    """In a new worker: Ctrl-C is the parent's to answer, and a worker ends with its parent."""
+    """In a new worker: it ends with its parent, and leaves Ctrl-C to it."""
     from multiprocessing import parent_process
 
     with suppress(ValueError):

@@ -30,7 +30,7 @@ from specsim.scenario.sweeping.points import (
     compute_point,
     outcome_of,
 )
-from specsim.scenario.sweeping.pools import Pool, given_pool, one_thread_each
+from specsim.scenario.sweeping.pools import Pool, given_pool, interrupts_wait, one_thread_each
 from specsim.scenario.sweeping.store import SweepStore
 
 Points: TypeAlias = "SweepPlan | Sequence[SweepPoint]"
@@ -176,7 +176,8 @@ class _Run:
                     executor = pool.start()
             at_once = False
         except BaseException:
-            done = {future for future in waiting if future.done() and not future.cancelled()}
+            ended = {future for future in waiting if future.done() and not future.cancelled()}
+            done = {future for future in ended if future.exception() is None}
             self.collect(done, waiting)  # what is finished is not lost
             raise
         finally:
@@ -199,7 +200,10 @@ class _Run:
             if not chunk:
                 return
             try:
-                future = executor.submit(compute_chunk, self.compute, chunk, specsim.__version__)
+                with interrupts_wait():  # a worker that is started meanwhile gets none
+                    future = executor.submit(
+                        compute_chunk, self.compute, chunk, specsim.__version__
+                    )
             except BrokenExecutor:
                 if not self.suspects:
                     self.suspects.extend(chunk)
