@@ -28,7 +28,7 @@ REFERENCE = re.compile(r"^python -m reference (.*)$", re.MULTILINE)
 SLOW_PAGES = {"decoding.md", "serving.md"}
 SLOW = {"serve-sim", "tune", "validate", "compare"}
 NOT_RUN = {"demo", "explore"}  # a minute of decoding, and a server: each has tests of its own
-READERS = re.compile(r"^(path/to/|out/|https?:|\w+\.(json|log|txt)$)")  # what only a reader has
+READERS = re.compile(r"^(path/to/|out/|https?:|[\w.-]+\.(json|log|txt|toml|jsonl)$)")  # what only a reader has
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
