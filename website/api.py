@@ -17,8 +17,8 @@ PAGES = (
     "specsim",
     "specsim.planning", "specsim.serving", "specsim.evidence", "specsim.acceptance",
     "specsim.drafting", "specsim.architecture", "specsim.operators", "specsim.hardware",
-    "specsim.cost", "specsim.catalog", "specsim.figures", "specsim.explorer", "specsim.course",
-    "specsim.checks", "specsim.cli",
+    "specsim.cost", "specsim.catalog", "specsim.scenario", "specsim.figures", "specsim.explorer",
+    "specsim.course", "specsim.checks", "specsim.demo", "specsim.cli",
     "reference", "reference.drafters", "reference.lab",
 )  # fmt: skip
 
