@@ -17,10 +17,11 @@ PAGES = (
     "specsim",
     "specsim.planning", "specsim.serving", "specsim.evidence", "specsim.acceptance",
     "specsim.drafting", "specsim.architecture", "specsim.operators", "specsim.hardware",
-    "specsim.cost", "specsim.catalog", "specsim.figures", "specsim.explorer", "specsim.course",
-    "specsim.checks", "specsim.cli",
+    "specsim.cost", "specsim.catalog", "specsim.scenario", "specsim.figures", "specsim.explorer",
+    "specsim.course", "specsim.checks", "specsim.demo", "specsim.cli",
     "reference", "reference.drafters", "reference.lab",
 )  # fmt: skip
+FIRST = ("predict", "model", "system", "method", "load_pair", "generate", "speculate", "DraftModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,20 @@ def sections(page: str) -> list[Section]:
     """The parts of the page `page`: what the package exports, then its modules."""
     modules = {name: path for name, path in modules_of(page) if page_of(name) == page}
     exports = exported(page)
-    found = [Section(page, tuple(sorted(exports)), exported=True)]
+    found = [Section(page, tuple(sorted(exports, key=place)), exported=True)]
     shown = set(exports.values())
     for name, path in modules.items():
         members = [each for each in defined(path) if f"{name}.{each}" not in shown]
         if members and not (name == page and set(members) <= set(exports)):
             found.append(Section(name, tuple(members)))
     return [section for section in found if section.members or section.exported]
+
+
+def place(name: str) -> tuple[bool, int, bool, str]:
+    """Where a name stands among those of a package: what most users need, functions, classes,
+    constants."""
+    order = FIRST.index(name) if name in FIRST else len(FIRST)
+    return name.isupper(), order, name[0].isupper(), name
 
 
 def names(page: str) -> Iterator[str]:
@@ -94,8 +102,9 @@ def exported(package: str) -> dict[str, str]:
             listed = list(ast.literal_eval(node.value))
     if listed is None:
         checked = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n)]
-        listed = [alias.asname or alias.name for each in checked for node in each.body
-                  if isinstance(node, ast.ImportFrom) for alias in node.names]  # fmt: skip
+        lazy = [n for each in checked for n in each.body if isinstance(n, ast.ImportFrom)]
+        listed = [alias.asname or alias.name for node in lazy for alias in node.names]
+        listed = [name for name in listed if name in places]
     return {name: places.get(name, f"{package}.{name}") for name in listed}
 
 

@@ -152,6 +152,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         pieces += [LINK.sub(moved, markdown[last : fence.start()]), fence[0]]
         last = fence.end()
     text = "".join([*pieces, LINK.sub(moved, markdown[last:])])
+    if source == "index.md":
+        page.meta["hide"] = ["navigation"]  # nothing but this page would stand there
     if origins[source].endswith(".ipynb"):
         title, _, rest = text.partition("\n")
         text = f"{title}\n\n{course.launch(Path(source).stem)}\n{rest}"

@@ -9,7 +9,9 @@ import numpy as np
 from specsim.checks import Floats, SpecsimError
 from specsim.operators.formats import Precision
 
-LINEAR, ATTENTION, ELEMENTWISE = "linear", "attention", "elementwise"
+LINEAR = "linear"
+ATTENTION = "attention"
+ELEMENTWISE = "elementwise"
 COLLECTIVE = "collective"
 
 
