@@ -118,8 +118,6 @@ class Rope:
     def table(self, head: int, count: int) -> Tensor:
         """Cosine and signed sine of `count` positions, (count, 1, 2 * head)."""
         frequencies, factor = self.frequencies()
-        if not frequencies.is_meta and not frequencies.isfinite().all():
-            raise SpecsimError(f"rope scaling: {dict(self.scaling)!r:.200} gives no finite angles")
         positions = torch.arange(count, dtype=torch.float32)
         angles = torch.outer(positions, frequencies)  # (count, size/2)
         still = torch.zeros((count, (head - self.size) // 2))
