@@ -228,6 +228,8 @@ def load_checkpoint(
     parts = matched(theirs, model, stored.vocab_size)
     stops = stop_ids(folder, config)
     rotary = rotary_table(architecture, details.ropes if details else ())
+    if not rotary.isfinite().all():
+        raise SpecsimError(f"{folder}: config.json's rope scaling gives angles that are not finite")
     nbytes = architecture.parameters * dtype.itemsize
     with memory_for(f"the weights of {name}", nbytes, torch.device(device)):
         weights = {}

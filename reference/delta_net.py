@@ -76,9 +76,9 @@ class StateCache(KVCache):
         self._rows = torch.arange(batch, device=device)[:, None]
 
     def state_at(self, layer: int, positions: Tensor) -> Tensor:
-        """The states (B, N, E, F) after `positions` (B,) tokens; zeros after none."""
-        state = self.states[layer][self._rows[:, 0], positions % self.ring]
-        return state.where(positions[:, None, None, None] > 0, 0.0)
+        """A copy of the states (B, N, E, F) after `positions` (B,) tokens; what it holds after none
+        does not count."""
+        return self.states[layer][self._rows[:, 0], positions % self.ring]
 
     def keep_state(self, layer: int, positions: Tensor, state: Tensor) -> None:
         """Store the states (B, N, E, F) after `positions` (B,) tokens."""
@@ -224,13 +224,14 @@ def bounds(positions: Tensor, cache: StateCache) -> tuple[Tensor, Tensor]:
     return first, ends if cache.counted is None else torch.minimum(ends, cache.counted)
 
 
-def one_step(tokens: Tokens, t: int, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The output (B, N, F) of token `t`, and the state after it."""
+def one_step(tokens: Tokens, t: int, state: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The output (B, N, F) of token `t`, and `state` after it, which is changed in place. `after`
+    (B,): whether there are tokens before it."""
     query, key, value = (x[:, t, :, None] for x in (tokens.queries, tokens.keys, tokens.values))
     decay, step = (x[:, t, :, None, None] for x in (tokens.decays, tokens.steps))
-    state = state * decay.exp()
+    state.mul_(decay.exp() * after[:, None, None, None])
     change = (value - key @ state) * step  # (B, N, 1, F)
-    state = torch.addcmul(state, key.mT, change)
+    state.addcmul_(key.mT, change)
     return (query @ state)[:, :, 0], state
 
 
@@ -239,7 +240,7 @@ def few_scan(tokens: Tokens, index: int, positions: Tensor, cache: StateCache) -
     outputs = []
     for t in range(positions.shape[1]):
         before = cache.state_at(index, positions[:, t])
-        output, state = one_step(tokens, t, before)
+        output, state = one_step(tokens, t, before, positions[:, t] > 0)
         cache.keep_state(index, positions[:, t] + 1, state)
         outputs.append(output)
     return torch.stack(outputs, dim=1)
@@ -254,11 +255,12 @@ def whole_scan(tokens: Tokens, index: int, positions: Tensor, cache: StateCache 
         return in_chunks(tokens, state)[0]
     first, ends = bounds(positions, cache)
     all_but_last = tokens.masked(positions < ends[:, None] - 1)
-    outputs, state = in_chunks(all_but_last, cache.state_at(index, first))
+    before = cache.state_at(index, first) * (first > 0)[:, None, None, None]
+    outputs, state = in_chunks(all_but_last, before)
     reads = (ends > first)[:, None, None, None]  # not a row whose prompt has ended before
     cache.keep_state(index, ends - 1, state.where(reads, cache.state_at(index, ends - 1)))
     place = (ends - 1 - first).clamp(min=0)
-    output, state = one_step(tokens.at(place), 0, state)
+    output, state = one_step(tokens.at(place), 0, state, torch.ones_like(reads[:, 0, 0, 0]))
     cache.keep_state(index, ends, state.where(reads, cache.state_at(index, ends)))
     at = torch.arange(rows, device=positions.device) == place[:, None]
     return output[:, None].where(at[..., None, None], outputs)

@@ -5,6 +5,7 @@ state at the position before. So `DraftHead` drafts with it, and nothing has to 
 no recurrent state, and its keys and values are rolled back by a smaller length.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from reference.packing import pack
 from reference.refusals import block_of
 from reference.transformer import Transformer
 from reference.trees import Branches
-from reference.weights import LAYER, Safetensors, in_one_line, require_parts
+from reference.weights import LAYER, Safetensors, in_one_line, require_parts, stacks_of
 from specsim.architecture import read_config
 from specsim.checks import SpecsimError
 
@@ -82,7 +83,7 @@ def load_mtp(source: str | Path, target: Transformer) -> MtpHead:
     head, weights = MtpHead(target), {}
     assert head.details is not None
     for ours, weight in head.own.items():
-        groups = parts_of(ours, head)
+        groups = parts_of(ours, head, {**head.details.names, **stacks_of(theirs)})
         require_parts(theirs, ours, groups, head.architecture, weight.shape, "the target asks for")
         held.difference_update(name for group in groups for name in group)
         made = converted(ours, theirs.joined(groups), head.architecture, head.details)
@@ -98,13 +99,13 @@ def load_mtp(source: str | Path, target: Transformer) -> MtpHead:
     return pack(head)
 
 
-def parts_of(name: str, head: MtpHead) -> list[list[str]]:
-    """The checkpoint's weights that our weight `name` of the module is made from."""
+def parts_of(name: str, head: MtpHead, names: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+    """The checkpoint's weights that our weight `name` of the module is made from; `names`, those
+    that are not Llama's."""
     if name in NAMES:
         return [[NAMES[name]]]
-    assert head.details is not None
     inner = name.removeprefix("layers.0.")
-    parts = head.details.names.get(inner) or LAYER[inner]
+    parts = names.get(inner) or LAYER[inner]
     experts = head.architecture.experts
     copies = range(experts.count) if experts and "{e}" in parts[0] else range(1)
     return [[f"mtp.layers.0.{part.format(e=e)}" for part in parts] for e in copies]

@@ -70,6 +70,10 @@ def from_float8(weight: Tensor, scale: Tensor, block: tuple[int, int], name: str
     weight, scale = weight.float(), scale.float()
     if scale.numel() == 1:
         return weight * scale.flatten()
+    if weight.ndim != 2:
+        raise SpecsimError(
+            f"{name} has shape {tuple(weight.shape)}: 8-bit floats are read matrix by matrix"
+        )
     rows, columns = weight.shape
     if scale.numel() == rows:
         return weight * scale.view(rows, 1)

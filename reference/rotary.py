@@ -52,9 +52,9 @@ class Rope:
         """A number of the scaling; SpecsimError if it is none, or missing without a `default`."""
         value = self.scaling.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value < math.inf:
-            raise SpecsimError(f"rope scaling: {name} must be a number, not {value!r:.50}")
-        return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
+            return float(value)
+        raise SpecsimError(f"rope scaling: {name} must be a number, not {value!r:.50}")
 
     def frequencies(self) -> tuple[Tensor, float]:
         """The turn per position of every pair, (size/2,), and a factor of cosine and sine."""

@@ -56,6 +56,10 @@ MIXTRAL = {
     ),
     "experts.down.weight": ("block_sparse_moe.experts.{e}.w2.weight",),
 }
+STACKS = {
+    "experts.gate_up.weight": ("mlp.experts.gate_up_proj",),
+    "experts.down.weight": ("mlp.experts.down_proj",),
+}
 OUTER = {
     "embedding.weight": "model.embed_tokens.weight",
     "norm": "model.norm.weight",
@@ -256,6 +260,11 @@ def is_mixtral(theirs: Safetensors) -> bool:
     return any("block_sparse_moe" in name for name in theirs)
 
 
+def stacks_of(theirs: Safetensors) -> Mapping[str, tuple[str, ...]]:
+    """The names of experts that a checkpoint keeps as one tensor a layer (Qwen3.5); else none."""
+    return STACKS if any(name.endswith(".mlp.experts.gate_up_proj") for name in theirs) else {}
+
+
 def is_stack(name: str, size: torch.Size) -> bool:
     """Whether a weight has a matrix for each expert."""
     return len(size) == 3 and ".experts." in name
@@ -277,6 +286,9 @@ def require_parts(
 ) -> None:
     """SpecsimError unless a checkpoint holds every part, in `groups`, of our weight `name`, and
     each has the shape that belongs to a weight of `size`, and is not in codes."""
+    if is_stack(name, size) and len(groups) < size[0]:  # one tensor for all experts
+        theirs.require(groups[0][0], tuple(size), wants)
+        return
     rows, *columns = size[1:] if is_stack(name, size) else size
     for group in groups:
         parts = rows_of_parts(name, shape, rows, len(group), delta)
@@ -293,6 +305,7 @@ def matched(theirs: Safetensors, model: nn.Module, stored_vocab: int) -> dict[st
     """
     shape, details, parts = model.architecture, model.details, {}
     names = details.names if details else MIXTRAL if is_mixtral(theirs) else {}
+    names = {**names, **stacks_of(theirs)}
     delta = details.delta if details else None
     unused = {name for name in theirs if not name.endswith("rotary_emb.inv_freq")}
     unused.discard("lm_head.weight")

@@ -190,13 +190,11 @@ def last_state_kept(monkeypatch) -> None:
     kept = {}
 
     def keep_state(self, layer, positions, state):
-        kept[id(self), layer] = state
+        kept[id(self), layer] = state.clone()
 
     def state_at(self, layer, positions):
         state = kept.get((id(self), layer))
-        return (self.states[layer][:, 0] if state is None else state).where(
-            positions[:, None, None, None] > 0, 0.0
-        )
+        return (self.states[layer][:, 0] if state is None else state).clone()
 
     monkeypatch.setattr(StateCache, "keep_state", keep_state)
     monkeypatch.setattr(StateCache, "state_at", state_at)

@@ -142,6 +142,30 @@ def test_other_tensors_of_a_folder_that_is_not_multimodal_are_refused(checkpoint
         load_checkpoint(tmp_path)
 
 
+def test_experts_in_one_tensor_a_layer_are_read(checkpoint, tmp_path: Path) -> None:
+    """As Qwen3.5's own checkpoints keep them."""
+    folder, expected = checkpoint("qwen3.5-moe")
+    weights = load_file(folder / "model.safetensors")
+    first, end = "model.layers.{}.mlp.experts.{}.", "_proj.weight"
+    assert first.format(0, 0) + "gate" + end in weights
+    for layer in range(4):
+        each = [
+            [weights.pop(first.format(layer, e) + part + end) for part in ("gate", "up", "down")]
+            for e in range(6)
+        ]
+        inside = f"model.layers.{layer}.mlp.experts."
+        weights[inside + "gate_up_proj"] = torch.stack([torch.cat(x[:2]) for x in each])
+        weights[inside + "down_proj"] = torch.stack([x[2] for x in each])
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with torch.inference_mode():
+        assert_close(load_checkpoint(tmp_path)(TOKENS), expected, atol=1e-4, rtol=1e-4)
+    weights["model.layers.2.mlp.experts.down_proj"] = torch.ones(5, 32, 24)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(SpecsimError, match=r"experts\.down_proj has shape \(5, 32, 24\); config"):
+        load_checkpoint(tmp_path)
+
+
 # 8-bit floats
 
 
