@@ -1,6 +1,8 @@
 """Servers that are started once for all tests here, or skipped with the reason."""
 
 import importlib.util
+import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,16 +64,22 @@ def vllm() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def transformers_server() -> Iterator[str]:
-    """`transformers serve` with the target alone."""
+def transformers_server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """`transformers serve`, and the folder of its model: the target, with a chat template."""
     python, port = python_of("clients"), free_port()
+    folder = tmp_path_factory.mktemp("served") / "target"
+    shutil.copytree(PAIR / "target", folder)
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
     command = [
         python, "-c", "from transformers.cli.transformers import main; main()",
         "serve", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
         "--device", "cpu",
     ]  # fmt: skip
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    yield from started(running(command, port, environment=offline, ready="/health"))
+    for url in started(running(command, port, environment=offline, ready="/health")):
+        yield url, folder
 
 
 @pytest.fixture(scope="session")

@@ -96,17 +96,22 @@ def test_as_many_tokens_per_cycle_as_vllm(ours, vllm, pair):
     assert abs(lengths[0] - lengths[1]) < error + 2 / 30
 
 
-def test_the_usage_of_transformers_is_doubted(transformers_server, pair):
+def test_the_usage_of_transformers_is_doubted(transformers_server):
+    """Its usage counts fewer tokens than its text holds."""
+    url, folder = transformers_server
     load = serving.traffic(
-        concurrency=1, requests=2, prompt=serving.Lengths(12), output=serving.Lengths(24)
+        concurrency=1, requests=3, prompt=serving.Lengths(12), output=serving.Lengths(24)
     )
     found = client.measure_server(
-        transformers_server, load, model=str(TARGET), chat=True, overhead=False,
+        url, load, model=str(folder), chat=True, overhead=False,
         prompts=[client.Written(({"role": "user", "content": "Once upon a time"},))],
         tokenizer=client.tokenizer_of(TARGET), tokenizer_name="the target's",
     )  # fmt: skip
     assert found.completed.all(), found.failures
-    print(*found.findings, sep="\n")
+    told = [each.usage_output for each in found.answers]
+    print(told, found.text_tokens, *found.findings, sep="\n")
+    if told != found.text_tokens.tolist():  # the version decides
+        assert found.findings
 
 
 @pytest.mark.parametrize("server", ["ours", "vllm"])
@@ -158,19 +163,20 @@ def test_vllms_bench_client_drives_our_server(ours, python_with, tmp_path, capsy
 
 
 def test_guidellm_drives_our_server(ours, python_with, tmp_path, capsys):
-    python = python_with("clients")
+    file = tmp_path / "guide.json"
     command = [
-        python, "-m", "guidellm", "benchmark", "run", "--target", ours, "--model", "bundled",
-        "--processor", str(TARGET), "--rate-type", "concurrent", "--rate", "3",
-        "--max-requests", "9", "--data", "prompt_tokens=24,output_tokens=24",
-        "--outputs", str(tmp_path / "guide.json"),
+        python_with("clients"), "-m", "guidellm", "run", "--disable-console-interactive",
+        "--backend", f"kind=openai_http,target={ours},model=bundled",
+        "--profile", "kind=concurrent,streams=3", "--constraint", "kind=max_requests,count=9",
+        "--tokenizer", f"kind=hf_auto,model={TARGET}",
+        "--data", "kind=synthetic_text,prompt_tokens=24,output_tokens=24",
+        "--output", f"kind=json,path={file}",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    (file,) = tmp_path.glob("*.json")
-    assert "TPOT" in compared(file, capsys)
+    assert "9 requests" in compared(file, capsys)
 
 
 def test_openais_client_drives_our_server(ours, python_with):
