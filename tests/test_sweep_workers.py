@@ -118,6 +118,7 @@ def test_a_point_that_kills_its_workers_is_found_and_the_rest_goes_on(
     assert outcome["error"].startswith("its worker ended 3 times: BrokenProcessPool")
 
 
+@pytest.mark.slow
 def test_workers_that_all_die_end_the_sweep(
     tmp_path: Path, slow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_workers_that_all_die_end_the_sweep(
         run_sweep(PLAN, process_pool(1), tmp_path / "x.jsonl", compute=slow.all_deadly)
 
 
+@pytest.mark.slow
 def test_a_broken_executor_of_the_callers_is_said(tmp_path: Path, slow: Any) -> None:
     from multiprocessing import get_context
 

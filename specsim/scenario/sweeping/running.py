@@ -150,14 +150,17 @@ class _Run:
     def by_workers(self, points: Iterator[SweepPoint], pool: Pool) -> None:
         """Submit chunks and record what comes back, until nothing is left."""
         waiting: dict[Future[list[Outcome]], list[SweepPoint]] = {}
-        executor, at_once = pool.start(), True
+        executor, at_once, unbroken = pool.start(), True, True
         try:
             while True:
                 broken: Exception | None = None
                 try:
                     self.submit(executor, points, waiting, AHEAD * pool.workers())
+                    unbroken = True
                 except BrokenExecutor as error:
-                    broken = error
+                    if not (waiting or unbroken):  # the new one is broken too
+                        raise SpecsimError(f"no worker can be started: {error}") from None
+                    broken, unbroken = error, False
                 if broken is None and not waiting:
                     break
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
