@@ -4,6 +4,7 @@ that dies."""
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -144,37 +145,28 @@ def test_a_broken_executor_of_the_callers_is_said(tmp_path: Path, slow: Any) -> 
 
 
 def test_few_points_are_under_way_at_a_time() -> None:
-    """An executor that does nothing until it is asked: what is taken from the plan is bounded."""
-    taken, futures = [], []
+    under_way, most = [0], [0]
 
-    class Lazy(Executor):
+    class Late(Executor):
+        """Finishes each chunk some time after it was submitted."""
+
         _max_workers = 2
 
         def submit(self, fn: Any, /, *args: Any, **more: Any) -> Any:
-            futures.append((Future[Any](), fn, args))
-            if len(futures) == 4:  # both workers have a chunk under way and one that waits
-                most.append(len(taken))
-                for future, function, given in futures:
-                    future.set_result(function(*given))
-                futures.clear()
-            return futures[-1][0] if futures else self._done(fn, args)
-
-        def _done(self, fn: Any, args: Any) -> Any:
             future = Future[Any]()
-            future.set_result(fn(*args))
+            under_way[0] += len(args[1])
+            most[0] = max(most[0], under_way[0])
+
+            def finish() -> None:
+                under_way[0] -= len(args[1])
+                future.set_result([{"seconds": 1.0, "result": {"speedup": 1.0}} for _ in args[1]])
+
+            threading.Timer(0.05, finish).start()
             return future
 
-    class Counting(list[SweepPoint]):
-        def __iter__(self) -> Any:
-            for point in super().__iter__():
-                taken.append(point)
-                yield point
-
-    most: list[int] = []
-    points = Counting(plan_of("predict", PAIR, {"context": {"from": 1, "to": 64, "steps": 64}}))
-    done = run_sweep(points, Lazy(), compute=lambda point: {"speedup": 1.0})
-    assert done.progress.computed == 64
-    assert most[0] == 4
+    plan = plan_of("predict", PAIR, {"context": {"from": 1, "to": 40, "steps": 40}})
+    assert run_sweep(plan, Late()).progress.computed == 40
+    assert most[0] == 4  # for each worker one that is computed, and one that waits
 
 
 def test_threads_serve_too() -> None:
