@@ -13,7 +13,7 @@ from specsim.checks import SpecsimError, quoted
 from specsim.evidence.client.address import Address
 from specsim.evidence.client.answers import StreamedAnswer, refusal
 from specsim.evidence.client.clock import Clock
-from specsim.evidence.client.http1 import Failure, Connections
+from specsim.evidence.client.http1 import Connections, Failure
 from specsim.evidence.client.prompts import Prompts
 from specsim.evidence.client.streams import ask
 

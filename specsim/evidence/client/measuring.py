@@ -23,7 +23,7 @@ from specsim.evidence.client.answers import StreamedAnswer
 from specsim.evidence.client.arrays import require_slo
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.dialect import Dialect, dialect_of, first_model, understood
-from specsim.evidence.client.http1 import Failure, Connections
+from specsim.evidence.client.http1 import Connections, Failure
 from specsim.evidence.client.overhead import Overhead, overhead
 from specsim.evidence.client.prompts import Prompts, Tokenizer, Written
 from specsim.evidence.client.run import ServerRun

@@ -6,7 +6,7 @@ import json
 from specsim.evidence.client.answers import StreamedAnswer, refusal
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.events import Events
-from specsim.evidence.client.http1 import Failure, Connections, Response
+from specsim.evidence.client.http1 import Connections, Failure, Response
 
 MOST_REFUSAL, MOST_WHOLE = 2**20, 2**26  # bytes of what does not stream
 
