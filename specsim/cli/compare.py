@@ -10,6 +10,7 @@ from specsim.checks import SpecsimError
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
+from specsim.cli.page import fit
 from specsim.cli.parser import Commands
 from specsim.evidence import tables
 from specsim.evidence.comparison import (
@@ -93,16 +94,17 @@ def run(options: argparse.Namespace) -> int:
         document["files"].append({"file": str(path), "median_errors": errors, "rows": rows})
         if not options.json:
             device = measurement.environment.device
-            print(f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}")
-            if options.rows:
-                print(*tables.rows_table(rows), sep="\n")
+            said = [
+                f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}"
+            ]
+            print(*fit(said + (tables.rows_table(rows) if options.rows else [])), sep="\n")
     document |= summary(every)
     if options.figures:
         document["figures"] = draw(every, options.figures)
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        print(*tables.suite_table(every, baselines), sep="\n")
+        print(*fit(tables.suite_table(every, baselines)), sep="\n")
         for file in document.get("figures", ()):
             print(f"drew {file}")
     return 0

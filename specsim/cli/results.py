@@ -11,6 +11,7 @@ from specsim.acceptance import IID, PerPosition, alpha_from_tokens_per_cycle
 from specsim.checks import SpecsimError
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
+from specsim.cli.page import fit
 from specsim.drafting import DraftModel
 from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run
 from specsim.evidence.diagnosis import Diagnosis, diagnose
@@ -79,7 +80,7 @@ def run_results(options: argparse.Namespace) -> int:
         print(json.dumps(document, allow_nan=False))
     else:
         for each in told:
-            print(*lines(each), sep="\n")
+            print(*fit(lines(each)), sep="\n")
     return 0
 
 
