@@ -15,6 +15,7 @@ from specsim.catalog import published
 from specsim.checks import SpecsimError
 
 Row = Mapping[str, str]
+MEANS = ("Mean", "Avg", "Average", "Overall")  # tasks that are a mean over the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,11 @@ class PublishedRate:
     source: str = ""
 
     @property
+    def setting(self) -> tuple[str, ...]:
+        """What the rates of several tasks have in common."""
+        return (self.source, self.target, self.drafter, self.temperature, str(self.gamma))
+
+    @property
     def of_a_chain(self) -> bool:
         """Whether the alpha of the method's own cycles follows from it."""
         return self.alpha is not None or self.gamma is not None
@@ -55,9 +61,14 @@ def published_rates() -> tuple[PublishedRate, ...]:
 
 def rates_of(method: str) -> tuple[PublishedRate, ...]:
     """The rates of a method from which the acceptance of its cycles follows: those of its own
-    chains where there are any, else those of trees; empty where nothing is published."""
+    chains where there are any, else those of trees; a mean over tasks counts only where the tasks
+    themselves are not published. Empty where nothing is published."""
     usable = [each for each in published_rates() if each.method == method and each.of_a_chain]
-    return tuple([each for each in usable if not each.tree] or usable)
+    usable = [each for each in usable if not each.tree] or usable
+    by_task = {each.setting for each in usable if each.task not in MEANS}
+    return tuple(
+        each for each in usable if each.task not in MEANS or each.setting not in by_task
+    )
 
 
 def rates_for(model: str) -> tuple[PublishedRate, ...]:

@@ -3,8 +3,9 @@
 import re
 import shlex
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from specsim import catalog
 from specsim.drafting import DraftModel
 from specsim.operators import AUTO
 from specsim.planning.acceptances import AcceptanceRange
@@ -50,9 +51,16 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
 # ------------------------------------------------------------------------------ what was priced
 
 
-def priced(found: Resolved, assumed: AcceptanceRange | None = None, load: str = "") -> list[str]:
+def priced(
+    found: Resolved,
+    assumed: AcceptanceRange | None = None,
+    load: str = "",
+    options: Sequence[str] = ("engine", "batch", "context"),
+    candidates: int | None = None,
+) -> list[str]:
     """What a report is about: names as they were resolved, precision and where it comes from, the
-    engine, the acceptance, the `load`; and what no option said."""
+    engine, the acceptance, the `load`; and which of some `options` nobody gave. Of several
+    `candidates`, how many there are stands in place of the draft."""
     scenario, system, engine = found.scenario, found.system, found.system.engine
     chip, devices = system.accelerator, scenario.tensor_parallel
     size = f"{found.target.parameters / 1e9:.3g} billion parameters"
@@ -69,10 +77,12 @@ def priced(found: Resolved, assumed: AcceptanceRange | None = None, load: str = 
     ]
     if scenario.offload_layers and system.host is not None:
         pairs.insert(2, ("host", f"{system.host.name}, holds {scenario.offload_layers} layers"))
+    if candidates is not None:
+        pairs[-1] = ("drafting", f"{candidates} candidates, and plain decoding")
     if found.drafter is not None:
         pairs.append(("acceptance", acceptance_of(scenario, assumed)))
     pairs.append(("load", load or load_of(scenario)))
-    if defaults := defaults_of(scenario):
+    if defaults := defaults_of(scenario, options):
         pairs.append(("by default", f"{', '.join(defaults)}: no option said otherwise"))
     return facts(pairs)
 
@@ -106,7 +116,7 @@ def drafting_of(found: Resolved) -> str:
         return "none: plain decoding"
     method = found.method or "draft-model"
     if scenario.draft is None:
-        return f"{method}, no draft model"
+        return f"{method}, which needs {catalog.lookup('methods', method)['needs']}"
     inner = getattr(drafter, "drafter", getattr(drafter, "draft", drafter))
     if not isinstance(inner, DraftModel):
         return f"{method}, with {scenario.draft}"
@@ -139,12 +149,12 @@ def load_of(scenario: Scenario) -> str:
     return f"{sequences}, {scenario.context} tokens of context each"
 
 
-def defaults_of(scenario: Scenario) -> list[str]:
+def defaults_of(scenario: Scenario, options: Sequence[str]) -> list[str]:
     """What the numbers hang on and no option said: the values of these options are the defaults."""
     plain = Scenario(target=scenario.target)
     return [
         f"{name.replace('_', ' ')} {getattr(scenario, name)}"
-        for name in ("engine", "batch", "context")
+        for name in options
         if getattr(scenario, name) == getattr(plain, name)
     ]
 
@@ -181,6 +191,8 @@ def _options(line: str) -> list[str]:
         if len(margin + text) > WIDTH - 2 and "{" in text:
             option, _, quoted = text.partition(" ")
             lines += [f"{margin}{option} \\", *_json(quoted, INDENT * 2)]
+        elif len(margin + text) > WIDTH - 2 and len(group) == 2:
+            lines += [f"{margin}{group[0]} \\", INDENT * 2 + shlex.quote(group[1])]
         else:
             lines += [margin + text]
     return [each + ("" if at == len(lines) - 1 or _open(lines[: at + 1]) or each.endswith("\\")

@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         mine = scenario.engine in ENGINES_WITH_SETTINGS
         shown = [scenario.engine] if mine else ENGINES_WITH_SETTINGS
         load = f"batches of {batches[0]} to {batches[-1]} sequences, {scenario.context} tokens each"
-        print(*priced(found, load=load), "", sep="\n")
+        print(*priced(found, load=load, options=("engine", "context")), "", sep="\n")
         show(document, {name: commands[name] for name in shown})
     return 0
 

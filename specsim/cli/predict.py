@@ -194,9 +194,10 @@ def show(document: dict[str, Any], batch: int) -> None:
 
 def rates(tokens_per_s: float, batch: int) -> list[str]:
     """Tokens per second of all sequences together, and of each where there are several."""
-    each = f", {tokens_per_s / batch:.1f} tokens/s for each of {batch} users" if batch > 1 else ""
-    whose = "all sequences together" if batch > 1 else "one sequence"
-    return [f"{'':14s}{tokens_per_s:8.1f} tokens/s, {whose}{each}"]
+    told = f"{'':14s}{tokens_per_s:8.1f} tokens/s"
+    if batch == 1:
+        return [f"{told} of one sequence"]
+    return [f"{told} of all {batch} sequences, {tokens_per_s / batch:.1f} tokens/s of each"]
 
 
 def parts(document: dict[str, Any]) -> list[str]:
@@ -239,7 +240,7 @@ def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[
     if document["speedup_per_device"] != document["speedup"]:
         lines.append(f"per device    {document['speedup_per_device']:8.3f} x")
     if document["latency"] is not None:
-        lines += percentiles(document["latency"])
+        lines += wrap(percentiles(document["latency"]), f"{'per token':14s}")
     if not document["lossless"]:
         lines.append("not lossless: the output distribution is not the target's")
     return lines
@@ -257,11 +258,11 @@ def ranged(rows: dict[str, Any]) -> list[str]:
     return lines
 
 
-def percentiles(found: dict[str, Any]) -> list[str]:
+def percentiles(found: dict[str, Any]) -> str:
     """The percentiles of the time per token of one user."""
     each = found["time_per_token_s"]
     times = ", ".join(f"{1e3 * seconds:.3f} ({name})" for name, seconds in each.items())
-    return [
-        f"per token     {times} ms of one user, over answers of {found['more_tokens']} tokens;",
-        f"{'':14s}{found['zero_gap_share']:.0%} of the tokens arrive together with the one before",
-    ]
+    return (
+        f"{times} ms for each user, over answers of {found['more_tokens']} tokens; "
+        f"{found['zero_gap_share']:.0%} of the tokens arrive together with the one before"
+    )

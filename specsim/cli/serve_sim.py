@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(document, allow_nan=False))
     else:
         said = lines(results[0]) if len(results) == 1 else table(results)
-        print(*priced(found, load=load_words(options)), "", *said, *notes(found, results), sep="\n")
+        head = priced(found, load=load_words(options), options=("engine",))
+        print(*head, "", *said, *notes(found, results), sep="\n")
     return 0
 
 
@@ -205,5 +206,14 @@ def load_words(options: Any) -> str:
     users = "" if options.concurrency is None else f"at most {options.concurrency} in flight"
     if options.trace is not None:
         return f"the requests of {options.trace}{', ' * bool(users)}{users}"
-    lengths = f"prompts of {options.prompt or PROMPT} and answers of {options.output or OUTPUT} tokens"
+    prompt, output = (words_of(each) for each in (options.prompt or PROMPT, options.output or OUTPUT))
+    lengths = f"prompts of {prompt}, answers of {output}"
     return ", ".join(part for part in (offered, users, lengths) if part)
+
+
+def words_of(lengths: str) -> str:
+    """Lengths as an option gives them, in words."""
+    mean, comma, sigma = lengths.partition(",")
+    if not mean.replace(".", "").isdigit():
+        return f"the lengths in {lengths}"
+    return f"{mean} tokens" + (f" on average (lognormal, sigma {sigma})" if comma else "")

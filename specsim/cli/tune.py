@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        head = priced(found, load=load_words(options))
+        head = priced(found, load=load_words(options), options=("engine",))
         print(*head, "", *lines(found, tuned, document), sep="\n")
     return 0
 
