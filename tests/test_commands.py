@@ -35,7 +35,15 @@ def scenarios() -> Iterator[list[str]]:
     for engine in catalog.load("engines"):
         yield ["predict", *PAIR, "--engine", engine]
     for chip in ("m4-max", "snapdragon-8-elite", "epyc-9654"):
-        yield ["predict", "--target", "llama-3.2-3b", "--accelerator", chip, "--engine", "llama.cpp"]
+        yield [
+            "predict",
+            "--target",
+            "llama-3.2-3b",
+            "--accelerator",
+            chip,
+            "--engine",
+            "llama.cpp",
+        ]
     yield ["predict", *LLAMA]
     yield ["predict", *LLAMA, "--method", "eagle-3"]
     yield ["predict", *LLAMA, "--draft", "llama-3.2-1b", "--survival", "0.8,0.6"]

@@ -146,7 +146,9 @@ def test_specsim_acceptance(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["model"] == "llama-3.3-70b"
     assert len(document["rates"]) == len(rates_for("llama-3.3-70b")) == 18
     predicted = answer(capsys, "predict", *ENGINEER, "--method", "eagle-3")
-    assert document["ranges"]["eagle-3"]["middle"] == predicted["acceptance_range"]["middle"]["alpha"]
+    assert (
+        document["ranges"]["eagle-3"]["middle"] == predicted["acceptance_range"]["middle"]["alpha"]
+    )
     assert cli.main(["acceptance", "llama-3.3-70b", "--method", "eagle-3"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80

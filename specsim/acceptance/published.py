@@ -66,9 +66,7 @@ def rates_of(method: str) -> tuple[PublishedRate, ...]:
     usable = [each for each in published_rates() if each.method == method and each.of_a_chain]
     usable = [each for each in usable if not each.tree] or usable
     by_task = {each.setting for each in usable if each.task not in MEANS}
-    return tuple(
-        each for each in usable if each.task not in MEANS or each.setting not in by_task
-    )
+    return tuple(each for each in usable if each.task not in MEANS or each.setting not in by_task)
 
 
 def rates_for(model: str) -> tuple[PublishedRate, ...]:

@@ -1,6 +1,7 @@
 """The command line: predictions, plans, comparisons with measurements, and what the catalog has.
 
-    specsim predict | plan | rank | acceptance | serve-sim | tune | compare | validate | diagnose | explore | demo
+    specsim predict | plan | rank | acceptance | serve-sim | tune
+    specsim compare | validate | diagnose | explore | demo
     specsim models | accelerators | engines | methods
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 COMMANDS = {  # and the file of each
-    "predict": "predict", "plan": "plan", "rank": "rank", "acceptance": "acceptance", "serve-sim": "serve_sim", "tune": "tune",
+    "predict": "predict", "plan": "plan", "rank": "rank", "acceptance": "acceptance",
+    "serve-sim": "serve_sim", "tune": "tune",
     "models": "listing", "accelerators": "listing", "engines": "listing", "methods": "listing",
     "compare": "compare", "validate": "validate", "diagnose": "diagnose", "explore": "explore",
     "demo": "demo",

@@ -225,7 +225,8 @@ def show(lines: list[dict[str, str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     room = WIDTH - sum(widths[:-1]) - len(GAP) * (len(widths) - 1)
     if titles[-1].startswith("?") and widths[-1] > room:
-        return show([dict(list(line.items())[:-1]) for line in lines])
+        show([dict(list(line.items())[:-1]) for line in lines])
+        return
     widths[-1] = min(widths[-1], max(8, room))
     for cells in table:
         last = cells[-1]

@@ -164,8 +164,8 @@ def defaults_of(scenario: Scenario, options: Sequence[str]) -> list[str]:
 
 def shell(command: str) -> list[str]:
     """A command for a shell in lines of at most 80 columns, where its words allow it: an option a
-    line, joined by backslashes. Quoted JSON is broken after its commas. What stands between `<<'END'`
-    and `END` is a file, whose long lists are broken where YAML allows it."""
+    line, joined by backslashes. Quoted JSON is broken after its commas. What stands between
+    `<<'END'` and `END` is a file, whose long lists are broken where YAML allows it."""
     lines, inside = [], False
     for line in command.split("\n"):
         if inside:
@@ -228,5 +228,3 @@ def pasted(notes_: Iterable[str], command: str) -> list[str]:
     """A command to paste, its notes before it as comments."""
     said = [line for note in notes_ for line in wrap(note, "# ", "#   ")]
     return [*said, *shell(command)]
-
-

@@ -1,10 +1,11 @@
-"""specsim rank: drafts and methods for one deployment in one table, and the settings of the best."""
+"""specsim rank: drafts and methods for one deployment in one table; settings of the best."""
 
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from specsim import __version__, catalog
@@ -225,9 +226,9 @@ def left_out(base: Resolved, method: str) -> str | None:
         return f"{base.target.name} has no MTP module"
     if method == "early-exit":
         return f"needs {needs}"
-    if "trained" in needs and "draft model" not in needs:
-        if published_head(base.scenario.target, method, engine) is None:
-            return f"the catalog knows no head of it for {base.target.name}"
+    is_head = "trained" in needs and "draft model" not in needs
+    if is_head and published_head(base.scenario.target, method, engine) is None:
+        return f"the catalog knows no head of it for {base.target.name}"
     return None
 
 
@@ -250,10 +251,17 @@ def drafts_of(base: Resolved, text: str | None) -> list[str]:
     by_size: dict[int, str] = {}
     for name in drafts_for(base.target):
         size = rows[name]["parameters"]
-        near = len(commonprefix([name, own])) > len(commonprefix([by_size.get(size, ""), own]))
+        near = alike(name, own) > alike(by_size.get(size, ""), own)
         if size <= most and (size not in by_size or near):
             by_size[size] = name
     return list(by_size.values())[:MOST_DRAFTS]
+
+
+def alike(name: str, other: str) -> int:
+    """How many characters two names begin with in common."""
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(name, other, strict=False))
+    )
 
 
 def names(option: str, text: str) -> list[str]:
@@ -278,10 +286,8 @@ def given_acceptances(options: argparse.Namespace) -> dict[str, float]:
             )
         alpha = number(f"--acceptance {name}", value)
         within(f"--acceptance {name}", alpha)
-        try:
+        with suppress(SpecsimError):  # a draft model, by the name of --drafts
             name = catalog.resolve("methods", name)
-        except SpecsimError:  # a draft model, by the name of --drafts
-            pass
         found[name] = alpha
     return found
 
@@ -316,12 +322,10 @@ def plan_of(found: Resolved) -> Any:
 
 
 def settings_of(found: Resolved) -> dict[str, Any]:
-    """The commands that start each engine with the plan of the best, as `specsim plan` makes them."""
+    """The commands that start each engine with the plan of the best, as `specsim plan` does."""
     planned = plan_of(found)
     return {
-        name: launch(
-            name, deployment(found), planned, target=found.target, drafter=found.drafter
-        )
+        name: launch(name, deployment(found), planned, target=found.target, drafter=found.drafter)
         for name in ENGINES_WITH_SETTINGS
     }
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.cli.load import OUTPUT, PROMPT, Bar, accepting_of, add_load, resolved, server_of, traffics
+from specsim.cli.load import (
+    OUTPUT,
+    PROMPT,
+    Bar,
+    accepting_of,
+    add_load,
+    resolved,
+    server_of,
+    traffics,
+)
 from specsim.cli.page import facts as labelled
 from specsim.cli.page import fit, priced
 from specsim.cli.page import notes as bullets
@@ -206,7 +215,9 @@ def load_words(options: Any) -> str:
     users = "" if options.concurrency is None else f"at most {options.concurrency} in flight"
     if options.trace is not None:
         return f"the requests of {options.trace}{', ' * bool(users)}{users}"
-    prompt, output = (words_of(each) for each in (options.prompt or PROMPT, options.output or OUTPUT))
+    prompt, output = (
+        words_of(each) for each in (options.prompt or PROMPT, options.output or OUTPUT)
+    )
     lengths = f"prompts of {prompt}, answers of {output}"
     return ", ".join(part for part in (offered, users, lengths) if part)
 

@@ -109,7 +109,9 @@ def alphas_of(drafter: Drafter, rates: Sequence[PublishedRate]) -> Floats:
             found.append(rate.alpha)
             continue
         if rate.gamma is None or rate.tokens_per_cycle is None:
-            raise SpecsimError(f"no alpha follows from the rate of {rate.drafter}: gamma is unknown")
+            raise SpecsimError(
+                f"no alpha follows from the rate of {rate.drafter}: gamma is unknown"
+            )
         if rate.gamma not in tables:
             tokens = drafter.acceptance_of(IID(grid)).tokens_per_cycle(rate.gamma)
             tables[rate.gamma] = np.maximum.accumulate(np.asarray(tokens, float))

@@ -6,12 +6,14 @@ comes before one that does not; then the tokens per second of each accelerator d
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import Floats, Integers, SpecsimError, one_count, within
 from specsim.checks.limits import require_limit
+from specsim.checks.shown import Shown, gigabytes, milliseconds, short
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.planning.economics import dollars_per_million_tokens
@@ -44,8 +46,8 @@ class Candidate:
         return self.method if self.draft is None else f"{self.method} {self.draft}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Ranked(Shown):
     """A candidate at its best gamma (for the middle acceptance) under the load of the ranking.
 
     `speedups`, `tokens_per_s` (all sequences together) and `token_s` (seconds per token of one
@@ -77,6 +79,16 @@ class Ranked:
     def merit(self) -> tuple[bool, bool, float]:
         """What the order follows: larger is better."""
         return (self.possible, not self.misses, float(self.tokens_per_s[1]) / self.devices)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate.name,
+            "gamma": self.gamma,
+            "speedup": short(self.speedups),
+            "time per token": milliseconds(self.token_s),
+            "memory": gigabytes(self.memory_bytes),
+            "fits": self.missing is None,
+        }
 
 
 def rank(
@@ -167,9 +179,7 @@ def best_of(
         target, candidate.drafter, system, gamma=gammas, alpha=candidate.alphas[1], **given
     )
     gamma = int(over.gamma[over.best()])
-    return predict(
-        target, candidate.drafter, system, gamma=gamma, alpha=candidate.alphas, **given
-    )
+    return predict(target, candidate.drafter, system, gamma=gamma, alpha=candidate.alphas, **given)
 
 
 def first_token_s(
