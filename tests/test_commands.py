@@ -189,7 +189,8 @@ def run_by_bash(lines: list[str]) -> list[str]:
         "vllm serve a/b",
         "vllm serve meta-llama/Llama-3.3-70B-Instruct --tensor-parallel-size 4 --quantization fp8 "
         "--speculative-config '" + '{"method": "eagle3", "model": "RedHatAI/Llama-3.3-70B-Instruct'
-        '-speculator.eagle3", "num_speculative_tokens_per_batch_size": [[1, 8, 6], [9, 16, 5]]}' + "'",
+        '-speculator.eagle3", "num_speculative_tokens_per_batch_size": [[1, 8, 6], [9, 16, 5]]}'
+        "'",
         "python -m sglang.launch_server --model-path " + "x" * 90 + " --speculative-num-steps 4",
     ],
 )  # fmt: skip

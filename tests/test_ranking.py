@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,20 @@ def test_the_engineers_case(capsys: pytest.CaptureFixture[str]) -> None:
     said = " ".join(document["assumptions"])
     for words in ("Outside the rows that vllm was fitted to", "published rates", "±18%"):
         assert words in said
+
+
+def test_the_documentation_shows_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "predicting.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## Which draft, which method?")
+    commands, table, settings = re.findall(r"^```\n(.*?)^```", section, flags=re.M | re.S)[:3]
+    printed = ""
+    for command in commands.splitlines():
+        assert cli.main(command.split()[1:]) == 0
+        printed += capsys.readouterr().out
+    for line in (*table.splitlines(), *settings.splitlines()):
+        assert line == "…" or line in printed.splitlines()
 
 
 def test_the_settings_of_the_best_are_those_of_plan(capsys: pytest.CaptureFixture[str]) -> None:

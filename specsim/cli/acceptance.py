@@ -118,7 +118,8 @@ def table(found: Sequence[PublishedRate]) -> list[str]:
         groups.setdefault((label, rate.drafter, rate.task), []).append(rate)
     said = [
         f"{'':15s}{'':17s}{'':16s}{'':9s}{'tokens per':>11s}{'drafted':>10s}",
-        f"{'method':15s}{'as published':17s}{'task':16s}{'alpha':>9s}{'cycle':>11s}{'per cycle':>12s}",
+        f"{'method':15s}{'as published':17s}{'task':16s}{'alpha':>9s}{'cycle':>11s}"
+        f"{'per cycle':>12s}",
     ]
     for (label, drafter, task), rates in groups.items():
         alphas = [rate.alpha for rate in rates if rate.alpha is not None]

@@ -157,7 +157,8 @@ def facts(result: serving.Served) -> list[str]:
         (
             "output",
             f"{found['output_throughput']:.0f} tokens/s, all users together; "
-            f"{found['batch_mean']:.1f} sequences decode at a time; busy {found['utilisation']:.0%}",
+            f"{found['batch_mean']:.1f} sequences decode at a time; "
+            f"busy {found['utilisation']:.0%}",
         )
     ]
     shares = ", ".join(f"gamma {g} {share:.0%}" for g, share in found["gamma_share"].items())

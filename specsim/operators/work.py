@@ -80,5 +80,5 @@ class ForwardWork(Shown):
         return {
             "operators": len(self.operators),
             "weights": gigabytes(sum(each.weight_bytes for each in self.operators)),
-            "arithmetic": f"{short(np.asarray(sum(each.flops for each in self.operators)) / 1e9)} GFLOP",
+            "GFLOP": short(np.asarray(sum(each.flops for each in self.operators)) / 1e9),
         }
