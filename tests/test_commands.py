@@ -1,14 +1,18 @@
 """What every command prints for a person: at most 80 columns, first of all what was priced, and no
 number without its unit."""
 
+import io
 import re
 import shlex
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from specsim import catalog, cli
+from specsim.cli import progress
 from specsim.cli.page import WIDTH, fit, shell, wrap
 from specsim.drafting.methods import NEED_A_DRAFT
 
@@ -171,6 +175,30 @@ def test_tp_is_a_short_name_everywhere(command: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     assert "--tensor-parallel TENSOR_PARALLEL, --tp" in " ".join(capsys.readouterr().out.split())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_says_so_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "QUIET_S", 0.01)
+    monkeypatch.setattr(progress, "OFTEN_S", 0.01)
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress.working("pricing " + "x" * 100):
+            time.sleep(0.2)
+        said = stream.getvalue()
+        assert bool(said) == stream.isatty()
+        assert all(len(part) < WIDTH for part in said.split("\r"))
+    assert " … 0 s" in said
+    assert said.endswith("\r" + " " * 79 + "\r")
+    monkeypatch.setattr(progress, "QUIET_S", 60.0)
+    monkeypatch.setattr(sys, "stderr", quick := Terminal())
+    with progress.working("pricing"):
+        pass
+    assert quick.getvalue() == ""
 
 
 # ------------------------------------------------------------------------------------ commands

@@ -12,6 +12,7 @@ from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
 from specsim.cli.page import fit
 from specsim.cli.parser import Commands
+from specsim.cli.progress import working
 from specsim.evidence import tables
 from specsim.evidence.comparison import (
     Comparison,
@@ -83,9 +84,10 @@ def run(options: argparse.Namespace) -> int:
             measurement.environment.device,
             options.accelerator,
         )
-        compared = {
-            predictor.name: compare_points(predictor, measurement.points) for predictor in found
-        }
+        with working(f"predicting {path}"):
+            compared = {
+                predictor.name: compare_points(predictor, measurement.points) for predictor in found
+            }
         for name, comparisons in compared.items():
             every.setdefault(name, []).extend(comparisons)
         baselines += [point for point in measurement.points if not is_predicted(point)]

@@ -14,6 +14,7 @@ from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
+from specsim.cli.progress import working
 from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
 from specsim.evidence.served import read_log
@@ -88,7 +89,8 @@ def counters_of(options: argparse.Namespace) -> Counters:
             return read_log(text_of(options.log))
         from specsim.cli.scraping import scrape_twice
 
-        return read_log(scrape_twice(options.metrics_url, options.interval))
+        with working(f"reading {options.metrics_url} twice"):
+            return read_log(scrape_twice(options.metrics_url, options.interval))
     if not known:
         raise SpecsimError(
             "give --log FILE, or --metrics-url URL, or --accepted N --drafted N --gamma N, or "

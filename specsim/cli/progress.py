@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+WIDTH = 80
 QUIET_S, OFTEN_S = 2.0, 0.5
 
 
@@ -32,7 +33,8 @@ def _watch(doing: str, done: threading.Event) -> None:
     wait = QUIET_S
     while not done.wait(wait):
         wait, drawn = OFTEN_S, True
-        line = f"\r{doing} … {time.monotonic() - begun:.0f} s"
+        took = f" … {time.monotonic() - begun:.0f} s"
+        line = f"\r{doing[: WIDTH - 1 - len(took)]}{took}"
         print(line, end="", file=sys.stderr, flush=True)
     if drawn:
-        print("\r" + " " * 79 + "\r", end="", file=sys.stderr, flush=True)
+        print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)

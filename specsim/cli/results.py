@@ -12,6 +12,7 @@ from specsim.checks import SpecsimError
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
 from specsim.cli.page import fit
+from specsim.cli.progress import working
 from specsim.drafting import DraftModel
 from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run
 from specsim.evidence.diagnosis import Diagnosis, diagnose
@@ -74,7 +75,8 @@ def run_results(options: argparse.Namespace) -> int:
     told: list[Told] = []
     for file in options.results:
         for run in read_runs(read_ascii(file, "log_bytes"), file):
-            told.append(tell(options, file, run))
+            with working(f"predicting and simulating {file}"):
+                told.append(tell(options, file, run))
     if options.json:
         document = {"results": [each.to_json() for each in told], "version": __version__}
         print(json.dumps(document, allow_nan=False))
