@@ -58,7 +58,7 @@ def scenarios() -> Iterator[list[str]]:
            "llama.cpp", "--precision", "int4", "--offload-layers", "40",
            "--draft", "llama-3.2-1b"]  # fmt: skip
     yield ["predict", "--target", "gpt-oss-120b", "--accelerator", "h100-sxm", "--tp", "2"]
-    yield ["plan", *PAIR, "--batches", "1,7,512,100000"]
+    yield ["plan", *PAIR, "--batches", "1,7,512,9000"]
     for engine in ("vllm", "sglang", "tensorrt-llm"):
         yield ["plan", *LLAMA, "--engine", engine, "--method", "eagle-3", "--alpha", "0.7"]
     yield ["plan", "--target", "qwen3-next-80b-a3b", "--accelerator", "h200", "--method", "eagle-3",
@@ -123,7 +123,10 @@ def test_a_report_is_narrow_says_what_was_priced_and_has_units(
     flat = " ".join(head.split())
     assert words[words.index("--target") + 1] in flat
     assert catalog.resolve("accelerators", words[words.index("--accelerator") + 1]) in flat
-    assert ("engine cuda-graphs" in flat) == ("--engine" not in words)  # what was assumed
+    engine = words[words.index("--engine") + 1] if "--engine" in words else "cuda-graphs"
+    assert f"engine {engine}:" in flat
+    assumed = engine == "cuda-graphs"  # the default is told apart from what was asked for
+    assert ("by default engine cuda-graphs" in flat) == assumed
     assert re.search(r"weights in \w+[\w-]* \(.*\), KV cache in \d+ bits", flat)
     if words[0] in ("predict", "diagnose"):
         page = body(text) if words[0] == "predict" else text.split("\n\n")[2]

@@ -83,7 +83,7 @@ def priced(
         pairs.append(("acceptance", acceptance_of(scenario, assumed)))
     pairs.append(("load", load or load_of(scenario)))
     if defaults := defaults_of(scenario, options):
-        pairs.append(("by default", f"{', '.join(defaults)}: no option said otherwise"))
+        pairs.append(("by default", f"{', '.join(defaults)}: where no option says otherwise"))
     return facts(pairs)
 
 
