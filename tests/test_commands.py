@@ -85,10 +85,10 @@ def too_wide(text: str) -> list[str]:
 
 
 def body(text: str) -> str:
-    """The numbers of a report: after what was priced, without sentences and commands."""
+    """The numbers of a report: without what was priced, sentences and commands."""
     _, _, page = text.partition("\n\n")
     lines = []
-    for line in page.splitlines():
+    for line in page[max(page.find("plain step"), 0) :].splitlines():  # after guesses
         if line.startswith(("- ", "#", "vllm:", "settings for", "not possible")):
             break
         lines.append(line)

@@ -182,21 +182,22 @@ def facts(result: serving.Served) -> list[str]:
 def table(results: list[serving.Served]) -> list[str]:
     """Several rates for a person."""
     said = [
-        f"{'requests/s':>10s}  {'':10s} {'requests/s':>12s}  {'TTFT (ms)':>16s}  {'TPOT (ms)':>14s}"
-        "  decode",
-        f"{'offered':>10s}  {'state':10s} {'served':>6s}{'good':>6s}  {'mean':>8s}{'p99':>8s}  "
-        f"{'mean':>7s}{'p99':>7s}  at once gamma",
+        f"{'requests/s':>10s} {'':10s}{'requests/s':>12s}{'TTFT (ms)':>16s}{'TPOT (ms)':>14s}"
+        f"{'decode':>9s}",
+        f"{'offered':>10s} {'state':10s}{'served':>7s}{'good':>5s}{'mean':>8s}{'p99':>8s}"
+        f"{'mean':>7s}{'p99':>7s}{'at once':>9s}{'gamma':>6s}",
     ]
     for result in results:
         found = result.summary
         shares = found["gamma_share"]
         mostly = max(shares, key=lambda gamma: shares[gamma]) if shares else "-"
         cells = [found[f"{s}_{m}_ms"] for m in ("ttft", "tpot") for s in ("mean", "p99")]
-        ttft, ttft99, tpot, tpot99 = ("-" if v is None else f"{v:.1f}" for v in cells)
+        times = ("-" if value is None else f"{value:.1f}" for value in cells)
+        ttft, ttft99, tpot, tpot99 = times
+        served, good = (f"{found[f'request_{n}']:.3g}" for n in ("throughput", "goodput"))
         said.append(
-            f"{found['request_rate']:>10}  {found['state']:10s} {found['request_throughput']:6.2f}"
-            f"{found['request_goodput']:6.2f}  {ttft:>8s}{ttft99:>8s}  {tpot:>7s}{tpot99:>7s}"
-            f"  {found['batch_mean']:7.1f}{mostly:>6s}"
+            f"{found['request_rate']:>10} {found['state']:10s}{served:>7s}{good:>5s}"
+            f"{ttft:>8s}{ttft99:>8s}{tpot:>7s}{tpot99:>7s}{found['batch_mean']:9.1f}{mostly:>6s}"
         )
     return said
 

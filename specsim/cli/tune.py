@@ -136,8 +136,8 @@ def advice(tuned: Tuned) -> list[str]:
 def lines(found: Resolved, tuned: Tuned, document: dict[str, Any]) -> list[str]:
     """The document for a person."""
     said = [
-        f"{'':24s}{'requests/s':>10s}{'tokens/s':>9s}{'TTFT ms':>9s}{'TPOT ms':>15s}{'all ms':>8s}",
-        f"{'policy':24s}{'good':>10s}{'all':>9s}{'p99':>9s}{'mean':>8s}{'p99':>7s}{'mean':>8s}"
+        f"{'':22s}{'requests/s':>11s}{'tokens/s':>9s}{'TTFT ms':>9s}{'TPOT ms':>13s}{'all ms':>8s}",
+        f"{'policy':22s}{'good':>11s}{'all':>9s}{'p99':>9s}{'mean':>7s}{'p99':>6s}{'mean':>8s}"
         f"{'loss':>8s}",
     ]
     for run in tuned.runs:
@@ -145,12 +145,12 @@ def lines(found: Resolved, tuned: Tuned, document: dict[str, Any]) -> list[str]:
         times = (row["p99_ttft_ms"], row["mean_tpot_ms"], row["p99_tpot_ms"], row["mean_e2el_ms"])
         cells = "".join(
             f"{'-' if value is None else f'{value:.1f}':>{wide}s}"
-            for value, wide in zip(times, (9, 8, 7, 8), strict=True)
+            for value, wide in zip(times, (9, 7, 6, 8), strict=True)
         )
         name = run.policy.replace("hysteresis", "hyst.")
         said.append(
-            f"{name:24s}{row['request_goodput']:10.2f}{row['output_throughput']:9.0f}{cells}"
-            f"{tuned.loss(run):7.1%}"
+            f"{name:22s}{row['request_goodput']:11.2f}{row['output_throughput']:9.0f}{cells}"
+            f"{tuned.loss(run):8.1%}"
         )
         if run.state != "steady":
             said.append(f"  {run.state}")
