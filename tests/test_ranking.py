@@ -233,8 +233,8 @@ def candidates() -> list[Candidate]:
         Candidate(),
         Candidate(method="draft-model", draft="small", drafter=specsim.DraftModel(small),
                   alphas=(0.6, 0.6, 0.6)),
-        Candidate(method="draft-model", draft="big", drafter=specsim.DraftModel(big, precision="bf16"),
-                  alphas=(0.999, 0.999, 0.999)),
+        Candidate(method="draft-model", draft="big", alphas=(0.999, 0.999, 0.999),
+                  drafter=specsim.DraftModel(big, precision="bf16")),
     ]  # fmt: skip
 
 
