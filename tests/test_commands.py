@@ -13,9 +13,10 @@ import pytest
 
 from specsim import catalog, cli
 from specsim.cli import progress
-from specsim.cli.page import WIDTH, fit, shell, wrap
+from specsim.cli.page import fit, shell, wrap
 from specsim.drafting.methods import NEED_A_DRAFT
 
+WIDTH = 80  # said here once more: the commands' own constant may be wrong
 LLAMA = ["--target", "llama-3.1-8b", "--accelerator", "h100"]
 PAIR = [*LLAMA, "--draft", "llama-3.2-1b", "--alpha", "0.8"]
 SHORT = ["--rate", "5", "--requests", "20", "--prompt", "30", "--output", "5"]

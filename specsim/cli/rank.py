@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
         best = next((each for each in ranked if each.possible), None)
         winner = None if best is None else found.get(best.candidate.name, base)
         commands = {} if winner is None else settings_of(winner)
-    document = {
+    document: dict[str, Any] = {
         "deployment": {
             "target": base.target.name, "accelerator": base.system.accelerator.name,
             "engine": scenario.engine, "precision": base.system.precision.name,

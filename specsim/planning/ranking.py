@@ -168,13 +168,13 @@ def best_of(
     system: System,
     candidate: Candidate,
     routing_correlation: float | None,
-    asked: Mapping[str, int],
+    asked: Mapping[str, Any],
 ) -> Prediction:
     """The prediction of a candidate for its three acceptances, at the best gamma of the middle."""
     if candidate.drafter is None:
         return predict(target, None, system, gamma=0, **asked)
     gammas = candidate.drafter.gammas if candidate.gammas is None else candidate.gammas
-    given = dict(asked) | {"routing_correlation": routing_correlation}
+    given: dict[str, Any] = dict(asked) | {"routing_correlation": routing_correlation}
     over = predict(
         target, candidate.drafter, system, gamma=gammas, alpha=candidate.alphas[1], **given
     )
