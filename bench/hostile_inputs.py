@@ -125,9 +125,20 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
                  ("--tokens-per-cycle", "2.5", "--gamma", "4")),
     "compare": (("suite",), ("suite", "--json"), ("suite/points.json", "--rows")),
     "validate": ((), ("--json",)),
+    # all of it but the sending: no server is contacted
+    "measure-server": (("--url", "http://127.0.0.1:9", *LOAD, "--dry-run"),
+                       ("--url", "https://127.0.0.1:9/v1", *LOAD[2:], "--concurrency", "3",
+                        "--slo", "tpot:9", "--dry-run", "--json"),
+                       ("--url", "http://127.0.0.1:9", *LOAD, "--measurement", "x.json", "--device",
+                        "x", "--target", "llama-3.1-8b", "--draft", "llama-3.2-1b", "--dry-run")),
+    "sweep": (("axes.toml",), ("axes.toml", "--json"), ("load.toml", "--json")),
 }  # fmt: skip
 # A valid value of these would start a server or a measurement, or write outside the folder.
-NEVER = {"--figures": ("/", "..", "../.."), "--out": ("/", "..", "../..")}
+NEVER = {
+    "--figures": ("/", "..", "../.."),
+    "--out": ("/", "..", "../..", "/nowhere/at/all"),
+    "--workers": ("+5", "1", "2", "3", "7", "1024", "1_000", "١٢", " 1 "),
+}
 
 
 def options_of(command: str) -> list[str]:
@@ -166,7 +177,7 @@ def _asked(draw: random.Random, command: str, *given: tuple[str, str]) -> Input:
     words = [command, *draw.choice(BASES[command])]
     for option, value in given:
         words += [f"{option}={value}"] if draw.random() < 0.7 else [option, value]
-    files = SUITE if command == "compare" else {}
+    files = {"compare": SUITE, "sweep": SWEEPS}.get(command, {})
     return Input("options", tuple(words), files, b"noise\n")
 
 
@@ -328,6 +339,40 @@ def links(draw: random.Random) -> Iterator[Input]:
         yield Input("links", (told,), program="link")
 
 
+def tomls(draw: random.Random) -> Iterator[Input]:
+    """Scenarios and sweeps in TOML with other values and keys, cut, or in other encodings."""
+    values = ('""', "-1", "0", "1.5", "nan", "inf", "-inf", "true", "[]", "{}", '"x"', "[1, [2]]",
+              "1e400", '"\\u0000"', "9" * 400, "9" * 5000, "1979-05-27", "[nan]", '["", 1]', "x",
+              "{from = 1}", "{from = 1, to = 3, steps = 3}", '"best"', "[true]", "'''a", "1_0",
+              "{from = 1, to = 3, steps = 3, log = 7}", "{steps = 99999999999}", '["x", "x"]',
+              "[" * 3000)  # fmt: skip
+    keys = ("target", "draft", "batch", "gamma", "alpha", "survival", "rate", "seed", "slo", "kind",
+            "tp", "policy", "prompt", "kv-tokens", "axes", "axes.x", '""', "a b", "é",
+            "host")  # fmt: skip
+    while True:
+        lines = draw.choice(list(SWEEPS.values())).decode().splitlines()
+        if alone := draw.random() < 0.5:
+            lines = lines[: lines.index("[axes]")]
+        for _ in range(draw.choice((1, 1, 2))):
+            at = draw.randrange(len(lines))
+            key = lines[at].partition("=")[0]
+            lines[at] = draw.choice((
+                f"{key}= {draw.choice(values)}", f"{key}= {draw.choice(values)}",
+                f"{draw.choice(keys)} = {draw.choice(values)}", "", lines[at][: len(lines[at]) // 2]
+            ))  # fmt: skip
+        content = "\n".join(lines).encode("utf-8", "replace")
+        content = draw.choice((content, content, content, content,
+                               content[: draw.randrange(len(content) + 1)], b"\xff" + content,
+                               content.decode().encode("utf-16"), draw.randbytes(99)))  # fmt: skip
+        asked = ("predict", "plan", "serve-sim", "tune", "diagnose", "compare")
+        words: tuple[str, ...] = ("sweep", "x.toml")
+        if alone:
+            words = (command := draw.choice(asked), "--scenario", "x.toml")
+            words += {"diagnose": COUNTED, "compare": ("suite",)}.get(command, ())
+            words += ("--requests=9",) if command in ("serve-sim", "tune") else ()
+        yield Input("tomls", (*words, "--json"), SUITE | {"x.toml": content})
+
+
 def folders(draw: random.Random) -> Iterator[Input]:
     """Folders to compare that lack a file, or hold another one under its name."""
     names = ("notes.txt", "other.json", "calibration-eager.json", "calibration-compiled.json",
@@ -355,11 +400,12 @@ KINDS: dict[str, Generator] = {
     "logs": logs,
     "results": results,
     "links": links,
+    "tomls": tomls,
     "folders": folders,
     "starters": starters,
 }
 SHARES = {"options": 8, "configs": 4, "calibrations": 2, "measurements": 3, "logs": 3, "results": 3,
-          "links": 3}  # fmt: skip
+          "links": 3, "tomls": 3}  # fmt: skip
 
 
 def change(draw: random.Random, data: Any, names: Sequence[str] = ()) -> None:
@@ -408,6 +454,24 @@ def _small_suite() -> dict[str, bytes]:
 
 
 SUITE = _small_suite()
+SWEEPS = {
+    "axes.toml": b"""target = "llama-3.1-8b"
+draft = "llama-3.2-1b"
+accelerator = "h100-sxm"
+[axes]
+batch = [1, 8]
+alpha = {from = 0.5, to = 0.9, steps = 2}
+""",
+    "load.toml": b"""kind = "serve-sim"
+target = "llama-3.1-8b"
+accelerator = "h100-sxm"
+requests = 9
+output = 5
+[axes]
+rate = {from = 1, to = 9, steps = 2, log = true}
+seed = [0, 1]
+""",
+}
 RESULTS = {path.name: path.read_bytes() for path in (ROOT / "tests" / "results").iterdir()}
 CALIBRATION, POINTS = SUITE["suite/calibration.json"], SUITE["suite/points.json"]
 LOGS = (

@@ -279,7 +279,14 @@ def run_tests(test: str, room: Path, watched: bool = True) -> tuple[str, str]:
             os.chdir(room)
             sys.path.insert(0, str(room))
             os.environ["PYTHONPATH"] = str(room)
-            arguments = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not browser"]
+            arguments = [
+                "-q",
+                "-x",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "not slow and not browser and not servers",
+            ]
             if watched:
                 threading.settrace(enter)
                 sys.settrace(enter)

@@ -57,7 +57,7 @@ if here.torch:
     dtype, reason = probes.fastest_dtype(device)
     drift_probe = drift.DriftProbe(device)
     before = drift_probe.product_s()
-    probing = course.effort({}, {"rounds": 1, "widest": 500})
+    probing = course.effort({}, {"rounds": 1, "widest": 400})
     timed = probes.run_probes(device, dtype, **probing)
     fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
     course.say(f"{machine.environment(device).device}, {reason}.")
@@ -149,9 +149,9 @@ if here.torch:
     )
     small = demo.Effort(
         1,
-        demo.Decoded(12, texts=8, timed=1, counted=6),
-        demo.Decoded(8, texts=3, timed=1, counted=3),
-        demo.DIALLED.first_layers(3),
+        demo.Decoded(12, texts=8, timed=1, counted=4),
+        demo.Decoded(8, texts=2, timed=1, counted=2),
+        demo.DIALLED.first_layers(2),
     )
     effort = course.effort(full, small)
     ready = {

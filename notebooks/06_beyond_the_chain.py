@@ -63,7 +63,7 @@ if here.torch:
 
     device = machine.device_named(None)
     dtype, reason = probes.fastest_dtype(device)
-    probing = course.effort({}, {"rounds": 1, "widest": 500})
+    probing = course.effort({}, {"rounds": 1, "widest": 400})
     timings = probes.run_probes(device, dtype, **probing)
     system = fit(timings, asdict(machine.environment(device))).system
     target, draft, tokenizer = reference.load_pair("bundled", dtype=dtype, device=device)

@@ -15,6 +15,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,23 +54,42 @@ def read(source: Path) -> Notebook:
     return notebook
 
 
-def run(notebook: Notebook) -> Notebook:
-    """Execute in a fresh kernel, in place. Raises CellExecutionError if a cell fails,
-    CellTimeoutError if a cell takes CELL_LIMIT_S, DeadKernelError if the kernel dies."""
+@contextmanager
+def kernel() -> Iterator[Callable[[Notebook], Notebook]]:
+    """A kernel, which starts at the first use, as a function that executes a notebook in place.
+
+    What a notebook defines is there for the next one. The function raises CellExecutionError if a
+    cell fails, CellTimeoutError if a cell takes CELL_LIMIT_S, DeadKernelError if the kernel
+    dies."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {"PYTHONPATH": path, "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
     with TemporaryDirectory() as sockets:  # our own files; TCP ports are shared
         files = {"transport": "ipc", "ip": f"{sockets}/kernel"}
         client = NotebookClient(
-            notebook,
+            nbformat.v4.new_notebook(),
             timeout=CELL_LIMIT_S,
             startup_timeout=START_LIMIT_S,
             kernel_name="python3",
             resources={"metadata": {"path": str(FOLDER)}},
             config=Config({} if os.name == "nt" else {"KernelManager": files}),
         )
-        client.execute(env=os.environ | environment)
-    return notebook
+
+        def execute(notebook: Notebook) -> Notebook:
+            client.nb = notebook
+            client.execute(env=os.environ | environment, cleanup_kc=False)
+            return notebook
+
+        try:
+            yield execute
+        finally:
+            if client.km is not None:  # it was started
+                client._cleanup_kernel()
+
+
+def run(notebook: Notebook) -> Notebook:
+    """Execute in a fresh kernel, in place. Raises what `kernel` says."""
+    with kernel() as execute:
+        return execute(notebook)
 
 
 def complaints(notebook: Notebook) -> list[str]:

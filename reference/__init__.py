@@ -29,6 +29,7 @@ PLACES = {
     "drafters.quantised_self": ("QuantisedSelf",),
     "drafters.tree": ("ConfidenceTree", "StaticTree"),
     "heads": ("Head", "load_head"),
+    "mtp": ("load_mtp",),
     "statistics": ("Statistics",),
     "streaming": ("stream_text",),
     "trees": ("Tree",),
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from reference.drafters.tree import StaticTree as StaticTree
     from reference.heads import Head as Head
     from reference.heads import load_head as load_head
+    from reference.mtp import load_mtp as load_mtp
     from reference.statistics import Statistics as Statistics
     from reference.streaming import stream_text as stream_text
     from reference.trees import Tree as Tree

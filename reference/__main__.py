@@ -1,11 +1,12 @@
-"""python -m reference generate | calibrate | measure | train"""
+"""python -m reference generate | serve | calibrate | measure | train"""
 
 import argparse
 import json
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -30,10 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from specsim.checks.extras import needed
 
     try:
-        with needed("the decoder", "reference"):
-            from reference.machine import device_named
-
-            options.device = device_named(options.device)
+        with needed(*options.needs), group_of(options):
             return options.run(options)
     except SpecsimError as error:
         print(f"reference: {error}", file=sys.stderr)
@@ -46,6 +44,31 @@ def run(options: argparse.Namespace) -> int:
         words = " ".join(str(error).split())[:300]
         print(f"reference: {options.device} is out of memory: {words}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def group_of(options: argparse.Namespace) -> Iterator[None]:
+    """Set `options.device`, and `options.group`: with --tensor-parallel the processes that torchrun
+    started, else None. Raises SpecsimError for options that do not go with several devices."""
+    from reference.machine import device_named
+    from specsim.checks import SpecsimError
+
+    options.group = None
+    if not getattr(options, "tensor_parallel", False):
+        if getattr(options, "split_draft", False):
+            raise SpecsimError("--split-draft needs --tensor-parallel")
+        options.device = device_named(options.device)
+        yield
+        return
+    from reference.tensor_parallel import joined
+
+    with joined(options.device) as group:
+        options.group, options.device = group, group.device
+        told = {name: repr(value) for name, value in vars(options).items()}
+        for own in ("run", "group", "device", "out"):  # of each process
+            told.pop(own, None)
+        group.agree("options", told)
+        yield
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, needs=("the decoder", "reference"))
         sub.add_argument("--device", help="cpu, cuda or mps; default: the GPU if there is one")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
@@ -73,6 +96,14 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--dtype", choices=PRECISIONS, default="fp32")
         sub.add_argument("--temperature", type=float, default=0.0)
         sub.add_argument("--max-new-tokens", type=int, default=128)
+        sub.add_argument(
+            "--tensor-parallel", action="store_true",
+            help="split the target over the processes that torchrun started, a device for each",
+        )  # fmt: skip
+        sub.add_argument(
+            "--split-draft", action="store_true",
+            help="with --tensor-parallel: split the draft too; default: a copy on every device",
+        )  # fmt: skip
 
     generate = command(
         "generate", run_generate, "continue a prompt, plain (gamma 0) or with a draft"
@@ -108,12 +139,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0)
 
+    add_serve(
+        command("serve", run_serve, "serve a pair by OpenAI's protocol, plain or with a draft")
+    )
+
     measure = command(
         "measure", run_measure, "time a pair over gamma, or the listed points of a suite"
     )
     pair(measure)
     measure.add_argument("--gamma", type=int, nargs="+", default=list(range(9)))
-    measure.add_argument("--prompts", type=int, default=8, help="how many of the bundled prompts")
+    measure.add_argument(
+        "--prompts", type=int, default=8,
+        help="how many of the bundled prompts are timed; as many others predict the acceptance",
+    )  # fmt: skip
     measure.add_argument(
         "--out", type=Path, required=True, help="the file to write; for a suite, the folder"
     )
@@ -154,6 +192,82 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_serve(sub: argparse.ArgumentParser) -> None:
+    """The options of `serve`."""
+    sub.description = (
+        "Serves completions and chats at http://HOST:PORT/v1, in OpenAI's form, until Ctrl-C or "
+        "SIGTERM. Requests join and leave between cycles. See docs/serve.md."
+    )
+    sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
+    sub.add_argument("--draft", help="a folder or a hub id")
+    sub.set_defaults(needs=("the server", "serve"))
+    sub.add_argument("--gamma", type=int, default=2, help="drafts per cycle; 0: plain; default: 2")
+    sub.add_argument(
+        "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
+    )
+    sub.add_argument("--head", help="head: 'bundled', a folder or a hub id; default: bundled")
+    sub.add_argument("--layers", type=int, help="early-exit: layers that draft; default: half")
+    sub.add_argument(
+        "--rule",
+        choices=("token", "block", "typical"),
+        default="token",
+        help="the accept rule above temperature 0; typical is lossy",
+    )
+    sub.add_argument("--dtype", choices=PRECISIONS, help="default: the faster one here")
+    for role in ("target", "draft"):
+        sub.add_argument(
+            f"--{role}-precision",
+            choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
+            help=f"precision of the {role}'s weights; default: --dtype",
+        )
+    sub.add_argument("--eager", action="store_true", help="on a GPU: do not record CUDA graphs")
+    place = sub.add_argument_group("where it listens, and for whom")
+    place.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    place.add_argument("--port", type=int, default=8000, help="0: a free one; default: 8000")
+    place.add_argument("--served-model-name", metavar="NAME", help="default: that of --target")
+    limits = sub.add_argument_group("limits")
+    for name, default, what in (
+        ("--slots", 8, "texts that are written at once"),
+        ("--max-model-len", None, "tokens of a text, prompt included; default: the context"),
+        ("--prompt-tokens", 256, "tokens of prompts that are read between two cycles"),
+        ("--max-queue", 256, "requests that wait for a slot; more are refused (429)"),
+        ("--max-body-bytes", 1 << 20, "of a request (413)"),
+    ):
+        said = what if default is None else f"{what}; default: {default}"
+        limits.add_argument(name, type=int, default=default, metavar="N", help=said)
+    for name, default, what in (
+        ("--max-seconds", 600.0, "from a request's arrival to its last token"),
+        ("--shutdown-seconds", 30, "that running requests have to end after SIGTERM"),
+    ):
+        limits.add_argument(
+            name,
+            type=type(default),
+            default=default,
+            metavar="S",
+            help=f"{what}; default: {default:g}",
+        )
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Load a pair and serve it."""
+    from specsim.checks.extras import require_modules
+
+    require_modules("the server", "torch", "starlette", "uvicorn", extra="serve")
+    from reference.lab.probes import fastest_dtype
+    from reference.machine import PRECISION_OF
+    from reference.serving.command import check, serve
+
+    check(options)
+    options.method = options.method or ("head" if options.head else "draft-model")
+    options.dtype = options.dtype or PRECISION_OF[fastest_dtype(options.device)[0]]
+    for note in quantized_notes(options):
+        print(f"reference: {note}", file=sys.stderr)
+    needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
+    target, draft, tokenizer = load(options, needs_draft)
+    options.tree = None
+    return serve(options, target, drafter_named(options, target, draft), tokenizer)
+
+
 def load(options: argparse.Namespace, needs_draft: bool = True):
     """Target, draft and tokenizer; the draft is None if none is asked for or needed."""
     from reference.checkpoints import (
@@ -167,17 +281,38 @@ def load(options: argparse.Namespace, needs_draft: bool = True):
     from reference.machine import DTYPES
 
     placed = {"dtype": DTYPES[options.dtype], "device": options.device}
+    if options.group:  # what a device does not keep, it need not hold
+        placed |= {"device": "cpu", "packed": False}
     target_precision, draft_precision = (
         getattr(options, f"{role}_precision", None) for role in ("target", "draft")
     )
     if needs_draft or options.draft is not None or is_pair(options.target):
-        return load_pair(
+        target, draft, tokenizer = load_pair(
             options.target, options.draft, **placed,
             target_precision=target_precision, draft_precision=draft_precision,
         )  # fmt: skip
+        split_over(options, target, draft)
+        return target, draft, tokenizer
     folder = resolve(options.target)
     target = load_checkpoint(folder, **placed, precision=target_precision)
+    split_over(options, target, None)
     return target, None, Tokenizer(tokenizer_file(folder))
+
+
+def split_over(options: argparse.Namespace, target, draft) -> None:
+    """With --tensor-parallel, keep this process's part of the target, and of the draft if asked."""
+    if options.group is None:
+        return
+    from reference.heads import fingerprint
+    from reference.packing import pack
+    from reference.tensor_parallel import split
+
+    options.group.agree("weights", fingerprint(target))
+    split(target, options.group)
+    if draft is not None and options.split_draft:
+        split(draft, options.group)
+    elif draft is not None:
+        pack(draft.to(options.device))
 
 
 def quantized_notes(options: argparse.Namespace) -> list[str]:
@@ -207,11 +342,21 @@ def run_generate(options: argparse.Namespace) -> int:
     if options.tree and options.method:
         raise SpecsimError(f"--tree uses the draft model; leave out --method {options.method}")
     options.method = options.method or ("head" if options.head else "draft-model")
-    for note in quantized_notes(options):
+    notes = quantized_notes(options)
+    if notes and options.group:
+        raise SpecsimError(
+            "--tensor-parallel splits weights in fp32, bf16 or fp16; leave out int8 and int4, and "
+            "--method quantised-self"
+        )
+    for note in notes:
         print(f"reference: {note}", file=sys.stderr)
     needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
-    text = standard_input() if options.prompt == "-" else options.prompt
+    if options.split_draft and not needs_draft:
+        raise SpecsimError("--split-draft: no draft model drafts here")
+    text = prompt_of(options)
     target, draft, tokenizer = load(options, needs_draft)
+    for note in (*target.notes, *(draft.notes if draft else ())):
+        print(f"reference: {note}", file=sys.stderr)
     drafter = drafter_named(options, target, draft)
     method = "tree" if options.tree else options.method
     result = speculate(
@@ -222,8 +367,10 @@ def run_generate(options: argparse.Namespace) -> int:
         options.temperature,
         rule=options.rule,
         seed=options.seed,
-        mode="eager" if options.eager else None,
+        mode="eager" if options.eager or options.group else None,
     )
+    if options.group:
+        options.group.agree("tokens", result.tokens)
     statistics = result.statistics
     report = {
         "text": tokenizer.decode(result.tokens),
@@ -245,6 +392,15 @@ def run_generate(options: argparse.Namespace) -> int:
     }
     print(json.dumps(report) if options.json else text + report["text"])
     return 0
+
+
+def prompt_of(options: argparse.Namespace) -> str:
+    """The prompt, or standard input, which one process reads for all."""
+    if options.prompt != "-":
+        return options.prompt
+    if options.group is None:
+        return standard_input()
+    return options.group.from_first(None if options.group.rank else standard_input())
 
 
 def standard_input() -> str:
@@ -271,7 +427,9 @@ def drafter_named(options: argparse.Namespace, target, draft):
         NoDrafter,
         QuantisedSelf,
         load_head,
+        load_mtp,
     )
+    from reference.checkpoints import is_pair
 
     gamma = options.gamma
     if gamma == 0:
@@ -285,6 +443,9 @@ def drafter_named(options: argparse.Namespace, target, draft):
         return EarlyExit(half if options.layers is None else options.layers, gamma)
     if options.method == "quantised-self":
         return QuantisedSelf(gamma, options.draft_precision or "int4-g32")
+    if options.method == "head" and options.head is None and target.details is not None:
+        source = Path(options.target)  # a hybrid's checkpoint holds a module of its own
+        return DraftHead(load_mtp(source / "target" if is_pair(source) else source, target), gamma)
     if options.method == "head":
         return DraftHead(load_head(options.head or "bundled", target), gamma)
     model = DraftModel(draft, gamma)
@@ -309,6 +470,10 @@ def tree_named(options: argparse.Namespace, draft):
 
 def run_measure(options: argparse.Namespace) -> int:
     """Measure a suite of points, or one pair."""
+    from specsim.checks import SpecsimError
+
+    if options.suite and options.group:
+        raise SpecsimError("--tensor-parallel measures one pair; leave out --suite")
     return measure_suite(options) if options.suite else measure_one(options)
 
 
@@ -339,8 +504,9 @@ def measure_suite(options: argparse.Namespace) -> int:
 def measure_one(options: argparse.Namespace) -> int:
     """Measure one pair over gamma into a file."""
     from reference.checkpoints import prompt_texts
-    from reference.lab.suites import measure_pair
+    from reference.lab.suites import measure_pair, text_trace, with_survival
     from reference.machine import DTYPES, environment
+    from specsim.acceptance import TextTrace
     from specsim.checks import SpecsimError, require_count
     from specsim.checks.files import require_place
     from specsim.checks.limits import require_limit
@@ -348,35 +514,49 @@ def measure_one(options: argparse.Namespace) -> int:
 
     require_count("--prompts", options.prompts)
     require_limit("values", options.prompts, "--prompts")
-    require_place(options.out)
+    group = options.group
+    if group is None or group.rank == 0:
+        require_place(options.out)
     if options.dialled:
+        from reference.drafters.early_exit import first_layers
         from reference.lab.dialled import architecture_named, dialled_pair, random_prompts
 
         model = architecture_named(options.dialled)
         sixth = max(1, model.num_layers // 6)
         layers = sixth if options.draft_layers is None else options.draft_layers
         target, draft, reached = dialled_pair(
-            model, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device
-        )
+            model, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device,
+            packed=group is None,
+        )  # fmt: skip
+        if group:  # the draft's layers are the target's, and so are split with them
+            split_over(options, target, None)
+            draft = first_layers(target, layers)
+            draft.whole = target.whole.first_layers(layers)
         print(
             f"reference: {model.name}, random weights, drafted by its first {layers} layers; alpha "
             f"{reached:.3f} at temperature 1; tokens are accepted more independently than in text",
             file=sys.stderr,
         )
         prompts = random_prompts(model, options.prompts, 96)
+        others = random_prompts(model, max(2, options.prompts), 96, seed=1)
     else:
         texts = prompt_texts()["timed"]
         if options.prompts > len(texts):
             raise SpecsimError(f"there are {len(texts)} prompts, not {options.prompts}")
         target, draft, tokenizer = load(options)
-        texts = texts[: options.prompts]
-        prompts = [tokenizer.encode(text)[:96] for text in texts]
-    points = measure_pair(
-        target, draft, prompts, options.gamma,
-        max_new_tokens=options.max_new_tokens, temperature=options.temperature,
-    )  # fmt: skip
+        prompts = [tokenizer.encode(text)[:96] for text in texts[: options.prompts]]
+        texts = prompt_texts()["calibration"][: max(2, options.prompts)]  # fewer have no spread
+        others = [tokenizer.encode(text)[:96] for text in texts]
+    run = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
+    run["mode"] = "eager" if group else None
+    points = measure_pair(target, draft, prompts, options.gamma, **run)
+    if any(options.gamma):
+        points = with_survival(points, TextTrace(*text_trace(target, draft, others, **run)))
+    if group:
+        group.agree("accept counts", [point.accepted_histogram for point in points])
     measurement = Measurement(environment(options.device), points)
-    measurement.write(options.out)
+    if group is None or group.rank == 0:
+        measurement.write(options.out)
     if options.json:
         print(json.dumps(asdict(measurement)))
         return 0

@@ -5,6 +5,7 @@ position mask hides the slot until a later token overwrites it. So rejecting a d
 the owner of the sequence does not count it in the new length.
 """
 
+from copy import copy
 from math import prod
 
 import torch
@@ -17,6 +18,9 @@ from specsim.architecture import Architecture
 class KVCache:
     """Keys and values of every layer, each (B, S, H_kv, D) with S = `capacity` slots per
     sequence."""
+
+    width = 1 << 62  # the most tokens of a pass that may be rejected: of keys and values, any
+    counted: Tensor | None = None  # (B,), how many tokens of each prompt count; the rest pads
 
     def __init__(
         self,
@@ -47,9 +51,20 @@ class KVCache:
         """The first `window` slots of one layer, as views (B, window, H_kv, D)."""
         return self.keys[layer][:, :window], self.values[layer][:, :window]
 
+    def tensors(self) -> list[Tensor]:
+        """All that is kept, each with a row for each sequence."""
+        return [*self.keys, *self.values]
+
+    def rows(self, rows: slice) -> "KVCache":
+        """A view of some of the sequences' slots, which shares their memory."""
+        view = copy(self)
+        view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
+        view._rows = self._rows[: len(self._rows[rows])]
+        return view
+
     def clear(self) -> None:
         """Set every slot to 0. Masked slots must be finite too, because 0 x NaN is NaN."""
-        for tensor in (*self.keys, *self.values):
+        for tensor in self.tensors():
             tensor.zero_()
 
     def move(self, source: Tensor, destination: Tensor) -> None:

@@ -15,20 +15,26 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer as RawTokenizer
 
+from reference.details import Details
+from reference.families import converted, details_of
+from reference.layers import model_of
 from reference.machine import DTYPES
 from reference.memory import memory_for
 from reference.packing import PackedLinear, pack
 from reference.quantization import GROUPS, QuantizedLinear, quantized
-from reference.transformer import Transformer, rotary_table
+from reference.refusals import block_of, require_no_head, require_weights_to_run
+from reference.rotary import rotary_table
+from reference.transformer import Transformer
 from reference.weights import (
     Safetensors,
     in_one_line,
+    is_table,
     matched,
     require_layers,
     save_tensors,
     their_weights,
 )
-from specsim.architecture import Architecture, from_config, read_config, to_config
+from specsim.architecture import Architecture, from_config, language_model, read_config, to_config
 from specsim.checks import SpecsimError
 from specsim.checks.files import read_bytes, read_json, write_text
 
@@ -87,14 +93,15 @@ def load_pair(
     device: torch.device | str = "cpu",
     target_precision: str | None = None,
     draft_precision: str | None = None,
+    packed: bool = True,
 ) -> tuple[Transformer, Transformer, Tokenizer]:
     """Load a target, a draft and their common tokenizer.
 
     Arguments: `source` is "bundled" or a folder that holds `target` and `draft`; or it is the
-    target alone, and `draft` is given. Both may be hub ids. The precisions are those of
-    `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of different
-    sizes, both are cut to the real vocabulary, so that neither can draw a token that the other does
-    not have.
+    target alone, and `draft` is given. Both may be hub ids. The precisions, and `packed`, are those
+    of `load_checkpoint`. If two models with the same tokenizer are padded to vocabularies of
+    different sizes, both are cut to the real vocabulary, so that neither can draw a token that the
+    other does not have.
 
     Raises SpecsimError if a part is missing or broken, or if the two do not share a vocabulary.
     """
@@ -126,6 +133,7 @@ def load_pair(
             dtype=dtype,
             device=device,
             precision=precision,
+            packed=packed,
             vocab_size=None if sizes[0] == sizes[1] else real,
         )
         for folder, precision in zip(folders, (target_precision, draft_precision), strict=True)
@@ -188,12 +196,14 @@ def load_checkpoint(
 
     Arguments: `precision` is fp32, bf16 or fp16 in place of `dtype`; or int8, int4 or int4-g32,
     where the weights are stored in fewer bits and everything else is in bf16 (see `quantization`).
-    `vocab_size` keeps only the first rows of embedding and head, without the padding after them. A
-    model whose attention has a window gets a context of that length, in which it sees everything.
+    `vocab_size` keeps only the first rows of embedding and head, without the padding after them.
+    Weights in 8-bit floats are dequantised, which `notes` of the model say; of a multimodal model
+    the language model is loaded.
 
-    Raises SpecsimError for a missing or truncated file; for a weight that is missing, is not finite
-    in `dtype`, or has a shape that contradicts config.json; and if the weights do not fit into
-    memory.
+    Raises SpecsimError for a family that the decoder does not run (see `families`), a checkpoint
+    quantised in another way, or a draft head; for a missing or truncated file; for a weight that
+    is missing, is not finite in `dtype`, or has a shape that contradicts config.json; and if the
+    weights do not fit into memory.
     """
     folder = Path(folder)
     if precision in DTYPES:
@@ -205,19 +215,27 @@ def load_checkpoint(
         raise SpecsimError(f"unknown precision {precision!r}; known: {known}")
     config = read_config(folder)
     name = f"bundled-{folder.name}" if folder.parent == PAIR else folder.resolve().name
-    stored = within_window(from_config(config, name))
-    architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size).require_llama_shape()
-    theirs = Safetensors(folder)
+    require_no_head(folder, config)
+    stored = from_config(config, name)
+    require_weights_to_run(folder, config, stored)
+    details = details_of(config, stored)
+    architecture = replace(stored, vocab_size=vocab_size or stored.vocab_size)
+    theirs = Safetensors(folder, block_of(config))
+    if language_model(config)[1]:
+        theirs.keep_text()
     require_layers(theirs, architecture.num_layers)
-    model = without_weights(architecture)
+    model = without_weights(architecture, details)
     parts = matched(theirs, model, stored.vocab_size)
-    stops, rotary = stop_ids(folder, config), rotary_table(architecture)
+    stops = stop_ids(folder, config)
+    rotary = rotary_table(architecture, details.ropes if details else ())
+    if not rotary.isfinite().all():
+        raise SpecsimError(f"{folder}: config.json's rope scaling gives angles that are not finite")
     nbytes = architecture.parameters * dtype.itemsize
     with memory_for(f"the weights of {name}", nbytes, torch.device(device)):
         weights = {}
         for key, groups in parts.items():
-            weight = theirs.joined(groups)
-            if key in ("embedding.weight", "head.weight"):
+            weight = converted(key, theirs.joined(groups), architecture, details)
+            if is_table(key):
                 weight = weight[: architecture.vocab_size]
             weights[key] = weight.to(device, dtype)
             if not weights[key].sum(dtype=torch.float32).isfinite():
@@ -226,35 +244,28 @@ def load_checkpoint(
                     "corrupt, or its weights are too large for that dtype"
                 )
         model.load_state_dict(weights, assign=True)
-        if architecture.tied_head:
-            model.head.weight = model.embedding.weight
+        model.tie()
         model.rotary = rotary.to(device, dtype)
         model.stop_ids = stops
+        if theirs.scales:
+            model.notes += (
+                f"{name}: {len(theirs.scales)} matrices in 8-bit floats were dequantised to "
+                f"{dtype}",
+            )
         model.eval().requires_grad_(False)
         if precision in GROUPS:
             model = quantized(model, precision)
         return pack(model) if packed else model
 
 
-def without_weights(architecture: Architecture) -> Transformer:
+def without_weights(architecture: Architecture, details: Details | None = None) -> Transformer:
     """The model with shapes and no values; SpecsimError if its sizes are beyond what can be
     counted."""
     try:
         with torch.device("meta"):
-            return Transformer(architecture)
+            return model_of(architecture, details)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise SpecsimError(f"{architecture.name} is too large: {in_one_line(error)}") from None
-
-
-def within_window(shape: Architecture) -> Architecture:
-    """The same model with a context as long as its attention's window, which then hides nothing.
-
-    The model is returned unchanged if it has no window, or if the decoder cannot run it for other
-    reasons too."""
-    if not shape.sliding_layers or len(shape.departures) > 1:
-        return shape
-    context = min(shape.max_context, shape.sliding_window)
-    return replace(shape, max_context=context, sliding_window=None, sliding_layers=())
 
 
 def stop_ids(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
@@ -280,8 +291,12 @@ def save_checkpoint(
     """Write `model` as a Hugging Face checkpoint: config.json, generation_config.json,
     model.safetensors and, if it is given, the tokenizer.
 
-    Raises SpecsimError for a model that is packed or quantised.
+    Raises SpecsimError for a model that is packed or quantised, or not of the Llama shape.
     """
+    if model.details is not None:
+        raise SpecsimError(
+            f"{model.architecture.name} departs from the Llama shape: it is loaded, but not written"
+        )
     if any(isinstance(module, PackedLinear | QuantizedLinear) for module in model.modules()):
         raise SpecsimError(
             f"{model.architecture.name} is packed or quantised; save a model loaded with "

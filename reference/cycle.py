@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reference.cache import KVCache
 from reference.drafters import Drafter, Proposal
 from reference.noise import FreshNoise, SharedNoise
 from reference.sampling import finest_float, likeliest
@@ -60,7 +59,7 @@ class Cycle:
         self.target, self.drafter, self.settings = target, drafter, settings
         self.gamma, device = drafter.gamma, target.device
         self.sequences = Sequences.empty(batch, capacity, sorted(settings.stop_ids), device)
-        self.cache = KVCache(target.architecture, batch, capacity, target.dtype, device)
+        self.cache = target.new_cache(batch, capacity, self.width)
         if settings.rule == "match" and not settings.sampling.greedy:
             self.noise = SharedNoise(0, target.architecture.vocab_size, device)
         else:

@@ -52,7 +52,12 @@ class Head(Transformer):
     """
 
     def __init__(self, target: Transformer):
-        shape = target.architecture
+        shape = target.whole
+        if target.details is not None:
+            raise SpecsimError(
+                f"{shape.name} departs from the Llama shape, and heads are trained for models of "
+                "that shape; a hybrid may hold a module of its own (reference.load_mtp)"
+            )
         with torch.device("meta"):
             super().__init__(replace(shape.first_layers(1), experts=None))
             self.token_norm = nn.Parameter(torch.ones(shape.hidden_size))

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference.experts import LinearStack, SeparateLinears
+from reference.layers import model_of
 from reference.packing import PackedLinear
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
@@ -52,15 +53,20 @@ def kernel_note(device: torch.device, precision: str) -> str:
 def quantized(model: Transformer, precision: str) -> Transformer:
     """A copy of `model` with its linear layers and head in `precision`, and the rest in bf16.
 
-    Raises SpecsimError for an unknown precision, for a model that is quantised already, and for
-    layers whose inputs cannot be divided into groups.
+    Raises SpecsimError for an unknown precision, for a model that is quantised or split over
+    devices already, and for layers whose inputs cannot be divided into groups.
     """
     if precision not in GROUPS:
         raise SpecsimError(f"unknown precision {precision!r}; known: {', '.join(GROUPS)}")
     if model.precision in GROUPS:
         raise SpecsimError(f"{model.architecture.name} is quantised already ({model.precision})")
+    if model.architecture != model.whole:
+        raise SpecsimError(
+            f"{model.whole.name} is split over devices, and a part of a model is not quantised; "
+            "leave out --tensor-parallel"
+        )
     with torch.device("meta"):  # everything is replaced
-        copy = Transformer(model.architecture)
+        copy = model_of(model.architecture, model.details)
     copy.stop_ids, copy.precision = model.stop_ids, precision
     copy.rotary = model.rotary.bfloat16()
     for path, old in list(copy.named_modules()):

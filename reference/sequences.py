@@ -22,7 +22,7 @@ class Sequences:
     tokens: Tensor  # (B, S), the prompt and the emitted tokens; what lies beyond does not count
     lengths: Tensor  # (B,), tokens before the pending one
     remaining: Tensor  # (B,), tokens that may still be emitted; 0 once a sequence has ended
-    stops: Tensor  # (K,), ids that end a sequence
+    stops: Tensor  # (K,), ids that end a sequence; or (B, 1, K), each one's own
     longest: int = 0  # an upper bound on `lengths`
     ends: int = 0  # an upper bound on the tokens of a finished text, prompt included
     window: int = 1  # slots of a cache that the next pass reads
@@ -47,6 +47,11 @@ class Sequences:
         self.longest = max(map(len, prompts)) - 1
         self.ends = max(len(prompt) + new for prompt, new in zip(prompts, remaining, strict=True))
         self.window = self.longest + 1
+
+    def rows(self, rows: slice) -> "Sequences":
+        """A view of some of the sequences, which shares their memory."""
+        stops = self.stops if self.stops.ndim == 1 else self.stops[rows]
+        return Sequences(self.tokens[rows], self.lengths[rows], self.remaining[rows], stops)
 
     @property
     def pending(self) -> Tensor:

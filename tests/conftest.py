@@ -17,11 +17,19 @@ settings.register_profile("fresh", deadline=None, derandomize=False, print_blob=
 settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))
 
 
-LONGEST = ("test_demo.py", "test_notebooks.py")  # begun first, so that no process waits for them
+# Begun first, the longest first, so that no process waits for another at the end.
+LONGEST = (
+    "test_notebooks.py", "test_bundled_pair.py", "test_decoding.py", "test_device_path.py",
+    "test_verification.py", "test_tree_drafters.py", "test_drafters.py", "test_training.py",
+    "test_explorer.py", "test_explorer_first_click.py", "test_demo.py", "test_command_line.py",
+    "test_tree_verification.py", "test_graphs.py", "test_checkpoints.py", "test_validation.py",
+    "test_figures.py", "test_heads.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if needs_gpu and not cuda_is_available():
         for item in needs_gpu:
@@ -87,3 +95,32 @@ def made_point(gamma: int = 2, **changes) -> Point:
 def point() -> Callable[..., Point]:
     """Makes measured points: `point(gamma)`."""
     return made_point
+
+
+@pytest.fixture(scope="module")
+def sketched():
+    """An explorer whose panels draw all that they draw, on figures that matplotlib does not render:
+    that takes most of the time, and what is drawn can be asked of the figures."""
+    pytest.importorskip("ipywidgets")
+    from specsim.explorer import Explorer, figure_canvas, live_view
+
+    class Sketch(figure_canvas.FigureCanvas):
+        def freeze(self, shown):
+            with figure_canvas.matplotlib.rc_context(figure_canvas.FROZEN):
+                self.figure.clear()
+                self.panel.freeze(self.figure, shown)
+            self._background = "axes"
+            self.frozen += 1
+
+        def png(self, shown, freeze=False):
+            if freeze or self._background is None or not self.panel.holds(shown):
+                self.freeze(shown)
+            self.panel.move(shown)
+            return b"axes and curves"
+
+        def blank(self):
+            return b"axes"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_view, "FigureCanvas", Sketch)
+        return Explorer(measurements=None, under_load=False)

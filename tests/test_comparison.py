@@ -140,9 +140,10 @@ def test_medians_and_rows_name_every_part(point):
     } <= errors.keys()
     assert max(errors.values()) < 1e-12
     row = to_rows(comparisons)[0]
-    assert {"name", "reserved", "target", "gamma", "part", "predicted", "measured", "error"} == {
-        *row
-    }
+    assert {*row} == {
+        "name", "reserved", "target", "gamma", "tensor_parallel", "part", "predicted", "measured",
+        "error",
+    }  # fmt: skip
     assert factors(comparisons[1].parts, 2) == comparisons[1].factors
 
 
@@ -540,3 +541,53 @@ def test_machines_are_found_by_their_folders(point, tmp_path):
         assert found.is_gpu == (driver is not None)
         (comparison,) = found.by_predictor["calibrated"]
         assert comparison.gamma == 2
+
+
+def test_a_split_target_is_predicted_on_as_many_devices(point) -> None:
+    """Each has half of the layers, but the whole LM head; the draft is a copy on each, or split."""
+    whole = point(2)
+    wide = replace(whole.scenario.target, num_heads=4, num_kv_heads=2)
+    two = replace(whole.scenario, target=wide, tensor_parallel=2)
+    shared = replace(SYSTEM, engine=replace(SYSTEM.engine, head_sharded=False), tensor_parallel=2)
+    asked = {"gamma": 2, "tokens_per_cycle": 2.2, "context": 128}
+    for devices in (1, 2):
+        draft = replace(two.draft, num_heads=2, num_kv_heads=2)
+        scenario = replace(two, draft=draft, draft_tensor_parallel=devices)
+        expected = predict(wide, DraftModel(draft, tensor_parallel=devices), shared, **asked)
+        found = predict_point(replace(whole, scenario=scenario), SYSTEM)
+        assert found.cycle_s == pytest.approx(expected.cycle_s)
+        assert found.step_s == pytest.approx(expected.step_s)
+    split_head = predict(wide, None, replace(SYSTEM, tensor_parallel=2), gamma=0, context=128)
+    assert found.step_s > split_head.step_s
+
+
+def test_the_link_of_a_calibrated_machine_is_the_catalogs_or_assumed() -> None:
+    def accelerator(device: str) -> Accelerator:
+        (calibrated, *_) = predictors_for({"eager": Calibration(SYSTEM, (), {})}, device)
+        return calibrated.systems["eager"].accelerator
+
+    assert accelerator("NVIDIA H100 80GB HBM3").link_bytes_per_s == 900e9
+    assert accelerator("NVIDIA H100 80GB HBM3").bandwidth_bytes_per_s == 20e9
+    unknown = accelerator("an unknown machine")
+    assert (unknown.link_bytes_per_s, unknown.link_latency_s) == (None, 100e-6)
+
+
+def test_compare_says_what_it_assumes_of_several_devices(point, tmp_path, capsys) -> None:
+    whole = exact(point(0))
+    target = replace(whole.scenario.target, num_heads=4, num_kv_heads=2)
+    scenario = replace(whole.scenario, target=target, tensor_parallel=2)
+    for name, measured in (("one.json", whole), ("two.json", replace(whole, scenario=scenario))):
+        environment = Environment("an unknown CPU", "2", "3", 2, "2026-01-01")
+        Measurement(environment, [measured]).write(tmp_path / name)
+    write_json(tmp_path / "calibration.json", to_json(Calibration(SYSTEM, (0.1,), {})))
+    assert main(["compare", str(tmp_path / "one.json")]) == 0
+    assert "devices" not in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "two.json"), "--rows"]) == 0
+    said = capsys.readouterr().out
+    for words in ("1 points are split over 2 devices", "2.5 GB/s", "100 us", "share one CPU"):
+        assert words in said
+    assert "gamma 0 on 2 devices" in said
+    assert main(["compare", str(tmp_path / "two.json"), "--json"]) == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert {row["tensor_parallel"] for row in file["rows"]} == {2}
+    assert len(file["notes"]) == 3

@@ -179,8 +179,10 @@ def test_a_target_without_a_draft_is_refused(refused):
 # the interruption comes after the calibration, which may be a poor one
 FEW_PROBES = """
 import sys
-from reference.lab.probes import products, stages
+from reference.lab import drift
+from reference.lab.probes import attention, products, stages
 from specsim import cli
+products.WideProduct.SIDE, attention.READ_BYTES, drift.SIDE_ELSEWHERE = 256, 4e6, 512
 products.STACKS, products.FORMATS = ((64, 2), (128, 1), (192, 2)), ()
 stages.PAIRS = stages.PAIRS[:1]
 sys.exit(cli.main(["demo", "--quick", "--dtype", "fp32", "--out", sys.argv[1]]))

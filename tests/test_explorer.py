@@ -40,8 +40,14 @@ from specsim.planning.sweep import speedup_map
 
 
 @pytest.fixture(scope="module")
-def live() -> Explorer:
-    """One explorer for all: every test sets what it is about."""
+def live(sketched) -> Explorer:
+    """One explorer for all: every test sets what it is about. Its pictures are not rendered."""
+    return sketched
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Explorer:
+    """One with pictures."""
     return Explorer(measurements=None, under_load=False)
 
 
@@ -218,49 +224,49 @@ def test_every_device_is_paid_for(devices: int, method: str) -> None:
 # Pictures
 
 
-def test_a_dragged_slider_draws_over_the_same_figure(live: Explorer) -> None:
-    live.show(START)
-    canvases = [*live.urgent.values(), *live.other.values()]
+def test_a_dragged_slider_draws_over_the_same_figure(rendered: Explorer) -> None:
+    rendered.show(START)
+    canvases = [*rendered.urgent.values(), *rendered.other.values()]
     before = [
         (canvas.frozen, canvas.figure, canvas.figure.axes[0].get_xlim()) for canvas in canvases
     ]
-    pictures = [bytes(image.value) for image in live.images.values()]
+    pictures = [bytes(image.value) for image in rendered.images.values()]
     for alpha in (0.7, 0.78, 0.5):  # far enough for another γ to be the best
-        live.controls["alpha"].value = alpha
+        rendered.controls["alpha"].value = alpha
     after = [
         (canvas.frozen, canvas.figure, canvas.figure.axes[0].get_xlim()) for canvas in canvases
     ]
     assert before == after
-    assert all(a != bytes(b.value) for a, b in zip(pictures, live.images.values(), strict=True))
+    assert all(a != bytes(b.value) for a, b in zip(pictures, rendered.images.values(), strict=True))
 
 
 def test_the_frame_widens_where_a_slider_leaves_it_and_a_preset_makes_it_anew(
-    live: Explorer,
+    rendered: Explorer,
 ) -> None:
-    live.show(changed(alpha=0.3))
-    canvas = live.urgent[panel(live, SpeedupVsGammaPanel)]
+    rendered.show(changed(alpha=0.3))
+    canvas = rendered.urgent[panel(rendered, SpeedupVsGammaPanel)]
     top = canvas.figure.axes[0].get_ylim()[1]
-    live.controls["alpha"].value = 1.0
+    rendered.controls["alpha"].value = 1.0
     assert canvas.figure.axes[0].get_ylim()[1] > top
     assert max(oracle(changed(alpha=1.0)).band["speedup"][1]) < canvas.figure.axes[0].get_ylim()[1]
-    live.presets["moe"].click()
+    rendered.presets["moe"].click()
     assert canvas.figure.axes[0].get_ylim()[1] < 4
 
 
-def test_pictures_are_opaque_pngs_of_one_size(live: Explorer) -> None:
-    for image in live.images.values():
+def test_pictures_are_opaque_pngs_of_one_size(rendered: Explorer) -> None:
+    for image in rendered.images.values():
         picture = Image.open(BytesIO(bytes(image.value)))
         assert picture.format == "PNG"
         assert picture.mode == "RGB"
         assert picture.size == (WIDTH * SHARPNESS, HEIGHT * SHARPNESS)
 
 
-def test_what_is_blitted_is_what_would_be_drawn(live: Explorer) -> None:
+def test_what_is_blitted_is_what_would_be_drawn(rendered: Explorer) -> None:
     """The oracle of a blit: everything drawn afresh, moving artists included."""
-    live.show(START)
-    live.controls["alpha"].value = 0.66
-    for each, canvas in (live.urgent | live.other).items():
-        blitted = np.asarray(Image.open(BytesIO(bytes(live.images[each].value)))).astype(int)
+    rendered.show(START)
+    rendered.controls["alpha"].value = 0.66
+    for each, canvas in (rendered.urgent | rendered.other).items():
+        blitted = np.asarray(Image.open(BytesIO(bytes(rendered.images[each].value)))).astype(int)
         for artist in each.moving:
             artist.set_animated(False)
         canvas.agg.draw()
@@ -301,13 +307,13 @@ def test_impossible_combinations_are_said_and_never_raised(
     assert said in words(live)
 
 
-def test_after_a_refusal_it_draws_again(live: Explorer) -> None:
-    live.show(changed(draft="qwen3-0.6b"))
-    blank = {panel: bytes(image.value) for panel, image in live.images.items()}
-    assert live.cards.value == live.copy.value == ""
-    live.controls["draft"].value = "llama-3.2-1b"
-    assert "No prediction" not in words(live)
-    assert all(bytes(live.images[panel].value) != empty for panel, empty in blank.items())
+def test_after_a_refusal_it_draws_again(rendered: Explorer) -> None:
+    rendered.show(changed(draft="qwen3-0.6b"))
+    blank = {panel: bytes(image.value) for panel, image in rendered.images.items()}
+    assert rendered.cards.value == rendered.copy.value == ""
+    rendered.controls["draft"].value = "llama-3.2-1b"
+    assert "No prediction" not in words(rendered)
+    assert all(bytes(rendered.images[panel].value) != empty for panel, empty in blank.items())
 
 
 def test_text_that_is_no_survival_vector_is_said(live: Explorer) -> None:
@@ -363,14 +369,14 @@ def test_a_wider_pass_is_called_free_only_where_it_is(
 
 @pytest.mark.parametrize("told", explorer.PRESETS, ids=lambda told: told.key)
 def test_every_preset_sets_every_control_and_tells_its_story(
-    live: Explorer, told: explorer.Preset
+    rendered: Explorer, told: explorer.Preset
 ) -> None:
-    live.presets[told.key].click()
-    assert live.scenario == told.scenario
-    assert told.name in live.story.value
+    rendered.presets[told.key].click()
+    assert rendered.scenario == told.scenario
+    assert told.name in rendered.story.value
     expected = oracle(told.scenario)
     at = int(expected.best()) if told.scenario.gamma is None else told.scenario.gamma
-    assert live.shown.speedup == pytest.approx(float(expected.speedup[at]))
+    assert rendered.shown.speedup == pytest.approx(float(expected.speedup[at]))
 
 
 def test_the_presets_show_what_they_tell() -> None:

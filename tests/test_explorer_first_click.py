@@ -59,8 +59,8 @@ def test_a_target_offers_only_drafts_that_fit(target: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def live() -> Explorer:
-    return Explorer(measurements=None, under_load=False)
+def live(sketched) -> Explorer:
+    return sketched
 
 
 @pytest.mark.parametrize("target", ["qwen3-32b", "deepseek-v3", "phi-4"])

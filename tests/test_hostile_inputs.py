@@ -108,7 +108,7 @@ def test_what_takes_too_long_or_dies_is_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_limit_that_is_gone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # the defect of old: an integer of 400 digits was an OverflowError
-    monkeypatch.setattr("specsim.scenario.require_sound", lambda _: None)
+    monkeypatch.setattr("specsim.scenario.resolved.require_sound", lambda _: None)
     monkeypatch.setattr("specsim.speculation.require_limit", lambda *_: None)
     monkeypatch.setattr("specsim.speculation.at_least_one", lambda _, value: float(value))
     asked = hostile.Input("planted", ("predict", *hostile.PAIR[:4], "--batch", "9" * 400))

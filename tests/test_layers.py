@@ -349,7 +349,7 @@ def test_what_the_rules_allow_passes(tmp_path: Path) -> None:
             "specsim/planning.py": "from specsim.speculation import predict",
             "specsim/figures/style.py": "import matplotlib\nimport specsim",
             "specsim/explorer.py": "import ipywidgets\nfrom specsim import figures",
-            "specsim/demo.py": 'def main():\n    """M."""\n    import reference',
+            "specsim/demo/decoding.py": 'def main():\n    """M."""\n    import reference',
             "specsim/evidence/measurement.py": "",
             "reference/decoding.py": "import torch\nfrom specsim.architecture import Architecture",
             "reference/lab/suites.py": "from specsim.evidence import measurement",

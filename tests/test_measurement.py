@@ -72,6 +72,19 @@ def test_a_file_from_before_the_suites_is_read(tmp_path, point):
     assert (old.name, old.part, old.reserved, old.drift) == ("", "", False, None)
 
 
+def test_a_file_from_before_several_devices_is_read_as_of_one(tmp_path, point):
+    Measurement(ENVIRONMENT, [point()]).write(tmp_path / "run.json")
+    data = json.loads((tmp_path / "run.json").read_text())
+    scenario = data["points"][0]["scenario"]
+    assert scenario.pop("tensor_parallel") == scenario.pop("draft_tensor_parallel") == 1
+    write_json(tmp_path / "old.json", data)
+    assert Measurement.read(tmp_path / "old.json").points == [point()]
+    scenario["tensor_parallel"] = 0
+    write_json(tmp_path / "wrong.json", data)
+    with pytest.raises(SpecsimError, match="scenario: tensor_parallel"):
+        Measurement.read(tmp_path / "wrong.json")
+
+
 def test_percentiles_of_samples():
     timing = Timing.of([float(n) for n in range(101)])
     assert timing == Timing(50.0, 10.0, 90.0, 101)

@@ -12,7 +12,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from specsim import course
@@ -22,18 +21,32 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 
 
-def execute_module():
+@pytest.fixture(autouse=True, scope="module")
+def libraries() -> None:
+    """Those for notebooks take seconds to import. They are imported here, not while tests are
+    collected, which every process does."""
+    global execute, nbformat
+    import nbformat
+
     spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["execute"] = module
-    spec.loader.exec_module(module)
-    return module
+    execute = sys.modules["execute"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
 
 
-execute = execute_module()
-SOURCES = execute.sources()
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
+
+# Run before each notebook, which then finds a kernel without names and loads the project's modules
+# anew. The libraries stay loaded: that saves most of the time.
+FRESH = """
+get_ipython().reset(new_session=True)
+import sys
+for name in list(sys.modules):
+    if name.split(".")[0] in ("specsim", "reference", "what_fits"):
+        del sys.modules[name]
+del sys, name
+"""
 
 # Run after each notebook: its own questions can be answered, and their mistakes are not answers.
 EXERCISES = """
@@ -44,6 +57,26 @@ for own in [value for value in list(globals().values()) if isinstance(value, qui
         assert own.check(value).mistake == mistake, (own.prompt, mistake)
 """
 
+# Run before notebooks that probe the machine: what they ask for is measured once for all of them.
+# Between two notebooks it is kept as bytes, as the classes are loaded anew.
+PROBES = """
+def keep_probes():
+    import functools, pickle, sys, types
+    from reference.lab import probes
+    kept = vars(sys.modules.setdefault("kept", types.ModuleType("kept")))
+    def keeping(name, run):
+        @functools.wraps(run)
+        def once(*given, **options):
+            asked = repr((name, given, options))
+            if asked not in kept:
+                kept[asked] = pickle.dumps(run(*given, **options))
+            return pickle.loads(kept[asked])
+        return once
+    for name in ("fastest_dtype", "run_probes"):
+        setattr(probes, name, keeping(name, getattr(probes, name)))
+keep_probes()
+del keep_probes
+"""
 
 # Run before and after each notebook: what it prices fits into memory, or the cell says where memory
 # ends (see `what_fits.py`).
@@ -53,6 +86,7 @@ sys.path.append({str(Path(__file__).parent)!r})
 import what_fits
 watching = what_fits.Recorder()
 watching.start()
+del sys, what_fits
 """
 FITS = """
 assert watching.misfits() == [], watching.misfits()
@@ -66,15 +100,30 @@ def watched(notebook):
     return notebook
 
 
+@pytest.fixture(scope="module")
+def run():
+    """Executes notebooks in one kernel, fast, each as if it were the first."""
+    with pytest.MonkeyPatch.context() as environment, execute.kernel() as in_kernel:
+        environment.setenv("SPECSIM_FAST", "1")
+
+        def fresh(notebook):
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(FRESH, id="fresh"))
+            return in_kernel(notebook)
+
+        yield fresh
+
+
 # --- running them ------------------------------------------------------------------------------
 
 
 @every_notebook
-def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, monkeypatch) -> None:
-    monkeypatch.setenv("SPECSIM_FAST", "1")
+def test_it_runs_from_top_to_bottom_without_a_warning(source: Path, run) -> None:
     notebook = execute.read(source)
     notebook.cells.append(nbformat.v4.new_code_cell(EXERCISES, id="exercises"))
-    assert execute.complaints(execute.run(watched(notebook))) == []
+    watched(notebook)
+    if "probes." in source.read_text(encoding="utf-8"):
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(PROBES, id="probes"))
+    assert execute.complaints(run(notebook)) == []
 
 
 @pytest.mark.slow
@@ -96,23 +145,28 @@ def notebook_of(source: str):
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="cell-00")])
 
 
-def test_a_warning_is_a_complaint() -> None:
-    notebook = execute.run(notebook_of("import warnings; warnings.warn('deprecated thing')"))
+def test_a_warning_is_a_complaint(run) -> None:
+    notebook = run(notebook_of("import warnings; warnings.warn('deprecated thing')"))
     (sentence,) = execute.complaints(notebook)
     assert "deprecated thing" in sentence
 
 
-def test_a_scenario_that_does_not_fit_stops_the_run() -> None:
+def test_a_notebook_finds_nothing_of_the_one_before(run) -> None:
+    run(notebook_of("import specsim; specsim.planted = planted = 1"))
+    run(notebook_of("import specsim; assert 'planted' not in {*vars(specsim), *globals()}"))
+
+
+def test_a_scenario_that_does_not_fit_stops_the_run(run) -> None:
     source = "import specsim\nfound = specsim.predict(specsim.model('llama-3-70b'), None, {})"
     fits = source.format("specsim.system('h100-sxm', tensor_parallel=2)")
-    execute.run(watched(notebook_of(fits)))
+    run(watched(notebook_of(fits)))
     with pytest.raises(execute.CellExecutionError, match="141 GB of 80 on each device"):
-        execute.run(watched(notebook_of(source.format("specsim.system('h100-sxm')"))))
+        run(watched(notebook_of(source.format("specsim.system('h100-sxm')"))))
 
 
-def test_a_failing_cell_stops_the_run() -> None:
+def test_a_failing_cell_stops_the_run(run) -> None:
     with pytest.raises(execute.CellExecutionError, match="1 / 0"):
-        execute.run(notebook_of("1 / 0"))
+        run(notebook_of("1 / 0"))
 
 
 def test_a_notebook_that_takes_too_long_is_named(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -128,6 +182,7 @@ def test_a_notebook_that_takes_too_long_is_named(tmp_path: Path, monkeypatch, ca
 
 
 def test_the_course_has_notebooks_with_one_number_each() -> None:
+    assert execute.sources() == SOURCES
     numbers = [source.name[:2] for source in SOURCES]
     assert numbers
     assert len(set(numbers)) == len(numbers)

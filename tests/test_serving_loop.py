@@ -1,6 +1,7 @@
 """The loop of a server against theory: one sequence, queues, identities, what must not happen."""
 
 import math
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -291,6 +292,7 @@ def test_what_is_done_beside_the_pass_delays_everybody(policy):
              CHAIN)
         for _ in range(2)
     )  # fmt: skip
+    slower.prompts = copy(slower.prompts)  # runs of one server share their prices
     slower.prompts.each_s += 0.1
     usual.run()
     slower.run()

@@ -1,6 +1,7 @@
 """Drafters: whatever guesses the target's next tokens. One file each, one protocol."""
 
-from typing import NamedTuple, Protocol
+from copy import copy
+from typing import NamedTuple, Protocol, Self
 
 from torch import Tensor
 
@@ -57,6 +58,19 @@ class Drafter(Protocol):
 
         `cache` is the target's own and holds every prompt except its pending token. The verify pass
         writes the slots from `lengths` to `lengths` + G of all its layers, whatever was there.
+        """
+
+    def view(self, rows: slice) -> Self:
+        """This drafter on some rows of its buffers, whose memory the view shares. A server drafts
+        for the rows in use, and reads a prompt into one of them."""
+        return copy(self)
+
+    def join(self, tokens: Tensor, positions: Tensor, hidden: Tensor, window: int) -> None:
+        """Read the next piece of a prompt that joins a server's batch, on a `view` of its row.
+
+        `tokens` (B, T) stand at `positions` (B, T); `hidden` (B, T, C) are the target's states for
+        them; a pass reads `window` slots. It does what `start` and the first `observe` do, without
+        a new start.
         """
 
     def propose(

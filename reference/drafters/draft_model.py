@@ -1,5 +1,7 @@
 """A small model drafts for a large one (Leviathan et al., arXiv:2211.17192)."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -50,11 +52,20 @@ class DraftModel(Drafter):
                 f"{shape.max_context} of the draft {shape.name}"
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
-        if self.cache is None or self.cache.size != size:
-            self.cache = KVCache(*size)
+        if self.cache is None or self.cache.size != size or self.cache.width < self.gamma:
+            self.cache = self.model.new_cache(batch, capacity + self.spare, self.gamma)
         else:
             self.cache.clear()
         prefill(self.model, sequences, self.cache)
+
+    def view(self, rows: slice) -> Self:
+        view = super().view(rows)
+        view.cache = None if self.cache is None else self.cache.rows(rows)
+        return view
+
+    def join(self, tokens: Tensor, positions: Tensor, hidden: Tensor, window: int) -> None:
+        if self.rows > 1:  # else the cache is the target's, which has read them
+            self.model.hidden(tokens, positions, self.cache, window)
 
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor

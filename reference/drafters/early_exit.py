@@ -9,6 +9,7 @@ from torch import nn
 
 from reference.cache import KVCache
 from reference.drafters.draft_model import DraftModel
+from reference.layers import model_of
 from reference.sequences import Sequences
 from reference.transformer import Transformer
 
@@ -35,7 +36,7 @@ def first_layers(model: Transformer, layers: int) -> Transformer:
     """`model` without the layers after its first `layers`; every weight is shared."""
     shape = model.architecture.first_layers(layers)
     with torch.device("meta"):  # nothing is allocated, everything is replaced
-        cut = Transformer(shape)
+        cut = model_of(shape, model.details)
     cut.embedding, cut.norm, cut.head = model.embedding, model.norm, model.head
     cut.layers = nn.ModuleList(model.layers[:layers])
     cut.rotary, cut.precision = model.rotary, model.precision

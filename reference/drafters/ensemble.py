@@ -1,5 +1,7 @@
 """Two drafters in one: repetitions of the text where there are any, and a model elsewhere."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,14 @@ class Ensemble(Drafter):
 
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.second.observe(hidden, positions)
+
+    def view(self, rows: slice) -> Self:
+        view = super().view(rows)
+        view.second = self.second.view(rows)
+        return view
+
+    def join(self, tokens: Tensor, positions: Tensor, hidden: Tensor, window: int) -> None:
+        self.second.join(tokens, positions, hidden, window)
 
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor

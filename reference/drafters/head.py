@@ -1,5 +1,7 @@
 """A trained head drafts from the target's own hidden states (EAGLE, arXiv:2401.15077)."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,17 @@ class DraftHead(Drafter):
         self.unread = sequences.tokens[:, : sequences.longest if target.reads_prompts else 0]
         if not target.reads_prompts:
             self.cache.fill_with_noise(sequences.longest)
+
+    def view(self, rows: slice) -> Self:
+        view = super().view(rows)
+        if self.cache is not None:
+            view.cache, view.before = self.cache.rows(rows), self.before[rows]
+            view.rows = self.rows[: len(view.before)]
+        return view
+
+    def join(self, tokens: Tensor, positions: Tensor, hidden: Tensor, window: int) -> None:
+        self.before.index_put_((self.rows, positions + 1), hidden)
+        self.head.states(tokens, self.before[self.rows, positions], positions, self.cache, window)
 
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.before.index_put_((self.rows, positions + 1), hidden)

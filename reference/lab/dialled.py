@@ -47,13 +47,15 @@ def dialled_pair(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    packed: bool = True,
 ) -> tuple[Transformer, Transformer, float]:
     """A synthetic pair with the acceptance rate `alpha` at temperature 1.
 
     Bisection finds the epsilon at which the mean overlap of the two distributions, over random
     contexts, is `alpha`. The draft is the target's first `draft_layers` layers. Its weights,
     including embedding and head, are the target's own tensors. `EarlyExit(draft_layers, gamma)`
-    drafts from the same distribution and also shares the target's keys and values.
+    drafts from the same distribution and also shares the target's keys and values. `packed`: as in
+    `load_checkpoint`.
 
     Returns target, draft and the alpha that was reached. Raises SpecsimError for an alpha outside
     (0, 1), or if the draft has as many layers as the target, or more.
@@ -85,7 +87,7 @@ def dialled_pair(
             if abs(reached - alpha) < 0.003:
                 break
             low, high = (epsilon, high) if reached > alpha else (low, epsilon)
-    target = pack(target)
+    target = pack(target) if packed else target
     return target, first_layers(target, draft_layers), reached
 
 

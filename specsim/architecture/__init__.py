@@ -5,10 +5,11 @@ kernels) is counted from these numbers, and the decoder builds its layers from t
 the two cannot disagree.
 """
 
-from specsim.architecture.config import from_config, to_config
+from specsim.architecture.config import from_config, language_model, to_config
+from specsim.architecture.fields import Config
 from specsim.architecture.files import model, read_config
 from specsim.architecture.heads import HEAD_METHODS, DraftHead, draft_head, head_from_config
-from specsim.architecture.layers import halves_of, layers_of, mixers_of, mlps_of
+from specsim.architecture.layers import halves_of, kinds_of, layers_of, mixers_of, mlps_of
 from specsim.architecture.parts import (
     Attention,
     Compressed,
@@ -35,6 +36,7 @@ __all__ = [
     "Architecture",
     "Attention",
     "Compressed",
+    "Config",
     "DraftHead",
     "Experts",
     "Format",
@@ -51,6 +53,8 @@ __all__ = [
     "from_config",
     "halves_of",
     "head_from_config",
+    "kinds_of",
+    "language_model",
     "layers_of",
     "mixers_of",
     "mlps_of",

@@ -68,7 +68,7 @@ def from_config(
     whole = config
     if "model_type" not in config and {"dim", "n_layers", "n_heads"} <= set(config):
         config = from_params(Config(config, name))
-    config, nested = _language_model(config)
+    config, nested = language_model(config)
     model_type = config.get("model_type")
     if known := isinstance(model_type, str) and model_type in FAMILIES:
         like = None
@@ -156,8 +156,11 @@ def _family(like: str) -> str:
     return like
 
 
-def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
-    """The config of the language model, and whether it is that of a multimodal one."""
+def language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """The config of the language model, and whether it is that of a multimodal one.
+
+    `config` is a whole `config.json`.
+    """
     for key in _NESTED:
         text = config.get(key)
         if isinstance(text, Mapping):
@@ -165,7 +168,7 @@ def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]
             silent = TEXT_OF.get(str(config.get("model_type")))
             said = {k: v for k, v in text.items() if k != "model_type" or v is not None}
             found = {"model_type": silent} | inherited | said
-            return _language_model(found)[0], True
+            return language_model(found)[0], True
     return config, False
 
 

@@ -56,6 +56,12 @@ def _attention(model: "Sizes", slides: bool) -> Attention:
 
 
 @lru_cache(maxsize=64)
+def kinds_of(model: "Sizes") -> tuple[tuple[Layer, int], ...]:
+    """The kinds of layers, each with their number, in the order in which they first come."""
+    return tuple(_counted(list(layers_of(model))))
+
+
+@lru_cache(maxsize=64)
 def mixers_of(model: "Sizes") -> tuple[tuple[Mixer, int], ...]:
     """What mixes tokens, each kind with the number of its layers, in the order in which they first
     come; without a window before with one."""
@@ -75,6 +81,7 @@ def _counted(parts: list[Part]) -> list[tuple[Part, int]]:
     return list(Counter(parts).items())
 
 
+@lru_cache(maxsize=64)
 def halves_of(model: "Sizes") -> int:
     """Mixers and MLPs, counted singly: two in an ordinary layer."""
     return sum(len(layer.mixers) + (layer.mlp is not None) for layer in layers_of(model))
@@ -83,7 +90,9 @@ def halves_of(model: "Sizes") -> int:
 class Sizes:
     """Sizes and parameter counts of a model, computed from the fields that `Architecture` has."""
 
-    __slots__ = ()
+    __slots__ = ("_hash",)
+
+    _hash: int
 
     hidden_size: int
     num_layers: int
@@ -191,9 +200,9 @@ class Sizes:
         tables += self.vocab_size if self.head_bias else 0
         positions = self.learned_positions * self.hidden_size
         layers = 0
-        for layer in layers_of(self):
+        for layer, count in kinds_of(self):
             held = layer.mlp.per_token if active and isinstance(layer.mlp, Experts) else None
-            layers += layer.parameters(self.hidden_size, self._norm, held)
+            layers += count * layer.parameters(self.hidden_size, self._norm, held)
         others = self.gathered_parameters + self.other_parameters + self.small_parameters
         return tables + positions + layers + self._norm + others
 

@@ -5,7 +5,7 @@ have types of their own (see `parts`); what differs from layer to layer is a tup
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from specsim.architecture.layers import Sizes
@@ -194,6 +194,15 @@ class Architecture(Sizes, Shown):
                     f"{self.name} has no layer {index}: they are 0 to {self.num_layers - 1}"
                 )
 
+    def __hash__(self) -> int:
+        """Of all fields, computed once: what follows from a model is kept by it (`layers_of`)."""
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash(tuple(getattr(self, field.name) for field in fields(self)))
+            object.__setattr__(self, "_hash", found)
+            return found
+
     # ---------------------------------------------------------------------------- other shapes
 
     def first_layers(self, num_layers: int) -> "Architecture":
@@ -314,12 +323,13 @@ class Architecture(Sizes, Shown):
         return tuple(words for words, departs in found.items() if departs)
 
     def require_llama_shape(self) -> "Architecture":
-        """Itself; SpecsimError, naming every departure, for a shape that can only be priced."""
+        """Itself; SpecsimError, naming every departure, for a shape of which sizes do not say all
+        that a forward pass needs."""
         if self.departures:
             raise SpecsimError(
-                f"{self.name} has {', '.join(self.departures)}: the decoder runs the Llama shape "
-                "alone (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost can be "
-                "predicted"
+                f"{self.name} has {', '.join(self.departures)}: sizes alone make models of the "
+                "Llama shape (RMSNorm, RoPE, full attention, SwiGLU or experts of it); its cost "
+                "can be predicted, and docs/decoding.md lists the families that are decoded"
             )
         return self
 

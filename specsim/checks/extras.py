@@ -12,7 +12,9 @@ EXTRAS = {  # the modules that are imported, by the extra that installs them
     "reference": ("torch", "safetensors", "tokenizers", "tqdm", "reference"),
     "notebooks": ("ipywidgets", "IPython", "ipykernel", "voila", "traitlets", "jupyter_server",
                   "jupyter_client", "tornado"),
+    "serve": ("starlette", "uvicorn", "httptools", "jinja2"),
     "hub": ("huggingface_hub",),
+    "dask": ("distributed", "dask"),
 }  # fmt: skip
 
 

@@ -34,6 +34,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "values": Limit(10_000, "more values in one list are a mistake"),
         "cells": Limit(2_000_000, "more take all memory; planning.speedups takes them in parts"),
         "streamed": Limit(200_000_000, "the result alone would fill the memory"),
+        "sweep_points": Limit(10_000_000, "divide the sweep into several files"),
+        "axis_values": Limit(1_000_000, "divide the sweep into several files"),
+        "workers": Limit(1024, "no machine has more cores"),
         # of a server
         "requests": Limit(200_000, "a mean needs no more"),
         "trace_requests": Limit(2_000_000, "cut the trace to its first part"),
@@ -52,6 +55,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # of a run
         "seed": Limit(2**63 - 1, "random generators take 63 bits"),
         # of a file
+        "toml_bytes": Limit(2**20, "no scenario or sweep is described in more"),
         "json_bytes": Limit(40 * 2**20, "no file of this kind is larger"),
         "json_values": Limit(4_000_000, "no file of this kind holds more"),
         "json_depth": Limit(100, "no file of this kind nests deeper"),

@@ -1,7 +1,7 @@
 """The command line: predictions, plans, comparisons with measurements, and what the catalog has.
 
-    specsim predict | plan | rank | acceptance | serve-sim | tune
-    specsim compare | validate | diagnose | explore | demo
+    specsim predict | plan | rank | acceptance | serve-sim | tune | sweep
+    specsim compare | validate | diagnose | measure-server | explore | demo
     specsim models | accelerators | engines | methods
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 COMMANDS = {  # and the file of each
     "predict": "predict", "plan": "plan", "rank": "rank", "acceptance": "acceptance",
-    "serve-sim": "serve_sim", "tune": "tune",
+    "serve-sim": "serve_sim", "tune": "tune", "sweep": "sweep",
     "models": "listing", "accelerators": "listing", "engines": "listing", "methods": "listing",
     "compare": "compare", "validate": "validate", "diagnose": "diagnose", "explore": "explore",
-    "demo": "demo",
+    "demo": "demo", "measure-server": "measure_server",
 }  # fmt: skip
 INTERRUPTED = 130
 

@@ -12,10 +12,12 @@ from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
 from specsim.cli.page import fit
 from specsim.cli.parser import Commands
-from specsim.cli.progress import working
+from specsim.cli.patience import working
+from specsim.cli.sentences import unknown_link
 from specsim.evidence import tables
 from specsim.evidence.comparison import (
     Comparison,
+    Predictor,
     calibration_of,
     calibrations,
     compare_points,
@@ -26,6 +28,7 @@ from specsim.evidence.comparison import (
     predictors_for,
     regrets,
     summarise,
+    system_of,
     to_rows,
 )
 from specsim.evidence.measurement import Measurement, Point
@@ -93,11 +96,15 @@ def run(options: argparse.Namespace) -> int:
         baselines += [point for point in measurement.points if not is_predicted(point)]
         mine = compared["calibrated"]
         rows, errors = to_rows(mine), median_errors(mine)
-        document["files"].append({"file": str(path), "median_errors": errors, "rows": rows})
+        notes = notes_on_devices(measurement, mine, found[0])
+        document["files"].append(
+            {"file": str(path), "median_errors": errors, "rows": rows, "notes": notes}
+        )
         if not options.json:
             device = measurement.environment.device
             said = [
-                f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}"
+                f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}",
+                *(f"  {note}" for note in notes),
             ]
             print(*fit(said + (tables.rows_table(rows) if options.rows else [])), sep="\n")
     document |= summary(every)
@@ -110,6 +117,26 @@ def run(options: argparse.Namespace) -> int:
         for file in document.get("figures", ()):
             print(f"drew {file}")
     return 0
+
+
+def notes_on_devices(
+    measurement: Measurement, compared: Sequence[Comparison], predictor: Predictor
+) -> list[str]:
+    """What a prediction for several devices assumes that nobody measured; nothing for one."""
+    split = [c.point for c in compared if c.point.scenario.tensor_parallel > 1]
+    if not split:
+        return []
+    counts = sorted({point.scenario.tensor_parallel for point in split})
+    said = [f"{len(split)} points are split over {', '.join(map(str, counts))} devices."]
+    system = predictor.system(split[0])
+    assert system is not None
+    said += unknown_link(system_of(split[0], system))
+    if measurement.environment.driver is None:
+        said.append(
+            "The processes share one CPU, and the prediction gives each of them a whole one, with "
+            "packed weights: optimistic, so these times say nothing about devices of their own."
+        )
+    return said
 
 
 def summary(every: Mapping[str, Sequence[Comparison]]) -> dict[str, Any]:

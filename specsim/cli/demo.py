@@ -1,4 +1,4 @@
-"""specsim demo: predict, then measure, a pair of models on this machine."""
+"""specsim demo: predict, then measure, a pair of models here, alone or behind a server."""
 
 import argparse
 from pathlib import Path
@@ -23,6 +23,10 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer prompts and repetitions, wider error bars"
     )
+    parser.add_argument(
+        "--serve", action="store_true",
+        help="put the bundled pair behind a server, and predict and measure 1 to 8 streams",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,6 +35,16 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.target is None) != (options.draft is None):
         raise SpecsimError("give --target and --draft together, or neither")
+    if options.serve:
+        for name in ("target", "device"):
+            if getattr(options, name) is not None:
+                raise SpecsimError(
+                    f"--{name} has no use with --serve, which serves the bundled pair on the CPU; "
+                    "python -m reference serve takes any"
+                )
+        from specsim.demo import served
+
+        return served.main(out=options.out, dtype=options.dtype, quick=options.quick)
     return demo.main(
         out=options.out,
         target=options.target,

@@ -14,7 +14,7 @@ from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
-from specsim.cli.progress import working
+from specsim.cli.patience import working
 from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
 from specsim.evidence.served import read_log
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
         "diagnose", help="what an engine's counters mean: alpha, tokens per cycle, the best gamma"
     )
     parser.set_defaults(run=run)
+    parser.not_from_files = frozenset({"gamma", "survival", "tokens_per_cycle"})  # counters here
     parser.add_argument(
         "--log",
         help="a log, a page of metrics, an answer in JSON or a printed result of vLLM, SGLang, "

@@ -20,6 +20,10 @@ def add_scenario(
     """The options of a scenario, but for its batch, its gamma and its acceptance; without
     `drafting`, also but for its draft and its method."""
     parser.add_argument(
+        "--scenario", metavar="FILE",
+        help="a TOML file with options as keys (target = \"llama-3.1-8b\"); those given here win",
+    )  # fmt: skip
+    parser.add_argument(
         "--target", required=required,
         help="a model of the catalog (specsim models lists them), or a config.json",
     )  # fmt: skip

@@ -1,16 +1,69 @@
-"""The parser of the commands: its errors are one line."""
+"""The parser of the commands: its errors are one line, and a scenario's file stands for options."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from specsim.checks import one_line
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints an error of the arguments in one line, like every other error."""
+    """Prints an error of the arguments in one line, like every other error.
+
+    `--scenario FILE` gives the options that a TOML file names, where the command has them and the
+    command line does not give them. `not_from_files` are options that mean something else here.
+    """
+
+    not_from_files: frozenset[str] = frozenset()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, after the words that the scenario's file stands for."""
+        words = list(sys.argv[1:] if args is None else args)
+        if not any(_may_be_scenario(word) for word in words if isinstance(word, str)):
+            return super().parse_known_args(words, namespace)
+        if not any(action.dest == "scenario" for action in self._actions):
+            return super().parse_known_args(words, namespace)
+        given = self._given(words)
+        told = [] if given.get("scenario") is None else self._from_file(given)
+        return super().parse_known_args([*told, *words], namespace)
+
+    def _given(self, words: Sequence[str]) -> dict[str, Any]:
+        """What the words give, without defaults and without what is required."""
+        before = [(action, action.default, action.required) for action in self._actions]
+        for action in self._actions:
+            action.default, action.required = argparse.SUPPRESS, False
+        try:
+            return vars(super().parse_known_args(words)[0])
+        finally:
+            for action, default, required in before:
+                action.default, action.required = default, required
+
+    def _from_file(self, given: dict[str, Any]) -> list[str]:
+        """The words that the scenario's file stands for; those of `given` stand for themselves."""
+        from specsim.scenario.files import BEST, read_scenario  # rarely needed, slow to import
+
+        settings = read_scenario(given["scenario"])
+        taken = {*given, *self.not_from_files}
+        for group in self._mutually_exclusive_groups:
+            mine = {action.dest for action in group._group_actions}
+            taken |= mine if mine & given.keys() else set()
+        words: list[str] = []
+        for action in self._actions:
+            if action.dest not in settings or action.dest in taken:
+                continue
+            value, option = settings[action.dest], action.option_strings[0]
+            if action.dest == "gamma" and value is None:
+                words += [] if action.type is int else [f"{option}={BEST}"]
+            elif action.nargs == "+":
+                words += [option, *value]
+            elif isinstance(value, tuple):
+                words.append(f"{option}={','.join(map(repr, value))}")
+            else:
+                words.append(f"{option}={value}")
+        return words
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {one_line(message)}\n")
@@ -26,3 +79,9 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         """Fails where the text cannot be written, as on a full disk; argparse would hide it."""
         print(message, end="", file=file or sys.stderr)
+
+
+def _may_be_scenario(word: str) -> bool:
+    """Whether a word may be the option `--scenario`, or the beginning of its name."""
+    name = word.partition("=")[0]
+    return len(name) > 2 and "--scenario".startswith(name)

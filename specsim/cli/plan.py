@@ -12,7 +12,7 @@ from specsim.checks import SpecsimError, whole_numbers
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, pasted, priced, wrap
 from specsim.cli.parser import Commands
-from specsim.cli.progress import working
+from specsim.cli.patience import working
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning import (
     BATCHES,

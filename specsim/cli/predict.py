@@ -19,7 +19,7 @@ from specsim.cli.published import assumed_for
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning.acceptances import AcceptanceRange
 from specsim.prediction import QUANTITIES, Prediction
-from specsim.scenario import Resolved, resolve
+from specsim.scenario import Resolved, predictions, resolve
 
 
 def add(commands: Commands) -> None:
@@ -83,18 +83,6 @@ def over_the_range(found: Resolved, assumed: AcceptanceRange) -> dict[str, Any]:
         "models": list(assumed.models), "of_target": assumed.of_target,
     }  # fmt: skip
     return {"published_acceptance": about, "acceptance_range": rows}
-
-
-def predictions(found: Resolved) -> tuple[Prediction, Prediction | None]:
-    """The prediction that was asked for; and, where the best gamma was asked for, the one over all
-    gammas that it was chosen from."""
-    gamma = found.scenario.gamma
-    if found.drafter is None:
-        return found.predict(gamma=0), None
-    if gamma is not None:
-        return found.predict(gamma=gamma), None
-    over = found.predict(gamma=found.gammas)
-    return found.predict(gamma=int(over.gamma[over.best()])), over
 
 
 def to_json(

@@ -183,6 +183,19 @@ def guesses_first(sentences: Sequence[str]) -> tuple[list[str], list[str]]:
     return guesses, [each for each in sentences if each not in guesses]
 
 
+def unknown_link(system: System) -> list[str]:
+    """What is assumed of the link between several devices where nobody knows it."""
+    accelerator = system.accelerator
+    if system.tensor_parallel == 1 or accelerator.link_bytes_per_s is not None:
+        return []
+    return [
+        f"No link between several {accelerator.name} is known. Assumed: "
+        f"{accelerator.link_rate / 1e9:g} GB/s, both directions together, and "
+        f"{accelerator.link_latency_s * 1e6:g} us per all-reduce, "
+        f"{'as over PCIe 3.0' if accelerator.has_peers else 'as over a network of 10 Gbit/s'}."
+    ]
+
+
 def unknowns(system: System) -> list[str]:
     """What the catalog does not know about the accelerator, and which way that errs."""
     accelerator, math = system.accelerator, system.precision.math
@@ -192,13 +205,7 @@ def unknowns(system: System) -> list[str]:
             f"Compute unknown: no {math} rate of {accelerator.name} is known, so arithmetic is "
             "never the bound (optimistic for large batches and long drafts)."
         )
-    if system.tensor_parallel > 1 and accelerator.link_bytes_per_s is None:
-        said.append(
-            f"No link between several {accelerator.name} is known. Assumed: "
-            f"{accelerator.link_rate / 1e9:g} GB/s, both directions together, and "
-            f"{accelerator.link_latency_s * 1e6:g} us per all-reduce, "
-            f"{'as over PCIe 3.0' if accelerator.has_peers else 'as over a network of 10 Gbit/s'}."
-        )
+    said += unknown_link(system)
     if accelerator.memory_bytes is None:
         said.append(
             f"The memory of {accelerator.name} is unknown, so nobody checks whether the scenario "

@@ -7,16 +7,8 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.cli.load import (
-    OUTPUT,
-    PROMPT,
-    Bar,
-    accepting_of,
-    add_load,
-    resolved,
-    server_of,
-    traffics,
-)
+from specsim.cli.load import OUTPUT, PROMPT, Bar, add_load, loads_of
+from specsim.cli.options import scenario_of
 from specsim.cli.page import facts as labelled
 from specsim.cli.page import fit, priced
 from specsim.cli.page import notes as bullets
@@ -66,13 +58,13 @@ def run(options: argparse.Namespace) -> int:
     if options.save_detailed and not (options.json or options.out):
         raise SpecsimError("--save-detailed needs --json or --out FILE, where its lists go")
     slo = serving.slo_of(options.slo)
-    found = resolved(options, policy)
-    server, accepting = server_of(options, found), accepting_of(options, found)
-    loads = traffics(options)
-    if options.save_detailed and len(loads) > 1:
+    asked = loads_of(options)
+    found = asked[0].resolve(scenario_of(options), policy)
+    server, accepting = asked[0].server(found), asked[0].accepting(found)
+    if options.save_detailed and len(asked) > 1:
         raise SpecsimError("--save-detailed is for one rate at a time")
     results = []
-    for load in loads:
+    for load in [each.traffic() for each in asked]:
         bar = Bar(len(load))
         result = serving.simulate(
             server, load, policy=policy, slo=slo, price_per_hour=options.price_per_hour,

@@ -6,7 +6,8 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.cli.load import Bar, accepting_of, add_load, resolved, server_of, traffics
+from specsim.cli.load import Bar, add_load, loads_of
+from specsim.cli.options import scenario_of
 from specsim.cli.page import fit, pasted, priced
 from specsim.cli.page import notes as bullets
 from specsim.cli.parser import Commands
@@ -40,24 +41,25 @@ def run(options: argparse.Namespace) -> int:
     slo = serving.slo_of(options.slo)
     if options.tokens_per_cycle is not None:
         raise SpecsimError("tune compares several gammas: give --alpha or --survival")
-    found = resolved(options)
+    asked = loads_of(options)
+    found = asked[0].resolve(scenario_of(options))
     if found.drafter is None:
         raise SpecsimError("tuning needs a draft: give --draft NAME|config.json or --method NAME")
-    server, given = server_of(options, found), accepting_of(options, found)
-    loads = traffics(options)
-    if len(loads) > 1:
+    server, given = asked[0].server(found), asked[0].accepting(found)
+    if len(asked) > 1:
         raise SpecsimError("tune takes one --rate at a time")
+    load = asked[0].traffic()
     chain = accepting(server, given["alpha"], given["survival"], None, given["alpha_spread"])
     assert chain is not None
     bars: dict[str, Bar] = {}
 
     def progress(name: str, done: int, simulated_s: float) -> None:
         if name not in bars:
-            bars[name] = Bar(len(loads[0]), f"{name} ")
+            bars[name] = Bar(len(load), f"{name} ")
         bars[name](done, simulated_s)
 
     tuned = tune(
-        server, loads[0], chain, slo=slo, hysteresis=options.hysteresis,
+        server, load, chain, slo=slo, hysteresis=options.hysteresis,
         price_per_hour=options.price_per_hour, progress=progress,
     )  # fmt: skip
     for bar in bars.values():

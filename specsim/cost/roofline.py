@@ -142,30 +142,63 @@ class ForwardTime(Shown):
 def overlapped(one: Floats, other: Floats, norm: float | Floats) -> Floats:
     """The p-norm of two times: their maximum for an infinite p, their sum for 1."""
     longest = np.maximum(one, other)
-    if np.all(np.isinf(norm)):
+    # a plain number is tried first: for every operator of a pass, NumPy's tests take their time
+    if norm == np.inf if isinstance(norm, float) else np.all(np.isinf(norm)):
         return longest
-    finite = np.where(np.isinf(norm), 1.0, norm)
-    shares = np.minimum(one, other) / np.where(longest > 0, longest, 1.0)
-    return np.where(np.isinf(norm), longest, longest * (1 + shares**finite) ** (1 / finite))
+    least = np.minimum(one, other)
+    if np.ndim(norm) == 0:
+        return _p_norm(longest, least, np.asarray(norm))
+    longest, least, norms = np.broadcast_arrays(longest, least, norm)
+    finite, mixed = np.isfinite(norms), longest.copy()
+    mixed[finite] = _p_norm(longest[finite], least[finite], norms[finite])
+    return mixed
+
+
+def _p_norm(longest: Floats, least: Floats, norm: Floats) -> Floats:
+    shares = least / np.where(longest > 0, longest, 1.0)
+    return np.asarray(longest * (1 + shares**norm) ** (1 / norm))
+
+
+@dataclass(frozen=True, slots=True)
+class _FewRows:
+    """How the products of a pass are computed where kernels of few rows have no matrix units."""
+
+    padding: Floats  # rows that are computed over rows that are asked for
+    in_vectors: Booleans  # where kernels without matrix units run
+    further: Floats  # the share of the rows after the first
+    rate: Floats | float  # of their arithmetic
+    overlap: Floats  # of loads and arithmetic
+
+
+def few_rows(work: ForwardWork, system: System) -> _FewRows | None:
+    """The same for all products of a pass; None where an engine has no such kernels."""
+    engine, vector_rows = system.engine, system.engine.vector_rows
+    if vector_rows == 0.0 if isinstance(vector_rows, float) else not np.any(vector_rows):
+        return None
+    few, rows = work.rows <= vector_rows, np.maximum(work.rows, 1.0)
+    tiles = np.ceil(rows / engine.tile_rows) * engine.tile_rows
+    in_vectors = few & np.isfinite(engine.vector_efficiency)
+    rate = engine.vector_efficiency * system.accelerator.rate(work.precision.activation_math)
+    return _FewRows(
+        padding=np.where(few, 1.0, tiles / rows),
+        in_vectors=in_vectors,
+        further=1.0 - 1.0 / rows,
+        rate=rate,
+        overlap=np.where(in_vectors, UNPACKING, engine.overlap),
+    )
 
 
 def product_arithmetic(
-    operator: Operator, work: ForwardWork, system: System
+    operator: Operator, few: _FewRows | None, system: System
 ) -> tuple[Floats, float | Floats]:
     """Seconds of the arithmetic of one kind of product, and how it overlaps with the loads."""
     engine, chip = system.engine, system.accelerator
     compute_s = operator.flops / (engine.compute_efficiency * chip.rate(operator.math))
-    if not np.any(engine.vector_rows):
+    if few is None:
         return compute_s, engine.overlap
-    few, rows = work.rows <= engine.vector_rows, np.maximum(work.rows, 1.0)
-    tiles = np.ceil(rows / engine.tile_rows) * engine.tile_rows
-    compute_s = np.where(few, compute_s, compute_s * tiles / rows)
     # what unpacking for the first row takes is in the engine's weight efficiency
-    in_vectors = few & np.isfinite(engine.vector_efficiency)
-    further = 1.0 - 1.0 / rows
-    rate = engine.vector_efficiency * chip.rate(work.precision.activation_math)
-    compute_s = np.where(in_vectors, operator.flops * further / rate, compute_s)
-    return compute_s, np.where(in_vectors, UNPACKING, engine.overlap)
+    unpacking_s = operator.flops * few.further / few.rate
+    return np.where(few.in_vectors, unpacking_s, compute_s * few.padding), few.overlap
 
 
 def forward_time(work: ForwardWork, system: System, norm: float | None = None) -> ForwardTime:
@@ -175,6 +208,7 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
     bandwidth = system.bandwidth_bytes_per_s
     table = engine.weight_efficiency
     of_kernels = isinstance(table, EfficiencyTable) and table.of == "matrix"
+    few = few_rows(work, system)
     of_pass = 1.0 if of_kernels else engine.weight_efficiency_at(work.weight_bytes, work.rows)
     terms = []
     for operator in work:
@@ -186,7 +220,7 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
             if of_kernels:
                 efficiency = engine.product_efficiency(operator, work)
             memory_s = operator.weight_bytes / (bandwidth * efficiency)
-            compute_s, overlap = product_arithmetic(operator, work, system)
+            compute_s, overlap = product_arithmetic(operator, few, system)
             floor_s = operator.kernels * engine.kernel_floor_s
             bound = "weights"
         elif operator.kind == ATTENTION:

@@ -1,6 +1,7 @@
 """A whole model drafts, one pass per token: a smaller one, or the target itself made cheaper."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from specsim.drafting.drafter import Drafter, sampling
 from specsim.hardware import System
 from specsim.operators import (
     AUTO,
+    PLAIN_STEP,
+    Precision,
+    Sharding,
     Workload,
     cache_bytes,
+    forward_work,
     precision_of,
     stored_weight_bytes,
 )
@@ -82,8 +87,7 @@ class DraftModel(Drafter):
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
         own = self.priced_on(system)
-        weight_bytes = ModelPass(self.architecture, own).work.weight_bytes
-        again = own.after_own_pass(float(weight_bytes))
+        again = own.after_own_pass(_streamed(self.architecture, own.precision, own.sharding))
         first, step = self.first_step(system, workload, gamma), self._pass(again, workload)
         return first.times(gamma > 0) + step.times(np.maximum(gamma - 1, 0))
 
@@ -110,6 +114,12 @@ class DraftModel(Drafter):
         elif self.precision is not None:
             system = system.with_precision(self.precision)
         return split_over(system.storing(self.architecture), self.tensor_parallel)
+
+
+@lru_cache(maxsize=256)
+def _streamed(model: Architecture, stored: Precision, sharding: Sharding) -> float:
+    """Bytes of weights that a device reads in a plain step of one sequence."""
+    return float(forward_work(model, PLAIN_STEP, stored, sharding).weight_bytes)
 
 
 def in_its_own(model: Architecture, system: System) -> System:

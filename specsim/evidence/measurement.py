@@ -84,7 +84,9 @@ class RunConditions:
     """What was run: the value of the key `scenario` of a measured point.
 
     `mode` is "eager", "cuda-graphs" or "compiled". `context` is the mean number of cached tokens
-    over the timed cycles; `allocated_context` is the size of the cache, in tokens.
+    over the timed cycles; `allocated_context` is the size of the cache, in tokens. The target is
+    split over `tensor_parallel` devices, each with a copy of the LM head; the draft over
+    `draft_tensor_parallel` (1: every device has a copy).
     """
 
     target: Architecture
@@ -99,6 +101,8 @@ class RunConditions:
     allocated_context: int
     mode: str
     seed: int
+    tensor_parallel: int = 1
+    draft_tensor_parallel: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +284,8 @@ def _conditions(data: Any) -> RunConditions:
     _number("scenario: temperature", scenario.temperature, 0.0, 1e6)
     for name, limit, least in (("gamma", "gamma", 0), ("batch", "batch", 1),
                                ("context", "context", 0), ("allocated_context", "context", 0),
-                               ("seed", "seed", 0)):  # fmt: skip
+                               ("seed", "seed", 0), ("tensor_parallel", "tensor_parallel", 1),
+                               ("draft_tensor_parallel", "tensor_parallel", 1)):  # fmt: skip
         require_size(f"scenario: {name}", getattr(scenario, name), least)
         require_limit(limit, getattr(scenario, name), f"scenario: {name}")
     return scenario

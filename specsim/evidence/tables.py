@@ -190,7 +190,9 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     last = None
     for row in rows:
         unit, scale = ("ms", 1e3) if row["part"].endswith("_s") else ("", 1.0)
-        named = row["name"] or f"{row['target']} gamma {row['gamma']}"
+        over = row["tensor_parallel"]
+        devices = f" on {over} devices" if over > 1 else ""
+        named = row["name"] or f"{row['target']} gamma {row['gamma']}{devices}"
         if named != last:
             lines.append(f"  {named}")
             last = named

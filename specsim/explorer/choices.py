@@ -1,6 +1,7 @@
 """Which values of a scenario go together, so that no choice of a reader leads to an empty page."""
 
 from dataclasses import replace
+from functools import cache
 
 from specsim.architecture import drafts_for, model
 from specsim.checks import SpecsimError
@@ -15,7 +16,12 @@ DEVICES = (1, 2, 4, 8, 16)
 def drafts_of(target: str) -> list[str]:
     """The models that the explorer offers as drafts of a target of the catalog: those that share
     its tokenizer and are smaller, smallest first."""
-    return drafts_for(model(target))
+    return list(_drafts_of(target))
+
+
+@cache
+def _drafts_of(target: str) -> tuple[str, ...]:
+    return tuple(drafts_for(model(target)))
 
 
 def devices_of(scenario: ExplorerScenario) -> list[int]:

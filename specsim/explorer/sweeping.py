@@ -1,6 +1,7 @@
 """Any function of a scenario, along one axis or over several."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from specsim.explorer.scenarios import (
     changed,
     predict_scenario,
 )
+from specsim.scenario.sweeping import SweepPoint, run_sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+KIND = "explorer"  # of its points: their settings are an ExplorerScenario's
 Function = Callable[[PredictedScenario], float]
 
 
@@ -74,6 +77,8 @@ def sweep(
     function: Function,
     axes: Mapping[str, Sequence[Any]],
     scenario: ExplorerScenario | None = None,
+    *,
+    executor: Executor | None = None,
     **changes: Any,
 ) -> Sweep:
     """`function` of the scenario at every combination of the axes' values.
@@ -81,9 +86,10 @@ def sweep(
         sweep(lambda s: s.speedup, {"accelerator": ["a100-sxm-80gb", "b200"], "batch": [1, 8, 64]})
 
     Axes have the names of an `ExplorerScenario`; every other value is that of `scenario` with its
-    `changes`. Where only batch, context, gamma or alpha vary and the function is the speedup,
-    `specsim.planning.sweep` does the same a thousand times faster. Raises SpecsimError for an
-    unknown axis.
+    `changes`. They are computed one by one by `scenario.sweeping.run_sweep`, here or by the threads
+    or the Dask workers of `executor`. Where only batch, context, gamma or alpha vary and the
+    function is the speedup, `specsim.planning.sweep` does the same a thousand times faster. Raises
+    SpecsimError for an unknown axis, and what the function raises.
     """
     start = changed(scenario, **changes)
     unknown = [name for name in axes if name not in NAMES]
@@ -91,13 +97,29 @@ def sweep(
         said = f"no setting is called {unknown[0]!r}" if unknown else "a sweep needs an axis"
         raise SpecsimError(f"{said}; there are: {', '.join(NAMES)}")
     along = {name: tuple(values) for name, values in axes.items()}
-    values, problems = [], {}
-    for place in product(*along.values()):
-        here = changed(start, **dict(zip(along, place, strict=True)))
+    places = list(product(*along.values()))
+    points = [SweepPoint(KIND, dict(zip(along, place, strict=True))) for place in places]
+    failed: list[Exception] = []
+
+    def compute(point: SweepPoint) -> dict[str, Any]:
         try:
-            values.append(float(function(predict_scenario(here))))
-        except SpecsimError as problem:
-            values.append(np.nan)
-            problems[place] = str(problem)
+            return {"value": float(function(predict_scenario(changed(start, **point.settings))))}
+        except SpecsimError:
+            raise  # no scenario: recorded, and the others go on
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    def watch(*_: Any) -> None:
+        if failed:  # a mistake in the function: nobody looks for it among NaN
+            raise failed[0]
+
+    done = run_sweep(points, executor, compute=compute, watch=watch)
+    values, problems = [], {}
+    for place, (_, outcome) in zip(places, done.rows(), strict=True):
+        assert outcome is not None
+        values.append(float(outcome["result"]["value"]) if "result" in outcome else np.nan)
+        if "error" in outcome:
+            problems[place] = outcome["error"]
     shape = tuple(len(each) for each in along.values())
     return Sweep(along, np.array(values, dtype=float).reshape(shape), problems)

@@ -19,6 +19,7 @@ line; a measured value is a marker with its spread.
 | `comparisons` | measured points of a suite against their predictions |
 | `timelines` | requests in flight over time; gaps between the tokens of a stream |
 | `serving` | policies of a server under load: good requests by rate, gains by requests in flight |
+| `sweeps` | a metric along the axes of a sweep |
 | `validations` | published passes and speedups against their predictions |
 """
 
@@ -51,6 +52,7 @@ with needed("specsim.figures"):
         styled,
         subplots,
     )
+    from specsim.figures.sweeps import swept
     from specsim.figures.timelines import in_flight, requests_over_time, token_gaps
     from specsim.figures.validations import published
 
@@ -87,6 +89,7 @@ __all__ = [
     "step_shares",
     "styled",
     "subplots",
+    "swept",
     "times_vs_gamma",
     "times_vs_width",
     "token_gaps",

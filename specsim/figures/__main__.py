@@ -100,7 +100,11 @@ def load(requests: int) -> figures.NotebookFigure:
                               strict=False):  # fmt: skip
         alike = [case for case in cases if case.gamma == gamma]
         measured = [(case.batch, case.speedup) for case in alike]
-        gain = [closed_loop_gain(alike[0], users, max(requests // 4, 2)) for users in IN_FLIGHT]
+        case = alike[0]
+        machine = specsim.system(case.accelerator, engine=case.engine, precision=case.precision)
+        served = serving.Server(target=case.target, drafter=case.drafter, system=machine)
+        few = max(requests // 4, 2)
+        gain = [closed_loop_gain(served, case, users, few) for users in IN_FLIGHT]
         gains.append(figures.Curve(f"tree of {gamma} nodes", IN_FLIGHT, gain, concept,
                                    measured=measured))  # fmt: skip
     return figures.under_load(
@@ -109,10 +113,10 @@ def load(requests: int) -> figures.NotebookFigure:
     )  # fmt: skip
 
 
-def closed_loop_gain(case: SpeculationCase, users: int, requests: int) -> float:
+def closed_loop_gain(
+    server: serving.Server, case: SpeculationCase, users: int, requests: int
+) -> float:
     """Tokens per second of a published case with so many users, over those without a draft."""
-    system = specsim.system(case.accelerator, engine=case.engine, precision=case.precision)
-    server = serving.Server(target=case.target, drafter=case.drafter, system=system)
     traffic = serving.traffic(
         concurrency=users, requests=max(requests, 4 * users),
         prompt=serving.Lengths(max(1.0, case.context - 256)), output=serving.Lengths(512),

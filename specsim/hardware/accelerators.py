@@ -21,7 +21,8 @@ from specsim.checks.shown import Shown, gigabytes, short
 # share a host its PCIe 3.0 x16, both directions together; whole computers (Apple's, phones, boards,
 # CPUs) a network of 10 Gbit/s. With it, the seconds of an all-reduce of a few bytes.
 CARDS = ("datacentre-gpu", "workstation-gpu", "consumer-gpu", "npu", "tpu")
-PCIE_BYTES_PER_S, PCIE_LATENCY_S = 32e9, 20e-6
+PCIE_BYTES_PER_S = 32e9
+PCIE_LATENCY_S = 20e-6
 NETWORK_BYTES_PER_S, NETWORK_LATENCY_S = 2.5e9, 100e-6
 
 

@@ -1,6 +1,6 @@
 """One accelerator, or several, driven by one engine, with weights in one format."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,10 @@ class System(Shown):
     offloaded_layers: int = 0
     host: Accelerator | None = None
     filtered: bool = False
+    # what `storing` has found: every pass of a prediction asks for it
+    _stored: dict[Architecture, "System"] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         require_offloadable(
@@ -138,7 +142,11 @@ class System(Shown):
 
         Raises SpecsimError where the checkpoint's quantisation cannot be read.
         """
-        return self.with_precision(precision_of(model)) if self.precision.name == AUTO else self
+        if self.precision.name != AUTO:
+            return self
+        if model not in self._stored:
+            self._stored[model] = self.with_precision(precision_of(model))
+        return self._stored[model]
 
     def with_precision(self, name: str | Precision) -> "System":
         """The same accelerator and engine with weights stored in another precision, by its name or

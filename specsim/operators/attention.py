@@ -1,6 +1,8 @@
 """Attention: projections, and the cache that is read once per sequence whatever the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,12 +19,14 @@ from specsim.operators.counting import Pass
 from specsim.operators.sharding import kv_heads_held
 from specsim.operators.work import ATTENTION, Operator
 
-Kinds = list[tuple[Attention, int]]  # a kind of attention, and the number of its layers
+Kinds = tuple[tuple[Attention, int], ...]  # a kind of attention, and the number of its layers
+Titles = Mapping[Attention, str]
 
 
-def attention_operators(asked: Pass, model: Architecture) -> Iterator[Operator]:
-    """The operators of attention, in the order in which they run. Layers that differ only in what
-    they look back at share their projections."""
+@lru_cache(maxsize=64)
+def attention_kinds(model: Architecture) -> tuple[Kinds, Mapping[Attention, int], Titles]:
+    """The kinds of attention, and those whose projections differ, each with the number of their
+    layers; and the labels of the latter."""
     kinds = [(m, count) for m, count in mixers_of(model) if isinstance(m, Attention)]
     shapes: dict[Attention, int] = {}
     titles: dict[Attention, str] = {}
@@ -30,6 +34,13 @@ def attention_operators(asked: Pass, model: Architecture) -> Iterator[Operator]:
         shape = attention.without_reach()
         shapes[shape] = shapes.get(shape, 0) + count
         titles.setdefault(shape, attention.label)
+    return tuple(kinds), MappingProxyType(shapes), MappingProxyType(titles)
+
+
+def attention_operators(asked: Pass, model: Architecture) -> Iterator[Operator]:
+    """The operators of attention, in the order in which they run. Layers that differ only in what
+    they look back at share their projections."""
+    kinds, shapes, titles = attention_kinds(model)
     several = len(shapes) > 1
 
     def title(shape: Attention) -> str:

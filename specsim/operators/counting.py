@@ -1,12 +1,21 @@
 """A workload as arrays, and the two kinds of operator that are counted from it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from specsim.checks import ArrayLike, Floats
 from specsim.operators.formats import Precision
 from specsim.operators.work import LINEAR, Operator
+
+NOTHING: Any = 0.0  # most counts of most operators
+
+
+@lru_cache(maxsize=64)
+def _nothing(shape: tuple[int, ...]) -> Floats:
+    return np.broadcast_to(NOTHING, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,8 @@ class Pass:
 
     def spread(self, value: ArrayLike) -> Floats:
         """The count as an array over all scenarios, without copying it."""
+        if value is NOTHING:
+            return _nothing(self.shape)
         count = np.asarray(value, dtype=float)
         return count if count.shape == self.shape else np.broadcast_to(count, self.shape)
 
@@ -53,7 +64,7 @@ class Pass:
             kind=LINEAR,
             flops=self.spread(2.0 * visits * fan_in * fan_out * layers),
             weight_bytes=self.spread(bytes_per_weight * fan_in * fan_out * layers * copies),
-            kv_bytes=self.spread(0.0),
+            kv_bytes=_nothing(self.shape),
             activation_bytes=self.spread(visits * moved * layers),
             kernels=layers,
             math=self.precision.math_with(bytes_per_weight),
@@ -64,10 +75,10 @@ class Pass:
         name: str,
         kind: str,
         *,
-        flops: Floats | float = 0.0,
-        kv_bytes: Floats | float = 0.0,
-        activation_bytes: Floats | float = 0.0,
-        link_bytes: Floats | float = 0.0,
+        flops: Floats | float = NOTHING,
+        kv_bytes: Floats | float = NOTHING,
+        activation_bytes: Floats | float = NOTHING,
+        link_bytes: Floats | float = NOTHING,
         kernels: int = 0,
         streams: Floats | float = 0.0,
         math: str = "",
@@ -77,7 +88,7 @@ class Pass:
             name=name,
             kind=kind,
             flops=self.spread(flops),
-            weight_bytes=self.spread(0.0),
+            weight_bytes=_nothing(self.shape),
             kv_bytes=self.spread(kv_bytes),
             activation_bytes=self.spread(activation_bytes),
             link_bytes=self.spread(link_bytes),

@@ -1,6 +1,5 @@
 """One pass, counted: embedding, the operators of `attention` and `experts`, and the LM head."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ from specsim.architecture import (
     Mlp,
     Recurrent,
     halves_of,
-    layers_of,
+    kinds_of,
 )
 from specsim.checks import ArrayLike, Floats
 from specsim.operators.attention import attention_operators
@@ -115,9 +114,9 @@ def further_matrices(asked: Pass, model: Architecture) -> Iterator[Operator]:
     """Matrices of layers that are neither attention nor MLP, and those outside of all layers."""
     weight = asked.precision.weight_bytes
     found: dict[tuple[int, int], int] = {}
-    for layer in layers_of(model):
+    for layer, count in kinds_of(model):
         for shape in layer.matrices:
-            found[shape] = found.get(shape, 0) + 1
+            found[shape] = found.get(shape, 0) + count
     for (rows, columns), layers in found.items():
         yield asked.linear(f"{rows} x {columns} projection", rows, columns, layers, weight)
     if model.other_parameters:
@@ -128,11 +127,10 @@ def further_matrices(asked: Pass, model: Architecture) -> Iterator[Operator]:
 def elementwise(asked: Pass, model: Architecture) -> Operator:
     """Norms, rotary embedding, activation and residual sums of every layer, and the last norm: each
     reads and writes its rows (pessimistic for engines that fuse them)."""
-    hidden, devices = model.hidden_size, asked.devices
     touched: float = 0.0
-    for layer, count in Counter(layers_of(model)).items():
-        touched += count * touched_in(layer, model, devices)
-    touched += 2 * hidden
+    for layer, count in kinds_of(model):
+        touched += count * touched_in(layer, model, asked.devices)
+    touched += 2 * model.hidden_size
     return asked.other(
         "norms and elementwise",
         ELEMENTWISE,

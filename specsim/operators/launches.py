@@ -13,7 +13,7 @@ code, which launches several kernels for one of these).
 
 from functools import lru_cache
 
-from specsim.architecture import Architecture, Experts, Layer, Mixer, Recurrent, layers_of
+from specsim.architecture import Architecture, Experts, Layer, Mixer, Recurrent, kinds_of
 
 DENSE_LAYER = 9  # kernels of an ordinary layer
 
@@ -21,7 +21,7 @@ DENSE_LAYER = 9  # kernels of an ordinary layer
 @lru_cache(maxsize=64)
 def launched_layers(model: Architecture) -> float:
     """Kernels of one pass, in those of an ordinary dense layer."""
-    return sum(kernels_of(layer) for layer in layers_of(model)) / DENSE_LAYER
+    return sum(count * kernels_of(layer) for layer, count in kinds_of(model)) / DENSE_LAYER
 
 
 def kernels_of(layer: Layer) -> int:

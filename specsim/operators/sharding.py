@@ -14,7 +14,7 @@ from specsim.architecture import (
     Mixer,
     Recurrent,
     halves_of,
-    layers_of,
+    kinds_of,
     mixers_of,
 )
 from specsim.checks import SpecsimError
@@ -68,7 +68,8 @@ def kv_heads_held(attention: Attention, devices: int) -> int:
 def all_reduces(model: Architecture) -> int:
     """In a pass: one after every mixer and every MLP; one where both feed the same sum."""
     together = sum(
-        layer.norms == 1 and bool(layer.mixers) and layer.mlp is not None
-        for layer in layers_of(model)
+        count
+        for layer, count in kinds_of(model)
+        if layer.norms == 1 and layer.mixers and layer.mlp is not None
     )
     return halves_of(model) - together

@@ -11,7 +11,9 @@ from specsim.checks import Floats, SpecsimError
 from specsim.checks.shown import Shown, gigabytes, short
 from specsim.operators.formats import Precision
 
-LINEAR, ATTENTION, ELEMENTWISE = "linear", "attention", "elementwise"
+LINEAR = "linear"
+ATTENTION = "attention"
+ELEMENTWISE = "elementwise"
 COLLECTIVE = "collective"
 
 

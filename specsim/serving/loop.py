@@ -20,17 +20,39 @@ import numpy as np
 
 from specsim.checks import Integers
 from specsim.checks.limits import require_limit
+from specsim.drafting import Drafter
 from specsim.serving.accepting import Accepting, Noise, classes_of, thresholds
 from specsim.serving.arrivals import Traffic
 from specsim.serving.policies import Policy
 from specsim.serving.prompts import PromptPrice
-from specsim.serving.server import Server
+from specsim.serving.server import Cache, Server
 from specsim.serving.slots import WINDOW, Slots
-from specsim.serving.surface import Surface
+from specsim.serving.surface import CyclePrice, Surface
 from specsim.serving.tallies import Tallies
 
 BLOCK = WINDOW  # steps of pure decoding that are computed together
+KEPT = 16  # sets of prices that a server keeps, of megabytes each
 Progress = Callable[[int, float], None]  # requests that are done, simulated seconds
+
+
+def _price(
+    server: Server, drafter: Drafter | None, gammas: list[int], most_context: int, context: int
+) -> tuple[Surface, dict[int, CyclePrice], PromptPrice, Cache]:
+    """What a run needs to know of its server; no run changes it."""
+    limits = {"most_context": most_context, "most_sequences": server.max_seqs}
+    surface = Surface(
+        server.target, drafter, server.system,
+        routing_correlation=server.routing_correlation, **limits,
+    )  # fmt: skip
+    prices = {gamma: surface.cycle(gamma) for gamma in gammas}
+    prompts = PromptPrice(
+        server.target, drafter, server.system, most_tokens=server.max_batched_tokens, **limits
+    )
+    cache = server.cache(
+        drafts=drafter is not None, gamma=gammas[-1], most_context=most_context,
+        mean_context=context,
+    )  # fmt: skip
+    return surface, prices, prompts, cache
 
 
 class Loop:
@@ -55,19 +77,12 @@ class Loop:
         self.most_gamma = gammas[-1]
         require_limit("served_context", traffic.most_context, "a prompt with its answer")
         most = traffic.most_context + self.most_gamma + 1
-        self.surface = Surface(
-            server.target, drafter, server.system, most_sequences=server.max_seqs,
-            most_context=most, routing_correlation=server.routing_correlation,
-        )  # fmt: skip
-        self.prices = {gamma: self.surface.cycle(gamma) for gamma in gammas}
-        self.prompts = PromptPrice(
-            server.target, drafter, server.system, most_tokens=server.max_batched_tokens,
-            most_context=most, most_sequences=server.max_seqs,
-        )  # fmt: skip
-        self.cache = server.cache(
-            drafts=policy.drafts, gamma=self.most_gamma, most_context=most,
-            mean_context=traffic.mean_context,
-        )  # fmt: skip
+        asked = (policy.drafts, *gammas, most, traffic.mean_context)
+        if asked not in server.priced:
+            if len(server.priced) == KEPT:
+                server.priced.clear()
+            server.priced[asked] = _price(server, drafter, gammas, most, traffic.mean_context)
+        self.surface, self.prices, self.prompts, self.cache = server.priced[asked]
         self.least_kept, self.most_kept = policy.bounds()
         count = len(traffic)
         self.classes = np.zeros(count, dtype=np.int64)

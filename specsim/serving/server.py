@@ -1,7 +1,7 @@
 """A server: the models that it holds, its limits, and what its memory takes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Server:
     memory_share: float = MEMORY_SHARE
     prefix_hit: float = 0.0
     routing_correlation: float | None = None
+    # what its runs have priced: most of them ask for the same again
+    priced: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         counts = {"--max-seqs": ("sequences", self.max_seqs),

@@ -71,7 +71,7 @@ class SampledTexts:
     # small: it is the sampling that is put to the test, and twenty thousand texts are decoded
     MODEL: ClassVar = {
         "vocab_size": SIZE, "hidden_size": 8, "num_heads": 2, "num_kv_heads": 1, "head_dim": 4,
-        "intermediate_size": 12,
+        "intermediate_size": 12, "dtype": torch.float32,
     }  # fmt: skip
 
     @classmethod

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import reference
-from reference.__main__ import PRECISIONS, main
+from reference.__main__ import PRECISIONS, main, process
 from reference.checkpoints import PAIR, load_checkpoint
 from reference.heads import save_head, untrained_head
 from reference.machine import DTYPES
@@ -171,17 +171,26 @@ def test_the_rule_is_told_and_so_is_a_lossy_one(capsys, rule):
 
 def test_measure_writes_a_measurement_file(tmp_path, capsys):
     file = tmp_path / "run.json"
-    arguments = ["--gamma", "2", "--prompts", "1", "--max-new-tokens", "12", "--out", str(file)]
-    assert main(["measure", *arguments]) == 0
-    assert [point.scenario.gamma for point in Measurement.read(file).points] == [0, 2]
+    arguments = ["--gamma", "2", "20", "--prompts", "1", "--max-new-tokens", "12"]
+    assert main(["measure", *arguments, "--out", str(file)]) == 0
+    plain, drafted, long = Measurement.read(file).points
+    assert [point.scenario.gamma for point in (plain, drafted, long)] == [0, 2, 20]
     assert "gamma 2" in capsys.readouterr().out
+    assert plain.calibration_survival is None
+    assert 0 < drafted.calibration_survival[1] <= drafted.calibration_survival[0] <= 1
+    assert drafted.tokens_error > 0
+    assert long.calibration_survival is None  # the texts of 12 tokens are too short to tell
 
 
 def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
-    from reference.lab.probes import products, stages
+    from reference.lab import drift
+    from reference.lab.probes import attention, products, stages
 
     monkeypatch.setattr(products, "STACKS", ((64, 2), (128, 1), (192, 2)))
     monkeypatch.setattr(products, "FORMATS", ())
+    monkeypatch.setattr(products.WideProduct, "SIDE", 256)
+    monkeypatch.setattr(attention, "READ_BYTES", 4e6)
+    monkeypatch.setattr(drift, "SIDE_ELSEWHERE", 512)
     runs = ((1, (0, 2)), (2, (1,)))
     pairs = (((128, 2), (64, 1), 512), ((192, 2), (128, 1), 1024))
     monkeypatch.setattr(stages, "PAIRS", tuple(stages.Pair(*pair, runs) for pair in pairs))
@@ -352,11 +361,15 @@ def in_a_process(arguments: list[str], code: str = "", **options) -> subprocess.
 NO_TORCH = "sys.modules['torch'] = None  # it takes seconds"
 
 
-def test_a_terminal_that_knows_few_characters():
+def test_a_terminal_that_knows_few_characters(monkeypatch):
     arguments = ["generate", "é = 1", "--gamma", "0", "--max-new-tokens", "1"]
-    run = in_a_process(arguments, env={"PYTHONIOENCODING": "ascii"})
-    assert (run.returncode, run.stderr) == (0, b"")
-    assert run.stdout.startswith(rb"\xe9 = 1")
+    out, err = (io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2))
+    for name, value in (("stdout", out), ("stderr", err), ("argv", ["reference", *arguments])):
+        monkeypatch.setattr(sys, name, value)
+    assert process() == 0
+    err.flush()
+    assert err.buffer.getvalue() == b""
+    assert out.buffer.getvalue().startswith(rb"\xe9 = 1")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

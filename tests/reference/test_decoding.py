@@ -35,6 +35,7 @@ class ScriptedTarget:
 
     device, dtype, stop_ids = torch.device("cpu"), torch.float32, frozenset()
     reads_prompts = True
+    new_cache = Transformer.new_cache
 
     def __init__(self, texts: list[list[int]], vocab_size: int = 50, max_context: int = 1000):
         self.texts = torch.tensor(texts)

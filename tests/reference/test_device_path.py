@@ -42,13 +42,15 @@ from reference import (
 from reference.cycle import Cycle
 from reference.decoding import Decoder, decoder_for
 from reference.experts import Mixture
+from reference.families import details_of
 from reference.heads import untrained_head
 from reference.lab.suites.variants import FixedDrafts
+from reference.layers import VariedTransformer
 from reference.quantization import GROUPS, quantized
 from reference.sampling import SamplingParameters
 from reference.settings import RunSettings
 from reference.transformer import Transformer
-from specsim.architecture import Architecture, Experts
+from specsim.architecture import Architecture, Experts, from_config
 
 CUDA = torch.device("cuda:0")
 SHAPE = {
@@ -268,7 +270,7 @@ def unfolded(*given) -> Tensor:
 
 
 def test_a_bmm_is_caught(device, monkeypatch) -> None:
-    monkeypatch.setattr(transformer, "attend", unfolded)
+    monkeypatch.setattr(transformer.Layer, "attend", staticmethod(unfolded))
     for may_batch in (False, True):
         with pytest.raises(AssertionError, match="bmm reads a matrix for every sequence"):
             run_cycles(model(), NoDrafter(), 3, SETTINGS[0], may_batch=may_batch)
@@ -311,6 +313,36 @@ def test_no_stage_has_to_do_with_the_host(device, kind: str) -> None:
     run_cycles(target, drafter, 1, SETTINGS[1])
     for settings in SETTINGS:
         run_cycles(target, drafter, 3, settings)
+
+
+def hybrid_model() -> VariedTransformer:
+    """A recurrent layer and one of gated attention."""
+    config = {
+        "model_type": "qwen3_5_text", "hidden_size": 256, "num_hidden_layers": 2, "head_dim": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256,
+        "vocab_size": 61, "max_position_embeddings": 96, "full_attention_interval": 2,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+    }  # fmt: skip
+    shape = from_config(config, "hybrid")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with CUDA:
+            made = VariedTransformer(shape, details_of(config, shape))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    made.rotary = made.rotary.bfloat16()
+    return made.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["none", "n-gram", "early exit", "hybrid draft"])
+def test_no_stage_of_a_hybrid_has_to_do_with_the_host(device, kind: str) -> None:
+    """Its states are read and written by position, in fixed shapes: a graph can record it."""
+    target = hybrid_model()
+    draft = DraftModel(hybrid_model(), 3)
+    drafter = draft if kind == "hybrid draft" else DRAFTERS[kind](target)
+    for batch in (1, 3):  # a state is each sequence's own, so its products are a batch
+        run_cycles(target, drafter, batch, SETTINGS[1], may_batch=True)
 
 
 @pytest.mark.parametrize("kind", TREES)

@@ -328,12 +328,17 @@ def test_a_broken_head_is_named(saved, change, named: str) -> None:
 # The shipped one
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_the_shipped_head_leaves_the_greedy_text_alone(gamma: int) -> None:
+@pytest.fixture(scope="module")
+def shipped():
+    """The target, its head, some prompts, and what plain decoding makes of them."""
     target, _, _ = load_pair("bundled", dtype=torch.float64)
-    head = load_head("bundled", target)
     texts = [prompt[: 12 + 5 * index] for index, prompt in enumerate(prompts("timed")[:5])]
-    plain = generate(target, texts, 32).tokens
+    return target, load_head("bundled", target), texts, generate(target, texts, 32).tokens
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_the_shipped_head_leaves_the_greedy_text_alone(shipped, gamma: int) -> None:
+    target, head, texts, plain = shipped
     run = speculate(target, DraftHead(head, gamma), texts, 32)
     assert run.tokens == plain
     assert 0.3 < run.statistics.alpha < 1

@@ -11,18 +11,99 @@ from reference.transformer import Transformer
 from specsim import SpecsimError, catalog
 from specsim.architecture import model
 
-PRICED_ALONE = [name for name in catalog.load("models") if model(name).departures]
+DEPARTING = [name for name in catalog.load("models") if model(name).departures]
 
 
-@pytest.mark.parametrize("name", PRICED_ALONE)
-def test_a_shape_that_is_no_llama_is_refused(name: str) -> None:
-    words = f"{name} has .*the decoder runs the Llama shape alone"
+@pytest.mark.parametrize("name", DEPARTING)
+def test_sizes_alone_make_no_other_shape_than_llamas(name: str) -> None:
+    words = f"{name} has .*sizes alone make models of the Llama shape"
     with torch.device("meta"), pytest.raises(SpecsimError, match=words):
         Transformer(model(name))
 
 
-def test_so_is_its_checkpoint(tmp_path: Path) -> None:
-    config = dict(catalog.lookup("models", "gemma-3-1b")["config"])
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SpecsimError, match="has a window of 512 tokens, 4 norms a layer, gelu"):
-        load_checkpoint(tmp_path)
+REFUSED = {  # a preset, and the reason that its checkpoint is refused for
+    "gpt-oss-20b": "is quantised by MXFP4",
+    "deepseek-v3": "has .*latent attention.*no forward pass of the decoder",
+    "phi-2": "has LayerNorm, 1 norms a layer",
+    "opt-125m": "learned positions",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_checkpoint_that_can_only_be_priced_is_refused(name: str, tmp_path: Path) -> None:
+    write_config(tmp_path, catalog.lookup("models", name)["config"])
+    require_one_line(tmp_path, REFUSED[name])
+
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
+    "max_position_embeddings": 96, "architectures": ["LlamaForCausalLM"],
+}  # fmt: skip
+
+
+def write_config(folder: Path, config) -> None:
+    (folder / "config.json").write_text(json.dumps(dict(config), default=dict))
+
+
+def require_one_line(folder: Path, words: str) -> None:
+    with pytest.raises(SpecsimError, match=words) as refused:
+        load_checkpoint(folder)
+    assert "\n" not in str(refused.value)
+
+
+# what a folder's config says beside Llama's sizes -> why it is refused
+FOLDERS = {
+    "GPTQ": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}},
+        r"is quantised by GPTQ \(quantization_config in config.json, 4\.\d+ bits a weight\): the "
+        "decoder has no kernels for its codes; load the checkpoint in 16 bits that it was made "
+        "from",
+    ),
+    "AWQ": (
+        {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128,
+                                 "zero_point": True, "version": "gemm"}},
+        "is quantised by AWQ",
+    ),
+    "MLX": ({"quantization": {"bits": 4, "group_size": 64}}, r"by MLX \(quantization in config"),
+    "bitsandbytes": (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True,
+                                 "bnb_4bit_quant_type": "nf4"}},
+        "is quantised by bitsandbytes",
+    ),
+    "an unknown method": (
+        {"quantization_config": {"quant_method": "marvel"}}, "is quantised by marvel"),
+    "EAGLE": (
+        {"num_hidden_layers": 1, "bias": True},
+        "holds EAGLE weights, a draft head that needs its target's hidden states",
+    ),
+    "EAGLE-3": (
+        {"architectures": ["LlamaForCausalLMEagle3"], "draft_vocab_size": 32},
+        "holds EAGLE-3 weights",
+    ),
+    "Medusa": ({"medusa_num_heads": 3}, "holds Medusa weights"),
+    "dynamic rope": (
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        "has rope_type 'dynamic'; the decoder knows default, linear, yarn, llama3; its cost",
+    ),
+    "longrope, as in Phi-3": (
+        {"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4,
+         "long_factor": [1.0] * 4}, "original_max_position_embeddings": 64},
+        "has rope_type 'longrope'",
+    ),
+    "multipliers that nobody reads": (
+        {"model_type": "minicpm", "scale_emb": 12.0},
+        "is of the family minicpm, which the decoder does not run; it runs .*gemma2, ",
+    ),
+    "bidirectional attention": (
+        {"model_type": "gemma3_text", "use_bidirectional_attention": True, "head_dim": 8},
+        "attends in both directions",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_that_is_no_model_to_run_is_refused_by_its_config(kind, tmp_path: Path) -> None:
+    said, words = FOLDERS[kind]
+    write_config(tmp_path, LLAMA | said)
+    require_one_line(tmp_path, words)

@@ -15,8 +15,6 @@ from reference.packing import pack
 from specsim.architecture import Architecture, Llama3RopeScaling
 from specsim.checks import SpecsimError
 
-pytest.importorskip("transformers")
-
 SHAPES = {
     "llama": {},
     "tied head": {"tied_head": True},
@@ -24,6 +22,12 @@ SHAPES = {
     "llama 3.1": {"rope_scaling": Llama3RopeScaling(8.0, 1.0, 4.0, 32)},
 }
 EFFORT = Effort(0.002, 2, 2, 4, 3, 4, 4, 8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def transformers() -> None:
+    """Imported here, not while tests are collected: that takes seconds in every process."""
+    pytest.importorskip("transformers")
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -8,6 +8,7 @@ import torch
 
 from reference.__main__ import main
 from reference.attention import LONG, chunked_from, read_in_chunks_from
+from reference.lab import drift
 from reference.lab.drift import DriftProbe
 from reference.lab.suites import budget, running
 from reference.lab.suites.measuring import Measurer
@@ -42,6 +43,14 @@ max_context = 128
 """  # noqa: E501
 EFFORT = Effort(0.002, 2, 2, 4, 3, 4, 4, 8)
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_drift_probe():
+    """A matrix of its usual size takes longer to make than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift, "SIDE_ELSEWHERE", 256)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,15 @@ from specsim.checks import SpecsimError
 SHAPE = replace(bundled_architecture("micro", 64, 1, 1, 1, 96), vocab_size=64)
 RECIPE = Recipe(SHAPE, budget_tokens=6_400, batch_tokens=128, sequence=32, warmup=0.1)
 STREAM = torch.arange(4000, dtype=torch.int16) % 7  # learnable: every token follows from the last
+
+
+@contextmanager
+def in_float32():
+    """Training without bf16, whose products take ten times as long on a CPU without units for it.
+    The runs of a whole model and of a distillation have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda *_: nullcontext())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +166,8 @@ def whole_head(target, tmp_path_factory):
     """A run without an interruption: the head, its curve, and the target's weights before it."""
     before = [weight.clone() for weight in target.parameters()]
     file = tmp_path_factory.mktemp("whole") / "head.pt"
-    return *train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False), before
+    with in_float32():
+        return *train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False), before
 
 
 def test_a_head_learns_the_distribution_of_its_target(target, whole_head):
@@ -175,7 +186,8 @@ def test_a_head_learns_the_distribution_of_its_target(target, whole_head):
 def test_a_resumed_run_of_a_head_is_the_run(target, whole_head, tmp_path, interruption):
     def train():
         file = tmp_path / "run.pt"
-        return train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False)[0]
+        with in_float32():
+            return train_head(HEAD_RECIPE, target, TEXT, TEXT, file, compiled=False)[0]
 
     interruption()
     with pytest.raises(KeyboardInterrupt):
@@ -185,13 +197,22 @@ def test_a_resumed_run_of_a_head_is_the_run(target, whole_head, tmp_path, interr
         torch.testing.assert_close(resumed.own[name], weight)
 
 
-def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path):
+@pytest.fixture
+def small_corpus(monkeypatch) -> Corpus:
+    """A few lines in the place of the standard library."""
+    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(100))
+    corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
+    monkeypatch.setattr(pair, "standard_library", lambda: corpus)
+    return corpus
+
+
+def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path, small_corpus):
     with pytest.raises(SpecsimError, match="train all parts first"):
         make_pair("bundled", tmp_path, parts=["head"])
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "tokenizer.json").write_text("{}")
     card = json.loads((PAIR / "card.json").read_text())
-    card["corpus"]["sha256"] = "0" * 64
+    card["corpus"]["sha256"] = "1" * 64
     (tmp_path / "card.json").write_text(json.dumps(card))
     with pytest.raises(SpecsimError, match="made from another corpus"):
         make_pair("bundled", tmp_path, parts=["head"])
@@ -200,7 +221,7 @@ def test_a_part_alone_needs_the_pair_that_it_belongs_to(tmp_path):
 @pytest.mark.parametrize(
     ("card", "says"), [("{", "not valid JSON"), ('{"corpus": 3, "models": {}}', "must hold tables")]
 )
-def test_a_broken_card_is_named(tmp_path, card: str, says: str):
+def test_a_broken_card_is_named(tmp_path, small_corpus, card: str, says: str):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "tokenizer.json").write_text("{}")
     (tmp_path / "card.json").write_text(card)
@@ -229,12 +250,17 @@ def test_a_broken_checkpoint_of_a_run_is_named(tmp_path, content: bytes):
     assert "\n" not in str(refused.value)
 
 
-def test_the_parts_are_made_one_after_another_and_alone(tmp_path, monkeypatch):
+@pytest.fixture
+def fast_products():
+    with in_float32():
+        yield
+
+
+def test_the_parts_are_made_one_after_another_and_alone(
+    tmp_path, monkeypatch, small_corpus, fast_products
+):
     """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
-    lines = "".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(100))
-    corpus = Corpus([lines] * 3, [(f"file{n}.py", lines) for n in range(60)], "0" * 64, "3")
-    monkeypatch.setattr(pair, "standard_library", lambda: corpus)
-    size = train_tokenizer(corpus.train).get_vocab_size()
+    size = train_tokenizer(small_corpus.train).get_vocab_size()
     shape = replace(SHAPE, vocab_size=size, max_context=256)
     recipe = replace(RECIPE, architecture=shape, budget_tokens=1280)
     head = HeadRecipe(shape, budget_tokens=1280, batch_tokens=128, sequence=32)

@@ -186,6 +186,8 @@ def test_the_path_of_chain_speculation_is_short(runs) -> None:
     names = {Path(name).stem for name in counts}
     assert {"decoding", "cycle", "verification", "transformer", "draft_model", "noise"} <= names
     assert not names & {"tree_cycle", "trees", "tree_verification"}, "trees are on the chain's path"
+    families = {"layers", "delta_net", "details", "families", "rotary", "mtp", "refusals"}
+    assert not names & families, "other families are on Llama's path"
     require_short(counts)
     for name in counts:
         assert max(map(len, Path(name).read_text(encoding="utf-8").splitlines())) <= 100

@@ -157,17 +157,19 @@ def decisions(rule: Rule, target: Tensor, drafting: Drafting) -> tuple[Tensor, T
     sides = all_strings(2, nodes).double()  # below or above each threshold, (C, N)
     extremes = F.pad(sides * (1 - 2**-53), (0, 1))  # (C, N+1)
     own = torch.eye(nodes, nodes + 1, dtype=torch.bool)[:, None, None]  # (N, 1, 1, N+1)
+    others = torch.stack([extremes[sides[:, i] == 0] for i in range(nodes)])[:, None]
+    corners = len(sides) // 2  # of the other uniforms
 
     def end_at(u: Tensor) -> Tensor:
         """Where the walk ends if uniform i of a tree is u (K · N, M), and the others are in their
-        corners: (K · N, M, C)."""
-        uniforms = torch.where(own, u.view(count, nodes, -1, 1, 1), extremes)  # (K, N, M, C, N+1)
+        corners: (K · N, M, C / 2)."""
+        uniforms = torch.where(own, u.view(count, nodes, -1, 1, 1), others)  # (K, N, M, C / 2, N+1)
         each = torch.arange(count).repeat_interleave(uniforms[0, ..., 0].numel())
-        return decide(each, uniforms.view(-1, nodes + 1))[0].view(count * nodes, -1, len(sides))
+        return decide(each, uniforms.view(-1, nodes + 1))[0].view(count * nodes, -1, corners)
 
     at_zero = end_at(torch.zeros((count * nodes, 1), dtype=torch.float64))
     thresholds = last_u_where(
-        lambda u: (end_at(u) == at_zero).all(2), count * nodes, BISECTIONS, len(sides)
+        lambda u: (end_at(u) == at_zero).all(2), count * nodes, BISECTIONS, corners
     ).view(count, nodes)
     low = sides * thresholds[:, None]  # the corners of every box, (K, C, N)
     high = torch.where(sides == 1, 1.0, thresholds[:, None])

@@ -154,24 +154,26 @@ def decisions(rule: Rule, target_probs: Tensor, drafting: Drafting) -> tuple[Ten
     sides = all_strings(2, gamma).double()  # below or above each threshold, (C, G)
     extremes = torch.cat((sides * (1 - 2**-53), torch.zeros(len(sides), 1)), dim=1)  # (C, G+1)
     own = torch.eye(gamma, gamma + 1, dtype=torch.bool)[:, None, None]  # (G, 1, 1, G+1)
+    corners = len(sides) // 2  # of the other uniforms
 
     def accepted_at(u: Tensor) -> Tensor:
         """How many are accepted if uniform i of a string is u (N · G, K), and the others are in
-        their corners: (N · G, K, C)."""
+        their corners: (N · G, K, C / 2)."""
         u = u.view(count, gamma, -1, 1, 1)
-        uniforms = torch.where(own, u, extremes)  # (N, G, K, C, G+1)
+        uniforms = torch.where(own, u, others)  # (N, G, K, C / 2, G+1)
         each = torch.arange(count).repeat_interleave(uniforms[0, ..., 0].numel())
         accepted = decide(each, uniforms.view(-1, gamma + 1)).accepted
-        return accepted.view(count * gamma, -1, len(sides))
+        return accepted.view(count * gamma, -1, corners)
 
     thresholds = torch.empty((count, 0), dtype=torch.float64)
     if gamma:
+        others = torch.stack([extremes[sides[:, i] == 0] for i in range(gamma)])[:, None]
         at_zero = accepted_at(torch.zeros((count * gamma, 1), dtype=torch.float64))
         thresholds = last_u_where(
             lambda u: (accepted_at(u) == at_zero).all(2),
             count * gamma,
             BISECTIONS,
-            len(sides),
+            corners,
         ).view(count, gamma)
     low = sides * thresholds[:, None]  # the corners of every box, (N, C, G)
     high = torch.where(sides == 1, 1.0, thresholds[:, None])

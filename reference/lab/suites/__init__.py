@@ -21,6 +21,14 @@ from reference.lab.suites.pairs import (
     first_difference,
     measure_pair,
     text_trace,
+    with_survival,
 )
 
-__all__ = ["Divergence", "divergence", "first_difference", "measure_pair", "text_trace"]
+__all__ = [
+    "Divergence",
+    "divergence",
+    "first_difference",
+    "measure_pair",
+    "text_trace",
+    "with_survival",
+]

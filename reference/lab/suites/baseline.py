@@ -127,7 +127,7 @@ def their_model(model: Transformer):
         if name == "head.weight":  # also if it is tied to the embedding
             tensors["lm_head.weight"] = weight
             continue
-        (group,) = sources(name, ours, mixtral=False)
+        (group,) = sources(name, ours, {})
         pieces = weight.split(qkv) if ".qkv." in name else weight.chunk(len(group))
         tensors |= dict(zip(group, pieces, strict=True))
     theirs.load_state_dict(tensors, strict=True, assign=True)

@@ -7,6 +7,8 @@ warm-up.
 
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,8 @@ from reference.machine import PRECISION_OF
 from reference.sampling import SamplingParameters
 from reference.statistics import Statistics
 from reference.transformer import Transformer
+from specsim.acceptance import TextTrace
+from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
 
@@ -35,20 +39,21 @@ def measure_pair(
     counted_prompts: Sequence[Sequence[int]] = (),
     drift: DriftProbe | None = None,
     calibration_drift_s: float | None = None,
+    mode: str | None = None,
 ) -> list[Point]:
     """Measure a point for every gamma, at batch 1.
 
     Gamma 0 is plain decoding; its time is the `step_s` of every point. A median time needs few
     cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch, with
     another seed, only to count what is accepted. `drift` is timed between the prompts, and compared
-    with `calibration_drift_s`, its seconds at calibration.
+    with `calibration_drift_s`, its seconds at calibration. `mode`: as in `stream`.
     """
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
     for gamma in gammas:  # warm up, in two cycles or more: allocator, kernel selection
         tokens = min(max(gamma, 0) + 2, max_new_tokens)  # a gamma below 0: the decoder refuses it
-        speculate(target, drafters[gamma], prompts[0], tokens, temperature)
+        speculate(target, drafters[gamma], prompts[0], tokens, temperature, mode=mode)
     counted_gammas = gammas[1:] if counted_prompts else []
     rounds = len(prompts) * len(gammas) + len(counted_gammas)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
@@ -56,8 +61,9 @@ def measure_pair(
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
             run = speculate(
-                target, drafters[gamma], prompt, max_new_tokens, temperature, seed=seed + index
-            )
+                target, drafters[gamma], prompt, max_new_tokens, temperature, seed=seed + index,
+                mode=mode,
+            )  # fmt: skip
             totals[gamma].extend(run.statistics)
             bar.update()
         probed += [drift.product_s()] if drift else []
@@ -69,6 +75,7 @@ def measure_pair(
             max_new_tokens,
             temperature,
             seed=seed + 1000,
+            mode=mode,
         )
         totals[gamma].extend_counts(run.statistics)
         bar.update()
@@ -81,8 +88,8 @@ def measure_pair(
     return [
         Point(
             scenario=RunConditions(
-                target=target.architecture,
-                draft=draft.architecture if gamma else None,
+                target=target.whole,
+                draft=draft.whole if gamma else None,
                 precision=target.precision or PRECISION_OF[target.dtype],
                 method="draft-model" if gamma else "plain",
                 gamma=gamma,
@@ -93,6 +100,8 @@ def measure_pair(
                 allocated_context=context,
                 mode="eager",
                 seed=seed,
+                tensor_parallel=devices_of(target),
+                draft_tensor_parallel=devices_of(draft) if gamma else 1,
             ),
             step_s=plain,
             draft_step_s=Timing.of([s / gamma for s in total.draft_times]) if gamma else None,
@@ -110,6 +119,26 @@ def measure_pair(
     ]
 
 
+def devices_of(model: Transformer) -> int:
+    """Over how many devices a model is split."""
+    return model.whole.num_heads // model.architecture.num_heads
+
+
+def with_survival(points: Sequence[Point], trace: TextTrace) -> list[Point]:
+    """The points with the survival, and the error of its tokens per cycle, that `trace`, of other
+    prompts, predicts for their gammas. Points stay as they are at gamma 0, and where fewer than two
+    texts of the trace are as long as gamma."""
+    made = []
+    for point in points:
+        with suppress(SpecsimError):
+            if gamma := point.scenario.gamma:
+                survival = [float(s) for s in trace.at(gamma).vector]
+                error = float(trace.tokens_error(gamma))
+                point = replace(point, calibration_survival=survival, tokens_error=error)
+        made.append(point)
+    return made
+
+
 @torch.inference_mode()
 def text_trace(
     target: Transformer,
@@ -119,6 +148,7 @@ def text_trace(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
+    mode: str | None = None,
 ) -> tuple[list[list[float]], list[list[float]]]:
     """The input of `specsim.acceptance.TextTrace`, from text that the target writes.
 
@@ -130,7 +160,7 @@ def text_trace(
     probability that x was an accepted draft, and sum min(p, q), the overlap at this position.
     """
     sampling = SamplingParameters(temperature)
-    written = generate(target, prompts, max_new_tokens, temperature, seed=seed).tokens
+    written = generate(target, prompts, max_new_tokens, temperature, seed=seed, mode=mode).tokens
     kept, overlaps = [], []
     for prompt, new in zip(prompts, written, strict=True):
         text = torch.tensor([*prompt, *new], device=target.device)[None]

@@ -159,7 +159,7 @@ FAMILIES: dict[str, Reader] = {
     "ministral3": windows_everywhere,
     "seed_oss": _seed_oss,
     "arcee": _arcee,
-    "helium": llama_biases,
+    "helium": lambda c: {"qkv_bias": c.flag("attention_bias"), "mlp_bias": c.flag("mlp_bias")},
     "apertus": _apertus,
     "hyperclovax": _hyperclovax,
     "smollm3": _smollm3,

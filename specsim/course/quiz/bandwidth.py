@@ -12,7 +12,7 @@ from specsim.course.quiz.models import (
     streamed_bytes,
     with_link,
 )
-from specsim.course.quiz.questions import Choice, Question
+from specsim.course.quiz.question import Choice, Question
 from specsim.operators import LINEAR, PRECISIONS
 
 SECTION = "Bytes, not FLOPs"

@@ -15,7 +15,7 @@ from specsim.course.quiz.models import (
     roofline,
     streamed_bytes,
 )
-from specsim.course.quiz.questions import Choice, Question
+from specsim.course.quiz.question import Choice, Question
 from specsim.operators import Workload, cache_bytes, forward_work
 from specsim.planning.prefill import prefill_s, time_to_first_token
 

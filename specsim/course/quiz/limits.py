@@ -18,7 +18,7 @@ from specsim.course.quiz.models import (
     toy,
     toy_system,
 )
-from specsim.course.quiz.questions import Choice, Question
+from specsim.course.quiz.question import Choice, Question
 from specsim.course.quiz.tokens import LEVIATHAN
 from specsim.drafting import DraftModel
 from specsim.operators import Workload, cache_bytes, distinct_experts, forward_work

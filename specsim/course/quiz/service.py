@@ -20,7 +20,7 @@ from specsim.course.quiz.models import (
     streamed_bytes,
     with_link,
 )
-from specsim.course.quiz.questions import Choice, Question
+from specsim.course.quiz.question import Choice, Question
 from specsim.planning.economics import dollars_per_million_tokens
 from specsim.planning.memory import footprint
 

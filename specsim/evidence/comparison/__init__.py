@@ -7,6 +7,7 @@
 | `summaries` | the errors of a predictor over many points, and over the reserved ones |
 | `folders` | reads the measured files of a machine, with its calibration |
 | `served` | a served run, of any tool, compared with the prediction of its cycle |
+| `fitted` | a server's engine from its plain runs, to predict its speculation |
 | `findings` | what to look at, and in which order, if prediction and measurement disagree |
 """
 
@@ -28,6 +29,7 @@ from specsim.evidence.comparison.points import (
     is_predicted,
     median_errors,
     predict_point,
+    system_of,
     to_rows,
 )
 from specsim.evidence.comparison.predictors import Predictor, predictors_for
@@ -67,5 +69,6 @@ __all__ = [
     "predictors_for",
     "regrets",
     "summarise",
+    "system_of",
     "to_rows",
 ]

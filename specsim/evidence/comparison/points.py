@@ -11,7 +11,7 @@ measured next to the point.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from specsim.acceptance import PerPosition
@@ -93,7 +93,22 @@ def drafter(point: Point) -> Drafter | None:
     if scenario.draft is None:
         return None
     # an early exit drafts with the target's own cache, which lacks no token
-    return DraftModel(scenario.draft, catch_up="none" if scenario.method == "early-exit" else "row")
+    return DraftModel(
+        scenario.draft,
+        catch_up="none" if scenario.method == "early-exit" else "row",
+        tensor_parallel=scenario.draft_tensor_parallel if scenario.tensor_parallel > 1 else None,
+    )
+
+
+def system_of(point: Point, system: System) -> System:
+    """`system` with the point's precision, over the point's devices, each of which has the whole LM
+    head, as `reference` runs it."""
+    scenario = point.scenario
+    system = system.with_precision(scenario.precision)
+    if scenario.tensor_parallel == 1:
+        return system
+    engine = replace(system.engine, head_sharded=False)
+    return replace(system, engine=engine, tensor_parallel=scenario.tensor_parallel)
 
 
 def predict_point(point: Point, system: System) -> Prediction:
@@ -111,7 +126,7 @@ def predict_point(point: Point, system: System) -> Prediction:
     return predict(
         scenario.target,
         drafter(point),
-        system.with_precision(scenario.precision),
+        system_of(point, system),
         gamma=scenario.gamma,
         acceptance=acceptance,
         tokens_per_cycle=tokens,
@@ -233,6 +248,7 @@ def to_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "reserved": comparison.point.reserved,
             "target": comparison.point.scenario.target.name,
             "gamma": comparison.gamma,
+            "tensor_parallel": comparison.point.scenario.tensor_parallel,
             "part": part.name,
             "predicted": part.predicted,
             "measured": part.measured,

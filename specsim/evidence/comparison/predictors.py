@@ -13,12 +13,16 @@ roofline of the bandwidth and the FLOP/s that the probes measured.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from specsim import catalog
 from specsim.evidence.calibration import Calibration
 from specsim.evidence.measurement import Point
 from specsim.hardware import Engine, System, system
+from specsim.hardware import accelerator as accelerator_of
+from specsim.hardware.accelerators import NETWORK_LATENCY_S
 
+LINKS = ("link_bytes_per_s", "link_latency_s", "link_devices")
 ENGINE_OF = {"eager": "torch-eager", "cuda-graphs": "cuda-graphs", "compiled": "cuda-graphs"}
 
 
@@ -42,8 +46,9 @@ def predictors_for(
     Arguments: `calibrations` by mode; `accelerator`, the catalog's name of the device, which is
     found from the name `device` if it is not given. Raises SpecsimError for an unknown accelerator.
     """
-    found = [Predictor("calibrated", {mode: c.system for mode, c in calibrations.items()})]
     known = accelerator or catalog_name(device)
+    by_mode = {mode: with_links(c.system, known) for mode, c in calibrations.items()}
+    found = [Predictor("calibrated", by_mode)]
     precision = next(iter(calibrations.values())).system.precision.name
     if known is not None:
         by_mode = {mode: system(known, name, precision) for mode, name in ENGINE_OF.items()}
@@ -55,6 +60,16 @@ def predictors_for(
         ideal = replace(measured, engine=Engine("ideal"))
         found.append(Predictor("ideal", dict.fromkeys(ENGINE_OF, ideal)))
     return found
+
+
+def with_links(measured: System, known: str | None) -> System:
+    """A calibrated System with the links of the catalog's accelerator, or with an assumed network:
+    probes of one device measure none."""
+    links: dict[str, Any] = {"link_latency_s": NETWORK_LATENCY_S}
+    if known is not None:
+        row = accelerator_of(known)
+        links = {name: getattr(row, name) for name in LINKS}
+    return replace(measured, accelerator=replace(measured.accelerator, **links))
 
 
 def catalog_name(device: str) -> str | None:

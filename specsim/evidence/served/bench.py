@@ -11,6 +11,7 @@ from typing import Any
 from specsim.checks import SpecsimError
 from specsim.evidence.counters import Counters
 from specsim.evidence.served.accounts import DRAFTS_MISSING, Account, Printed, checked_positions
+from specsim.evidence.served.prometheus import ENGINES
 from specsim.evidence.served.record import (
     Latency,
     ServedRun,
@@ -25,6 +26,7 @@ from specsim.evidence.served.tally import Tally
 TIMES = re.compile(r"(mean|median|p\d{1,3}(?:\.\d{1,3})?)_(ttft|tpot|itl|e2el|e2e_latency)_ms")
 VLLM = "vllm bench serve"
 SGLANG = "SGLang's bench_serving"
+CLIENT = "specsim measure-server"  # ours: vLLM's names and conventions, for any engine
 
 
 def is_result(data: Mapping[str, Any]) -> bool:
@@ -35,6 +37,8 @@ def is_result(data: Mapping[str, Any]) -> bool:
 def tool_of(data: Mapping[str, Any]) -> str:
     """The tool that wrote a result; SpecsimError where its names do not tell, because then its ITL
     may be any of four."""
+    if data.get("measured_by") == CLIENT:
+        return CLIENT
     if "total_output_tokens_retokenized" in data or "mean_e2e_latency_ms" in data:
         return SGLANG
     if {"endpoint_type", "tokenizer_id", "request_goodput"} & data.keys() or (
@@ -77,7 +81,7 @@ def run(data: Mapping[str, Any], tool: str, rounded: bool = False) -> ServedRun:
     rate = _number(data, "request_rate")
     return ServedRun(
         tool=tool,
-        engine="vllm" if tool == VLLM else "sglang" if _by_sglang(data) else None,
+        engine=_engine(data, tool),
         model=_text(data, "model_id") or _text(data, "model"),
         completed=None if completed is None else int(completed),
         failed=None if _number(data, "failed") is None else int(_number(data, "failed") or 0),
@@ -115,7 +119,7 @@ def _latencies(
         latency("ttft", "TTFT", by_kind.get("ttft", {})),
         latency("tpot", "TPOT", by_kind.get("tpot", {})),
         latency(convention, "ITL", itl) if convention else None,
-        latency("e2e", "E2EL" if tool == VLLM else "E2E latency", whole),
+        latency("e2e", "E2E latency" if tool == SGLANG else "E2EL", whole),
     )
 
 
@@ -136,6 +140,14 @@ def _sglang_convention(
     return "chunk_gap"
 
 
+def _engine(data: Mapping[str, Any], tool: str) -> str | None:
+    """Who served: vLLM's client measures vLLM, ours says which page of counters it has read."""
+    if tool == CLIENT:
+        named = data.get("engine")
+        return named if isinstance(named, str) and named in ENGINES.values() else None
+    return "vllm" if tool == VLLM else "sglang" if _by_sglang(data) else None
+
+
 def _by_sglang(data: Mapping[str, Any]) -> bool:
     return str(data.get("backend", "")).startswith("sglang")
 
@@ -144,12 +156,17 @@ def _cautions(found: Mapping[str, Latency], tool: str, data: Mapping[str, Any]) 
     gaps = {"chunk_gap", "chunk_gap_per_token"} & found.keys()
     if tool == SGLANG and "mean_itl_ms" in data and not gaps:
         return ("Its ITL is left out: for this backend it may be of two conventions.",)
-    return ()
+    said = data.get("findings") if tool == CLIENT else None
+    return tuple(
+        each[:500] for each in (said if isinstance(said, list) else ())[:20]
+        if isinstance(each, str) and each.isprintable()
+    )  # fmt: skip
 
 
 def _counters(data: Mapping[str, Any], tool: str, rounded: bool) -> Counters | None:
     """The acceptance of a result; None for a run without speculation."""
-    tally = Tally(f"the results of {tool}", "vllm" if tool == VLLM else "sglang")
+    engine = _engine(data, CLIENT) if tool == CLIENT else "vllm" if tool == VLLM else "sglang"
+    tally = Tally(f"the results of {tool}", engine)
     if tool == SGLANG:
         length = _number(data, "accept_length")
         if length is None or length == 0:

@@ -88,6 +88,17 @@ PINNED = (("llama.cpp", "compute_efficiency", "apple"),)
 START = {"weight_ceiling_bytes_per_s": 1e12, "kv_ceiling_bytes_per_s": 1e11}
 NOISE = 0.03  # relative error above which a row counts by its error, not by the error's square
 PATIENCE = 60  # most steps of the search; it takes about ten
+NUDGE = 1e-5  # of the logarithm of a constant, to see what follows
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What comes of some constants: the loss, what each case is off (cases,), in units of NOISE,
+    and its slope along each constant (constants, cases)."""
+
+    loss: float
+    miss: Floats
+    slope: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,9 @@ class Fit:
             for field, places in self.stack.places.items()
             if field in {constant.place[1] for constant in self.constants}
         }
+        fields = np.array([constant.place[1] for constant in self.constants])
+        nudged = [np.zeros(len(fields), bool), *(fields == field for field in self._at)]
+        self._nudges = NUDGE * np.array(nudged)
 
     def log_seconds(self, theta: Floats) -> Floats:
         """The log of predicted seconds, (…, cases), for log constants `theta`, (…, constants)."""
@@ -177,33 +191,39 @@ class Fit:
         """
         theta = np.array([constant.start for constant in self.constants])
         pull, toward = priors(self.constants)
-        nudge, damping = 1e-5, 1e-3
-        loss = self._loss(theta, train, pull, toward)
+        damping = 1e-3
+        here = self._tried(theta, train, pull, toward)
         for _ in range(PATIENCE):
-            nudged = theta + nudge * np.concatenate([0 * theta[None], np.eye(len(theta))])
-            predicted = self.log_seconds(nudged)[:, train]
-            miss = (predicted[0] - self._measured[train]) / NOISE
-            slope = (predicted[1:] - predicted[0]) / (nudge * NOISE)  # (constants, cases)
-            weight = 1 / np.maximum(np.abs(miss), 1.0)
-            curvature = (slope * weight) @ slope.T + pull.T @ pull
-            gradient = slope @ (weight * miss) + pull.T @ (pull @ theta - toward)
-            lower, new = np.inf, theta
-            while lower > loss and damping < 1e8:
+            weight = 1 / np.maximum(np.abs(here.miss), 1.0)
+            curvature = (here.slope * weight) @ here.slope.T + pull.T @ pull
+            gradient = here.slope @ (weight * here.miss) + pull.T @ (pull @ theta - toward)
+            there = None
+            while (there is None or there.loss > here.loss) and damping < 1e8:
                 damped = curvature + damping * np.diag(np.diag(curvature))
                 new = theta - np.linalg.solve(damped, gradient)
-                lower = self._loss(new, train, pull, toward)
-                damping *= 4 if lower > loss else 0.2
-            if lower > loss:
+                there = self._tried(new, train, pull, toward)
+                damping *= 4 if there.loss > here.loss else 0.2
+            if there is None or there.loss > here.loss:
                 break
-            gained, theta, loss = loss - lower, new, lower
+            gained, theta, here = here.loss - there.loss, new, there
             if gained < 1e-4:
                 break
         return theta
 
-    def _loss(self, theta: Floats, train: Mask, pull: Floats, toward: Floats) -> float:
-        off = np.abs(self.log_seconds(theta)[train] - self._measured[train]) / NOISE
+    def _tried(self, theta: Floats, train: Mask, pull: Floats, toward: Floats) -> "_Tried":
+        """The loss with log constants `theta`, and its slopes, by finite differences. A case has
+        one constant of a field at most, so all constants of a field are nudged at once."""
+        predicted = self.log_seconds(theta + self._nudges)[:, train]  # (1 + fields, cases)
+        miss = (predicted[0] - self._measured[train]) / NOISE
+        rises = (predicted[1:] - predicted[0]) / (NUDGE * NOISE)
+        slope = np.zeros((len(theta), len(miss)))
+        for rise, at in zip(rises, self._at.values(), strict=True):
+            owned = np.flatnonzero(at[train] >= 0)
+            slope[at[train][owned], owned] = rise[owned]
+        off = np.abs(miss)
         huber = np.where(off < 1, off**2, 2 * off - 1)
-        return float(huber.sum() + ((pull @ theta - toward) ** 2).sum())
+        loss = float(huber.sum() + ((pull @ theta - toward) ** 2).sum())
+        return _Tried(loss, miss, slope)
 
     def engines_with(self, theta: Floats) -> dict[str, dict[str, Any]]:
         """The table of engines with these constants in their places."""

@@ -76,15 +76,15 @@ def cycles_of(
 ) -> PricedCycles:
     """The cases, all of one engine, priced without and with each constant."""
     names = tuple(CENTRES.get(engine, ()))
-    nothing = dict.fromkeys(names, 0.0)
+    # priced without any constant, then with one after the other
+    one_each = dict(zip(names, np.eye(len(names), 1 + len(names), 1), strict=True))
     priced: dict[Any, tuple[float, float, list[float]]] = {}
     for case in cases:
         if case.cycle not in priced:
-            bare = case.predicted(engines, **nothing)
-            with_one = (case.predicted(engines, **nothing | {name: 1.0}) for name in names)
-            passes_s = float(bare.cycle_s)
-            paid = [float(one.cycle_s) - passes_s for one in with_one]
-            priced[case.cycle] = (passes_s, float(bare.step_s), paid)
+            found_s = case.predicted(engines, **one_each)
+            passes_s, *with_one = np.ravel(found_s.cycle_s).tolist()
+            paid = [seconds - passes_s for seconds in with_one]
+            priced[case.cycle] = (passes_s, float(np.ravel(found_s.step_s)[0]), paid)
     found = [priced[case.cycle] for case in cases]
     tokens = np.array([case.tokens_per_cycle for case in cases])
     return PricedCycles(

@@ -51,7 +51,8 @@ OF_EACH_CASE = Precision("of each case", np.nan, "")
 class CaseStack:
     """Cases as arrays over the cases.
 
-    `places` says, for each constant, where its value in engines.toml comes from.
+    `places` says, for each constant, where its value in engines.toml comes from; `measured_s` are
+    the measured seconds.
     """
 
     cases: tuple[Case, ...]
@@ -59,11 +60,10 @@ class CaseStack:
     accelerators: Accelerator
     places: Mapping[str, tuple[Place, ...]]
     values: Mapping[str, Floats]
-
-    @property
-    def measured_s(self) -> Floats:
-        """The measured seconds, (cases,)."""
-        return np.array([case.seconds for case in self.cases])
+    measured_s: Floats
+    stages: Floats
+    batch: Floats
+    passes: Floats
 
     def seconds(self, values: Mapping[str, Floats]) -> Floats:
         """Predicted seconds, (…, cases); `values` replace some constants, each (…, cases)."""
@@ -74,11 +74,8 @@ class CaseStack:
         engine = Engine("of each case", **constants)  # type: ignore[arg-type]
         system = System(self.accelerators, engine, OF_EACH_CASE)
         pass_s = forward_time(self.work, system).total_s
-        stages = np.array([case.stages for case in self.cases])
-        batch = np.array([case.batch for case in self.cases])
-        passes = np.array([case.passes for case in self.cases])
-        logits = passes * self.work.logits
-        return passes * pass_s + outside_the_pass(engine, stages, batch, logits)
+        logits = self.passes * self.work.logits
+        return self.passes * pass_s + outside_the_pass(engine, self.stages, self.batch, logits)
 
 
 def outside_the_pass(
@@ -100,7 +97,15 @@ def stack_cases(cases: Sequence[Case], engines: catalog.Table) -> CaseStack:
             found = [_find(case, field, engines) for case in cases]
             places[field] = tuple(place for place, _ in found)
             values[field] = np.array([value for _, value in found], float)
-    return CaseStack(tuple(cases), work, accelerators, places, values)
+    numbers = _arrays(
+        {
+            "measured_s": [case.seconds for case in cases],
+            "stages": [case.stages for case in cases],
+            "batch": [case.batch for case in cases],
+            "passes": [case.passes for case in cases],
+        }
+    )
+    return CaseStack(tuple(cases), work, accelerators, places, values, **numbers)
 
 
 def _find(case: Case, field: str, engines: catalog.Table) -> tuple[Place, float]:

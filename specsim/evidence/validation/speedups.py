@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from specsim import catalog
 from specsim.architecture import Architecture, model
 from specsim.catalog import published
+from specsim.checks import Floats
 from specsim.drafting import Drafter, DraftModel, DynamicTree, Eagle, method
 from specsim.evidence.validation.cases import DYNAMIC_SD, Skip
 from specsim.hardware import System, accelerator, catalog_engine
@@ -70,8 +73,10 @@ class SpeculationCase:
             return float(self.acceptance["tokens_per_cycle"])
         return 1.0 + float(sum(self.acceptance["survival"][: self.gamma]))
 
-    def predicted(self, engines: catalog.Table, **constants: float) -> Prediction:
-        """The prediction with a table of engines, some constants replaced."""
+    def predicted(self, engines: catalog.Table, **constants: float | Floats) -> Prediction:
+        """The prediction with a table of engines, some constants replaced: by numbers, or by arrays
+        of one shape, which the prediction then has too."""
+        shape = np.broadcast_shapes(*(np.shape(constant) for constant in constants.values()))
         chip = accelerator(self.accelerator)
         rows = {name: dict(row) for name, row in engines.items()}
         rows[self.engine] |= constants
@@ -79,7 +84,8 @@ class SpeculationCase:
         machine = System(chip, engine, precision(self.precision), self.tensor_parallel)
         return predict(
             self.target, self.drafter, machine,
-            gamma=self.gamma, batch=self.batch, context=self.context, **self.acceptance,
+            gamma=np.full(shape, self.gamma), batch=self.batch, context=self.context,
+            **self.acceptance,
         )  # fmt: skip
 
 

@@ -72,10 +72,10 @@ class Effort:
 FULL = Effort(8, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
 QUICK = Effort(
     1,
-    Decoded(16, texts=12, timed=1, counted=6),
-    Decoded(12, texts=3, timed=1, counted=3),
-    DIALLED.first_layers(3),
-    widest=500,
+    Decoded(12, texts=8, timed=1, counted=4),
+    Decoded(8, texts=2, timed=1, counted=2),
+    DIALLED.first_layers(2),
+    widest=400,
 )
 
 

@@ -1,0 +1,79 @@
+"""Servers that are started for a measurement, and stopped after it."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+from specsim.checks import SpecsimError
+
+LOCAL = "127.0.0.1"
+PATIENCE_S = 300.0  # to be ready: some engines compile kernels first
+ENDS_S = 20.0  # to end after it was asked to
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on at present."""
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    *,
+    environment: Mapping[str, str] | None = None,
+    ready: str = "/v1/models",
+    patience_s: float = PATIENCE_S,
+) -> Iterator[str]:
+    """Start a server, wait until it answers at `ready`, and give its address; stop it at the end.
+
+    `environment` is added to this process's own. Raises SpecsimError, with the last lines that it
+    wrote, if it ends before that or takes longer than `patience_s`.
+    """
+    url = f"http://{LOCAL}:{port}"
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=os.environ | dict(environment or {}), start_new_session=True,
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + patience_s
+            while not answers(url + ready):
+                if process.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    last = " | ".join(log.read().strip().splitlines()[-3:])
+                    how = "ended" if process.poll() is not None else "did not answer in time"
+                    raise SpecsimError(f"the server ({command[0]} …) {how}: {last[-600:]}")
+                time.sleep(0.2)
+            yield url
+        finally:
+            stop(process)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered by 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a server with all that it has started: asked first, killed if it does not listen."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDS_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what is left of its session
+    process.wait()
