@@ -113,6 +113,10 @@ LOAD = ("--rate", "5", "--requests", "20", "--prompt", "30", "--output", "5")
 BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "predict": (PAIR[:4], PAIR, HEAD, (*PAIR, "--gamma", "4"), (*PAIR, "--json")),
     "plan": (PAIR, (*HEAD, "--json")),
+    "rank": ((*PAIR[:4], "--methods", "eagle-3,n-gram"),
+             (*PAIR[:4], "--engine", "vllm", "--drafts", "llama-3.2-1b", "--users", "4", "--slo",
+              "tpot:9", "--price-per-hour", "3", "--acceptance", "suffix=0.5", "--json")),
+    "acceptance": (("llama-3.1-8b",), ("t5-xxl", "--method", "eagle-3", "--json")),
     "serve-sim": ((*PAIR, *LOAD), (*PAIR[:4], *LOAD, "--json"),
                   (*HEAD, *LOAD, "--policy", "fixed:3", "--slo", "tpot:9", "--json"),
                   (*PAIR, *LOAD[2:], "--concurrency", "3", "--policy", "admit")),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 
@@ -30,15 +31,24 @@ from reference.statistics import Statistics, Stopwatch
 from reference.transformer import Transformer
 from reference.tree_cycle import TreeCycle
 from specsim.checks import SpecsimError
+from specsim.checks.shown import Shown
 
 
-@dataclass(slots=True)
-class Generation:
+@dataclass(slots=True, repr=False)
+class Generation(Shown):
     """New token ids, a list for one prompt and a list of lists for a batch; and the statistics of
     the cycles."""
 
     tokens: list
     statistics: Statistics
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "sequences": len(self.tokens)
+            if self.tokens and isinstance(self.tokens[0], list)
+            else 1,
+            "statistics": self.statistics,
+        }
 
 
 class Decoder:

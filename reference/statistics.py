@@ -11,12 +11,15 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 
+from specsim.checks.shown import Shown, short
 
-@dataclass(slots=True)
-class Statistics:
+
+@dataclass(slots=True, repr=False)
+class Statistics(Shown):
     """Counts over all sequences, and times per cycle of the whole batch.
 
     A cycle that the end of the text or the length limit cuts short is left out of every count,
@@ -158,6 +161,15 @@ class Statistics:
     def cycle_times(self) -> list[float]:
         """Seconds of each cycle."""
         return [sum(times) for times in zip(*self._times, strict=True)]
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "gamma": self.gamma,
+            "cycles": self.cycles,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tokens per cycle": short(self.tokens_per_cycle),
+        }
 
 
 def _median(times: list[float]) -> float | None:

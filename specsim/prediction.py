@@ -7,6 +7,7 @@ A value that was not measured carries a band; where the ideal gamma + 1 went is 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from specsim.acceptance import Acceptance, per_position
 from specsim.acceptance.requests import RequestLatency, request_latency
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Booleans, Floats, Integers, SpecsimError, Strings
+from specsim.checks.shown import MOST_ROWS, html_table
 from specsim.cost import ForwardTime, Ledger, ModelPass
 from specsim.hardware import System
 
@@ -85,6 +87,23 @@ class Prediction:
             f"Prediction({self.target.name} on {self.system.accelerator.name} under "
             f"{self.system.engine.name}: {values}, shape {np.shape(self.speedup)})"
         )
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook: a row for each of the first scenarios."""
+        shape = np.shape(self.speedup)
+        low, high = self.band["speedup"]
+        given = {
+            "gamma": self.gamma, "batch": self.batch, "context": self.context,
+            "plain step, ms": self.step_s * 1e3, "cycle, ms": self.cycle_s * 1e3,
+            "tokens per cycle": self.tokens_per_cycle, "speedup": self.speedup,
+            "at least (80 %)": low, "at most": high,
+            "tokens/s, all sequences": self.speculative_tokens_per_s,
+        }  # fmt: skip
+        columns = {
+            title: np.broadcast_to(values, shape).ravel()[: MOST_ROWS + 1].tolist()
+            for title, values in given.items()
+        }
+        return f"<p>{escape(repr(self))}</p>{html_table(columns)}"
 
     @property
     def step(self) -> ForwardTime:

@@ -145,7 +145,7 @@ MISTAKES = {
     "alpha above one": ([*SCENARIO, "--draft", "llama-3.2-1b", "--alpha", "1.2"], "1.2"),
     "alpha below zero": ([*SCENARIO, "--draft", "llama-3.2-1b", "--alpha", "-0.1"], "-0.1"),
     "alpha is nan": ([*SCENARIO, "--draft", "llama-3.2-1b", "--alpha", "nan"], "nan"),
-    "no acceptance": ([*SCENARIO, "--draft", "llama-3.2-1b"], "--alpha"),
+    "no acceptance": ([*SCENARIO, "--method", "suffix"], "specsim acceptance llama-3.1-8b"),
     "two acceptances": ([*SCENARIO, *DRAFT, "--survival", "0.5"], "not allowed"),
     "rising survival": ([*SCENARIO, "--draft", "llama-3.2-1b", "--survival", "0.5,0.6"], "0.6"),
     "tokens without gamma": (
@@ -344,8 +344,10 @@ def test_the_table_of_a_plan_holds_the_numbers_of_its_json(capsys):
     asked = [*SCENARIO, *DRAFT, "--batches", "1,16,200"]
     rows = plan_json(capsys, *asked)["batches"]
     assert cli.main(["plan", *asked]) == 0
-    heads, *lines = capsys.readouterr().out.splitlines()
+    _, page = capsys.readouterr().out.split("\n\n", 1)  # after what was priced
+    heads, titles, *lines = page.splitlines()
     assert heads.split()[-1] == "ms/token"
+    assert titles.split()[0] == "batch"
     for row, line in zip(rows, lines, strict=False):
         batch, gamma, ties, speedup, tokens_per_s, plain, ms = line.split()[:7]
         assert (int(batch), int(gamma)) == (row["batch"], row["gamma"])
@@ -424,7 +426,7 @@ MORE_MISTAKES = {
         ["predict", *SCENARIO, *DRAFT, "--method", "medusa"],
         "leave out the draft",
     ),
-    "method without acceptance": (["predict", *SCENARIO, "--method", "eagle"], "--alpha"),
+    "method without acceptance": (["plan", *SCENARIO, "--method", "eagle"], "specsim acceptance"),
     "too long for medusa": (
         ["predict", *SCENARIO, "--method", "medusa", "--alpha", "0.5", "--gamma", "9"],
         "at most 4",
@@ -541,7 +543,7 @@ def test_percentiles_of_an_answer(capsys):
     mean = ["--draft", "llama-3.2-1b", "--tokens-per-cycle", "3", "--gamma", "4"]
     assert predict_json(capsys, *SCENARIO, *mean)["latency"] is None
     assert cli.main(["predict", *SCENARIO, *DRAFT, "--gamma", "5"]) == 0
-    assert "arrive together with the one before" in capsys.readouterr().out
+    assert "arrive together with the one before" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["predict", *SCENARIO, "--tokens", "0"]) == 2
     assert "--tokens must be a whole number >= 1, got 0" in capsys.readouterr().err
 
@@ -594,8 +596,9 @@ def test_the_parts_that_are_shown_add_up_to_the_step(capsys):
     for engine in ("vllm", "torch-eager"):
         options = ["--target", "deepseek-v2-lite", "--accelerator", "h100", "--engine", engine]
         assert cli.main(["predict", *options]) == 0
-        first, *lines = capsys.readouterr().out.splitlines()
-        parts = [line for line in lines if line.startswith("  ")]
+        _, page = capsys.readouterr().out.split("\n\n", 1)  # after what was priced
+        first, _, *lines = page.splitlines()
+        parts = [line for line in lines if line.startswith("  ") and " ms " in line]
         total = sum(float(line.split(" ms")[0].split()[-1]) for line in parts)
         assert total == pytest.approx(float(first.split()[2]), abs=0.0005 * (len(parts) + 1))
         assert len({line.index(" ms") for line in parts}) == 1  # one column, however long a name

@@ -22,11 +22,11 @@ def listed_json(capsys, table: str, *arguments: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_row_has_one_line_of_at_most_100_columns(capsys, table: str) -> None:
+def test_every_row_has_one_line_of_at_most_80_columns(capsys, table: str) -> None:
     title, *lines = listed(capsys, table)
     assert title.startswith("name ")
     assert [line.split()[0] for line in lines] == list(catalog.load(table))
-    assert max(map(len, [title, *lines])) <= 100
+    assert max(map(len, [title, *lines])) <= 80
     assert not any("e+" in line for line in lines)
 
 

@@ -39,7 +39,7 @@ def test_a_run_in_vllms_names_is_read_as_a_result_of_vllm(capsys, tmp_path):
     path = tmp_path / "sim.json"
     out = call(capsys, "serve-sim", *PAIR, *SMALL, "--rate", 8, "--policy", "fixed:3",
                "--slo", "ttft:500", "tpot:15", "--out", path, "--save-detailed")  # fmt: skip
-    assert out.startswith("steady: 8 requests/s offered")
+    assert "\n\nsteady: 8 requests/s offered" in out
     document = json.loads(path.read_text())
     (run,) = read_runs(path.read_text(), "sim.json")
     assert run.completed == 60

@@ -4,6 +4,7 @@ The distributions come from `latency`; here they are combined for one scenario.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,13 @@ from specsim.acceptance.latency import (
 )
 from specsim.checks import ArrayLike, Floats, as_survival, one_count
 from specsim.checks.limits import require_limit
+from specsim.checks.shown import Shown, milliseconds
 
 EXACT = 4096  # tokens up to which the exact distribution is computed, in a second at most
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLatency:
+@dataclass(frozen=True, slots=True, repr=False)
+class RequestLatency(Shown):
     """The latency of an answer after its first token, in seconds.
 
     `mean_s` is the mean time of the whole answer, `batch_s` that of the slowest in the batch.
@@ -38,6 +40,15 @@ class RequestLatency:
     gap_s: dict[str, float]
     zero_gap_share: float
     accepted_pmf: tuple[float, ...]
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "tokens": self.more_tokens,
+            "mean": milliseconds(self.mean_s),
+            "per token": ", ".join(
+                f"{name} {milliseconds(s)}" for name, s in self.time_per_token_s.items()
+            ),
+        }
 
 
 def request_latency(

@@ -33,6 +33,7 @@ from specsim.checks import (
     require_text,
 )
 from specsim.checks.limits import require_limit
+from specsim.checks.shown import Shown
 
 ACTIVATIONS = ("silu", "gelu", "relu", "relu2", "xielu")
 NORMS = ("rms", "layer", "layer without bias", "none")
@@ -63,8 +64,8 @@ SIZES = {  # of a model: the limit of each, and the least that makes sense
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture(Sizes):
+@dataclass(frozen=True, slots=True, repr=False)
+class Architecture(Sizes, Shown):
     """A decoder-only transformer. Without the fields from `norm` on it is of the Llama shape:
     RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
@@ -351,6 +352,17 @@ class Architecture(Sizes):
         if fields.get("mtp_layer") is not None:
             fields["mtp_layer"] = _layer(fields["mtp_layer"])
         return build(cls, fields, "a model")
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "parameters": f"{self.parameters / 1e9:.3g} billion",
+            "layers": self.num_layers,
+            "hidden size": self.hidden_size,
+            "heads": f"{self.num_heads} (KV {self.num_kv_heads})",
+            "vocabulary": f"{self.vocab_size:,}",
+            "context": f"{self.max_context:,} tokens",
+        }
 
 
 def _layer(values: Any) -> Layer:

@@ -26,7 +26,11 @@ if TYPE_CHECKING:  # no program needs numpy.typing to run, and importing it take
     Integers = NDArray[np.int64]
     Strings = NDArray[np.str_]
 else:
-    ArrayLike = Any
+
+    class ArrayLike:
+        """A number, or whatever NumPy makes an array of; `help` shows this name in signatures."""
+
+    ArrayLike.__module__ = "specsim.checks"  # where it is imported from
     Array = Booleans = Floats = Integers = Strings = np.ndarray
 
 

@@ -1,7 +1,8 @@
 """The command line: predictions, plans, comparisons with measurements, and what the catalog has.
 
-    specsim predict | plan | serve-sim | tune | sweep | compare | validate | diagnose
-    specsim measure-server | explore | demo | models | accelerators | engines | methods
+    specsim predict | plan | rank | acceptance | serve-sim | tune | sweep
+    specsim compare | validate | diagnose | measure-server | explore | demo
+    specsim models | accelerators | engines | methods
 
 A user's mistake is one line on standard error and exit status 2; `--json` prints one object and
 nothing else. One file per command: its `add` describes the options, its `run` carries it out. Only
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 COMMANDS = {  # and the file of each
-    "predict": "predict", "plan": "plan", "serve-sim": "serve_sim", "tune": "tune",
-    "sweep": "sweep",
+    "predict": "predict", "plan": "plan", "rank": "rank", "acceptance": "acceptance",
+    "serve-sim": "serve_sim", "tune": "tune", "sweep": "sweep",
     "models": "listing", "accelerators": "listing", "engines": "listing", "methods": "listing",
     "compare": "compare", "validate": "validate", "diagnose": "diagnose", "explore": "explore",
     "demo": "demo", "measure-server": "measure_server",

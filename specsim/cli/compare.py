@@ -10,7 +10,9 @@ from specsim.checks import SpecsimError
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
+from specsim.cli.page import fit
 from specsim.cli.parser import Commands
+from specsim.cli.patience import working
 from specsim.cli.sentences import unknown_link
 from specsim.evidence import tables
 from specsim.evidence.comparison import (
@@ -85,9 +87,10 @@ def run(options: argparse.Namespace) -> int:
             measurement.environment.device,
             options.accelerator,
         )
-        compared = {
-            predictor.name: compare_points(predictor, measurement.points) for predictor in found
-        }
+        with working(f"predicting {path}"):
+            compared = {
+                predictor.name: compare_points(predictor, measurement.points) for predictor in found
+            }
         for name, comparisons in compared.items():
             every.setdefault(name, []).extend(comparisons)
         baselines += [point for point in measurement.points if not is_predicted(point)]
@@ -99,18 +102,18 @@ def run(options: argparse.Namespace) -> int:
         )
         if not options.json:
             device = measurement.environment.device
-            print(f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}")
-            for note in notes:
-                print(f"  {note}")
-            if options.rows:
-                print(*tables.rows_table(rows), sep="\n")
+            said = [
+                f"{path}: {len(measurement.points)} points on {device}, predicted from {fitted}",
+                *(f"  {note}" for note in notes),
+            ]
+            print(*fit(said + (tables.rows_table(rows) if options.rows else [])), sep="\n")
     document |= summary(every)
     if options.figures:
         document["figures"] = draw(every, options.figures)
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        print(*tables.suite_table(every, baselines), sep="\n")
+        print(*fit(tables.suite_table(every, baselines)), sep="\n")
         for file in document.get("figures", ()):
             print(f"drew {file}")
     return 0

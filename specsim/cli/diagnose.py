@@ -12,11 +12,13 @@ from specsim.checks import SpecsimError, numbers, within
 from specsim.checks.files import decoded_ascii, read_ascii
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
+from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
+from specsim.cli.patience import working
 from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
 from specsim.evidence.served import read_log
-from specsim.scenario import drafter_of, resolve
+from specsim.scenario import Resolved, drafter_of, resolve
 
 
 def add(commands: Commands) -> None:
@@ -59,12 +61,13 @@ def run(options: argparse.Namespace) -> int:
         within("gamma", options.gamma, low=1.0, high=LIMITS["gamma"].most)
     found = diagnose(counters_of(options), options.gamma)
     document: dict[str, Any] = found.to_json()
-    document |= predicted(options, found) if options.target else {"prediction": None}
+    asked = asked_of(options, found) if options.target else None
+    document |= {"prediction": None} if asked is None else predicted(asked, found)
     document["version"] = __version__
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        show(document)
+        show(document, [] if asked is None else priced(asked))
     return 0
 
 
@@ -87,7 +90,8 @@ def counters_of(options: argparse.Namespace) -> Counters:
             return read_log(text_of(options.log))
         from specsim.cli.scraping import scrape_twice
 
-        return read_log(scrape_twice(options.metrics_url, options.interval))
+        with working(f"reading {options.metrics_url} twice"):
+            return read_log(scrape_twice(options.metrics_url, options.interval))
     if not known:
         raise SpecsimError(
             "give --log FILE, or --metrics-url URL, or --accepted N --drafted N --gamma N, or "
@@ -110,8 +114,8 @@ def text_of(file: str) -> str:
     return decoded_ascii(content, "standard input", "log_bytes")
 
 
-def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
-    """The scenario predicted with these rates, at the engine's gamma and over all gammas."""
+def asked_of(options: argparse.Namespace, found: Diagnosis) -> Resolved:
+    """The scenario of the options with these rates, at the engine's gamma."""
     scenario = scenario_of(options, gamma=None, survival=(), tokens_per_cycle=None)
     if drafter_of(scenario) is None:
         raise SpecsimError("a prediction needs a draft: give --draft NAME|config.json or --method")
@@ -119,8 +123,14 @@ def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
         raise SpecsimError("a prediction needs alpha: give --gamma, the drafted tokens per cycle")
     gamma = max(1, round(found.gamma))
     tokens = min(found.tokens_per_cycle or 1.0, gamma + 1.0)
-    asked = resolve(replace(scenario, gamma=gamma, tokens_per_cycle=tokens))
-    now = asked.predict(gamma=gamma)
+    return resolve(replace(scenario, gamma=gamma, tokens_per_cycle=tokens))
+
+
+def predicted(asked: Resolved, found: Diagnosis) -> dict[str, Any]:
+    """The scenario predicted with these rates, at the engine's gamma and over all gammas."""
+    assert asked.scenario.gamma is not None
+    assert found.alpha is not None
+    now = asked.predict(gamma=asked.scenario.gamma)
     # this alpha is already a mean over positions, so the method's own decay must not be added
     gammas = asked.gammas
     over = asked.predict(gamma=gammas, tokens_per_cycle=IID(found.alpha).tokens_per_cycle(gammas))
@@ -136,27 +146,31 @@ def predicted(options: argparse.Namespace, found: Diagnosis) -> dict[str, Any]:
     }
 
 
-def show(document: dict[str, Any]) -> None:
-    """Print the diagnosis for a person."""
+def show(document: dict[str, Any], scenario: list[str]) -> None:
+    """Print the diagnosis for a person: what was counted, then, after what was priced as
+    `scenario`, a prediction."""
     names = {
-        "gamma": "gamma (drafted per cycle)",
+        "gamma": "gamma (tokens drafted per cycle)",
         "accepted_per_drafted": "accepted / drafted",
-        "tokens_per_cycle": "tokens per cycle, with bonus",
+        "tokens_per_cycle": "tokens per cycle of a sequence",
         "alpha": "alpha (i.i.d., same tokens)",
         "pooled_alpha": "alpha (pooled over positions)",
     }
     if document["engine"]:
         print(f"counters of {document['engine']}")
+    else:
+        print("counters as given; the engine is not named")
     for name, title in names.items():
         if document[name] is not None:
-            print(f"{title:30s} {document[name]:8.4f}")
-    for sentence in document["findings"]:
-        print(f"- {sentence}")
+            print(f"{title:34s} {document[name]:8.4f}")
+    for line in notes(document["findings"]):
+        print(line)
     if document["prediction"]:
         found = document["prediction"]
-        print(
+        print("", *scenario, "", sep="\n")
+        said = (
             f"predicted speedup {found['speedup']:.2f}x; best gamma {found['best_gamma']} with "
             f"{found['best_speedup']:.2f}x (within 2 %: {found['tied_gammas'][0]} … "
             f"{found['tied_gammas'][-1]})"
         )
-        print(found["bottleneck"])
+        print(*wrap(said), *fit([found["bottleneck"]]), sep="\n")

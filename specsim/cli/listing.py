@@ -12,11 +12,11 @@ from typing import Any
 
 from specsim import __version__, catalog
 from specsim.checks import SpecsimError
+from specsim.cli.page import WIDTH
 from specsim.cli.parser import Commands
 from specsim.hardware import accelerator
 from specsim.planning.launching import hub_id
 
-WIDTH = 100
 GAP = "  "
 UNKNOWN = "-"
 
@@ -107,7 +107,7 @@ def model_columns(row: Row) -> dict[str, str]:
         ">active": billions(row["active_parameters"]) if fewer else "",
         ">context": f"{row['context']:,}",
         "tokenizer": row["tokenizer"],
-        "hub id": row["hub_id"],
+        "?hub id": row["hub_id"],
     }
 
 
@@ -138,7 +138,7 @@ def accelerator_columns(row: Row) -> dict[str, str]:
         ">GB/s": f"{row['bandwidth_bytes_per_s'] / 1e9:.0f}",
         ">bf16 TFLOP/s": UNKNOWN if rate is None else teraflops(rate),
         "kind": row["kind"],
-        "full name": row["full_name"],
+        "?full name": row["full_name"],
     }
 
 
@@ -197,7 +197,7 @@ def method_columns(row: Row) -> dict[str, str]:
         "name": row["name"],
         "needs": row["needs"] + published,
         "confidence": row["confidence"],
-        "source": row["source"],
+        "?source": row["source"],
     }
 
 
@@ -218,11 +218,16 @@ TABLES: dict[str, tuple[Describe, Columns, str]] = {
 
 def show(lines: list[dict[str, str]]) -> None:
     """Print aligned columns under their titles; a title that begins with > stands to the right.
-    The last column is cut at the width of the page."""
+    The last column is cut at the width of the page; one that begins with ? is left out where a row
+    of it would be cut."""
     titles = list(lines[0])
-    table = [[title.removeprefix(">") for title in titles], *([*line.values()] for line in lines)]
+    table = [[title.lstrip(">?") for title in titles], *([*line.values()] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    widths[-1] = max(8, WIDTH - sum(widths[:-1]) - len(GAP) * (len(widths) - 1))
+    room = WIDTH - sum(widths[:-1]) - len(GAP) * (len(widths) - 1)
+    if titles[-1].startswith("?") and widths[-1] > room:
+        show([dict(list(line.items())[:-1]) for line in lines])
+        return
+    widths[-1] = min(widths[-1], max(8, room))
     for cells in table:
         last = cells[-1]
         cells[-1] = last if len(last) <= widths[-1] else last[: widths[-1] - 1] + "…"

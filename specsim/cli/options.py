@@ -12,9 +12,13 @@ from specsim.scenario import Scenario
 
 
 def add_scenario(
-    parser: argparse._ActionsContainer, required: bool = True, context: bool = True
+    parser: argparse._ActionsContainer,
+    required: bool = True,
+    context: bool = True,
+    drafting: bool = True,
 ) -> None:
-    """The options of a scenario, but for its batch, its gamma and its acceptance."""
+    """The options of a scenario, but for its batch, its gamma and its acceptance; without
+    `drafting`, also but for its draft and its method."""
     parser.add_argument(
         "--scenario", metavar="FILE",
         help="a TOML file with options as keys (target = \"llama-3.1-8b\"); those given here win",
@@ -67,6 +71,12 @@ def add_scenario(
         help="mixture of experts: how alike consecutive tokens choose experts, from 0, "
         "independently (default), to 1, the same",
     )  # fmt: skip
+    if drafting:
+        add_drafting(parser)
+
+
+def add_drafting(parser: argparse._ActionsContainer) -> None:
+    """The options of a draft, and of how it drafts."""
     parser.add_argument(
         "--draft", help="a model of the catalog, or a config.json: that of a draft head (EAGLE, "
         "DFlash, Medusa, …) names its method",

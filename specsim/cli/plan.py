@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,15 @@ import numpy as np
 from specsim import __version__
 from specsim.checks import SpecsimError, whole_numbers
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
+from specsim.cli.page import fit, notes, pasted, priced, wrap
 from specsim.cli.parser import Commands
+from specsim.cli.patience import working
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
     Deployment,
+    Launch,
     captured_tokens,
     crossover,
     engine_settings,
@@ -54,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     }  # fmt: skip
     asked = (found.target, drafter, found.system)
     planned = plan(*asked, batches=batches, gammas=found.gammas, **given)
-    last = crossover(*asked, gammas=found.gammas, most=max(4096, batches[-1]), **given)
+    with working("looking for the largest batch that gains"):
+        last = crossover(*asked, gammas=found.gammas, most=max(4096, batches[-1]), **given)
     first = int(planned.gamma[0])
     moves = sensitivity(*asked, gamma=first, batch=batches[0], **given) if first > 0 else None
     held = found.footprint(gamma=planned.gamma, batch=planned.batch)
@@ -101,7 +105,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         mine = scenario.engine in ENGINES_WITH_SETTINGS
         shown = [scenario.engine] if mine else ENGINES_WITH_SETTINGS
-        show(document, [f"{name}:\n{commands[name].text}" for name in shown])
+        load = f"batches of {batches[0]} to {batches[-1]} sequences, {scenario.context} tokens each"
+        print(*priced(found, load=load, options=("engine", "context")), "", sep="\n")
+        show(document, {name: commands[name] for name in shown})
     return 0
 
 
@@ -114,29 +120,39 @@ def deployment(found: Resolved) -> Deployment:
     )  # fmt: skip
 
 
-def show(document: dict[str, Any], commands: Sequence[str]) -> None:
+def show(document: dict[str, Any], commands: Mapping[str, Launch]) -> None:
     """Print the document for a person, and the commands that start a server with the plan."""
     guesses, others = guesses_first(document["assumptions"])
-    for sentence in guesses:
-        print(sentence)
-    print("batch   gamma  within 2 %   speedup    tokens/s       plain    ms/token")
+    lines = [line for sentence in guesses for line in wrap(sentence)]
+    lines += [
+        f"{'':34s}tokens/s, all users    ms/token",
+        "batch   gamma  within 2 %   speedup     drafts      plain   each user",
+    ]
+    marks = {"M": "does not fit the memory", "G": "beyond the recorded graphs"}
+    used = set()
     for row in document["batches"]:
         ties = f"{row['least_tied']}…{row['most_tied']}"
-        print(
+        mark = ("" if row["fits"] else "M") + ("" if row["within_recorded_graphs"] else "G")
+        used |= set(mark)
+        lines.append(
             f"{row['batch']:5d} {row['gamma']:7d} {ties:>11s} {row['speedup']:8.2f}x "
-            f"{row['tokens_per_s']:11.0f} {row['plain_tokens_per_s']:11.0f} "
-            f"{row['token_s'] * 1e3:11.3f}{'' if row['fits'] else '   does not fit'}"
-            f"{'' if row['within_recorded_graphs'] else '   beyond the recorded graphs'}"
+            f"{row['tokens_per_s']:10.0f} {row['plain_tokens_per_s']:10.0f} "
+            f"{row['token_s'] * 1e3:11.3f}{'  ' + mark if mark else ''}"
         )
-    print(pays_until(document))
+    lines += [f"{mark}: {said}" for mark, said in marks.items() if mark in used]
+    lines.append(pays_until(document))
     if document["sensitivity"]:
         moves = list(document["sensitivity"].items())[:4]
         told = ", ".join(f"{name} {elasticity:+.2f} %" for name, elasticity in moves)
-        print(f"1 % more of each of these changes the speedup by: {told}")
-    for sentence in others:
-        print(f"- {sentence}")
-    for command in commands:
-        print(f"\n{command}")
+        lines.append(f"1 % more of each of these changes the speedup by: {told}")
+    print(*fit(lines), *notes(others), sep="\n")
+    show_commands(commands)
+
+
+def show_commands(commands: Mapping[str, Launch]) -> None:
+    """Print commands to paste, by engine."""
+    for name, each in commands.items():
+        print("", f"{name}:", *pasted(each.notes, each.command), sep="\n")
 
 
 def pays_until(document: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from specsim import __version__
 from specsim.checks import whole
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_scenario, scenario_of
+from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
+from specsim.cli.published import assumed_for
 from specsim.cli.sentences import assumptions, guesses_first
+from specsim.planning.acceptances import AcceptanceRange
 from specsim.prediction import QUANTITIES, Prediction
 from specsim.scenario import Resolved, predictions, resolve
 
@@ -42,9 +46,13 @@ def run(options: argparse.Namespace) -> int:
         from specsim.checks.files import require_place  # rarely needed, slow to import
 
         require_place(options.out)
-    found = resolve(scenario_of(options))
+    scenario, assumed = assumed_for(scenario_of(options))
+    found = resolve(scenario)
     prediction, over = predictions(found)
     document = to_json(prediction, over, found, options.tokens)
+    if assumed is not None:
+        document |= over_the_range(found, assumed)
+        document["assumptions"] = [*assumed.sentences, *document["assumptions"]]
     if options.out:
         from specsim.checks.files import write_json  # rarely needed, slow to import
 
@@ -52,8 +60,29 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        show(document)
+        print(*priced(found, assumed), "", sep="\n")
+        show(document, scenario.batch)
     return 0
+
+
+def over_the_range(found: Resolved, assumed: AcceptanceRange) -> dict[str, Any]:
+    """What the low, middle and high acceptance of the published rows make of the scenario: each at
+    its own best gamma where the best one was asked for. Keys in addition to the contract's."""
+    rows = {}
+    for part, alpha in zip(("low", "middle", "high"), assumed.alphas.tolist(), strict=True):
+        prediction, _ = predictions(replace(found, scenario=replace(found.scenario, alpha=alpha)))
+        rows[part] = {
+            "alpha": alpha,
+            "gamma": int(prediction.gamma),
+            "tokens_per_cycle": float(prediction.tokens_per_cycle),
+            "speedup": None if np.any(prediction.cannot_tell) else float(prediction.speedup),
+            "speculative_tokens_per_s": float(prediction.speculative_tokens_per_s),
+        }
+    about = {
+        "method": assumed.method, "rates": assumed.rates, "rows": assumed.rows,
+        "models": list(assumed.models), "of_target": assumed.of_target,
+    }  # fmt: skip
+    return {"published_acceptance": about, "acceptance_range": rows}
 
 
 def to_json(
@@ -128,61 +157,100 @@ def plain(value: Any) -> float | str:
     return str(value) if np.asarray(value).dtype.kind == "U" else float(value)
 
 
-def show(document: dict[str, Any]) -> None:
-    """Print the document for a person."""
+def show(document: dict[str, Any], batch: int) -> None:
+    """Print the document for a person; host time counts in the plain step and in the
+    verification."""
 
-    def ms(name: str) -> str:
-        return f"{QUANTITIES[name]:13s} {document[name] * 1e3:8.3f} ms"
+    def ms(name: str, seconds: float | None = None) -> str:
+        value = document[name] if seconds is None else seconds
+        return f"{QUANTITIES[name]:13s} {value * 1e3:8.3f} ms"
 
     guesses, others = guesses_first(document["assumptions"])
-    for sentence in guesses:
-        print(sentence)
+    lines = [line for sentence in guesses for line in wrap(sentence)]
     low, high = document["band"]["step_s"]
-    print(
-        f"{ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), "
-        f"{document['tokens_per_s']:.1f} tokens/s, bound by {document['bound']}"
-    )
+    lines += [
+        f"{ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), bound by {document['bound']}",
+        *rates(document["tokens_per_s"], batch),
+        *parts(document),
+    ]
+    if document["cycle_s"] is not None:
+        lines += cycle(document, ms, batch)
+    if "acceptance_range" in document:
+        lines += ranged(document["acceptance_range"])
+    print(*fit(lines), *notes(others), sep="\n")
+
+
+def rates(tokens_per_s: float, batch: int) -> list[str]:
+    """Tokens per second of all sequences together, and of each where there are several."""
+    told = f"{'':14s}{tokens_per_s:8.1f} tokens/s"
+    if batch == 1:
+        return [f"{told} of one sequence"]
+    return [f"{told} of all {batch} sequences, {tokens_per_s / batch:.1f} tokens/s of each"]
+
+
+def parts(document: dict[str, Any]) -> list[str]:
+    """The operators of the plain step, and the host's time."""
     shown = [row for row in document["breakdown"] if row["seconds"] > 0]
     host_s = document["step_s"] - sum(row["seconds"] for row in document["breakdown"])
     if host_s > 1e-9:
         shown.append({"name": "host: sampling, scheduling", "seconds": host_s, "bound": "overhead"})
     wide = max(len(row["name"]) for row in shown)
-    for row in shown:
-        took, share = row["seconds"] * 1e3, row["seconds"] / document["step_s"]
-        print(f"  {row['name']:{wide}s} {took:8.3f} ms  {share:5.1%}  {row['bound']}")
-    if document["cycle_s"] is not None:
-        gamma, tokens = document["gamma"], document["tokens_per_cycle"]
-        print(ms("draft_step_s"))
-        rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
-        print(f"{ms('verify_step_s')} for {rows} per sequence")
-        print(f"{ms('overhead_s')} of the host: accepting and rolling back")
-        print(f"{ms('cycle_s')}, {tokens:.3f} tokens per cycle")
-        if document["speedup"] is None:
-            print(f"speedup       cannot tell at gamma = {gamma}")
-        else:
-            low, high = document["band"]["speedup"]
-            print(
-                f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) "
-                f"at gamma = {gamma}"
-            )
-        ties = document["tied_gammas"]
-        if ties and len(ties) > 1:
-            print(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")
-        if document["speedup_per_device"] != document["speedup"]:
-            print(f"per device    {document['speedup_per_device']:8.3f} x")
-        if document["latency"] is not None:
-            show_latency(document["latency"])
-        if not document["lossless"]:
-            print("not lossless: the output distribution is not the target's")
-    for sentence in others:
-        print(f"- {sentence}")
+    return [
+        f"  {row['name']:{wide}s} {row['seconds'] * 1e3:8.3f} ms  "
+        f"{row['seconds'] / document['step_s']:5.1%}  {row['bound']}"
+        for row in shown
+    ]
 
 
-def show_latency(found: dict[str, Any]) -> None:
-    """Print the percentiles of the time per token."""
+def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[str]:
+    """A cycle of speculation, part by part, and what it gains."""
+    gamma, tokens = document["gamma"], document["tokens_per_cycle"]
+    host_s, verify_s = document["overhead_s"], document["verify_step_s"]
+    drafting_s = document["cycle_s"] - verify_s - host_s
+    rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
+    lines = [
+        f"drafting      {drafting_s * 1e3:8.3f} ms  for gamma = {gamma}; a draft step takes "
+        f"{document['draft_step_s'] * 1e3:.3f} ms",
+        f"{ms('verify_step_s', verify_s + host_s)}  for {rows} per sequence; the host's "
+        f"{host_s * 1e3:.3f} ms included",
+        f"{ms('cycle_s')}  for {tokens:.3f} tokens per sequence",
+    ]
+    if document["speedup"] is None:
+        return [*lines, f"speedup       cannot tell at gamma = {gamma}"]
+    lines += rates(document["speculative_tokens_per_s"], batch)
+    low, high = document["band"]["speedup"]
+    lines.append(
+        f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) at gamma = {gamma}"
+    )
+    ties = document["tied_gammas"]
+    if ties and len(ties) > 1:
+        lines.append(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")
+    if document["speedup_per_device"] != document["speedup"]:
+        lines.append(f"per device    {document['speedup_per_device']:8.3f} x")
+    if document["latency"] is not None:
+        lines += wrap(percentiles(document["latency"]), f"{'per token':14s}")
+    if not document["lossless"]:
+        lines.append("not lossless: the output distribution is not the target's")
+    return lines
+
+
+def ranged(rows: dict[str, Any]) -> list[str]:
+    """The same over the published range of acceptance."""
+    lines = ["over the published range of acceptance:"]
+    for part, row in rows.items():
+        gain = "cannot tell" if row["speedup"] is None else f"speedup {row['speedup']:.3f} x"
+        lines.append(
+            f"  {part:7s} alpha {row['alpha']:.3f}  gamma = {row['gamma']:<3d} "
+            f"{row['tokens_per_cycle']:6.3f} tokens per cycle  {gain}"
+        )
+    return lines
+
+
+def percentiles(found: dict[str, Any]) -> str:
+    """The percentiles of the time per token of one user."""
     each = found["time_per_token_s"]
     times = ", ".join(f"{1e3 * seconds:.3f} ({name})" for name, seconds in each.items())
-    print(
-        f"per token     {times} ms over answers of {found['more_tokens']} tokens; "
+    return (
+        f"{times} ms for each user, over answers of {found['more_tokens']} tokens; "
         f"{found['zero_gap_share']:.0%} of the tokens arrive together with the one before"
     )

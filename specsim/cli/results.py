@@ -11,6 +11,8 @@ from specsim.acceptance import IID, PerPosition, alpha_from_tokens_per_cycle
 from specsim.checks import SpecsimError
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
+from specsim.cli.page import fit
+from specsim.cli.patience import working
 from specsim.drafting import DraftModel
 from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run
 from specsim.evidence.diagnosis import Diagnosis, diagnose
@@ -73,13 +75,14 @@ def run_results(options: argparse.Namespace) -> int:
     told: list[Told] = []
     for file in options.results:
         for run in read_runs(read_ascii(file, "log_bytes"), file):
-            told.append(tell(options, file, run))
+            with working(f"predicting and simulating {file}"):
+                told.append(tell(options, file, run))
     if options.json:
         document = {"results": [each.to_json() for each in told], "version": __version__}
         print(json.dumps(document, allow_nan=False))
     else:
         for each in told:
-            print(*lines(each), sep="\n")
+            print(*fit(lines(each)), sep="\n")
     return 0
 
 

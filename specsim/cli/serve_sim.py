@@ -7,8 +7,11 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.cli.load import Bar, add_load, loads_of
+from specsim.cli.load import OUTPUT, PROMPT, Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
+from specsim.cli.page import facts as labelled
+from specsim.cli.page import fit, priced
+from specsim.cli.page import notes as bullets
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import weights_of
 from specsim.scenario import Resolved
@@ -79,10 +82,10 @@ def run(options: argparse.Namespace) -> int:
         write_json(options.out, document)
     if options.json:
         print(json.dumps(document, allow_nan=False))
-    elif len(results) == 1:
-        print(*lines(results[0]), *notes(found, results), sep="\n")
     else:
-        print(*table(results), *notes(found, results), sep="\n")
+        said = lines(results[0]) if len(results) == 1 else table(results)
+        head = priced(found, load=load_words(options), options=("engine",))
+        print(*head, "", *said, *notes(found, results), sep="\n")
     return 0
 
 
@@ -128,8 +131,8 @@ def lines(result: serving.Served) -> list[str]:
         limits = ", ".join(f"{name.upper()} at most {most:g} ms" for name, most in slo.items())
         good = f", {found['request_goodput']:.2f} good ({limits})"
     said = [
-        f"{found['state']}: {offered}, {found['request_throughput']:.2f} served{good}",
-        *result.sentences,
+        *fit([f"{found['state']}: {offered}, {found['request_throughput']:.2f} served{good}"]),
+        *fit(result.sentences),
         f"{'':26s}" + "".join(f"{name:>10s}" for name in STATISTICS),
     ]
     for metric, title in ROWS.items():
@@ -143,44 +146,50 @@ def facts(result: serving.Served) -> list[str]:
     """Throughput, speculation, memory and cost of a run."""
     found = result.summary
     said = [
-        f"output           {found['output_throughput']:.0f} tokens/s; "
-        f"{found['batch_mean']:.1f} sequences decode at a time; busy {found['utilisation']:.0%}"
+        (
+            "output",
+            f"{found['output_throughput']:.0f} tokens/s, all users together; "
+            f"{found['batch_mean']:.1f} sequences decode at a time; "
+            f"busy {found['utilisation']:.0%}",
+        )
     ]
     shares = ", ".join(f"gamma {g} {share:.0%}" for g, share in found["gamma_share"].items())
     shares += " of the decoding time"
     if found["spec_decode_num_drafts"]:
         shares += f"; {found['spec_decode_acceptance_length']:.2f} tokens per cycle that drafts"
     loaded = "" if result.loop.policy.drafts else "; no draft is loaded"
-    said.append(f"policy {found['policy']:10s}{shares}{loaded}")
+    said.append(("policy", f"{found['policy']}: {shares}{loaded}"))
     if found["kv_peak"] is not None:
         said.append(
-            f"cache            filled to {found['kv_peak']:.1%}; {found['preemptions']} preemptions"
+            ("cache", f"filled to {found['kv_peak']:.1%}; {found['preemptions']} preemptions")
         )
     if found["joules_per_token"] is not None:
         price = found["dollars_per_million"]
         cost = "" if price is None else f"; {price:.3f} USD per million tokens"
-        said.append(
-            f"per token        {found['bytes_per_token'] / 1e9:.3f} GB moved, "
-            f"{found['joules_per_token']:.3f} J{cost}"
-        )
-    return said
+        moved = f"{found['bytes_per_token'] / 1e9:.3f} GB moved"
+        said.append(("per token", f"{moved}, {found['joules_per_token']:.3f} J{cost}"))
+    return labelled(said)
 
 
 def table(results: list[serving.Served]) -> list[str]:
     """Several rates for a person."""
-    said = ["    rate  state        served    good  TTFT mean  TTFT p99  TPOT mean  TPOT p99  batch"
-            "  gamma"]  # fmt: skip
+    said = [
+        f"{'requests/s':>10s} {'':10s}{'requests/s':>12s}{'TTFT (ms)':>16s}{'TPOT (ms)':>14s}"
+        f"{'decode':>9s}",
+        f"{'offered':>10s} {'state':10s}{'served':>7s}{'good':>5s}{'mean':>8s}{'p99':>8s}"
+        f"{'mean':>7s}{'p99':>7s}{'at once':>9s}{'gamma':>6s}",
+    ]
     for result in results:
         found = result.summary
         shares = found["gamma_share"]
         mostly = max(shares, key=lambda gamma: shares[gamma]) if shares else "-"
         cells = [found[f"{s}_{m}_ms"] for m in ("ttft", "tpot") for s in ("mean", "p99")]
-        shown = "".join(
-            f"{'-' if v is None else f'{v:.1f}':>{w}s}" for v, w in zip(cells, (11, 10, 11, 10),
-                                                                       strict=True))  # fmt: skip
+        times = ("-" if value is None else f"{value:.1f}" for value in cells)
+        ttft, ttft99, tpot, tpot99 = times
+        served, good = (f"{found[f'request_{n}']:.3g}" for n in ("throughput", "goodput"))
         said.append(
-            f"{found['request_rate']:>8}  {found['state']:11s}{found['request_throughput']:8.2f}"
-            f"{found['request_goodput']:8.2f}{shown}{found['batch_mean']:7.1f}{mostly:>7s}"
+            f"{found['request_rate']:>10} {found['state']:10s}{served:>7s}{good:>5s}"
+            f"{ttft:>8s}{ttft99:>8s}{tpot:>7s}{tpot99:>7s}{found['batch_mean']:9.1f}{mostly:>6s}"
         )
     return said
 
@@ -188,4 +197,28 @@ def table(results: list[serving.Served]) -> list[str]:
 def notes(found: Resolved, results: list[serving.Served]) -> list[str]:
     """What the numbers rest on, for a person."""
     several = {s: None for r in results for s in r.sentences} if len(results) > 1 else {}
-    return [f"- {sentence}" for sentence in (*several, *rests_on(found))]
+    return bullets([*several, *rests_on(found)])
+
+
+def load_words(options: Any) -> str:
+    """The traffic in words."""
+    several = options.rate is not None and "," in options.rate
+    offered = "as fast as they can be served" if options.concurrency is None else ""
+    if options.rate is not None:
+        offered = f"{options.rate} requests/s{', one run each' if several else ''}"
+    users = "" if options.concurrency is None else f"at most {options.concurrency} in flight"
+    if options.trace is not None:
+        return f"the requests of {options.trace}{', ' * bool(users)}{users}"
+    prompt, output = (
+        words_of(each) for each in (options.prompt or PROMPT, options.output or OUTPUT)
+    )
+    lengths = f"prompts of {prompt}, answers of {output}"
+    return ", ".join(part for part in (offered, users, lengths) if part)
+
+
+def words_of(lengths: str) -> str:
+    """Lengths as an option gives them, in words."""
+    mean, comma, sigma = lengths.partition(",")
+    if not mean.replace(".", "").isdigit():
+        return f"the lengths in {lengths}"
+    return f"{mean} tokens" + (f" on average (lognormal, sigma {sigma})" if comma else "")

@@ -8,9 +8,11 @@ from specsim import __version__, serving
 from specsim.checks import SpecsimError
 from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
+from specsim.cli.page import fit, pasted, priced
+from specsim.cli.page import notes as bullets
 from specsim.cli.parser import Commands
 from specsim.cli.plan import deployment
-from specsim.cli.serve_sim import rests_on
+from specsim.cli.serve_sim import load_words, rests_on
 from specsim.planning import ENGINES_WITH_SETTINGS, engine_settings, launch
 from specsim.scenario import Resolved
 from specsim.serving.simulation import accepting_of as accepting
@@ -66,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        print(*lines(found, tuned, document), sep="\n")
+        head = priced(found, load=load_words(options), options=("engine",))
+        print(*head, "", *lines(found, tuned, document), sep="\n")
     return 0
 
 
@@ -134,25 +137,31 @@ def advice(tuned: Tuned) -> list[str]:
 
 def lines(found: Resolved, tuned: Tuned, document: dict[str, Any]) -> list[str]:
     """The document for a person."""
-    said = ["policy                        good/s   tokens/s  TTFT p99  TPOT mean  TPOT p99  "
-            "E2E mean    loss"]  # fmt: skip
+    said = [
+        f"{'':22s}{'requests/s':>11s}{'tokens/s':>9s}{'TTFT ms':>9s}{'TPOT ms':>13s}{'all ms':>8s}",
+        f"{'policy':22s}{'good':>11s}{'all':>9s}{'p99':>9s}{'mean':>7s}{'p99':>6s}{'mean':>8s}"
+        f"{'loss':>8s}",
+    ]
     for run in tuned.runs:
         row = run.summary
         times = (row["p99_ttft_ms"], row["mean_tpot_ms"], row["p99_tpot_ms"], row["mean_e2el_ms"])
         cells = "".join(
             f"{'-' if value is None else f'{value:.1f}':>{wide}s}"
-            for value, wide in zip(times, (10, 11, 10, 10), strict=True)
+            for value, wide in zip(times, (9, 7, 6, 8), strict=True)
         )
+        name = run.policy.replace("hysteresis", "hyst.")
         said.append(
-            f"{run.policy:28s}{row['request_goodput']:8.2f}{row['output_throughput']:11.0f}{cells}"
-            f"{tuned.loss(run):8.1%}{'' if run.state == 'steady' else '  ' + run.state}"
+            f"{name:22s}{row['request_goodput']:11.2f}{row['output_throughput']:9.0f}{cells}"
+            f"{tuned.loss(run):8.1%}"
         )
+        if run.state != "steady":
+            said.append(f"  {run.state}")
     chosen = document["recommended"]
     ranges = ", ".join(f"gamma {gamma} up to {last}" for _, last, gamma in document["schedule"])
-    said.append(f"recommended: {chosen} ({ranges} sequences)")
-    said += [f"- {sentence}" for sentence in document["assumptions"]]
+    said += fit([f"recommended: {chosen} ({ranges} sequences)"])
+    said += bullets(document["assumptions"])
     mine = found.scenario.engine in ENGINES_WITH_SETTINGS
     for name in [found.scenario.engine] if mine else ENGINES_WITH_SETTINGS:
         command = document["commands"][name]
-        said += ["", f"{name}:", *(f"# {note}" for note in command["notes"]), command["command"]]
+        said += ["", f"{name}:", *pasted(command["notes"], command["command"])]
     return said

@@ -3,7 +3,9 @@
 import argparse
 import json
 
+from specsim.cli.page import fit
 from specsim.cli.parser import Commands
+from specsim.cli.patience import working
 
 
 def add(commands: Commands) -> None:
@@ -22,9 +24,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from specsim.evidence import validation
 
-    report = validation.report()
+    with working("predicting all published rows"):
+        report = validation.report()
     if options.json:
         print(json.dumps(report, allow_nan=False))
     else:
-        print(validation.render(report, worst=max(options.worst, 0)))
+        print(*fit(validation.render(report, worst=max(options.worst, 0)).split("\n")), sep="\n")
     return 0

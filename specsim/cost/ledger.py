@@ -10,11 +10,12 @@ and cost cannot disagree about what was done.
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from specsim.checks import ArrayLike, Floats
+from specsim.checks.shown import Shown, milliseconds
 from specsim.hardware import System
 
 
@@ -77,8 +78,8 @@ class Wait:
         return np.zeros(())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ledger:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ledger(Shown):
     """Entries and how many times a cycle does each; the times may be arrays, and fractions."""
 
     entries: tuple[tuple[ArrayLike, Entry], ...] = ()
@@ -112,3 +113,9 @@ class Ledger:
         if not self.entries:
             return np.zeros(())
         return reduce(np.add, (times * getattr(entry, what) for times, entry in self.entries))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "time": milliseconds(self.seconds),
+            "entries": len(self.entries),
+        }

@@ -15,11 +15,13 @@ full. This only saves arithmetic: the seconds are those of `placement.step_time`
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import Array, Floats, Integers
+from specsim.checks.shown import Shown, milliseconds
 from specsim.cost.placement import placed_time, step_time
 from specsim.cost.roofline import ForwardTime
 from specsim.hardware import System
@@ -30,8 +32,8 @@ TOLERANCE = 1e-9  # relative: how well the lines must meet the full sum
 PROBES = np.array([0.0, 1.0, 0.5, 0.03, 0.2, 0.8])  # shares of the way from least to most context
 
 
-@dataclass(frozen=True, eq=False)
-class ModelPass:
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelPass(Shown):
     """One forward pass of `workload` through `model` on `system`; each answer is computed once.
 
     Raises SpecsimError where the system's devices cannot share the model's heads evenly, and where
@@ -71,6 +73,13 @@ class ModelPass:
     def flops(self) -> Floats:
         """Over all devices."""
         return self.work.devices * self.work.flops
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name,
+            "accelerator": self.system.accelerator.name,
+            "time": milliseconds(self.seconds),
+        }
 
 
 def _drawn(model: Architecture, system: System, workload: Workload) -> Floats | None:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from specsim.checks import Booleans, Floats, Strings
+from specsim.checks.shown import Shown, milliseconds
 from specsim.hardware import EfficiencyTable, System
 from specsim.operators import (
     ATTENTION,
@@ -73,8 +74,8 @@ class Term:
         return np.where(self.limited_by("overhead"), "overhead", named)
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardTime:
+@dataclass(frozen=True, slots=True, repr=False)
+class ForwardTime(Shown):
     """The terms of one pass on the device, and the seconds that the host takes to launch them.
 
     `total_s` is the longer of the terms' sum and `launch_s`.
@@ -130,6 +131,12 @@ class ForwardTime:
             overhead = np.full(np.shape(self.waiting_s), "overhead")
             rows.append(waiting | {"seconds": self.waiting_s, "bound": overhead})
         return rows
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "total": milliseconds(self.total_s),
+            "operators": len(self.terms),
+        }
 
 
 def overlapped(one: Floats, other: Floats, norm: float | Floats) -> Floats:

@@ -23,6 +23,7 @@ from specsim.checks import (
 )
 from specsim.checks.files import locked, read_json, write_json
 from specsim.checks.limits import LIMITS, require_limit
+from specsim.checks.shown import Shown
 
 SCHEMA_VERSION = 1
 TIMINGS = ("step_s", "draft_step_s", "verify_step_s", "cycle_s", "host_s")
@@ -155,8 +156,8 @@ class Point:
         return Spread(gain / cycle.median, gain / cycle.p90, gain / cycle.p10)
 
 
-@dataclass(slots=True)
-class Measurement:
+@dataclass(slots=True, repr=False)
+class Measurement(Shown):
     """The content of one measured file; `calibration` is a path relative to the file."""
 
     environment: Environment
@@ -207,6 +208,13 @@ class Measurement:
             return _measurement(data)
         except SpecsimError as error:
             raise SpecsimError(f"{path} is not a measurement file: {error}") from None
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "device": self.environment.device,
+            "points": len(self.points),
+            "date": self.environment.date,
+        }
 
 
 # --------------------------------------------------- what was read, each field's kind and range

@@ -110,10 +110,16 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
     """Predicted, measured and error of every part, a row for each gamma. The first is gamma = 0."""
     step, errors = comparisons[0], median_errors(comparisons)
     tokens = [c.point.tokens_per_cycle_error or 0.0 for c in comparisons if c.gamma]
+    names = list(COLUMNS)
+    halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+    lines = ["measured, as predicted / measured / error"]
+    for half in halves:
+        lines.append(" γ " + "".join(f"{COLUMNS[name]:^22s}" for name in half).rstrip())
+        lines += [
+            f"{c.gamma:2d} " + "".join(cell(c, name) for name in half).rstrip() for c in comparisons
+        ]
     return [
-        "measured, as predicted / measured / error",
-        " γ " + "".join(f"{title:^22s}" for title in COLUMNS.values()),
-        *(f"{c.gamma:2d} " + "".join(cell(c, name) for name in COLUMNS) for c in comparisons),
+        *lines,
         f"plain step (ms) {cell(step, 'step_s').strip()}",
         f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}",
         "median |error|: "
@@ -180,14 +186,18 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each part of each point: predicted, measured, error."""
-    lines = []
+    lines: list[str] = []
+    last = None
     for row in rows:
         unit, scale = ("ms", 1e3) if row["part"].endswith("_s") else ("", 1.0)
         over = row["tensor_parallel"]
         devices = f" on {over} devices" if over > 1 else ""
         named = row["name"] or f"{row['target']} gamma {row['gamma']}{devices}"
+        if named != last:
+            lines.append(f"  {named}")
+            last = named
         lines.append(
-            f"  {named:60s} {row['part']:17s} predicted {row['predicted'] * scale:9.3f} {unit:2s} "
+            f"    {row['part']:17s} predicted {row['predicted'] * scale:9.3f} {unit:2s} "
             f"measured {row['measured'] * scale:9.3f} {unit:2s} {row['error']:+6.1%}"
         )
     return lines
@@ -206,10 +216,11 @@ def suite_table(
     calibrated = every["calibrated"]
     lines = [
         "",
-        "|error| of each predictor, median and 95th percentile",
-        f"{'':38s}{'points':>7s}"
-        + "".join(f"{name:>15s}" for name in every)
-        + f"{'in 80 % band':>15s}{'without drift':>15s}",
+        "|error| of each predictor: median and 95th percentile; then, of the first one, the",
+        "share of points in the 80 % band, and the median without the computer's drift",
+        f"{'':20s}{'points':>6s}"
+        + "".join(f"{name:>13s}" for name in every)
+        + f"{'in band':>9s}{'no drift':>10s}",
     ]
     for part in parts_of([c for comparisons in every.values() for c in comparisons]):
         for title, chosen in ((part, None), (f"{part}, reserved", True)):
@@ -224,14 +235,15 @@ def suite_table(
                 )
                 for name, comparisons in every.items()
             }
-            lines += quantity_lines(title, by_predictor)
+            if found := quantity_lines(by_predictor):
+                lines += [title, *found]
     lines += ["", *verdict_lines(calibrated), "", *miss_lines(calibrated)]
     if peers:
         lines += ["", *peer_lines(peers)]
     return lines
 
 
-def quantity_lines(title: str, by_predictor: Mapping[str, Summary]) -> list[str]:
+def quantity_lines(by_predictor: Mapping[str, Summary]) -> list[str]:
     """A line for each quantity of the points of one part."""
     lines = []
     first = next(
@@ -241,11 +253,11 @@ def quantity_lines(title: str, by_predictor: Mapping[str, Summary]) -> list[str]
         cells = ""
         for summary in by_predictor.values():
             other = summary.errors.get(name)
-            cells += f"{'-':>15s}" if other is None else f"{other.median:8.1%}{other.tail:7.0%}"
+            cells += f"{'-':>13s}" if other is None else f"{other.median:8.1%}{other.tail:5.0%}"
         covered = "-" if errors.covered is None else f"{errors.covered:.0%}"
         without = f"{errors.drift_divided:.1%}" if name.endswith("_s") else "-"
-        head = f"{title:21s} {QUANTITIES[name]:16s}{errors.count:7d}"
-        lines.append(f"{head}{cells}{covered:>15s}{without:>15s}")
+        head = f"  {QUANTITIES[name]:18s}{errors.count:6d}"
+        lines.append(f"{head}{cells}{covered:>9s}{without:>10s}")
     return lines
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from specsim import catalog
 from specsim.checks import (
@@ -12,6 +15,7 @@ from specsim.checks import (
     require_size,
     require_text,
 )
+from specsim.checks.shown import Shown, gigabytes, short
 
 # What links devices where the catalog knows no link, assumed and on the careful side: cards that
 # share a host its PCIe 3.0 x16, both directions together; whole computers (Apple's, phones, boards,
@@ -22,8 +26,8 @@ PCIE_LATENCY_S = 20e-6
 NETWORK_BYTES_PER_S, NETWORK_LATENCY_S = 2.5e9, 100e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
+@dataclass(frozen=True, slots=True, repr=False)
+class Accelerator(Shown):
     """Datasheet values: bytes, bytes per second, dense FLOP per second by the arithmetic's name.
 
     `None` or absent is unknown. The bandwidth may be an array, as everything that is asked may be.
@@ -84,6 +88,14 @@ class Accelerator:
         candidates = wider[wider.index(math) :] if math in wider else (math,)
         known = (self.flops_per_s[name] for name in candidates if name in self.flops_per_s)
         return next(known, float("inf"))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "bandwidth": f"{short(np.asarray(self.bandwidth_bytes_per_s) / 1e9)} GB/s",
+            "bf16": f"{short(np.asarray(self.rate('bf16')) / 1e12)} TFLOP/s",
+            "memory": "unknown" if self.memory_bytes is None else gigabytes(self.memory_bytes),
+        }
 
 
 def accelerator(name: str) -> Accelerator:

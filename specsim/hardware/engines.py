@@ -8,6 +8,7 @@ import numpy as np
 
 from specsim import catalog
 from specsim.checks import ArrayLike, Floats, require_flags, require_positive, require_text
+from specsim.checks.shown import Shown
 from specsim.hardware.accelerators import Accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.operators import ForwardWork, Operator
@@ -31,8 +32,8 @@ class FormatConstants:
     pass_overhead_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+@dataclass(frozen=True, slots=True, repr=False)
+class Engine(Shown):
     """What software reaches of an accelerator: efficiencies are fractions of its peak, overheads
     are seconds.
 
@@ -158,6 +159,14 @@ class Engine:
             return np.asarray(table)
         streams = np.maximum(operator.streams, 1.0)
         return table.at(operator.kv_bytes / (np.maximum(operator.kernels, 1.0) * streams), streams)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "confidence": self.confidence,
+            "step band": f"±{self.error:.0%}",
+            "source": self.source,
+        }
 
 
 # What a row of engines.toml says about itself, and is no constant of an Engine.

@@ -8,6 +8,7 @@ import numpy as np
 from specsim import catalog
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Floats, SpecsimError
+from specsim.checks.shown import Shown, short
 from specsim.hardware.accelerators import Accelerator, accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.hardware.engines import CEILINGS, Engine, catalog_engine
@@ -29,8 +30,8 @@ CACHE_SPEEDUP = 2.0
 BY_FORMAT = ("weight_efficiency", "vector_efficiency")  # depend on the format of the weights
 
 
-@dataclass(frozen=True, slots=True)
-class System:
+@dataclass(frozen=True, slots=True, repr=False)
+class System(Shown):
     """One device, or `tensor_parallel` of them, driven by one engine, holding weights in one
     precision; or, where that is "auto", every model in that of its own checkpoint (`storing`).
 
@@ -192,6 +193,16 @@ class System:
             }
             engine = replace(engine, **capped)
         return replace(self, accelerator=chip, engine=engine)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "accelerator": self.accelerator.name,
+            "devices": self.tensor_parallel,
+            "engine": self.engine.name,
+            "precision": self.precision.name,
+            "bandwidth": f"{short(np.asarray(self.accelerator.bandwidth_bytes_per_s) / 1e9)} GB/s",
+            "step band": f"±{self.engine.error:.0%}",
+        }
 
 
 def _alike(one: object, other: object) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from specsim.checks import Floats, SpecsimError
+from specsim.checks.shown import Shown, gigabytes, short
 from specsim.operators.formats import Precision
 
 LINEAR = "linear"
@@ -38,8 +40,8 @@ class Operator:
     math: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardWork:
+@dataclass(frozen=True, slots=True, repr=False)
+class ForwardWork(Shown):
     """The operators of one pass of the whole batch, and what the overheads are counted by."""
 
     operators: tuple[Operator, ...]
@@ -75,3 +77,10 @@ class ForwardWork:
     @property
     def activation_bytes(self) -> Floats:
         return reduce(np.add, (o.activation_bytes for o in self.operators))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "operators": len(self.operators),
+            "weights": gigabytes(sum(each.weight_bytes for each in self.operators)),
+            "GFLOP": short(np.asarray(sum(each.flops for each in self.operators)) / 1e9),
+        }

@@ -16,6 +16,7 @@ import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Floats, SpecsimError, one_count, within
+from specsim.checks.shown import Shown, gigabytes, short
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.prediction import Prediction
@@ -27,14 +28,24 @@ JOULES_PER_FLOP = 0.7e-12
 IDLE_POWER_W = 150.0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCost:
+@dataclass(frozen=True, slots=True, repr=False)
+class TokenCost(Shown):
     """Per emitted token of the whole batch; arrays as the prediction's."""
 
     bytes_moved: Floats
     flops: Floats
     joules: Floats
     dollars_per_million: Floats | None  # None without a price
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "moved": f"{gigabytes(self.bytes_moved)} per token",
+            "arithmetic": f"{short(np.asarray(self.flops) / 1e9)} GFLOP per token",
+            "energy": f"{short(self.joules)} J per token",
+            "price": "unknown"
+            if self.dollars_per_million is None
+            else f"{short(self.dollars_per_million)} USD per million tokens",
+        }
 
 
 def token_cost(

@@ -14,6 +14,7 @@ from specsim.acceptance.leviathan import best_gamma_closed_form
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, one_count, quoted, whole
 from specsim.checks.limits import require_limit
+from specsim.checks.shown import Shown, short
 from specsim.drafting import Drafter, candidates
 from specsim.hardware import System
 from specsim.prediction import INDISTINGUISHABLE, Prediction
@@ -92,8 +93,8 @@ def closed_form(over: Prediction, alpha: float | None) -> float | None:
     return float(best_gamma_closed_form(IID(alpha).alpha, max(draft, 0.0), max(rise, 0.0)))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True, slots=True, repr=False)
+class Plan(Shown):
     """The best gamma for each batch size; arrays of (batches,)."""
 
     batch: Integers
@@ -110,6 +111,23 @@ class Plan:
         names = [field.name for field in fields(self)]
         columns = [getattr(self, name).tolist() for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "batch": short(self.batch),
+            "gamma": short(self.gamma),
+            "speedup": short(self.speedup),
+        }
+
+    def _columns(self) -> dict[str, Any]:
+        return {
+            "batch": self.batch.tolist(),
+            "gamma": self.gamma.tolist(),
+            "speedup": self.speedup.tolist(),
+            "tokens/s, all sequences": self.tokens_per_s.tolist(),
+            "plain tokens/s, all": self.plain_tokens_per_s.tolist(),
+            "ms per token, each": (self.token_s * 1e3).tolist(),
+        }
 
 
 def fixed_plan(gamma: int, batch: int) -> Plan:

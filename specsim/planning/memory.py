@@ -11,11 +11,13 @@ gigabyte or two; a `usable` below 1 leaves memory for them, engines take 0.9).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Booleans, Floats, SpecsimError
+from specsim.checks.shown import Shown, gigabytes
 from specsim.drafting import Drafter
 from specsim.hardware import OFFLOADING, System
 from specsim.operators import (
@@ -30,8 +32,8 @@ MOST_DEVICES = 128
 MOST_SEQUENCES = 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
+@dataclass(frozen=True, slots=True, repr=False)
+class Footprint(Shown):
     """Bytes on the fullest device, by what they hold; `capacity_bytes` is None where unknown.
 
     `host_weight_bytes` and `host_kv_bytes` lie in host memory instead, of `host_capacity_bytes`.
@@ -67,6 +69,19 @@ class Footprint:
     def fits(self) -> Booleans:
         there = np.inf if self.host_capacity_bytes is None else self.host_capacity_bytes
         return np.asarray((self.spare_bytes >= 0) & (self.host_bytes <= there))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "total": gigabytes(self.total_bytes),
+            "weights": gigabytes(self.weight_bytes),
+            "KV cache": gigabytes(self.kv_bytes),
+            "draft": gigabytes(self.draft_weight_bytes + self.draft_kv_bytes),
+            "logits": gigabytes(self.logit_bytes),
+            "capacity": "unknown"
+            if self.capacity_bytes is None
+            else gigabytes(self.capacity_bytes),
+            "fits": str(self.fits),
+        }
 
 
 def footprint(

@@ -93,7 +93,10 @@ def resolve(scenario: Scenario) -> Resolved:
             "an acceptance or a gamma needs a draft: give --draft NAME|config.json or --method NAME"
         )
     if drafter is not None and not scenario.acceptance:
-        raise SpecsimError("no built-in acceptance: give --alpha, --survival or --tokens-per-cycle")
+        raise SpecsimError(
+            "no acceptance: give --alpha, --survival or --tokens-per-cycle (specsim acceptance "
+            f"{scenario.target} lists the published ones, and how to measure yours)"
+        )
     if scenario.tokens_per_cycle is not None and scenario.gamma is None:
         raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")
     return Resolved(scenario, target, system, drafter)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from specsim.checks import Floats, SpecsimError, quoted
+from specsim.checks.shown import Shown
 from specsim.planning.economics import (
     IDLE_POWER_W,
     dollars_per_million_tokens,
@@ -71,8 +72,8 @@ def slo_of(words: list[str]) -> Slo:
     return Slo(**limits)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Served:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Served(Shown):
     """One simulated run. Arrays have an entry per request; a refused one has NaN.
 
     `summary` has the names of vLLM's benchmark; `sentences` say what limits it.
@@ -150,6 +151,17 @@ class Served:
             "start_times": np.where(served, self.loop.sent_s, traffic.arrival_s).tolist(),
             "generated_texts": [""] * len(traffic),
             "errors": ["" if good else "larger than the cache" for good in served.tolist()],
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "policy": self.policy,
+            "served": f"{self.summary['request_throughput']:.3g} requests/s",
+            "output": f"{self.summary['output_throughput']:.4g} tokens/s",
+            "mean TTFT": _ms(self.summary["mean_ttft_ms"]),
+            "mean TPOT": _ms(self.summary["mean_tpot_ms"]),
+            "sequences at a time": f"{self.summary['batch_mean']:.1f}",
         }
 
 
@@ -335,3 +347,7 @@ def _sentences(loop: Loop, state: str) -> list[str]:
             "prompt and its answer so far again."
         )
     return said
+
+
+def _ms(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g} ms"

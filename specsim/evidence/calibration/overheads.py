@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from specsim.checks.shown import Shown
 from specsim.cost import forward_time
 from specsim.evidence.calibration.probes import StageProbe
 from specsim.evidence.calibration.regression import non_negative_fit
@@ -43,8 +44,8 @@ LAUNCHED = 2  # so many of them a host may launch ahead of its device
 ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+@dataclass(frozen=True, slots=True, repr=False)
+class Calibration(Shown):
     """A fitted System with its errors on the probes.
 
     `residuals` are predicted / measured - 1 of every draft and verify stage that was fitted.
@@ -66,6 +67,15 @@ class Calibration:
     def worst_error(self) -> float:
         """The largest of the absolute residuals."""
         return float(np.max(np.abs(self.residuals)))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "accelerator": self.system.accelerator.name,
+            "timings": len(self.residuals),
+            "median error": f"{self.median_error:.1%}",
+            "worst error": f"{self.worst_error:.1%}",
+            "step band": f"±{self.system.engine.error:.0%}",
+        }
 
 
 def with_overheads(

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from specsim.checks import SpecsimError
+from specsim.checks.shown import Shown
 from specsim.evidence.counters import Counters
 
 CONVENTIONS = {
@@ -67,8 +68,8 @@ def latency(convention: str, called: str, seconds: Mapping[str, float | None]) -
     return Latency(convention, called, **known)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedRun:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ServedRun(Shown):
     """A run of requests against a server; None for what the tool does not tell.
 
     `tool` measured it, `engine` served it. `decoding` is the mean number of sequences that decode
@@ -114,6 +115,14 @@ class ServedRun:
             for name, each in self.latencies.items()
         }
         return document | {"cautions": list(self.cautions)}
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "tool": self.tool,
+            "model": self.model,
+            "requests": self.completed,
+            "duration": "unknown" if self.duration_s is None else f"{self.duration_s:.4g} s",
+        }
 
 
 NUMBERS = ("duration_s", "input_tokens", "output_tokens", "output_tokens_per_s", "request_rate",

@@ -7,18 +7,20 @@ import numpy as np
 
 COLUMNS = ("ideal", "predicted", "without_chip", "without_source")
 HEADING = """\
-Plain decoding compared with published rows: the median |error| of a step. The columns: the roofline
-(ideal), the engine's constants (fitted), constants fitted without any row of the same accelerator,
-constants fitted without any row of the same source.
+Plain decoding compared with published rows: the median |error| of a step. The
+columns: the roofline (ideal), the engine's constants (fitted), constants that
+were fitted without any row of the same accelerator (no acc.), of the same source
+(no src.). A * marks constants that are assumed, not fitted. Bands are of 80 %.
 
-engine           rows accel. sources   ideal  fitted no accel.  no source    worst  80 % band"""
+engine         rows accel. sources  ideal fitted no acc. no src.   worst   band"""
 KINDS = """
-Plain steps, passes of several rows (verification), prompts (prefill: no constant was fitted to one)
-and speedups (speculation): median |error|, the 90th percentile and the bias of predictions without
-the row's source. "Left out": the row's accelerator, or all rows of the engine of a speedup, whose
-overheads are then assumed.
+Plain steps, passes of several rows (verification), prompts (prefill: nothing was
+fitted to them) and speedups (speculation): median |error|; the 90th percentile
+and the bias of predictions without the row's source (no src.); how many sources
+(srcs.). Without: the row's accelerator, or all rows of the engine of a speedup,
+whose overheads are then assumed.
 
-engine           kind           rows sources   ideal  fitted  left out  no source     p90    bias"""
+engine         kind         rows srcs.  ideal fitted without no src.   p90  bias"""
 
 
 def render(document: Mapping[str, Any], worst: int = 12) -> str:
@@ -40,17 +42,18 @@ def engines(document: Mapping[str, Any]) -> Iterator[str]:
     yield HEADING
     for engine in document["engines"]:
         if not engine["rows"]:
-            yield f"{engine['engine']:16s}    -  {engine['confidence']}: no published row"
+            yield f"{engine['engine']:14s}    -  {engine['confidence']}: no published row"
             continue
         counts = f"{engine['rows']:5d} {engine['chips']:6d} {engine['sources']:7d}"
-        note = "" if engine["confidence"] == "fitted" else f"  {engine['confidence']}"
+        note = "" if engine["confidence"] == "fitted" else "*"
+        band = f"±{engine['band']:.0%}"
         yield (
-            f"{engine['engine']:16s}{counts} {medians(engine)}"
-            f"  {engine['worst']:+7.1%}  ±{engine['band']:.0%}{note}"
+            f"{engine['engine']:14s}{counts} {medians(engine)} {engine['worst']:+7.1%}"
+            f"{band:>7s}{note}"
         )
-    yield f"{'average':37s}{medians(document['average'])}"
+    yield f"{'average':34s}{medians(document['average'])}"
     for what, row in document["unscored"].items():
-        yield f"{what:31s}{row['rows']:5d} {medians(row)}"
+        yield f"{what:29s}{row['rows']:4d} {medians(row)}"
 
 
 def kinds(document: Mapping[str, Any]) -> Iterator[str]:
@@ -60,17 +63,17 @@ def kinds(document: Mapping[str, Any]) -> Iterator[str]:
         median, p90 = row["median"], row["p90"]
         left_out = median.get("without_chip", median.get("without_engine"))
         yield (
-            f"{row['engine']:16s} {row['kind']:13s} {row['rows']:5d} {row['sources']:7d} "
-            f"{median['ideal']:7.1%} {median['predicted']:7.1%} {left_out:9.1%} "
-            f"{median['without_source']:10.1%} {p90['without_source']:7.1%} {row['bias']:+7.1%}"
+            f"{row['engine']:14s} {row['kind']:12s} {row['rows']:4d} {row['sources']:5d} "
+            f"{median['ideal']:6.1%} {median['predicted']:6.1%} {left_out:7.1%} "
+            f"{median['without_source']:7.1%} {p90['without_source']:5.0%} {row['bias']:+5.0%}"
         )
     held = document["coverage"]
     yield (
         f"The 80 % bands contain {held['without_chip']:.0%} of the plain steps that are predicted "
-        f"without their accelerator, {held['without_source']:.0%} without their\nsource "
+        f"without their accelerator, {held['without_source']:.0%} without their source "
         f"(half-width, median: {held['half_width']:.0%}); of the speedups "
         f"{held['speedups_without_source']:.0%} without their source, "
-        f"{held['speedups_without_engine']:.0%} without any row of their\nengine "
+        f"{held['speedups_without_engine']:.0%} without any row of their engine "
         f"(half-width {held['speedups_half_width']:.0%})."
     )
     free = document["constants"].items()
@@ -80,7 +83,7 @@ def kinds(document: Mapping[str, Any]) -> Iterator[str]:
 
 def medians(row: Mapping[str, float]) -> str:
     """The median errors of one line, a column for each way to predict."""
-    widths = (7, 7, 9, 10)
+    widths = (6, 6, 7, 7)
     return " ".join(f"{row[of]:{w}.1%}" for of, w in zip(COLUMNS, widths, strict=True))
 
 
