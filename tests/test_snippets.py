@@ -116,16 +116,8 @@ def sessions(page: Path) -> list[str]:
     return [t for kind, t in blocks(page) if not kind and t.startswith("$ specsim ")]
 
 
-STALE = pytest.mark.xfail(reason="the band in README.md is that of older constants", strict=False)
-
-
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.name, marks=[STALE] if page.name == "README.md" else [])
-        for page in PAGES
-        if sessions(page)
-    ],
+    "page", [page for page in PAGES if sessions(page)], ids=lambda page: page.name
 )
 def test_a_command_prints_the_lines_that_are_shown(page: Path, capsys) -> None:
     for text in sessions(page):
