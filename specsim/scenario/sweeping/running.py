@@ -93,9 +93,9 @@ def run_sweep(
     """Compute the points that `store` does not hold yet.
 
     Arguments: `points`, a `SweepPlan` or a list; `executor`, where they are computed: None for this
-    process, an `Executor`, or a `WorkerPool`, which can replace a broken one; `store`, a file (None: the
-    results stay in memory); `compute`, a function of a point, which workers can import; `retry`
-    computes again what was an error; `watch` is told every outcome.
+    process, an `Executor`, or a `WorkerPool`, which can replace a broken one; `store`, a file
+    (None: the results stay in memory); `compute`, a function of a point, which workers can import;
+    `retry` computes again what was an error; `watch` is told every outcome.
 
     A point that raises is recorded with its error. Raises SpecsimError where the store cannot be
     written, where another sweep writes to it, and where workers end before they compute.
