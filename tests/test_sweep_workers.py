@@ -14,8 +14,8 @@ import pytest
 
 from specsim.checks import SpecsimError
 from specsim.scenario.sweeping import (
-    Pool,
     SweepPoint,
+    WorkerPool,
     dask_pool,
     plan_of,
     process_pool,
@@ -57,14 +57,14 @@ def results(done: Any) -> list[Any]:
     return [None if each is None else each.get("result") for _, each in done.rows()]
 
 
-def watched(pool: Pool, started: list[Executor]) -> Pool:
+def watched(pool: WorkerPool, started: list[Executor]) -> WorkerPool:
     """The same pool, which notes every executor that it starts."""
 
     def start() -> Executor:
         started.append(pool.start())
         return started[-1]
 
-    return Pool(start, pool.stop, pool.workers)
+    return WorkerPool(start, pool.stop, pool.workers)
 
 
 @pytest.fixture(scope="module")
