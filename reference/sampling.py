@@ -44,22 +44,20 @@ class SamplingParameters:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise SpecsimError(f"temperature must be a finite number >= 0, not {self.temperature}")
-        if 0 < self.temperature < COLDEST:
+        heat, penalty = self.temperature, self.repetition_penalty
+        for is_valid, name, wanted in (
+            (heat >= 0 and math.isfinite(heat), "temperature", "a finite number >= 0"),
+            (self.top_k is None or self.top_k >= 1, "top_k", "at least 1"),
+            (self.top_p is None or 0 < self.top_p <= 1, "top_p", "in (0, 1]"),
+            (self.min_p is None or 0 <= self.min_p <= 1, "min_p", "in [0, 1]"),
+            (penalty > 0 and math.isfinite(penalty), "repetition_penalty", "a finite number > 0"),
+        ):
+            if not is_valid:
+                raise SpecsimError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        if 0 < heat < COLDEST:
             raise SpecsimError(
-                f"temperature must be 0 (greedy) or at least {COLDEST:g}, not "
-                f"{self.temperature:g}: logits divided by it leave the range of float32"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise SpecsimError(f"top_k must be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise SpecsimError(f"top_p must be in (0, 1], not {self.top_p}")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise SpecsimError(f"min_p must be in [0, 1], not {self.min_p}")
-        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
-            raise SpecsimError(
-                f"repetition_penalty must be a finite number > 0, not {self.repetition_penalty}"
+                f"temperature must be 0 (greedy) or at least {COLDEST:g}, not {heat:g}: logits "
+                "divided by it leave the range of float32"
             )
 
     @property
