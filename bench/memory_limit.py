@@ -1,6 +1,6 @@
 """How close a pass of one row comes to the memory's limit on a CPU, and what huge pages change.
 
-    python bench/memory_limit.py [--rounds 2] [--rows 1,2,3,5,8]
+    python bench/memory_limit.py [--rounds 2] [--rows 1,2,3,5,8,16,32]
 
 A decode step has to read its weights once. So its least time is their bytes over the fastest read
 of this machine, here a sum over 256 MB. For every size and dtype a line has what the matrix
@@ -138,7 +138,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--rows", default="1,2,3,5,8")
+    parser.add_argument("--rows", default="1,2,3,5,8,16,32")
     parser.add_argument("--child", action="store_true", help="one process of a round")
     options = parser.parse_args()
     if options.child:

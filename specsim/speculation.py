@@ -51,9 +51,9 @@ def predict(
     the KV length in tokens at the step that is priced. `tokens_error`, the relative half-width of
     the 80 % band on tokens per cycle. `routing_correlation`, of a mixture of experts alone: how
     alike consecutive tokens choose, 0 independently (the default, pessimistic) to 1 the same.
-    `top_p`, below 1 where target and draft both sample from a nucleus: every distribution is then
-    sorted, which takes the engine's `sorting_overhead_s` (what it does to the acceptance is in the
-    acceptance that is given).
+    `top_p`, below 1 where target and draft both sample from a nucleus: the likeliest
+    tokens of every distribution are then sorted, which takes the engine's `sorting_overhead_s`
+    (what it does to the acceptance is in the acceptance that is given).
 
     An alpha, a survival or an acceptance model describes a chain of drafts where there is one: the
     method makes of it the survival of its cycles (a lookup that finds nothing, a tree, heads whose
