@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WIDE = 8192  # tokens of a vocabulary; of so many or more, the likeliest are sorted first,
+WIDE = 4096  # tokens of a vocabulary; of so many or more, the likeliest are sorted first,
 FEWER = 32  # which are so many times fewer
 
 
