@@ -1,6 +1,7 @@
 """The report as text: engines, kinds, the largest errors, speculation, skipped rows."""
 
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,9 @@ def engines(document: Mapping[str, Any]) -> Iterator[str]:
             f"{engine['engine']:14s}{counts} {medians(engine)} {engine['worst']:+7.1%}"
             f"{band:>7s}{note}"
         )
-    yield f"{'average':34s}{medians(document['average'])}"
+    yield f"{'average':35s}{medians(document['average'])}"
     for what, row in document["unscored"].items():
-        yield f"{what:29s}{row['rows']:4d} {medians(row)}"
+        yield f"{what:30s}{row['rows']:4d} {medians(row)}"
 
 
 def kinds(document: Mapping[str, Any]) -> Iterator[str]:
@@ -68,7 +69,7 @@ def kinds(document: Mapping[str, Any]) -> Iterator[str]:
             f"{median['without_source']:7.1%} {p90['without_source']:5.0%} {row['bias']:+5.0%}"
         )
     held = document["coverage"]
-    yield (
+    said = (
         f"The 80 % bands contain {held['without_chip']:.0%} of the plain steps that are predicted "
         f"without their accelerator, {held['without_source']:.0%} without their source "
         f"(half-width, median: {held['half_width']:.0%}); of the speedups "
@@ -76,9 +77,11 @@ def kinds(document: Mapping[str, Any]) -> Iterator[str]:
         f"{held['speedups_without_engine']:.0%} without any row of their engine "
         f"(half-width {held['speedups_half_width']:.0%})."
     )
+    yield "\n".join(wrap(said, 80))
     free = document["constants"].items()
     told = (f"{name} {c['passes']} + {c['speculation']}" for name, c in free if any(c.values()))
-    yield "Fitted constants of an engine, of passes + of speculation:\n" + ", ".join(told) + "."
+    yield "Fitted constants of an engine, of passes + of speculation:"
+    yield "\n".join(wrap(", ".join(told) + ".", 80))
 
 
 def medians(row: Mapping[str, float]) -> str:
