@@ -243,7 +243,7 @@ def row(
 ) -> ServedLoad:
     """One load, predicted and measured."""
     speeds = [float(run.summary["output_throughput"]) for run in measured]
-    found = [run.summary["spec_decode_acceptance_length"] for run in measured if gamma]
+    found = [run.summary.get("spec_decode_acceptance_length") for run in measured if gamma]
     lengths = [float(each) for each in found if each is not None]
     return ServedLoad(
         streams=streams,
