@@ -143,8 +143,8 @@ def measure(pair, urls: dict, streams: list[int], gamma: int, rounds: int) -> Lo
                 assert run.completed.all(), run.failures
                 seen = Measured([run.summary["output_throughput"]])
                 seen.tpot_s.append(run.summary["mean_tpot_ms"] / 1e3)
-                if run.summary["spec_decode_acceptance_length"] is not None:
-                    seen.tokens_per_cycle.append(run.summary["spec_decode_acceptance_length"])
+                length = run.summary.get("spec_decode_acceptance_length")
+                seen.tokens_per_cycle += [] if length is None else [length]
                 keep(found, (who, drafted, count), seen, turn)
         print(f"round {turn} of {rounds}", flush=True)
     return found

@@ -14,8 +14,8 @@
 # **Question.** A prediction about serving is worth what a real server says of it. What do two real
 # servers say: ours, and vLLM?
 #
-# **Takes** about two minutes. **Needs** the extra `serve` for the last part, which starts our server
-# on this machine; without it the notebook shows the stored results. No download.
+# **Takes** about two minutes. **Needs** the extra `serve` for the last part, which starts our
+# server on this machine; without it the notebook shows the stored results. No download.
 #
 # Two things are compared. The *same* pair of models runs behind two servers, so that what differs
 # is the software. And every speed stands beside its prediction, so that what we do not understand
@@ -39,9 +39,9 @@ course.say(here.sentence)
 # ## What was measured
 #
 # `make bench-servers` does this: our server, `python -m reference serve`, and vLLM's server run on
-# one machine, each once plain and once with a draft model. Closed loops of 1, 2, 4 and 8 streams ask
-# each in turn for greedy texts: *closed* means that a stream sends its next request when its last
-# answer is complete. The decoder itself decodes the same prompts without any server.
+# one machine, each once plain and once with a draft model. Closed loops of 1, 2, 4 and 8 streams
+# ask each in turn for greedy texts: *closed* means that a stream sends its next request when its
+# last answer is complete. The decoder itself decodes the same prompts without any server.
 
 # %%
 stored = Path(specsim.__file__).parent.parent / "measurements" / "servers-cpu-2core.json"
@@ -86,18 +86,18 @@ Tokens per second of all streams together, on {found["environment"]["device"]} w
 HTTP, the client and the event loop share the processors with the decoder. They leave
 {ratios("ours", "decoder").min():.0%} to {ratios("ours", "decoder").max():.0%} of its speed.
 **Our server is {mean(against):.1f} times as fast as vLLM here ({against.min():.1f} to
-{against.max():.1f}): on so small a model, what an engine does beside the passes decides.** That is no
-verdict on vLLM, which is made for large models on GPUs.
+{against.max():.1f}): on so small a model, what an engine does beside the passes decides.** That is
+no verdict on vLLM, which is made for large models on GPUs.
 """)
 
 # %% [markdown]
 # ## What was predicted
 #
 # Our server is predicted from probes of the machine: their passes, in a simulated closed loop. No
-# constant comes from a server. vLLM's passes are taken to be those of the probes, too. What its host
-# does for each step and for each sequence is fitted to two of its eight loads: the plain ones with
-# the fewest and the most streams. With that, its speculation is predicted. Tokens per cycle are the
-# counted ones: what is tried is the time.
+# constant comes from a server. vLLM's passes are taken to be those of the probes, too. What its
+# host does for each step and for each sequence is fitted to two of its eight loads: the plain ones
+# with the fewest and the most streams. With that, its speculation is predicted. Tokens per cycle
+# are the counted ones: what is tried is the time.
 
 # %%
 figure, panels = figures.subplots(2, height=2.9)

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ )?specsim +([a-z-]+(?: .*)?)$", re.MULTILINE)
 REFERENCE = re.compile(r"^python -m reference (.*)$", re.MULTILINE)
 SLOW_PAGES = {"decoding.md", "serving.md"}
-SLOW = {"serve-sim", "tune", "validate", "compare"}
+SLOW = {"serve-sim", "tune", "validate"}
 A_FILE = re.compile(r"""["'][\w.-]+\.(json|log|txt|toml|jsonl)["']""")  # of the reader's
 NOT_RUN = {"demo", "explore"}  # a minute of decoding, and a server: each has tests of its own
 READERS = re.compile(
@@ -116,16 +116,8 @@ def sessions(page: Path) -> list[str]:
     return [t for kind, t in blocks(page) if not kind and t.startswith("$ specsim ")]
 
 
-STALE = pytest.mark.xfail(reason="the band in README.md is that of older constants", strict=False)
-
-
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.name, marks=[STALE] if page.name == "README.md" else [])
-        for page in PAGES
-        if sessions(page)
-    ],
+    "page", [page for page in PAGES if sessions(page)], ids=lambda page: page.name
 )
 def test_a_command_prints_the_lines_that_are_shown(page: Path, capsys) -> None:
     for text in sessions(page):

@@ -120,6 +120,14 @@ def test_files_that_are_no_sweeps(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "needs a target" in call(capsys, path, status=2)
 
 
+def test_without_dask_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], axes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    said = call(capsys, axes, "--dask", "tcp://127.0.0.1:9", status=2)
+    assert said == "specsim: --dask needs distributed: pip install 'specsim-llm[dask]'\n"
+
+
 def test_a_dry_run_only_says_what_it_would_do(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -142,6 +150,7 @@ def test_every_point_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "no figure" in said
 
 
+@pytest.mark.slow
 def test_measured_points_decode_with_the_pair(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -185,7 +194,7 @@ def keys_in(store: Path) -> list[str]:
     return [json.loads(line)["key"] for line in content.splitlines()[1:]]
 
 
-@pytest.mark.parametrize("words", [(), ("--workers", "2")])
+@pytest.mark.parametrize("words", [pytest.param((), marks=pytest.mark.slow), ("--workers", "2")])
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, words: tuple[str, ...]) -> None:
     path, store = tmp_path / "axes.toml", tmp_path / "axes.jsonl"
     path.write_text(SERVE)

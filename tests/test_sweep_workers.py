@@ -4,6 +4,7 @@ that dies."""
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 
 from specsim.checks import SpecsimError
 from specsim.scenario.sweeping import (
-    Pool,
     SweepPoint,
+    WorkerPool,
     dask_pool,
     plan_of,
     process_pool,
@@ -56,14 +57,14 @@ def results(done: Any) -> list[Any]:
     return [None if each is None else each.get("result") for _, each in done.rows()]
 
 
-def watched(pool: Pool, started: list[Executor]) -> Pool:
+def watched(pool: WorkerPool, started: list[Executor]) -> WorkerPool:
     """The same pool, which notes every executor that it starts."""
 
     def start() -> Executor:
         started.append(pool.start())
         return started[-1]
 
-    return Pool(start, pool.stop, pool.workers)
+    return WorkerPool(start, pool.stop, pool.workers)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,7 @@ def test_a_point_that_kills_its_workers_is_found_and_the_rest_goes_on(
     assert outcome["error"].startswith("its worker ended 3 times: BrokenProcessPool")
 
 
+@pytest.mark.slow
 def test_workers_that_all_die_end_the_sweep(
     tmp_path: Path, slow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_workers_that_all_die_end_the_sweep(
         run_sweep(PLAN, process_pool(1), tmp_path / "x.jsonl", compute=slow.all_deadly)
 
 
+@pytest.mark.slow
 def test_a_broken_executor_of_the_callers_is_said(tmp_path: Path, slow: Any) -> None:
     from multiprocessing import get_context
 
@@ -142,37 +145,28 @@ def test_a_broken_executor_of_the_callers_is_said(tmp_path: Path, slow: Any) -> 
 
 
 def test_few_points_are_under_way_at_a_time() -> None:
-    """An executor that does nothing until it is asked: what is taken from the plan is bounded."""
-    taken, futures = [], []
+    under_way, most = [0], [0]
 
-    class Lazy(Executor):
+    class Late(Executor):
+        """Finishes each chunk some time after it was submitted."""
+
         _max_workers = 2
 
         def submit(self, fn: Any, /, *args: Any, **more: Any) -> Any:
-            futures.append((Future[Any](), fn, args))
-            if len(futures) == 4:  # both workers have a chunk under way and one that waits
-                most.append(len(taken))
-                for future, function, given in futures:
-                    future.set_result(function(*given))
-                futures.clear()
-            return futures[-1][0] if futures else self._done(fn, args)
-
-        def _done(self, fn: Any, args: Any) -> Any:
             future = Future[Any]()
-            future.set_result(fn(*args))
+            under_way[0] += len(args[1])
+            most[0] = max(most[0], under_way[0])
+
+            def finish() -> None:
+                under_way[0] -= len(args[1])
+                future.set_result([{"seconds": 1.0, "result": {"speedup": 1.0}} for _ in args[1]])
+
+            threading.Timer(0.05, finish).start()
             return future
 
-    class Counting(list[SweepPoint]):
-        def __iter__(self) -> Any:
-            for point in super().__iter__():
-                taken.append(point)
-                yield point
-
-    most: list[int] = []
-    points = Counting(plan_of("predict", PAIR, {"context": {"from": 1, "to": 64, "steps": 64}}))
-    done = run_sweep(points, Lazy(), compute=lambda point: {"speedup": 1.0})
-    assert done.progress.computed == 64
-    assert most[0] == 4
+    plan = plan_of("predict", PAIR, {"context": {"from": 1, "to": 40, "steps": 40}})
+    assert run_sweep(plan, Late()).progress.computed == 40
+    assert most[0] == 4  # for each worker one that is computed, and one that waits
 
 
 def test_threads_serve_too() -> None:

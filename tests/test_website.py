@@ -87,6 +87,12 @@ def test_a_name_that_is_left_out_is_found(shown: set[str]) -> None:
     }
 
 
+def test_no_function_or_class_has_the_dotted_name_of_a_module() -> None:
+    """Of two things with one name the reference would show one."""
+    modules = {name for package in ("specsim", "reference") for name, _ in api.modules_of(package)}
+    assert {name for page in api.PAGES for name in api.names(page)} & modules == set()
+
+
 def test_every_package_has_a_page_or_is_on_one() -> None:
     packages = {f"specsim.{path.parent.name}" for path in ROOT.glob("specsim/*/__init__.py")}
     assert packages <= set(api.PAGES)

@@ -17,11 +17,11 @@ from specsim.cli.measuring import compute_any
 from specsim.cli.parser import Commands
 from specsim.cli.progress import SweepBar
 from specsim.scenario.sweeping import (
-    Pool,
     SweepPlan,
     SweepPoint,
     SweepResult,
     SweepSummary,
+    WorkerPool,
     dask_pool,
     metric_named,
     process_pool,
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def pool_of(options: argparse.Namespace) -> AbstractContextManager[Pool | None]:
+def pool_of(options: argparse.Namespace) -> AbstractContextManager[WorkerPool | None]:
     """Where the points are computed; None for this process."""
     if options.dask is not None:
         return dask_pool(options.dask)

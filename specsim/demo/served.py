@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ QUICK_ANSWER, QUICK_ROUNDS = 24, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ClosedLoop:
     """A closed loop of `streams`: each asks for `WAVES` texts of `answer` tokens, one after the
     other, after prompts of `prompt_tokens` on average."""
 
@@ -57,7 +57,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ServedLoad:
     """One load on one server: tokens per second of all streams together."""
 
     streams: int
@@ -74,7 +74,7 @@ class Row:
 class Compared:
     """The loads, predicted and measured, and what they were predicted from."""
 
-    rows: list[Row]
+    rows: list[ServedLoad]
     gamma: int
     answer: int
     precision: str
@@ -153,7 +153,7 @@ def compared(
     survival = survival_of(pair, gamma, texts)
     note("", f"acceptance at temperature 1, from calibration prompts: {said(survival)}")
     length = float(np.mean([len(prompt) for prompt in pair.timed_prompts]))
-    loads = [Load(count, answer, length) for count in streams]
+    loads = [ClosedLoop(count, answer, length) for count in streams]
     shapes = pair.target.architecture, pair.draft.architecture
     predicted = {
         (load.streams, drafted): predict(*shapes, calibration.system, load, drafted, survival)
@@ -190,7 +190,7 @@ def predict(
     target: Architecture,
     draft: Architecture,
     system: System,
-    load: Load,
+    load: ClosedLoop,
     gamma: int,
     survival: np.ndarray,
 ) -> serving.Served:
@@ -204,7 +204,7 @@ def predict(
 
 
 def measure(
-    loads: Sequence[Load],
+    loads: Sequence[ClosedLoop],
     gammas: Sequence[int],
     prompts: Sequence[list[int]],
     dtype: str,
@@ -230,7 +230,7 @@ def measure(
     return found
 
 
-def our_server(gamma: int, dtype: str, slots: int):
+def our_server(gamma: int, dtype: str, slots: int) -> AbstractContextManager[str]:
     """A server of the bundled pair, as a context that gives its address."""
     port = free_port()
     command = [sys.executable, "-m", "reference", "serve", "--port", str(port)]
@@ -240,12 +240,12 @@ def our_server(gamma: int, dtype: str, slots: int):
 
 def row(
     streams: int, gamma: int, predicted: serving.Served, measured: Sequence[client.ServerRun]
-) -> Row:
+) -> ServedLoad:
     """One load, predicted and measured."""
     speeds = [float(run.summary["output_throughput"]) for run in measured]
-    found = [run.summary["spec_decode_acceptance_length"] for run in measured if gamma]
+    found = [run.summary.get("spec_decode_acceptance_length") for run in measured if gamma]
     lengths = [float(each) for each in found if each is not None]
-    return Row(
+    return ServedLoad(
         streams=streams,
         gamma=gamma,
         predicted=float(predicted.summary["output_throughput"]),
@@ -264,7 +264,7 @@ def said(survival: np.ndarray) -> str:
     return ", ".join(f"s_{k} = {share:.2f}" for k, share in enumerate(survival, 1))
 
 
-def speedups(rows: Sequence[Row], gamma: int) -> dict[int, tuple[float, float]]:
+def speedups(rows: Sequence[ServedLoad], gamma: int) -> dict[int, tuple[float, float]]:
     """By streams, the predicted and the measured speedup."""
     of = {(each.streams, each.gamma): each for each in rows}
     return {
@@ -277,7 +277,7 @@ def speedups(rows: Sequence[Row], gamma: int) -> dict[int, tuple[float, float]]:
     }
 
 
-def errors(rows: Sequence[Row], gamma: int) -> dict[str, float]:
+def errors(rows: Sequence[ServedLoad], gamma: int) -> dict[str, float]:
     """The median and the largest |predicted / measured - 1|, of speeds and of speedups."""
     speeds = [abs(each.predicted / each.measured - 1) for each in rows]
     gains = [abs(one / other - 1) for one, other in speedups(rows, gamma).values()]
@@ -287,7 +287,7 @@ def errors(rows: Sequence[Row], gamma: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def table(rows: Sequence[Row], gamma: int) -> list[str]:
+def table(rows: Sequence[ServedLoad], gamma: int) -> list[str]:
     """The loads, predicted beside measured, in lines of at most 80 columns."""
     of = {(each.streams, each.gamma): each for each in rows}
     lines = [
@@ -312,7 +312,7 @@ def table(rows: Sequence[Row], gamma: int) -> list[str]:
     return lines
 
 
-def draw(rows: Sequence[Row], gamma: int, file: Path) -> None:
+def draw(rows: Sequence[ServedLoad], gamma: int, file: Path) -> None:
     """The figure: predicted lines, measured markers with the range of the rounds."""
     from specsim import figures
 

@@ -8,7 +8,7 @@
 
 | read | for |
 |---|---|
-| `question` | the types: a question, a multiple-choice question, an answer |
+| `kinds` | the types: a question, a multiple-choice question, an answer |
 | `form` | a question on a notebook's page |
 | `models` | the models and systems that the questions are about |
 | `bandwidth` `batches` `tokens` `limits` `methods` `service` | the thirty questions, by subject |
@@ -20,7 +20,7 @@ import difflib
 from specsim.checks import SpecsimError
 from specsim.course.quiz import bandwidth, batches, follow_ups, limits, methods, service, tokens
 from specsim.course.quiz.form import Form
-from specsim.course.quiz.question import Answer, AnyQuestion, Choice, Question
+from specsim.course.quiz.kinds import Answer, AnyQuestion, Choice, Question
 
 _SECTIONS = (bandwidth, batches, tokens, limits, methods, service, follow_ups)
 _BY_ID = {each.id: each for section in _SECTIONS for each in section.QUESTIONS}

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from specsim.course.quiz.kinds import Choice, Question
 from specsim.course.quiz.models import (
     GB,
     GIB,
@@ -12,7 +13,6 @@ from specsim.course.quiz.models import (
     streamed_bytes,
     with_link,
 )
-from specsim.course.quiz.question import Choice, Question
 from specsim.operators import LINEAR, PRECISIONS
 
 SECTION = "Bytes, not FLOPs"

@@ -3,6 +3,7 @@
 from specsim.acceptance import IID
 from specsim.acceptance.latency import end_to_end_s, zero_gap_share
 from specsim.course.quiz.bandwidth import DATASHEETS
+from specsim.course.quiz.kinds import Choice, Question
 from specsim.course.quiz.models import (
     BF16,
     GB,
@@ -15,7 +16,6 @@ from specsim.course.quiz.models import (
     roofline,
     streamed_bytes,
 )
-from specsim.course.quiz.question import Choice, Question
 from specsim.operators import Workload, cache_bytes, forward_work
 from specsim.planning.prefill import prefill_s, time_to_first_token
 

@@ -13,7 +13,7 @@ from specsim.acceptance import (
     token_probs,
 )
 from specsim.acceptance.latency import arithmetic_mean, harmonic_mean
-from specsim.course.quiz.question import Question
+from specsim.course.quiz.kinds import Question
 from specsim.planning.economics import open_loop
 
 SECTION = "Follow-ups"

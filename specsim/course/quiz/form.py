@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from specsim.checks import SpecsimError
-from specsim.course.quiz.question import Answer, AnyQuestion, Choice
+from specsim.course.quiz.kinds import Answer, AnyQuestion, Choice
 
 
 class Form:

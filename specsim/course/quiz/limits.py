@@ -6,6 +6,7 @@ from typing import Any
 from specsim.acceptance import IID
 from specsim.acceptance.leviathan import best_gamma, flop_multiplier, leviathan_speedup
 from specsim.architecture import Experts, model
+from specsim.course.quiz.kinds import Choice, Question
 from specsim.course.quiz.models import (
     BF16,
     GB,
@@ -18,7 +19,6 @@ from specsim.course.quiz.models import (
     toy,
     toy_system,
 )
-from specsim.course.quiz.question import Choice, Question
 from specsim.course.quiz.tokens import LEVIATHAN
 from specsim.drafting import DraftModel
 from specsim.operators import Workload, cache_bytes, distinct_experts, forward_work

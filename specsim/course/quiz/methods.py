@@ -2,8 +2,8 @@
 
 from specsim.acceptance.leviathan import leviathan_speedup
 from specsim.acceptance.optimal_trees import best_tree
+from specsim.course.quiz.kinds import Choice, Question
 from specsim.course.quiz.models import toy, toy_system
-from specsim.course.quiz.question import Choice, Question
 from specsim.drafting import DraftModel, Pearl
 from specsim.speculation import predict
 

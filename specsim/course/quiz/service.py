@@ -11,6 +11,7 @@ from specsim.acceptance.latency import (
 )
 from specsim.acceptance.leviathan import best_gamma, leviathan_speedup
 from specsim.architecture import model
+from specsim.course.quiz.kinds import Choice, Question
 from specsim.course.quiz.models import (
     GB,
     LLAMA_70B,
@@ -20,7 +21,6 @@ from specsim.course.quiz.models import (
     streamed_bytes,
     with_link,
 )
-from specsim.course.quiz.question import Choice, Question
 from specsim.planning.economics import dollars_per_million_tokens
 from specsim.planning.memory import footprint
 

@@ -10,7 +10,7 @@ from specsim.acceptance import (
     tokens_per_cycle_from_accepted_per_drafted,
 )
 from specsim.acceptance.leviathan import best_gamma, best_gamma_closed_form, leviathan_speedup
-from specsim.course.quiz.question import Question
+from specsim.course.quiz.kinds import Question
 
 SECTION = "Exactness, and tokens per cycle"
 LEVIATHAN = "Leviathan, Kalman and Matias, arXiv:2211.17192"

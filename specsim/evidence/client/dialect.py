@@ -13,7 +13,7 @@ from specsim.checks import SpecsimError, quoted
 from specsim.evidence.client.address import Address
 from specsim.evidence.client.answers import StreamedAnswer, refusal
 from specsim.evidence.client.clock import Clock
-from specsim.evidence.client.http1 import Failure, Pool
+from specsim.evidence.client.http1 import Connections, Failure
 from specsim.evidence.client.prompts import Prompts
 from specsim.evidence.client.streams import ask
 
@@ -65,7 +65,7 @@ def dialect_of(
     return Dialect(model, chat, "max_completion_tokens" if chat else "max_tokens", options)
 
 
-async def first_model(pool: Pool) -> str:
+async def first_model(pool: Connections) -> str:
     """The first model that the server lists. Raises SpecsimError if it lists none."""
     path = f"{pool.address.base}/models"
     url = pool.address.shown + "/models"
@@ -94,7 +94,7 @@ async def first_model(pool: Pool) -> str:
 
 
 async def understood(
-    pool: Pool, dialect: Dialect, prompts: Prompts, clock: Clock, timeout_s: float
+    pool: Connections, dialect: Dialect, prompts: Prompts, clock: Clock, timeout_s: float
 ) -> tuple[Dialect, Prompts]:
     """The dialect and the kind of prompts that the server takes, after two short requests.
 
@@ -140,7 +140,7 @@ async def understood(
 
 
 async def _asked(
-    pool: Pool, dialect: Dialect, prompts: Prompts, size: int, clock: Clock, timeout_s: float
+    pool: Connections, dialect: Dialect, prompts: Prompts, size: int, clock: Clock, timeout_s: float
 ) -> StreamedAnswer:
     """A short request: `size` words or ids, or the first prompt of the file."""
     answer = StreamedAnswer(size, asked_output=SHORT)
@@ -170,7 +170,7 @@ def _noting(dialect: Dialect, note: str) -> Dialect:
     return replace(dialect, notes=(*dialect.notes, note))
 
 
-def _refused(pool: Pool, dialect: Dialect, answer: StreamedAnswer) -> str:
+def _refused(pool: Connections, dialect: Dialect, answer: StreamedAnswer) -> str:
     url = f"{pool.address.shown}{dialect.path(pool.address).removeprefix(pool.address.base)}"
     why = pool.key.hide(answer.error or "no answer")
     remedy = ""

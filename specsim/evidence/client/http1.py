@@ -220,7 +220,7 @@ class Connection:
 
 
 @dataclass(slots=True)
-class Pool:
+class Connections:
     """Connections to one server, and to no other."""
 
     address: Address

@@ -23,7 +23,7 @@ from specsim.evidence.client.answers import StreamedAnswer
 from specsim.evidence.client.arrays import require_slo
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.dialect import Dialect, dialect_of, first_model, understood
-from specsim.evidence.client.http1 import Failure, Pool
+from specsim.evidence.client.http1 import Connections, Failure
 from specsim.evidence.client.overhead import Overhead, overhead
 from specsim.evidence.client.prompts import Prompts, Tokenizer, Written
 from specsim.evidence.client.run import ServerRun
@@ -58,7 +58,7 @@ class _Job:
     weigh: bool
     clock: Clock
     tls: ssl.SSLContext | None
-    pool: Pool = field(init=False)
+    pool: Connections = field(init=False)
     dialect: Dialect | None = None
     sender: Sender | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -92,7 +92,7 @@ class _Job:
 
     async def _all(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.pool = Pool(self.address, self.key, self.tls)
+        self.pool = Connections(self.address, self.key, self.tls)
         try:
             await self._measure()
         finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from specsim.evidence.client.address import Address, Key
 from specsim.evidence.client.answers import StreamedAnswer
 from specsim.evidence.client.clock import Clock
-from specsim.evidence.client.http1 import Pool
+from specsim.evidence.client.http1 import Connections
 from specsim.evidence.client.streams import ask
 
 ALONE, STREAMS, CHUNKS = 20, 8, 200  # requests one by one; streams at a time, chunks of each
@@ -72,7 +72,7 @@ async def overhead(
     except OSError:
         return None
     port = server.sockets[0].getsockname()[1]
-    pool = Pool(Address(False, "127.0.0.1", port, "", "/v1", None), Key(None))
+    pool = Connections(Address(False, "127.0.0.1", port, "", "/v1", None), Key(None))
 
     async def asked(count: int) -> StreamedAnswer:
         answer = StreamedAnswer(0)

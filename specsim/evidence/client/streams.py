@@ -6,13 +6,13 @@ import json
 from specsim.evidence.client.answers import StreamedAnswer, refusal
 from specsim.evidence.client.clock import Clock
 from specsim.evidence.client.events import Events
-from specsim.evidence.client.http1 import Failure, Pool, Response
+from specsim.evidence.client.http1 import Connections, Failure, Response
 
 MOST_REFUSAL, MOST_WHOLE = 2**20, 2**26  # bytes of what does not stream
 
 
 async def ask(
-    pool: Pool, message: bytes, answer: StreamedAnswer, clock: Clock, timeout_s: float
+    pool: Connections, message: bytes, answer: StreamedAnswer, clock: Clock, timeout_s: float
 ) -> bool:
     """Send a request and fill its answer in; whether the server could be reached.
 

@@ -19,7 +19,7 @@ thousand times faster: see docs/scale.md.
 
 from specsim.scenario.sweeping.axes import SweepPlan, plan_of, read_plan
 from specsim.scenario.sweeping.points import MeasuredPair, SweepPoint, compute_point
-from specsim.scenario.sweeping.pools import Pool, dask_pool, process_pool
+from specsim.scenario.sweeping.pools import WorkerPool, dask_pool, process_pool
 from specsim.scenario.sweeping.running import SweepProgress, SweepResult, run_sweep
 from specsim.scenario.sweeping.store import SweepStore
 from specsim.scenario.sweeping.summary import (
@@ -34,13 +34,13 @@ from specsim.scenario.sweeping.summary import (
 __all__ = [
     "MeasuredPair",
     "Metric",
-    "Pool",
     "SweepPlan",
     "SweepPoint",
     "SweepProgress",
     "SweepResult",
     "SweepStore",
     "SweepSummary",
+    "WorkerPool",
     "compute_point",
     "dask_pool",
     "metric_named",

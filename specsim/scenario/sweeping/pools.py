@@ -20,7 +20,7 @@ ANSWERS_S = 10  # a scheduler that does not answer in this time is not there
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class WorkerPool:
     """How executors are made and ended, so that a broken one can be replaced.
 
     `start` makes one, `stop` ends it (at once, where its second argument is true), `workers` says
@@ -34,7 +34,7 @@ class Pool:
     replaces: bool = True
 
 
-def process_pool(workers: int) -> Pool:
+def process_pool(workers: int) -> WorkerPool:
     """`workers` processes of this machine, each with one BLAS thread."""
     require_size("--workers", workers)
     require_limit("workers", workers, "--workers")
@@ -45,11 +45,11 @@ def process_pool(workers: int) -> Pool:
         # spawn: a forked process inherits locks of threads that it does not have
         return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
 
-    return Pool(start, _end_processes, lambda: workers)
+    return WorkerPool(start, _end_processes, lambda: workers)
 
 
 @contextmanager
-def dask_pool(address: str) -> Iterator[Pool]:
+def dask_pool(address: str) -> Iterator[WorkerPool]:
     """The workers of a Dask cluster, by its scheduler's address or its scheduler file.
 
     Raises MissingExtra without Dask, and SpecsimError where no scheduler answers.
@@ -67,7 +67,7 @@ def dask_pool(address: str) -> Iterator[Pool]:
     except Exception as error:  # of the network, of the address, of another version
         raise SpecsimError(f"no Dask scheduler answers at {address}: {error}") from None
     try:
-        yield Pool(
+        yield WorkerPool(
             lambda: client.get_executor(pure=False),  # nothing is kept by what was asked
             lambda executor, at_once: executor.shutdown(wait=not at_once),
             lambda: max(1, sum(client.nthreads().values())),
@@ -76,10 +76,10 @@ def dask_pool(address: str) -> Iterator[Pool]:
         client.close()
 
 
-def given_pool(executor: Executor) -> Pool:
+def given_pool(executor: Executor) -> WorkerPool:
     """An executor that the caller made, and ends."""
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    return Pool(lambda: executor, lambda *_: None, lambda: workers, replaces=False)
+    return WorkerPool(lambda: executor, lambda *_: None, lambda: workers, replaces=False)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from specsim.scenario.sweeping.points import (
     compute_point,
     outcome_of,
 )
-from specsim.scenario.sweeping.pools import Pool, given_pool, interrupts_wait, one_thread_each
+from specsim.scenario.sweeping.pools import WorkerPool, given_pool, interrupts_wait, one_thread_each
 from specsim.scenario.sweeping.store import SweepStore
 
 Points: TypeAlias = "SweepPlan | Sequence[SweepPoint]"
@@ -83,7 +83,7 @@ Watch = Callable[[SweepProgress, SweepPoint, Outcome], None]
 
 def run_sweep(
     points: Points,
-    executor: Executor | Pool | None = None,
+    executor: Executor | WorkerPool | None = None,
     store: str | Path | None = None,
     *,
     compute: Compute = compute_point,
@@ -93,9 +93,9 @@ def run_sweep(
     """Compute the points that `store` does not hold yet.
 
     Arguments: `points`, a `SweepPlan` or a list; `executor`, where they are computed: None for this
-    process, an `Executor`, or a `Pool`, which can replace a broken one; `store`, a file (None: the
-    results stay in memory); `compute`, a function of a point, which workers can import; `retry`
-    computes again what was an error; `watch` is told every outcome.
+    process, an `Executor`, or a `WorkerPool`, which can replace a broken one; `store`, a file
+    (None: the results stay in memory); `compute`, a function of a point, which workers can import;
+    `retry` computes again what was an error; `watch` is told every outcome.
 
     A point that raises is recorded with its error. Raises SpecsimError where the store cannot be
     written, where another sweep writes to it, and where workers end before they compute.
@@ -108,7 +108,7 @@ def run_sweep(
         if executor is None:
             run.here(missing)
         else:
-            pool = executor if isinstance(executor, Pool) else given_pool(executor)
+            pool = executor if isinstance(executor, WorkerPool) else given_pool(executor)
             with one_thread_each():
                 run.by_workers(missing, pool)
     return SweepResult(points, kept, progress)
@@ -147,17 +147,20 @@ class _Run:
         for point in points:
             self.record(point, outcome_of(self.compute, point))
 
-    def by_workers(self, points: Iterator[SweepPoint], pool: Pool) -> None:
+    def by_workers(self, points: Iterator[SweepPoint], pool: WorkerPool) -> None:
         """Submit chunks and record what comes back, until nothing is left."""
         waiting: dict[Future[list[Outcome]], list[SweepPoint]] = {}
-        executor, at_once = pool.start(), True
+        executor, at_once, unbroken = pool.start(), True, True
         try:
             while True:
                 broken: Exception | None = None
                 try:
                     self.submit(executor, points, waiting, AHEAD * pool.workers())
+                    unbroken = True
                 except BrokenExecutor as error:
-                    broken = error
+                    if not (waiting or unbroken):  # the new one is broken too
+                        raise SpecsimError(f"no worker can be started: {error}") from None
+                    broken, unbroken = error, False
                 if broken is None and not waiting:
                     break
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
