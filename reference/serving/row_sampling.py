@@ -108,12 +108,12 @@ class RowSampling(SamplingParameters):
         logits = penalised(logits, sequences.held(drafted, logits.shape[1]), penalty)
         places = sequences.positions(drafted.shape[1] + 1)[:, -logits.shape[1] :] + 1  # (B, T)
         early = (places < self.values.least[:, None])[..., None]
-        # where a row has fewer stops than others its first one is named again; without any, token 0
-        any_stop = self.stops[:, :, :1] >= 0  # (B, 1, 1)
-        stops = self.stops.where(self.stops >= 0, self.stops[:, :, :1].clamp(min=0))
-        stops = stops.expand(-1, logits.shape[1], -1)  # (B, T, K)
+        # in place of what is no token, one of the row's stops is named again; without any, token 0
+        stops = self.stops.where(self.stops < logits.shape[-1], -1)
+        one = stops.amax(-1, keepdim=True)  # (B, 1, 1)
+        stops = stops.where(stops >= 0, one.clamp(min=0)).expand(-1, logits.shape[1], -1)
         lowest = torch.finfo(logits.dtype).min
-        found = logits.gather(-1, stops).masked_fill(early & any_stop, lowest)
+        found = logits.gather(-1, stops).masked_fill(early & (one >= 0), lowest)
         return logits.scatter(-1, stops, found)
 
     def probabilities(self, logits: Tensor) -> Tensor:

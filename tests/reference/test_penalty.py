@@ -149,9 +149,9 @@ def test_a_penalty_on_some_tokens_is_that_on_a_mask(dtype: torch.dtype, penalty:
 
 
 def test_least_lengths_forbid_stops_and_nothing_else(pair) -> None:
-    """Rows with several stops, with one, and with none."""
+    """Rows with several stops, with one and an id that is no token, and with none."""
     slots = Slots(pair[0], DraftModel(pair[1], 3), 3, 64)
-    slots.whole.sequences.stops[:, 0, :2] = torch.tensor([[0, 5], [7, -1], [-1, -1]])
+    slots.whole.sequences.stops[:, 0, :2] = torch.tensor([[0, 5], [61, 7], [-1, -1]])
     slots.values.least[:] = torch.tensor([99, 99, 99])
     slots.whole.sequences.window = 1
     cycle, _ = slots.cycle(3, "filtered")
