@@ -89,7 +89,7 @@ def test_the_text_is_that_of_the_loop(pair, texts, kind: str) -> None:
     assert speculate(pair[0], drafter, PROMPTS[0], **options).tokens == texts[0]
 
 
-@pytest.mark.parametrize("kind", ["draft model", "n-gram", "tree"])
+@pytest.mark.parametrize("kind", ["draft model", "tree"])
 def test_a_rejected_draft_that_counts_is_caught(monkeypatch, pair, texts, kind: str) -> None:
     without_roll_back(monkeypatch)
     run = speculate(
