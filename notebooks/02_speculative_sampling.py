@@ -27,7 +27,7 @@ import itertools
 import numpy as np
 
 from specsim import acceptance, course, figures
-from specsim.course import quiz
+from specsim.course import exercises, quiz
 
 here = course.here()
 course.say(here.sentence)
@@ -504,6 +504,39 @@ else:
 
 # %%
 quiz.ask("output-distribution")
+
+# %% [markdown]
+# **In code.** Write the rule. The check calls it with every draft of two tokens and every random
+# number, so it finds the exact distribution of what your rule emits, and it knows what the usual
+# mistakes emit. (`uniforms[-1]` is for the token that is added; the draw is given.)
+
+# %% tags=["teaching"]
+def verify(p, q, drafted, uniforms):
+    """How many drafts are accepted, and the token after them. p (γ+1, V), q (γ, V)."""
+    for k, x in enumerate(drafted):
+        ...  # accept x with probability min(1, p[k, x] / q[k, x])
+    return ...  # accepted, exercises.draw(probs, uniforms[-1])
+
+
+exercises.check("verify", verify)
+
+# %%
+exercises.solution("verify")
+
+# %% [markdown]
+# **In code.** And what is that worth? Write the tokens per cycle, if every draft is accepted with
+# the same probability α.
+
+# %% tags=["teaching"]
+def tokens_per_cycle(alpha, gamma):
+    """The mean number of tokens that a cycle emits."""
+    return ...
+
+
+exercises.check("tokens_per_cycle", tokens_per_cycle)
+
+# %%
+exercises.solution("tokens_per_cycle")
 
 # %%
 matching = quiz.Question(

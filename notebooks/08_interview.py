@@ -1516,10 +1516,11 @@ low, high = (float(edge) for edge in np.ravel(ranked[0].token_s)[[2, 0]])
 final = specsim.predict(
     chat, head, now, batch=crowd, context=longest, gamma=ranked[0].gamma, alpha=0.7
 )
+narrowest, widest = (float(edge) for edge in final.band["speedup"])
 course.say(
     f"α from 0.6 to 0.8 moves the time per token from {ms * high:.1f} to {ms * low:.1f} ms. The "
-    f"speedup is {float(final.speedup):.2f}×, with a band of {float(final.speedup_low):.2f} to "
-    f"{float(final.speedup_high):.2f} from the engine's error alone."
+    f"speedup is {float(final.speedup):.2f}×, with a band of {narrowest:.2f} to {widest:.2f} from "
+    "the engine's error alone."
 )
 
 # %% [markdown]
