@@ -468,3 +468,18 @@ quiz.ask("ridge-batch")
 
 # %%
 quiz.ask("flops-saved")
+
+# %% [markdown]
+# ## References
+#
+# - [Transformer Inference Arithmetic](https://kipp.ly/transformer-inference-arithmetic/): the same
+#   counts, by hand.
+# - [How to Scale Your Model](https://jax-ml.github.io/scaling-book/): rooflines of training and
+#   inference, with exercises.
+# - Pope et al., *Efficiently Scaling Transformer Inference*,
+#   [arXiv:2211.05102](https://arxiv.org/abs/2211.05102): where the bytes and FLOPs of a pass go,
+#   and how they are split.
+# - Ainslie et al., *GQA*, [arXiv:2305.13245](https://arxiv.org/abs/2305.13245): several query heads
+#   that share one KV head.
+# - [Williams, Waterman and Patterson, *Roofline*](https://doi.org/10.1145/1498765.1498785): the
+#   model of the second figure.

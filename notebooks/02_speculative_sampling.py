@@ -568,3 +568,15 @@ greedy_draft = quiz.Question(
     },
 )
 quiz.ask(greedy_draft)
+
+# %% [markdown]
+# ## References
+#
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Chen et al., *Accelerating Large Language Model Decoding with Speculative Sampling*,
+#   [arXiv:2302.01318](https://arxiv.org/abs/2302.01318): the same rule, found independently.
+# - Sun et al., *Block Verification Accelerates Speculative Decoding*,
+#   [arXiv:2403.10444](https://arxiv.org/abs/2403.10444): the rule that judges a block as a whole.
+# - Cai et al., *Medusa*, [arXiv:2401.10774](https://arxiv.org/abs/2401.10774): several heads that
+#   draft, and the lossy rule `typical`.

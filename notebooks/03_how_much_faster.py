@@ -386,3 +386,14 @@ replies = quiz.Question(
     unit="cycles",
 )
 quiz.ask(replies)
+
+# %% [markdown]
+# ## References
+#
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Yan, Agarwal and Venkataraman, *Decoding Speculative Decoding*,
+#   [arXiv:2402.01528](https://arxiv.org/abs/2402.01528): the latency of a draft decides, and it
+#   follows its depth.
+# - [vLLM: speculative decoding](https://docs.vllm.ai/en/latest/features/spec_decode.html): the
+#   counters that an engine reports.

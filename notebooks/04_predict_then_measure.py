@@ -484,3 +484,14 @@ cycles = quiz.Question(
     unit="cycles",
 )
 quiz.ask(cycles)
+
+# %% [markdown]
+# ## References
+#
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Pope et al., *Efficiently Scaling Transformer Inference*,
+#   [arXiv:2211.05102](https://arxiv.org/abs/2211.05102): where the bytes and FLOPs of a pass go,
+#   and how they are split.
+# - [Williams, Waterman and Patterson, *Roofline*](https://doi.org/10.1145/1498765.1498785): two
+#   probes that predict a pass.

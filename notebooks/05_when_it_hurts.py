@@ -446,3 +446,19 @@ lost = quiz.Question(
     unit="tokens",
 )
 quiz.ask(lost)
+
+# %% [markdown]
+# ## References
+#
+# - Su, Giannoula and Pekhimenko, *The Synergy of Speculative Decoding and Batching in Serving Large
+#   Language Models*, [arXiv:2310.18813](https://arxiv.org/abs/2310.18813): the best γ falls as the
+#   batch grows.
+# - Sadhukhan et al., *MagicDec*, [arXiv:2408.11049](https://arxiv.org/abs/2408.11049): long
+#   contexts at large batches.
+# - Huang et al., *MoESD*, [arXiv:2505.19645](https://arxiv.org/abs/2505.19645): distinct experts,
+#   and the batch at which speculation helps a mixture most.
+# - Frantar et al., *MARLIN*, [arXiv:2408.11743](https://arxiv.org/abs/2408.11743): 4-bit weights
+#   and the batch up to which they help.
+# - Yan, Agarwal and Venkataraman, *Decoding Speculative Decoding*,
+#   [arXiv:2402.01528](https://arxiv.org/abs/2402.01528): the latency of a draft decides, and it
+#   follows its depth.

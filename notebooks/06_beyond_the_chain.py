@@ -478,3 +478,21 @@ lookup = quiz.Question(
     unit="tokens",
 )
 quiz.ask(lookup)
+
+# %% [markdown]
+# ## References
+#
+# - Cai et al., *Medusa*, [arXiv:2401.10774](https://arxiv.org/abs/2401.10774): several heads that
+#   draft, and the lossy rule `typical`.
+# - Li et al., *EAGLE-2*, [arXiv:2406.16858](https://arxiv.org/abs/2406.16858): trees by the
+#   confidence of the draft.
+# - Li et al., *EAGLE-3*, [arXiv:2503.01840](https://arxiv.org/abs/2503.01840): a head that reads
+#   several layers of the target.
+# - Chen et al., *Sequoia*, [arXiv:2402.12374](https://arxiv.org/abs/2402.12374): the best tree for
+#   a given number of nodes.
+# - Miao et al., *SpecInfer*, [arXiv:2305.09781](https://arxiv.org/abs/2305.09781): verification of
+#   token trees.
+# - Oliaro et al., *SuffixDecoding*, [arXiv:2411.04975](https://arxiv.org/abs/2411.04975): drafts
+#   that are copied.
+# - DeepSeek-AI, *DeepSeek-V3 Technical Report*,
+#   [arXiv:2412.19437](https://arxiv.org/abs/2412.19437): a module that predicts a token further.

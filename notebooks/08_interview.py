@@ -1636,3 +1636,21 @@ course.say(
 # %%
 cited = {source for each in quiz.questions(follow_ups=True) for source in each.sources}
 course.say("\n".join(f"- {source}" for source in sorted(cited)))
+
+# %% [markdown]
+# ## References
+#
+# - [How to Scale Your Model](https://jax-ml.github.io/scaling-book/): rooflines of training and
+#   inference, with exercises.
+# - [Transformer Inference Arithmetic](https://kipp.ly/transformer-inference-arithmetic/): the same
+#   counts, by hand.
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Chen et al., *Accelerating Large Language Model Decoding with Speculative Sampling*,
+#   [arXiv:2302.01318](https://arxiv.org/abs/2302.01318): the same rule, found independently.
+# - Xia et al., *Unlocking Efficiency in Large Language Model Inference*,
+#   [arXiv:2401.07851](https://arxiv.org/abs/2401.07851): a survey of drafting and verification.
+# - Kwon et al., *Efficient Memory Management for Large Language Model Serving with PagedAttention*,
+#   [arXiv:2309.06180](https://arxiv.org/abs/2309.06180): a cache in blocks.
+# - Agrawal et al., *Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve*,
+#   [arXiv:2403.02310](https://arxiv.org/abs/2403.02310): prompts in chunks.

@@ -360,9 +360,23 @@ def test_every_section_ends_with_one_bold_takeaway(source: Path) -> None:
     without = [
         cells[0].splitlines()[0]
         for cells in sections
-        if not cells[0].startswith("## Exercises") and "**" not in cells[-1]
+        if not cells[0].startswith(("## Exercises", "## References")) and "**" not in cells[-1]
     ]
     assert without == []
+
+
+@every_notebook
+def test_it_ends_with_references_that_are_linked(source: Path) -> None:
+    last = execute.read(source).cells[-1].source
+    assert last.startswith("## References\n")
+    entries = re.split(r"^- ", last, flags=re.MULTILINE)[1:]
+    assert len(entries) >= 3
+    for entry in entries:
+        links = re.findall(r"\[([^\]]+)\]\((https://[^)\s]+)\)", entry)
+        assert len(links) == 1, entry
+        words, address = links[0]
+        if found := re.fullmatch(r"arXiv:(\d{4}\.\d{5})", words):
+            assert address == f"https://arxiv.org/abs/{found[1]}"
 
 
 @every_notebook

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,13 @@ from specsim.course.quiz.kinds import Answer
 from specsim.operators import PRECISIONS, cache_bytes
 
 Written = Callable[..., Any]
-CELLS = 12  # of a random number: no decision of a rule changes inside a cell, for the p and q below
-# one row for each position; the drafts are two tokens of three
+# One row for each position; the drafts are two tokens of three. Into so many cells each random
+# number is divided: no decision of the right rule changes inside a cell.
+CELLS = (12, 6, 6)
 P = np.array([[2, 3, 1], [1, 2, 3], [3, 1, 2]]) / 6
 Q = np.array([[1, 1, 4], [3, 2, 1]]) / 6
+P.setflags(write=False)
+Q.setflags(write=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Exercise:
         if self._same(found, expected):
             return Answer(True, "Right.", one_line=_first_line(self.right))
         for mistake, wrong in self.mistakes.items():
-            if self._same(found, self.outcome(wrong)):
+            if self._same(found, _outcome_of(self.id, mistake, self.outcome, wrong)):
                 return Answer(False, f"Not yet: it does the same as if {mistake}.", mistake)
         far = float(np.max(np.abs(found - expected)))
         return Answer(False, f"Not yet: {self.what} (by up to {far:.3g}).")
@@ -75,6 +79,14 @@ class Exercise:
     def _same(self, found: Floats, expected: Floats) -> bool:
         close = np.isclose(found, expected, rtol=self.tolerance, atol=1e-9, equal_nan=True)
         return found.shape == expected.shape and bool(close.all())
+
+
+@lru_cache
+def _outcome_of(
+    _id: str, _mistake: str, outcome: Callable[[Written], Floats], wrong: Written
+) -> Floats:
+    """What a mistake does, computed once."""
+    return outcome(wrong)
 
 
 class Unusable(Exception):
@@ -98,11 +110,11 @@ def draw(probs: Floats, uniform: float) -> int:
 def cases() -> Iterator[tuple[tuple[int, ...], Floats, float]]:
     """Every draft with every cell of the random numbers, and the probability of both."""
     gamma, size = Q.shape
-    middle = (np.arange(CELLS) + 0.5) / CELLS
+    middles = [(np.arange(cells) + 0.5) / cells for cells in CELLS]
     for drafted in itertools.product(range(size), repeat=gamma):
         weight = float(np.prod([Q[k, x] for k, x in enumerate(drafted)]))
-        for uniforms in itertools.product(middle, repeat=gamma + 1):
-            yield drafted, np.array(uniforms), weight / CELLS ** (gamma + 1)
+        for uniforms in itertools.product(*middles):
+            yield drafted, np.array(uniforms), weight / math.prod(CELLS)
 
 
 def emitted_distribution(rule: Written) -> Floats:
@@ -113,7 +125,7 @@ def emitted_distribution(rule: Written) -> Floats:
     gamma, size = Q.shape
     tokens = np.zeros((size,) * (gamma + 1))
     for drafted, uniforms, weight in cases():
-        accepted, following = _verdict(rule(P.copy(), Q.copy(), drafted, uniforms), gamma, size)
+        accepted, following = _verdict(rule(P, Q, drafted, uniforms), gamma, size)
         rest: Any = weight
         for position in range(accepted + 1, gamma + 1):
             rest = np.multiply.outer(rest, P[position])
