@@ -36,8 +36,8 @@ course.say(here.sentence)
 # %% [markdown]
 # ## A layer, with its shapes
 #
-# A decoder is a stack of equal layers. Here is one, as a single token passes it. Every blue box is a
-# matrix of weights; the vector of the token is multiplied by it. The two other boxes are the KV
+# A decoder is a stack of equal layers. Here is one, as a single token passes it. Every blue box is
+# a matrix of weights; the vector of the token is multiplied by it. The two other boxes are the KV
 # cache: the keys and values of all earlier tokens of *this* sequence, which the token's queries
 # read.
 
@@ -87,8 +87,8 @@ sharing of KV heads it would be {shared} times as much.
 """)
 
 # %% [markdown]
-# The two rows of the table are the two halves of every request. **Prefill** reads the prompt. All of
-# its tokens are known, so they pass the layers together and each weight that is read is used for
+# The two rows of the table are the two halves of every request. **Prefill** reads the prompt. All
+# of its tokens are known, so they pass the layers together and each weight that is read is used for
 # all of them: the arithmetic takes longer than the reading. **Decoding** writes the answer. The
 # next token is known only when the last one is done, so a pass has one token, and the reading
 # takes longer.
@@ -438,6 +438,7 @@ quiz.ask("twice-the-flops")
 # **In code.** Write the bytes of the cache, from the picture of the layer. The check calls your
 # function for several models and compares it with what specsim counts.
 
+
 # %% tags=["teaching"]
 def kv_bytes(architecture, tokens, bytes_per_number):
     """The bytes of the KV cache of one sequence."""
@@ -451,6 +452,7 @@ exercises.solution("kv_bytes")
 
 # %% [markdown]
 # **In code.** Write the time of a pass, if reading and arithmetic overlap perfectly.
+
 
 # %% tags=["teaching"]
 def pass_seconds(rows, weights, bytes_per_s, flops_per_s):

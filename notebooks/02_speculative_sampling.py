@@ -510,11 +510,11 @@ quiz.ask("output-distribution")
 # number, so it finds the exact distribution of what your rule emits, and it knows what the usual
 # mistakes emit. (`uniforms[-1]` is for the token that is added; the draw is given.)
 
+
 # %% tags=["teaching"]
 def verify(p, q, drafted, uniforms):
     """How many drafts are accepted, and the token after them. p (γ+1, V), q (γ, V)."""
-    for k, x in enumerate(drafted):
-        ...  # accept x with probability min(1, p[k, x] / q[k, x])
+    # for k, x in enumerate(drafted): accept x with probability min(1, p[k, x] / q[k, x])
     return ...  # accepted, exercises.draw(probs, uniforms[-1])
 
 
@@ -526,6 +526,7 @@ exercises.solution("verify")
 # %% [markdown]
 # **In code.** And what is that worth? Write the tokens per cycle, if every draft is accepted with
 # the same probability α.
+
 
 # %% tags=["teaching"]
 def tokens_per_cycle(alpha, gamma):

@@ -1023,8 +1023,8 @@ quiz.folded("paged-cache", held[1024], napkin)
 #
 # **The trap.** "Nothing, it is one pass."
 #
-# **Why it fails.** It is one *wide* pass, which waits for arithmetic, and no other user gets a token
-# until it ends. Chunked prefill cuts it into passes that also carry the others' tokens. Chunks
+# **Why it fails.** It is one *wide* pass, which waits for arithmetic, and no other user gets a
+# token until it ends. Chunked prefill cuts it into passes that also carry the others' tokens. Chunks
 # above the ridge cost nothing in all; small chunks read the weights again and again.
 
 # %%
@@ -1331,8 +1331,8 @@ spoken = f"""
 To write one token, the model runs one pass, and the pass reads every weight once. An 8B model in
 bf16 is {streamed_8b / GB:.0f} GB per token. An H100 reads {device.bandwidth_bytes_per_s / 1e12:.2f}
 TB/s, so a token cannot take less than {streamed_8b / device.bandwidth_bytes_per_s * ms:.1f} ms. The
-arithmetic of that pass takes {compute_s * ms:.3f} ms. The multipliers wait for memory more than 99 %
-of the time, so a GPU with twice the FLOP/s changes nothing.
+arithmetic of that pass takes {compute_s * ms:.3f} ms. The multipliers wait for memory
+{1 - compute_s / step_s:.1%} of the time, so a GPU with twice the FLOP/s changes nothing.
 
 There are three ways out. Read fewer bytes: quantise. Read them faster: more bandwidth, or tensor
 parallelism, which splits the bytes among devices. Or use every byte that is read for more tokens.
@@ -1340,14 +1340,14 @@ A batch does that for many users; nobody's token arrives sooner. Speculation doe
 
 A small draft model guesses γ tokens. The target verifies them all in one pass of γ + 1 rows, which
 takes hardly longer than a pass of one row, because it reads the same weights. It accepts each draft
-with probability min(1, p/q) and replaces the first rejected one from the residual, so the output has
-exactly the target's distribution. With α = {alpha} and γ = {gamma} a cycle emits {tokens:.2f} tokens.
-If a draft step takes {cost:.0%} of a target step, that is
+with probability min(1, p/q) and replaces the first rejected one from the residual, so the output
+has exactly the target's distribution. With α = {alpha} and γ = {gamma} a cycle emits
+{tokens:.2f} tokens. If a draft step takes {cost:.0%} of a target step, that is
 {leviathan_speedup(alpha, gamma, cost):.1f} times as fast.
 
 It is not free. The target computes more, not less. The extra rows cost nothing only below the
-ridge, about {h100.ridge_rows:.0f} rows on an H100, so the gain shrinks with the batch and can become
-a loss: {toy['fixed_256']:.1f}× at batch 256 in question 16. It improves the time per token, not the
+ridge, about {h100.ridge_rows:.0f} rows on an H100, so the gain shrinks with the batch and can
+become a loss: {toy["fixed_256"]:.1f}× at batch 256 in question 16. It improves the time per token, not the
 time to the first one. So I would measure the acceptance on our own prompts, choose γ by the batch,
 and switch it off where the batch is large.
 """
@@ -1367,8 +1367,8 @@ course.say(
 # we buy GPUs with more FLOP/s? The answers must not change." You have forty-five minutes and a
 # whiteboard.
 #
-# **Ask first.** Which number is too slow: the first token or the ones after it? How long are prompts
-# and answers? What would be fast enough? Does "must not change" mean the distribution or the bits?
+# **Ask first.** Which number is too slow: the first token or the ones after it? How long are
+# prompts and answers? What would be fast enough? Does "must not change" mean the distribution or the bits?
 # Here: the tokens after the first; prompts around 3500 tokens, answers around 400; at most 15 ms
 # per token; the distribution. (These are the inputs of the next cell; all other numbers follow.)
 
@@ -1404,7 +1404,7 @@ course.say(
     f"vLLM reaches, all-reduces and the host, a step is predicted to take "
     f"{ms * float(today.step_s):.1f} ms at {crowd} users and {ms * float(alone.step_s):.1f} ms for "
     f"one. The promise of {promised_ms} ms is missed even by an empty server. The arithmetic units "
-    f"are busy {busy:.0%} of the time: \"fully utilised\" only says that a kernel is running."
+    f'are busy {busy:.0%} of the time: "fully utilised" only says that a kernel is running.'
 )
 
 # %% [markdown]
@@ -1438,8 +1438,8 @@ head_line = f"| remedy | ms per token at {crowd} users | gain | within {promised
 course.say(head_line + "|---|---|---|---|\n" + lines)
 
 # %% [markdown]
-# So the answer to the question as it was asked is no: more FLOP/s gain nothing. Speculation needs no
-# new hardware and does not change the distribution.
+# So the answer to the question as it was asked is no: more FLOP/s gain nothing. Speculation needs
+# no new hardware and does not change the distribution.
 #
 # **Step 4. Which drafter?** The acceptances are assumed ranges; ask for logs of your own prompts. A
 # candidate counts only if it keeps the promise at its *low* acceptance too.
@@ -1448,9 +1448,7 @@ course.say(head_line + "|---|---|---|---|\n" + lines)
 candidates = [
     Candidate(),
     Candidate(method="eagle-3", drafter=head, alphas=(0.6, 0.7, 0.8)),
-    Candidate(
-        method="draft-model", draft=llama_1b.name, drafter=draft, alphas=(0.65, 0.75, 0.85)
-    ),
+    Candidate(method="draft-model", draft=llama_1b.name, drafter=draft, alphas=(0.65, 0.75, 0.85)),
     Candidate(method="n-gram", drafter=specsim.method("n-gram", chat), alphas=(0.6, 0.7, 0.8)),
 ]
 limits = {"tpot": promised_ms}
@@ -1507,8 +1505,8 @@ course.say(
 )
 
 # %% [markdown]
-# **Step 7. Before it ships.** Shadow traffic with acceptance by domain; equality of the distribution
-# (not of the bits) on a test set; a switch that turns drafts off; alarms on tokens per cycle and on
+# **Step 7. Before it ships.** Shadow traffic with acceptance by domain; equality of the
+# distribution (not of the bits) on a test set; a switch that turns drafts off; alarms on tokens per cycle and on
 # P99. Say what you do not know: the acceptance on these prompts, and the error of the prediction.
 
 # %%
@@ -1544,16 +1542,16 @@ both = planning.plan(chat, head, eight_bits, batches=[crowd], context=longest, a
 first = planning.prefill.time_to_first_token(chat, now, prompt=3500)
 cached = planning.prefill.time_to_first_token(chat, now, prompt=3500, cached=3000)
 follow_ups = f"""
-1. {ms * by_name['plain decoding'].token_s[1]:.0f} ms plain and
-   {ms * by_name['eagle-3'].token_s[1]:.0f} ms with γ = {by_name['eagle-3'].gamma}: neither keeps
-   {promised_ms} ms. Speculation still gains {by_name['eagle-3'].speedups[1]:.2f}×, but now you need
-   replicas: {by_name['eagle-3'].dollars_per_million:.2f} dollars per million tokens here.
+1. {ms * by_name["plain decoding"].token_s[1]:.0f} ms plain and
+   {ms * by_name["eagle-3"].token_s[1]:.0f} ms with γ = {by_name["eagle-3"].gamma}: neither keeps
+   {promised_ms} ms. Speculation still gains {by_name["eagle-3"].speedups[1]:.2f}×, but now you need
+   replicas: {by_name["eagle-3"].dollars_per_million:.2f} dollars per million tokens here.
 2. Memory holds {long_fits} users of 32k tokens. At {few} users a step takes
    {ms * float(long_plain.step_s):.1f} ms plain and {ms * float(long_best.token_s[0]):.1f} ms with
    γ = {int(long_best.gamma[0])}: a verification reads each cache once for all rows.
-3. fp8 alone gives {each_ms['fp8 weights (another output)']:.1f} ms, with speculation
+3. fp8 alone gives {each_ms["fp8 weights (another output)"]:.1f} ms, with speculation
    {ms * float(both.token_s[0]):.1f} ms. Together they gain
-   {each_ms['as it is'] / (ms * float(both.token_s[0])):.2f}×, and the output is that of the fp8
+   {each_ms["as it is"] / (ms * float(both.token_s[0])):.2f}×, and the output is that of the fp8
    model, so it needs an evaluation.
 4. Questions 35 and 36: a small batch reads few experts, and a verification more of them
    ({wider[0]:.1f} steps for four tokens at batch 1).
@@ -1567,8 +1565,8 @@ quiz.Folded("Show the answers", follow_ups)
 plain_run, best_run = (served_by[policy, 1.0].summary for policy in ("off", "best"))
 course.say(
     f"**Takeaway: clarify, fit, bytes, remedies, drafter, γ, load, risks. More FLOP/s gain "
-    f"{each_ms['as it is'] / each_ms['twice the FLOP/s']:.2f}×; speculation takes the mean time per "
-    f"token at one request per second from {plain_run['mean_tpot_ms']:.0f} to "
+    f"{each_ms['as it is'] / each_ms['twice the FLOP/s']:.2f}×; speculation takes the mean time "
+    f"per token at one request per second from {plain_run['mean_tpot_ms']:.0f} to "
     f"{best_run['mean_tpot_ms']:.0f} ms, on the same GPUs.**"
 )
 

@@ -10,7 +10,7 @@ from specsim.course import exercises
 draw = exercises.draw
 
 
-# --- what students write, in their own words -------------------------------------------------------
+# --- what students write, in their own words -----------------------------------------------------
 
 
 def mine(p, q, drafted, uniforms):

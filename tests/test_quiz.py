@@ -197,7 +197,7 @@ WORKED = {
         "spare_gb": "55.939",
         "tokens": "426784",
     },
-    # linear layers 2 x (7.505e9 - the head's .525e9) x 8192 + the head once, attention 4 x 4096 wide
+    # linear layers 2 x (7.505e9 - the head's .525e9) x 8192, the head once, attention 4 x 4096
     # x 32 layers x 8192 x 4096.5 FLOPs, together 132.26e12, divided by 989e12
     "chunked-prefill": {"whole_ms": "133.7", "chunk_ms": "8.36", "weights_ms": "4.481"},
     # (20 ms x 3.35 TB/s - 15.010 GB) / (2048 x 131072 bytes) = 193.7
@@ -208,7 +208,11 @@ WORKED = {
     "expert-bytes": {"gb_1": "6.08", "gb_8": "25.84", "gb_32": "53.09", "stored_gb": "61.06"},
     # the bytes of 4 tokens and of 1: (2.4603 + 57.982 x (1 - (15/16)^4)) / (2.4603 + 57.982 / 16)
     "experts-and-batch": {"tokens": "2.533", "verify_1": "2.57", "verify_64": "1.02"},
-    "four-bit-verification": {"four_bits": "2.17", "ridge_rows": "73.8", "bf16_ridge_rows": "295.2"},
+    "four-bit-verification": {
+        "four_bits": "2.17",
+        "ridge_rows": "73.8",
+        "bf16_ridge_rows": "295.2",
+    },
     # 16 x 2 x 4 x 256 x 2 bytes x 8192; 48 layers x (48 x 128 x 128 x 4 bytes + a convolution of
     # 3 x 10240 x 2 bytes)
     "hybrid-memory": {"cache_mb": "536.87", "state_mb": "153.9", "mb": "690.8"},

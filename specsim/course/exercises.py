@@ -197,8 +197,8 @@ def _no_bonus(p: Floats, q: Floats, drafted: Sequence[int], uniforms: Floats) ->
 VERIFY = Exercise(
     id="verify",
     prompt=(
-        "Write `verify(p, q, drafted, uniforms)`. `p` (γ+1, V) and `q` (γ, V) are the distributions "
-        "of target and draft, `drafted` the γ tokens, `uniforms` γ + 1 random numbers in [0, 1): "
+        "Write `verify(p, q, drafted, uniforms)`. `p` (γ+1, V) and `q` (γ, V) are the "
+        "distributions of target and draft, `drafted` the γ tokens, `uniforms` γ + 1 random numbers in [0, 1): "
         "one for each draft, the last for the token that is added. Return how many drafts are "
         "accepted, and that token. `exercises.draw(probs, uniform)` draws a token."
     ),
@@ -305,8 +305,8 @@ EXERCISES = (
     Exercise(
         id="kv_bytes",
         prompt=(
-            "Write `kv_bytes(architecture, tokens, bytes_per_number)`: the bytes of the KV cache of "
-            "one sequence. An architecture has `num_layers`, `num_heads`, `num_kv_heads`, "
+            "Write `kv_bytes(architecture, tokens, bytes_per_number)`: the bytes of the KV cache "
+            "of one sequence. An architecture has `num_layers`, `num_heads`, `num_kv_heads`, "
             "`head_dim` and `hidden_size`."
         ),
         right=_by_counting,

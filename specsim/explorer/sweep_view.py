@@ -1,5 +1,5 @@
-"""A sweep as a widget: which axis to draw along, a curve for each value of which other, and the rest
-at which values; below the picture, its table."""
+"""A sweep as a widget: which axis to draw along, a curve for each value of which other, and the
+rest at which values; below the picture, its table."""
 
 from html import escape
 from typing import Any
@@ -60,9 +60,7 @@ class SweepView:
             self.table.value = as_table(self.swept)
             return
         fixed = {
-            name: control.value
-            for name, control in self.fixed.items()
-            if name not in (along, each)
+            name: control.value for name, control in self.fixed.items() if name not in (along, each)
         }
         part = self.swept.selected(along, each, **fixed)
         self.table.value = as_table(part)
@@ -91,7 +89,9 @@ def as_table(part: Sweep) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f"<td>{value:.4g}</td>" if isinstance(value, float) else f"<td>{escape(str(value))}</td>"
+            f"<td>{value:.4g}</td>"
+            if isinstance(value, float)
+            else f"<td>{escape(str(value))}</td>"
             for value in row.values()
         )
         + "</tr>"

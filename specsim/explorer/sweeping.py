@@ -15,7 +15,6 @@ from specsim.checks import Floats, SpecsimError
 from specsim.explorer.scenarios import (
     NAMES,
     ExplorerScenario,
-    PredictedScenario,
     changed,
     predict_scenario,
 )
@@ -165,7 +164,7 @@ def sweep(
     progress: Report | None = None,
     **changes: Any,
 ) -> Sweep:
-    """`function` of the scenario, or of its own arguments, at every combination of the axes' values.
+    """`function` of the scenario, or of its own arguments, at every combination of values.
 
         sweep(lambda s: s.speedup, {"accelerator": ["a100-sxm-80gb", "b200"], "batch": [1, 8, 64]})
         sweep(lambda alpha, cost: 1 / (1 - alpha) / (1 + cost), {"alpha": [0.6, 0.8], "cost": [0]})
@@ -175,11 +174,11 @@ def sweep(
     function's own name); `progress` is told how many are done of how many (in a notebook with
     ipywidgets a bar is shown where it is not given).
 
-    Axes of a scenario have the names of an `ExplorerScenario`; every other value is that of `scenario` with its
-    `changes`. They are computed one by one by `scenario.sweeping.run_sweep`, here or by the threads
-    or the Dask workers of `executor`. Where only batch, context, gamma or alpha vary and the
-    function is the speedup, `specsim.planning.sweep` does the same a thousand times faster. Raises
-    SpecsimError for an unknown axis, and what the function raises.
+    Axes of a scenario have the names of an `ExplorerScenario`; every other value is that of
+    `scenario` with its `changes`. They are computed one by one by `scenario.sweeping.run_sweep`,
+    here or by the threads or the Dask workers of `executor`. Where only batch, context, gamma or
+    alpha vary and the function is the speedup, `specsim.planning.sweep` does the same a thousand
+    times faster. Raises SpecsimError for an unknown axis, and what the function raises.
     """
     own = has_arguments(function, axes)
     if own and (scenario is not None or changes):

@@ -29,8 +29,8 @@ def layer_boxes(model: Architecture, context: int) -> list[list[LayerBox]]:
     """
     if model.layers or model.experts or model.latent or not model.gated_mlp:
         raise SpecsimError(
-            f"the picture of a layer needs plain attention and a gated MLP, which {model.name} does "
-            "not have in every layer; try llama-3.1-8b or qwen3-8b"
+            f"the picture of a layer needs plain attention and a gated MLP, which {model.name} "
+            "does not have in every layer; try llama-3.1-8b or qwen3-8b"
         )
     width, inner = model.hidden_size, model.intermediate_size
     queries = model.num_heads * model.head_dim
@@ -93,9 +93,13 @@ def layer_shapes(
 def _box(axes: Axes, left: float, top: float, share: float, box: LayerBox) -> None:
     axes.add_patch(
         Rectangle(
-            (left + 0.06, top), share - 0.12, BOX, facecolor=COLOURS[box.concept], alpha=0.45,
+            (left + 0.06, top),
+            share - 0.12,
+            BOX,
+            facecolor=COLOURS[box.concept],
+            alpha=0.45,
             edgecolor=COLOURS[box.concept],
-        )  # fmt: skip
+        )
     )
     shape = " × ".join(map(str, box.shape))
     text = f"{box.name}: {box.numbers / 1e6:.1f} M\n{shape}"
