@@ -56,7 +56,7 @@ figure
 # * **The bytes of the weights.** To be used, a weight must be read: two bytes in bf16. A pass reads
 #   every matrix once, *whatever the number of tokens in it*.
 # * **The bytes of the KV cache.** Each token leaves a key and a value in every layer, one for each
-#   KV head: 2 × layers × KV heads × head size numbers. Several query heads share one KV head.
+#   KV head: layers × KV heads × head size, twice. Several query heads share one KV head.
 #
 # *Before you run the cell:* how many bytes does one token leave in the cache of this model?
 

@@ -1024,8 +1024,8 @@ quiz.folded("paged-cache", held[1024], napkin)
 # **The trap.** "Nothing, it is one pass."
 #
 # **Why it fails.** It is one *wide* pass, which waits for arithmetic, and no other user gets a
-# token until it ends. Chunked prefill cuts it into passes that also carry the others' tokens. Chunks
-# above the ridge cost nothing in all; small chunks read the weights again and again.
+# token until it ends. Chunked prefill cuts it into passes that also carry the others'
+# tokens. Chunks above the ridge cost nothing in all; small chunks read the weights again and again.
 
 # %%
 quiz.ask("chunked-prefill")
@@ -1133,9 +1133,9 @@ quiz.folded("expert-bytes", touched[32] / GB, napkin)
 #
 # **The trap.** "Batch 1 is where speculation helps most."
 #
-# **Why it fails.** For a dense target. A verification of γ + 1 tokens touches more experts than a
-# step of one token, so its bytes grow. At a medium batch all experts are read anyway, and the
-# drafts are free again.
+# **Why it fails.** That is so for a dense target. A verification of a mixture has several tokens
+# and touches more experts than a step of one token, so its bytes grow. At a medium batch all experts
+# are read anyway, and the drafts are free again.
 
 # %%
 quiz.ask("experts-and-batch")
@@ -1172,7 +1172,7 @@ figure
 # **The trap.** "Yes, up to the ridge of the datasheet."
 #
 # **Why it fails.** The ridge batch is the FLOP/s times the bytes per weight, divided by twice the
-# bandwidth. A quarter of the bytes is a quarter of the ridge, if the arithmetic stays in 16 bits.
+# bandwidth. A quarter of the bytes is a quarter of the ridge, if the arithmetic stays in bf16.
 
 # %%
 quiz.ask("four-bit-verification")
@@ -1222,7 +1222,7 @@ quiz.folded("hybrid-memory", all_of_it / 1e6, napkin)
 # %% [markdown]
 # ### 39. How does a hybrid drop a rejected draft?
 #
-# **The trap.** "By a smaller length" (question 26).
+# **The trap.** "By a smaller length", as in a transformer (question `26`).
 #
 # **Why it fails.** A state is a sum over the whole text. It has no entry to ignore. An engine keeps
 # the state after every row, or it keeps one and computes the accepted rows again.
@@ -1347,9 +1347,9 @@ has exactly the target's distribution. With α = {alpha} and γ = {gamma} a cycl
 
 It is not free. The target computes more, not less. The extra rows cost nothing only below the
 ridge, about {h100.ridge_rows:.0f} rows on an H100, so the gain shrinks with the batch and can
-become a loss: {toy["fixed_256"]:.1f}× at batch 256 in question 16. It improves the time per token, not the
-time to the first one. So I would measure the acceptance on our own prompts, choose γ by the batch,
-and switch it off where the batch is large.
+become a loss: {toy["fixed_256"]:.1f}× at batch 256 in question 16. It
+improves the time per token, not the time to the first one. So I would measure the acceptance on our
+own prompts, choose γ by the batch, and switch it off where the batch is large.
 """
 quiz.Folded(f"Show the answer ({len(spoken.split())} words)", spoken)
 
@@ -1368,9 +1368,10 @@ course.say(
 # whiteboard.
 #
 # **Ask first.** Which number is too slow: the first token or the ones after it? How long are
-# prompts and answers? What would be fast enough? Does "must not change" mean the distribution or the bits?
-# Here: the tokens after the first; prompts around 3500 tokens, answers around 400; at most 15 ms
-# per token; the distribution. (These are the inputs of the next cell; all other numbers follow.)
+# prompts and answers? What would be fast enough? Does "must not change" mean the
+# distribution or the bits? Here: the tokens after the first; prompts around `3500` tokens, answers
+# around `400`; at most `15` milliseconds per token; the distribution. (These are inputs of the
+# cells below; all other numbers follow from them.)
 
 # %%
 from specsim import planning, serving
@@ -1506,8 +1507,9 @@ course.say(
 
 # %% [markdown]
 # **Step 7. Before it ships.** Shadow traffic with acceptance by domain; equality of the
-# distribution (not of the bits) on a test set; a switch that turns drafts off; alarms on tokens per cycle and on
-# P99. Say what you do not know: the acceptance on these prompts, and the error of the prediction.
+# distribution (not of the bits) on a test set; a switch that turns drafts off; alarms on
+# tokens per cycle and on P99. Say what you do not know: the acceptance on these prompts, and the
+# error of the prediction.
 
 # %%
 low, high = (float(edge) for edge in np.ravel(ranked[0].token_s)[[2, 0]])
@@ -1525,7 +1527,7 @@ course.say(
 # **The interviewer goes on.** Answer each before you unfold it.
 #
 # 1. "And with a hundred users?"
-# 2. "And with contexts of 32k tokens?"
+# 2. "And with contexts of `32768` tokens?"
 # 3. "Could we also quantise?"
 # 4. "What if it were a mixture of experts?"
 # 5. "Users complain about the first token now."

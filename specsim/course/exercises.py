@@ -198,9 +198,9 @@ VERIFY = Exercise(
     id="verify",
     prompt=(
         "Write `verify(p, q, drafted, uniforms)`. `p` (γ+1, V) and `q` (γ, V) are the "
-        "distributions of target and draft, `drafted` the γ tokens, `uniforms` γ + 1 random numbers in [0, 1): "
-        "one for each draft, the last for the token that is added. Return how many drafts are "
-        "accepted, and that token. `exercises.draw(probs, uniform)` draws a token."
+        "distributions of target and draft, `drafted` the γ tokens, `uniforms` γ + 1 random "
+        "numbers in [0, 1): one for each draft, the last for the token that is added. Return how "
+        "many drafts are accepted, and that token. `exercises.draw(probs, uniform)` draws a token."
     ),
     right=verify,
     outcome=emitted_distribution,
