@@ -1134,8 +1134,8 @@ quiz.folded("expert-bytes", touched[32] / GB, napkin)
 # **The trap.** "Batch 1 is where speculation helps most."
 #
 # **Why it fails.** That is so for a dense target. A verification of a mixture has several tokens
-# and touches more experts than a step of one token, so its bytes grow. At a medium batch all experts
-# are read anyway, and the drafts are free again.
+# and touches more experts than a step of one token, so its bytes grow. At a medium batch all
+# experts are read anyway, and the drafts are free again.
 
 # %%
 quiz.ask("experts-and-batch")
@@ -1634,8 +1634,7 @@ course.say(
 # **Sources.** The public sources behind the questions.
 
 # %%
-cited = {source for each in quiz.questions(follow_ups=True) for source in each.sources}
-course.say("\n".join(f"- {source}" for source in sorted(cited)))
+course.say("\n".join(f"- {source}" for source in quiz.cited()))
 
 # %% [markdown]
 # ## References

@@ -520,6 +520,13 @@ def test_a_worked_answer_is_folded_and_a_wrong_one_is_refused():
         quiz.folded("kv-size", 21.5, "…")
 
 
+def test_sources_are_listed_once_and_papers_are_linked():
+    found = quiz.cited()
+    assert len(set(found)) == len(found) > 20
+    assert "Sequoia, [arXiv:2402.12374](https://arxiv.org/abs/2402.12374)" in found
+    assert all("](https://arxiv.org/abs/" in each for each in found if "arXiv" in each)
+
+
 # ------------------------------------------------------------------------- the walkthrough
 
 

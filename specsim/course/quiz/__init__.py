@@ -19,6 +19,7 @@
 """
 
 import difflib
+import re
 
 from specsim.checks import SpecsimError
 from specsim.course.quiz import (
@@ -50,6 +51,7 @@ __all__ = [
     "Question",
     "ask",
     "check",
+    "cited",
     "folded",
     "question",
     "questions",
@@ -95,3 +97,10 @@ def folded(which: str | AnyQuestion, value: float | str, working: str) -> Folded
     Raises SpecsimError where `value` is not the answer: what a page works out must be right.
     """
     return folded_answer(question(which), check(which, value), working)
+
+
+def cited() -> list[str]:
+    """The sources of all questions, each once, in Markdown; a paper of arXiv is a link."""
+    found = {source for each in questions(follow_ups=True) for source in each.sources}
+    link = r"[arXiv:\1](https://arxiv.org/abs/\1)"
+    return [re.sub(r"arXiv:(\d{4}\.\d{5})", link, source) for source in sorted(found)]
