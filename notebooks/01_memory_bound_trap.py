@@ -271,24 +271,24 @@ else:
     course.say("*Skipped: this cell measures, and PyTorch is not installed.*")
 
 # %%
-if here.torch:
-    timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 2))
-    points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
-    figure, axes = figures.subplots(height=3.6)
-    title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
-    figures.times_vs_width(axes, widths, memory_s, products_s, points, title=title)
-    course.show(figure)
+# %%measured
+timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 2))
+points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
+figure, axes = figures.subplots(height=3.6)
+title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
+figures.times_vs_width(axes, widths, memory_s, products_s, points, title=title)
+course.show(figure)
 
 # %%
-if here.torch:
-    medians = np.array([timed[rows].median for rows in widths])
-    errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
-    corner = np.abs(np.log2(np.array(widths) / knee)) <= 1
-    near, far = (
-        f"{np.median(errors[part]):.0%}" if part.any() else "none" for part in (corner, ~corner)
-    )
-    noise = np.median([timing.p90 / timing.p10 for timing in timed.values()])
-    course.say(f"""
+# %%measured
+medians = np.array([timed[rows].median for rows in widths])
+errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
+corner = np.abs(np.log2(np.array(widths) / knee)) <= 1
+near, far = (
+    f"{np.median(errors[part]):.0%}" if part.any() else "none" for part in (corner, ~corner)
+)
+noise = np.median([timing.p90 / timing.p10 for timing in timed.values()])
+course.say(f"""
 Two probes predicted nine widths with a median error of {np.median(errors):.0%} (worst
 {errors.max():.0%}, at {widths[errors.argmax()]} rows): {near} within a factor of two of the
 predicted corner, {far} elsewhere. There are three causes. Near the corner, reading and arithmetic
