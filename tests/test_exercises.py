@@ -60,7 +60,7 @@ SAID = [
     ("verify", likely, "accepted with probability p"),
     ("verify", greedy_bonus, "likeliest token as the bonus"),
     ("verify", sums_all, "accepted drafts after a rejection"),
-    ("verify", unnormalised, "must sum to 1, got 0.5"),
+    ("verify", unnormalised, "must sum to 1, got 0."),
     ("verify", lambda *_: None, "returns nothing"),
     ("verify", lambda *_: (1, 2, 3), "two whole numbers"),
     ("verify", lambda p, q, drafted, uniforms: (3, 0), "accepted must be 0 to 2"),
@@ -117,9 +117,13 @@ def test_mistakes_differ_from_the_answer_and_from_each_other(each) -> None:
 
 def test_the_enumeration_is_exact() -> None:
     """It adds up to 1, finds the target's distribution, and counts the first draft's acceptance."""
-    found = exercises.emitted_distribution(exercises.verify).reshape(3, 3, 3)
-    p = exercises.P
-    np.testing.assert_allclose(found, np.einsum("a,b,c->abc", *p), atol=1e-12)
+    *found, mean = exercises.emitted_distribution(exercises.verify)
+    p, q = exercises.P, exercises.Q
+    np.testing.assert_allclose(
+        np.reshape(found, (3, 3, 3)), np.einsum("a,b,c->abc", *p), atol=1e-12
+    )
+    both = [float(overlap(p[k], q[k])) for k in range(2)]
+    assert mean == pytest.approx(both[0] + both[0] * both[1])
     kept = [
         weight * (exercises.verify(p, exercises.Q, drafted, uniforms)[0] >= 1)
         for drafted, uniforms, weight in exercises.cases()

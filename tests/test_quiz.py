@@ -514,7 +514,7 @@ def test_a_worked_answer_is_folded_and_a_wrong_one_is_refused():
     text = shown._repr_markdown_()
     assert text.startswith('<details markdown="1">\n<summary>Show the answer</summary>')
     assert text.endswith("</details>")
-    for part in ("2 × 80 × …", "✔ Right (within 10 %): 2.684 GB", "**In one line:**"):
+    for part in ("2 × 80 × …", "✔ Right (within 3 %): 2.684 GB", "**In one line:**"):
         assert part in text
     with pytest.raises(SpecsimError, match="worked answer of 'kv-size' is wrong: Not quite"):
         quiz.folded("kv-size", 21.5, "…")

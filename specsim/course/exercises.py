@@ -13,7 +13,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -118,19 +118,22 @@ def cases() -> Iterator[tuple[tuple[int, ...], Floats, float]]:
 
 
 def emitted_distribution(rule: Written) -> Floats:
-    """The distribution of the next γ + 1 tokens, (V ** (γ + 1),), if `rule` verifies.
+    """The distribution of the next γ + 1 tokens, (V ** (γ + 1),), if `rule` verifies, and then the
+    mean number of accepted drafts.
 
     A cycle that emits fewer is continued with the target's own distribution, as later cycles would.
+    So a rule that leaves out the bonus still has the right distribution; its mean is too low.
     """
     gamma, size = Q.shape
-    tokens = np.zeros((size,) * (gamma + 1))
+    tokens, mean = np.zeros((size,) * (gamma + 1)), 0.0
     for drafted, uniforms, weight in cases():
         accepted, following = _verdict(rule(P, Q, drafted, uniforms), gamma, size)
+        mean += weight * accepted
         rest: Any = weight
         for position in range(accepted + 1, gamma + 1):
             rest = np.multiply.outer(rest, P[position])
         tokens[(*drafted[:accepted], following)] += rest
-    return np.ravel(tokens)
+    return np.append(tokens.ravel(), mean)
 
 
 def _verdict(returned: Any, gamma: int, size: int) -> tuple[int, int]:
@@ -204,7 +207,7 @@ VERIFY = Exercise(
     ),
     right=verify,
     outcome=emitted_distribution,
-    what="the emitted tokens do not have the target's distribution",
+    what="the emitted tokens do not have the target's distribution, or too few are accepted",
     mistakes={
         "you drew from p after a rejection, and not from the residual max(p − q, 0)": _rule(
             after=lambda p, q: p
@@ -271,7 +274,7 @@ def _numbers(given: Sequence[tuple[Any, ...]]) -> Callable[[Written], Floats]:
 
 
 def _by_counting(architecture: Any, tokens: int, bytes_per_number: float) -> float:
-    stored = PRECISIONS["bf16" if bytes_per_number == 2.0 else "fp8"]
+    stored = replace(PRECISIONS["bf16"], kv_bytes=bytes_per_number)
     return float(cache_bytes(architecture, stored, batch=1, slots=tokens))
 
 

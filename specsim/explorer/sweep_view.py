@@ -1,12 +1,12 @@
 """A sweep as a widget: which axis to draw along, a curve for each value of which other, and the
 rest at which values; below the picture, its table."""
 
+from collections.abc import Mapping
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
-from specsim.checks import SpecsimError
+from specsim.checks import Floats, SpecsimError
 from specsim.checks.extras import needed
-from specsim.explorer.sweeping import Sweep
 
 with needed("the view of a sweep", "notebooks"):
     import ipywidgets
@@ -17,10 +17,24 @@ NONE = "(one curve)"
 MOST_CURVES = 8  # that can be told apart
 
 
+class Swept(Protocol):
+    """What a view needs of a sweep (`sweeping.Sweep`, whose `view` makes one)."""
+
+    axes: Mapping[str, tuple[Any, ...]]
+    values: Floats
+    name: str
+
+    def rows(self) -> list[dict[str, Any]]: ...
+
+    def selected(self, along: str, each: str | None = None, **fixed: Any) -> "Swept": ...
+
+    def figure(self) -> Any: ...
+
+
 class SweepView:
     """`box` is what a notebook shows. Moving a control draws again; nothing is computed anew."""
 
-    def __init__(self, swept: Sweep) -> None:
+    def __init__(self, swept: Swept) -> None:
         self.swept = swept
         numeric = [
             name
@@ -83,7 +97,7 @@ def choice(label: str, options: list[Any], value: Any) -> Any:
     )
 
 
-def as_table(part: Sweep) -> str:
+def as_table(part: Swept) -> str:
     """The rows of a sweep as an HTML table."""
     head = "".join(f"<th>{escape(name)}</th>" for name in (*part.axes, part.name))
     body = "".join(
