@@ -514,6 +514,8 @@ def test_a_worked_answer_is_folded_and_a_wrong_one_is_refused():
     text = shown._repr_markdown_()
     assert text.startswith('<details markdown="1">\n<summary>Show the answer</summary>')
     assert text.endswith("</details>")
+    assert repr(shown) == "<Show the answer: print it to read it>"
+    assert "2 × 80 × …" in str(shown)
     for part in ("2 × 80 × …", "✔ Right (within 3 %): 2.684 GB", "**In one line:**"):
         assert part in text
     with pytest.raises(SpecsimError, match="worked answer of 'kv-size' is wrong: Not quite"):

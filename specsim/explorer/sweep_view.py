@@ -20,9 +20,14 @@ MOST_CURVES = 8  # that can be told apart
 class Swept(Protocol):
     """What a view needs of a sweep (`sweeping.Sweep`, whose `view` makes one)."""
 
-    axes: Mapping[str, tuple[Any, ...]]
-    values: Floats
-    name: str
+    @property
+    def axes(self) -> Mapping[str, tuple[Any, ...]]: ...
+
+    @property
+    def values(self) -> Floats: ...
+
+    @property
+    def name(self) -> str: ...
 
     def rows(self) -> list[dict[str, Any]]: ...
 

@@ -6,12 +6,16 @@ from specsim.checks import SpecsimError
 from specsim.course.quiz.kinds import Answer, AnyQuestion
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Folded:
     """Markdown under a line to click: `summary` is the line, `text` what it hides."""
 
     summary: str
     text: str
+
+    def __repr__(self) -> str:
+        """Short, because a notebook stores it beside the Markdown; `print` shows it all."""
+        return f"<{self.summary}: print it to read it>"
 
     def __str__(self) -> str:
         return f"{self.summary}\n\n{self.text}"
