@@ -14,7 +14,7 @@
 | `measured` | markers of measured speedups |
 | `controls`, `live_view` | widgets, and what is redrawn when one moves |
 | `single_panel`, `widget` | one picture with a few controls; the whole explorer |
-| `sweeping` | any function of a scenario |
+| `sweeping`, `sweep_view` | any function, over axes; the same as a widget |
 | `copying`, `page` | code, commands and links to copy; the page that `specsim explore` opens |
 
 Scenarios, presets and sweeps need NumPy alone; pictures also need matplotlib and Pillow, and live
