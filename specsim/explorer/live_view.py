@@ -29,12 +29,14 @@ from specsim.explorer.scenarios import (
     predict_scenario,
 )
 from specsim.explorer.sentences import describe
+from specsim.explorer.static_view import StaticView
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 SOON_S = 0.01  # how long the pictures wait that do not matter while a slider is dragged
 REST_S = 0.25  # a slider that has not moved for so long rests
+VIEW = "application/vnd.jupyter.widget-view+json"  # the MIME type of a widget
 Pause = tuple[float, Callable[[], None]]  # what is done so many seconds after the last move
 STYLE_SHEET = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
@@ -48,6 +50,9 @@ class LiveView(widgets.VBox):
     """
 
     live = 'role="status" aria-live="polite"'
+    linked = False  # whether it has a page of its own, which always has a kernel
+    words = ""  # the sentence without its markup
+    _ipython_display_ = None  # ipywidgets 7 would show itself in its own way, without a picture
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class LiveView(widgets.VBox):
         self.sentence.add_class("specsim-sentence")
         self._scenario = scenario
         self._waiting: list[asyncio.TimerHandle] = []
+        self._calls: tuple[Pause, ...] = ()  # what they call
         self._applying = False
         self._fitted: list[str] = []  # what was set for the reader, in sentences
         engines = calibrations_in(folder)
@@ -119,8 +125,7 @@ class LiveView(widgets.VBox):
 
     def redraw(self, freeze: bool = False) -> None:
         """Draw what is set: urgent panels at once, the rest when there is time."""
-        for handle in self._waiting:
-            handle.cancel()
+        self._cancel()
         try:
             scenario = self.scenario
             self.shown = predict_scenario(scenario)
@@ -176,6 +181,7 @@ class LiveView(widgets.VBox):
 
     def say(self, words: str, kind: str = "") -> None:
         """Set the sentence; a screen reader reads it out when it changes."""
+        self.words = words
         self.sentence.value = f'<p {self.live} class="{kind}">{html.escape(words)}</p>'
 
     def _follow(self, name: str) -> Callable[[Any], None]:
@@ -205,7 +211,34 @@ class LiveView(widgets.VBox):
             for _, call in calls:
                 call()
             return
+        self._calls = calls
         self._waiting = [loop.call_later(delay, call) for delay, call in calls]
+
+    def _cancel(self) -> None:
+        """Do not do what waits."""
+        for handle in self._waiting:
+            handle.cancel()
+        self._waiting, self._calls = [], ()
+
+    def finish(self) -> None:
+        """Do at once what waits for the controls to rest."""
+        calls = self._calls
+        self._cancel()
+        for _, call in calls:
+            call()
+
+    def static(self) -> StaticView:
+        """What is shown, for a page without a kernel."""
+        pictures = [(panel.title, bytes(image.value)) for panel, image in self.images.items()]
+        return StaticView(self.words, pictures if self.shown is not None else [])
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget, and for pages without a kernel what it shows now."""
+        view = {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}}
+        if self.linked:
+            return {"text/plain": self.words, **view}
+        self.finish()
+        return self.static().bundle() | view
 
 
 def detail(panel: Panel, cells: int) -> bool:

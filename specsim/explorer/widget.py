@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from specsim.explorer.presets import PRESETS, Preset
 from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario
 from specsim.explorer.sentences import about_temperature
 from specsim.explorer.single_panel import starting_at
+from specsim.explorer.static_view import StaticView
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
@@ -121,6 +123,10 @@ class Explorer(LiveView):
             + copying.copiable(engine, copying.as_launch(shown, engine))
             + (link if self.linked else "")
         )
+
+    def static(self) -> StaticView:
+        found = super().static()
+        return replace(found, below=self.cards.value + self.load_shown.value)
 
     def refuse(self, problem: SpecsimError) -> None:
         super().refuse(problem)
