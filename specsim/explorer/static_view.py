@@ -56,8 +56,9 @@ def smaller(picture: bytes) -> bytes:
     return _encoded(Image.open(BytesIO(picture)))
 
 
-def beside(pictures: Sequence[bytes], columns: int = 2) -> bytes:
-    """Pictures of one size as one picture, `columns` in a row."""
+def beside(pictures: Sequence[bytes], columns: int = 2, few_colours: bool = True) -> bytes:
+    """Pictures of one size as one picture, `columns` in a row; smaller with `few_colours`, and
+    sooner done without."""
     opened = [Image.open(BytesIO(picture)) for picture in pictures]
     width, height = opened[0].size
     columns = min(columns, len(opened))
@@ -65,7 +66,11 @@ def beside(pictures: Sequence[bytes], columns: int = 2) -> bytes:
     whole = Image.new("RGB", (columns * width, rows * height), "white")
     for place, picture in enumerate(opened):
         whole.paste(picture, (place % columns * width, place // columns * height))
-    return _encoded(whole)
+    if few_colours:
+        return _encoded(whole)
+    out = BytesIO()
+    whole.save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
 def _encoded(picture: Image.Image) -> bytes:
