@@ -200,7 +200,7 @@ def test_the_csv_holds_the_curve_and_the_settings() -> None:
 def test_links_download_what_is_shown() -> None:
     live = Explorer(measurements=None, under_load=False)
     found = dict(re.findall(r'download="([^"]+)" href="data:[^,]+,([^"]+)"', live.take.value))
-    name = "llama-3.1-8b-draft-model-nvidia-h100-sxm-batch-1"
+    name = "llama-3.1-8b-draft-model-h100-sxm-batch-1"
     assert set(found) == {f"{name}.png", f"{name}.csv"}, found.keys()
     picture = Image.open(io.BytesIO(base64.b64decode(found[f"{name}.png"])))
     one = Image.open(io.BytesIO(bytes(next(iter(live.images.values())).value)))

@@ -1,11 +1,12 @@
 """Values under the pointer: areas over a picture, each with a text that a browser shows there.
 
-An area is an SVG shape with a `<title>`: no script, so it works in every notebook. `areas` says what
-is where, in the coordinates of the axes; `as_svg` lays it over the picture.
+An area is an SVG shape with a `<title>`: no script, so it works in every notebook. `areas`
+says what is where; `as_svg` lays it over the picture.
 """
 
 import html
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -112,9 +113,9 @@ def _cells(panel: SpeedupMapPanel, shown: PredictedScenario) -> list[Area]:
     rows = min(COARSE, len(y_of))
     y_edges = np.linspace(*panel.axes.get_ylim(), rows + 1)
     what, found = "context" if panel.over == "context" else "γ", []
-    for x_ends in zip(x_edges, x_edges[1:], strict=False):
+    for x_ends in pairwise(x_edges):
         column = int(np.argmin(np.abs(x_of - np.mean(x_ends))))
-        for y_ends in zip(y_edges, y_edges[1:], strict=False):
+        for y_ends in pairwise(y_edges):
             row = int(np.argmin(np.abs(y_of - np.mean(y_ends))))
             text = (
                 f"batch {grid.x_values[column]:,.0f}, {what} {grid.y_values[row]:,.0f}: "
@@ -130,9 +131,7 @@ def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
     return float(across) * WIDTH, (1 - float(up)) * HEIGHT
 
 
-def _between(
-    axes: Axes, x: tuple[float, float], y: tuple[float, float], text: str
-) -> Area:
+def _between(axes: Axes, x: tuple[float, float], y: tuple[float, float], text: str) -> Area:
     """The area between two values of x and two of y, within the frame."""
     (left, bottom), (right, top) = (_pixels(axes, x[at], y[at]) for at in (0, 1))
     box = axes.get_position()

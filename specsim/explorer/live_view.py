@@ -8,20 +8,22 @@ is refined when the slider rests. Without an event loop, as in a test, all three
 
 import asyncio
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from specsim.catalog import slug
 from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer import controls as controls_of
 from specsim.explorer.choices import fitted
-from specsim.explorer.figure_canvas import HEIGHT, WIDTH, FigureCanvas
+from specsim.explorer.figure_canvas import FigureCanvas
+from specsim.explorer.frames import detail, framed, overlay, picture
+from specsim.explorer.hover import areas, as_svg
 from specsim.explorer.measured import calibrations_in
-from specsim.explorer.panels import Panel, SpeedupMapPanel
+from specsim.explorer.panels import Panel
 from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
 from specsim.explorer.scenarios import (
     ExplorerScenario,
@@ -68,6 +70,8 @@ class LiveView(widgets.VBox):
         self.urgent = {panel: FigureCanvas(panel) for panel in urgent}
         self.other = {panel: FigureCanvas(panel) for panel in other}
         self.images = {panel: picture(panel) for panel in (*urgent, *other)}
+        self.values = {panel: overlay() for panel in self.images}
+        self.frames = [framed(self.images[panel], self.values[panel]) for panel in self.images]
         self.sentence = widgets.HTML()
         self.sentence.add_class("specsim-sentence")
         self._scenario = scenario
@@ -85,7 +89,7 @@ class LiveView(widgets.VBox):
 
     def arrange(self) -> tuple[widgets.Widget, ...]:
         """The widgets from top to bottom."""
-        pictures = widgets.Box(list(self.images.values()))
+        pictures = widgets.Box(self.frames)
         pictures.add_class("specsim-show")
         return (
             widgets.HTML(f"<style>{STYLE_SHEET}</style>"),
@@ -116,10 +120,17 @@ class LiveView(widgets.VBox):
         self._set_controls(scenario)
 
     def _set_controls(self, scenario: ExplorerScenario) -> None:
-        self._scenario, self._applying = scenario, True
-        try:
+        self._scenario = scenario
+        with self.quietly():
             for name, made in self.controls.items():
                 controls_of.show(name, made, scenario)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Controls that are set meanwhile draw nothing."""
+        self._applying = True
+        try:
+            yield
         finally:
             self._applying = False
 
@@ -158,6 +169,8 @@ class LiveView(widgets.VBox):
             for panel, canvas in (self.urgent | self.other).items():
                 if detail(panel, RESTING):
                     self.images[panel].value = canvas.png(self.shown)
+            for panel, made in self.values.items():
+                made.value = as_svg(areas(panel, self.shown))
             self.tell_at_rest(self.shown)
         except SpecsimError as problem:
             self.refuse(problem)
@@ -178,6 +191,7 @@ class LiveView(widgets.VBox):
         self.say(f"No prediction: {problem}.", "specsim-problem")
         for panel, canvas in (self.urgent | self.other).items():
             self.images[panel].value = canvas.blank()
+            self.values[panel].value = ""
 
     def say(self, words: str, kind: str = "") -> None:
         """Set the sentence; a screen reader reads it out when it changes."""
@@ -239,19 +253,3 @@ class LiveView(widgets.VBox):
             return {"text/plain": self.words, **view}
         self.finish()
         return self.static().bundle() | view
-
-
-def detail(panel: Panel, cells: int) -> bool:
-    """Set the number of cells of a map; False for another panel, and where nothing changes."""
-    if not isinstance(panel, SpeedupMapPanel) or panel.detail == cells:
-        return False
-    panel.detail = cells
-    return True
-
-
-def picture(panel: Panel) -> widgets.Image:
-    """The widget of a panel's picture."""
-    made = widgets.Image(format="png", width=WIDTH, height=HEIGHT)
-    made.add_class("specsim-picture")
-    made.add_class("specsim-panel-" + slug(panel.title))
-    return made

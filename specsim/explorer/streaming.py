@@ -14,12 +14,13 @@ from specsim.drafting import StaticTree
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.explorer.sentences import milliseconds
 
-TEXT = (
-    "A large model reads all of its weights for every token that it writes . A small one guesses a "
-    "few tokens ahead , and the large one checks them all in one pass . Where the guesses are right "
-    "several tokens come at once ; where one is wrong the large model has its own token instead , "
-    "so nothing that is written changes but the time it takes ."
-).split()
+WORDS = (
+    "A large model reads all of its weights for every token that it writes . A small one guesses "
+    "a few tokens ahead , and the large one checks them all in one pass . Where the guesses are "
+    "right several tokens come at once ; where one is wrong the large model has its own token "
+    "instead , so nothing that is written changes but the time it takes ."
+)
+TEXT = WORDS.split()
 LONGEST_S = 8.0  # of an animation; a slower scenario is shown in fast motion
 SHORTEST_S = 2.5  # a faster one in slow motion
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
-from specsim.explorer import copying, memory_bar, taking
+from specsim.explorer import copying, memory_bar, streaming, taking
 from specsim.explorer.cards import as_html, cards_of
 from specsim.explorer.comparison_view import ComparisonView
 from specsim.explorer.controls import SLIDERS
+from specsim.explorer.finding import Finder
 from specsim.explorer.live_view import STYLE_SHEET, LiveView, Pause
 from specsim.explorer.load_card import LOAD, LoadCard
 from specsim.explorer.load_view import load_pauses
@@ -60,16 +61,22 @@ class Explorer(LiveView):
         under_load: bool = True,
         **changes: Any,
     ) -> None:
-        self.linked = linked
+        self.linked, self.seed = linked, 0
         if linked:  # the page has a live region of its own, around the sentence
             self.live = ""
         curve = SpeedupVsGammaPanel(markers_in(measurements))
         self.comparison, self.task = ComparisonView(self, curve), TaskControl(self)
+        self.finder = Finder(self)
         self.load = LoadCard() if under_load else None
         self.load_shown = widgets.HTML()
         self.map = SpeedupMapPanel()
         self.story, self.note, self.cards, self.copy = (widgets.HTML() for _ in range(4))
-        self.memory, self.take = widgets.HTML(), widgets.HTML()
+        self.memory, self.take, self.streamed = (widgets.HTML() for _ in range(3))
+        self.stream = widgets.Button(
+            description="stream tokens", tooltip="plain beside speculative"
+        )
+        self.stream.add_class("specsim-preset")
+        self.stream.on_click(lambda _: self._stream())
         self.over = widgets.ToggleButtons(
             options=[("batch × context", "context"), ("batch × γ", "gamma")],
             description="map over", style={"button_width": "auto"},
@@ -90,10 +97,12 @@ class Explorer(LiveView):
         sliders = _box("specsim-slide", *(self.controls[name] for name in SLIDERS))
         choices = [self.controls[name] for name in CHOICES]
         choices.insert(CHOICES.index("survival"), self.task.choice)
-        choose = _box("specsim-choose", *choices, self.note)
-        pictures = _box("specsim-show", *self.images.values())
-        two = _box("specsim-presets", *self.comparison.buttons)
-        say = _box("specsim-say", self.sentence, self.cards, self.memory, two, self.comparison.html)
+        finder = (self.finder.words, self.finder.own, self.finder.said)
+        choose = _box("specsim-choose", *finder, *choices, self.note)
+        pictures = _box("specsim-show", *self.frames)
+        two = _box("specsim-presets", *self.comparison.buttons, self.stream)
+        told = (self.sentence, self.cards, self.memory, two, self.comparison.html, self.streamed)
+        say = _box("specsim-say", *told)
         left = _box("specsim-left", sliders, choose)
         take = _box("specsim-take", self.over, self.take, self.copy)
         right = _box("specsim-right", say, pictures, *self._many_users(), take)
@@ -114,6 +123,7 @@ class Explorer(LiveView):
 
     def redraw(self, freeze: bool = False) -> None:
         super().redraw(freeze)
+        self.streamed.value = ""
         self.story.value = self._story()
 
     def tell(self, shown: PredictedScenario) -> None:
@@ -144,11 +154,17 @@ class Explorer(LiveView):
 
     def refuse(self, problem: SpecsimError) -> None:
         super().refuse(problem)
-        for each in (self.cards, self.copy, self.load_shown, self.memory, self.take):
+        for each in (self.cards, self.copy, self.load_shown, self.memory, self.take, self.streamed):
             each.value = ""
         self.comparison.html.value = ""
         if self.load is not None:
             self.load.refuse()
+
+    def _stream(self) -> None:
+        """Begin to stream tokens, with other cycles each time."""
+        self.seed += 1
+        if self.shown is not None:
+            self.streamed.value = streaming.as_html(self.shown, self.seed)
 
     def _story(self) -> str:
         """What the preset is about, while its scenario is shown."""
