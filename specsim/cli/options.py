@@ -8,6 +8,7 @@ from specsim import catalog
 from specsim.checks import number, numbers, whole
 from specsim.hardware import DEFAULT_HOST
 from specsim.operators import AUTO, PRECISIONS
+from specsim.planning.memory import MEMORY_SHARE
 from specsim.scenario import Scenario
 
 
@@ -92,6 +93,14 @@ def add_drafting(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"
     )
+
+
+def add_memory_share(parser: argparse.ArgumentParser) -> None:
+    """The option that says how much of the memory may be filled."""
+    parser.add_argument(
+        "--memory-share", type=float, default=MEMORY_SHARE, metavar="X",
+        help=f"share of the device's memory that may be filled (default {MEMORY_SHARE:g})",
+    )  # fmt: skip
 
 
 def add_acceptance(parser: argparse.ArgumentParser, tokens_per_cycle: bool = True) -> None:

@@ -12,11 +12,11 @@ from specsim import __version__, catalog
 from specsim.architecture import drafts_for, model
 from specsim.checks import SpecsimError, number, one_count, quoted, within
 from specsim.checks.limits import require_limit
-from specsim.cli.options import add_scenario, scenario_of
+from specsim.cli.options import add_memory_share, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
 from specsim.cli.patience import working
-from specsim.cli.plan import deployment, show_commands
+from specsim.cli.plan import deployment, most_in_memory, show_commands
 from specsim.cli.published import range_of
 from specsim.cli.sentences import guesses_first, weights_of
 from specsim.drafting.methods import NEED_A_DRAFT
@@ -86,10 +86,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--price-per-hour", type=float, metavar="USD", help="of all devices, for cost per token"
     )
-    parser.add_argument(
-        "--memory-share", type=float, default=0.9, metavar="X",
-        help="share of the device's memory that may be filled (default 0.9)",
-    )  # fmt: skip
+    add_memory_share(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -116,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         )  # fmt: skip
         best = next((each for each in ranked if each.possible), None)
         winner = None if best is None else found.get(best.candidate.name, base)
-        commands = {} if winner is None else settings_of(winner)
+        commands = {} if winner is None else settings_of(winner, options.memory_share)
     document: dict[str, Any] = {
         "deployment": {
             "target": base.target.name, "accelerator": base.system.accelerator.name,
@@ -130,8 +127,10 @@ def run(options: argparse.Namespace) -> int:
         ],
         "best": None if best is None else best.candidate.name,
         "engine_settings": {} if winner is None else {
-            name: engine_settings(plan_of(winner), name, winner.drafter, method=winner.method)
-            for name in ENGINES_WITH_SETTINGS
+            name: engine_settings(
+                plan_of(winner), name, winner.drafter, method=winner.method, users=scenario.batch,
+                most=most_in_memory(winner, plan_of(winner), options.memory_share),
+            ) for name in ENGINES_WITH_SETTINGS
         } if winner.drafter is not None else {},
         "commands": {
             name: {"command": each.command, "notes": list(each.notes)}
@@ -321,11 +320,15 @@ def plan_of(found: Resolved) -> Any:
     )  # fmt: skip
 
 
-def settings_of(found: Resolved) -> dict[str, Any]:
-    """The commands that start each engine with the plan of the best, as `specsim plan` does."""
+def settings_of(found: Resolved, memory_share: float) -> dict[str, Any]:
+    """The commands that start each engine with the plan of the best, as `specsim plan` does: one
+    length is that of the users of the ranking."""
     planned = plan_of(found)
     return {
-        name: launch(name, deployment(found), planned, target=found.target, drafter=found.drafter)
+        name: launch(
+            name, deployment(found), planned, target=found.target, drafter=found.drafter,
+            users=found.scenario.batch, most=most_in_memory(found, planned, memory_share),
+        )
         for name in ENGINES_WITH_SETTINGS
     }
 
