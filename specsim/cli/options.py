@@ -38,7 +38,8 @@ def add_scenario(
     )
     parser.add_argument(
         "--engine", default="cuda-graphs",
-        help="an engine of the catalog (specsim engines lists them), or a calibration file",
+        help="an engine of the catalog (specsim engines lists them), or a calibration file "
+        "(default cuda-graphs)",
     )  # fmt: skip
     parser.add_argument(
         "--precision",
@@ -47,7 +48,11 @@ def add_scenario(
     )
     parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
     parser.add_argument(
-        "--tensor-parallel", "--tp", type=int, default=1, help="devices that share the target"
+        "--tensor-parallel",
+        "--tp",
+        type=int,
+        default=1,
+        help="devices that share the target (default 1)",
     )
     parser.add_argument(
         "--offload-layers", type=int, default=0, metavar="N",
@@ -60,7 +65,10 @@ def add_scenario(
     )  # fmt: skip
     if context:
         parser.add_argument(
-            "--context", type=int, default=1024, help="KV length at the step that is priced"
+            "--context",
+            type=int,
+            default=1024,
+            help="KV length at the step that is priced (default 1024)",
         )
     parser.add_argument(
         "--top-p", type=float, metavar="P",

@@ -3,11 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from specsim.checks import one_line
+from specsim.checks import SpecsimError, one_line
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+UNKNOWN = "unrecognized arguments: "  # how argparse begins
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,13 +56,20 @@ class Parser(argparse.ArgumentParser):
             taken |= mine if mine & given.keys() else set()
         words: list[str] = []
         for action in self._actions:
-            if action.dest not in settings or action.dest in taken:
+            keys = [key for key in settings if _is_called(action, key)]
+            if not keys or action.dest in taken:
                 continue
-            value, option = settings[action.dest], action.option_strings[0]
-            if action.dest == "gamma" and value is None:
+            if len(keys) > 1:
+                raise SpecsimError(f"{given['scenario']} gives {' and '.join(keys)}, which are one")
+            value, option = settings[keys[0]], action.option_strings[0]
+            if action.nargs == 0:
+                words += [option] if value else []
+            elif action.dest == "gamma" and value is None:
                 words += [] if action.type is int else [f"{option}={BEST}"]
             elif action.nargs == "+":
                 words += [option, *value]
+            elif isinstance(action, argparse._AppendAction):
+                words += [f"{option}={each}" for each in value]
             elif isinstance(value, tuple):
                 words.append(f"{option}={','.join(map(repr, value))}")
             else:
@@ -66,7 +77,19 @@ class Parser(argparse.ArgumentParser):
         return words
 
     def error(self, message: str) -> Any:
+        if message.startswith(UNKNOWN):
+            message += self._nearest(message.removeprefix(UNKNOWN))
         self.exit(2, f"{self.prog}: {one_line(message)}\n")
+
+    def _nearest(self, words: str) -> str:
+        """Which option may have been meant by the first unknown one; empty if none is near."""
+        word = next((each for each in words.split() if each.startswith("--")), "")
+        commands = [each.choices.values() for each in self._actions
+                    if isinstance(each, argparse._SubParsersAction)]  # fmt: skip
+        parsers = [self, *(each for some in commands for each in some)]
+        options = [each for parser in parsers for each in parser._option_string_actions]
+        near = get_close_matches(word.partition("=")[0][:100], options, n=1, cutoff=0.6)
+        return f"; the nearest is {near[0]}" if near else ""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """`--option=--` means the text `--`; argparse makes an empty list of it."""
@@ -79,6 +102,12 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         """Fails where the text cannot be written, as on a full disk; argparse would hide it."""
         print(message, end="", file=file or sys.stderr)
+
+
+def _is_called(action: argparse.Action, key: str) -> bool:
+    """Whether a key of a scenario's file means an option: by its field, or as `users` for a batch,
+    which is no key of its own."""
+    return key == action.dest or (key == "users" and "--users" in action.option_strings)
 
 
 def _may_be_scenario(word: str) -> bool:

@@ -85,7 +85,11 @@ def run(options: argparse.Namespace) -> int:
     said = []
     if not all(fits):
         at = fits.index(False)
-        place: dict[str, Any] = {"gamma": int(planned.gamma[at]), "batch": batches[at], "usable": share}
+        place: dict[str, Any] = {
+            "gamma": int(planned.gamma[at]),
+            "batch": batches[at],
+            "usable": share,
+        }
         missing = found.shortage(found.footprint(**place), **place)
         said.append(f"A batch of {batches[at]} does not fit: {missing}.")
     captured = captured_tokens(found.system)
@@ -96,8 +100,13 @@ def run(options: argparse.Namespace) -> int:
     most = most_in_memory(found, planned, share)
     commands = {
         name: launch(
-            name, deployment(found), planned, target=found.target, drafter=drafter,
-            users=options.users, most=most,
+            name,
+            deployment(found),
+            planned,
+            target=found.target,
+            drafter=drafter,
+            users=options.users,
+            most=most,
         )
         for name in ENGINES_WITH_SETTINGS
     }

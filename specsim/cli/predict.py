@@ -249,10 +249,7 @@ def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[
         return [*lines, f"speedup       cannot tell at gamma = {gamma}{large}"]
     lines += rates(document["speculative_tokens_per_s"], batch)
     low, high = document["band"]["speedup"]
-    lines.append(
-        f"speedup       {document['speedup']:8.3f} x   at gamma = {gamma}"
-        + large
-    )
+    lines.append(f"speedup       {document['speedup']:8.3f} x   at gamma = {gamma}" + large)
     at = " at the middle alpha" if "acceptance_range" in document else ""
     lines.append(f"              {low:.2f} to {high:.2f}: the engine's error{at} (80 % band)")
     ties = document["tied_gammas"]
