@@ -58,7 +58,9 @@ def predict(
 
     Arguments: `drafter`, a drafting method, None for plain decoding. `gamma`, drafted tokens per
     cycle; "best" is the method's best for each scenario (so is None where a drafter and an
-    acceptance are given; else None is 0). Acceptance, given once: as `alpha` (the probability that a drafted token is accepted), as
+    acceptance are given; else None is 0).
+
+    Acceptance, given once: as `alpha` (the probability that a drafted token is accepted), as
     a `survival` vector along the last axis (P(at least k accepted); vLLM calls it the acceptance
     rate per position), as `tokens_per_cycle` (bonus included; vLLM: mean acceptance length), or as
     an `acceptance` model of `specsim.acceptance`. `batch`, sequences decoded together. `context`,

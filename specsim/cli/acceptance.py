@@ -131,8 +131,8 @@ def legend(found: Sequence[PublishedRate], known: Mapping[PublishedRate, float])
         said.append("*: how many were drafted is assumed, the publication does not say")
     if any(rate.alpha is None for rate in known):
         said += wrap(
-            "~: alpha computed here, as for predict and rank: the one at which the method emits the "
-            "published tokens per cycle"
+            "~: alpha computed here, as for predict and rank: the one at which the method emits "
+            "the published tokens per cycle"
         )
     return said
 
@@ -181,9 +181,10 @@ def table(found: Sequence[PublishedRate], known: Mapping[PublishedRate, float]) 
     for rate in found:
         label = rate.method or "not in specsim"
         groups.setdefault((label, rate.drafter, rate.task), []).append(rate)
+    wide = 10 if known else 0  # of the column of alphas, which may be empty
     said = [
-        f"{'':15s}{'':17s}{'':16s}{'':9s}{'tokens per':>11s}{'drafted':>10s}",
-        f"{'method':15s}{'as published':17s}{'task':16s}{'alpha':>9s}{'cycle':>11s}"
+        f"{'':{48 + wide}s}{'tokens per':>10s}{'drafted':>12s}",
+        f"{'method':15s}{'as published':17s}{'task':16s}{'alpha'[:wide]:>{wide}s}{'cycle':>10s}"
         f"{'per cycle':>12s}",
     ]
     for (label, drafter, task), rates in groups.items():
@@ -191,8 +192,9 @@ def table(found: Sequence[PublishedRate], known: Mapping[PublishedRate, float]) 
         computed = "~" if alphas and all(rate.alpha is None for rate in rates) else ""
         tokens = [rate.tokens_per_cycle for rate in rates if rate.tokens_per_cycle is not None]
         said.append(
-            f"{label:15s}{cut(drafter, 16):17s}{cut(task, 15):16s}{computed + span(alphas):>10s}"
-            f"{span(tokens):>10s}{drafted(rates):>12s}"
+            f"{label:15s}{cut(drafter, 16):17s}{cut(task, 15):16s}"
+            + (f"{computed + span(alphas):>10s}" if known else "")
+            + f"{span(tokens):>10s}{drafted(rates):>12s}"
         )
     return said
 
@@ -213,7 +215,7 @@ def span(values: Sequence[Any]) -> str:
     if not values:
         return "-"
     low, high = float(np.min(values)), float(np.max(values))
-    return f"{low:.2f}" if low == high else f"{low:.2f}-{high:.2f}"
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}-{high:.2f}"
 
 
 def cut(text: str, most: int) -> str:

@@ -60,8 +60,8 @@ def priced(
     needs: str = "",
 ) -> list[str]:
     """What a report is about: names as they were resolved, precision and where it comes from, the
-    engine, the acceptance, the `load`, what memory it `needs`; and which of some `options` nobody gave. Of several
-    `candidates`, how many there are stands in place of the draft."""
+    engine, the acceptance, the `load`, what memory it `needs`; and which of some `options` nobody
+    gave. Of several `candidates`, how many there are stands in place of the draft."""
     scenario, system, engine = found.scenario, found.system, found.system.engine
     chip, devices = system.accelerator, scenario.tensor_parallel
     size = f"{found.target.parameters / 1e9:.3g} billion parameters"

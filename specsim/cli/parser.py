@@ -3,14 +3,16 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from specsim.checks import SpecsimError, one_line
+from specsim.checks import SpecsimError, one_line, quoted
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
+MISSING = "the following arguments are required: "
 UNKNOWN = "unrecognized arguments: "  # how argparse begins
 
 
@@ -22,10 +24,12 @@ class Parser(argparse.ArgumentParser):
     """
 
     not_from_files: frozenset[str] = frozenset()
+    words: Sequence[str] = ()  # that are parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, after the words that the scenario's file stands for."""
         words = list(sys.argv[1:] if args is None else args)
+        self.words = [word for word in words if isinstance(word, str)]
         if not any(_may_be_scenario(word) for word in words if isinstance(word, str)):
             return super().parse_known_args(words, namespace)
         if not any(action.dest == "scenario" for action in self._actions):
@@ -79,7 +83,30 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         if message.startswith(UNKNOWN):
             message += self._nearest(message.removeprefix(UNKNOWN))
+        if message == MISSING + "--target" and self._lacks_accelerator():
+            message += ", --accelerator"
         self.exit(2, f"{self.prog}: {one_line(message)}\n")
+
+    def _lacks_accelerator(self) -> bool:
+        """Whether neither an accelerator nor a calibration, which names its own, is given."""
+        known = "--accelerator" in self._option_string_actions
+        given = any(
+            word.startswith(("--acc", "--scenario")) or word.endswith(".json")
+            for word in self.words
+        )
+        return known and not given
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """A count may be written as 1e9; what is no whole number is told so."""
+        if action.type is not int:
+            return super()._get_value(action, arg_string)
+        try:
+            return int(arg_string)
+        except ValueError:
+            with suppress(ValueError):
+                if (number := float(arg_string)).is_integer():
+                    return int(number)
+        raise argparse.ArgumentError(action, f"must be a whole number, not {quoted(arg_string)}")
 
     def _nearest(self, words: str) -> str:
         """Which option may have been meant by the first unknown one; empty if none is near."""

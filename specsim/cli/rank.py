@@ -406,8 +406,8 @@ def table(ranked: Sequence[Ranked], system: System) -> list[str]:
     lines = [
         f"   {'':{wide}s}{'':6s}{'speedup':>8s}{'speedup':>11s}{'tokens/s':>10s}{'ms/token':>9s}"
         + (f"{'USD per':>9s}" if dollars else ""),
-        f"   {'':{wide}s}{'gamma':>6s}{'median':>8s}{'p10-p90':>11s}{'all users':>10s}{'a user':>9s}"
-        + (f"{'M tokens':>9s}" if dollars else ""),
+        f"   {'':{wide}s}{'gamma':>6s}{'median':>8s}{'p10-p90':>11s}{'all users':>10s}"
+        f"{'a user':>9s}" + (f"{'M tokens':>9s}" if dollars else ""),
     ]
     for place, each in enumerate(ranked, start=1):
         name = each.candidate.name
@@ -425,8 +425,8 @@ def table(ranked: Sequence[Ranked], system: System) -> list[str]:
     lines.append(memory_line(ranked))
     if any(low != high for low, _, high in (each.candidate.alphas for each in ranked)):
         lines += wrap(
-            "p10-p90: over the published acceptance alone. The range leaves out the engine's error, "
-            f"±{100 * system.engine.error:.0f} % of a step."
+            "p10-p90: over the published acceptance alone. The range leaves out the engine's "
+            f"error, ±{100 * system.engine.error:.0f} % of a step."
         )
     return [line for part in lines for line in fit([part])]
 
