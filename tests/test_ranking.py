@@ -208,7 +208,7 @@ def test_the_settings_of_the_best_are_those_of_plan(capsys: pytest.CaptureFixtur
     alpha = ranked["ranking"][0]["alpha"][1]
     planned = answer(
         capsys, "plan", *ENGINEER, "--method", "eagle-3", "--alpha", repr(alpha),
-        "--batches", "1,2,4,8,16,20,32,64,128,256",
+        "--users", "20",
     )  # fmt: skip
     assert ranked["commands"] == planned["commands"]
     assert ranked["engine_settings"] == planned["engine_settings"]
