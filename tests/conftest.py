@@ -5,6 +5,7 @@ SPECSIM_EXAMPLES=fresh, for new examples on every run; a failure then says how t
 import gc
 import os
 from collections.abc import Callable
+from io import BytesIO
 
 import pytest
 from hypothesis import settings
@@ -104,7 +105,16 @@ def sketched():
     """An explorer whose panels draw all that they draw, on figures that matplotlib does not render:
     that takes most of the time, and what is drawn can be asked of the figures."""
     pytest.importorskip("ipywidgets")
+    from PIL import Image
+
     from specsim.explorer import Explorer, figure_canvas, live_view
+
+    def pixel(colour: str) -> bytes:
+        out = BytesIO()
+        Image.new("RGB", (3, 2), colour).save(out, "PNG")
+        return out.getvalue()
+
+    curves, axes = pixel("red"), pixel("white")
 
     class Sketch(figure_canvas.FigureCanvas):
         def freeze(self, shown):
@@ -118,10 +128,10 @@ def sketched():
             if freeze or self._background is None or not self.panel.holds(shown):
                 self.freeze(shown)
             self.panel.move(shown)
-            return b"axes and curves"
+            return curves
 
         def blank(self):
-            return b"axes"
+            return axes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live_view, "FigureCanvas", Sketch)

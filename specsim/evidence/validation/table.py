@@ -10,16 +10,17 @@ COLUMNS = ("ideal", "predicted", "without_chip", "without_source")
 HEADING = """\
 Plain decoding compared with published rows: the median |error| of a step. The
 columns: the roofline (ideal), the engine's constants (fitted), constants that
-were fitted without any row of the same accelerator (no acc.), of the same source
-(no src.). A * marks constants that are assumed, not fitted. Bands are of 80 %.
+were fitted without any row of the same accelerator (no acc.), or of the same
+source (no src.). A * marks constants that are assumed, not fitted. Bands are
+of 80 %.
 
 engine         rows accel. sources  ideal fitted no acc. no src.   worst   band"""
 KINDS = """
-Plain steps, passes of several rows (verification), prompts (prefill: nothing was
-fitted to them) and speedups (speculation): median |error|; the 90th percentile
-and the bias of predictions without the row's source (no src.); how many sources
-(srcs.). Without: the row's accelerator, or all rows of the engine of a speedup,
-whose overheads are then assumed.
+Plain steps, passes of several rows (verification), prompts (prefill: nothing
+was fitted to them) and speedups (speculation): median |error|; the 90th
+percentile and the bias of predictions without the row's source (no src.); how
+many sources (srcs.). Without: the row's accelerator, or all rows of the engine
+of a speedup, whose overheads are then assumed.
 
 engine         kind         rows srcs.  ideal fitted without no src.   p90  bias"""
 
