@@ -107,7 +107,10 @@ def test_an_unsure_draft_drafts_less_and_a_surer_one_more(pair) -> None:
     assert rates[0] < rates[1] < rates[2]
 
 
-@pytest.mark.parametrize("rule", sorted(LOSSLESS))
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(rule, marks=[pytest.mark.slow] * (rule == "match")) for rule in sorted(LOSSLESS)],
+)
 def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, rule: str) -> None:
     target, draft = small_pair
     options = {"temperature": 0.8, "choose_gamma": lambda s: 1 + s.accepted % 3, "rule": rule}

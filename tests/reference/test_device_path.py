@@ -8,11 +8,12 @@ kernels themselves are not run, so what they cost and compute is for the tests m
 """
 
 import ctypes
-import subprocess
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -236,17 +237,30 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("batch", "rows_first", "window"),
-    [(1, False, 48), (3, False, 48), (3, True, 48), (3, False, 4096)],
-    ids=["one sequence", "heads first", "rows first", "in chunks"],
-)
-@pytest.mark.parametrize("kind", DRAFTERS)
-def test_no_stage_has_a_bmm_or_could_reach_cudnn(
-    device, kind: str, batch: int, rows_first: bool, window: int
-) -> None:
+LAYOUTS = {  # batch, whether rows are first, window
+    "one sequence": (1, False, 48), "heads first": (3, False, 48), "rows first": (3, True, 48),
+    "in chunks": (3, False, 4096),
+}  # fmt: skip
+
+
+def kinds_and_layouts() -> list:
+    """All of them. The two layouts that the tests of the host read too, and chunks with drafters
+    that have no attention of their own, are for `make test-slow`."""
+    rare = {
+        *itertools.product(DRAFTERS, ("one sequence", "heads first")),
+        *itertools.product(("n-gram", "given"), ("in chunks",)),
+    }
+    return [
+        pytest.param(*each, marks=[pytest.mark.slow] * (each in rare))
+        for each in itertools.product(DRAFTERS, LAYOUTS)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "layout"), kinds_and_layouts())
+def test_no_stage_has_a_bmm_or_could_reach_cudnn(device, kind: str, layout: str) -> None:
     """Whatever drafts, however attention lays out its result, and in short and long windows."""
     target = model(max_context=4096)
+    batch, rows_first, window = LAYOUTS[layout]
     drafter = DRAFTERS[kind](target)
     run_cycles(target, drafter, batch, SETTINGS[0], window=window, rows_first=rows_first)
 
@@ -293,23 +307,53 @@ def test_cudnn_attention_that_is_called_by_its_name_is_caught(device) -> None:
         run_cycles(model(), Defective(call), 3, SETTINGS[0])
 
 
+def modules() -> dict[str, ModuleType]:
+    """The decoder's modules that are imported."""
+    return {name: each for name, each in sys.modules.items() if name.split(".")[0] == "reference"}
+
+
 def test_importing_the_decoder_turns_cudnn_attention_off() -> None:
-    """In a process of its own, where nothing else has set the flag."""
-    code = (
-        "import torch; before = torch.backends.cuda.cudnn_sdp_enabled(); "
-        "from reference import generate; "
-        "print(before, torch.backends.cuda.cudnn_sdp_enabled())"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["True", "False"]
+    """Imported anew, as in a process where nothing has set the flag."""
+    kept = modules()
+    for name in kept:
+        del sys.modules[name]
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        from reference import generate
+
+        assert generate is not kept["reference.decoding"].generate
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        for name in modules():
+            del sys.modules[name]
+        sys.modules.update(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAFTERS)
 def test_no_stage_has_to_do_with_the_host(device, kind: str) -> None:
     target = model()
     drafter = DRAFTERS[kind](target)
     run_cycles(target, drafter, 1, SETTINGS[1])
     for settings in SETTINGS:
+        run_cycles(target, drafter, 3, settings)
+
+
+def kinds_and_settings() -> list:
+    """Every setting with a drafter that reports distributions and with one that does not, and the
+    settings in turn with the others."""
+    turn = itertools.cycle(SETTINGS)
+    every = ("draft model", "n-gram")
+    return [(k, SETTINGS if k in every else [SETTINGS[1], next(turn)]) for k in DRAFTERS]
+
+
+@pytest.mark.parametrize(("kind", "some"), kinds_and_settings())
+def test_no_stage_has_to_do_with_the_host_in_turn(device, kind: str, some) -> None:
+    target = model()
+    drafter = DRAFTERS[kind](target)
+    run_cycles(target, drafter, 1, SETTINGS[1])
+    for settings in some:
         run_cycles(target, drafter, 3, settings)
 
 
@@ -339,7 +383,8 @@ def test_no_stage_of_a_hybrid_has_to_do_with_the_host(device, kind: str) -> None
     target = hybrid_model()
     draft = DraftModel(hybrid_model(), 3)
     drafter = draft if kind == "hybrid draft" else DRAFTERS[kind](target)
-    for batch in (1, 3):  # a state is each sequence's own, so its products are a batch
+    # a state is each sequence's own, so its products are a batch
+    for batch in (1, 3) if kind == "hybrid draft" else (3,):
         run_cycles(target, drafter, batch, SETTINGS[1], may_batch=True)
 
 
@@ -399,8 +444,15 @@ def test_eager_runs_read_the_windows_that_graphs_do(device, monkeypatch) -> None
             assert (decoder.cycle.cache.capacity, decoder.window(257)) == (512, 512)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("batch", "dtype"),
+    [
+        (1, torch.bfloat16),
+        (3, torch.float32),
+        pytest.param(1, torch.float32, marks=pytest.mark.slow),
+        pytest.param(3, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_neither_does_a_long_context(device, monkeypatch, batch: int, dtype) -> None:
     """It is read in chunks, by another operator; so it is by the rows of a tree."""
     read, run = [], attention.attend_in_chunks

@@ -1,6 +1,7 @@
 """Every drafter leaves the text alone; and each drafts what it says."""
 
 import inspect
+import itertools
 
 import pytest
 import torch
@@ -89,8 +90,17 @@ def test_a_draft_that_is_the_target_is_always_accepted_under_a_penalty(pair) -> 
         assert run.statistics.alpha == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rule", sorted(LOSSLESS))
+def drafters_and_rules(kinds: list[str]) -> list:
+    """All of them; every run has what a drafter reports judged by one rule, and drafts without a
+    distribution by the block too. test_rules has every rule."""
+    often = {("n-gram", "block"), *((kind, "token") for kind in kinds)}
+    return [
+        pytest.param(*each, marks=[pytest.mark.slow] * (each not in often))
+        for each in itertools.product(kinds, sorted(LOSSLESS))
+    ]
+
+
+@pytest.mark.parametrize(("kind", "rule"), drafters_and_rules(KINDS))
 def test_sampled_texts_have_the_targets_distribution(small_pair, sampled_texts, kind, rule) -> None:
     target, draft = small_pair
     drafter = drafter_of(kind, draft, 2)
@@ -316,9 +326,9 @@ def test_a_new_drafter_leaves_the_greedy_text_alone(pair, expected, gamma: int) 
     assert 0 < result.statistics.accepted < result.statistics.drafted
 
 
-@pytest.mark.parametrize("rule", sorted(LOSSLESS))
+@pytest.mark.parametrize(("kind", "rule"), drafters_and_rules(["bigram"]))
 def test_a_new_drafter_leaves_the_sampled_distribution_alone(
-    small_pair, sampled_texts, rule: str
+    small_pair, sampled_texts, kind: str, rule: str
 ) -> None:
     counts = sampled_texts.counts(small_pair[0], Bigram(2), temperature=1.0, rule=rule)
     distribution = sampled_texts.distribution(small_pair[0], SamplingParameters(1.0))

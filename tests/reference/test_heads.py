@@ -98,7 +98,10 @@ def test_a_repetition_penalty_counts_on_both_sides(one_layer) -> None:
     assert (run.tokens, run.statistics.alpha) == (plain, 1)
 
 
-@pytest.mark.parametrize("rule", sorted(LOSSLESS))
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(rule, marks=[pytest.mark.slow] * (rule != "token")) for rule in sorted(LOSSLESS)],
+)
 def test_sampled_texts_have_the_targets_distribution(tiny, sampled_texts, rule: str) -> None:
     target = tiny(11, **sampled_texts.MODEL)
     drafter = DraftHead(untrained_head(target), 2)
@@ -336,7 +339,10 @@ def shipped():
     return target, load_head("bundled", target), texts, generate(target, texts, 32).tokens
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize(
+    "gamma",
+    [pytest.param(gamma, marks=[pytest.mark.slow] * (gamma not in (1, 4, 8))) for gamma in GAMMAS],
+)
 def test_the_shipped_head_leaves_the_greedy_text_alone(shipped, gamma: int) -> None:
     target, head, texts, plain = shipped
     run = speculate(target, DraftHead(head, gamma), texts, 32)
