@@ -120,7 +120,9 @@ def clean(notebook: Notebook) -> Notebook:
             if output.output_type == "execute_result":
                 output.execution_count = None
             data = output.get("data", {})
-            if WIDGETS in data:  # a widget needs a kernel; the cell before it shows the figure
+            if data.pop(WIDGETS, None) is not None:  # a widget needs a kernel: keep its pictures
+                if "image/png" in data or "text/html" in data:
+                    kept.append(output)
                 continue
             if output.output_type == "stream":
                 output.text = without_folders(output.text)

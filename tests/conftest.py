@@ -5,6 +5,7 @@ SPECSIM_EXAMPLES=fresh, for new examples on every run; a failure then says how t
 import gc
 import os
 from collections.abc import Callable
+from io import BytesIO
 
 import pytest
 from hypothesis import settings
@@ -19,11 +20,13 @@ settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))
 
 # Begun first, the longest first, so that no process waits for another at the end.
 LONGEST = (
-    "test_notebooks.py", "test_bundled_pair.py", "test_decoding.py", "test_device_path.py",
-    "test_verification.py", "test_tree_drafters.py", "test_drafters.py", "test_training.py",
-    "test_explorer.py", "test_explorer_first_click.py", "test_demo.py", "test_command_line.py",
-    "test_tree_verification.py", "test_graphs.py", "test_checkpoints.py", "test_validation.py",
-    "test_figures.py", "test_heads.py",
+    "test_notebooks.py", "test_bundled_pair.py", "test_decoding.py", "test_explorer.py",
+    "test_tree_drafters.py", "test_training.py", "test_explorer_first_click.py", "test_demo.py",
+    "test_device_path.py", "test_command_line.py", "test_graphs.py", "test_checkpoints.py",
+    "test_drafters.py", "test_verification.py", "test_tree_verification.py", "test_validation.py",
+    "test_figures.py", "test_heads.py", "test_suite_running.py", "test_delta_net.py",
+    "test_sweep_workers.py", "test_adaptive.py", "test_serve_engine.py", "test_rules.py",
+    "test_tensor_parallel.py", "test_families.py",
 )  # fmt: skip
 
 
@@ -102,7 +105,16 @@ def sketched():
     """An explorer whose panels draw all that they draw, on figures that matplotlib does not render:
     that takes most of the time, and what is drawn can be asked of the figures."""
     pytest.importorskip("ipywidgets")
+    from PIL import Image
+
     from specsim.explorer import Explorer, figure_canvas, live_view
+
+    def pixel(colour: str) -> bytes:
+        out = BytesIO()
+        Image.new("RGB", (3, 2), colour).save(out, "PNG")
+        return out.getvalue()
+
+    curves, axes = pixel("red"), pixel("white")
 
     class Sketch(figure_canvas.FigureCanvas):
         def freeze(self, shown):
@@ -116,10 +128,10 @@ def sketched():
             if freeze or self._background is None or not self.panel.holds(shown):
                 self.freeze(shown)
             self.panel.move(shown)
-            return b"axes and curves"
+            return curves
 
         def blank(self):
-            return b"axes"
+            return axes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live_view, "FigureCanvas", Sketch)

@@ -308,3 +308,24 @@ def test_a_spread_of_acceptance_keeps_its_mean():
     assert alphas.std() == pytest.approx(0.12, rel=0.05)
     with pytest.raises(SpecsimError, match="spread"):
         Accepting(IID(0.7), 0.5)
+
+
+def test_a_cycle_keeps_its_price_when_a_later_one_reads_otherwise() -> None:
+    """A draft whose layers read other shares of the cache than the target's, priced after plain
+    decoding, on one surface."""
+    target = specsim.model("deepseek-r1")
+    draft = specsim.DraftModel(specsim.model("deepseek-v4-flash"))
+    alone, both = surface(target), surface(target, draft)
+    plain = both.cycle(0)
+    both.cycle(2)
+    contexts = np.array([[1, 5000], [300, 9000]])
+    means = both.readings.means(contexts)
+    expected = alone.cycle(0)
+    of_its_own = alone.readings.means(contexts)
+    assert means.shape[1] > of_its_own.shape[1]
+    assert_allclose(plain.seconds(2, means), expected.seconds(2, of_its_own), rtol=1e-12)
+    assert_allclose(plain.moves(2, means), expected.moves(2, of_its_own), rtol=1e-12)
+    for found, told in zip(
+        plain.attention(2, means), expected.attention(2, of_its_own), strict=True
+    ):
+        assert_allclose(found, told, rtol=1e-12)

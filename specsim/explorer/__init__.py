@@ -12,9 +12,12 @@
 | `sentences`, `cards` | the same in words and in numbers |
 | `under_load`, `load_card`, `load_view` | many users: what is simulated, said and shown |
 | `measured` | markers of measured speedups |
-| `controls`, `live_view` | widgets, and what is redrawn when one moves |
+| `controls`, `finding`, `tasks` | widgets; search, a model of your own, published acceptance |
+| `live_view`, `frames`, `hover` | what is redrawn when one moves; values under the pointer |
+| `comparing`, `memory_bar`, `streaming` | A beside B; what is held; tokens as they would come |
 | `single_panel`, `widget` | one picture with a few controls; the whole explorer |
 | `sweeping`, `sweep_view` | any function, over axes; the same as a widget |
+| `static_view`, `taking` | the same without a kernel; files to download |
 | `copying`, `page` | code, commands and links to copy; the page that `specsim explore` opens |
 
 Scenarios, presets and sweeps need NumPy alone; pictures also need matplotlib and Pillow, and live

@@ -53,7 +53,9 @@ def fitted(scenario: ExplorerScenario) -> tuple[ExplorerScenario, list[str]]:
     ):
         if fits:
             scenario = replace(scenario, draft=_likely(fits, scenario.target))
-            said.append(f"{scenario.draft} drafts: it has the tokenizer of {scenario.target}.")
+            target = model(scenario.target)
+            shares = "the tokenizer" if target.tokenizer else "a vocabulary of the size"
+            said.append(f"{scenario.draft} drafts: it has {shares} of {target.name}.")
         else:
             ships = model(scenario.target).mtp_layers > 0
             scenario = replace(scenario, method="mtp" if ships else "n-gram")

@@ -8,20 +8,22 @@ is refined when the slider rests. Without an event loop, as in a test, all three
 
 import asyncio
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from specsim.catalog import slug
 from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.explorer import controls as controls_of
 from specsim.explorer.choices import fitted
-from specsim.explorer.figure_canvas import HEIGHT, WIDTH, FigureCanvas
+from specsim.explorer.figure_canvas import FigureCanvas
+from specsim.explorer.frames import detail, framed, overlay, picture
+from specsim.explorer.hover import areas, as_svg
 from specsim.explorer.measured import calibrations_in
-from specsim.explorer.panels import Panel, SpeedupMapPanel
+from specsim.explorer.panels import Panel
 from specsim.explorer.panels.speedup_map import DRAGGING, RESTING
 from specsim.explorer.scenarios import (
     ExplorerScenario,
@@ -29,12 +31,14 @@ from specsim.explorer.scenarios import (
     predict_scenario,
 )
 from specsim.explorer.sentences import describe
+from specsim.explorer.static_view import StaticView
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 SOON_S = 0.01  # how long the pictures wait that do not matter while a slider is dragged
 REST_S = 0.25  # a slider that has not moved for so long rests
+VIEW = "application/vnd.jupyter.widget-view+json"  # the MIME type of a widget
 Pause = tuple[float, Callable[[], None]]  # what is done so many seconds after the last move
 STYLE_SHEET = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
@@ -48,6 +52,9 @@ class LiveView(widgets.VBox):
     """
 
     live = 'role="status" aria-live="polite"'
+    linked = False  # whether it has a page of its own, which always has a kernel
+    words = ""  # the sentence without its markup
+    _ipython_display_ = None  # ipywidgets 7 would show itself in its own way, without a picture
 
     def __init__(
         self,
@@ -63,10 +70,13 @@ class LiveView(widgets.VBox):
         self.urgent = {panel: FigureCanvas(panel) for panel in urgent}
         self.other = {panel: FigureCanvas(panel) for panel in other}
         self.images = {panel: picture(panel) for panel in (*urgent, *other)}
+        self.values = {panel: overlay() for panel in self.images}
+        self.frames = [framed(self.images[panel], self.values[panel]) for panel in self.images]
         self.sentence = widgets.HTML()
         self.sentence.add_class("specsim-sentence")
         self._scenario = scenario
         self._waiting: list[asyncio.TimerHandle] = []
+        self._calls: tuple[Pause, ...] = ()  # what they call
         self._applying = False
         self._fitted: list[str] = []  # what was set for the reader, in sentences
         engines = calibrations_in(folder)
@@ -79,7 +89,7 @@ class LiveView(widgets.VBox):
 
     def arrange(self) -> tuple[widgets.Widget, ...]:
         """The widgets from top to bottom."""
-        pictures = widgets.Box(list(self.images.values()))
+        pictures = widgets.Box(self.frames)
         pictures.add_class("specsim-show")
         return (
             widgets.HTML(f"<style>{STYLE_SHEET}</style>"),
@@ -110,17 +120,23 @@ class LiveView(widgets.VBox):
         self._set_controls(scenario)
 
     def _set_controls(self, scenario: ExplorerScenario) -> None:
-        self._scenario, self._applying = scenario, True
-        try:
+        self._scenario = scenario
+        with self.quietly():
             for name, made in self.controls.items():
                 controls_of.show(name, made, scenario)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Controls that are set meanwhile draw nothing."""
+        self._applying = True
+        try:
+            yield
         finally:
             self._applying = False
 
     def redraw(self, freeze: bool = False) -> None:
         """Draw what is set: urgent panels at once, the rest when there is time."""
-        for handle in self._waiting:
-            handle.cancel()
+        self._cancel()
         try:
             scenario = self.scenario
             self.shown = predict_scenario(scenario)
@@ -153,6 +169,8 @@ class LiveView(widgets.VBox):
             for panel, canvas in (self.urgent | self.other).items():
                 if detail(panel, RESTING):
                     self.images[panel].value = canvas.png(self.shown)
+            for panel, made in self.values.items():
+                made.value = as_svg(areas(panel, self.shown))
             self.tell_at_rest(self.shown)
         except SpecsimError as problem:
             self.refuse(problem)
@@ -173,9 +191,11 @@ class LiveView(widgets.VBox):
         self.say(f"No prediction: {problem}.", "specsim-problem")
         for panel, canvas in (self.urgent | self.other).items():
             self.images[panel].value = canvas.blank()
+            self.values[panel].value = ""
 
     def say(self, words: str, kind: str = "") -> None:
         """Set the sentence; a screen reader reads it out when it changes."""
+        self.words = words
         self.sentence.value = f'<p {self.live} class="{kind}">{html.escape(words)}</p>'
 
     def _follow(self, name: str) -> Callable[[Any], None]:
@@ -205,20 +225,31 @@ class LiveView(widgets.VBox):
             for _, call in calls:
                 call()
             return
+        self._calls = calls
         self._waiting = [loop.call_later(delay, call) for delay, call in calls]
 
+    def _cancel(self) -> None:
+        """Do not do what waits."""
+        for handle in self._waiting:
+            handle.cancel()
+        self._waiting, self._calls = [], ()
 
-def detail(panel: Panel, cells: int) -> bool:
-    """Set the number of cells of a map; False for another panel, and where nothing changes."""
-    if not isinstance(panel, SpeedupMapPanel) or panel.detail == cells:
-        return False
-    panel.detail = cells
-    return True
+    def finish(self) -> None:
+        """Do at once what waits for the controls to rest."""
+        calls = self._calls
+        self._cancel()
+        for _, call in calls:
+            call()
 
+    def static(self) -> StaticView:
+        """What is shown, for a page without a kernel."""
+        pictures = [(panel.title, bytes(image.value)) for panel, image in self.images.items()]
+        return StaticView(self.words, pictures if self.shown is not None else [])
 
-def picture(panel: Panel) -> widgets.Image:
-    """The widget of a panel's picture."""
-    made = widgets.Image(format="png", width=WIDTH, height=HEIGHT)
-    made.add_class("specsim-picture")
-    made.add_class("specsim-panel-" + slug(panel.title))
-    return made
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The widget, and for pages without a kernel what it shows now."""
+        view = {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}}
+        if self.linked:
+            return {"text/plain": self.words, **view}
+        self.finish()
+        return self.static().bundle() | view

@@ -4,6 +4,7 @@ explorer.many_users(target="llama-3.3-70b", tensor_parallel=4, users=20, tpot_ms
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from specsim.checks import SpecsimError
@@ -12,6 +13,7 @@ from specsim.explorer.live_view import REST_S, LiveView, Pause
 from specsim.explorer.load_card import LOAD, LoadCard
 from specsim.explorer.scenarios import ExplorerScenario
 from specsim.explorer.single_panel import starting_at
+from specsim.explorer.static_view import StaticView
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
@@ -48,6 +50,9 @@ class ManyUsers(LiveView):
 
     def pauses(self) -> tuple[Pause, ...]:
         return load_pauses(self, self.card, self.html)
+
+    def static(self) -> StaticView:
+        return replace(super().static(), below=self.html.value)
 
     def refuse(self, problem: SpecsimError) -> None:
         super().refuse(problem)

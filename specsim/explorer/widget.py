@@ -2,14 +2,17 @@
 
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
-from specsim.explorer import copying
+from specsim.explorer import copying, memory_bar, streaming, taking
 from specsim.explorer.cards import as_html, cards_of
+from specsim.explorer.comparison_view import ComparisonView
 from specsim.explorer.controls import SLIDERS
+from specsim.explorer.finding import Finder
 from specsim.explorer.live_view import STYLE_SHEET, LiveView, Pause
 from specsim.explorer.load_card import LOAD, LoadCard
 from specsim.explorer.load_view import load_pauses
@@ -25,6 +28,8 @@ from specsim.explorer.presets import PRESETS, Preset
 from specsim.explorer.scenarios import ExplorerScenario, PredictedScenario
 from specsim.explorer.sentences import about_temperature
 from specsim.explorer.single_panel import starting_at
+from specsim.explorer.static_view import StaticView
+from specsim.explorer.task_control import TaskControl
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
@@ -56,13 +61,22 @@ class Explorer(LiveView):
         under_load: bool = True,
         **changes: Any,
     ) -> None:
-        self.linked = linked
+        self.linked, self.seed = linked, 0
         if linked:  # the page has a live region of its own, around the sentence
             self.live = ""
+        curve = SpeedupVsGammaPanel(markers_in(measurements))
+        self.comparison, self.task = ComparisonView(self, curve), TaskControl(self)
+        self.finder = Finder(self)
         self.load = LoadCard() if under_load else None
         self.load_shown = widgets.HTML()
         self.map = SpeedupMapPanel()
         self.story, self.note, self.cards, self.copy = (widgets.HTML() for _ in range(4))
+        self.memory, self.take, self.streamed = (widgets.HTML() for _ in range(3))
+        self.stream = widgets.Button(
+            description="stream tokens", tooltip="plain beside speculative"
+        )
+        self.stream.add_class("specsim-preset")
+        self.stream.on_click(lambda _: self._stream())
         self.over = widgets.ToggleButtons(
             options=[("batch × context", "context"), ("batch × γ", "gamma")],
             description="map over", style={"button_width": "auto"},
@@ -71,7 +85,7 @@ class Explorer(LiveView):
         self.presets = {each.key: self._button(each) for each in PRESETS}
         super().__init__(
             starting_at(scenario, preset, changes),
-            urgent=(RooflinePanel(), SpeedupVsGammaPanel(markers_in(measurements))),
+            urgent=(RooflinePanel(), curve),
             other=(self.map, WaterfallPanel()),
             controls=(*SLIDERS, *CHOICES, *(LOAD if under_load else ())),
             folder=measurements,
@@ -81,11 +95,16 @@ class Explorer(LiveView):
         presets = _box("specsim-presets", *self.presets.values())
         head = widgets.HTML("<h1>Speculative decoding: how much faster?</h1>")
         sliders = _box("specsim-slide", *(self.controls[name] for name in SLIDERS))
-        choices = _box("specsim-choose", *(self.controls[name] for name in CHOICES), self.note)
-        pictures = _box("specsim-show", *self.images.values())
-        say = _box("specsim-say", self.sentence, self.cards)
-        left = _box("specsim-left", sliders, choices)
-        take = _box("specsim-take", self.over, self.copy)
+        choices = [self.controls[name] for name in CHOICES]
+        choices.insert(CHOICES.index("survival"), self.task.choice)
+        finder = (self.finder.words, self.finder.own, self.finder.said)
+        choose = _box("specsim-choose", *finder, *choices, self.note)
+        pictures = _box("specsim-show", *self.frames)
+        two = _box("specsim-presets", *self.comparison.buttons, self.stream)
+        told = (self.sentence, self.cards, self.memory, two, self.comparison.html, self.streamed)
+        say = _box("specsim-say", *told)
+        left = _box("specsim-left", sliders, choose)
+        take = _box("specsim-take", self.over, self.take, self.copy)
         right = _box("specsim-right", say, pictures, *self._many_users(), take)
         self.story.add_class("specsim-story")
         body = _box("specsim-body", left, right)
@@ -104,11 +123,15 @@ class Explorer(LiveView):
 
     def redraw(self, freeze: bool = False) -> None:
         super().redraw(freeze)
+        self.streamed.value = ""
         self.story.value = self._story()
 
     def tell(self, shown: PredictedScenario) -> None:
         self.cards.value = as_html(cards_of(shown))
-        words = html.escape(about_temperature(shown))
+        self.memory.value = memory_bar.as_html(shown)
+        self.comparison.tell(shown)
+        self.task.tell(shown)
+        words = html.escape(f"{self.task.note} {about_temperature(shown)}".strip())
         self.note.value = f'<p class="specsim-note">{words}</p>'
 
     def tell_at_rest(self, shown: PredictedScenario) -> None:
@@ -121,12 +144,27 @@ class Explorer(LiveView):
             + copying.copiable(engine, copying.as_launch(shown, engine))
             + (link if self.linked else "")
         )
+        self.take.value = taking.links(shown, [bytes(each.value) for each in self.images.values()])
+
+    def static(self) -> StaticView:
+        found = super().static()
+        return replace(
+            found, below=self.cards.value + self.comparison.html.value + self.load_shown.value
+        )
 
     def refuse(self, problem: SpecsimError) -> None:
         super().refuse(problem)
-        self.cards.value = self.copy.value = self.load_shown.value = ""
+        for each in (self.cards, self.copy, self.load_shown, self.memory, self.take, self.streamed):
+            each.value = ""
+        self.comparison.html.value = ""
         if self.load is not None:
             self.load.refuse()
+
+    def _stream(self) -> None:
+        """Begin to stream tokens, with other cycles each time."""
+        self.seed += 1
+        if self.shown is not None:
+            self.streamed.value = streaming.as_html(self.shown, self.seed)
 
     def _story(self) -> str:
         """What the preset is about, while its scenario is shown."""

@@ -11,13 +11,14 @@ import numpy as np
 
 from specsim import catalog
 from specsim.acceptance import IID
-from specsim.acceptance.published import PublishedRate, models_of, rates_of
+from specsim.acceptance.published import MEANS, PublishedRate, models_of, rates_of
 from specsim.checks import Floats, SpecsimError
 from specsim.drafting import Drafter, DraftModel, StaticTree
 
 # Methods that draft with another one's drafts: accepted as often as that one's.
 DRAFTED_BY = {"pearl": "draft-model", "ssd": "draft-model", "cascade": "draft-model"}
 SHARES = (0.1, 0.5, 0.9)
+NO_TASK = (*MEANS, "not stated", "various")  # what a row says that names no task
 FINE = 1001  # alphas of the table that is read backwards
 
 
@@ -76,11 +77,57 @@ class AcceptanceRange:
         return said
 
 
+@dataclass(frozen=True, slots=True)
+class TaskAcceptance:
+    """The median alpha of a method's published rates of one task; how many `rates` there are, and
+    of which `models`. `of_target`: all of them are of the target itself."""
+
+    task: str
+    alpha: float
+    rates: int
+    models: Sequence[str]
+    of_target: bool
+
+
 def acceptance_range(
     drafter: Drafter, method: str, target: str | None = None
 ) -> AcceptanceRange | None:
     """The range of the published rates of `method`, drafted as `drafter` does; None where nothing
     is published. Rates of `target`, a model of the catalog, alone where there are any."""
+    drafter, name, chosen, own = _published(drafter, method, target)
+    if not chosen:
+        return None
+    alphas = alphas_of(drafter, chosen)
+    low, middle, high = (float(np.quantile(alphas, share)) for share in SHARES)
+    return AcceptanceRange(
+        name, low, middle, high, len(chosen), sum(rate.rows for rate in chosen),
+        tuple(models_of(chosen)), own, all(rate.tree for rate in chosen),
+        sum(rate.assumed for rate in chosen),
+    )  # fmt: skip
+
+
+def acceptance_by_task(
+    drafter: Drafter, method: str, target: str | None = None
+) -> tuple[TaskAcceptance, ...]:
+    """The published rates of `acceptance_range`, a task at a time, the best accepted first. Empty
+    where nothing is published of any task."""
+    drafter, _, chosen, own = _published(drafter, method, target)
+    tasks: dict[str, list[PublishedRate]] = {}
+    for rate in chosen:
+        if rate.task not in NO_TASK:
+            tasks.setdefault(rate.task.lower(), []).append(rate)
+    found = []
+    for rates in tasks.values():
+        alpha = float(np.median(alphas_of(drafter, rates)))
+        found.append(TaskAcceptance(rates[0].task, alpha, len(rates), models_of(rates), own))
+    return tuple(sorted(found, key=lambda each: -each.alpha))
+
+
+def _published(
+    drafter: Drafter, method: str, target: str | None
+) -> tuple[Drafter, str, tuple[PublishedRate, ...], bool]:
+    """The drafter whose chain was measured, the method that the rates are of, the rates, and
+    whether they are of the target itself."""
     name = catalog.resolve("methods", method)
     if name == "tree" and isinstance(drafter, StaticTree):
         drafter = drafter.drafter  # a tree is drafted with the chain of a model, or of a head
@@ -88,15 +135,7 @@ def acceptance_range(
     name = DRAFTED_BY.get(name, name)
     found = rates_of(name)
     own = tuple(rate for rate in found if target is not None and rate.model == target)
-    if not (chosen := own or found):
-        return None
-    alphas = alphas_of(drafter, chosen)
-    low, middle, high = (float(np.quantile(alphas, share)) for share in SHARES)
-    return AcceptanceRange(
-        name, low, middle, high, len(chosen), sum(rate.rows for rate in chosen),
-        tuple(models_of(chosen)), bool(own), all(rate.tree for rate in chosen),
-        sum(rate.assumed for rate in chosen),
-    )  # fmt: skip
+    return drafter, name, own or found, bool(own)
 
 
 def alphas_of(drafter: Drafter, rates: Sequence[PublishedRate]) -> Floats:

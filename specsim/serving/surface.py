@@ -233,8 +233,15 @@ class CyclePrice:
     launches: bool
     rows_of: dict[int, "_Row"] = field(default_factory=dict)  # batches that `one` was asked for
 
+    @property
+    def columns(self) -> int:
+        """The readings that were known when this was priced: its own. A cycle that is priced later,
+        with a draft, may add some."""
+        return self.moved_rise.shape[2]
+
     def operators_s(self, batch: int, means: Floats) -> Floats:
         """Seconds of each attention operator: (steps, O)."""
+        means = means[:, : self.columns]
         table = self.memory_s[batch]
         read = means if self.in_line else means[:, self.reads]
         if len(self.knots) == 2:
@@ -323,16 +330,15 @@ class CyclePrice:
 
     def moves(self, batch: int, means: Floats) -> Floats:
         """Bytes and FLOPs of all the steps together."""
-        return len(means) * self.moved[batch] + self.moved_rise[batch] @ np.add.reduce(
-            means, axis=0
-        )
+        sums = np.add.reduce(means[:, : self.columns], axis=0)
+        return len(means) * self.moved[batch] + self.moved_rise[batch] @ sums
 
     def attention(self, batch: int, means: Floats) -> tuple[float, Floats]:
         """Seconds, and bytes and FLOPs that depend on the context, of the target's attention alone
         in the first step: for sequences that share another group's pass."""
         of_target = self.of_pass @ (self.verified[batch] > 0)
         seconds = float(self.operators_s(batch, means[:1])[0] @ of_target)
-        return seconds, self.kept[batch] @ means[0]
+        return seconds, self.kept[batch] @ means[0, : self.columns]
 
 
 class Surface:

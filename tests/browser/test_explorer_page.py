@@ -168,6 +168,99 @@ def test_the_sentence_lies_in_a_live_region_that_stays(page: Any) -> None:
     assert all(alts)
 
 
+AXE = driving.ROOT / "out/axe/node_modules/axe-core/axe.min.js"
+NO_AXE = "no axe-core here: npm install --prefix out/axe axe-core"
+
+
+@pytest.mark.skipif(not AXE.exists(), reason=NO_AXE)
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_an_audit_finds_nothing_serious(page: Any, size: tuple[int, int]) -> None:
+    driving.resize(page, *size)
+    driving.until(lambda: page.execute_script("return innerWidth") == size[0])
+    press_button(page, "keep as A")
+    press(page, "moe")
+    press_button(page, "stream tokens")
+    driving.settle(page)
+    keep(page, f"compared-{size[0]}")
+    page.execute_script(AXE.read_text(encoding="utf-8"))
+    found = page.execute_async_script(
+        "axe.run(document).then((found) => arguments[0](found.violations))"
+    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"axe-{size[0]}.json").write_text(json.dumps(found, indent=1))
+    serious = [
+        (each["id"], [node["target"] for node in each["nodes"]][:3])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    press_button(page, "forget A")
+    assert serious == []
+
+
+def press_button(page: Any, name: str) -> None:
+    driving.until(
+        lambda: page.find_element("xpath", f"//button[contains(., '{name}')]").is_enabled()
+    )
+    page.find_element("xpath", f"//button[contains(., '{name}')]").click()
+
+
+def test_a_slider_has_a_name_and_says_its_value(page: Any) -> None:
+    slider = driving.handle(page, "batch")
+    driving.until(lambda: slider.get_attribute("aria-label") == "batch")
+    press(page, "moe")
+    driving.until(lambda: slider.get_attribute("aria-valuetext") == "8")
+
+
+def test_two_settings_stand_side_by_side(page: Any) -> None:
+    press_button(page, "keep as A")
+    press(page, "moe")
+    driving.until(lambda: "B gives each user" in driving.text(page, ".specsim-say"))
+    press_button(page, "swap A and B")
+    driving.until(lambda: driving.sentence(page).startswith("llama-3.1-8b"))
+    press_button(page, "forget A")
+    driving.until(lambda: "B gives each user" not in driving.text(page, ".specsim-say"))
+
+
+def test_a_pointer_finds_values_over_the_pictures(page: Any) -> None:
+    titles = """return [...document.querySelectorAll(".specsim-frame")].map((frame) => {
+      const box = frame.querySelector("img").getBoundingClientRect();
+      const over = frame.querySelector("svg").getBoundingClientRect();
+      const near = Math.max(Math.abs(box.x - over.x), Math.abs(box.y - over.y),
+                            Math.abs(box.width - over.width), Math.abs(box.height - over.height));
+      return [frame.querySelectorAll("title").length, near]})"""
+    for size in (WIDE, NARROW):
+        driving.resize(page, *size)
+        driving.settle(page)
+        found = page.execute_script(titles)
+        assert all(count >= 3 for count, _ in found)
+        assert all(near < 2 for _, near in found), found
+
+
+def test_random_clicks_leave_no_error(page: Any) -> None:
+    """A walk with the browser's own clicks: no blank picture, no error on the console."""
+    import random
+
+    from selenium.webdriver.support.ui import Select
+
+    chance = random.Random(7)
+    for _ in range(20):
+        kind = chance.choice(["preset", "choice", "choice", "slider"])
+        if kind == "preset":
+            press(page, chance.choice(PRESETS).key)
+        elif kind == "slider":
+            name = chance.choice(["batch", "context", "gamma", "alpha"])
+            driving.handle(page, name).send_keys("\ue00f" if chance.random() < 0.5 else "\ue00e")
+        else:
+            name = chance.choice(["target", "method", "draft", "accelerator", "engine"])
+            select = Select(page.find_element("css selector", f".specsim-{name} select"))
+            if select._el.is_enabled():
+                select.select_by_index(chance.randrange(len(select.options)))
+        driving.settle(page)
+        assert driving.sentence(page)
+        assert "No prediction" not in driving.sentence(page)
+        assert all(driving.pictures(page).values())
+
+
 def test_the_map_can_be_over_gamma(page: Any) -> None:
     before = driving.pictures(page)
     (name,) = [name for name in before if name.startswith("speedup-over")]

@@ -136,9 +136,9 @@ class SpeedupMapPanel:
         return x, (0.0, float(max(shown.over.gamma[-1], 1)))
 
     def _drawn(self, grid: sweep.SpeedupMap) -> tuple[np.ndarray, np.ndarray]:
-        return self._on_axes(grid.x_values, grid.y_values)
+        return self.on_axes(grid.x_values, grid.y_values)
 
-    def _on_axes(self, batch: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def on_axes(self, batch: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches, and contexts or gammas, as they are drawn."""
         return np.log2(batch), np.log2(y) if self.over == "context" else y.astype(float)
 
@@ -155,7 +155,7 @@ class SpeedupMapPanel:
         points = where_memory_ends(grid, shown.target, shown.system, drafter=shown.drafter, **fixed)
         if points is None:
             return []
-        return [np.column_stack(self._on_axes(*points.T))]
+        return [np.column_stack(self.on_axes(*points.T))]
 
     def _lines(self, grid: sweep.SpeedupMap, values: np.ndarray, level: float) -> list[np.ndarray]:
         found: Any = contourpy.contour_generator(*self._drawn(grid), values).lines(level)

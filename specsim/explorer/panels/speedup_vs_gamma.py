@@ -18,13 +18,14 @@ MOST = 12  # measured markers that are shown at once
 
 
 class SpeedupVsGammaPanel:
-    """The predicted curve with its band, the gamma that is shown, the best gamma, and measured
-    points."""
+    """The predicted curve with its band, the gamma that is shown, the best gamma, measured points,
+    and the curve of the setting that was `kept` to compare with."""
 
     title = "Speedup against γ"
 
     def __init__(self, markers: Markers | None = None) -> None:
         self.markers = markers or Markers(())
+        self.kept: PredictedScenario | None = None  # A, of two settings that are compared
         self.moving: Sequence[Artist] = ()
 
     def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
@@ -32,6 +33,8 @@ class SpeedupVsGammaPanel:
         over = shown.over
         self.last = int(over.gamma[-1])
         top = float(np.max(over.band["speedup"][1])) * HEADROOM
+        if self.kept is not None:
+            top = max(top, 1.05 * float(np.max(self.kept.over.speedup)))
         for marker in self.markers.near(shown):
             top = max(top, marker.high * 1.05)
         axes.set(xlim=(-0.4, max(self.last, 1) + 0.4), ylim=(0, max(2.0, top)))
@@ -42,6 +45,7 @@ class SpeedupVsGammaPanel:
         colour = COLOURS["speedup"]
         self.band = PolyCollection([], facecolor=colour, alpha=0.18, linewidth=0)
         axes.add_collection(self.band, autolim=False)
+        (self.before,) = axes.plot([], [], "--", color=COLOURS["overhead"], linewidth=1.4)
         (self.curve,) = axes.plot([], [], color=colour, linewidth=1.8)
         (self.best,) = axes.plot([], [], "s", color=colour, fillstyle="none", markersize=13)
         (self.shown,) = axes.plot([], [], "o", color=colour, markersize=8)
@@ -55,8 +59,8 @@ class SpeedupVsGammaPanel:
             color="#555555",
         )  # fmt: skip
         self.moving = (
-            self.band, self.curve, self.best, self.shown, self.spread, self.measured, self.label,
-            self.note,
+            self.band, self.before, self.curve, self.best, self.shown, self.spread, self.measured,
+            self.label, self.note,
         )  # fmt: skip
 
     def move(self, shown: PredictedScenario) -> None:
@@ -66,6 +70,8 @@ class SpeedupVsGammaPanel:
             [np.column_stack((np.r_[over.gamma, over.gamma[::-1]], np.r_[low, high[::-1]]))]
         )
         self.curve.set_data(over.gamma, over.speedup)
+        kept = None if self.kept is None else self.kept.over
+        self.before.set_data(([], []) if kept is None else (kept.gamma, kept.speedup))
         best = int(over.best())
         self.best.set_data([over.gamma[best]], [over.speedup[best]])
         self.shown.set_data([shown.gamma], [shown.speedup])
@@ -77,6 +83,7 @@ class SpeedupVsGammaPanel:
         self.measured.set_data([m.gamma for m in near], [m.speedup for m in near])
         self.spread.set_data(*_bars(near))
         told = "□ best γ   ● shown   shaded: 80 % band"
+        told = told if kept is None else f"- - A   {told}"
         self.note.set_text(f"◇ measured   {told}" if near else told)
 
     def holds(self, shown: PredictedScenario) -> bool:

@@ -1,0 +1,125 @@
+"""Two settings side by side: A, which was kept, and B, which is shown."""
+
+import html
+from dataclasses import dataclass
+
+from specsim.explorer.cards import rate
+from specsim.explorer.scenarios import NAMES, ExplorerScenario, PredictedScenario
+from specsim.explorer.sentences import milliseconds
+from specsim.planning.economics import dollars_per_million_tokens
+
+A_TIE = 0.005  # a smaller difference is said to be none
+LABELS = {"alpha": "α", "gamma": "γ", "tensor_parallel": "tensor parallel"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A scenario as its controls held it, and its prediction."""
+
+    scenario: ExplorerScenario
+    shown: PredictedScenario
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A quantity of both, as it is shown, and whether it is a setting or a result."""
+
+    name: str
+    a: str
+    b: str
+    is_setting: bool = False
+
+
+def differences(a: Kept, b: Kept) -> list[Row]:
+    """The settings in which the two differ, of those that are used."""
+    used = a.shown.scenario, b.shown.scenario
+    found = []
+    for name in NAMES:
+        values = [getattr(each, name) for each in used]
+        if values[0] != values[1]:
+            said = (written(name, value) for value in values)
+            found.append(Row(LABELS.get(name, name.replace("_", " ")), *said, is_setting=True))
+    return found
+
+
+def written(name: str, value: object) -> str:
+    """A setting as a reader would write it."""
+    if value is None or value == ():
+        return "best" if name == "gamma" else "none"
+    if isinstance(value, tuple):
+        return ", ".join(f"{each:g}" for each in value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(
+        value, float) else str(value)  # fmt: skip
+
+
+def results(a: Kept, b: Kept) -> list[Row]:
+    """What is predicted for both."""
+    both = a.shown, b.shown
+    found = [
+        Row("γ that is used", *(str(each.gamma) for each in both)),
+        Row("speedup over plain", *(f"{each.speedup:.2f}×" for each in both)),
+        Row("time per token", *(milliseconds(token_s(each)) for each in both)),
+        Row("tokens/s, all", *(rate(tokens_per_s(each)) for each in both)),
+        Row("tokens per cycle", *(f"{each.of('tokens_per_cycle'):.2f}" for each in both)),
+        Row("memory", *(memory(each) for each in both)),
+    ]
+    if all(each.scenario.price_per_hour > 0 for each in both):
+        found.append(Row("per million tokens", *(f"${dollars(each):.2f}" for each in both)))
+    return found
+
+
+def verdict(a: Kept, b: Kept) -> str:
+    """Which of the two gives more, to one user and in all."""
+    each = token_s(a.shown) / token_s(b.shown)
+    every = tokens_per_s(b.shown) / tokens_per_s(a.shown)
+    if abs(each - 1) < A_TIE and abs(every - 1) < A_TIE:
+        return "A and B are as fast as each other."
+    said = f"B gives each user {each:.2f} times the tokens per second of A"
+    if abs(every / each - 1) < A_TIE:
+        return f"{said}."
+    return f"{said}, and {every:.2f} times as many in all."
+
+
+def as_html(a: Kept, b: Kept) -> str:
+    """A sentence and a table: settings that differ, then results."""
+    settings = differences(a, b)
+    if not settings:
+        return (
+            '<p class="specsim-note">A is what is shown. Change anything: this becomes B, and both '
+            "stand side by side.</p>"
+        )
+    rows = "".join(_row(row) for row in [*settings, *results(a, b)])
+    return (
+        f'<p role="status"><b>{html.escape(verdict(a, b))}</b></p>'
+        '<table class="specsim-load"><tr><th scope="col">A and B</th><th scope="col">A, kept</th>'
+        f'<th scope="col">B, shown</th></tr>{rows}</table>'
+    )
+
+
+def _row(row: Row) -> str:
+    kind = ' class="specsim-setting"' if row.is_setting else ""
+    cells = "".join(f"<td>{html.escape(each)}</td>" for each in (row.a, row.b))
+    return f'<tr{kind}><th scope="row">{html.escape(row.name)}</th>{cells}</tr>'
+
+
+def token_s(shown: PredictedScenario) -> float:
+    """Seconds per token of one sequence."""
+    return shown.of("cycle_s") / shown.of("tokens_per_cycle")
+
+
+def tokens_per_s(shown: PredictedScenario) -> float:
+    """Of all sequences."""
+    return shown.scenario.batch / token_s(shown)
+
+
+def memory(shown: PredictedScenario) -> str:
+    """Of the fullest device, and whether that is too much."""
+    held = shown.footprint(gamma=shown.gamma)
+    return f"{float(held.total_bytes) / 1e9:.1f} GB{'' if held.fits else ', too much'}"
+
+
+def dollars(shown: PredictedScenario) -> float:
+    """Per million tokens, every device paid for."""
+    devices = shown.scenario.tensor_parallel + shown.over.extra_devices
+    hour = shown.scenario.price_per_hour * devices
+    return float(dollars_per_million_tokens(hour, tokens_per_s(shown)))
