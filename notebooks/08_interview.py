@@ -1479,7 +1479,7 @@ listed = ", ".join(
     f"batch {n}: γ = {g} ({s:.2f}×)"
     for n, g, s in zip(sizes, schedule.gamma, schedule.speedup, strict=True)
 )
-course.say(f"{listed}. One γ for the peak loses little at night; the other way round loses more.")
+course.say(f"{listed}.")
 
 # %% [markdown]
 # **Step 6. Under load.** A batch in a table is not a server: requests come at random, prompts

@@ -101,10 +101,10 @@ def test_the_view_draws_what_is_chosen(swept) -> None:
     assert view.along.value == "base"
     assert view.each.value == "exponent"
     assert "1 of 6 cannot be computed" in view.said.value
-    before = view.image.value
+    before = bytes(view.image.value)
     assert before.startswith(b"\x89PNG")
     view.fixed["unit"].value = "ms"
-    assert view.image.value != before
+    assert bytes(view.image.value) != before
     assert "<td>0.004</td>" in view.table.value
     assert view.fixed["unit"].layout.display == ""
     assert view.fixed["base"].layout.display == "none"
