@@ -21,7 +21,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedRow:
     """A quantity of both, as it is shown, and whether it is a setting or a result."""
 
     name: str
@@ -30,7 +30,7 @@ class Row:
     is_setting: bool = False
 
 
-def differences(a: Kept, b: Kept) -> list[Row]:
+def differences(a: Kept, b: Kept) -> list[ComparedRow]:
     """The settings in which the two differ, of those that are used."""
     used = a.shown.scenario, b.shown.scenario
     found = []
@@ -38,7 +38,9 @@ def differences(a: Kept, b: Kept) -> list[Row]:
         values = [getattr(each, name) for each in used]
         if values[0] != values[1]:
             said = (written(name, value) for value in values)
-            found.append(Row(LABELS.get(name, name.replace("_", " ")), *said, is_setting=True))
+            found.append(
+                ComparedRow(LABELS.get(name, name.replace("_", " ")), *said, is_setting=True)
+            )
     return found
 
 
@@ -52,19 +54,19 @@ def written(name: str, value: object) -> str:
         value, float) else str(value)  # fmt: skip
 
 
-def results(a: Kept, b: Kept) -> list[Row]:
+def results(a: Kept, b: Kept) -> list[ComparedRow]:
     """What is predicted for both."""
     both = a.shown, b.shown
     found = [
-        Row("γ that is used", *(str(each.gamma) for each in both)),
-        Row("speedup over plain", *(f"{each.speedup:.2f}×" for each in both)),
-        Row("time per token", *(milliseconds(token_s(each)) for each in both)),
-        Row("tokens/s, all", *(rate(tokens_per_s(each)) for each in both)),
-        Row("tokens per cycle", *(f"{each.of('tokens_per_cycle'):.2f}" for each in both)),
-        Row("memory", *(memory(each) for each in both)),
+        ComparedRow("γ that is used", *(str(each.gamma) for each in both)),
+        ComparedRow("speedup over plain", *(f"{each.speedup:.2f}×" for each in both)),
+        ComparedRow("time per token", *(milliseconds(token_s(each)) for each in both)),
+        ComparedRow("tokens/s, all", *(rate(tokens_per_s(each)) for each in both)),
+        ComparedRow("tokens per cycle", *(f"{each.of('tokens_per_cycle'):.2f}" for each in both)),
+        ComparedRow("memory", *(memory(each) for each in both)),
     ]
     if all(each.scenario.price_per_hour > 0 for each in both):
-        found.append(Row("per million tokens", *(f"${dollars(each):.2f}" for each in both)))
+        found.append(ComparedRow("per million tokens", *(f"${dollars(each):.2f}" for each in both)))
     return found
 
 
@@ -96,7 +98,7 @@ def as_html(a: Kept, b: Kept) -> str:
     )
 
 
-def _row(row: Row) -> str:
+def _row(row: ComparedRow) -> str:
     kind = ' class="specsim-setting"' if row.is_setting else ""
     cells = "".join(f"<td>{html.escape(each)}</td>" for each in (row.a, row.b))
     return f'<tr{kind}><th scope="row">{html.escape(row.name)}</th>{cells}</tr>'
