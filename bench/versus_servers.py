@@ -4,8 +4,8 @@ and predicted, on one machine in one run.
     python bench/versus_servers.py [--vllm PYTHON] [--rounds 3] [--streams 1 2 4 8] [--out FILE]
 
 The bundled pair, greedy, three texts a stream, the same weights and dtype everywhere; plain and
-with a draft model. The loads are sent in turn to every server, round after round; a server that is
-not asked waits. The decoder decodes the same prompts as one ragged batch of that size.
+with a draft model. The loads are sent in turn to every server, round after round, while the others
+stand still (SIGSTOP). The decoder decodes the same prompts as one ragged batch of that size.
 
 Predicted are our server, from this machine's probes, and vLLM, whose engine is fitted to its own
 plain runs at the fewest and the most streams, with the probes' kernels. Tokens per cycle are those
@@ -31,7 +31,7 @@ from reference.machine import PRECISION_OF, dtype_named, environment
 from specsim import serving
 from specsim.checks.files import write_json
 from specsim.demo import served
-from specsim.demo.processes import free_port, running
+from specsim.demo.processes import free_port, running, waiting
 from specsim.evidence import client
 from specsim.evidence.calibration import fit, to_json
 from specsim.evidence.comparison.fitted import fitted_to_server
@@ -47,7 +47,7 @@ PER_STREAM, ANSWER, PROMPT = 3, 96, 32  # texts of a stream; tokens
 
 
 def vllm_server(python: str, gamma: int, dtype: str):
-    """vLLM with the bundled pair, as a context that gives its address."""
+    """vLLM with the bundled pair, as a context."""
     port, pair = free_port(), ROOT / "reference" / "pair"
     command = [
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(pair / "target"),
@@ -108,8 +108,8 @@ def main() -> int:
         print(f"no vLLM at {options.vllm}: make servers.ready installs it", flush=True)
     pair = reference.load_pair("bundled", dtype=dtype)[:2]
     with ExitStack() as stack:
-        urls = {key: stack.enter_context(maker) for key, maker in makers.items()}
-        found = measure(pair, urls, options.streams, options.gamma, options.rounds)
+        servers = {key: stack.enter_context(maker) for key, maker in makers.items()}
+        found = measure(pair, servers, options.streams, options.gamma, options.rounds)
     rows = with_predictions(found, pair, calibration.system)
     report(rows, options.gamma)
     if options.out:
@@ -122,7 +122,7 @@ def main() -> int:
     return 0
 
 
-def measure(pair, urls: dict, streams: list[int], gamma: int, rounds: int) -> Loads:
+def measure(pair, servers: dict, streams: list[int], gamma: int, rounds: int) -> Loads:
     """Every load on every server and on the decoder, in turn, `rounds` times after a warm-up."""
     prompts = [list(text[:PROMPT]) for text in reference.prompts("timed") if len(text) >= PROMPT]
     written = [client.Written(tuple(prompt)) for prompt in prompts]
@@ -130,21 +130,22 @@ def measure(pair, urls: dict, streams: list[int], gamma: int, rounds: int) -> Lo
     for turn in range(rounds + 1):
         texts = PER_STREAM if turn else 1
         for count, drafted in ((count, g) for count in streams for g in (0, gamma)):
-            seen = Measured()
-            seen.tokens_per_s.append(decoded(*pair, drafted, prompts, count, texts))
-            keep(found, ("decoder", drafted, count), seen, turn)
+            with waiting(servers.values()):
+                speed = decoded(*pair, drafted, prompts, count, texts)
+            keep(found, ("decoder", drafted, count), Measured([speed]), turn)
             for who in ("ours", "vLLM"):
-                if (who, drafted) not in urls:
+                if (who, drafted) not in servers:
                     continue
-                run = client.measure_server(
-                    urls[who, drafted], traffic(count, texts), prompts=written, temperature=0.0,
-                    ignore_eos=True, overhead=False,
-                )  # fmt: skip
+                with servers[who, drafted].alone(servers.values()) as url:
+                    run = client.measure_server(
+                        url, traffic(count, texts), prompts=written, temperature=0.0,
+                        ignore_eos=True, overhead=False,
+                    )  # fmt: skip
                 assert run.completed.all(), run.failures
                 seen = Measured([run.summary["output_throughput"]])
                 seen.tpot_s.append(run.summary["mean_tpot_ms"] / 1e3)
-                if run.summary["spec_decode_acceptance_length"] is not None:
-                    seen.tokens_per_cycle.append(run.summary["spec_decode_acceptance_length"])
+                length = run.summary.get("spec_decode_acceptance_length")
+                seen.tokens_per_cycle += [] if length is None else [length]
                 keep(found, (who, drafted, count), seen, turn)
         print(f"round {turn} of {rounds}", flush=True)
     return found

@@ -26,12 +26,109 @@ import numpy as np
 import specsim
 from specsim import course, explorer, figures
 from specsim.cost import step_time
-from specsim.course import quiz
+from specsim.course import exercises, quiz
 from specsim.operators import Workload, forward_work
 from specsim.planning import economics
 
 here = course.here()
 course.say(here.sentence)
+
+# %% [markdown]
+# ## A layer, with its shapes
+#
+# A decoder is a stack of equal layers. Here is one, as a single token passes it. Every blue box is
+# a matrix of weights; the vector of the token is multiplied by it. The two other boxes are the KV
+# cache: the keys and values of all earlier tokens of *this* sequence, which the token's queries
+# read.
+
+# %%
+target = specsim.model("llama-3.1-8b")
+figure, axes = figures.subplots(height=4.4)
+figures.layer_shapes(axes, target, rows=1, context=2048, title=f"{target.name}, one new token")
+figure
+
+# %% [markdown]
+# Three counts follow from the picture, and everything in this course is made of them.
+#
+# * **2P FLOPs.** A vector times a matrix uses every weight for one multiplication and one addition.
+#   So a token costs two FLOPs for each of the P weights that it is multiplied by. Attention adds a
+#   little: each query is multiplied by every cached key, and the result by every cached value.
+# * **The bytes of the weights.** To be used, a weight must be read: two bytes in bf16. A pass reads
+#   every matrix once, *whatever the number of tokens in it*.
+# * **The bytes of the KV cache.** Each token leaves a key and a value in every layer, one for each
+#   KV head: layers × KV heads × head size, twice. Several query heads share one KV head.
+#
+# *Before you run the cell:* how many bytes does one token leave in the cache of this model?
+
+# %%
+bf16 = specsim.system("h100-sxm", engine="ideal", precision="bf16")
+kv_token = 2 * target.num_layers * target.num_kv_heads * target.head_dim
+used = target.parameters - target.embedding_parameters
+shared = target.num_heads // target.num_kv_heads
+counts = {}
+for label, rows in {"decoding, 1 token": 1, "a prompt of 2048": 2048}.items():
+    work = forward_work(target, Workload(rows=rows, context=2048), bf16.precision)
+    bytes_s = (work.weight_bytes + work.kv_bytes) / bf16.bandwidth_bytes_per_s
+    math_s = work.flops / bf16.accelerator.rate("bf16")
+    counts[label] = (work, float(bytes_s), float(math_s))
+rows = "\n".join(
+    f"| {label} | {float(work.weight_bytes) / 1e9:.1f} GB | {float(work.flops) / 1e12:.3f} TFLOP | "
+    f"{1e3 * bytes_s:.2f} ms | {1e3 * math_s:.2f} ms |"
+    for label, (work, bytes_s, math_s) in counts.items()
+)
+course.say(f"""
+The {used / 1e9:.2f} billion weights that a token is multiplied by need {2 * used / 1e9:.1f} GFLOP.
+A token leaves {kv_token:,} numbers in the cache, {2 * kv_token / 1e3:.0f} kB in bf16; without the
+sharing of KV heads it would be {shared} times as much.
+
+| pass | weights read | arithmetic | time to read, H100 | time to compute |
+|---|---|---|---|---|
+{rows}
+""")
+
+# %% [markdown]
+# The two rows of the table are the two halves of every request. **Prefill** reads the prompt. All
+# of its tokens are known, so they pass the layers together and each weight that is read is used for
+# all of them: the arithmetic takes longer than the reading. **Decoding** writes the answer. The
+# next token is known only when the last one is done, so a pass has one token, and the reading
+# takes longer.
+#
+# The number of rows decides which of three regimes a pass is in:
+#
+# 1. **Launch-bound**: so small a model, or so slow a host, that starting the kernels takes longest.
+# 2. **Memory-bound**: few rows; the time is that of reading weights and cache.
+# 3. **Compute-bound**: many rows; the time is that of the arithmetic.
+#
+# The figure has all three: engine constants of eager PyTorch and of CUDA graphs, and the pass of
+# another size of model.
+
+# %%
+wide = 2 ** np.arange(0, 12)
+small, eager = specsim.model("llama-3.2-1b"), specsim.system("h100-sxm", engine="torch-eager")
+graphs_h100 = specsim.system("h100-sxm", engine="cuda-graphs")
+workload = Workload(rows=wide, context=2048)
+shown = {
+    f"{target.name}, graphs": ("verify", step_time(target, graphs_h100, workload)),
+    f"{small.name}, eager": ("draft", step_time(small, eager, workload)),
+    f"{small.name}, graphs": ("tokens", step_time(small, graphs_h100, workload)),
+}
+lines = [
+    figures.Curve(label, wide, 1e3 * step.total_s, concept)
+    for label, (concept, step) in shown.items()
+]
+figure, axes = figures.subplots()
+title = "flat: launches or bytes; rising: arithmetic"
+figures.curves(axes, lines, "rows (tokens)", "time of a pass (ms)", log_y=True, title=title)
+figure
+
+# %%
+one_s, many_s = (counts[label] for label in counts)
+course.say(f"""
+**Two FLOPs and two bytes per weight: a token of {target.name} needs {1e3 * one_s[1]:.1f} ms of
+reading and {1e3 * one_s[2]:.3f} ms of arithmetic on an H100, a prompt of 2048 tokens
+{1e3 * many_s[1]:.1f} and {1e3 * many_s[2]:.0f} ms. Decoding waits for memory, prefill for
+arithmetic.**
+""")
 
 # %% [markdown]
 # ## One token, in bytes and in FLOPs
@@ -44,7 +141,6 @@ course.say(here.sentence)
 # gigabytes does it read for one token? Which takes longer, the bytes or the arithmetic?
 
 # %%
-target = specsim.model("llama-3.1-8b")
 h100 = specsim.system("h100-sxm", engine="ideal", precision="bf16")
 one = forward_work(target, Workload(batch=1, rows=1, context=2048), h100.precision)
 
@@ -175,24 +271,24 @@ else:
     course.say("*Skipped: this cell measures, and PyTorch is not installed.*")
 
 # %%
-if here.torch:
-    timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 2))
-    points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
-    figure, axes = figures.subplots(height=3.6)
-    title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
-    figures.times_vs_width(axes, widths, memory_s, products_s, points, title=title)
-    course.show(figure)
+# %%measured
+timed = ceilings.times_by_width(stack, widths, device, course.effort(15, 2))
+points = [(rows, t.median, t.p10, t.p90) for rows, t in timed.items()]
+figure, axes = figures.subplots(height=3.6)
+title = f"{stack.weight_bytes / 1e6:.0f} MB of weights"
+figures.times_vs_width(axes, widths, memory_s, products_s, points, title=title)
+course.show(figure)
 
 # %%
-if here.torch:
-    medians = np.array([timed[rows].median for rows in widths])
-    errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
-    corner = np.abs(np.log2(np.array(widths) / knee)) <= 1
-    near, far = (
-        f"{np.median(errors[part]):.0%}" if part.any() else "none" for part in (corner, ~corner)
-    )
-    noise = np.median([timing.p90 / timing.p10 for timing in timed.values()])
-    course.say(f"""
+# %%measured
+medians = np.array([timed[rows].median for rows in widths])
+errors = np.abs(np.maximum(memory_s, products_s) / medians - 1)
+corner = np.abs(np.log2(np.array(widths) / knee)) <= 1
+near, far = (
+    f"{np.median(errors[part]):.0%}" if part.any() else "none" for part in (corner, ~corner)
+)
+noise = np.median([timing.p90 / timing.p10 for timing in timed.values()])
+course.say(f"""
 Two probes predicted nine widths with a median error of {np.median(errors):.0%} (worst
 {errors.max():.0%}, at {widths[errors.argmax()]} rows): {near} within a factor of two of the
 predicted corner, {far} elsewhere. There are three causes. Near the corner, reading and arithmetic
@@ -303,10 +399,12 @@ bytes per token, or reads them faster.**
 # %% [markdown]
 # ## How speculation changes the counts
 #
-# Articles often say that with speculation the large model "processes only a subset of the tokens".
-# The opposite is true. The large model processes *every* token of the output, and the rejected
-# drafts too: more positions and more FLOPs. What becomes fewer is the number of passes, so it reads
-# its weights less often.
+# You may have read that with speculation the large model "processes only a subset of the tokens".
+# The articles that say so are right about the effect, fewer passes of the large model, and the
+# sentence is easy to write after watching a draft produce most of the text. But count the
+# positions: the large model processes *every* token of the output, and the rejected drafts too.
+# That is more positions and more FLOPs. What becomes fewer is the number of passes, so it reads its
+# weights less often.
 
 # %%
 gamma = int(spec.gamma[spec.best()])
@@ -336,8 +434,54 @@ step waits for.**
 # %%
 quiz.ask("twice-the-flops")
 
+# %% [markdown]
+# **In code.** Write the bytes of the cache, from the picture of the layer. The check calls your
+# function for several models and compares it with what specsim counts.
+
+
+# %% tags=["teaching"]
+def kv_bytes(architecture, tokens, bytes_per_number):
+    """The bytes of the KV cache of one sequence."""
+    return ...  # architecture has num_layers, num_heads, num_kv_heads, head_dim
+
+
+exercises.check("kv_bytes", kv_bytes)
+
+# %%
+exercises.solution("kv_bytes")
+
+# %% [markdown]
+# **In code.** Write the time of a pass, if reading and arithmetic overlap perfectly.
+
+
+# %% tags=["teaching"]
+def pass_seconds(rows, weights, bytes_per_s, flops_per_s):
+    """The time of a pass of `rows` tokens through `weights` bf16 numbers."""
+    return ...
+
+
+exercises.check("pass_seconds", pass_seconds)
+
+# %%
+exercises.solution("pass_seconds")
+
 # %%
 quiz.ask("ridge-batch")
 
 # %%
 quiz.ask("flops-saved")
+
+# %% [markdown]
+# ## References
+#
+# - [Transformer Inference Arithmetic](https://kipp.ly/transformer-inference-arithmetic/): the same
+#   counts, by hand.
+# - [How to Scale Your Model](https://jax-ml.github.io/scaling-book/): rooflines of training and
+#   inference, with exercises.
+# - Pope et al., *Efficiently Scaling Transformer Inference*,
+#   [arXiv:2211.05102](https://arxiv.org/abs/2211.05102): where the bytes and FLOPs of a pass go,
+#   and how they are split.
+# - Ainslie et al., *GQA*, [arXiv:2305.13245](https://arxiv.org/abs/2305.13245): several query heads
+#   that share one KV head.
+# - [Williams, Waterman and Patterson, *Roofline*](https://doi.org/10.1145/1498765.1498785): the
+#   model of the second figure.

@@ -27,7 +27,7 @@ import itertools
 import numpy as np
 
 from specsim import acceptance, course, figures
-from specsim.course import quiz
+from specsim.course import exercises, quiz
 
 here = course.here()
 course.say(here.sentence)
@@ -56,35 +56,35 @@ were trained on Python source code, and share one tokenizer.
 # the small model's (the *draft*).
 
 # %% tags=["teaching"]
-if here.torch:
-    sampling = SamplingParameters(temperature=1.0)
+# %%measured
+sampling = SamplingParameters(temperature=1.0)
 
-    @torch.inference_mode()
-    def one_cycle(text: list[int], gamma: int) -> list[int]:
-        """The tokens that one cycle adds to `text`."""
-        drafted, q = [], []
-        for _ in range(gamma):  # draft: the small model guesses, one token after the other
-            q.append(sampling.probabilities(draft(torch.tensor([text + drafted]))[0, -1]))
-            drafted.append(int(torch.multinomial(q[-1], 1)))
 
-        logits = target(torch.tensor([text + drafted]))[0]  # verify: ONE pass over all of them
-        p = sampling.probabilities(logits[len(text) - 1 :])  # γ + 1 distributions
+@torch.inference_mode()
+def one_cycle(text: list[int], gamma: int) -> list[int]:
+    """The tokens that one cycle adds to `text`."""
+    drafted, q = [], []
+    for _ in range(gamma):  # draft: the small model guesses, one token after the other
+        q.append(sampling.probabilities(draft(torch.tensor([text + drafted]))[0, -1]))
+        drafted.append(int(torch.multinomial(q[-1], 1)))
 
-        for k, x in enumerate(drafted):
-            if torch.rand(()) * q[k][x] < p[k, x]:  # accept with probability min(1, p / q)
-                continue
-            missing = (p[k] - q[k]).clamp(min=0)  # correct: the part of p that q misses
-            return [*drafted[:k], int(torch.multinomial(missing, 1))]
-        return [*drafted, int(torch.multinomial(p[gamma], 1))]  # no rejection: a bonus token
+    logits = target(torch.tensor([text + drafted]))[0]  # verify: ONE pass over all of them
+    p = sampling.probabilities(logits[len(text) - 1 :])  # γ + 1 distributions
 
-    torch.manual_seed(4)
-    written = list(prompts[0])
-    passes = course.effort(12, 4)
-    for _ in range(passes):
-        written += one_cycle(written, gamma=4)
-    course.say(f"```python\n{tokenizer.decode(written)}\n```")
-else:
-    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
+    for k, x in enumerate(drafted):
+        if torch.rand(()) * q[k][x] < p[k, x]:  # accept with probability min(1, p / q)
+            continue
+        missing = (p[k] - q[k]).clamp(min=0)  # correct: the part of p that q misses
+        return [*drafted[:k], int(torch.multinomial(missing, 1))]
+    return [*drafted, int(torch.multinomial(p[gamma], 1))]  # no rejection: a bonus token
+
+
+torch.manual_seed(4)
+written = list(prompts[0])
+passes = course.effort(12, 4)
+for _ in range(passes):
+    written += one_cycle(written, gamma=4)
+course.say(f"```python\n{tokenizer.decode(written)}\n```")
 
 # %% [markdown]
 # (A model of this size writes text that only looks like Python. We study its *distribution*, not
@@ -97,20 +97,20 @@ else:
 # stands for a space, a bent arrow for the end of a line.
 
 # %%
-if here.torch:
-    drafter = reference.DraftModel(draft, gamma=4)
-    seen = list(slow_motion.cycles(target, drafter, prompts[1], 24, temperature=1.0, seed=1))
-    shown = [
-        figures.DraftedCycle(
-            [tokenizer.decode([token]) for token in cycle.drafted],
-            cycle.accepted,
-            tokenizer.decode([cycle.next_token]),
-        )
-        for cycle in seen[:7]
-    ]
-    figure, axes = figures.subplots(height=0.5 * len(shown) + 1.0)
-    figures.drafted_cycles(axes, shown, "the first cycles of a text")
-    course.show(figure)
+# %%measured
+drafter = reference.DraftModel(draft, gamma=4)
+seen = list(slow_motion.cycles(target, drafter, prompts[1], 24, temperature=1.0, seed=1))
+shown = [
+    figures.DraftedCycle(
+        [tokenizer.decode([token]) for token in cycle.drafted],
+        cycle.accepted,
+        tokenizer.decode([cycle.next_token]),
+    )
+    for cycle in seen[:7]
+]
+figure, axes = figures.subplots(height=0.5 * len(shown) + 1.0)
+figures.drafted_cycles(axes, shown, "the first cycles of a text")
+course.show(figure)
 
 # %%
 if here.torch:
@@ -167,47 +167,47 @@ residual. That adds {shares}, which is what was missing from p.
 # decision changes inside a cell. Then the sum below is not a simulation: it is the exact
 # distribution.
 
-# %% tags=["teaching"]
-if here.torch:
 
-    def distributions_of(rule, p, q, reported=None, gamma=1, cells=210):
-        """The distributions of the next γ + 1 tokens, (γ+1, V), and the mean number accepted."""
-        p, q = torch.as_tensor(p), torch.as_tensor(q)
-        uniform = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-        uniforms = torch.cartesian_prod(*[uniform] * (gamma + 1))  # all random numbers of the rule
-        count, size = len(uniforms), len(p)
-        in_ratio = (q if reported is None else torch.as_tensor(reported)).expand(count, gamma, size)
-        found, mean = torch.zeros(gamma + 1, size, dtype=torch.float64), 0.0
-        every_draft = torch.cartesian_prod(*[torch.arange(size)] * gamma).view(-1, gamma)
-        for drafted in every_draft:
-            weight = q[drafted].prod() / count
-            accepted, following = rule(
-                p.expand(count, gamma + 1, size), in_ratio, drafted.expand(count, gamma), uniforms
-            )
-            mean += float(weight * accepted.sum())
-            for k in range(gamma + 1):
-                if k < gamma:
-                    found[k, drafted[k]] += weight * (accepted > k).sum()  # accepted
-                added = following[accepted == k]  # the target's token is at this position
-                found[k] += weight * torch.bincount(added, minlength=size)
-                found[k] += weight * (accepted < k).sum() * p  # a token of a later cycle
-        return found.numpy(), mean
+# %% tags=["teaching"]
+# %%measured
+def distributions_of(rule, p, q, reported=None, gamma=1, cells=210):
+    """The distributions of the next γ + 1 tokens, (γ+1, V), and the mean number accepted."""
+    p, q = torch.as_tensor(p), torch.as_tensor(q)
+    uniform = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    uniforms = torch.cartesian_prod(*[uniform] * (gamma + 1))  # all random numbers of the rule
+    count, size = len(uniforms), len(p)
+    in_ratio = (q if reported is None else torch.as_tensor(reported)).expand(count, gamma, size)
+    found, mean = torch.zeros(gamma + 1, size, dtype=torch.float64), 0.0
+    every_draft = torch.cartesian_prod(*[torch.arange(size)] * gamma).view(-1, gamma)
+    for drafted in every_draft:
+        weight = q[drafted].prod() / count
+        accepted, following = rule(
+            p.expand(count, gamma + 1, size), in_ratio, drafted.expand(count, gamma), uniforms
+        )
+        mean += float(weight * accepted.sum())
+        for k in range(gamma + 1):
+            if k < gamma:
+                found[k, drafted[k]] += weight * (accepted > k).sum()  # accepted
+            added = following[accepted == k]  # the target's token is at this position
+            found[k] += weight * torch.bincount(added, minlength=size)
+            found[k] += weight * (accepted < k).sum() * p  # a token of a later cycle
+    return found.numpy(), mean
 
 
 # %%
-if here.torch:
-    lines = []
-    for name, rule in verification.RULES.items():
-        found, mean = distributions_of(rule, p, q)
-        error = np.abs(found - p).sum(1).max() / 2
-        said = "exact" if error < 1e-12 else f"{error:.3f}: lossy by design"
-        shares = ", ".join(f"{share:.3f}" for share in found[0])
-        lines.append(f"| `{name}` | ({shares}) | {said} | {mean:.2f} |")
-    head = (
-        "| rule | distribution of the emitted token | total variation to p | accepted |\n"
-        "|---|---|---|---|"
-    )
-    course.say(head + "\n" + "\n".join(lines))
+# %%measured
+lines = []
+for name, rule in verification.RULES.items():
+    found, mean = distributions_of(rule, p, q)
+    error = np.abs(found - p).sum(1).max() / 2
+    said = "exact" if error < 1e-12 else f"{error:.3f}: lossy by design"
+    shares = ", ".join(f"{share:.3f}" for share in found[0])
+    lines.append(f"| `{name}` | ({shares}) | {said} | {mean:.2f} |")
+head = (
+    "| rule | distribution of the emitted token | total variation to p | accepted |\n"
+    "|---|---|---|---|"
+)
+course.say(head + "\n" + "\n".join(lines))
 
 # %% [markdown]
 # `token` is the rule above. `block` judges all drafts of a cycle together (below). `match` lets the
@@ -267,48 +267,48 @@ With the right rule, a bad draft makes decoding slow but never wrong.**
 # *Before you run the cell:* which is the worst? And which of them does not change the *first*
 # token?
 
+
 # %% tags=["teaching"]
-if here.torch:
+# %%measured
+def with_following(following):
+    """The token rule, with another distribution for the token after the accepted drafts."""
 
-    def with_following(following):
-        """The token rule, with another distribution for the token after the accepted drafts."""
+    def rule(target_probs, draft_probs, drafted, uniforms):
+        kept = verification.keeps(target_probs, draft_probs, drafted, uniforms[:, :-1])
+        accepted = verification.leading_run(kept)
+        chosen = following(target_probs, draft_probs, drafted, accepted)
+        return verification.Verdict(accepted, draw(chosen, uniforms[:, -1]))
 
-        def rule(target_probs, draft_probs, drafted, uniforms):
-            kept = verification.keeps(target_probs, draft_probs, drafted, uniforms[:, :-1])
-            accepted = verification.leading_run(kept)
-            chosen = following(target_probs, draft_probs, drafted, accepted)
-            return verification.Verdict(accepted, draw(chosen, uniforms[:, -1]))
+    return rule
 
-        return rule
 
-    def resample(target_probs, draft_probs, drafted, accepted):
-        return target_probs[torch.arange(len(accepted)), accepted]
+def resample(target_probs, draft_probs, drafted, accepted):
+    return target_probs[torch.arange(len(accepted)), accepted]
 
-    def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
-        exact = verification.next_probs(target_probs, draft_probs, drafted, accepted)
-        likeliest = torch.nn.functional.one_hot(exact.argmax(-1), exact.shape[-1]).to(exact.dtype)
-        return torch.where((accepted == drafted.shape[1])[:, None], likeliest, exact)
+
+def likeliest_bonus(target_probs, draft_probs, drafted, accepted):
+    exact = verification.next_probs(target_probs, draft_probs, drafted, accepted)
+    likeliest = torch.nn.functional.one_hot(exact.argmax(-1), exact.shape[-1]).to(exact.dtype)
+    return torch.where((accepted == drafted.shape[1])[:, None], likeliest, exact)
 
 
 # %%
-if here.torch:
-    certain = np.array([0.0, 1.0, 0.0])  # the draft's likeliest token, always
-    filtered = np.array([0.0, 0.5, 0.3]) / 0.8  # the draft's distribution after top-p
-    rules = {
-        "the rule": distributions_of(verification.verify, p, q),
-        "resample from p": distributions_of(with_following(resample), p, q),
-        "likeliest bonus": distributions_of(with_following(likeliest_bonus), p, q),
-        "greedy draft,\nsoftmax reported": distributions_of(verification.verify, p, certain, q),
-        "greedy draft,\nreported as greedy": distributions_of(verification.verify, p, certain),
-        "filtered draft,\nraw q reported": distributions_of(verification.verify, p, filtered, q),
-        "typical\n(lossy by design)": distributions_of(verification.verify_typical, p, q),
-    }
-    worst = {label: found[np.abs(found - p).sum(1).argmax()] for label, (found, _) in rules.items()}
-    figure, axes = figures.subplots(height=4.6)
-    figures.distribution_errors(axes, names, p, worst, "at the position with the largest error")
-    course.show(figure)
-else:
-    course.say("*Skipped: the rules are PyTorch functions, and PyTorch is not installed.*")
+# %%measured
+certain = np.array([0.0, 1.0, 0.0])  # the draft's likeliest token, always
+filtered = np.array([0.0, 0.5, 0.3]) / 0.8  # the draft's distribution after top-p
+rules = {
+    "the rule": distributions_of(verification.verify, p, q),
+    "resample from p": distributions_of(with_following(resample), p, q),
+    "likeliest bonus": distributions_of(with_following(likeliest_bonus), p, q),
+    "greedy draft,\nsoftmax reported": distributions_of(verification.verify, p, certain, q),
+    "greedy draft,\nreported as greedy": distributions_of(verification.verify, p, certain),
+    "filtered draft,\nraw q reported": distributions_of(verification.verify, p, filtered, q),
+    "typical\n(lossy by design)": distributions_of(verification.verify_typical, p, q),
+}
+worst = {label: found[np.abs(found - p).sum(1).argmax()] for label, (found, _) in rules.items()}
+figure, axes = figures.subplots(height=4.6)
+figures.distribution_errors(axes, names, p, worst, "at the position with the largest error")
+course.show(figure)
 
 # %%
 if here.torch:
@@ -340,15 +340,15 @@ else:
 # The smallest example has two tokens and two drafts. We enumerate it as above:
 
 # %%
-if here.torch:
-    p2, q2 = np.array([1, 2]) / 3, np.array([2, 1]) / 3
-    found = {
-        name: distributions_of(verification.RULES[name], p2, q2, gamma=2, cells=12)
-        for name in ("token", "block")
-    }
-    worst_error = max(np.abs(each - p2).max() for each, _ in found.values())
-    accepted_by = {name: mean for name, (_, mean) in found.items()}
-    course.say(f"""
+# %%measured
+p2, q2 = np.array([1, 2]) / 3, np.array([2, 1]) / 3
+found = {
+    name: distributions_of(verification.RULES[name], p2, q2, gamma=2, cells=12)
+    for name in ("token", "block")
+}
+worst_error = max(np.abs(each - p2).max() for each, _ in found.values())
+accepted_by = {name: mean for name, (_, mean) in found.items()}
+course.say(f"""
 Of two drafts the token rule accepts {accepted_by["token"]:.4f} on average, the block rule
 {accepted_by["block"]:.4f}. Both distributions are p (off by {worst_error:.0e}, which is rounding).
 """)
@@ -360,44 +360,42 @@ Of two drafts the token rule accepts {accepted_by["token"]:.4f} on average, the 
 # of the seeds. The markers are counted by the decoder on *other* prompts, one run with each rule.
 
 # %%
-if here.torch:
-    gammas, repeats = np.arange(1, 9), course.effort(10, 4)
-    tokens = {name: np.empty((len(seeds), len(gammas))) for name in ("token", "block")}
-    for row, of_seed in enumerate(cycles.values()):
-        target_probs = torch.stack([cycle.target_probs for cycle in of_seed])  # (N, γ+1, V)
-        draft_probs = torch.stack([cycle.draft_probs for cycle in of_seed])
-        drafts = torch.tensor([cycle.drafted for cycle in of_seed])
-        generator = torch.Generator().manual_seed(row)
-        uniforms = torch.rand((repeats, len(drafts), 9), generator=generator)  # the same for both
-        for gamma, (name, means) in itertools.product(gammas.tolist(), tokens.items()):
-            judge, upto = verification.RULES[name], slice(gamma + 1)
-            p_block, q_block = target_probs[:, upto], draft_probs[:, :gamma]
-            judged = [
-                judge(p_block, q_block, drafts[:, :gamma], uniform[:, upto]).accepted
-                for uniform in uniforms
-            ]
-            means[row, gamma - 1] = 1 + float(torch.stack(judged).double().mean())
-else:
-    course.say("*Skipped: without PyTorch there are no cycles to judge.*")
+# %%measured
+gammas, repeats = np.arange(1, 9), course.effort(10, 4)
+tokens = {name: np.empty((len(seeds), len(gammas))) for name in ("token", "block")}
+for row, of_seed in enumerate(cycles.values()):
+    target_probs = torch.stack([cycle.target_probs for cycle in of_seed])  # (N, γ+1, V)
+    draft_probs = torch.stack([cycle.draft_probs for cycle in of_seed])
+    drafts = torch.tensor([cycle.drafted for cycle in of_seed])
+    generator = torch.Generator().manual_seed(row)
+    uniforms = torch.rand((repeats, len(drafts), 9), generator=generator)  # the same for both
+    for gamma, (name, means) in itertools.product(gammas.tolist(), tokens.items()):
+        judge, upto = verification.RULES[name], slice(gamma + 1)
+        p_block, q_block = target_probs[:, upto], draft_probs[:, :gamma]
+        judged = [
+            judge(p_block, q_block, drafts[:, :gamma], uniform[:, upto]).accepted
+            for uniform in uniforms
+        ]
+        means[row, gamma - 1] = 1 + float(torch.stack(judged).double().mean())
 
 # %%
-if here.torch:
-    counted = {name: [] for name in tokens}
-    others = [tokenizer.encode(text)[:48] for text in texts["timed"]][: course.effort(25, 4)]
-    for name, gamma in itertools.product(tokens, (4, 8)):
-        drafter = reference.DraftModel(draft, gamma)
-        run = reference.speculate(target, drafter, others, new_tokens, 1.0, rule=name, seed=5)
-        tau, error = run.statistics.tokens_per_cycle, run.statistics.tokens_per_cycle_error
-        counted[name].append((gamma, tau, tau - 1.28 * error, tau + 1.28 * error))
-    labels = {"block": ("the block as a whole", "verify"), "token": ("draft by draft", "tokens")}
-    lines = [
-        figures.Curve(label, gammas, tokens[name].mean(axis=0), concept, measured=counted[name])
-        for name, (label, concept) in labels.items()
-    ]
-    figure, axes = figures.subplots(height=2.9)
-    x = "γ, tokens drafted per cycle"
-    figures.curves(axes, lines, x, "tokens per cycle", doubling=False)
-    course.show(figure)
+# %%measured
+counted = {name: [] for name in tokens}
+others = [tokenizer.encode(text)[:48] for text in texts["timed"]][: course.effort(25, 4)]
+for name, gamma in itertools.product(tokens, (4, 8)):
+    drafter = reference.DraftModel(draft, gamma)
+    run = reference.speculate(target, drafter, others, new_tokens, 1.0, rule=name, seed=5)
+    tau, error = run.statistics.tokens_per_cycle, run.statistics.tokens_per_cycle_error
+    counted[name].append((gamma, tau, tau - 1.28 * error, tau + 1.28 * error))
+labels = {"block": ("the block as a whole", "verify"), "token": ("draft by draft", "tokens")}
+lines = [
+    figures.Curve(label, gammas, tokens[name].mean(axis=0), concept, measured=counted[name])
+    for name, (label, concept) in labels.items()
+]
+figure, axes = figures.subplots(height=2.9)
+x = "γ, tokens drafted per cycle"
+figures.curves(axes, lines, x, "tokens per cycle", doubling=False)
+course.show(figure)
 
 # %%
 if here.torch:
@@ -428,26 +426,24 @@ else:
 # *Predict:* are the two texts equal on your machine in fp32? In bf16?
 
 # %%
-if here.torch:
-    greedy_prompts = prompts[: course.effort(25, 4)]
-    length = course.effort(64, 12)
-    divergences, equal, plain_texts = {}, {}, {}
-    for name in ("float32", "bfloat16"):
-        large, small, _ = reference.load_pair("bundled", dtype=getattr(torch, name))
-        guess = reference.DraftModel(small, gamma=4)
-        plain = reference.generate(large, greedy_prompts, length).tokens
-        quick = reference.speculate(large, guess, greedy_prompts, length).tokens
-        three = zip(greedy_prompts, plain, quick, strict=True)
-        found = [suites.divergence(large, *texts) for texts in three]
-        divergences[name] = [each for each in found if each is not None]
-        equal[name] = found.count(None)
-        plain_texts[name] = plain
-    course.say(f"""
+# %%measured
+greedy_prompts = prompts[: course.effort(25, 4)]
+length = course.effort(64, 12)
+divergences, equal, plain_texts = {}, {}, {}
+for name in ("float32", "bfloat16"):
+    large, small, _ = reference.load_pair("bundled", dtype=getattr(torch, name))
+    guess = reference.DraftModel(small, gamma=4)
+    plain = reference.generate(large, greedy_prompts, length).tokens
+    quick = reference.speculate(large, guess, greedy_prompts, length).tokens
+    three = zip(greedy_prompts, plain, quick, strict=True)
+    found = [suites.divergence(large, *texts) for texts in three]
+    divergences[name] = [each for each in found if each is not None]
+    equal[name] = found.count(None)
+    plain_texts[name] = plain
+course.say(f"""
 Of {len(greedy_prompts)} texts of up to {length} tokens, {equal["float32"]} are equal in fp32 and
 {equal["bfloat16"]} in bf16.
 """)
-else:
-    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
 
 # %% [markdown]
 # Where two texts differ, is the rule wrong? Look at the target's two highest logits at the first
@@ -458,24 +454,24 @@ else:
 # ties are at the left edge).
 
 # %%
-if here.torch:
-    large, _, _ = reference.load_pair("bundled", dtype=torch.bfloat16)
-    gaps = []
-    with torch.inference_mode():
-        for prompt, text in zip(greedy_prompts, plain_texts["bfloat16"], strict=True):
-            logits = large(torch.tensor([[*prompt, *text]]))[0, len(prompt) - 1 : -1].float()
-            best = logits.topk(2).values
-            gaps += (best[:, 0] - best[:, 1]).tolist()
-    gaps = np.array(gaps)
-    grid = 2.0 ** np.arange(-5, 5)
-    below = np.array([100 * np.mean(gaps <= gap) for gap in grid])
-    margins = [max(each.gap, grid[0]) for each in divergences["bfloat16"]]
-    points = [(gap, float(np.interp(np.log2(gap), np.log2(grid), below))) for gap in margins]
-    line = figures.Curve("positions in the text", grid, below, "plain", measured=points)
-    figure, axes = figures.subplots(height=2.9)
-    x = "highest logit minus second highest (logits)"
-    figures.curves(axes, [line], x, "closer than this (% of positions)", title="bf16, greedy")
-    course.show(figure)
+# %%measured
+large, _, _ = reference.load_pair("bundled", dtype=torch.bfloat16)
+gaps = []
+with torch.inference_mode():
+    for prompt, text in zip(greedy_prompts, plain_texts["bfloat16"], strict=True):
+        logits = large(torch.tensor([[*prompt, *text]]))[0, len(prompt) - 1 : -1].float()
+        best = logits.topk(2).values
+        gaps += (best[:, 0] - best[:, 1]).tolist()
+gaps = np.array(gaps)
+grid = 2.0 ** np.arange(-5, 5)
+below = np.array([100 * np.mean(gaps <= gap) for gap in grid])
+margins = [max(each.gap, grid[0]) for each in divergences["bfloat16"]]
+points = [(gap, float(np.interp(np.log2(gap), np.log2(grid), below))) for gap in margins]
+line = figures.Curve("positions in the text", grid, below, "plain", measured=points)
+figure, axes = figures.subplots(height=2.9)
+x = "highest logit minus second highest (logits)"
+figures.curves(axes, [line], x, "closer than this (% of positions)", title="bf16, greedy")
+course.show(figure)
 
 # %%
 if here.torch:
@@ -504,6 +500,40 @@ else:
 
 # %%
 quiz.ask("output-distribution")
+
+# %% [markdown]
+# **In code.** Write the rule. The check calls it with every draft of two tokens and every random
+# number, so it finds the exact distribution of what your rule emits, and it knows what the usual
+# mistakes emit. (`uniforms[-1]` is for the token that is added; the draw is given.)
+
+
+# %% tags=["teaching"]
+def verify(p, q, drafted, uniforms):
+    """How many drafts are accepted, and the token after them. p (γ+1, V), q (γ, V)."""
+    # for k, x in enumerate(drafted): accept x with probability min(1, p[k, x] / q[k, x])
+    return ...  # accepted, exercises.draw(probs, uniforms[-1])
+
+
+exercises.check("verify", verify)
+
+# %%
+exercises.solution("verify")
+
+# %% [markdown]
+# **In code.** And what is that worth? Write the tokens per cycle, if every draft is accepted with
+# the same probability α.
+
+
+# %% tags=["teaching"]
+def tokens_per_cycle(alpha, gamma):
+    """The mean number of tokens that a cycle emits."""
+    return ...
+
+
+exercises.check("tokens_per_cycle", tokens_per_cycle)
+
+# %%
+exercises.solution("tokens_per_cycle")
 
 # %%
 matching = quiz.Question(
@@ -535,3 +565,15 @@ greedy_draft = quiz.Question(
     },
 )
 quiz.ask(greedy_draft)
+
+# %% [markdown]
+# ## References
+#
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Chen et al., *Accelerating Large Language Model Decoding with Speculative Sampling*,
+#   [arXiv:2302.01318](https://arxiv.org/abs/2302.01318): the same rule, found independently.
+# - Sun et al., *Block Verification Accelerates Speculative Decoding*,
+#   [arXiv:2403.10444](https://arxiv.org/abs/2403.10444): the rule that judges a block as a whole.
+# - Cai et al., *Medusa*, [arXiv:2401.10774](https://arxiv.org/abs/2401.10774): several heads that
+#   draft, and the lossy rule `typical`.

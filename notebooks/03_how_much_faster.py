@@ -123,29 +123,29 @@ else:
     course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
 
 # %%
-if here.torch:
-    new_tokens, seeds = course.effort(48, 12), course.effort((1, 2, 3, 4), (1, 2))
-    runs = [reference.Statistics(gamma) for gamma in drafted]
-    alphas = np.empty((len(drafted), len(seeds)))
-    for (row, total), (column, seed) in itertools.product(enumerate(runs), enumerate(seeds)):
-        drafter = reference.DraftModel(draft, total.gamma)
-        run = reference.speculate(target, drafter, timed, new_tokens, temperature=1.0, seed=seed)
-        total.extend(run.statistics)
-        alphas[row, column] = run.statistics.alpha
-    counted = [(run.gamma, run.tokens_per_cycle, run.tokens_per_cycle_error) for run in runs]
-    points = [(gamma, t, t - 1.28 * error, t + 1.28 * error) for gamma, t, error in counted]
-    upto = np.arange(9)
-    line = figures.Curve(
-        "predicted from a plain text",
-        upto,
-        [float(trace.tokens_per_cycle(gamma)) for gamma in upto],
-        "tokens",
-        measured=points,
-    )
-    figure, axes = figures.subplots()
-    y = "tokens per cycle"
-    figures.curves(axes, [line], "γ, tokens drafted per cycle", y, doubling=False)
-    course.show(figure)
+# %%measured
+new_tokens, seeds = course.effort(48, 12), course.effort((1, 2, 3, 4), (1, 2))
+runs = [reference.Statistics(gamma) for gamma in drafted]
+alphas = np.empty((len(drafted), len(seeds)))
+for (row, total), (column, seed) in itertools.product(enumerate(runs), enumerate(seeds)):
+    drafter = reference.DraftModel(draft, total.gamma)
+    run = reference.speculate(target, drafter, timed, new_tokens, temperature=1.0, seed=seed)
+    total.extend(run.statistics)
+    alphas[row, column] = run.statistics.alpha
+counted = [(run.gamma, run.tokens_per_cycle, run.tokens_per_cycle_error) for run in runs]
+points = [(gamma, t, t - 1.28 * error, t + 1.28 * error) for gamma, t, error in counted]
+upto = np.arange(9)
+line = figures.Curve(
+    "predicted from a plain text",
+    upto,
+    [float(trace.tokens_per_cycle(gamma)) for gamma in upto],
+    "tokens",
+    measured=points,
+)
+figure, axes = figures.subplots()
+y = "tokens per cycle"
+figures.curves(axes, [line], "γ, tokens drafted per cycle", y, doubling=False)
+course.show(figure)
 
 # %%
 if here.torch:
@@ -386,3 +386,14 @@ replies = quiz.Question(
     unit="cycles",
 )
 quiz.ask(replies)
+
+# %% [markdown]
+# ## References
+#
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Yan, Agarwal and Venkataraman, *Decoding Speculative Decoding*,
+#   [arXiv:2402.01528](https://arxiv.org/abs/2402.01528): the latency of a draft decides, and it
+#   follows its depth.
+# - [vLLM: speculative decoding](https://docs.vllm.ai/en/latest/features/spec_decode.html): the
+#   counters that an engine reports.

@@ -46,46 +46,44 @@ course.say(here.sentence)
 # ones?
 
 # %%
-if here.torch:
-    import torch
+# %%measured
+import torch
 
-    from reference import machine
-    from reference.lab import drift, probes
+from reference import machine
+from reference.lab import drift, probes
 
-    torch.manual_seed(0)
-    device = machine.device_named(None)
-    dtype, reason = probes.fastest_dtype(device)
-    drift_probe = drift.DriftProbe(device)
-    before = drift_probe.product_s()
-    probing = course.effort({}, {"rounds": 1, "widest": 400})
-    timed = probes.run_probes(device, dtype, **probing)
-    fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
-    course.say(f"{machine.environment(device).device}, {reason}.")
-else:
-    course.say("*Skipped: this cell calibrates, and PyTorch is not installed.*")
+torch.manual_seed(0)
+device = machine.device_named(None)
+dtype, reason = probes.fastest_dtype(device)
+drift_probe = drift.DriftProbe(device)
+before = drift_probe.product_s()
+probing = course.effort({}, {"rounds": 1, "widest": 400})
+timed = probes.run_probes(device, dtype, **probing)
+fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
+course.say(f"{machine.environment(device).device}, {reason}.")
 
 # %%
-if here.torch:
-    stacks = timed.of_format("").linear  # without those in fewer bits
-    sizes = sorted({probe.weight_bytes for probe in stacks})[1:]  # the smallest is only launches
-    lines = [
-        figures.Curve(
-            f"{rows} {'row' if rows == 1 else 'rows'}",
-            np.array(sizes) / 1e6,
-            [
-                p.weight_bytes / p.seconds / 1e9
-                for size in sizes
-                for p in stacks
-                if (p.weight_bytes, p.rows) == (size, rows)
-            ],
-            "weights",
-        )
-        for rows in (1, 4, 9)
-    ]
-    figure, axes = figures.subplots(height=3.0)
-    x = "weights of the stack (MB)"
-    figures.curves(axes, lines, x, "weights read (GB/s)", title="probes: stacks of matrices")
-    course.show(figure)
+# %%measured
+stacks = timed.of_format("").linear  # without those in fewer bits
+sizes = sorted({probe.weight_bytes for probe in stacks})[1:]  # the smallest is only launches
+lines = [
+    figures.Curve(
+        f"{rows} {'row' if rows == 1 else 'rows'}",
+        np.array(sizes) / 1e6,
+        [
+            p.weight_bytes / p.seconds / 1e9
+            for size in sizes
+            for p in stacks
+            if (p.weight_bytes, p.rows) == (size, rows)
+        ],
+        "weights",
+    )
+    for rows in (1, 4, 9)
+]
+figure, axes = figures.subplots(height=3.0)
+x = "weights of the stack (MB)"
+figures.curves(axes, lines, x, "weights read (GB/s)", title="probes: stacks of matrices")
+course.show(figure)
 
 # %% [markdown]
 # The figure divides bytes by the whole time of a stack. Small stacks look slow, because much of
@@ -96,24 +94,24 @@ if here.torch:
 # of the fit. It is also the width of the band of every prediction.
 
 # %%
-if here.torch:
-    course.say("```\n" + "\n".join(tables.calibration_table(fitted)) + "\n```")
-    stages = [probe for probe in timed.of_format("").stages if probe.stage != "host"]
-    pairs = list(zip(stages, fitted.residuals, strict=True))
-    lines = []
-    for stage, label in (("verify", "a pass of the target"), ("draft", "drafting")):
-        times = [(1e3 * p.seconds, r) for p, r in pairs if p.stage == stage]
-        points = [(measured, measured * (1 + residual)) for measured, residual in times]
-        ends = np.array(sorted(points))[[0, -1], 0] * (0.8, 1.25)
-        lines.append(figures.Curve(label, ends, ends, stage, measured=points))
-    figure, axes = figures.subplots()
-    x, y = "measured (ms)", "fitted (ms)"
-    figures.curves(axes, lines, x, y, log_y=True, title="stage times of the probe pairs")
-    course.show(figure)
+# %%measured
+course.say("```\n" + "\n".join(tables.calibration_table(fitted)) + "\n```")
+stages = [probe for probe in timed.of_format("").stages if probe.stage != "host"]
+pairs = list(zip(stages, fitted.residuals, strict=True))
+lines = []
+for stage, label in (("verify", "a pass of the target"), ("draft", "drafting")):
+    times = [(1e3 * p.seconds, r) for p, r in pairs if p.stage == stage]
+    points = [(measured, measured * (1 + residual)) for measured, residual in times]
+    ends = np.array(sorted(points))[[0, -1], 0] * (0.8, 1.25)
+    lines.append(figures.Curve(label, ends, ends, stage, measured=points))
+figure, axes = figures.subplots()
+x, y = "measured (ms)", "fitted (ms)"
+figures.curves(axes, lines, x, y, log_y=True, title="stage times of the probe pairs")
+course.show(figure)
 
 # %%
-if here.torch:
-    course.say(f"""
+# %%measured
+course.say(f"""
 For a point on the line the constants explain the time fully.
 
 **A dozen constants reproduce {len(stages)} stage times with a median error of
@@ -168,16 +166,16 @@ else:
     course.say("*Skipped: this cell loads two pairs, and PyTorch is not installed.*")
 
 # %%
-if here.torch:
-    bets = []
-    for name, (_, prediction) in predicted.items():
-        best = int(prediction.best())
-        low, high = (float(end[best]) for end in prediction.band["speedup"])
-        bets.append(
-            f"{name}: {float(prediction.speedup[best]):.2f}× ({low:.2f} to {high:.2f}) at "
-            f"γ = {prediction.gamma[best]}"
-        )
-    course.say(f"**Predicted before any cycle has run: {'; '.join(bets)}.**")
+# %%measured
+bets = []
+for name, (_, prediction) in predicted.items():
+    best = int(prediction.best())
+    low, high = (float(end[best]) for end in prediction.band["speedup"])
+    bets.append(
+        f"{name}: {float(prediction.speedup[best]):.2f}× ({low:.2f} to {high:.2f}) at "
+        f"γ = {prediction.gamma[best]}"
+    )
+course.say(f"**Predicted before any cycle has run: {'; '.join(bets)}.**")
 
 # %% [markdown]
 # ## Measure
@@ -188,45 +186,41 @@ if here.torch:
 # own speed changes.
 
 # %%
-if here.torch:
-    gammas = course.effort(range(9), (1, 2, 4))
-    results = {
-        name: demo.measure_predicted(pair, *predicted[name], fitted, drift_probe, gammas)
-        for name, pair in ready.items()
-    }
-    for name, result in results.items():
-        row = (f"the {name} pair", result.prediction, result.comparisons)
-        course.show(figures.predicted_and_measured([row]))
-else:
-    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
+# %%measured
+gammas = course.effort(range(9), (1, 2, 4))
+results = {
+    name: demo.measure_predicted(pair, *predicted[name], fitted, drift_probe, gammas)
+    for name, pair in ready.items()
+}
+for name, result in results.items():
+    row = (f"the {name} pair", result.prediction, result.comparisons)
+    course.show(figures.predicted_and_measured([row]))
 
 # %%
-if here.torch:
-    errors = {
-        name: comparison.median_errors(result.comparisons) for name, result in results.items()
-    }
-    quantities = {
-        "step_s": "plain step", "draft_step_s": "draft step", "verify_step_s": "verification",
-        "overhead_s": "overhead", "cycle_s": "cycle", "tokens_per_cycle": "tokens per cycle",
-        "speedup": "**speedup**",
-    }  # fmt: skip
-    lines = [
-        f"| {label} | " + " | ".join(f"{errors[name][part]:.1%}" for name in results) + " |"
-        for part, label in quantities.items()
-    ]
-    course.say(
-        f"Median error over γ:\n\n| | {' | '.join(results)} |\n|---|---|---|\n" + "\n".join(lines)
-    )
+# %%measured
+errors = {name: comparison.median_errors(result.comparisons) for name, result in results.items()}
+quantities = {
+    "step_s": "plain step", "draft_step_s": "draft step", "verify_step_s": "verification",
+    "overhead_s": "overhead", "cycle_s": "cycle", "tokens_per_cycle": "tokens per cycle",
+    "speedup": "**speedup**",
+}  # fmt: skip
+lines = [
+    f"| {label} | " + " | ".join(f"{errors[name][part]:.1%}" for name in results) + " |"
+    for part, label in quantities.items()
+]
+course.say(
+    f"Median error over γ:\n\n| | {' | '.join(results)} |\n|---|---|---|\n" + "\n".join(lines)
+)
 
 # %%
-if here.torch:
-    inside = [
-        part.low <= part.measured <= part.high
-        for result in results.values()
-        for c in result.comparisons
-        if c.gamma and (part := c.parts["speedup"]).low is not None
-    ]
-    course.say(f"""
+# %%measured
+inside = [
+    part.low <= part.measured <= part.high
+    for result in results.values()
+    for c in result.comparisons
+    if c.gamma and (part := c.parts["speedup"]).low is not None
+]
+course.say(f"""
 **The median error of the predicted speedup is {errors["trained"]["speedup"]:.0%} (trained) and
 {errors["dialled"]["speedup"]:.0%} (dialled). {sum(inside)} of {len(inside)} measured speedups lie
 in the predicted 80 % band.**
@@ -242,19 +236,15 @@ in the predicted 80 % band.**
 # factors is exactly measured ÷ predicted. Errors that happen to cancel become visible.
 
 # %%
-if here.torch:
-    best = {
-        name: max(
-            (c for c in result.comparisons if c.gamma), key=lambda c: c.parts["speedup"].measured
-        )
-        for name, result in results.items()
-    }
-    budgets = {f"{name}, γ = {c.gamma}": c.factors for name, c in best.items()}
-    figure, axes = figures.subplots(height=3.8)
-    figures.error_budget(axes, budgets, "at the best measured γ")
-    course.show(figure)
-else:
-    course.say("*Skipped: without PyTorch there is nothing to compare.*")
+# %%measured
+best = {
+    name: max((c for c in result.comparisons if c.gamma), key=lambda c: c.parts["speedup"].measured)
+    for name, result in results.items()
+}
+budgets = {f"{name}, γ = {c.gamma}": c.factors for name, c in best.items()}
+figure, axes = figures.subplots(height=3.8)
+figures.error_budget(axes, budgets, "at the best measured γ")
+course.show(figure)
 
 # %% [markdown]
 # The machine's drift is not one of these factors. A machine that became slower after the
@@ -484,3 +474,14 @@ cycles = quiz.Question(
     unit="cycles",
 )
 quiz.ask(cycles)
+
+# %% [markdown]
+# ## References
+#
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.
+# - Pope et al., *Efficiently Scaling Transformer Inference*,
+#   [arXiv:2211.05102](https://arxiv.org/abs/2211.05102): where the bytes and FLOPs of a pass go,
+#   and how they are split.
+# - [Williams, Waterman and Patterson, *Roofline*](https://doi.org/10.1145/1498765.1498785): two
+#   probes that predict a pass.

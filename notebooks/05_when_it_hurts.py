@@ -274,50 +274,48 @@ figure
 # drafts of one token on other prompts.
 
 # %%
-if here.torch:
-    import reference
-    from reference import checkpoints, machine
-    from reference.lab import suites
+# %%measured
+import reference
+from reference import checkpoints, machine
+from reference.lab import suites
 
-    large, small, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
-    texts = checkpoints.prompt_texts()
-    prompts, new_tokens = course.effort(20, 3), course.effort(40, 10)
-    calibration, timed = (
-        [tokenizer.encode(text)[:48] for text in texts[which][:prompts]]
-        for which in ("calibration", "timed")
-    )
-    warmth, seeds = (0.25, 0.5, 1.0, 2.0), course.effort((3, 4, 5), (3,))
-    traces = []
-    for heat in warmth:
-        ways = {"max_new_tokens": new_tokens, "temperature": heat}
-        each = [suites.text_trace(large, small, calibration, seed=s, **ways) for s in seeds]
-        traces.append([[*itertools.chain(*texts)] for texts in zip(*each, strict=True)])
-    predicted = [float(acceptance.TextTrace(*t).tokens_per_cycle(1)) - 1 for t in traces]
-    shown = ", ".join(f"{a:.2f} at T = {h}" for h, a in zip(warmth, predicted, strict=True))
-    course.say(f"**Predicted** α: {shown}.")
-else:
-    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
+large, small, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
+texts = checkpoints.prompt_texts()
+prompts, new_tokens = course.effort(20, 3), course.effort(40, 10)
+calibration, timed = (
+    [tokenizer.encode(text)[:48] for text in texts[which][:prompts]]
+    for which in ("calibration", "timed")
+)
+warmth, seeds = (0.25, 0.5, 1.0, 2.0), course.effort((3, 4, 5), (3,))
+traces = []
+for heat in warmth:
+    ways = {"max_new_tokens": new_tokens, "temperature": heat}
+    each = [suites.text_trace(large, small, calibration, seed=s, **ways) for s in seeds]
+    traces.append([[*itertools.chain(*texts)] for texts in zip(*each, strict=True)])
+predicted = [float(acceptance.TextTrace(*t).tokens_per_cycle(1)) - 1 for t in traces]
+shown = ", ".join(f"{a:.2f} at T = {h}" for h, a in zip(warmth, predicted, strict=True))
+course.say(f"**Predicted** α: {shown}.")
 
 # %%
-if here.torch:
-    runs = [reference.Statistics(1) for _ in warmth]
-    for (heat, total), seed in itertools.product(zip(warmth, runs, strict=True), seeds):
-        one_token = reference.DraftModel(small, 1)
-        run = reference.speculate(large, one_token, timed, new_tokens, heat, seed=seed)
-        total.extend(run.statistics)
-    of_texts = [
-        np.reshape([np.mean(text) for text in overlaps], (len(seeds), prompts)).mean(0)
-        for _, overlaps in traces
-    ]
-    spread = np.array([1.28 * np.std(texts, ddof=1) / prompts**0.5 for texts in of_texts])  # 80 %
-    of_drafts = np.array([1.28 * run.tokens_per_cycle_error for run in runs])
-    errors, counted = np.hypot(spread, of_drafts), np.array([run.alpha for run in runs])
-    points = list(zip(warmth, counted, counted - errors, counted + errors, strict=True))
-    band = (predicted - spread, predicted + spread)
-    line = figures.Curve("predicted from texts", warmth, predicted, "tokens", *band, points)
-    figure, axes = figures.subplots(height=2.9)
-    figures.curves(axes, [line], "temperature (1: unchanged)", "α (share accepted)")
-    course.show(figure)
+# %%measured
+runs = [reference.Statistics(1) for _ in warmth]
+for (heat, total), seed in itertools.product(zip(warmth, runs, strict=True), seeds):
+    one_token = reference.DraftModel(small, 1)
+    run = reference.speculate(large, one_token, timed, new_tokens, heat, seed=seed)
+    total.extend(run.statistics)
+of_texts = [
+    np.reshape([np.mean(text) for text in overlaps], (len(seeds), prompts)).mean(0)
+    for _, overlaps in traces
+]
+spread = np.array([1.28 * np.std(texts, ddof=1) / prompts**0.5 for texts in of_texts])  # 80 %
+of_drafts = np.array([1.28 * run.tokens_per_cycle_error for run in runs])
+errors, counted = np.hypot(spread, of_drafts), np.array([run.alpha for run in runs])
+points = list(zip(warmth, counted, counted - errors, counted + errors, strict=True))
+band = (predicted - spread, predicted + spread)
+line = figures.Curve("predicted from texts", warmth, predicted, "tokens", *band, points)
+figure, axes = figures.subplots(height=2.9)
+figures.curves(axes, [line], "temperature (1: unchanged)", "α (share accepted)")
+course.show(figure)
 
 # %%
 if here.torch:
@@ -446,3 +444,19 @@ lost = quiz.Question(
     unit="tokens",
 )
 quiz.ask(lost)
+
+# %% [markdown]
+# ## References
+#
+# - Su, Giannoula and Pekhimenko, *The Synergy of Speculative Decoding and Batching in Serving Large
+#   Language Models*, [arXiv:2310.18813](https://arxiv.org/abs/2310.18813): the best γ falls as the
+#   batch grows.
+# - Sadhukhan et al., *MagicDec*, [arXiv:2408.11049](https://arxiv.org/abs/2408.11049): long
+#   contexts at large batches.
+# - Huang et al., *MoESD*, [arXiv:2505.19645](https://arxiv.org/abs/2505.19645): distinct experts,
+#   and the batch at which speculation helps a mixture most.
+# - Frantar et al., *MARLIN*, [arXiv:2408.11743](https://arxiv.org/abs/2408.11743): 4-bit weights
+#   and the batch up to which they help.
+# - Yan, Agarwal and Venkataraman, *Decoding Speculative Decoding*,
+#   [arXiv:2402.01528](https://arxiv.org/abs/2402.01528): the latency of a draft decides, and it
+#   follows its depth.

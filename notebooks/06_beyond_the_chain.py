@@ -51,30 +51,28 @@ course.say(here.sentence)
 # acceptance on *calibration* prompts. The two together give the prediction.
 
 # %%
-if here.torch:
-    from dataclasses import asdict
+# %%measured
+from dataclasses import asdict
 
-    import torch
+import torch
 
-    import reference
-    from reference import adaptive, checkpoints, machine, slow_motion
-    from reference.lab import probes
-    from specsim.evidence.calibration import fit
+import reference
+from reference import adaptive, checkpoints, machine, slow_motion
+from reference.lab import probes
+from specsim.evidence.calibration import fit
 
-    device = machine.device_named(None)
-    dtype, reason = probes.fastest_dtype(device)
-    probing = course.effort({}, {"rounds": 1, "widest": 400})
-    timings = probes.run_probes(device, dtype, **probing)
-    system = fit(timings, asdict(machine.environment(device))).system
-    target, draft, tokenizer = reference.load_pair("bundled", dtype=dtype, device=device)
-    calibration, timed = (reference.prompts(which, 64) for which in ("calibration", "timed"))
-    calibration = calibration[: course.effort(25, 4)]
-    new_tokens = course.effort(48, 12)
-    architecture, small = target.architecture, specsim.DraftModel(draft.architecture)
-    plain = specsim.predict(architecture, None, system, context=64 + new_tokens // 2)
-    course.say(f"{reason}. A plain step is predicted to take {1e3 * float(plain.step_s):.2f} ms.")
-else:
-    course.say("*Skipped: this cell calibrates, and PyTorch is not installed.*")
+device = machine.device_named(None)
+dtype, reason = probes.fastest_dtype(device)
+probing = course.effort({}, {"rounds": 1, "widest": 400})
+timings = probes.run_probes(device, dtype, **probing)
+system = fit(timings, asdict(machine.environment(device))).system
+target, draft, tokenizer = reference.load_pair("bundled", dtype=dtype, device=device)
+calibration, timed = (reference.prompts(which, 64) for which in ("calibration", "timed"))
+calibration = calibration[: course.effort(25, 4)]
+new_tokens = course.effort(48, 12)
+architecture, small = target.architecture, specsim.DraftModel(draft.architecture)
+plain = specsim.predict(architecture, None, system, context=64 + new_tokens // 2)
+course.say(f"{reason}. A plain step is predicted to take {1e3 * float(plain.step_s):.2f} ms.")
 
 # %% [markdown]
 # For a tree we must know which guess is right, not only whether the first one is. In a run of the
@@ -111,104 +109,102 @@ else:
 # cycle are counted on the calibration prompts, in one batch. The times come from the probes alone.
 
 # %%
-if here.torch:
-    tree = reference.Tree.of_parents(best.parents[1:])
-    variants = {  # label: the decoder's drafter, its cost model, drafted tokens
-        "draft model, γ = 3": (reference.DraftModel(draft, 3), small, 3),
-        "n-gram, γ = 4": (reference.NGram(4), drafting.Lookup(1.0, pad=True), 4),
-        "n-gram, or else draft": (
-            reference.Ensemble(reference.DraftModel(draft, 3)),
-            drafting.Ensemble((small, drafting.Lookup(1.0, pad=True))),
-            3,
-        ),
-        "early exit, 2 layers": (
-            reference.EarlyExit(2, 2),
-            drafting.EarlyExit(architecture, 2 / architecture.num_layers),
-            2,
-        ),
-        "itself in int8": (
-            reference.QuantisedSelf(2, "int8"),
-            drafting.QuantisedSelf(architecture, "int8"),
-            2,
-        ),
-        f"tree, {nodes} nodes": (
-            reference.StaticTree(draft, tree),
-            drafting.StaticTree(small, child_probs, depth),
-            nodes,
-        ),
-    }
-    if (checkpoints.PAIR / "head").exists():
-        head = reference.load_head("bundled", target)
-        eagle = drafting.Eagle(architecture)
-        variants["trained head, γ = 3"] = (reference.DraftHead(head, 3), eagle, 3)
+# %%measured
+tree = reference.Tree.of_parents(best.parents[1:])
+variants = {  # label: the decoder's drafter, its cost model, drafted tokens
+    "draft model, γ = 3": (reference.DraftModel(draft, 3), small, 3),
+    "n-gram, γ = 4": (reference.NGram(4), drafting.Lookup(1.0, pad=True), 4),
+    "n-gram, or else draft": (
+        reference.Ensemble(reference.DraftModel(draft, 3)),
+        drafting.Ensemble((small, drafting.Lookup(1.0, pad=True))),
+        3,
+    ),
+    "early exit, 2 layers": (
+        reference.EarlyExit(2, 2),
+        drafting.EarlyExit(architecture, 2 / architecture.num_layers),
+        2,
+    ),
+    "itself in int8": (
+        reference.QuantisedSelf(2, "int8"),
+        drafting.QuantisedSelf(architecture, "int8"),
+        2,
+    ),
+    f"tree, {nodes} nodes": (
+        reference.StaticTree(draft, tree),
+        drafting.StaticTree(small, child_probs, depth),
+        nodes,
+    ),
+}
+if (checkpoints.PAIR / "head").exists():
+    head = reference.load_head("bundled", target)
+    eagle = drafting.Eagle(architecture)
+    variants["trained head, γ = 3"] = (reference.DraftHead(head, 3), eagle, 3)
 
 # %%
-if here.torch:
-    predicted = {}
-    for label, (drafter, method, drafted) in variants.items():
-        counts = reference.speculate(target, drafter, calibration, new_tokens, 1.0, seed=1)
-        tau = counts.statistics.tokens_per_cycle
-        predicted[label] = specsim.predict(
-            architecture,
-            method,
-            system,
-            gamma=drafted,
-            tokens_per_cycle=tau,
-            context=64 + new_tokens // 2,
-            tokens_error=1.28 * counts.statistics.tokens_per_cycle_error / tau,
-        )
-    lines = [
-        f"| {label} | {float(p.tokens_per_cycle):.2f} | {1e3 * float(p.draft_s):.2f} | "
-        f"{1e3 * float(p.verify_step_s):.2f} | **{float(p.speedup):.2f}×** |"
-        for label, p in predicted.items()
-    ]
-    head_line = "| predicted | tokens per cycle | drafting (ms) | verification (ms) | speedup |"
-    course.say(f"{head_line}\n|---|---|---|---|---|\n" + "\n".join(lines))
-else:
-    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
+# %%measured
+predicted = {}
+for label, (drafter, method, drafted) in variants.items():
+    counts = reference.speculate(target, drafter, calibration, new_tokens, 1.0, seed=1)
+    tau = counts.statistics.tokens_per_cycle
+    predicted[label] = specsim.predict(
+        architecture,
+        method,
+        system,
+        gamma=drafted,
+        tokens_per_cycle=tau,
+        context=64 + new_tokens // 2,
+        tokens_error=1.28 * counts.statistics.tokens_per_cycle_error / tau,
+    )
+lines = [
+    f"| {label} | {float(p.tokens_per_cycle):.2f} | {1e3 * float(p.draft_s):.2f} | "
+    f"{1e3 * float(p.verify_step_s):.2f} | **{float(p.speedup):.2f}×** |"
+    for label, p in predicted.items()
+]
+head_line = "| predicted | tokens per cycle | drafting (ms) | verification (ms) | speedup |"
+course.say(f"{head_line}\n|---|---|---|---|---|\n" + "\n".join(lines))
 
 # %% [markdown]
 # Now we measure the times on other prompts, one text at a time. On each prompt all methods run one
 # after the other, so a machine that slows down slows all of them.
 
 # %%
-if here.torch:
-    drafters = {"plain": reference.NoDrafter()} | {
-        name: variant[0] for name, variant in variants.items()
-    }
-    totals = {name: reference.Statistics(drafter.gamma) for name, drafter in drafters.items()}
-    speeds = {name: [] for name in drafters}  # tokens per second of each prompt
-    for drafter in drafters.values():  # a first run warms caches and allocators
-        reference.speculate(target, drafter, timed[0], 8, 1.0)
-    for index, prompt in enumerate(timed[: course.effort(8, 2)]):
-        for name, drafter in drafters.items():
-            run = reference.speculate(target, drafter, prompt, new_tokens, 1.0, seed=index)
-            totals[name].extend(run.statistics)
-            speeds[name].append(len(run.tokens) / sum(run.statistics.cycle_times))
+# %%measured
+drafters = {"plain": reference.NoDrafter()} | {
+    name: variant[0] for name, variant in variants.items()
+}
+totals = {name: reference.Statistics(drafter.gamma) for name, drafter in drafters.items()}
+speeds = {name: [] for name in drafters}  # tokens per second of each prompt
+for drafter in drafters.values():  # a first run warms caches and allocators
+    reference.speculate(target, drafter, timed[0], 8, 1.0)
+for index, prompt in enumerate(timed[: course.effort(8, 2)]):
+    for name, drafter in drafters.items():
+        run = reference.speculate(target, drafter, prompt, new_tokens, 1.0, seed=index)
+        totals[name].extend(run.statistics)
+        speeds[name].append(len(run.tokens) / sum(run.statistics.cycle_times))
 
 # %%
-if here.torch:
-    step_s = totals["plain"].cycle_s
-    rows, tau_rows = [], []
-    for name, p in predicted.items():
-        run, (low, high) = totals[name], p.band["speedup"]
-        tau, error = run.tokens_per_cycle, 1.28 * run.tokens_per_cycle_error
-        gain = step_s / run.cycle_s
-        spread = (gain * (tau - error), gain * (tau + error))
-        measured = gain * tau
-        rows.append(figures.Row(name, float(p.speedup), float(low), float(high), measured, spread))
-        tau_rows.append(
-            figures.Row(
-                name,
-                float(p.tokens_per_cycle),
-                measured=tau,
-                spread=(tau - error, tau + error),
-            )
+# %%measured
+step_s = totals["plain"].cycle_s
+rows, tau_rows = [], []
+for name, p in predicted.items():
+    run, (low, high) = totals[name], p.band["speedup"]
+    tau, error = run.tokens_per_cycle, 1.28 * run.tokens_per_cycle_error
+    gain = step_s / run.cycle_s
+    spread = (gain * (tau - error), gain * (tau + error))
+    measured = gain * tau
+    rows.append(figures.Row(name, float(p.speedup), float(low), float(high), measured, spread))
+    tau_rows.append(
+        figures.Row(
+            name,
+            float(p.tokens_per_cycle),
+            measured=tau,
+            spread=(tau - error, tau + error),
         )
-    figure, (above, below) = figures.subplots(2, height=3.4)
-    figures.by_method(above, tau_rows, "tokens", "tokens per cycle", "tokens")
-    figures.by_method(below, rows, "speedup", "speedup (×)", "speed")
-    course.show(figure)
+    )
+figure, (above, below) = figures.subplots(2, height=3.4)
+figures.by_method(above, tau_rows, "tokens", "tokens per cycle", "tokens")
+figures.by_method(below, rows, "speedup", "speedup (×)", "speed")
+course.show(figure)
 
 # %%
 if here.torch:
@@ -251,25 +247,25 @@ else:
 # the distribution stays exact. *Predict:* is it better than the best fixed γ?
 
 # %%
-if here.torch:
-    costs = specsim.predict(
-        architecture, small, system, gamma=range(7), alpha=0.5, context=64 + new_tokens // 2
-    ).cycle_s
-    ways = {f"γ = {gamma}": (gamma, None) for gamma in (1, 2, 4, 6)}
-    ways["adaptive"] = (6, adaptive.by_marginal_cost(costs.tolist()))
-    speeds = {name: [] for name in ways}  # tokens per second of each prompt
-    for name, (gamma, choose) in ways.items():
-        for index, prompt in enumerate(timed[: course.effort(8, 2)]):
-            run = reference.speculate(
-                target,
-                reference.DraftModel(draft, gamma),
-                prompt,
-                new_tokens,
-                1.0,
-                seed=index,
-                choose_gamma=choose,
-            )
-            speeds[name].append(len(run.tokens) / sum(run.statistics.cycle_times))
+# %%measured
+costs = specsim.predict(
+    architecture, small, system, gamma=range(7), alpha=0.5, context=64 + new_tokens // 2
+).cycle_s
+ways = {f"γ = {gamma}": (gamma, None) for gamma in (1, 2, 4, 6)}
+ways["adaptive"] = (6, adaptive.by_marginal_cost(costs.tolist()))
+speeds = {name: [] for name in ways}  # tokens per second of each prompt
+for name, (gamma, choose) in ways.items():
+    for index, prompt in enumerate(timed[: course.effort(8, 2)]):
+        run = reference.speculate(
+            target,
+            reference.DraftModel(draft, gamma),
+            prompt,
+            new_tokens,
+            1.0,
+            seed=index,
+            choose_gamma=choose,
+        )
+        speeds[name].append(len(run.tokens) / sum(run.statistics.cycle_times))
 
 # %%
 if here.torch:
@@ -478,3 +474,21 @@ lookup = quiz.Question(
     unit="tokens",
 )
 quiz.ask(lookup)
+
+# %% [markdown]
+# ## References
+#
+# - Cai et al., *Medusa*, [arXiv:2401.10774](https://arxiv.org/abs/2401.10774): several heads that
+#   draft, and the lossy rule `typical`.
+# - Li et al., *EAGLE-2*, [arXiv:2406.16858](https://arxiv.org/abs/2406.16858): trees by the
+#   confidence of the draft.
+# - Li et al., *EAGLE-3*, [arXiv:2503.01840](https://arxiv.org/abs/2503.01840): a head that reads
+#   several layers of the target.
+# - Chen et al., *Sequoia*, [arXiv:2402.12374](https://arxiv.org/abs/2402.12374): the best tree for
+#   a given number of nodes.
+# - Miao et al., *SpecInfer*, [arXiv:2305.09781](https://arxiv.org/abs/2305.09781): verification of
+#   token trees.
+# - Oliaro et al., *SuffixDecoding*, [arXiv:2411.04975](https://arxiv.org/abs/2411.04975): drafts
+#   that are copied.
+# - DeepSeek-AI, *DeepSeek-V3 Technical Report*,
+#   [arXiv:2412.19437](https://arxiv.org/abs/2412.19437): a module that predicts a token further.

@@ -325,3 +325,16 @@ whole = quiz.Question(
     unit="×",
 )
 quiz.ask(whole)
+
+# %% [markdown]
+# ## References
+#
+# - Pope et al., *Efficiently Scaling Transformer Inference*,
+#   [arXiv:2211.05102](https://arxiv.org/abs/2211.05102): where the bytes and FLOPs of a pass go,
+#   and how they are split.
+# - Kwon et al., *Efficient Memory Management for Large Language Model Serving with PagedAttention*,
+#   [arXiv:2309.06180](https://arxiv.org/abs/2309.06180): a cache in blocks.
+# - Zhong et al., *DistServe*, [arXiv:2401.09670](https://arxiv.org/abs/2401.09670): goodput, and
+#   prefill on its own devices.
+# - [Little, *A Proof for the Queuing Formula L = λW*](https://doi.org/10.1287/opre.9.3.383): users,
+#   rate and latency.

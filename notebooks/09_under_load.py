@@ -432,3 +432,15 @@ crowded = quiz.Choice(
     },
 )
 quiz.ask(crowded)
+
+# %% [markdown]
+# ## References
+#
+# - [Yu et al., *Orca*](https://www.usenix.org/conference/osdi22/presentation/yu): a new batch at
+#   every step.
+# - Kwon et al., *Efficient Memory Management for Large Language Model Serving with PagedAttention*,
+#   [arXiv:2309.06180](https://arxiv.org/abs/2309.06180): a cache in blocks.
+# - Agrawal et al., *Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve*,
+#   [arXiv:2403.02310](https://arxiv.org/abs/2403.02310): prompts in chunks.
+# - Liu et al., *Optimizing Speculative Decoding for Serving Large Language Models Using Goodput*,
+#   [arXiv:2406.14066](https://arxiv.org/abs/2406.14066): γ by load.

@@ -182,3 +182,12 @@ host = quiz.Question(
     },
 )
 quiz.ask(host)
+
+# %% [markdown]
+# ## References
+#
+# - [vLLM: speculative decoding](https://docs.vllm.ai/en/latest/features/spec_decode.html): the
+#   counters that an engine reports.
+# - [llama.cpp](https://github.com/ggml-org/llama.cpp): the other server.
+# - Leviathan, Kalman and Matias, *Fast Inference from Transformers via Speculative Decoding*,
+#   [arXiv:2211.17192](https://arxiv.org/abs/2211.17192): the rule, the speedup formula, the best γ.

@@ -35,6 +35,7 @@ SIZE_LIMIT = 400_000  # bytes of an .ipynb: code hosts do not render large files
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+KEPT = ("tags", "jupyter")  # of a cell's metadata; `jupyter` hides the code of folded answers
 WIDGETS = "application/vnd.jupyter.widget-view+json"
 
 Notebook = Any  # nbformat.NotebookNode, which is a dict with attributes
@@ -110,7 +111,7 @@ def clean(notebook: Notebook) -> Notebook:
     Changes the notebook in place."""
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
     for cell in notebook.cells:
-        cell.metadata = {key: cell.metadata[key] for key in ("tags",) if key in cell.metadata}
+        cell.metadata = {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
         if cell.cell_type != "code":
             continue
         cell.execution_count = None

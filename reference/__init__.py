@@ -17,6 +17,10 @@ loop, and `verification`, the rule that makes it exact.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reference.huge_pages import ask
+
+ask()  # before PyTorch allocates anything
+
 PLACES = {
     "checkpoints": ("Tokenizer", "load_checkpoint", "load_pair", "prompts", "save_checkpoint"),
     "decoding": ("Generation", "generate", "speculate", "stream"),

@@ -332,6 +332,7 @@ def quantized_notes(options: argparse.Namespace) -> list[str]:
 def run_generate(options: argparse.Namespace) -> int:
     """Continue a prompt, and print the text or one JSON object."""
     from reference import speculate
+    from reference.huge_pages import held_bytes
     from reference.settings import check_seed
     from reference.verification import LOSSLESS
     from specsim.checks import SpecsimError
@@ -389,6 +390,7 @@ def run_generate(options: argparse.Namespace) -> int:
         "verify_s": statistics.verify_s,
         "accept_s": statistics.accept_s,
         "host_s": statistics.host_s,
+        "huge_page_bytes": held_bytes(),
     }
     print(json.dumps(report) if options.json else text + report["text"])
     return 0

@@ -43,12 +43,8 @@ class Generation(Shown):
     statistics: Statistics
 
     def _facts(self) -> dict[str, Any]:
-        return {
-            "sequences": len(self.tokens)
-            if self.tokens and isinstance(self.tokens[0], list)
-            else 1,
-            "statistics": self.statistics,
-        }
+        is_batch = bool(self.tokens) and isinstance(self.tokens[0], list)
+        return {"sequences": len(self.tokens) if is_batch else 1, "statistics": self.statistics}
 
 
 class Decoder:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reference.nucleus import WIDE, may_choose, nucleus_of_few
 from reference.sequences import Sequences
 from specsim.checks import SpecsimError
 
@@ -43,22 +44,20 @@ class SamplingParameters:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise SpecsimError(f"temperature must be a finite number >= 0, not {self.temperature}")
-        if 0 < self.temperature < COLDEST:
+        heat, penalty = self.temperature, self.repetition_penalty
+        for is_valid, name, wanted in (
+            (heat >= 0 and math.isfinite(heat), "temperature", "a finite number >= 0"),
+            (self.top_k is None or self.top_k >= 1, "top_k", "at least 1"),
+            (self.top_p is None or 0 < self.top_p <= 1, "top_p", "in (0, 1]"),
+            (self.min_p is None or 0 <= self.min_p <= 1, "min_p", "in [0, 1]"),
+            (penalty > 0 and math.isfinite(penalty), "repetition_penalty", "a finite number > 0"),
+        ):
+            if not is_valid:
+                raise SpecsimError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        if 0 < heat < COLDEST:
             raise SpecsimError(
-                f"temperature must be 0 (greedy) or at least {COLDEST:g}, not "
-                f"{self.temperature:g}: logits divided by it leave the range of float32"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise SpecsimError(f"top_k must be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise SpecsimError(f"top_p must be in (0, 1], not {self.top_p}")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise SpecsimError(f"min_p must be in [0, 1], not {self.min_p}")
-        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
-            raise SpecsimError(
-                f"repetition_penalty must be a finite number > 0, not {self.repetition_penalty}"
+                f"temperature must be 0 (greedy) or at least {COLDEST:g}, not {heat:g}: logits "
+                "divided by it leave the range of float32"
             )
 
     @property
@@ -78,11 +77,8 @@ class SamplingParameters:
         """
         if self.repetition_penalty == 1:
             return logits
-        seen = sequences.seen(drafted, logits.shape[-1], ancestors)[:, -logits.shape[1] :]
-        penalised = torch.where(
-            logits < 0, logits * self.repetition_penalty, logits / self.repetition_penalty
-        )
-        return torch.where(seen, penalised, logits)
+        held = sequences.held(drafted, logits.shape[1], ancestors)
+        return penalised(logits, held, self.repetition_penalty)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution (..., V) that a token is drawn from; exactly one-hot when greedy."""
@@ -102,15 +98,28 @@ class SamplingParameters:
         return logits.softmax(-1)
 
 
-def keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
+def penalised(logits: Tensor, held: Tensor, penalty: float | Tensor) -> Tensor:
+    """`logits` (B, T, V) with the repetition penalty for the tokens `held` (B, T, N), and no others
+    looked at: a token that is named several times is given one value."""
+    found = logits.gather(-1, held)
+    return logits.scatter(-1, held, torch.where(found < 0, found * penalty, found / penalty))
+
+
+def keep_nucleus(logits: Tensor, top_p: float | Tensor) -> Tensor:
     """Mask all but the fewest most likely tokens whose mass reaches `top_p` (Holtzman et al.,
-    arXiv:1904.09751)."""
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    mass_before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    dropped = torch.zeros_like(mass_before, dtype=torch.bool).scatter_(
-        -1, order, mass_before >= top_p
-    )
-    return logits.masked_fill(dropped, -math.inf)
+    arXiv:1904.09751); of equally likely ones the lowest ids are kept."""
+    if logits.shape[-1] >= WIDE and may_choose(logits):
+        return nucleus_of_few(logits, top_p, reaching)
+    return reaching(logits, *logits.sort(dim=-1, descending=True, stable=True), top_p)
+
+
+def reaching(logits: Tensor, ordered: Tensor, order: Tensor, top_p: float | Tensor) -> Tensor:
+    """`logits` (..., V), masked except for the tokens before which those of this `order` (..., N),
+    with the logits `ordered`, have a mass below `top_p`."""
+    shares = logits.softmax(-1).gather(-1, order)
+    before = F.pad(shares.cumsum(-1)[..., :-1], (1, 0))
+    kept = ordered.masked_fill(before >= top_p, -math.inf)
+    return torch.full_like(logits, -math.inf).scatter_(-1, order, kept)
 
 
 def likeliest(logits: Tensor) -> Tensor:

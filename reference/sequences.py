@@ -62,22 +62,22 @@ class Sequences:
         """The positions (B, count) of the pending token and those after it."""
         return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
 
-    def seen(self, drafted: Tensor, vocab_size: int, ancestors: Tensor | None = None) -> Tensor:
-        """Which tokens a text holds before each of its next G + 1 positions, (B, G+1, V), if
-        `drafted` (B, G) continue it.
+    def held(self, drafted: Tensor, places: int, ancestors: Tensor | None = None) -> Tensor:
+        """The tokens (B, T, N) that a text holds before each of the last T = `places` of its next
+        G + 1 positions, if `drafted` (B, G) continue it; in no order, and some of them repeatedly.
 
-        If the drafts are a tree: which tokens it holds after each of T nodes, (B, T, V), where
-        `ancestors` (B, T, G+1) marks the root and the drafts on the path to each node.
+        If the drafts are a tree: those that it holds after each of T nodes, where `ancestors`
+        (B, T, G+1) marks the root and the drafts on the path to each node.
         """
-        positions = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        text = self.tokens[:, : self.window]
+        order = torch.arange(text.shape[1], device=text.device)
         # what lies beyond the pending token is no text; the text's first token stands in for it
-        text = self.tokens.where(positions <= self.lengths[:, None], self.tokens[:, :1])
-        held = torch.zeros((len(text), vocab_size), dtype=torch.bool, device=text.device)
-        held.scatter_(1, text, True)
-        drafts = drafted[..., None] == torch.arange(vocab_size, device=text.device)  # (B, G, V)
-        if ancestors is not None:
-            return held[:, None] | (ancestors[:, :, 1:].float() @ drafts.float() > 0)
-        return torch.cat((held[:, None], drafts), dim=1).byte().cummax(1).values.bool()
+        text = text.where(order <= self.lengths[:, None], text[:, :1])[:, None]
+        if ancestors is None:
+            ancestors = drafted.new_ones((1, places, drafted.shape[1] + 1), dtype=torch.bool)
+            ancestors = ancestors.tril(drafted.shape[1] + 1 - places)
+        drafts = drafted[:, None].where(ancestors[:, :, 1:], text[:, :, :1])
+        return torch.cat((text.expand(-1, places, -1), drafts), dim=2)
 
     def commit(
         self, drafted: Tensor, accepted: Tensor, next_token: Tensor, counts: Tensor | None = None

@@ -120,9 +120,8 @@ class Statistics(Shown):
     @property
     def alpha(self) -> float | None:
         """Mean conditional acceptance of one draft: accepted ÷ (accepted + rejections)."""
-        rejections = sum(
-            n < g for n, g in zip(self.accepted_counts, self.drafted_counts, strict=True)
-        )
+        counts = zip(self.accepted_counts, self.drafted_counts, strict=True)
+        rejections = sum(accepted < drafted for accepted, drafted in counts)
         tests = self.accepted + rejections
         return self.accepted / tests if tests else None
 
@@ -163,13 +162,8 @@ class Statistics(Shown):
         return [sum(times) for times in zip(*self._times, strict=True)]
 
     def _facts(self) -> dict[str, Any]:
-        return {
-            "gamma": self.gamma,
-            "cycles": self.cycles,
-            "drafted": self.drafted,
-            "accepted": self.accepted,
-            "tokens per cycle": short(self.tokens_per_cycle),
-        }
+        counts = {name: getattr(self, name) for name in ("gamma", "cycles", "drafted", "accepted")}
+        return counts | {"tokens per cycle": short(self.tokens_per_cycle)}
 
 
 def _median(times: list[float]) -> float | None:

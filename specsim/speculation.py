@@ -8,12 +8,23 @@ A plain step is the same sum with gamma = 0, so speedup(gamma = 0) is exactly 1.
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from specsim.acceptance import Acceptance, as_acceptance
+from specsim.acceptance import Acceptance, PerPosition, as_acceptance
 from specsim.architecture import Architecture
-from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, at_least_one, whole, within
+from specsim.checks import (
+    ArrayLike,
+    Floats,
+    Integers,
+    SpecsimError,
+    as_survival,
+    at_least_one,
+    quoted,
+    whole,
+    within,
+)
 from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass
 from specsim.drafting import Drafter
@@ -21,13 +32,15 @@ from specsim.hardware import System
 from specsim.operators import Workload
 from specsim.prediction import Prediction
 
+BEST = "best"  # the gamma that is chosen
+
 
 def predict(
     target: Architecture,
     drafter: Drafter | None,
     system: System,
     *,
-    gamma: ArrayLike = 0,
+    gamma: ArrayLike | str | None = None,
     alpha: ArrayLike | None = None,
     survival: ArrayLike | None = None,
     tokens_per_cycle: ArrayLike | None = None,
@@ -44,16 +57,19 @@ def predict(
     by NumPy broadcasting.
 
     Arguments: `drafter`, a drafting method, None for plain decoding. `gamma`, drafted tokens per
-    cycle. Acceptance, given once: as `alpha` (the probability that a drafted token is accepted), as
+    cycle; "best" is the method's best for each scenario (so is None where a drafter and an
+    acceptance are given; else None is 0).
+
+    Acceptance, given once: as `alpha` (the probability that a drafted token is accepted), as
     a `survival` vector along the last axis (P(at least k accepted); vLLM calls it the acceptance
     rate per position), as `tokens_per_cycle` (bonus included; vLLM: mean acceptance length), or as
     an `acceptance` model of `specsim.acceptance`. `batch`, sequences decoded together. `context`,
     the KV length in tokens at the step that is priced. `tokens_error`, the relative half-width of
     the 80 % band on tokens per cycle. `routing_correlation`, of a mixture of experts alone: how
     alike consecutive tokens choose, 0 independently (the default, pessimistic) to 1 the same.
-    `top_p`, below 1 where target and draft both sample from a nucleus: every distribution is then
-    sorted, which takes the engine's `sorting_overhead_s` (what it does to the acceptance is in the
-    acceptance that is given).
+    `top_p`, below 1 where target and draft both sample from a nucleus: the likeliest
+    tokens of every distribution are then sorted, which takes the engine's `sorting_overhead_s`
+    (what it does to the acceptance is in the acceptance that is given).
 
     An alpha, a survival or an acceptance model describes a chain of drafts where there is one: the
     method makes of it the survival of its cycles (a lookup that finds nothing, a tree, heads whose
@@ -62,6 +78,11 @@ def predict(
     Raises SpecsimError for a gamma that is not a whole number >= 0, an acceptance out of range or
     given twice, or a draft whose vocabulary is not the target's.
     """
+    if gamma is None or isinstance(gamma, str):
+        gamma = chosen_gamma(
+            gamma, target, drafter, system, alpha, survival, tokens_per_cycle, acceptance,
+            batch=batch, context=context, routing_correlation=routing_correlation, top_p=top_p,
+        )  # fmt: skip
     for name, value in (("gamma", gamma), ("batch", batch), ("context", context)):
         require_limit(name, value)
     gamma = whole("gamma", gamma)
@@ -136,6 +157,52 @@ def predict(
         lossless=drafter is None or drafter.lossless,
         acceptance=acceptance,
     )
+
+
+def chosen_gamma(
+    asked: str | None,
+    target: Architecture,
+    drafter: Drafter | None,
+    system: System,
+    alpha: ArrayLike | None,
+    survival: ArrayLike | None,
+    tokens_per_cycle: ArrayLike | None,
+    acceptance: Acceptance | None,
+    **others: Any,
+) -> Integers:
+    """The best gamma of each scenario where "best" is asked for, or nothing but an acceptance for a
+    drafter is said; else 0.
+
+    Raises SpecsimError for another word, tokens per cycle (which belong to one gamma), no
+    acceptance, and an acceptance model of arrays, which does not say how its axes are meant.
+    """
+    if asked not in (None, BEST):
+        raise SpecsimError(f'gamma must be whole numbers >= 0 or "{BEST}", got {quoted(asked)}')
+    given = any(each is not None for each in (alpha, survival, tokens_per_cycle, acceptance))
+    if drafter is None or (asked is None and not given):
+        return np.zeros((), dtype=np.int64)
+    if not isinstance(drafter, Drafter):
+        require_able(drafter, target, np.zeros(()))
+    if tokens_per_cycle is not None:
+        raise SpecsimError("tokens_per_cycle needs the gamma that it was measured at: give gamma")
+    if not given:
+        raise SpecsimError("the best gamma needs an acceptance: give alpha, survival or acceptance")
+    gammas = drafter.gammas
+    if survival is not None:
+        vector = as_survival(survival)
+        gammas, survival = drafter.gammas_within(vector.shape[-1]), vector[..., None, :]
+    if isinstance(acceptance, PerPosition):
+        gammas = drafter.gammas_within(np.shape(acceptance.vector)[-1])
+    if acceptance is not None and np.ndim(acceptance.tokens_per_cycle(np.asarray(0))):
+        raise SpecsimError("the best gamma needs an acceptance model of single numbers: give gamma")
+    apart = {
+        name: value if value is None or name == "top_p" else np.asarray(value)[..., None]
+        for name, value in ({"alpha": alpha} | others).items()
+    }
+    over = predict(
+        target, drafter, system, gamma=gammas, survival=survival, acceptance=acceptance, **apart
+    )
+    return np.asarray(gammas[over.best()])
 
 
 def agreeing_s(system: System) -> float | Floats:

@@ -78,6 +78,8 @@ def drawn(name: str, point) -> figures.NotebookFigure:
         figures.requests_over_time(axes, SERVED, title="two users, one place")
     elif name == "token_gaps":
         figures.token_gaps(axes, {"one": ([0.1, 0.2], [0.1, 0.1]), "two": ([0.1, 1.1], [0.1, 1])})
+    elif name == "layer_shapes":
+        figures.layer_shapes(axes, TARGET, rows=4, title="a layer")
     elif name == "curves":
         line = figures.Curve("γ = 4", batch, 1 / batch, measured=[(4, 0.3), (16, 0.1, 0.05, 0.2)])
         figures.curves(axes, [line], "batch (sequences)", "speedup (×)")
@@ -94,7 +96,7 @@ EVERY = (
     "speedup_vs_gamma", "tokens_vs_gamma", "times_vs_gamma", "cycle_parts", "waterfall",
     "roofline", "times_vs_width", "step_shares", "gains", "bars", "curves", "speedup_map",
     "drafted_cycles", "coupling", "distribution_errors", "by_method", "requests_over_time",
-    "token_gaps",
+    "token_gaps", "layer_shapes",
 )  # fmt: skip
 
 
@@ -386,3 +388,31 @@ def test_the_longest_gap_is_marked() -> None:
     _, axes = figures.subplots()
     figures.token_gaps(axes, {"a": ([0.1, 0.5, 0.6], [0.1, 0.4, 0.1])})
     assert axes.lines[1].get_xydata().tolist() == [[0.5, 400.0]]
+
+
+def test_the_boxes_of_a_layer_are_its_weights_and_its_cache():
+    from specsim.figures.layers import layer_boxes
+    from specsim.operators import PRECISIONS, cache_bytes
+
+    boxes = [box for row in layer_boxes(TARGET, 2048) for box in row]
+    weights = sum(box.numbers for box in boxes if box.concept == "weights")
+    norms = 2 * TARGET.hidden_size
+    tables = 2 * TARGET.vocab_size * TARGET.hidden_size + TARGET.hidden_size
+    assert TARGET.num_layers * (weights + norms) + tables == TARGET.parameters
+    cached = sum(box.numbers for box in boxes if box.concept == "kv")
+    one = cache_bytes(TARGET, PRECISIONS["bf16"], batch=1, slots=2048)
+    assert 2 * TARGET.num_layers * cached == float(one)
+    with pytest.raises(specsim.SpecsimError, match="a gated MLP, which qwen3-30b-a3b"):
+        layer_boxes(specsim.model("qwen3-30b-a3b"), 1)
+
+
+def test_the_texts_of_a_layer_stay_inside_their_boxes():
+    figure, axes = figures.subplots(height=4.4)
+    figures.layer_shapes(axes, specsim.model("llama-3-70b"), context=131072)
+    figure.draw_without_rendering()
+    patches = [patch.get_window_extent() for patch in axes.patches]
+    texts = [t.get_window_extent() for t in axes.texts if "\n" in t.get_text()]
+    assert len(texts) == len(patches)
+    for box, text in zip(patches, texts, strict=True):
+        assert box.x0 <= text.x0
+        assert text.x1 <= box.x1

@@ -312,7 +312,7 @@ def objections(notebook) -> list[str]:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        tree = ast.parse(cell.source)
+        tree = ast.parse(cell.source.removeprefix("%%measured\n"))
         if len(cell.source.splitlines()) > LONGEST_CELL:
             found.append(f"{cell.id}: longer than {LONGEST_CELL} lines")
         for node in ast.walk(tree):
@@ -360,9 +360,23 @@ def test_every_section_ends_with_one_bold_takeaway(source: Path) -> None:
     without = [
         cells[0].splitlines()[0]
         for cells in sections
-        if not cells[0].startswith("## Exercises") and "**" not in cells[-1]
+        if not cells[0].startswith(("## Exercises", "## References")) and "**" not in cells[-1]
     ]
     assert without == []
+
+
+@every_notebook
+def test_it_ends_with_references_that_are_linked(source: Path) -> None:
+    last = execute.read(source).cells[-1].source
+    assert last.startswith("## References\n")
+    entries = re.split(r"^- ", last, flags=re.MULTILINE)[1:]
+    assert len(entries) >= 3
+    for entry in entries:
+        links = re.findall(r"\[([^\]]+)\]\((https://[^)\s]+)\)", entry)
+        assert len(links) == 1, entry
+        words, address = links[0]
+        if found := re.fullmatch(r"arXiv:(\d{4}\.\d{5})", words):
+            assert address == f"https://arxiv.org/abs/{found[1]}"
 
 
 @every_notebook
@@ -390,6 +404,37 @@ def test_what_is_live_says_what_it_needs(monkeypatch) -> None:
 
     course.live(no_widgets)
     assert "needs ipywidgets" in said[0]
+
+
+def test_a_measured_cell_runs_with_torch_and_says_that_it_is_skipped_without(monkeypatch) -> None:
+    from specsim.course.notebooks import measured_cell
+
+    cell = ["%%measured\n", "x = 1\n", "x\n"]
+    assert measured_cell(["x = 1\n", "%%measured\n"]) == ["x = 1\n", "%%measured\n"]
+    assert measured_cell([]) == []
+    if importlib.util.find_spec("torch") is not None:
+        assert measured_cell(cell) == cell[1:]
+    monkeypatch.setitem(sys.modules, "torch", None)
+    said = []
+    monkeypatch.setattr(course, "say", said.append)
+    exec("".join(measured_cell(cell)), {})
+    assert said == ["*Skipped: this cell measures, and PyTorch is not installed.*"]
+
+
+def test_a_notebook_knows_measured_cells_once(monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from specsim.course.notebooks import know_measured_cells
+
+    def another(lines: list[str]) -> list[str]:
+        return lines
+
+    shell = SimpleNamespace(input_transformers_cleanup=[another])
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    for _ in range(2):
+        know_measured_cells()
+    names = [each.__name__ for each in shell.input_transformers_cleanup]
+    assert names == ["another", "measured_cell"]
 
 
 def test_here_says_what_is_skipped_without_torch(monkeypatch) -> None:

@@ -189,6 +189,36 @@ WORKED = {
         "best": "1.01",
         "best_gamma": "1",
     },
+    # 72 GB - 16.0605 GB, divided by 131072 bytes; by 1024 and by 8192 tokens
+    "paged-cache": {
+        "paged": "416.78",
+        "reserved": "52.098",
+        "without_weights": "536.44",
+        "spare_gb": "55.939",
+        "tokens": "426784",
+    },
+    # linear layers 2 x (7.505e9 - the head's .525e9) x 8192, the head once, attention 4 x 4096
+    # x 32 layers x 8192 x 4096.5 FLOPs, together 132.26e12, divided by 989e12
+    "chunked-prefill": {"whole_ms": "133.7", "chunk_ms": "8.36", "weights_ms": "4.481"},
+    # (20 ms x 3.35 TB/s - 15.010 GB) / (2048 x 131072 bytes) = 193.7
+    "users-at-a-speed": {"users": "193", "cache_gb": "51.81", "weight_gb": "15.01"},
+    "cache-or-weights": {"tokens": "114516", "saved_gb": "7.50", "stored": "122532"},
+    # experts 48 x 128 x 3 x 2048 x 768 = 28.991e9 parameters, of which 1 - (15/16)^T are touched;
+    # 1.2299e9 others
+    "expert-bytes": {"gb_1": "6.08", "gb_8": "25.84", "gb_32": "53.09", "stored_gb": "61.06"},
+    # the bytes of 4 tokens and of 1: (2.4603 + 57.982 x (1 - (15/16)^4)) / (2.4603 + 57.982 / 16)
+    "experts-and-batch": {"tokens": "2.533", "verify_1": "2.57", "verify_64": "1.02"},
+    "four-bit-verification": {
+        "four_bits": "2.17",
+        "ridge_rows": "73.8",
+        "bf16_ridge_rows": "295.2",
+    },
+    # 16 x 2 x 4 x 256 x 2 bytes x 8192; 48 layers x (48 x 128 x 128 x 4 bytes + a convolution of
+    # 3 x 10240 x 2 bytes)
+    "hybrid-memory": {"cache_mb": "536.87", "state_mb": "153.9", "mb": "690.8"},
+    "hybrid-drafts": {"gb": "12.32", "one_each": "2.463", "cache_gb": "4.295"},
+    # 4.0084 tokens / (512 / 295.2 rows)
+    "tree-and-batch": {"tree": "2.31", "chain": "2.46", "verify_tree": "1.74"},
     "hard-stretches": {
         "tokens": "3.17992",
         "stationary": "3.81718",
@@ -229,11 +259,11 @@ def half_a_unit_of_the_last_digit(printed: str) -> float:
     return 0.5 * 10.0**exponent
 
 
-# ------------------------------------------------------------------------------ the thirty
+# ------------------------------------------------------------------------------ the forty
 
 
-def test_there_are_thirty_and_the_follow_ups():
-    assert len(quiz.questions()) == 30
+def test_there_are_forty_and_the_follow_ups():
+    assert len(quiz.questions()) == 40
     assert [each.id for each in ALL] == list(WORKED)
     assert len({each.prompt for each in ALL}) == len(ALL)
 
@@ -479,6 +509,26 @@ def test_an_answer_reads_well():
     )
 
 
+def test_a_worked_answer_is_folded_and_a_wrong_one_is_refused():
+    shown = quiz.folded("kv-size", 2.684, "2 × 80 × …")
+    text = shown._repr_markdown_()
+    assert text.startswith('<details markdown="1">\n<summary>Show the answer</summary>')
+    assert text.endswith("</details>")
+    assert repr(shown) == "<Show the answer: print it to read it>"
+    assert "2 × 80 × …" in str(shown)
+    for part in ("2 × 80 × …", "✔ Right (within 3 %): 2.684 GB", "**In one line:**"):
+        assert part in text
+    with pytest.raises(SpecsimError, match="worked answer of 'kv-size' is wrong: Not quite"):
+        quiz.folded("kv-size", 21.5, "…")
+
+
+def test_sources_are_listed_once_and_papers_are_linked():
+    found = quiz.cited()
+    assert len(set(found)) == len(found) > 20
+    assert "Sequoia, [arXiv:2402.12374](https://arxiv.org/abs/2402.12374)" in found
+    assert all("](https://arxiv.org/abs/" in each for each in found if "arXiv" in each)
+
+
 # ------------------------------------------------------------------------- the walkthrough
 
 
@@ -487,7 +537,7 @@ def walkthrough() -> str:
 
 
 @pytest.mark.parametrize("question", named(quiz.questions()))
-def test_the_walkthrough_asks_then_answers_each_of_the_thirty(question):
+def test_the_walkthrough_asks_then_answers_each_of_the_forty(question):
     """Under a heading with its number: the trap, why it fails, the form, the arithmetic with what
     specsim computes, and the check of it."""
     number = [each.id for each in quiz.questions()].index(question.id) + 1
@@ -499,7 +549,7 @@ def test_the_walkthrough_asks_then_answers_each_of_the_thirty(question):
             "# **Why it fails.**",
             f'quiz.ask("{question.id}")',
             "**Napkin",
-            f'quiz.check("{question.id}", ',
+            f'quiz.folded("{question.id}", ',
         )
     ]
     assert places == sorted(places)
@@ -515,6 +565,8 @@ def test_what_the_walkthrough_computes_is_right():
         for output in cell.get("outputs", [])
         if "data" in output
     ]
-    assert sum(text.startswith("✔ Right") for text in said) == 30
+    folded = [text for text in said if "<summary>Show the answer</summary>" in text]
+    assert sum("✔ Right" in text for text in folded) == 40  # no answer stands open on the page
+    assert not any(text.startswith("✔ Right") for text in said)
     wrong = [text for text in said if text.startswith("✘")]
     assert len(wrong) == 1  # the one that shows, at the top, what a mistake is told

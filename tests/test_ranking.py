@@ -1,8 +1,11 @@
 """Published acceptance rates, and drafts and methods ranked by them for one deployment."""
 
+import io
 import json
 import re
+from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,12 @@ ENGINEER = [
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    assert cli.main([*words, "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+@cache
+def answer(*words: str) -> dict[str, Any]:
+    """What a command prints as JSON; several tests ask the same."""
+    with redirect_stdout(io.StringIO()) as printed:
+        assert cli.main([*words, "--json"]) == 0
+    (line,) = printed.getvalue().splitlines()
     return json.loads(line)
 
 
@@ -113,14 +119,14 @@ def test_the_range_is_made_of_the_rows_and_of_the_targets_own_where_there_are_an
 
 def test_predict_answers_over_the_published_range(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["predict", *ENGINEER, "--batch", "20", "--method", "eagle-3"]
-    document = answer(capsys, *words)
+    document = answer(*words)
     rows = document["acceptance_range"]
     assert rows["low"]["speedup"] < rows["middle"]["speedup"] < rows["high"]["speedup"]
     assert document["speedup"] == rows["middle"]["speedup"]
     about = document["published_acceptance"]
     assert about["rates"] == len(rates_of("eagle-3"))
     for row in rows.values():
-        given = answer(capsys, *words, "--alpha", repr(row["alpha"]))
+        given = answer(*words, "--alpha", repr(row["alpha"]))
         assert row["speedup"] == pytest.approx(given["speedup"], rel=1e-12)
         assert row["gamma"] == given["best_gamma"]
     assert "acceptance_range" not in given
@@ -143,10 +149,10 @@ def test_without_published_rates_the_error_offers_the_command_that_lists_them(
 
 
 def test_specsim_acceptance(capsys: pytest.CaptureFixture[str]) -> None:
-    document = answer(capsys, "acceptance", "Llama-3.3-70B-Instruct")
+    document = answer("acceptance", "Llama-3.3-70B-Instruct")
     assert document["model"] == "llama-3.3-70b"
     assert len(document["rates"]) == len(rates_for("llama-3.3-70b")) == 18
-    predicted = answer(capsys, "predict", *ENGINEER, "--method", "eagle-3")
+    predicted = answer("predict", *ENGINEER, "--method", "eagle-3")
     assert (
         document["ranges"]["eagle-3"]["middle"] == predicted["acceptance_range"]["middle"]["alpha"]
     )
@@ -166,9 +172,9 @@ def test_specsim_acceptance(capsys: pytest.CaptureFixture[str]) -> None:
 # -------------------------------------------------------------------------------------- ranking
 
 
-def test_the_engineers_case(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engineers_case() -> None:
     """Llama-3.3-70B in FP8 on four H100s under vLLM, 20 users of 4,096 tokens: one command."""
-    document = answer(capsys, "rank", *ENGINEER, "--users", "20")
+    document = answer("rank", *ENGINEER, "--users", "20")
     names = [row["name"] for row in document["ranking"]]
     assert document["best"] == names[0] == "eagle-3"
     assert names[-1] == "plain decoding"
@@ -203,22 +209,21 @@ def test_the_documentation_shows_what_the_command_prints(
         assert line == "…" or line in printed.splitlines()
 
 
-def test_the_settings_of_the_best_are_those_of_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    ranked = answer(capsys, "rank", *ENGINEER, "--users", "20")
+def test_the_settings_of_the_best_are_those_of_plan() -> None:
+    ranked = answer("rank", *ENGINEER, "--users", "20")
     alpha = ranked["ranking"][0]["alpha"][1]
     planned = answer(
-        capsys, "plan", *ENGINEER, "--method", "eagle-3", "--alpha", repr(alpha),
-        "--batches", "1,2,4,8,16,20,32,64,128,256",
+        "plan", *ENGINEER, "--method", "eagle-3", "--alpha", repr(alpha), "--users", "20"
     )  # fmt: skip
     assert ranked["commands"] == planned["commands"]
     assert ranked["engine_settings"] == planned["engine_settings"]
 
 
-def test_a_row_is_what_predict_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_is_what_predict_says() -> None:
     words = ["--users", "20", "--methods", "eagle-3,n-gram", "--price-per-hour", "10"]
-    document = answer(capsys, "rank", *ENGINEER, *words)
+    document = answer("rank", *ENGINEER, *words)
     for row in document["ranking"][:2]:
-        alone = answer(capsys, "predict", *ENGINEER, "--batch", "20", "--method", row["method"])
+        alone = answer("predict", *ENGINEER, "--batch", "20", "--method", row["method"])
         assert row["gamma"] == alone["best_gamma"]
         assert row["speedup"][1] == pytest.approx(alone["speedup"], rel=1e-12)
         assert row["tokens_per_s"][1] == pytest.approx(alone["speculative_tokens_per_s"], rel=1e-12)
@@ -278,9 +283,9 @@ def test_a_latency_limit_comes_before_the_tokens_per_second() -> None:
     assert [each.misses for each in strict] == [("ttft",), ("ttft",)]
 
 
-def test_given_acceptances(capsys: pytest.CaptureFixture[str]) -> None:
+def test_given_acceptances() -> None:
     words = ["rank", *ENGINEER, "--users", "4", "--drafts", "llama-3.2-1b,llama-3.1-8b"]
-    document = answer(capsys, *words, "--alpha", "0.5", "--acceptance", "llama-3.1-8b=0.99",
+    document = answer(*words, "--alpha", "0.5", "--acceptance", "llama-3.1-8b=0.99",
                       "--acceptance", "suffix=0.6")  # fmt: skip
     alphas = {row["name"]: row["alpha"] for row in document["ranking"]}
     assert alphas["draft-model llama-3.1-8b"] == [0.99] * 3

@@ -23,6 +23,7 @@ from specsim.scenario.sweeping import (
     summarise_sweep,
     usual_metric,
 )
+from specsim.scenario.sweeping.points import compute_point
 from specsim.scenario.sweeping.store import HEADER
 
 PAIR = {"target": "llama-3.1-8b", "draft": "llama-3.2-1b", "accelerator": "h100-sxm"}
@@ -186,15 +187,20 @@ def test_a_key_is_of_what_is_in_the_files(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------- the store
 
 
-def counted(plan: Any, store: Path | None, **more: Any) -> tuple[int, int]:
+def quick(point: SweepPoint) -> dict[str, Any]:
+    """A result as long as that of the model, where it is the store that is put to the test."""
+    return {"speedup": 1 + point.settings["alpha"], "text": "x" * 400}
+
+
+def counted(plan: Any, store: Path | None, compute: Any = quick, **more: Any) -> tuple[int, int]:
     """Points computed, and errors among them."""
-    done = run_sweep(plan, store=store, **more)
+    done = run_sweep(plan, store=store, compute=compute, **more)
     return done.progress.computed, done.progress.errors
 
 
 def test_a_second_run_computes_nothing_and_a_larger_one_what_is_new(tmp_path: Path) -> None:
     store = tmp_path / "x.jsonl"
-    assert counted(PLAN, store) == (6, 0)
+    assert counted(PLAN, store, compute_point) == (6, 0)
     before = store.read_bytes()
     assert counted(PLAN, store) == (0, 0)
     assert store.read_bytes() == before
@@ -207,12 +213,12 @@ def test_a_second_run_computes_nothing_and_a_larger_one_what_is_new(tmp_path: Pa
 def test_a_point_that_raises_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     plan = plan_of("predict", PAIR | {"alpha": 0.8}, {"engine": ["ideal", "nope", "vllm"]})
     store = tmp_path / "x.jsonl"
-    assert counted(plan, store) == (3, 1)
+    assert counted(plan, store, compute_point) == (3, 1)
     outcomes = [outcome for _, outcome in run_sweep(plan, store=store).rows()]
     assert "no engine is called 'nope'" in outcomes[1]["error"]
     assert outcomes[2]["result"]["speedup"] > 1
     assert counted(plan, store) == (0, 0)
-    assert counted(plan, store, retry=True) == (1, 1)
+    assert counted(plan, store, compute_point, retry=True) == (1, 1)
 
     def mended(point: SweepPoint) -> dict[str, Any]:
         return {"speedup": 2.0, "seen": float("inf")}
@@ -236,7 +242,7 @@ def test_half_a_line_at_the_end_is_dropped_and_its_point_computed_again(
     tmp_path: Path, left: int
 ) -> None:
     store = tmp_path / "x.jsonl"
-    run_sweep(PLAN, store=store)
+    counted(PLAN, store)
     whole = store.read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
     store.write_bytes(whole[: last + left] if left > 0 else whole[:left])
@@ -269,7 +275,7 @@ def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path, content: bytes
 
 def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     store = tmp_path / "x.jsonl"
-    run_sweep(PLAN, store=store)
+    counted(PLAN, store)
     lines = store.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*lines[:3], b"x" + lines[3], *lines[4:]])
     store.write_bytes(damaged)
@@ -311,7 +317,7 @@ def test_a_full_disk_leaves_whole_lines_and_the_sweep_goes_on_later(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(SpecsimError, match="No space left on device; the points before are kept"):
-        run_sweep(PLAN, store=store)
+        counted(PLAN, store)
     monkeypatch.undo()
     lines = store.read_bytes().splitlines(keepends=True)
     assert 1 < len(lines) < 7

@@ -90,7 +90,7 @@ def test_a_worker_of_processes_that_is_killed_costs_no_point(tmp_path: Path, slo
     killed: list[int] = []
 
     def kill(progress: Any, point: SweepPoint, outcome: Any) -> None:
-        if len(killed) < 2 and progress.computed in (3, 9):
+        if not killed and progress.computed == 3:
             killed.append(next(iter(started[-1]._processes)))
             os.kill(killed[-1], signal.SIGKILL)
 
@@ -98,8 +98,8 @@ def test_a_worker_of_processes_that_is_killed_costs_no_point(tmp_path: Path, slo
     done = run_sweep(
         PLAN, watched(process_pool(2), started), store, compute=slow.compute, watch=kill
     )
-    assert len(killed) == 2
-    assert len(started) >= 3  # a broken pool is replaced
+    assert len(killed) == 1
+    assert len(started) >= 2  # a broken pool is replaced
     assert done.progress.errors == 0
     found = results(done)
     assert [each["speedup"] for each in found] == [p.settings["alpha"] for p in PLAN]
@@ -109,14 +109,15 @@ def test_a_worker_of_processes_that_is_killed_costs_no_point(tmp_path: Path, slo
 
 
 def test_a_point_that_kills_its_workers_is_found_and_the_rest_goes_on(
-    tmp_path: Path, slow: Any
+    tmp_path: Path, slow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run_sweep(PLAN, process_pool(2), tmp_path / "x.jsonl", compute=slow.deadly)
+    monkeypatch.setattr(running, "TRIES", 2)
+    done = run_sweep(PLAN, process_pool(1), tmp_path / "x.jsonl", compute=slow.deadly)
     wrong = [(point, each) for point, each in done.rows() if each is None or "error" in each]
     ((point, outcome),) = wrong
     assert (point.settings["alpha"], point.settings["batch"]) == (0.7, 8)
     assert outcome is not None
-    assert outcome["error"].startswith("its worker ended 3 times: BrokenProcessPool")
+    assert outcome["error"].startswith("its worker ended 2 times: BrokenProcessPool")
 
 
 @pytest.mark.slow

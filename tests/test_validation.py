@@ -313,7 +313,9 @@ def test_the_table_names_engines_worst_rows_and_reasons(document):
     for row in document["rows"][:3]:
         assert row["case"] in text
     assert document["rows"][3]["case"] not in text
-    assert max(len(line) for line in text.splitlines()) <= 140
+    assert (
+        max(len(line) for line in text.splitlines()) <= 140
+    )  # cases are long names; the command wraps them
     sizes = [abs(row["error"]) for row in document["rows"]]
     assert sizes == sorted(sizes, reverse=True)
 

@@ -11,6 +11,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "website"))
 import api  # noqa: E402
 import check  # noqa: E402
 
+api.defined, api.exported = cache(api.defined), cache(api.exported)  # each file is parsed once
 NAV_PAGE = re.compile(r"^ +- (?:.*: )?(\S+\.md)$", re.MULTILINE)
 
 

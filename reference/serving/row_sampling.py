@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reference.sampling import SamplingParameters, finest_float, likeliest
+from reference.nucleus import may_choose
+from reference.sampling import (
+    SamplingParameters,
+    finest_float,
+    keep_nucleus,
+    likeliest,
+    penalised,
+    reaching,
+)
 from reference.sequences import Sequences
 
 KINDS = ("greedy", "plain", "filtered")
@@ -96,17 +104,17 @@ class RowSampling(SamplingParameters):
         `SamplingParameters.penalise`."""
         if self.kind != "filtered":
             return logits
-        batch, count, vocab_size = logits.shape
-        seen = sequences.seen(drafted, vocab_size)[:, -count:]
         penalty = self.values.penalty.to(logits.dtype)[:, None, None]
-        penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
-        logits = torch.where(seen, penalised, logits)
-        ends = torch.zeros((batch, vocab_size + 1), dtype=torch.bool, device=logits.device)
-        stops = self.stops[:, 0].where(self.stops[:, 0] >= 0, vocab_size)  # (B, K)
-        ends = ends.scatter(1, stops, True)[:, None, :vocab_size]
-        chosen_at = sequences.positions(drafted.shape[1] + 1)[:, -count:] + 1  # (B, T)
-        early = (chosen_at < self.values.least[:, None])[..., None]
-        return logits.masked_fill(early & ends, torch.finfo(logits.dtype).min)
+        logits = penalised(logits, sequences.held(drafted, logits.shape[1]), penalty)
+        places = sequences.positions(drafted.shape[1] + 1)[:, -logits.shape[1] :] + 1  # (B, T)
+        early = (places < self.values.least[:, None])[..., None]
+        # in place of what is no token, one of the row's stops is named again; without any, token 0
+        stops = self.stops.where(self.stops < logits.shape[-1], -1)
+        one = stops.amax(-1, keepdim=True)  # (B, 1, 1)
+        stops = stops.where(stops >= 0, one.clamp(min=0)).expand(-1, logits.shape[1], -1)
+        lowest = torch.finfo(logits.dtype).min
+        found = logits.gather(-1, stops).masked_fill(early & (one >= 0), lowest)
+        return logits.scatter(-1, stops, found)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Each row's distribution, of logits (B, V) or (B, T, V); see
@@ -127,15 +135,29 @@ class RowSampling(SamplingParameters):
     def filtered(self, logits: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Top-k, then top-p of what is left, then min-p, each by the row's own value."""
         values = self.values
-        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        last = (values.top_k - 1).view(shape).expand(*logits.shape[:-1], 1)
-        lowest_kept = ordered.gather(-1, last)
-        logits = logits.masked_fill(logits < lowest_kept, -math.inf)
-        ordered = ordered.masked_fill(ordered < lowest_kept, -math.inf)
-        top_p = values.top_p.to(logits.dtype).view(shape)
-        shares = ordered.softmax(-1)
-        beyond = (shares.cumsum(-1) - shares >= top_p) & (top_p < 1)
-        dropped = torch.zeros_like(beyond).scatter_(-1, order, beyond)
-        logits = logits.masked_fill(dropped, -math.inf)
+        top_k, top_p = values.top_k.view(shape), values.top_p.to(logits.dtype).view(shape)
+        if may_choose(logits):
+            logits = keep_top_k(logits, top_k)
+            # a row without top-p is not looked at: 0 keeps nothing of it, which is soon found
+            nucleus = keep_nucleus(logits, top_p * (top_p < 1))
+        else:
+            ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+            lowest_kept = ordered.gather(-1, (top_k - 1).expand_as(logits[..., :1]))
+            logits = logits.masked_fill(logits < lowest_kept, -math.inf)
+            ordered = ordered.masked_fill(ordered < lowest_kept, -math.inf)
+            nucleus = reaching(logits, ordered, order, top_p)
+        logits = torch.where(top_p < 1, nucleus, logits)
         lowest_kept = logits.amax(-1, keepdim=True) + values.log_min_p.to(logits.dtype).view(shape)
         return logits.masked_fill(logits < lowest_kept, -math.inf)
+
+
+def keep_top_k(logits: Tensor, top_k: Tensor) -> Tensor:
+    """`logits` (..., V) with all but each row's `top_k` (..., 1) largest masked; what ties with the
+    last of them stays."""
+    filters = top_k < logits.shape[-1]
+    if not filters.any():
+        return logits
+    most = int(top_k.where(filters, 1).max())
+    last = (top_k - 1).clamp(max=most - 1).expand_as(logits[..., :1])
+    lowest_kept = logits.topk(most, dim=-1).values.gather(-1, last).where(filters, -math.inf)
+    return logits.masked_fill(logits < lowest_kept, -math.inf)

@@ -68,7 +68,8 @@ def within(name: str, value: ArrayLike, low: float = 0.0, high: ArrayLike = 1.0)
     inside = (array >= low) & (array <= np.asarray(high, dtype=np.float64))  # False for NaN
     if not np.all(inside):
         bad, top = (np.broadcast_to(x, inside.shape)[~inside][0] for x in (array, high))
-        raise SpecsimError(f"{name} must be within [{low:g}, {top:g}], got {bad:g}")
+        hint = f" ({bad:g} % is {bad / 100:g})" if top == 1.0 and 5.0 <= bad <= 100.0 else ""
+        raise SpecsimError(f"{name} must be within [{low:g}, {top:g}], got {bad:g}{hint}")
     return array
 
 

@@ -52,10 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(arguments: Sequence[str], own: bool = False) -> int:
-    """The exit status of one command; what ends it early is one line. `own`: of this process."""
+    """The exit status of one command; what ends it early is one line. Without a command, the help.
+    `own`: of this process."""
     from specsim.checks import SpecsimError
 
     try:
+        if not arguments:
+            build_parser().print_help(sys.stdout)
+            return 0
         options = build_parser(arguments).parse_args(arguments)
         if own:
             on_interrupt(_stop)

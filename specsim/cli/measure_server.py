@@ -259,7 +259,9 @@ def load_words(load: client.ClientLoad) -> str:
     said = f"{count:,} request{'' if count == 1 else 's'}"
     if np.isfinite(load.rate):
         said += f", {load.rate:g} per second"
-        if load.burstiness != 1.0:
+        if not np.isfinite(load.burstiness):
+            said += " (evenly)"
+        elif load.burstiness != 1.0:
             said += f" (burstiness {load.burstiness:g})"
     if load.concurrency is not None:
         at_most = "at most " if np.isfinite(load.rate) else ""

@@ -8,6 +8,7 @@ from specsim import catalog
 from specsim.checks import number, numbers, whole
 from specsim.hardware import DEFAULT_HOST
 from specsim.operators import AUTO, PRECISIONS
+from specsim.planning.memory import MEMORY_SHARE
 from specsim.scenario import Scenario
 
 
@@ -37,7 +38,8 @@ def add_scenario(
     )
     parser.add_argument(
         "--engine", default="cuda-graphs",
-        help="an engine of the catalog (specsim engines lists them), or a calibration file",
+        help="an engine of the catalog (specsim engines lists them), or a calibration file "
+        "(default cuda-graphs)",
     )  # fmt: skip
     parser.add_argument(
         "--precision",
@@ -46,7 +48,11 @@ def add_scenario(
     )
     parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
     parser.add_argument(
-        "--tensor-parallel", "--tp", type=int, default=1, help="devices that share the target"
+        "--tensor-parallel",
+        "--tp",
+        type=int,
+        default=1,
+        help="devices that share the target (default 1)",
     )
     parser.add_argument(
         "--offload-layers", type=int, default=0, metavar="N",
@@ -59,7 +65,10 @@ def add_scenario(
     )  # fmt: skip
     if context:
         parser.add_argument(
-            "--context", type=int, default=1024, help="KV length at the step that is priced"
+            "--context",
+            type=int,
+            default=1024,
+            help="KV length at the step that is priced (default 1024)",
         )
     parser.add_argument(
         "--top-p", type=float, metavar="P",
@@ -92,6 +101,14 @@ def add_drafting(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"
     )
+
+
+def add_memory_share(parser: argparse.ArgumentParser) -> None:
+    """The option that says how much of the memory may be filled."""
+    parser.add_argument(
+        "--memory-share", type=float, default=MEMORY_SHARE, metavar="X",
+        help=f"share of the device's memory that may be filled (default {MEMORY_SHARE:g})",
+    )  # fmt: skip
 
 
 def add_acceptance(parser: argparse.ArgumentParser, tokens_per_cycle: bool = True) -> None:

@@ -57,10 +57,11 @@ def priced(
     load: str = "",
     options: Sequence[str] = ("engine", "batch", "context"),
     candidates: int | None = None,
+    needs: str = "",
 ) -> list[str]:
     """What a report is about: names as they were resolved, precision and where it comes from, the
-    engine, the acceptance, the `load`; and which of some `options` nobody gave. Of several
-    `candidates`, how many there are stands in place of the draft."""
+    engine, the acceptance, the `load`, what memory it `needs`; and which of some `options` nobody
+    gave. Of several `candidates`, how many there are stands in place of the draft."""
     scenario, system, engine = found.scenario, found.system, found.system.engine
     chip, devices = system.accelerator, scenario.tensor_parallel
     size = f"{found.target.parameters / 1e9:.3g} billion parameters"
@@ -82,6 +83,8 @@ def priced(
     if found.drafter is not None:
         pairs.append(("acceptance", acceptance_of(scenario, assumed)))
     pairs.append(("load", load or load_of(scenario)))
+    if needs:
+        pairs.append(("memory", needs))
     if defaults := defaults_of(scenario, options):
         pairs.append(("by default", f"{', '.join(defaults)}: where no option says otherwise"))
     return facts(pairs)

@@ -3,11 +3,17 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from specsim.checks import one_line
+from specsim.checks import SpecsimError, one_line, quoted
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+MISSING = "the following arguments are required: "
+UNKNOWN = "unrecognized arguments: "  # how argparse begins
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,10 +24,12 @@ class Parser(argparse.ArgumentParser):
     """
 
     not_from_files: frozenset[str] = frozenset()
+    words: Sequence[str] = ()  # that are parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, after the words that the scenario's file stands for."""
         words = list(sys.argv[1:] if args is None else args)
+        self.words = [word for word in words if isinstance(word, str)]
         if not any(_may_be_scenario(word) for word in words if isinstance(word, str)):
             return super().parse_known_args(words, namespace)
         if not any(action.dest == "scenario" for action in self._actions):
@@ -52,13 +60,20 @@ class Parser(argparse.ArgumentParser):
             taken |= mine if mine & given.keys() else set()
         words: list[str] = []
         for action in self._actions:
-            if action.dest not in settings or action.dest in taken:
+            keys = [key for key in settings if _is_called(action, key)]
+            if not keys or action.dest in taken:
                 continue
-            value, option = settings[action.dest], action.option_strings[0]
-            if action.dest == "gamma" and value is None:
+            if len(keys) > 1:
+                raise SpecsimError(f"{given['scenario']} gives {' and '.join(keys)}, which are one")
+            value, option = settings[keys[0]], action.option_strings[0]
+            if action.nargs == 0:
+                words += [option] if value else []
+            elif action.dest == "gamma" and value is None:
                 words += [] if action.type is int else [f"{option}={BEST}"]
             elif action.nargs == "+":
                 words += [option, *value]
+            elif isinstance(action, argparse._AppendAction):
+                words += [f"{option}={each}" for each in value]
             elif isinstance(value, tuple):
                 words.append(f"{option}={','.join(map(repr, value))}")
             else:
@@ -66,7 +81,42 @@ class Parser(argparse.ArgumentParser):
         return words
 
     def error(self, message: str) -> Any:
+        if message.startswith(UNKNOWN):
+            message += self._nearest(message.removeprefix(UNKNOWN))
+        if message == MISSING + "--target" and self._lacks_accelerator():
+            message += ", --accelerator"
         self.exit(2, f"{self.prog}: {one_line(message)}\n")
+
+    def _lacks_accelerator(self) -> bool:
+        """Whether neither an accelerator nor a calibration, which names its own, is given."""
+        known = "--accelerator" in self._option_string_actions
+        given = any(
+            word.startswith(("--acc", "--scenario")) or word.endswith(".json")
+            for word in self.words
+        )
+        return known and not given
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """A count may be written as 1e9; what is no whole number is told so."""
+        if action.type is not int:
+            return super()._get_value(action, arg_string)
+        try:
+            return int(arg_string)
+        except ValueError:
+            with suppress(ValueError):
+                if (number := float(arg_string)).is_integer():
+                    return int(number)
+        raise argparse.ArgumentError(action, f"must be a whole number, not {quoted(arg_string)}")
+
+    def _nearest(self, words: str) -> str:
+        """Which option may have been meant by the first unknown one; empty if none is near."""
+        word = next((each for each in words.split() if each.startswith("--")), "")
+        commands = [each.choices.values() for each in self._actions
+                    if isinstance(each, argparse._SubParsersAction)]  # fmt: skip
+        parsers = [self, *(each for some in commands for each in some)]
+        options = [each for parser in parsers for each in parser._option_string_actions]
+        near = get_close_matches(word.partition("=")[0][:100], options, n=1, cutoff=0.6)
+        return f"; the nearest is {near[0]}" if near else ""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """`--option=--` means the text `--`; argparse makes an empty list of it."""
@@ -79,6 +129,12 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         """Fails where the text cannot be written, as on a full disk; argparse would hide it."""
         print(message, end="", file=file or sys.stderr)
+
+
+def _is_called(action: argparse.Action, key: str) -> bool:
+    """Whether a key of a scenario's file means an option: by its field, or as `users` for a batch,
+    which is no key of its own."""
+    return key == action.dest or (key == "users" and "--users" in action.option_strings)
 
 
 def _may_be_scenario(word: str) -> bool:

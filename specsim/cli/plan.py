@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from specsim import __version__
-from specsim.checks import SpecsimError, whole_numbers
-from specsim.cli.options import add_acceptance, add_scenario, scenario_of
+from specsim.checks import SpecsimError, one_count, whole_numbers, within
+from specsim.checks.limits import require_limit
+from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, pasted, priced, wrap
 from specsim.cli.parser import Commands
 from specsim.cli.patience import working
@@ -19,6 +20,7 @@ from specsim.planning import (
     ENGINES_WITH_SETTINGS,
     Deployment,
     Launch,
+    Plan,
     captured_tokens,
     crossover,
     engine_settings,
@@ -39,16 +41,33 @@ def add(commands: Commands) -> None:
     add_scenario(parser)
     parser.add_argument(
         "--batches", "--batch", dest="batches", default=",".join(map(str, BATCHES)),
-        help="batch sizes, comma-separated and rising",
+        help="batch sizes, comma-separated and rising (default 1 to 256 in powers of two)",
     )  # fmt: skip
     add_acceptance(parser, tokens_per_cycle=False)
+    parser.add_argument(
+        "--users", type=int, metavar="N",
+        help="sequences that the command of an engine with one length is for (default: the largest "
+        "batch where drafting pays)",
+    )  # fmt: skip
+    add_memory_share(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     batches = whole_numbers("--batches", options.batches)
-    found = resolve(scenario_of(options))
+    if options.users is not None:
+        require_limit("batch", options.users, "--users")
+        one_count("--users", options.users, 1)
+        batches = sorted({*batches, options.users})
+    share = float(within("--memory-share", options.memory_share, low=1e-6))
+    asked_for = scenario_of(options)
+    if not asked_for.acceptance and (asked_for.draft or asked_for.method):
+        raise SpecsimError(
+            "no acceptance: give --alpha or --survival (specsim acceptance "
+            f"{asked_for.target} lists the published ones, and how to measure yours)"
+        )
+    found = resolve(asked_for)
     scenario, drafter = found.scenario, found.drafter
     if drafter is None:
         raise SpecsimError("a plan needs a draft: give --draft NAME|config.json or --method NAME")
@@ -61,12 +80,16 @@ def run(options: argparse.Namespace) -> int:
         last = crossover(*asked, gammas=found.gammas, most=max(4096, batches[-1]), **given)
     first = int(planned.gamma[0])
     moves = sensitivity(*asked, gamma=first, batch=batches[0], **given) if first > 0 else None
-    held = found.footprint(gamma=planned.gamma, batch=planned.batch)
+    held = found.footprint(gamma=planned.gamma, batch=planned.batch, usable=share)
     fits = np.broadcast_to(held.fits, planned.batch.shape).tolist()
     said = []
     if not all(fits):
         at = fits.index(False)
-        place: dict[str, Any] = {"gamma": int(planned.gamma[at]), "batch": batches[at]}
+        place: dict[str, Any] = {
+            "gamma": int(planned.gamma[at]),
+            "batch": batches[at],
+            "usable": share,
+        }
         missing = found.shortage(found.footprint(**place), **place)
         said.append(f"A batch of {batches[at]} does not fit: {missing}.")
     captured = captured_tokens(found.system)
@@ -74,8 +97,17 @@ def run(options: argparse.Namespace) -> int:
     recorded = np.full(len(widths), True) if captured is None else widths <= captured
     doubts = found.cautions(gamma=planned.gamma, batch=planned.batch)
     guesses, rest = guesses_first(assumptions(found, "Sequences of", doubts))
+    most = most_in_memory(found, planned, share)
     commands = {
-        name: launch(name, deployment(found), planned, target=found.target, drafter=drafter)
+        name: launch(
+            name,
+            deployment(found),
+            planned,
+            target=found.target,
+            drafter=drafter,
+            users=options.users,
+            most=most,
+        )
         for name in ENGINES_WITH_SETTINGS
     }
     document = {
@@ -85,11 +117,12 @@ def run(options: argparse.Namespace) -> int:
         ],
         "crossover_batch": last.batch,
         "crossover_beyond": last.beyond,
-        "largest_batch_in_memory": largest_batch(
-            found.target, found.system, drafter=drafter, context=scenario.context, gamma=first
-        ),
+        "largest_batch_in_memory": most,
+        "memory_share": share,
         "engine_settings": {
-            name: engine_settings(planned, name, drafter, method=found.method)
+            name: engine_settings(
+                planned, name, drafter, method=found.method, users=options.users, most=most
+            )
             for name in ENGINES_WITH_SETTINGS
         },
         "commands": {
@@ -106,9 +139,26 @@ def run(options: argparse.Namespace) -> int:
         mine = scenario.engine in ENGINES_WITH_SETTINGS
         shown = [scenario.engine] if mine else ENGINES_WITH_SETTINGS
         load = f"batches of {batches[0]} to {batches[-1]} sequences, {scenario.context} tokens each"
+        load += f"; memory filled to {100 * share:.3g} %"
         print(*priced(found, load=load, options=("engine", "context")), "", sep="\n")
         show(document, {name: commands[name] for name in shown})
     return 0
+
+
+def most_in_memory(found: Resolved, planned: Plan, memory_share: float) -> int | None:
+    """The largest batch that memory holds, with as many drafts as the plan has for it; None where
+    no number is too many or the memory is unknown."""
+
+    def held(gamma: int) -> int | None:
+        return largest_batch(
+            found.target, found.system, drafter=found.drafter, context=found.scenario.context,
+            gamma=gamma, usable=memory_share,
+        )  # fmt: skip
+
+    most = held(int(planned.gamma[-1]))
+    if most is None or most >= planned.batch[-1]:
+        return most
+    return held(int(planned.gamma[np.searchsorted(planned.batch, most)]))
 
 
 def deployment(found: Resolved) -> Deployment:

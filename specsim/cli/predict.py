@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from specsim import __version__
-from specsim.checks import whole
+from specsim.checks import whole, within
 from specsim.checks.limits import require_limit
-from specsim.cli.options import add_acceptance, add_scenario, scenario_of
+from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
 from specsim.cli.published import assumed_for
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning.acceptances import AcceptanceRange
+from specsim.planning.memory import MEMORY_SHARE, Footprint, capacity_words
 from specsim.prediction import QUANTITIES, Prediction
 from specsim.scenario import Resolved, predictions, resolve
+
+TOO_LARGE = "DOES NOT FIT the memory"
 
 
 def add(commands: Commands) -> None:
@@ -29,13 +32,19 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     add_scenario(parser)
-    parser.add_argument("--batch", type=int, default=1, help="sequences decoded together")
-    parser.add_argument("--gamma", default="best", help="drafted tokens per cycle, or 'best'")
+    parser.add_argument(
+        "--batch", "--users", dest="batch", type=int, default=1, metavar="N",
+        help="sequences decoded together (default 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gamma", default="best", help="drafted tokens per cycle, or 'best' (default best)"
+    )
     add_acceptance(parser)
     parser.add_argument(
         "--tokens", type=int, default=256, metavar="N",
         help="of an answer after its first, for the percentiles of its latency (default 256)",
     )  # fmt: skip
+    add_memory_share(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="write the JSON object to this file")
 
@@ -46,10 +55,11 @@ def run(options: argparse.Namespace) -> int:
         from specsim.checks.files import require_place  # rarely needed, slow to import
 
         require_place(options.out)
+    share = float(within("--memory-share", options.memory_share, low=1e-6))
     scenario, assumed = assumed_for(scenario_of(options))
     found = resolve(scenario)
     prediction, over = predictions(found)
-    document = to_json(prediction, over, found, options.tokens)
+    document = to_json(prediction, over, found, options.tokens, share)
     if assumed is not None:
         document |= over_the_range(found, assumed)
         document["assumptions"] = [*assumed.sentences, *document["assumptions"]]
@@ -60,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        print(*priced(found, assumed), "", sep="\n")
+        held = found.footprint(gamma=prediction.gamma, usable=share)
+        print(*priced(found, assumed, needs=memory_of(held, found)), "", sep="\n")
         show(document, scenario.batch)
     return 0
 
@@ -86,7 +97,11 @@ def over_the_range(found: Resolved, assumed: AcceptanceRange) -> dict[str, Any]:
 
 
 def to_json(
-    prediction: Prediction, over: Prediction | None, found: Resolved, more_tokens: int
+    prediction: Prediction,
+    over: Prediction | None,
+    found: Resolved,
+    more_tokens: int,
+    memory_share: float = MEMORY_SHARE,
 ) -> dict[str, Any]:
     """The keys of the public contract; speculative ones are null without a draft."""
     speculative, gamma = found.drafter is not None, int(prediction.gamma)
@@ -100,8 +115,8 @@ def to_json(
     def gained(value: Any) -> float | None:
         return float(value) if told else None
 
-    held = found.footprint(gamma=gamma)
-    missing = found.shortage(held, gamma=gamma)
+    held = found.footprint(gamma=gamma, usable=memory_share)
+    missing = found.shortage(held, gamma=gamma, usable=memory_share)
     said = [] if missing is None else [f"It does not fit: {missing}."]
     if over is not None and 0 < gamma == over.gamma.max():
         said.append(f"The best gamma is the largest that was looked at, {gamma}.")
@@ -135,11 +150,21 @@ def to_json(
             {key: plain(value) for key, value in row.items()} for row in prediction.step.breakdown()
         ],
         "memory_bytes": float(held.total_bytes),
+        "memory_capacity_bytes": held.capacity_bytes,
+        "memory_share": memory_share,
         "host_memory_bytes": float(held.host_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
         "assumptions": [*first, *said, *rest],
         "version": __version__,
     }
+
+
+def memory_of(held: Footprint, found: Resolved) -> str:
+    """How much memory a scenario needs, and of how much."""
+    devices = found.system.tensor_parallel
+    each = f" on each of {devices} devices" if devices > 1 else ""
+    said = f"needs {float(held.total_bytes) / 1e9:.1f} of {capacity_words(held, found.system)}"
+    return f"{said}{each}{'' if held.fits else ': DOES NOT FIT'}"
 
 
 def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
@@ -168,24 +193,27 @@ def show(document: dict[str, Any], batch: int) -> None:
     guesses, others = guesses_first(document["assumptions"])
     lines = [line for sentence in guesses for line in wrap(sentence)]
     low, high = document["band"]["step_s"]
+    plain_alone = document["cycle_s"] is None
     lines += [
         f"{ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), bound by {document['bound']}",
-        *rates(document["tokens_per_s"], batch),
+        *rates(document["tokens_per_s"], batch, document["fits"] is False and plain_alone),
         *parts(document),
     ]
     if document["cycle_s"] is not None:
         lines += cycle(document, ms, batch)
     if "acceptance_range" in document:
-        lines += ranged(document["acceptance_range"])
+        lines += ranged(document["acceptance_range"], document["best_gamma"] is not None)
     print(*fit(lines), *notes(others), sep="\n")
 
 
-def rates(tokens_per_s: float, batch: int) -> list[str]:
-    """Tokens per second of all sequences together, and of each where there are several."""
+def rates(tokens_per_s: float, batch: int, too_large: bool = False) -> list[str]:
+    """Tokens per second of all sequences together, and of each where there are several; `too_large`
+    says that the memory does not hold them."""
     told = f"{'':14s}{tokens_per_s:8.1f} tokens/s"
+    mark = f"; {TOO_LARGE}" if too_large else ""
     if batch == 1:
-        return [f"{told} of one sequence"]
-    return [f"{told} of all {batch} sequences, {tokens_per_s / batch:.1f} tokens/s of each"]
+        return [f"{told} of one sequence{mark}"]
+    return [f"{told} of all {batch} sequences, {tokens_per_s / batch:.1f} tokens/s of each{mark}"]
 
 
 def parts(document: dict[str, Any]) -> list[str]:
@@ -205,8 +233,10 @@ def parts(document: dict[str, Any]) -> list[str]:
 def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[str]:
     """A cycle of speculation, part by part, and what it gains."""
     gamma, tokens = document["gamma"], document["tokens_per_cycle"]
+    large = f"; {TOO_LARGE}" if document["fits"] is False else ""
     host_s, verify_s = document["overhead_s"], document["verify_step_s"]
     drafting_s = document["cycle_s"] - verify_s - host_s
+    drafting_s = 0.0 if abs(drafting_s) < 5e-8 else drafting_s  # what overlaps, rounded
     rows = "1 row" if gamma == 0 else f"{gamma + 1} rows"
     lines = [
         f"drafting      {drafting_s * 1e3:8.3f} ms  for gamma = {gamma}; a draft step takes "
@@ -216,12 +246,12 @@ def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[
         f"{ms('cycle_s')}  for {tokens:.3f} tokens per sequence",
     ]
     if document["speedup"] is None:
-        return [*lines, f"speedup       cannot tell at gamma = {gamma}"]
+        return [*lines, f"speedup       cannot tell at gamma = {gamma}{large}"]
     lines += rates(document["speculative_tokens_per_s"], batch)
     low, high = document["band"]["speedup"]
-    lines.append(
-        f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) at gamma = {gamma}"
-    )
+    lines.append(f"speedup       {document['speedup']:8.3f} x   at gamma = {gamma}" + large)
+    at = " at the middle alpha" if "acceptance_range" in document else ""
+    lines.append(f"              {low:.2f} to {high:.2f}: the engine's error{at} (80 % band)")
     ties = document["tied_gammas"]
     if ties and len(ties) > 1:
         lines.append(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")
@@ -234,9 +264,10 @@ def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[
     return lines
 
 
-def ranged(rows: dict[str, Any]) -> list[str]:
-    """The same over the published range of acceptance."""
-    lines = ["over the published range of acceptance:"]
+def ranged(rows: dict[str, Any], best: bool) -> list[str]:
+    """The same over the published range of acceptance; `best`: each at its own gamma."""
+    how = ", each at its best gamma" if best else ""
+    lines = [f"published acceptance, low to high{how} (the engine's error left out):"]
     for part, row in rows.items():
         gain = "cannot tell" if row["speedup"] is None else f"speedup {row['speedup']:.3f} x"
         lines.append(

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -12,14 +12,15 @@ from specsim import __version__, catalog
 from specsim.architecture import drafts_for, model
 from specsim.checks import SpecsimError, number, one_count, quoted, within
 from specsim.checks.limits import require_limit
-from specsim.cli.options import add_scenario, scenario_of
+from specsim.cli.options import add_memory_share, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
 from specsim.cli.patience import working
-from specsim.cli.plan import deployment, show_commands
+from specsim.cli.plan import deployment, most_in_memory, show_commands
 from specsim.cli.published import range_of
 from specsim.cli.sentences import guesses_first, weights_of
 from specsim.drafting.methods import NEED_A_DRAFT
+from specsim.hardware import System
 from specsim.planning import (
     BATCHES,
     ENGINES_WITH_SETTINGS,
@@ -86,10 +87,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--price-per-hour", type=float, metavar="USD", help="of all devices, for cost per token"
     )
-    parser.add_argument(
-        "--memory-share", type=float, default=0.9, metavar="X",
-        help="share of the device's memory that may be filled (default 0.9)",
-    )  # fmt: skip
+    add_memory_share(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -116,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         )  # fmt: skip
         best = next((each for each in ranked if each.possible), None)
         winner = None if best is None else found.get(best.candidate.name, base)
-        commands = {} if winner is None else settings_of(winner)
+        commands = {} if winner is None else settings_of(winner, options.memory_share)
     document: dict[str, Any] = {
         "deployment": {
             "target": base.target.name, "accelerator": base.system.accelerator.name,
@@ -130,8 +128,10 @@ def run(options: argparse.Namespace) -> int:
         ],
         "best": None if best is None else best.candidate.name,
         "engine_settings": {} if winner is None else {
-            name: engine_settings(plan_of(winner), name, winner.drafter, method=winner.method)
-            for name in ENGINES_WITH_SETTINGS
+            name: engine_settings(
+                plan_of(winner), name, winner.drafter, method=winner.method, users=scenario.batch,
+                most=most_in_memory(winner, plan_of(winner), options.memory_share),
+            ) for name in ENGINES_WITH_SETTINGS
         } if winner.drafter is not None else {},
         "commands": {
             name: {"command": each.command, "notes": list(each.notes)}
@@ -148,15 +148,23 @@ def run(options: argparse.Namespace) -> int:
     load += "context each"
     if limits:
         load += "; at most " + ", ".join(f"{ms:g} ms {name}" for name, ms in limits.items())
+    load += f"; memory filled to {100 * options.memory_share:.3g} %"
     print(*priced(base, load=load, candidates=len(possible)), "", sep="\n")
-    print(*table(ranked), sep="\n")
+    print(*(line for each in verdicts(ranked, limits) for line in wrap(each)), sep="\n")
+    print(*table(ranked, base.system), sep="\n")
     print(*excluded(document["impossible"]), sep="\n")
     guesses, others = guesses_first(document["assumptions"])
     print(*(line for sentence in guesses for line in wrap(sentence)), *notes(others), sep="\n")
     if best is not None and winner is not None:
-        print("", *fit([f"settings for the first, {best.candidate.name}:"]), sep="\n")
-        mine = scenario.engine in ENGINES_WITH_SETTINGS
-        show_commands({scenario.engine: commands[scenario.engine]} if mine else commands)
+        if scenario.engine in ENGINES_WITH_SETTINGS:
+            print("", *fit([f"settings for the first, {best.candidate.name}:"]), sep="\n")
+            show_commands({scenario.engine: commands[scenario.engine]})
+        else:
+            print("", *wrap(
+                f"settings of a server for the first, {best.candidate.name}: give --engine "
+                f"{', '.join(ENGINES_WITH_SETTINGS[:-1])} or {ENGINES_WITH_SETTINGS[-1]} (--json "
+                "has those of all)"
+            ), sep="\n")  # fmt: skip
     return 0
 
 
@@ -321,11 +329,20 @@ def plan_of(found: Resolved) -> Any:
     )  # fmt: skip
 
 
-def settings_of(found: Resolved) -> dict[str, Any]:
-    """The commands that start each engine with the plan of the best, as `specsim plan` does."""
+def settings_of(found: Resolved, memory_share: float) -> dict[str, Any]:
+    """The commands that start each engine with the plan of the best, as `specsim plan` does: one
+    length is that of the users of the ranking."""
     planned = plan_of(found)
     return {
-        name: launch(name, deployment(found), planned, target=found.target, drafter=found.drafter)
+        name: launch(
+            name,
+            deployment(found),
+            planned,
+            target=found.target,
+            drafter=found.drafter,
+            users=found.scenario.batch,
+            most=most_in_memory(found, planned, memory_share),
+        )
         for name in ENGINES_WITH_SETTINGS
     }
 
@@ -358,15 +375,39 @@ def row_of(ranked: Ranked, entrants: Sequence[Entrant]) -> dict[str, Any]:
     }
 
 
-def table(ranked: Sequence[Ranked]) -> list[str]:
+def verdicts(ranked: Sequence[Ranked], limits: Mapping[str, float]) -> list[str]:
+    """What the table says in a sentence: what leads and how it is sorted, or that nothing fits, or
+    that nothing keeps to the limits."""
+    first = ranked[0]
+    if all(each.missing is not None for each in ranked):
+        plain = next((each for each in ranked if each.candidate.drafter is None), first)
+        return [f"NOTHING FITS the memory. {plain.candidate.name}: {plain.missing}."]
+    said = []
+    misses = [each.misses for each in ranked if each.missing is None]
+    missed = [name for name in limits if all(name in each for each in misses)]
+    if limits and all(misses):
+        missed = missed or list(limits)
+        said.append(
+            "NO ROW KEEPS the limits that were asked for "
+            f"({', '.join(f'{name} {limits[name]:g} ms' for name in missed)})."
+        )
+    if all(each.speedups[1] <= 1.0 for each in ranked if each.possible):
+        said.append("No way to draft is faster than plain decoding.")
+    order = "what fits" + (", then what keeps the limits" if limits else "")
+    return [*said, f"sorted by {order}, then tokens/s per device"]
+
+
+def table(ranked: Sequence[Ranked], system: System) -> list[str]:
     """The ranking for a person."""
+    nothing = all(each.missing is not None for each in ranked)
+    none_keeps = len({each.misses for each in ranked}) == 1
     dollars = any(each.dollars_per_million is not None for each in ranked)
     wide = 24 if dollars else 30
     lines = [
-        f"   {'':{wide}s}{'':6s}{'speedup':>8s}{'low to':>11s}{'tokens/s':>10s}{'ms/token':>9s}"
+        f"   {'':{wide}s}{'':6s}{'speedup':>8s}{'speedup':>11s}{'tokens/s':>10s}{'ms/token':>9s}"
         + (f"{'USD per':>9s}" if dollars else ""),
-        f"   {'':{wide}s}{'gamma':>6s}{'middle':>8s}{'high':>11s}{'all users':>10s}{'a user':>9s}"
-        + (f"{'M tokens':>9s}" if dollars else ""),
+        f"   {'':{wide}s}{'gamma':>6s}{'median':>8s}{'p10-p90':>11s}{'all users':>10s}"
+        f"{'a user':>9s}" + (f"{'M tokens':>9s}" if dollars else ""),
     ]
     for place, each in enumerate(ranked, start=1):
         name = each.candidate.name
@@ -380,17 +421,28 @@ def table(ranked: Sequence[Ranked]) -> list[str]:
             f"{each.tokens_per_s[1]:10.0f}{each.token_s[1] * 1e3:9.2f}"
             + ("" if cost is None else f"{cost:9.3f}")
         )
-        lines += said_of(each)
+        lines += said_of(each, system, nothing, none_keeps)
     lines.append(memory_line(ranked))
+    if any(low != high for low, _, high in (each.candidate.alphas for each in ranked)):
+        lines += wrap(
+            "p10-p90: over the published acceptance alone. The range leaves out the engine's "
+            f"error, ±{100 * system.engine.error:.0f} % of a step."
+        )
     return [line for part in lines for line in fit([part])]
 
 
-def said_of(ranked: Ranked) -> list[str]:
-    """Why a candidate stands lower than its numbers say."""
+def said_of(
+    ranked: Ranked, system: System, nothing: bool = False, none_keeps: bool = False
+) -> list[str]:
+    """Why a candidate stands lower than its numbers say; where `nothing` fits, or none keeps any of
+    the limits, that is said once, above."""
     said = []
-    if ranked.missing is not None:
+    if more := ranked.devices - system.tensor_parallel:
+        each = f"{float(ranked.tokens_per_s[1]) / ranked.devices:.0f} tokens/s per device"
+        said.append(f"     +{more} device{'s' * (more > 1)} for the drafts: {each}")
+    if ranked.missing is not None and not nothing:
         said += wrap(f"does not fit: {ranked.missing}", "     ")
-    if ranked.misses:
+    if ranked.misses and not none_keeps:
         said += wrap(f"misses the limit of {', '.join(ranked.misses)}", "     ")
     if ranked.cannot_tell:
         said += wrap("the accelerator's arithmetic rate is unknown", "     ")

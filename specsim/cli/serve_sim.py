@@ -7,7 +7,7 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.cli.load import OUTPUT, PROMPT, Bar, add_load, loads_of
+from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
 from specsim.cli.page import facts as labelled
 from specsim.cli.page import fit, priced
@@ -15,6 +15,7 @@ from specsim.cli.page import notes as bullets
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import weights_of
 from specsim.scenario import Resolved
+from specsim.scenario.server_load import OUTPUT, PROMPT
 from specsim.serving.policies import NAMES, require_known
 
 LEFT_OUT = (

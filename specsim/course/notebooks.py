@@ -2,6 +2,7 @@
 numbers."""
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -55,8 +56,43 @@ class Here:
     sentence: str
 
 
+def has_torch() -> bool:
+    """Whether PyTorch can be imported."""
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+MEASURED = "%%measured"
+
+
+def measured_cell(lines: list[str]) -> list[str]:
+    """The lines that a notebook runs of a cell: one that begins with `%%measured` runs without that
+    line, and where PyTorch is not installed it says that it is skipped."""
+    if not lines or lines[0].strip() != MEASURED:
+        return lines
+    if has_torch():
+        return lines[1:]
+    said = "*Skipped: this cell measures, and PyTorch is not installed.*"
+    return [f"import specsim.course; specsim.course.say({said!r})\n"]
+
+
+def know_measured_cells() -> None:
+    """Make `%%measured` known to the notebook that runs, once."""
+    ipython = sys.modules.get("IPython")  # not imported: no notebook is running
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        known = shell.input_transformers_cleanup
+        known[:] = [each for each in known if getattr(each, "__name__", "") != "measured_cell"]
+        known.append(measured_cell)
+
+
 def here() -> Here:
-    """Look for PyTorch and a GPU. Without PyTorch the notebooks predict but do not measure."""
+    """Look for PyTorch and a GPU. Without PyTorch the notebooks predict but do not measure: after
+    this call a cell that begins with `%%measured` says then that it is skipped."""
+    know_measured_cells()
     try:
         import torch
     except ModuleNotFoundError:

@@ -8,8 +8,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from specsim.checks import SpecsimError
 
@@ -25,6 +26,33 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that has started: its address, and its process with all that it has started."""
+
+    url: str
+    process: subprocess.Popen
+
+    @contextmanager
+    def alone(self, others: Iterable["Running"]) -> Iterator[str]:
+        """Its address, while the `others` stand still."""
+        with waiting(other for other in others if other is not self):
+            yield self.url
+
+
+@contextmanager
+def waiting(servers: Iterable[Running]) -> Iterator[None]:
+    """Let servers stand still: an engine may use a processor while it has nothing to do."""
+    stopped = list(servers)
+    for server in stopped:
+        os.killpg(server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for server in stopped:
+            os.killpg(server.process.pid, signal.SIGCONT)
+
+
 @contextmanager
 def running(
     command: Sequence[str],
@@ -33,8 +61,8 @@ def running(
     environment: Mapping[str, str] | None = None,
     ready: str = "/v1/models",
     patience_s: float = PATIENCE_S,
-) -> Iterator[str]:
-    """Start a server, wait until it answers at `ready`, and give its address; stop it at the end.
+) -> Iterator[Running]:
+    """Start a server, wait until it answers at `ready`, and give it; stop it at the end.
 
     `environment` is added to this process's own. Raises SpecsimError, with the last lines that it
     wrote, if it ends before that or takes longer than `patience_s`.
@@ -54,7 +82,7 @@ def running(
                     how = "ended" if process.poll() is not None else "did not answer in time"
                     raise SpecsimError(f"the server ({command[0]} …) {how}: {last[-600:]}")
                 time.sleep(0.2)
-            yield url
+            yield Running(url, process)
         finally:
             stop(process)
 

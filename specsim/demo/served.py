@@ -24,7 +24,7 @@ from specsim.architecture import Architecture
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
 from specsim.demo.decoding import FULL, QUICK, Pair, say, trained_pair
-from specsim.demo.processes import free_port, running
+from specsim.demo.processes import Running, free_port, running
 from specsim.drafting import DraftModel
 from specsim.evidence import client, tables
 from specsim.evidence.calibration import Calibration, fit, to_json
@@ -217,12 +217,12 @@ def measure(
         (load.streams, gamma): [] for load in loads for gamma in gammas
     }
     with ExitStack() as stack:
-        urls = {gamma: stack.enter_context(our_server(gamma, dtype, slots)) for gamma in gammas}
+        servers = {gamma: stack.enter_context(our_server(gamma, dtype, slots)) for gamma in gammas}
         for turn in range(rounds + 1):
             for load in loads:
-                for gamma, url in urls.items():
+                for gamma, server in servers.items():
                     run = client.measure_server(
-                        url, load.traffic, prompts=written, temperature=1.0, ignore_eos=True,
+                        server.url, load.traffic, prompts=written, temperature=1.0, ignore_eos=True,
                         overhead=False,
                     )  # fmt: skip
                     if turn:  # the first round warms up
@@ -230,8 +230,8 @@ def measure(
     return found
 
 
-def our_server(gamma: int, dtype: str, slots: int) -> AbstractContextManager[str]:
-    """A server of the bundled pair, as a context that gives its address."""
+def our_server(gamma: int, dtype: str, slots: int) -> AbstractContextManager[Running]:
+    """A server of the bundled pair, as a context."""
     port = free_port()
     command = [sys.executable, "-m", "reference", "serve", "--port", str(port)]
     command += ["--gamma", str(gamma), "--dtype", dtype, "--slots", str(slots)]
@@ -243,7 +243,7 @@ def row(
 ) -> ServedLoad:
     """One load, predicted and measured."""
     speeds = [float(run.summary["output_throughput"]) for run in measured]
-    found = [run.summary["spec_decode_acceptance_length"] for run in measured if gamma]
+    found = [run.summary.get("spec_decode_acceptance_length") for run in measured if gamma]
     lengths = [float(each) for each in found if each is not None]
     return ServedLoad(
         streams=streams,

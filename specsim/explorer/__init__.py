@@ -16,7 +16,7 @@
 | `live_view`, `frames`, `hover` | what is redrawn when one moves; values under the pointer |
 | `comparing`, `memory_bar`, `streaming` | A beside B; what is held; tokens as they would come |
 | `single_panel`, `widget` | one picture with a few controls; the whole explorer |
-| `sweeping` | any function of a scenario |
+| `sweeping`, `sweep_view` | any function, over axes; the same as a widget |
 | `static_view`, `taking` | the same without a kernel; files to download |
 | `copying`, `page` | code, commands and links to copy; the page that `specsim explore` opens |
 

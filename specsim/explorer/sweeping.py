@@ -1,5 +1,8 @@
-"""Any function of a scenario, along one axis or over several."""
+"""Any function, of a scenario or of its own arguments, along one axis or over several: numbers, a
+picture, a table, and in a notebook a widget with a bar while it computes."""
 
+import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -12,17 +15,18 @@ from specsim.checks import Floats, SpecsimError
 from specsim.explorer.scenarios import (
     NAMES,
     ExplorerScenario,
-    PredictedScenario,
     changed,
     predict_scenario,
 )
-from specsim.scenario.sweeping import SweepPoint, run_sweep
+from specsim.scenario.sweeping import SweepPoint, SweepProgress, run_sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KIND = "explorer"  # of its points: their settings are an ExplorerScenario's
-Function = Callable[[PredictedScenario], float]
+SHOWN = 12  # rows of a table in a notebook
+KIND = "explorer"  # of its points: their settings are an ExplorerScenario's, or a function's own
+Function = Callable[..., float]
+Report = Callable[[int, int], None]  # how many values are computed, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Sweep:
     axes: Mapping[str, tuple[Any, ...]]
     values: Floats
     problems: Mapping[tuple[Any, ...], str] = field(repr=False)
+    name: str = "value"
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain data, a row per scenario."""
@@ -46,7 +51,82 @@ class Sweep:
             for place, value in zip(places, self.values.flat, strict=True)
         ]
 
-    def figure(self, name: str = "value", *, unit_line: bool = False) -> "Figure":
+    def frame(self) -> Any:
+        """The rows as a pandas DataFrame. Raises SpecsimError where pandas is not installed."""
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise SpecsimError(
+                "a DataFrame needs pandas: pip install pandas (or use rows(), plain Python)"
+            ) from None
+        return pandas.DataFrame(self.rows())
+
+    def selected(self, along: str, each: str | None = None, **fixed: Any) -> "Sweep":
+        """The part over `along`, and `each` for a curve per value; the other axes are at `fixed`,
+        or at their first value. Raises SpecsimError for what is no axis or none of its values."""
+        wanted = [along] if each is None else [along, each]
+        for name in (*wanted, *fixed):
+            if name not in self.axes:
+                raise SpecsimError(f"no axis is called {name!r}; there are: {', '.join(self.axes)}")
+        if along == each:
+            raise SpecsimError(f"along and each are the same axis, {along!r}")
+        if both := [name for name in wanted if name in fixed]:
+            raise SpecsimError(f"{both[0]!r} cannot be drawn along and fixed too")
+        at: list[Any] = []
+        for name, values in self.axes.items():
+            if name in wanted:
+                at.append(slice(None))
+                continue
+            value = fixed.get(name, values[0])
+            if value not in values:
+                raise SpecsimError(f"{name} has no value {value!r}; it has: {values}")
+            at.append(values.index(value))
+        part = self.values[tuple(at)]
+        order = [name for name in self.axes if name in wanted]
+        if order != wanted:
+            part = part.T
+        return Sweep({name: self.axes[name] for name in wanted}, part, {}, self.name)
+
+    def view(self) -> Any:
+        """A widget: the picture, a choice of axes, a choice of values for the others, the table.
+
+        Raises SpecsimError without the extra `notebooks`.
+        """
+        from specsim.checks.extras import needed
+
+        with needed("the view of a sweep", "notebooks"):
+            from specsim.explorer.sweep_view import SweepView
+
+            return SweepView(self)
+
+    def _repr_markdown_(self) -> str:
+        """The rows as a table; of many, the first and the last ones."""
+        rows, names = self.rows(), [*self.axes, self.name]
+        lines = [
+            "| " + " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value)
+                              for value in row.values()) + " |"
+            for row in rows
+        ]  # fmt: skip
+        if len(lines) > SHOWN:
+            left = f"| {len(lines) - SHOWN} more rows" + " |" * len(names)
+            lines = [*lines[: SHOWN // 2], left, *lines[-SHOWN // 2 :]]
+        head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
+        return head + "\n".join(lines)
+
+    def _ipython_display_(self) -> None:
+        """A notebook shows the table, which a stored page keeps, and below it the widget."""
+        from IPython.display import display
+
+        display(  # type: ignore[no-untyped-call]
+            {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}, raw=True
+        )
+        try:
+            box = self.view().box
+        except SpecsimError:
+            return  # without ipywidgets or matplotlib the table is what there is
+        display(box)  # type: ignore[no-untyped-call]
+
+    def figure(self, name: str | None = None, *, unit_line: bool = False) -> "Figure":
         """A curve along the first axis for every value of the second, if there is one.
 
         `name` says what the values are, with their unit; `unit_line` draws a line at 1, which is
@@ -55,6 +135,7 @@ class Sweep:
         """
         from specsim.figures import Curve, curves, subplots
 
+        name = name or self.name
         along, *others = self.axes
         x = self.axes[along]
         if len(others) > 1 or not all(isinstance(value, int | float) for value in x):
@@ -79,40 +160,63 @@ def sweep(
     scenario: ExplorerScenario | None = None,
     *,
     executor: Executor | None = None,
+    name: str | None = None,
+    progress: Report | None = None,
     **changes: Any,
 ) -> Sweep:
-    """`function` of the scenario at every combination of the axes' values.
+    """`function` of the scenario, or of its own arguments, at every combination of values.
 
         sweep(lambda s: s.speedup, {"accelerator": ["a100-sxm-80gb", "b200"], "batch": [1, 8, 64]})
+        sweep(lambda alpha, cost: 1 / (1 - alpha) / (1 + cost), {"alpha": [0.6, 0.8], "cost": [0]})
 
-    Axes have the names of an `ExplorerScenario`; every other value is that of `scenario` with its
-    `changes`. They are computed one by one by `scenario.sweeping.run_sweep`, here or by the threads
-    or the Dask workers of `executor`. Where only batch, context, gamma or alpha vary and the
-    function is the speedup, `specsim.planning.sweep` does the same a thousand times faster. Raises
-    SpecsimError for an unknown axis, and what the function raises.
+    A function that has the axes as its arguments is called with them, whatever their names. Any
+    other is called with the scenario. `name` says what the values are, with their unit (the
+    function's own name); `progress` is told how many are done of how many (in a notebook with
+    ipywidgets a bar is shown where it is not given).
+
+    Axes of a scenario have the names of an `ExplorerScenario`; every other value is that of
+    `scenario` with its `changes`. They are computed one by one by `scenario.sweeping.run_sweep`,
+    here or by the threads or the Dask workers of `executor`. Where only batch, context, gamma or
+    alpha vary and the function is the speedup, `specsim.planning.sweep` does the same a thousand
+    times faster. Raises SpecsimError for an unknown axis, and what the function raises.
     """
+    own = has_arguments(function, axes)
+    if own and (scenario is not None or changes):
+        raise SpecsimError(
+            f"the function takes {', '.join(axes)} itself, so there is no scenario to change; give "
+            f"{next(iter(changes), 'scenario')} as an axis with one value, or leave it out"
+        )
     start = changed(scenario, **changes)
-    unknown = [name for name in axes if name not in NAMES]
-    if unknown or not axes:
+    unknown = [axis for axis in axes if axis not in NAMES]
+    if not axes or (unknown and not own):
         said = f"no setting is called {unknown[0]!r}" if unknown else "a sweep needs an axis"
-        raise SpecsimError(f"{said}; there are: {', '.join(NAMES)}")
-    along = {name: tuple(values) for name, values in axes.items()}
+        takes = "" if not axes else ", and the function has no such argument"
+        raise SpecsimError(f"{said}{takes}; there are: {', '.join(NAMES)}")
+    along = {axis: tuple(map(plain, values)) for axis, values in axes.items()}
+    if empty := [axis for axis, values in along.items() if not values]:
+        raise SpecsimError(f"the axis {empty[0]} has no values")
     places = list(product(*along.values()))
     points = [SweepPoint(KIND, dict(zip(along, place, strict=True))) for place in places]
     failed: list[Exception] = []
 
     def compute(point: SweepPoint) -> dict[str, Any]:
         try:
-            return {"value": float(function(predict_scenario(changed(start, **point.settings))))}
+            if own:
+                return {"value": number(function(**point.settings))}
+            return {"value": number(function(predict_scenario(changed(start, **point.settings))))}
         except SpecsimError:
             raise  # no scenario: recorded, and the others go on
         except Exception as error:
             failed.append(error)
             raise
 
-    def watch(*_: Any) -> None:
+    report = progress or shown_bar()
+
+    def watch(done: SweepProgress, *_: Any) -> None:
         if failed:  # a mistake in the function: nobody looks for it among NaN
             raise failed[0]
+        if report is not None:
+            report(done.computed, done.total)
 
     done = run_sweep(points, executor, compute=compute, watch=watch)
     values, problems = [], {}
@@ -122,4 +226,53 @@ def sweep(
         if "error" in outcome:
             problems[place] = outcome["error"]
     shape = tuple(len(each) for each in along.values())
-    return Sweep(along, np.array(values, dtype=float).reshape(shape), problems)
+    called = name or getattr(function, "__name__", "<lambda>")
+    called = "value" if called == "<lambda>" else called.replace("_", " ")
+    return Sweep(along, np.array(values, dtype=float).reshape(shape), problems, called)
+
+
+def has_arguments(function: Function, names: Mapping[str, Any]) -> bool:
+    """Whether `function` takes all these names as keyword arguments."""
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(names))
+    except (TypeError, ValueError):
+        return False
+    return bool(names)
+
+
+def number(returned: Any) -> float:
+    """What a function returned, as one number. Raises TypeError, in a sentence, for anything else:
+    that is a mistake in the function, which ends the sweep."""
+    try:
+        return float(returned)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the function of a sweep must return one number, got {str(returned)[:80]!r}"
+        ) from None
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as a number of Python."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def shown_bar() -> Report | None:
+    """A progress bar in a notebook that has ipywidgets, which goes when all is done; else None."""
+    ipython = sys.modules.get("IPython")  # not imported: no notebook is running
+    shell = ipython.get_ipython() if ipython is not None else None
+    if not hasattr(shell, "kernel"):
+        return None
+    try:
+        import ipywidgets
+    except ModuleNotFoundError:
+        return None
+    bar = ipywidgets.IntProgress(description="sweep", max=1)
+    ipython.display.display(bar)  # type: ignore[union-attr]
+
+    def report(done: int, total: int) -> None:
+        bar.max, bar.value = total, done
+        bar.description = f"{done} of {total}"
+        if done == total:
+            bar.close()
+
+    return report

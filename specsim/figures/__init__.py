@@ -13,6 +13,7 @@ line; a measured value is a marker with its spread.
 | `line_charts` | any predicted lines with measured markers |
 | `bar_charts` | what a pass waits for, what a change gains, what reduces the ideal γ + 1 |
 | `maps` | the speedup over two axes |
+| `layers` | one layer as boxes with shapes |
 | `drafts` | drafted tokens, cycle by cycle, and what happened to each |
 | `distributions` | kept drafts and residual draws, which add up to p; rules that are not exact |
 | `methods` | one number for each drafting method, predicted and measured |
@@ -37,6 +38,7 @@ with needed("specsim.figures"):
         times_vs_gamma,
         tokens_vs_gamma,
     )
+    from specsim.figures.layers import layer_shapes
     from specsim.figures.line_charts import Curve, curves
     from specsim.figures.maps import speedup_map, where_memory_ends
     from specsim.figures.methods import Row, by_method
@@ -75,6 +77,7 @@ __all__ = [
     "error_budget",
     "gains",
     "in_flight",
+    "layer_shapes",
     "operating_point",
     "parity",
     "png",

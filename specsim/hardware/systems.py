@@ -85,8 +85,8 @@ class System(Shown):
             )
 
     def sampling_s(self, distributions: ArrayLike, drawn: ArrayLike, vocab: int) -> Floats:
-        """Seconds in which logits over `vocab` tokens become so many distributions, sorted where
-        they are filtered, and a token is drawn from so many of them."""
+        """Seconds in which logits over `vocab` tokens become so many distributions, whose likeliest
+        tokens are sorted where they are filtered, and a token is drawn from so many of them."""
         engine, many = self.engine, np.asarray(distributions, float)
         seconds = engine.logit_overhead_s * (many * vocab)
         seconds = seconds + engine.drawing_overhead_s * (np.asarray(drawn, float) * vocab)

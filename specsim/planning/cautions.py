@@ -29,6 +29,8 @@ KINDS = {
     "tpu": "a TPU",
     "cpu": "a CPU",
 }
+# Formats that few accelerators compute in, and the ones that take their place.
+NARROW = {"fp8": (), "fp4": ("fp8",)}
 NEAR = 2.0  # sizes and contexts within this factor of a row's count as inside its range
 
 
@@ -57,6 +59,7 @@ def find_cautions(
     found = [
         *about_models(target, drafter, most["context"]),
         *about_machine(system),
+        *about_arithmetic(target, system),
         *about_speculation(system, drafter, np.asarray(batch), np.asarray(gamma)),
         *about_graphs(system, np.asarray(batch) * (np.asarray(gamma) + 1)),
         *about_range(target, system, batch=np.asarray(batch), context=most["context"]),
@@ -121,6 +124,17 @@ def about_machine(system: System) -> Iterator[Caution]:
             f"{system.tensor_parallel} are priced as if they joined all: much too fast, if the "
             "others are reached over a network.",
             guess=True,
+        )
+
+
+def about_arithmetic(target: Architecture, system: System) -> Iterator[Caution]:
+    """A format of weights and activations for which the accelerator has no arithmetic."""
+    chip, math = system.accelerator, system.storing(target).precision.math
+    if math in NARROW and chip.flops_per_s and math not in chip.flops_per_s:
+        wider = next((name for name in NARROW[math] if name in chip.flops_per_s), "16 bits")
+        yield Caution(
+            f"No {math} arithmetic on {chip.name}: products are priced in {wider}. Does the "
+            "engine support such weights there?"
         )
 
 

@@ -14,7 +14,7 @@ from specsim.architecture import Architecture
 from specsim.drafting import Drafter, DraftModel
 from specsim.planning.gammas import Plan
 from specsim.planning.heads import published_head
-from specsim.planning.settings import batch_ranges, documented, engine_settings
+from specsim.planning.settings import batch_ranges, documented, engine_settings, range_for
 
 HEAD = "PATH-OF-THE-HEAD"  # for the reader to fill in, where no published head is known
 AS_LOADED = (None, "auto", "bf16")  # formats that need no option: the checkpoint's own
@@ -52,8 +52,13 @@ def launch(
     *,
     target: Architecture,
     drafter: Drafter | None,
+    users: int | None = None,
+    most: int | None = None,
 ) -> Launch:
     """The command that starts `engine` with the plan; a plan of one batch gives its gamma alone.
+
+    A length that holds for the server's life is the best for `users` sequences; if None, the one of
+    the largest batch where speculation pays. `most` is the largest batch that memory holds.
 
     It sets what the plan decides and nothing else: no limit on users or context. Where the engine
     cannot follow the plan, the command is without speculation, and a note says why. A method that
@@ -72,15 +77,21 @@ def launch(
     if method is None or drafter is None:
         return Launch(shlex.join(words), tuple(notes))
     about = documented(engine, method)
-    settings = engine_settings(planned, engine, drafter, method=method)
+    load: dict[str, Any] = {"method": method, "users": users, "most": most}
+    settings = engine_settings(planned, engine, drafter, **load)
     if about is None or settings is None:
         notes.append(f"{engine} has no method like {method}; without it:")
         return Launch(shlex.join(words), tuple(notes))
-    if not settings:
-        notes.append(f"no speculation: it gains nothing up to a batch of {planned.batch[-1]}")
+    ranges = batch_ranges(planned, most)
+    chosen = range_for(ranges, users)
+    if not settings or (engine == "sglang" and (chosen is None or chosen[2] == 0)):
+        until = f"up to a batch of {ranges[-1][1]}"
+        if any(gamma for _, _, gamma in ranges):
+            until = f"for {users} sequences, and {engine} takes one length"
+        notes.append(f"no speculation: it gains nothing {until}")
         return Launch(shlex.join(words), tuple(notes))
     model = hub_id(deployment.draft) if deployment.draft else None
-    notes += _about_method(engine, about, settings, planned)
+    notes += _about_method(engine, about, settings, ranges, users)
     if about.get("head") and deployment.draft is None:
         head = published_head(deployment.target, method, engine)
         model = HEAD if head is None else head["hub"]
@@ -90,8 +101,10 @@ def launch(
     notes += _about_draft(engine, deployment, target, drafter)
     if engine == "vllm":
         command = _vllm(words, about, model, settings, deployment, drafter)
+        if chosen is not None and len(settings) > 1:
+            notes += _about_schedule(settings, chosen, users, about.get("version"))
     elif engine == "sglang":
-        command = _sglang(words, about["name"], model, settings)
+        command = _sglang(words, about["name"], model, settings, users)
     else:
         command = _trtllm(words, about["name"], model, settings)
     return Launch(command, tuple(notes))
@@ -115,14 +128,19 @@ def _vllm(
     return shlex.join([*words, "--speculative-config", json.dumps(speculation | settings)])
 
 
-def _sglang(words: list[str], name: str, model: str | None, settings: dict[str, Any]) -> str:
-    """SGLang takes options that hold for the server's life: those of the largest batch where
-    speculation pays."""
+def _sglang(
+    words: list[str], name: str, model: str | None, settings: dict[str, Any], users: int | None
+) -> str:
+    """SGLang takes options that hold for the server's life: those of `users` sequences, or of the
+    largest batch where speculation pays."""
     words = [*words, "--speculative-algorithm", name]
     if model is not None:
         words += ["--speculative-draft-model-path", model]
-    paying = [each["arguments"] for each in settings["by_batch"] if each["arguments"]]
-    for option, value in paying[-1].items():
+    chosen = [each["arguments"] for each in settings["by_batch"] if each["arguments"]][-1]
+    for each in reversed(settings["by_batch"]):
+        if users is not None and users <= each["batch"][1]:
+            chosen = each["arguments"]
+    for option, value in chosen.items():
         words += ["--" + option.replace("_", "-"), str(value)]
     return shlex.join(words)
 
@@ -142,7 +160,11 @@ def _trtllm(words: list[str], name: str, model: str | None, settings: dict[str, 
 
 
 def _about_method(
-    engine: str, about: catalog.Row, settings: dict[str, Any], planned: Plan
+    engine: str,
+    about: catalog.Row,
+    settings: dict[str, Any],
+    ranges: list[tuple[int, int, int]],
+    users: int | None,
 ) -> list[str]:
     """The release that is needed, and where one number stands for several."""
     row = catalog.load("launch")[engine]
@@ -153,15 +175,34 @@ def _about_method(
         source = row["schedule_source"]
         version = max((v for v in (version, later) if v), key=_release, default=None)
     notes = [f"needs {engine} {version} or later ({source})" if version else f"source: {source}"]
-    ranges = batch_ranges(planned)
     if len(ranges) > 1 and (engine == "sglang" or not scheduled):
-        paying = [each for each in ranges if each[2] > 0]
+        begin, end, _ = range_for(ranges, users) or ranges[-1]
         others = ", ".join(
             f"{gamma} at a batch of {first} to {last}" for first, last, gamma in ranges
         )
         notes.append(
-            f"one length for the server's life, the best of {paying[-1][0]} to {paying[-1][1]} "
-            f"sequences; planned: {others}"
+            f"one length for the server's life, the best of {begin} to {end} sequences"
+            f"{'' if users is None else f', for {users} users'}; planned: {others}"
+        )
+    return notes
+
+
+def _about_schedule(
+    settings: dict[str, Any], chosen: tuple[int, int, int], users: int | None, version: str | None
+) -> list[str]:
+    """Which length of vLLM's schedule holds when, and what older versions take instead."""
+    length = "num_speculative_tokens"
+    schedule, (begin, end, gamma) = settings[f"{length}_per_batch_size"], chosen
+    for_whom = f"{begin} to {end} sequences" if users is None else f"{users} users"
+    since = catalog.load("launch")["vllm"].get("schedule_version")
+    notes = [
+        f"{length} {settings[length]} is the longest of the schedule [first batch, last batch, "
+        f"length], which ends at {schedule[-1][1]} sequences; {for_whom}: {gamma}"
+    ]
+    if gamma and version and _release(version) < _release(since):
+        notes.append(
+            f"from {version}, before {since}: leave {length}_per_batch_size out, and set {length} "
+            f"to {gamma}"
         )
     return notes
 

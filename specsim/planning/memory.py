@@ -27,6 +27,7 @@ from specsim.operators import (
     stored_weight_bytes,
 )
 
+MEMORY_SHARE = 0.9  # of a device that engines fill: vLLM's gpu_memory_utilization
 NARROWER = ("fp8", "int8", "int4")
 MOST_DEVICES = 128
 MOST_SEQUENCES = 1e9
@@ -238,6 +239,15 @@ def _largest(name: str, fits: Callable[[dict[str, object]], bool]) -> int:
     return low
 
 
+def capacity_words(found: Footprint, system: System) -> str:
+    """How much memory may be filled, and of how much: "72.0 GB (90 % of 80)"."""
+    whole, usable = system.accelerator.memory_bytes, found.capacity_bytes
+    if whole is None or usable is None:
+        return "unknown memory"
+    said = f"{usable / 1e9:.1f} GB"
+    return said if usable == whole else f"{said} ({100 * usable / whole:.3g} % of {whole / 1e9:g})"
+
+
 def shortage(
     found: Footprint, target: Architecture, system: System, **scenario: object
 ) -> str | None:
@@ -260,6 +270,6 @@ def shortage(
     several = f" (each of {devices})" if devices > 1 else ""
     return (
         f"{target.name} needs {float(found.total_bytes) / 1e9:.1f} GB ({parts}) on a {accelerator}"
-        f"{several} with {found.capacity_bytes / 1e9:.1f} GB; "
+        f"{several} with {capacity_words(found, system)}; "
         f"what would make it fit: {'; or '.join(ways) or 'nothing alone'}"
     )

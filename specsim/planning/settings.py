@@ -13,7 +13,13 @@ ENGINES_WITH_SETTINGS = ("vllm", "sglang", "tensorrt-llm")
 
 
 def engine_settings(
-    planned: Plan, engine: str, drafter: Drafter | None = None, *, method: str | None = None
+    planned: Plan,
+    engine: str,
+    drafter: Drafter | None = None,
+    *,
+    method: str | None = None,
+    users: int | None = None,
+    most: int | None = None,
 ) -> dict[str, Any] | None:
     """A plan in the engine's own words; empty where nothing pays, None where the engine has no
     words for it.
@@ -23,11 +29,12 @@ def engine_settings(
     (by default, for any); elsewhere one number, `one_gamma`. The `drafter` is that of the plan,
     where it is not a chain: SGLang says trees and lookups otherwise, and the schedules of the other
     two count the length of a chain. SGLang's arguments are fixed for a server's life, so there is a
-    set of them per range. Source: catalog/launch.toml.
+    set of them per range. `users` are the sequences that one number is for (None: see `one_gamma`),
+    `most` the largest batch that memory holds, where the ranges end. Source: catalog/launch.toml.
     """
     if engine not in ENGINES_WITH_SETTINGS or (method and documented(engine, method) is None):
         return None
-    ranges = batch_ranges(planned)
+    ranges = batch_ranges(planned, most)
     if all(gamma == 0 for _, _, gamma in ranges):
         return {}
     if engine == "sglang":
@@ -41,7 +48,8 @@ def engine_settings(
         return None
     length = {"vllm": "num_speculative_tokens", "tensorrt-llm": "max_draft_len"}[engine]
     if len(ranges) == 1 or not has_schedule(engine, method):
-        return {length: one_gamma(planned)}
+        gamma = one_gamma(planned, users, most)
+        return {length: gamma} if gamma else {}
     most = max(gamma for _, _, gamma in ranges)
     if engine == "vllm":
         return {length: most, f"{length}_per_batch_size": [list(each) for each in ranges]}
@@ -63,11 +71,21 @@ def has_schedule(engine: str, method: str | None) -> bool:
     return bool((documented(engine, method) or {}).get("schedule"))
 
 
-def one_gamma(planned: Plan) -> int:
-    """The gamma of a server that takes one number: that of the largest batch where speculation
-    pays, so that it gains for every batch up to there (the careful choice); 0 where none pays."""
-    paying = planned.gamma[planned.gamma > 0]
-    return int(paying[-1]) if len(paying) else 0
+def one_gamma(planned: Plan, users: int | None = None, most: int | None = None) -> int:
+    """The gamma of a server that takes one number: that of `users` sequences; where nobody says how
+    many, that of the largest batch up to `most` where speculation pays, so that it gains for every
+    batch up to there (the careful choice). 0 where none pays."""
+    found = range_for(batch_ranges(planned, most), users)
+    return 0 if found is None else found[2]
+
+
+def range_for(ranges: list[tuple[int, int, int]], users: int | None) -> tuple[int, int, int] | None:
+    """The range that a server of one length follows: the one of `users` sequences (the last one for
+    more than there are), or, if None, the last where speculation pays; None where it pays in no
+    range."""
+    if users is not None:
+        return next((each for each in ranges if users <= each[1]), ranges[-1])
+    return next((each for each in reversed(ranges) if each[2] > 0), None)
 
 
 def _sglang_arguments(gamma: int, drafter: Drafter | None) -> dict[str, int]:
@@ -86,8 +104,9 @@ def _sglang_arguments(gamma: int, drafter: Drafter | None) -> dict[str, int]:
     return {"speculative_num_steps": steps, "speculative_eagle_topk": children} | rows
 
 
-def batch_ranges(planned: Plan) -> list[tuple[int, int, int]]:
-    """(first batch, last batch, gamma), neighbours with the same gamma made one."""
+def batch_ranges(planned: Plan, most: int | None = None) -> list[tuple[int, int, int]]:
+    """(first batch, last batch, gamma), neighbours with the same gamma made one; where `most`, the
+    largest batch that memory holds, is known, ranges end there (the first range is always told)."""
     ranges: list[tuple[int, int, int]] = []
     first = 1
     for last, gamma in zip(planned.batch.tolist(), planned.gamma.tolist(), strict=True):
@@ -96,4 +115,6 @@ def batch_ranges(planned: Plan) -> list[tuple[int, int, int]]:
         else:
             ranges.append((first, last, gamma))
         first = last + 1
-    return ranges
+    if not most:
+        return ranges
+    return [(begin, min(end, most), gamma) for begin, end, gamma in ranges if begin <= most]

@@ -6,7 +6,8 @@
     alpha = 0.8
 
 A key may be written with hyphens or underscores. One file serves every command: what a command has
-no option for (a `rate` in `specsim predict`) has no effect there.
+no option for (a `rate` in `specsim predict`) has no effect there. Keys are the settings of
+`Scenario` and `ServerLoad`, and `OPTIONS`, further options of single commands.
 """
 
 import tomllib
@@ -37,6 +38,8 @@ WANTED = {
     "gamma": f'a whole number or "{BEST}"',
     "size": 'a whole number or "auto"',
     "length": 'a number or text: 400, or "400,0.8", or a file',
+    "list": 'text, or a list: "1,8", or [1, 8]',
+    "flag": "true or false",
 }
 BY_TYPE = {
     str: "text", int: "whole", float: "number", str | None: "text", int | None: "whole",
@@ -57,10 +60,18 @@ def kinds_of(*types: Any) -> Mapping[str, str]:
 
 
 SETTINGS = kinds_of(Scenario, ServerLoad)
+# Options of single commands, which are no settings of a scenario: predict, plan, rank, serve-sim.
+OPTIONS = MappingProxyType(
+    {
+        "users": "whole", "tokens": "whole", "batches": "list", "drafts": "list",
+        "methods": "list", "acceptance": "texts", "json": "flag", "out": "text",
+        "save_detailed": "flag",
+    }
+)  # fmt: skip
 
 
 def read_scenario(path: str | Path) -> dict[str, Any]:
-    """The settings in a file by their field's name in `Scenario` and `ServerLoad`.
+    """The settings in a file by their field's name in `Scenario`, `ServerLoad` and `OPTIONS`.
 
     Raises SpecsimError, with the file's name, for an unknown key (with the nearest one), a value of
     another kind, and for a sweep's axes.
@@ -68,7 +79,8 @@ def read_scenario(path: str | Path) -> dict[str, Any]:
     table = read_toml(path)
     if "axes" in table:
         raise SpecsimError(f"{path} has axes: it is for specsim sweep, not one scenario")
-    return settings_of({k: v for k, v in table.items() if k not in NOT_SETTINGS}, str(path))
+    known = SETTINGS | OPTIONS
+    return settings_of({k: v for k, v in table.items() if k not in NOT_SETTINGS}, str(path), known)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def field_of(key: str, name: str, known: Iterable[str] = SETTINGS) -> str:
     field = ALIASES.get(field, field)
     if field in known:
         return field
-    near = get_close_matches(field[:100], [*known, *ALIASES], n=1, cutoff=0.5)
+    near = get_close_matches(field[:100], [*known, *ALIASES], n=1, cutoff=0.7)
     hint = f"; the nearest is {near[0]!r}" if near else f"; there are: {', '.join(known)}"
     raise SpecsimError(f"{name} has an unknown key {quoted(key)}{hint}")
 
@@ -135,7 +147,13 @@ def checked(kind: str, value: Any, name: str) -> Any:
         return str(value if isinstance(value, str) else int(value))
     if kind == "length" and (isinstance(value, str) or number):
         return str(value)
-    many = isinstance(value, list) and kind not in ("numbers", "texts")
+    if kind == "flag" and isinstance(value, bool):
+        return value
+    if kind == "list" and (isinstance(value, str) or whole):
+        return str(value)
+    if kind == "list" and isinstance(value, list) and value:
+        return ",".join(str(checked("list", each, name)) for each in value)
+    many = isinstance(value, list) and kind not in ("numbers", "texts", "list")
     hint = "; several values are an axis of specsim sweep" if many else ""
     raise SpecsimError(f"{name} must be {WANTED[kind]}, not {quoted(value)}{hint}")
 

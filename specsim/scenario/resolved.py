@@ -94,8 +94,9 @@ def resolve(scenario: Scenario) -> Resolved:
         )
     if drafter is not None and not scenario.acceptance:
         raise SpecsimError(
-            "no acceptance: give --alpha, --survival or --tokens-per-cycle (specsim acceptance "
-            f"{scenario.target} lists the published ones, and how to measure yours)"
+            "no acceptance: give --alpha or --survival, or to specsim predict --tokens-per-cycle "
+            f"with its --gamma (specsim acceptance {scenario.target} lists the published ones, and "
+            "how to measure yours)"
         )
     if scenario.tokens_per_cycle is not None and scenario.gamma is None:
         raise SpecsimError("--tokens-per-cycle needs the whole --gamma that it was measured at")

@@ -85,13 +85,30 @@ class SampledTexts:
     @classmethod
     def counts(cls, target: Transformer, drafter, **options) -> Tensor:
         """How often each continuation comes out, (V ** WORD,)."""
+        *_, counts = cls.growing(target, drafter, **options)
+        return counts
+
+    @classmethod
+    def growing(cls, target: Transformer, drafter, **options) -> Iterator[Tensor]:
+        """The counts after each batch of texts."""
         counts = torch.zeros(cls.SIZE**cls.WORD, dtype=torch.long)
         prompts = [list(cls.PROMPT)] * cls.AT_ONCE
         for seed in range(cls.SAMPLES // cls.AT_ONCE):
             tokens = speculate(target, drafter, prompts, cls.WORD, seed=seed, **options).tokens
             places = torch.tensor(tokens) * cls.SIZE ** torch.arange(cls.WORD - 1, -1, -1)
             counts += torch.bincount(places.sum(1), minlength=len(counts))
-        return counts
+            yield counts
+
+    @classmethod
+    def depart(cls, target: Transformer, drafter, distribution: Tensor, **options) -> bool:
+        """Whether the texts are seen not to have the distribution; no more are written than that
+        takes."""
+        tail = 1.0
+        for counts in cls.growing(target, drafter, **options):
+            tail = cls.tail(counts, distribution)
+            if tail < 1e-6:
+                break
+        return tail < 1e-3
 
     @classmethod
     def marginals(cls, joint: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ from reference.verification import LOSSLESS
 from specsim.architecture import from_config
 from specsim.checks import SpecsimError
 
-NEW = 20
-PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 20]
+NEW = 12
+PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 10]
 KINDS = ["n-gram", "early-exit", "ensemble", "hybrid draft", "llama draft", "quantised-self"]
 CONFIG = {
     "model_type": "qwen3_5_text", "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,

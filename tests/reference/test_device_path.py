@@ -186,8 +186,6 @@ def run_cycles(
     rows_first: bool = False,
 ) -> Cycle:
     """The stages of a cycle, or of one for each of `gammas`, with nothing of the host in them."""
-    # to penalise repetition in a tree, each sequence's ancestors are multiplied by its own tokens
-    may_batch |= drafter.nodes is not None and settings.sampling.repetition_penalty != 1.0
     cycle = Decoder(target, drafter, batch, max(64, window), settings).cycle
     with OnAGPU(rows_first) as attended:
         cycle.begin(PROMPTS[-batch:], [24] * batch, seed=1)

@@ -44,7 +44,7 @@ def test_greedy_decoding_has_one_rule(pair, rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(LOSSLESS - {"token"}))  # test_decoding has the token rule
-@pytest.mark.parametrize("gamma", [1, 3])
+@pytest.mark.parametrize("gamma", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_lossless_rules_write_with_the_targets_distribution(
     small_pair, sampled_texts, rule: str, gamma: int
 ) -> None:
@@ -61,11 +61,9 @@ def test_lossless_rules_write_with_the_targets_distribution(
 
 def test_typical_acceptance_does_not(small_pair, sampled_texts) -> None:
     target, draft = small_pair
-    counts = sampled_texts.counts(target, DraftModel(draft, 3), rule="typical", temperature=1.0)
-    assert (
-        sampled_texts.tail(counts, sampled_texts.distribution(target, SamplingParameters(1.0)))
-        < 1e-6
-    )
+    distribution = sampled_texts.distribution(target, SamplingParameters(1.0))
+    options = {"rule": "typical", "temperature": 1.0}
+    assert sampled_texts.depart(target, DraftModel(draft, 3), distribution, **options)
 
 
 @pytest.mark.parametrize("gamma", range(1, 9))
@@ -111,7 +109,7 @@ def test_the_rules_accept_in_the_order_of_their_papers(pair) -> None:
     rates = {}
     for rule in RULES:
         drafter = DraftModel(draft, 4)
-        run = speculate(target, drafter, PROMPTS * 40, NEW, temperature=1.0, rule=rule)
+        run = speculate(target, drafter, PROMPTS * 20, NEW, temperature=1.0, rule=rule)
         rates[rule] = run.statistics.tokens_per_cycle
     assert rates["block"] > rates["token"] > rates["match"]
 

@@ -270,10 +270,17 @@ def two_texts(sequences_of) -> Sequences:
 def test_a_place_has_seen_the_prompt_and_the_drafts_before_it(two_texts) -> None:
     sequences = two_texts
     sequences.tokens[1, 1:] = 5  # stale: a rejected draft beyond the pending token
-    seen = sequences.seen(torch.tensor([[3, 0], [2, 4]]), 6)
-    held = [[set(place.nonzero().flatten().tolist()) for place in row] for row in seen]
-    assert held == [[{1, 4}, {1, 3, 4}, {0, 1, 3, 4}], [{2}, {2}, {2, 4}]]
-    assert torch.equal(sequences.seen(torch.zeros(2, 0).long(), 6), seen[:, :1])
+    drafted = torch.tensor([[3, 0], [2, 4]])
+    held = [[{1, 4}, {1, 3, 4}, {0, 1, 3, 4}], [{2}, {2}, {2, 4}]]
+    assert sets(sequences.held(drafted, 3)) == held
+    assert sets(sequences.held(drafted, 1)) == [row[-1:] for row in held]
+    assert sets(sequences.held(drafted[:, :0], 1)) == [row[:1] for row in held]
+    root_and_second = torch.tensor([[[1, 0, 1]], [[1, 0, 0]]]).bool()
+    assert sets(sequences.held(drafted, 1, root_and_second)) == [[{0, 1, 4}], [{2}]]
+
+
+def sets(held: Tensor) -> list[list[set[int]]]:
+    return [[set(place) for place in row] for row in held.tolist()]
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.3])

@@ -424,13 +424,20 @@ def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
     assert distribution_error(verify_tree_with(), target, sampled(draft, COMB)) < EXACT
 
 
+@cache
+def worlds_that_are_exact(replacement: bool) -> list:
+    """Four targets with drafted trees, all of which the shipped rule leaves exact."""
+    tables = [random_tables(seed, 3) for seed in range(4)]
+    worlds = [(target, sampled(draft, COMB, replacement)) for target, draft in tables]
+    assert max(distribution_error(verify_tree, *world) for world in worlds) < EXACT
+    return worlds
+
+
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_the_checker_rejects_a_rule_that(defect: str, replacement: bool) -> None:
-    worlds = [random_tables(seed, 3) for seed in range(4)]
-    drafted = [(target, sampled(draft, COMB, replacement)) for target, draft in worlds]
-    assert max(distribution_error(verify_tree, *world) for world in drafted) < EXACT
-    assert max(distribution_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
+    worlds = worlds_that_are_exact(replacement)
+    assert any(distribution_error(DEFECTS[defect], *world) > 1e-3 for world in worlds)
 
 
 def test_the_checker_rejects_a_q_that_still_holds_the_elder_siblings() -> None:

@@ -11,6 +11,7 @@ Worked examples carry an id (B1, B4, M1, …) in the test's id.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -290,6 +291,10 @@ def mean_accepted(rule: Rule, target: Tensor, drafting: Drafting) -> float:
 
 SIZES = [(size, gamma) for size in (2, 3, 4, 5) for gamma in (1, 2, 3)]
 lossless = pytest.mark.parametrize("rule", [RULES[name] for name in sorted(LOSSLESS)])
+# of the random tables of each size and gamma
+seeds = pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 
 
 def test_every_rule_but_the_typical_one_is_held_to_the_distribution() -> None:
@@ -297,27 +302,27 @@ def test_every_rule_but_the_typical_one_is_held_to_the_distribution() -> None:
 
 
 @lossless
+@seeds
 @pytest.mark.parametrize("zeros", [0.0, 0.4], ids=["full support", "forbidden tokens"])
 @pytest.mark.parametrize(("size", "gamma"), SIZES)
 def test_sampled_drafts_leave_the_distribution_exact(
-    rule: Rule, size: int, gamma: int, zeros: float
+    rule: Rule, size: int, gamma: int, zeros: float, seed: int
 ) -> None:
-    for seed in range(3):
-        target, draft = random_tables(seed, size, zeros)
-        assert distribution_error(rule, target, sampled(draft, gamma)) < EXACT
+    target, draft = random_tables(seed, size, zeros)
+    assert distribution_error(rule, target, sampled(draft, gamma)) < EXACT
 
 
 @lossless
+@seeds
 @pytest.mark.parametrize("chosen", [greedy, n_gram])
 @pytest.mark.parametrize(("size", "gamma"), SIZES)
 def test_point_masses_leave_the_distribution_exact(
-    rule: Rule, chosen: Callable, size: int, gamma: int
+    rule: Rule, chosen: Callable, size: int, gamma: int, seed: int
 ) -> None:
-    for seed in range(3):
-        target, draft = random_tables(seed, size, zeros=0.2)
-        drafting = chosen(draft, gamma)
-        assert distribution_error(rule, target, drafting) < EXACT
-        assert distribution_error(rule, target, told(drafting, size)) < EXACT
+    target, draft = random_tables(seed, size, zeros=0.2)
+    drafting = chosen(draft, gamma)
+    assert distribution_error(rule, target, drafting) < EXACT
+    assert distribution_error(rule, target, told(drafting, size)) < EXACT
 
 
 @settings(max_examples=40)
@@ -502,13 +507,20 @@ def test_the_checker_accepts_the_shipped_parts_put_together_again() -> None:
     assert distribution_error(verify_with(), target, sampled(draft, 2)) < EXACT
 
 
+@cache
+def worlds_that_are_exact(rule: Rule, chosen: Callable, zeros: float) -> list:
+    """Eight targets with what is drafted, all of which the shipped rule leaves exact."""
+    tables = [random_tables(seed, 3, zeros) for seed in range(8)]
+    worlds = [(target, chosen(draft, 2)) for target, draft in tables]
+    assert max(distribution_error(rule, *world) for world in worlds) < EXACT
+    return worlds
+
+
 @pytest.mark.parametrize("chosen", [sampled, greedy], ids=["sampled", "greedy"])
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_the_checker_rejects_a_rule_that(defect: str, chosen: Callable) -> None:
-    worlds = [random_tables(seed, 3, zeros=0.4) for seed in range(8)]
-    drafted = [(target, chosen(draft, 2)) for target, draft in worlds]
-    assert max(distribution_error(verify, *world) for world in drafted) < EXACT
-    assert max(distribution_error(DEFECTS[defect], *world) for world in drafted) > 1e-3
+    worlds = worlds_that_are_exact(verify, chosen, zeros=0.4)
+    assert any(distribution_error(DEFECTS[defect], *world) > 1e-3 for world in worlds)
 
 
 def test_the_checker_rejects_counting_drafts_after_a_rejection() -> None:
@@ -552,15 +564,13 @@ def block_with_the_tests_of_the_token_rule(target_probs, draft_probs, drafted, u
     ],
 )
 def test_the_checker_rejects(defect: Rule) -> None:
-    worlds = [random_tables(seed, 3) for seed in range(8)]
-    drafted = [(target, sampled(draft, 2)) for target, draft in worlds]
-    assert max(distribution_error(verify_block, *world) for world in drafted) < EXACT
-    assert max(distribution_error(defect, *world) for world in drafted) > 1e-3
+    worlds = worlds_that_are_exact(verify_block, sampled, zeros=0.0)
+    assert any(distribution_error(defect, *world) > 1e-3 for world in worlds)
 
 
 def test_typical_acceptance_is_lossy_for_point_masses_too() -> None:
     worlds = [random_tables(seed, 3) for seed in range(8)]
-    assert max(distribution_error(verify_typical, p, greedy(q, 2)) for p, q in worlds) > 0.05
+    assert any(distribution_error(verify_typical, p, greedy(q, 2)) > 0.05 for p, q in worlds)
 
 
 @pytest.mark.parametrize("rule", [verify, verify_block])
@@ -584,7 +594,7 @@ def test_the_checker_rejects_a_residual_that_is_filtered_again() -> None:
         target, draft = (keep_nucleus(table.log(), 0.8).softmax(-1) for table in tables)
         worlds.append((target, sampled(draft, 2)))
     assert max(distribution_error(verify, *world) for world in worlds) < EXACT
-    assert max(distribution_error(rule, *world) for world in worlds) > 1e-3
+    assert any(distribution_error(rule, *world) > 1e-3 for world in worlds)
 
 
 def test_the_checker_rejects_the_softmax_reported_for_a_greedy_draft() -> None:

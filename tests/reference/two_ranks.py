@@ -1,14 +1,18 @@
-"""What each of two ranks runs for `test_tensor_parallel`: `python two_ranks.py CHECKS FILE`.
+"""What two ranks run for `test_tensor_parallel`: `python two_ranks.py CHECKS FILE [TIMEOUT_S]`.
 
-Rank 0 writes what it found to FILE as JSON.
+Rank 0 writes what it found to FILE as JSON. This process imports PyTorch once, and then becomes
+two; how each ended is printed as JSON.
 """
 
 import json
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what splitting a model imports, once for both ranks
 from conftest import perturbed_model, tiny_model  # this folder is the first on the path
 
 from reference import (
@@ -31,6 +35,7 @@ from reference.packing import pack
 from specsim.checks import SpecsimError
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
+NEW = 7  # tokens, which is two or three cycles
 MORE = 5  # rows that are read through the cache after the prompt
 RULES = ("token", "block", "match")
 FAMILIES = {
@@ -83,10 +88,10 @@ def texts(target, using) -> dict[str, list[int]]:
     """Greedy and sampled tokens, two lists for every drafter; sampled with two prompts at once."""
     found = {}
     for name, drafter in using.items():
-        found[f"{name}, greedy"] = speculate(target, drafter, PROMPT, 12).tokens
+        found[f"{name}, greedy"] = speculate(target, drafter, PROMPT, NEW).tokens
         rule = RULES[len(name) % len(RULES)] if not drafter.nodes else "token"
         prompts = [PROMPT, PROMPT[:3]]
-        run = speculate(target, drafter, prompts, 12, 1.0, rule=rule, seed=7, top_p=0.95)
+        run = speculate(target, drafter, prompts, NEW, 1.0, rule=rule, seed=7, top_p=0.95)
         found[f"{name}, {rule}"] = run.tokens
     return found
 
@@ -110,7 +115,7 @@ def identity(group) -> dict:
         setattr(tensor_parallel, attribute, right)
     target = tiny_model(3)
     draft = perturbed_model(target, 0.2)
-    found["alone"] = texts(target, drafters(target, draft))
+    found["alone"] = texts(target, drafters(target, draft)) if group.rank == 0 else {}
     tensor_parallel.split(target, group)
     found["together"] = texts(target, drafters(target, draft))
     tensor_parallel.split(draft, group)
@@ -161,8 +166,6 @@ def one_fails(group) -> dict:
 def one_ends(group) -> dict:
     """Rank 1 is gone without a word."""
     if group.rank == 1:
-        import os
-
         os._exit(9)
     logits(tensor_parallel.split(tiny_model(), group))
     return {}
@@ -190,5 +193,51 @@ def main(checks: str, file: str, timeout_s: str = "60") -> int:
     return 0
 
 
+def run_as(rank: int, said: Path, arguments: list[str]) -> None:
+    """Be one of the ranks; what it says goes to a file."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    file = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = 1
+    try:
+        status = main(*arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def fork(arguments: list[str]) -> None:
+    """Run both ranks, and print how each ended. Where one fails, the other has ten seconds."""
+    torch.set_num_threads(1)
+    said = [Path(f"{arguments[1]}.rank{rank}") for rank in range(2)]
+    running = {}
+    for rank in range(2):
+        if (process := os.fork()) == 0:
+            run_as(rank, said[rank], arguments)
+        running[process] = rank
+    statuses, until = [-9, -9], time.monotonic() + 240
+    while running and time.monotonic() < until:
+        process, ended = os.waitpid(-1, os.WNOHANG)
+        if process == 0:
+            time.sleep(0.02)
+            continue
+        statuses[rank := running.pop(process)] = os.waitstatus_to_exitcode(ended)
+        if statuses[rank] != 0:  # torchrun ends the others at once
+            until = min(until, time.monotonic() + 10)
+    for process in running:
+        os.kill(process, 9)
+        os.waitpid(process, 0)
+    print(
+        json.dumps(
+            [[status, file.read_text()] for status, file in zip(statuses, said, strict=True)]
+        )
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    fork(sys.argv[1:])

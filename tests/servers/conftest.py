@@ -39,7 +39,7 @@ def versus_servers():
 def started(context) -> Iterator[str]:
     """A server's address, or a skip if it does not start."""
     try:
-        url = context.__enter__()
+        url = context.__enter__().url
     except SpecsimError as error:
         pytest.skip(str(error))
     try:

@@ -18,7 +18,7 @@ from specsim.evidence.calibration import StageProbe
 
 PROMPT = 8  # tokens: reading more takes longer than the cycles after it, and tells nothing
 TOKENS = 5  # most drafts of an unrelated model are rejected, so these are a few cycles
-NUCLEUS = 0.9  # any top-p sorts all of the vocabulary
+NUCLEUS = 0.9  # of random logits so small a part of the vocabulary that it is not sorted whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ COUNTS = (
     "speculation_overhead_s",  # cycles with drafts
     "logit_overhead_s",  # logits that become probabilities
     "drawing_overhead_s",  # logits of the distributions that a token is drawn from
-    "sorting_overhead_s",  # logits that are sorted, one distribution after the other
+    "sorting_overhead_s",  # logits that top-p looks through, one distribution after the other
 )
 LAUNCHED = 2  # so many of them a host may launch ahead of its device
 ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes

@@ -42,7 +42,7 @@ class StageProbe:
     `stage` is "draft" (gamma passes of the draft, the first of two rows, and gamma draws), "verify"
     (one pass of the target, gamma + 1 rows) or "host" (the rest of the cycle). `architecture` is
     the model that runs in this stage, its weights stored in `format` (empty: the probes' own).
-    `filtered`: tokens are drawn from a nucleus, the distributions are sorted.
+    `filtered`: tokens are drawn from a nucleus, for which the likeliest tokens are sorted.
     """
 
     stage: str

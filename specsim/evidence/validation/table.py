@@ -1,6 +1,7 @@
 """The report as text: engines, kinds, the largest errors, speculation, skipped rows."""
 
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,17 @@ COLUMNS = ("ideal", "predicted", "without_chip", "without_source")
 HEADING = """\
 Plain decoding compared with published rows: the median |error| of a step. The
 columns: the roofline (ideal), the engine's constants (fitted), constants that
-were fitted without any row of the same accelerator (no acc.), of the same source
-(no src.). A * marks constants that are assumed, not fitted. Bands are of 80 %.
+were fitted without any row of the same accelerator (no acc.), or of the same
+source (no src.). A * marks constants that are assumed, not fitted. Bands are
+of 80 %.
 
 engine         rows accel. sources  ideal fitted no acc. no src.   worst   band"""
 KINDS = """
-Plain steps, passes of several rows (verification), prompts (prefill: nothing was
-fitted to them) and speedups (speculation): median |error|; the 90th percentile
-and the bias of predictions without the row's source (no src.); how many sources
-(srcs.). Without: the row's accelerator, or all rows of the engine of a speedup,
-whose overheads are then assumed.
+Plain steps, passes of several rows (verification), prompts (prefill: nothing
+was fitted to them) and speedups (speculation): median |error|; the 90th
+percentile and the bias of predictions without the row's source (no src.); how
+many sources (srcs.). Without: the row's accelerator, or all rows of the engine
+of a speedup, whose overheads are then assumed.
 
 engine         kind         rows srcs.  ideal fitted without no src.   p90  bias"""
 
@@ -51,9 +53,9 @@ def engines(document: Mapping[str, Any]) -> Iterator[str]:
             f"{engine['engine']:14s}{counts} {medians(engine)} {engine['worst']:+7.1%}"
             f"{band:>7s}{note}"
         )
-    yield f"{'average':34s}{medians(document['average'])}"
+    yield f"{'average':35s}{medians(document['average'])}"
     for what, row in document["unscored"].items():
-        yield f"{what:29s}{row['rows']:4d} {medians(row)}"
+        yield f"{what:30s}{row['rows']:4d} {medians(row)}"
 
 
 def kinds(document: Mapping[str, Any]) -> Iterator[str]:
@@ -68,7 +70,7 @@ def kinds(document: Mapping[str, Any]) -> Iterator[str]:
             f"{median['without_source']:7.1%} {p90['without_source']:5.0%} {row['bias']:+5.0%}"
         )
     held = document["coverage"]
-    yield (
+    said = (
         f"The 80 % bands contain {held['without_chip']:.0%} of the plain steps that are predicted "
         f"without their accelerator, {held['without_source']:.0%} without their source "
         f"(half-width, median: {held['half_width']:.0%}); of the speedups "
@@ -76,9 +78,11 @@ def kinds(document: Mapping[str, Any]) -> Iterator[str]:
         f"{held['speedups_without_engine']:.0%} without any row of their engine "
         f"(half-width {held['speedups_half_width']:.0%})."
     )
+    yield "\n".join(wrap(said, 80))
     free = document["constants"].items()
     told = (f"{name} {c['passes']} + {c['speculation']}" for name, c in free if any(c.values()))
-    yield "Fitted constants of an engine, of passes + of speculation:\n" + ", ".join(told) + "."
+    yield "Fitted constants of an engine, of passes + of speculation:"
+    yield "\n".join(wrap(", ".join(told) + ".", 80))
 
 
 def medians(row: Mapping[str, float]) -> str:
