@@ -94,6 +94,14 @@ NEEDS = {  # what was tried, by how its name begins; of modules that are importe
     "import specsim.explorer.single_panel": DRAWING | WIDGETS,
     "import specsim.explorer.widget": DRAWING | WIDGETS,
     "import specsim.explorer.controls": WIDGETS,
+    "import specsim.explorer.comparison_view": DRAWING | WIDGETS,
+    "import specsim.explorer.finding": DRAWING | WIDGETS,
+    "import specsim.explorer.frames": DRAWING | WIDGETS,
+    "import specsim.explorer.task_control": DRAWING | WIDGETS,
+    "import specsim.explorer.hover": DRAWING,
+    "import specsim.explorer.memory_bar": DRAWING,
+    "import specsim.explorer.static_view": {"PIL"},
+    "import specsim.explorer.taking": {"PIL"},
 }
 
 

@@ -1,6 +1,7 @@
 """Two settings side by side: A, which was kept, and B, which is shown."""
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from specsim.explorer.cards import rate
@@ -21,7 +22,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedRow:
     """A quantity of both, as it is shown, and whether it is a setting or a result."""
 
     name: str
@@ -30,15 +31,14 @@ class Row:
     is_setting: bool = False
 
 
-def differences(a: Kept, b: Kept) -> list[Row]:
+def differences(a: Kept, b: Kept) -> list[ComparedRow]:
     """The settings in which the two differ, of those that are used."""
-    used = a.shown.scenario, b.shown.scenario
     found = []
     for name in NAMES:
-        values = [getattr(each, name) for each in used]
-        if values[0] != values[1]:
-            said = (written(name, value) for value in values)
-            found.append(Row(LABELS.get(name, name.replace("_", " ")), *said, is_setting=True))
+        one, other = (getattr(each.shown.scenario, name) for each in (a, b))
+        if one != other:
+            label = LABELS.get(name, name.replace("_", " "))
+            found.append(ComparedRow(label, written(name, one), written(name, other), True))
     return found
 
 
@@ -52,20 +52,12 @@ def written(name: str, value: object) -> str:
         value, float) else str(value)  # fmt: skip
 
 
-def results(a: Kept, b: Kept) -> list[Row]:
+def results(a: Kept, b: Kept) -> list[ComparedRow]:
     """What is predicted for both."""
-    both = a.shown, b.shown
-    found = [
-        Row("γ that is used", *(str(each.gamma) for each in both)),
-        Row("speedup over plain", *(f"{each.speedup:.2f}×" for each in both)),
-        Row("time per token", *(milliseconds(token_s(each)) for each in both)),
-        Row("tokens/s, all", *(rate(tokens_per_s(each)) for each in both)),
-        Row("tokens per cycle", *(f"{each.of('tokens_per_cycle'):.2f}" for each in both)),
-        Row("memory", *(memory(each) for each in both)),
-    ]
-    if all(each.scenario.price_per_hour > 0 for each in both):
-        found.append(Row("per million tokens", *(f"${dollars(each):.2f}" for each in both)))
-    return found
+    quantities = dict(QUANTITIES)
+    if all(each.shown.scenario.price_per_hour > 0 for each in (a, b)):
+        quantities["per million tokens"] = lambda shown: f"${dollars(shown):.2f}"
+    return [ComparedRow(name, say(a.shown), say(b.shown)) for name, say in quantities.items()]
 
 
 def verdict(a: Kept, b: Kept) -> str:
@@ -96,7 +88,7 @@ def as_html(a: Kept, b: Kept) -> str:
     )
 
 
-def _row(row: Row) -> str:
+def _row(row: ComparedRow) -> str:
     kind = ' class="specsim-setting"' if row.is_setting else ""
     cells = "".join(f"<td>{html.escape(each)}</td>" for each in (row.a, row.b))
     return f'<tr{kind}><th scope="row">{html.escape(row.name)}</th>{cells}</tr>'
@@ -123,3 +115,13 @@ def dollars(shown: PredictedScenario) -> float:
     devices = shown.scenario.tensor_parallel + shown.over.extra_devices
     hour = shown.scenario.price_per_hour * devices
     return float(dollars_per_million_tokens(hour, tokens_per_s(shown)))
+
+
+QUANTITIES: dict[str, Callable[[PredictedScenario], str]] = {
+    "γ that is used": lambda shown: str(shown.gamma),
+    "speedup over plain": lambda shown: f"{shown.speedup:.2f}×",
+    "time per token": lambda shown: milliseconds(token_s(shown)),
+    "tokens/s, all": lambda shown: rate(tokens_per_s(shown)),
+    "tokens per cycle": lambda shown: f"{shown.of('tokens_per_cycle'):.2f}",
+    "memory": memory,
+}

@@ -7,9 +7,9 @@ says what is where; `as_svg` lays it over the picture.
 import html
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from specsim.explorer.figure_canvas import HEIGHT, WIDTH
 from specsim.explorer.panels import (
@@ -23,6 +23,9 @@ from specsim.explorer.panels.roofline import points, si
 from specsim.explorer.panels.waterfall import BARS
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.explorer.sentences import milliseconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COARSE = 16  # cells along an axis of a map
 AROUND_PX = 14  # half the width of the area around a point
@@ -125,13 +128,13 @@ def _cells(panel: SpeedupMapPanel, shown: PredictedScenario) -> list[Area]:
     return found
 
 
-def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
+def _pixels(axes: "Axes", x: float, y: float) -> tuple[float, float]:
     """A point of the axes in CSS pixels from the picture's top left corner."""
     across, up = axes.figure.transFigure.inverted().transform(axes.transData.transform((x, y)))
     return float(across) * WIDTH, (1 - float(up)) * HEIGHT
 
 
-def _between(axes: Axes, x: tuple[float, float], y: tuple[float, float], text: str) -> Area:
+def _between(axes: "Axes", x: tuple[float, float], y: tuple[float, float], text: str) -> Area:
     """The area between two values of x and two of y, within the frame."""
     (left, bottom), (right, top) = (_pixels(axes, x[at], y[at]) for at in (0, 1))
     box = axes.get_position()

@@ -10,7 +10,7 @@ from specsim.figures import COLOURS
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class HeldPart:
     """Gigabytes of one kind, and their colour."""
 
     name: str
@@ -18,7 +18,7 @@ class Part:
     colour: str
 
 
-def parts_of(shown: PredictedScenario) -> list[Part]:
+def parts_of(shown: PredictedScenario) -> list[HeldPart]:
     """What is held at the gamma that is shown, without what is nothing."""
     held = shown.footprint(gamma=shown.gamma)
     found = (
@@ -28,7 +28,7 @@ def parts_of(shown: PredictedScenario) -> list[Part]:
         ("draft's cache", held.draft_kv_bytes, COLOURS["cycle"]),
         ("logits", held.logit_bytes, COLOURS["compute"]),
     )
-    parts = [Part(name, float(np.ravel(of)[0]) / 1e9, colour) for name, of, colour in found]
+    parts = [HeldPart(name, float(np.ravel(of)[0]) / 1e9, colour) for name, of, colour in found]
     return [part for part in parts if part.gigabytes > 0]
 
 

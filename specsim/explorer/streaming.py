@@ -37,14 +37,16 @@ class Stream:
 def plain(shown: PredictedScenario) -> Stream:
     """One token in every step."""
     count = len(TEXT)
-    return Stream(shown.of("step_s") * np.arange(1, count + 1), [1] * count)
+    return Stream(np.arange(1.0, count + 1.0, dtype=np.float64) * shown.of("step_s"), [1] * count)
 
 
 def speculative(shown: PredictedScenario, seed: int = 0) -> Stream:
     """Cycles with accepted tokens drawn from the survival of the scenario's acceptance."""
     chance = np.random.default_rng(seed)
     survival = survival_of(shown)
-    seconds, emitted, cycles = [], [], 0
+    seconds: list[float] = []
+    emitted: list[int] = []
+    cycles = 0
     while len(seconds) < len(TEXT):
         cycles += 1
         # P(at least k accepted) = survival[k - 1]: a uniform number below it
@@ -52,7 +54,7 @@ def speculative(shown: PredictedScenario, seed: int = 0) -> Stream:
         tokens = min(tokens, len(TEXT) - len(seconds))
         seconds += [cycles * shown.of("cycle_s")] * tokens
         emitted += [tokens] + [0] * (tokens - 1)
-    return Stream(np.array(seconds), emitted)
+    return Stream(np.array(seconds, dtype=np.float64), emitted)
 
 
 def survival_of(shown: PredictedScenario) -> Floats:
