@@ -181,8 +181,7 @@ def chosen_gamma(
     given = any(each is not None for each in (alpha, survival, tokens_per_cycle, acceptance))
     if drafter is None or (asked is None and not given):
         return np.zeros((), dtype=np.int64)
-    if not isinstance(drafter, Drafter):
-        require_able(drafter, target, np.zeros(()))
+    require_able(drafter, target, np.zeros((), dtype=np.int64))
     if tokens_per_cycle is not None:
         raise SpecsimError("tokens_per_cycle needs the gamma that it was measured at: give gamma")
     if not given:
@@ -195,7 +194,7 @@ def chosen_gamma(
         gammas = drafter.gammas_within(np.shape(acceptance.vector)[-1])
     if acceptance is not None and np.ndim(acceptance.tokens_per_cycle(np.asarray(0))):
         raise SpecsimError("the best gamma needs an acceptance model of single numbers: give gamma")
-    apart = {
+    apart: dict[str, Any] = {
         name: value if value is None or name == "top_p" else np.asarray(value)[..., None]
         for name, value in ({"alpha": alpha} | others).items()
     }

@@ -163,7 +163,10 @@ def memory_of(held: Footprint, found: Resolved) -> str:
     """How much memory a scenario needs, and of how much."""
     devices = found.system.tensor_parallel
     each = f" on each of {devices} devices" if devices > 1 else ""
-    said = f"needs {float(held.total_bytes) / 1e9:.1f} of {capacity_words(held, found.system)}"
+    size = f"{float(held.total_bytes) / 1e9:.1f}"
+    if held.capacity_bytes is None:
+        return f"needs {size} GB{each}; how much there is, is unknown"
+    said = f"needs {size} of {capacity_words(held, found.system)}"
     return f"{said}{each}{'' if held.fits else ': DOES NOT FIT'}"
 
 
@@ -249,9 +252,12 @@ def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[
         return [*lines, f"speedup       cannot tell at gamma = {gamma}{large}"]
     lines += rates(document["speculative_tokens_per_s"], batch)
     low, high = document["band"]["speedup"]
-    lines.append(f"speedup       {document['speedup']:8.3f} x   at gamma = {gamma}" + large)
+    lines.append(
+        f"speedup       {document['speedup']:8.3f} x   ({low:.2f} to {high:.2f}) at gamma = {gamma}"
+        + large
+    )
     at = " at the middle alpha" if "acceptance_range" in document else ""
-    lines.append(f"              {low:.2f} to {high:.2f}: the engine's error{at} (80 % band)")
+    lines.append(f"              in brackets: the engine's error{at} (80 % band)")
     ties = document["tied_gammas"]
     if ties and len(ties) > 1:
         lines.append(f"              gamma = {ties[0]} … {ties[-1]} are within 2 % of the best")

@@ -391,7 +391,8 @@ def verdicts(ranked: Sequence[Ranked], limits: Mapping[str, float]) -> list[str]
             "NO ROW KEEPS the limits that were asked for "
             f"({', '.join(f'{name} {limits[name]:g} ms' for name in missed)})."
         )
-    if all(each.speedups[1] <= 1.0 for each in ranked if each.possible):
+    known = [each for each in ranked if each.missing is None]
+    if not any(each.cannot_tell or each.speedups[1] > 1.0 for each in known):
         said.append("No way to draft is faster than plain decoding.")
     order = "what fits" + (", then what keeps the limits" if limits else "")
     return [*said, f"sorted by {order}, then tokens/s per device"]

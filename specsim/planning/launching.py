@@ -194,7 +194,7 @@ def _about_schedule(
     length = "num_speculative_tokens"
     schedule, (begin, end, gamma) = settings[f"{length}_per_batch_size"], chosen
     for_whom = f"{begin} to {end} sequences" if users is None else f"{users} users"
-    since = catalog.load("launch")["vllm"].get("schedule_version")
+    since: str = catalog.load("launch")["vllm"]["schedule_version"]
     notes = [
         f"{length} {settings[length]} is the longest of the schedule [first batch, last batch, "
         f"length], which ends at {schedule[-1][1]} sequences; {for_whom}: {gamma}"
