@@ -62,8 +62,8 @@ class Exercise:
             )
         try:
             found = self.outcome(written)
-        except Unusable as wrong:
-            return Answer(False, f"Not yet: {wrong}.")
+        except Unusable as problem:
+            return Answer(False, f"Not yet: {problem}.")
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             return Answer(False, f"Not yet: your function stopped with {said}.")
@@ -101,7 +101,7 @@ def draw(probs: Floats, uniform: float) -> int:
     total = float(np.sum(probs))
     if not math.isclose(total, 1.0, rel_tol=1e-6):
         raise SpecsimError(f"the probabilities must sum to 1, got {total:.4g}: divide by their sum")
-    return int(min(np.searchsorted(np.cumsum(probs), uniform, side="right"), len(probs) - 1))
+    return min(int(np.searchsorted(np.cumsum(probs), uniform, side="right")), len(probs) - 1)
 
 
 # --- verify --------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ EXERCISES = (
     ),
 )
 _BY_ID = {each.id: each for each in EXERCISES}
-_SHOWN = {
+_SHOWN: dict[str, Written] = {
     "verify": verify,
     "tokens_per_cycle": tokens_per_cycle,
     "kv_bytes": kv_bytes,

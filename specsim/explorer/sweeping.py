@@ -117,14 +117,14 @@ class Sweep:
         """A notebook shows the table, which a stored page keeps, and below it the widget."""
         from IPython.display import display
 
-        display(  # type: ignore[no-untyped-call]
+        display(
             {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}, raw=True
         )
         try:
             box = self.view().box
         except SpecsimError:
             return  # without ipywidgets or matplotlib the table is what there is
-        display(box)  # type: ignore[no-untyped-call]
+        display(box)
 
     def figure(self, name: str | None = None, *, unit_line: bool = False) -> "Figure":
         """A curve along the first axis for every value of the second, if there is one.
@@ -226,7 +226,7 @@ def sweep(
         if "error" in outcome:
             problems[place] = outcome["error"]
     shape = tuple(len(each) for each in along.values())
-    called = name or getattr(function, "__name__", "<lambda>")
+    called = name or str(getattr(function, "__name__", "<lambda>"))
     called = "value" if called == "<lambda>" else called.replace("_", " ")
     return Sweep(along, np.array(values, dtype=float).reshape(shape), problems, called)
 

@@ -42,7 +42,7 @@ def chunked_prefill() -> dict[str, float]:
     """How long a prompt keeps the others waiting, in one pass and in chunks."""
     prompt = 8192
     step = plain(LLAMA_8B, H100, batch=32, context=1024)
-    numbers = {
+    numbers: dict[str, float] = {
         f"pass_{chunk}_ms": 1e3 * float(prefill_s(LLAMA_8B, H100, prompt=prompt, chunk=chunk))
         for chunk in (128, 512, prompt)
     }
