@@ -50,7 +50,7 @@ def chunked_prefill() -> dict[str, float]:
         "whole_ms": numbers["pass_8192_ms"],
         "chunk_ms": numbers["pass_512_ms"] / (prompt / 512),
         "step_ms": 1e3 * float(step.step_s),
-        "weights_ms": 1e3 * streamed_bytes(LLAMA_8B) / H100.bandwidth_bytes_per_s,
+        "weights_ms": 1e3 * float(streamed_bytes(LLAMA_8B) / H100.bandwidth_bytes_per_s),
         "as_steps_ms": 1e3 * prompt * float(plain(LLAMA_8B, H100).step_s),
         "small_chunks": numbers["pass_128_ms"] / numbers["pass_8192_ms"],
         "large_chunks": numbers["pass_512_ms"] / numbers["pass_8192_ms"],
