@@ -22,15 +22,11 @@
 # can be seen.
 
 # %%
-import json
-from pathlib import Path
-
 import numpy as np
 
-import specsim
 from specsim import course, figures
 from specsim.checks import SpecsimError
-from specsim.course import quiz
+from specsim.course import quiz, servers
 
 here = course.here()
 course.say(here.sentence)
@@ -44,48 +40,18 @@ course.say(here.sentence)
 # last answer is complete. The decoder itself decodes the same prompts without any server.
 
 # %%
-stored = Path(specsim.__file__).parent.parent / "measurements" / "servers-cpu-2core.json"
-found = json.loads(stored.read_text(encoding="utf-8"))
-gamma, rows = found["gamma"], found["rows"]
-of = {(row["who"], row["gamma"], row["streams"]): row for row in rows}
-streams = sorted({row["streams"] for row in rows})
-names = {"decoder": "the decoder, no server", "ours": "our server", "vLLM": "vLLM"}
-lines = []
-for who, name in names.items():
-    for drafted in (0, gamma):
-        cells = [of[who, drafted, count]["tokens_per_s"] for count in streams]
-        kind = f"γ = {drafted}" if drafted else "plain"
-        lines.append(f"| {name}, {kind} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |")
-
-
-def ratios(one: str, other: str) -> np.ndarray:
-    """Speed of one over the other, of every load."""
-    return np.array(
-        [
-            of[one, drafted, count]["tokens_per_s"] / of[other, drafted, count]["tokens_per_s"]
-            for drafted in (0, gamma)
-            for count in streams
-        ]
-    )
-
-
-def mean(values: np.ndarray) -> float:
-    """The geometric mean."""
-    return float(np.exp(np.log(values).mean()))
-
-
-table, against = "\n".join(lines), ratios("ours", "vLLM")
+found = servers.measured_servers()
+where, kept = found.document["environment"], found.ratios("ours", "decoder")
+against = found.ratios("ours", "vLLM")
 course.say(f"""
-Tokens per second of all streams together, on {found["environment"]["device"]} with
-{found["environment"]["threads"]} threads in {found["dtype"]}:
+Tokens per second of all streams together, on {where["device"]} with {where["threads"]} threads in
+{found.document["dtype"]}:
 
-| streams | {" | ".join(map(str, streams))} |
-|---|{"---|" * len(streams)}
-{table}
+{found.table()}
 
 HTTP, the client and the event loop share the processors with the decoder. They leave
-{ratios("ours", "decoder").min():.0%} to {ratios("ours", "decoder").max():.0%} of its speed.
-**Our server is {mean(against):.1f} times as fast as vLLM here ({against.min():.1f} to
+{kept.min():.0%} to {kept.max():.0%} of its speed. **Our server is
+{servers.geometric_mean(against):.1f} times as fast as vLLM here ({against.min():.1f} to
 {against.max():.1f}): on so small a model, what an engine does beside the passes decides.** That is
 no verdict on vLLM, which is made for large models on GPUs.
 """)
@@ -101,48 +67,27 @@ no verdict on vLLM, which is made for large models on GPUs.
 
 # %%
 figure, panels = figures.subplots(2, height=2.9)
-for axes, (who, title) in zip(panels, list(names.items())[1:], strict=True):
-    curves = [
-        figures.Curve(
-            f"γ = {drafted}" if drafted else "plain",
-            streams,
-            [of[who, drafted, count]["predicted"] for count in streams],
-            concept,
-            measured=[
-                (n, *(of[who, drafted, n][key] for key in ("tokens_per_s", "low", "high")))
-                for n in streams
-            ],
-        )
-        for drafted, concept in ((0, "plain"), (gamma, "speedup"))
-    ]
-    figures.curves(axes, curves, "streams", "tokens per second", title=title)
+for axes, who in zip(panels, ("ours", "vLLM"), strict=True):
+    figures.curves(
+        axes, found.curves(who), "streams", "tokens per second", title=servers.NAMES[who]
+    )
 figure
 
 # %%
-errors, gains = {}, {}
+said = []
 for who in ("ours", "vLLM"):
-    mine = [row for row in rows if row["who"] == who]
-    errors[who] = np.array([row["predicted"] / row["tokens_per_s"] - 1 for row in mine])
-    gains[who] = {
-        count: tuple(
-            of[who, gamma, count][key] / of[who, 0, count][key]
-            for key in ("predicted", "tokens_per_s")
-        )
-        for count in (streams[0], streams[-1])
-    }
-said = "\n".join(
-    f"| {names[who]} | {np.median(abs(errors[who])):.0%} | {abs(errors[who]).max():.0%} | "
-    + " | ".join(f"{one:.2f} / {other:.2f}" for one, other in gains[who].values())
-    + " |"
-    for who in errors
-)
+    off, gains = abs(found.errors(who)), (found.speedups(who, "predicted"), found.speedups(who))
+    ends = " | ".join(f"{one[k]:.2f} / {other[k]:.2f}" for one, other in [gains] for k in (0, -1))
+    said.append(f"| {servers.NAMES[who]} | {np.median(off):.0%} | {off.max():.0%} | {ends} |")
+said = "\n".join(said)
 course.say(f"""
-| | median error | worst | speedup with {streams[0]} stream | with {streams[-1]} streams |
+| | median error | worst | speedup, fewest streams | most streams |
 |---|---|---|---|---|
 {said}
 
-(Speedups: predicted / measured.) **Two plain loads of a server are enough to know what its host
-takes. What it does only where it speculates stays unknown until it is measured.**
+(Speedups: predicted / measured.) **Both are predicted too fast, and most so with a draft: two plain
+loads tell what a server's host takes for a plain step. What it does only where it speculates stays
+unknown until it is measured.**
 """)
 
 # %% [markdown]
@@ -152,36 +97,53 @@ takes. What it does only where it speculates stays unknown until it is measured.
 # measures, and compares. Here is a small version, with two loads.
 
 # %%
-if here.torch:
-    from specsim.demo import served
+# %%measured
+from specsim.demo import served
 
-    try:
-        small = served.compared(streams=(1, 4), quick=course.fast(), answer=48, rounds=1)
-        course.say("```\n" + "\n".join(served.table(small.rows, small.gamma)) + "\n```")
-    except SpecsimError as missing:
-        course.say(f"*Not here: {missing}.*")
+try:
+    small = served.compared(streams=(1, 4), quick=course.fast(), answer=48, rounds=1)
+    course.say("```\n" + "\n".join(served.table(small.rows, small.gamma)) + "\n```")
+except SpecsimError as missing:
+    course.say(f"*Not here: {missing}.*")
 
 # %% [markdown]
-# ## Your own server
+# **A prediction that was made before the server started stands beside what it did.**
+
+# %% [markdown]
+# ## Exercises
 #
 # `specsim measure-server --url URL` sends a load to any server of the OpenAI protocol, and
 # `specsim compare --results FILE` puts the prediction beside it. Whatever the engine is, start with
-# two plain loads: they tell what its host takes.
-#
-# A server has 20 ms between the tokens of a stream when it serves one, and 34 ms when it serves
-# eight. A pass takes 12 ms for one row, and 15 ms for eight.
+# two plain loads.
 
 # %%
+one, eight, pass_one, pass_eight = 20, 34, 12, 15  # milliseconds
 host = quiz.Question(
+    f"A server has {one} ms between the tokens of a stream when it serves one stream, and "
+    f"{eight} ms when it serves eight. A pass takes {pass_one} ms for one row and {pass_eight} ms "
+    "for eight. "
     "How many milliseconds does its host take for each further sequence?",
-    answer=((34 - 15) - (20 - 12)) / 7,
+    answer=((eight - pass_eight) - (one - pass_one)) / 7,
     unit="ms",
     mistakes={
-        "you forget that the passes grow, too": (34 - 20) / 7,
-        "you take the host's time of the whole step with eight": 34 - 15,
+        "you forget that the passes grow, too": (eight - one) / 7,
+        "you take the host's time of the whole step with eight": eight - pass_eight,
     },
 )
 quiz.ask(host)
+
+# %%
+chunks = quiz.Question(
+    "A server speculates and sends a chunk for each cycle, with 2.5 tokens on average. Its clients "
+    "see a gap of 30 ms between two chunks. What is its time per output token?",
+    answer=30 / 2.5,
+    unit="ms",
+    mistakes={
+        "you take the gap between chunks for that between tokens": 30,
+        "you multiply by the tokens of a chunk": 30 * 2.5,
+    },
+)
+quiz.ask(chunks)
 
 # %% [markdown]
 # ## References

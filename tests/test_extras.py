@@ -101,6 +101,7 @@ NEEDS = {  # what was tried, by how its name begins; of modules that are importe
     "import specsim.explorer.hover": DRAWING,
     "import specsim.explorer.memory_bar": DRAWING,
     "import specsim.explorer.static_view": {"PIL"},
+    "import specsim.explorer.sweep_view": DRAWING | WIDGETS,
     "import specsim.explorer.taking": {"PIL"},
 }
 

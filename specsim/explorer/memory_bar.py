@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specsim.checks.extras import needed
 from specsim.explorer.scenarios import PredictedScenario
-from specsim.figures import COLOURS
+
+with needed("the explorer", "notebooks"):
+    from specsim.figures import COLOURS
 
 
 @dataclass(frozen=True, slots=True)

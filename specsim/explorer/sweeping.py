@@ -117,9 +117,7 @@ class Sweep:
         """A notebook shows the table, which a stored page keeps, and below it the widget."""
         from IPython.display import display
 
-        display(
-            {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}, raw=True
-        )
+        display({"text/plain": repr(self), "text/markdown": self._repr_markdown_()}, raw=True)
         try:
             box = self.view().box
         except SpecsimError:
