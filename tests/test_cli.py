@@ -246,9 +246,7 @@ def test_out_to_a_path_that_cannot_be_written(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["predikt"], ["compare", "nowhere.json"], ["compare", "."]]
-)
+@pytest.mark.parametrize("arguments", [["predikt"], ["compare", "nowhere.json"], ["compare", "."]])
 def test_other_mistakes(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert status_of(arguments) == 2

@@ -22,7 +22,7 @@ import numpy as np
 from specsim.acceptance import IID
 from specsim.architecture import model
 from specsim.checks import Floats, SpecsimError
-from specsim.course.quiz.folded import Folded
+from specsim.course.quiz.folding import Folded
 from specsim.course.quiz.kinds import Answer
 from specsim.operators import PRECISIONS, cache_bytes
 

@@ -11,7 +11,7 @@
 |---|---|
 | `kinds` | the types: a question, a multiple-choice question, an answer |
 | `form` | a question on a notebook's page |
-| `folded` | a worked answer that the reader unfolds |
+| `folding` | a worked answer that the reader unfolds |
 | `models` | the models and systems that the questions are about |
 | `bandwidth` `batches` `tokens` `limits` `methods` `service` | thirty questions, by subject |
 | `engines` `families` | ten more: serving engines, experts, few bits, hybrids, trees |
@@ -33,7 +33,7 @@ from specsim.course.quiz import (
     service,
     tokens,
 )
-from specsim.course.quiz.folded import Folded, folded_answer
+from specsim.course.quiz.folding import Folded, folded_answer
 from specsim.course.quiz.form import Form
 from specsim.course.quiz.kinds import Answer, AnyQuestion, Choice, Question
 
