@@ -101,7 +101,9 @@ unknown until it is measured.**
 from specsim.demo import served
 
 try:
-    small = served.compared(streams=(1, 4), quick=course.fast(), answer=48, rounds=1)
+    small = served.compared(
+        course.effort((1, 4), (2,)), quick=course.fast(), answer=course.effort(48, 12), rounds=1
+    )
     course.say("```\n" + "\n".join(served.table(small.rows, small.gamma)) + "\n```")
 except SpecsimError as missing:
     course.say(f"*Not here: {missing}.*")
