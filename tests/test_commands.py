@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from specsim import catalog, cli
-from specsim.cli import patience
+from specsim.cli import progress
 from specsim.cli.page import fit, shell, wrap
 from specsim.drafting.methods import NEED_A_DRAFT
 
@@ -187,20 +187,22 @@ class Terminal(io.StringIO):
 
 
 def test_what_takes_long_says_so_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "QUIET_S", 0.01)
-    monkeypatch.setattr(patience, "OFTEN_S", 0.01)
+    monkeypatch.setattr(progress, "QUIET_S", 0.01)
+    monkeypatch.setattr(progress, "OFTEN_S", 0.01)
     for stream in (io.StringIO(), Terminal()):
         monkeypatch.setattr(sys, "stderr", stream)
-        with patience.working("pricing " + "x" * 100):
-            time.sleep(0.2)
+        with progress.working("pricing " + "x" * 100):
+            until = time.monotonic() + 60
+            while stream.isatty() and not stream.getvalue() and time.monotonic() < until:
+                time.sleep(0.01)
         said = stream.getvalue()
         assert bool(said) == stream.isatty()
         assert all(len(part) < WIDTH for part in said.split("\r"))
     assert " … 0 s" in said
     assert said.endswith("\r" + " " * 79 + "\r")
-    monkeypatch.setattr(patience, "QUIET_S", 60.0)
+    monkeypatch.setattr(progress, "QUIET_S", 60.0)
     monkeypatch.setattr(sys, "stderr", quick := Terminal())
-    with patience.working("pricing"):
+    with progress.working("pricing"):
         pass
     assert quick.getvalue() == ""
 

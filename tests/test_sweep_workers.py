@@ -4,7 +4,6 @@ that dies."""
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -145,28 +144,29 @@ def test_a_broken_executor_of_the_callers_is_said(tmp_path: Path, slow: Any) -> 
     assert done.progress.skipped + done.progress.computed == len(PLAN)
 
 
-def test_few_points_are_under_way_at_a_time() -> None:
-    under_way, most = [0], [0]
+def test_few_points_are_under_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = [0]
 
-    class Late(Executor):
-        """Finishes each chunk some time after it was submitted."""
+    class Idle(Executor):
+        """Two workers, which finish nothing until somebody waits for them."""
 
         _max_workers = 2
 
         def submit(self, fn: Any, /, *args: Any, **more: Any) -> Any:
             future = Future[Any]()
-            under_way[0] += len(args[1])
-            most[0] = max(most[0], under_way[0])
-
-            def finish() -> None:
-                under_way[0] -= len(args[1])
-                future.set_result([{"seconds": 1.0, "result": {"speedup": 1.0}} for _ in args[1]])
-
-            threading.Timer(0.05, finish).start()
+            future.points = args[1]  # type: ignore[attr-defined]
             return future
 
+    def finish_one(waiting: Any, **more: Any) -> Any:
+        """What `wait` is here: the first chunk is finished, and nothing else."""
+        most[0] = max(most[0], sum(len(each.points) for each in waiting))
+        first = next(iter(waiting))
+        first.set_result([{"seconds": 1.0, "result": {"speedup": 1.0}} for _ in first.points])
+        return {first}, set(waiting) - {first}
+
+    monkeypatch.setattr(running, "wait", finish_one)
     plan = plan_of("predict", PAIR, {"context": {"from": 1, "to": 40, "steps": 40}})
-    assert run_sweep(plan, Late()).progress.computed == 40
+    assert run_sweep(plan, Idle()).progress.computed == 40
     assert most[0] == 4  # for each worker one that is computed, and one that waits
 
 

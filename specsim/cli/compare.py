@@ -12,7 +12,7 @@ from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
 from specsim.cli.page import fit
 from specsim.cli.parser import Commands
-from specsim.cli.patience import working
+from specsim.cli.progress import working
 from specsim.cli.sentences import unknown_link
 from specsim.evidence import tables
 from specsim.evidence.comparison import (

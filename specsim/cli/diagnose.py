@@ -14,7 +14,7 @@ from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
-from specsim.cli.patience import working
+from specsim.cli.progress import working
 from specsim.evidence.counters import Counters
 from specsim.evidence.diagnosis import Diagnosis, bottleneck, diagnose
 from specsim.evidence.served import read_log

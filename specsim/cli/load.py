@@ -2,20 +2,17 @@
 measure-server."""
 
 import argparse
-import math
-import sys
-import time
 from dataclasses import fields
 from typing import Any
 
 from specsim.checks import SpecsimError, numbers
 from specsim.cli.options import add_acceptance, add_scenario
+from specsim.cli.progress import StatusLine, bar
 from specsim.scenario.server_load import AUTO_TOKENS, OUTPUT, PROMPT, REQUESTS, ServerLoad
 from specsim.serving.policies import HYSTERESIS
 
 MOST_RATES = 64
 LENGTHS = "tokens of a prompt: fixed, lognormal, or drawn from a file with a length per line"
-QUIET_S, OFTEN_S = 1.0, 0.2  # a run shorter than this shows no progress; how often it is shown
 
 
 def add_load(parser: argparse.ArgumentParser) -> None:
@@ -105,30 +102,18 @@ def loads_of(options: argparse.Namespace) -> list[ServerLoad]:
 
 
 class Bar:
-    """How far a run is, on a terminal's standard error, once it takes longer than a second."""
+    """How far the simulation of a load is."""
 
     def __init__(self, total: int, label: str = "") -> None:
-        self.total, self.label = total, label
-        self.begun = self.shown = time.monotonic()
-        self.drawn = False
+        self.total, self.label, self.status = total, label, StatusLine()
 
     def __call__(self, done: int, simulated_s: float) -> None:
-        now = time.monotonic()
-        if now - self.shown < OFTEN_S or now - self.begun < QUIET_S:
-            return
-        self.shown = now
-        if sys.stderr is None or not sys.stderr.isatty():
-            return
-        share = done / self.total
-        filled = math.floor(24 * share)
-        print(
-            f"\r{self.label}[{'#' * filled}{'.' * (24 - filled)}] {share:4.0%}, {done:,} of "
-            f"{self.total:,} requests, {simulated_s:,.0f} s simulated",
-            end="", file=sys.stderr, flush=True,
-        )  # fmt: skip
-        self.drawn = True
+        if self.status.is_due():
+            self.status.write(
+                f"{self.label}{bar(done / self.total)}, {done:,} of {self.total:,} requests, "
+                f"{simulated_s:,.0f} s simulated"
+            )
 
     def end(self) -> None:
         """Clear the line."""
-        if self.drawn:
-            print("\r" + " " * 79 + "\r", end="", file=sys.stderr, flush=True)
+        self.status.end()

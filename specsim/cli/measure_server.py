@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import sys
 import textwrap
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from specsim import __version__, serving
 from specsim.checks import SpecsimError, one_line
 from specsim.cli.load import add_traffic, loads_of
 from specsim.cli.parser import Commands
+from specsim.cli.progress import StatusLine, bar
 from specsim.evidence import client
 from specsim.evidence.client.address import Key, address_of
 from specsim.evidence.client.arrays import METRICS
@@ -36,7 +35,6 @@ ROWS = {
     "e2el": ("end to end (ms)", "e2e"),
 }
 WIDE = 80  # columns
-QUIET_S, OFTEN_S = 2.0, 0.2  # a run shorter than this shows no progress; how often it is shown
 FAILED, INTERRUPTED = 1, 130  # exit status: nothing was answered, or the server is gone; Ctrl-C
 
 
@@ -133,14 +131,14 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry(options, address.shown, load, written)
     open_many_files(options.concurrency or len(load))
-    bar = Progress()
+    progress = Progress()
     found = client.measure_server(
         options.url, load, model=options.model, chat=chat, prompts=written, slo=slo.limits,
         timeout_s=options.timeout, temperature=options.temperature, ignore_eos=options.ignore_eos,
         warmup=options.warmup, tokenizer=tokenizer, tokenizer_name=options.tokenizer,
-        overhead=not options.no_overhead, key=key, progress=bar,
+        overhead=not options.no_overhead, key=key, progress=progress,
     )  # fmt: skip
-    bar.end()
+    progress.end()
     if options.out:
         from specsim.checks.files import write_json  # rarely needed, slow to import
 
@@ -344,32 +342,22 @@ def _item(sentence: str) -> list[str]:
 
 
 class Progress:
-    """How far a run is, on a terminal's standard error, once it takes longer than two seconds."""
+    """How far the run is."""
 
     def __init__(self) -> None:
-        self.begun = self.shown = time.monotonic()
-        self.drawn = False
+        self.status = StatusLine()
 
     def __call__(self, ended: int, total: int, failed: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < OFTEN_S or now - self.begun < QUIET_S:
-            return
-        self.shown = now
-        if sys.stderr is None or not sys.stderr.isatty():
-            return
-        share = ended / total
-        bad = f", {failed:,} failed" if failed else ""
-        text = (
-            f"[{'#' * int(24 * share):.<24s}] {share:4.0%}, {ended:,} of {total:,} requests{bad}, "
-            f"{now - self.begun:.0f} s"
-        )
-        print(f"\r{text[: WIDE - 1]:{WIDE - 1}s}", end="", file=sys.stderr, flush=True)
-        self.drawn = True
+        if self.status.is_due():
+            bad = f", {failed:,} failed" if failed else ""
+            self.status.write(
+                f"{bar(ended / total)}, {ended:,} of {total:,} requests{bad}, "
+                f"{self.status.seconds:.0f} s"
+            )
 
     def end(self) -> None:
         """Clear the line."""
-        if self.drawn:
-            print("\r" + " " * (WIDE - 1) + "\r", end="", file=sys.stderr, flush=True)
+        self.status.end()
 
 
 def open_many_files(streams: int) -> None:

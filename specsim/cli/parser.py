@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
         return known and not given
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """A count may be written as 1e9; what is no whole number is told so."""
+        """A count may be written as 1e9. Other text is refused as not a whole number."""
         if action.type is not int:
             return super()._get_value(action, arg_string)
         try:

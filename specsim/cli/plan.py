@@ -13,7 +13,7 @@ from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, pasted, priced, wrap
 from specsim.cli.parser import Commands
-from specsim.cli.patience import working
+from specsim.cli.progress import working
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning import (
     BATCHES,

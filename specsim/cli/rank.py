@@ -15,8 +15,8 @@ from specsim.checks.limits import require_limit
 from specsim.cli.options import add_memory_share, add_scenario, scenario_of
 from specsim.cli.page import fit, notes, priced, wrap
 from specsim.cli.parser import Commands
-from specsim.cli.patience import working
 from specsim.cli.plan import deployment, most_in_memory, show_commands
+from specsim.cli.progress import working
 from specsim.cli.published import range_of
 from specsim.cli.sentences import guesses_first, weights_of
 from specsim.drafting.methods import NEED_A_DRAFT

@@ -12,7 +12,7 @@ from specsim.checks import SpecsimError
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
 from specsim.cli.page import fit
-from specsim.cli.patience import working
+from specsim.cli.progress import working
 from specsim.drafting import DraftModel
 from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run
 from specsim.evidence.diagnosis import Diagnosis, diagnose

@@ -15,10 +15,12 @@ from specsim.checks.extras import MissingExtra
 from specsim.checks.files import require_writable, writing
 from specsim.cli.measuring import compute_any
 from specsim.cli.parser import Commands
-from specsim.cli.progress import SweepBar
+from specsim.cli.progress import StatusLine, bar, clock
 from specsim.scenario.sweeping import (
+    Metric,
     SweepPlan,
     SweepPoint,
+    SweepProgress,
     SweepResult,
     SweepSummary,
     WorkerPool,
@@ -31,9 +33,10 @@ from specsim.scenario.sweeping import (
     usual_metric,
     write_csv,
 )
-from specsim.scenario.sweeping.summary import cell
+from specsim.scenario.sweeping.summary import cell, require_metric
 
 DRAWN = 2  # axes of a figure, at most
+LOGGED_S = 60.0  # how often a log says how far a sweep is
 
 
 def add(commands: Commands) -> None:
@@ -84,14 +87,14 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(plan):,} points of {plan.kind} over {described(plan.axes)}")
         return 0
     require_writable(folder)
-    bar = SweepBar(metric)
+    watch = SweepBar(metric)
     with pool_of(options) as pool:
         try:
             done = run_sweep(
-                plan, pool, files["jsonl"], compute=compute_any, retry=options.retry, watch=bar
+                plan, pool, files["jsonl"], compute=compute_any, retry=options.retry, watch=watch
             )
         finally:
-            bar.end()
+            watch.status.end()
     summary = summarise_sweep(done, metric)
     write_csv(files["csv"], done, summary, plan.axes)
     drawn = draw(files["png"], summary, along)
@@ -101,6 +104,30 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(*lines(document), sep="\n")
     return 0
+
+
+class SweepBar:
+    """How far the sweep is: on a terminal a bar, else a line every minute. Stops a sweep whose
+    results lack the metric, at the first of them."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.checked, self.status = metric, False, StatusLine(LOGGED_S)
+
+    def __call__(
+        self, progress: SweepProgress, point: SweepPoint, outcome: Mapping[str, Any]
+    ) -> None:
+        if not self.checked and "result" in outcome:
+            require_metric(self.metric, outcome["result"])
+            self.checked = True
+        if not self.status.is_due():
+            return
+        done = progress.total - progress.left
+        rate = progress.computed / self.status.seconds
+        failed = f", {progress.errors:,} errors" if progress.errors else ""
+        self.status.write(
+            f"{bar(done / progress.total)}, {done:,} of {progress.total:,}{failed}, {rate:.3g}/s, "
+            f"{clock(progress.left / rate)} left"
+        )
 
 
 def pool_of(options: argparse.Namespace) -> AbstractContextManager[WorkerPool | None]:

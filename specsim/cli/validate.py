@@ -5,7 +5,7 @@ import json
 
 from specsim.cli.page import fit
 from specsim.cli.parser import Commands
-from specsim.cli.patience import working
+from specsim.cli.progress import working
 
 
 def add(commands: Commands) -> None:

@@ -17,7 +17,7 @@ def swept(
     axes: Mapping[str, tuple[Any, ...]], values: ArrayLike, metric: str, title: str = ""
 ) -> NotebookFigure:
     """The metric at the values of one or two axes: curves along an axis of numbers, one for each
-    value of the other; a map where these are many; marks where the values are no numbers.
+    value of the other; a map where these are many; marks where the values are not numbers.
 
     `values` has the shape of the axes' lengths; NaN where there is nothing.
     """
