@@ -38,6 +38,11 @@ class DraftModel(Drafter):
         self.gamma = gamma
         self.stop_below = stop_below
 
+    @property
+    def ahead(self) -> int:
+        """Tokens that its cache holds after the text, which may be rejected."""
+        return self.gamma
+
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         batch, capacity = sequences.tokens.shape
         shape, wanted = self.model.architecture, target.architecture
@@ -52,8 +57,9 @@ class DraftModel(Drafter):
                 f"{shape.max_context} of the draft {shape.name}"
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
-        if self.cache is None or self.cache.size != size or self.cache.width < self.gamma:
-            self.cache = self.model.new_cache(batch, capacity + self.spare, self.gamma)
+        if self.cache is None or self.cache.size != size or self.cache.width < self.ahead:
+            slots, again = capacity + self.spare, self.rows - 1
+            self.cache = self.model.new_cache(batch, slots, self.ahead, again)
         else:
             self.cache.clear()
         prefill(self.model, sequences, self.cache)

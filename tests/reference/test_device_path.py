@@ -388,6 +388,13 @@ def test_no_stage_of_a_hybrid_has_to_do_with_the_host(device, kind: str) -> None
         run_cycles(target, drafter, batch, SETTINGS[1], may_batch=True)
 
 
+@pytest.mark.parametrize("kind", ["static", "confidence"])
+def test_nor_has_one_of_a_tree_that_a_hybrid_drafts_and_verifies(device, kind: str) -> None:
+    draft, tree = hybrid_model(), Tree.branching((2, 2, 1))
+    drafter = StaticTree(draft, tree) if kind == "static" else ConfidenceTree(draft, 8, 3, 3)
+    run_cycles(hybrid_model(), drafter, 3, SETTINGS[1], may_batch=True)
+
+
 @pytest.mark.parametrize("kind", TREES)
 def test_no_stage_of_a_tree_has_to_do_with_the_host(device, kind: str) -> None:
     target, drafter = model(), TREES[kind]()
