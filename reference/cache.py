@@ -21,7 +21,6 @@ class KVCache:
 
     width = 1 << 62  # the most tokens of a pass that may be rejected: of keys and values, any
     counted: Tensor | None = None  # (B,), how many tokens of each prompt count; the rest pads
-    ends: Tensor  # (B,), the tokens of the longest text that each sequence may become
 
     def __init__(
         self,
@@ -34,6 +33,7 @@ class KVCache:
         shape = (batch, capacity, architecture.num_kv_heads, architecture.head_dim)
         device = torch.device(device)
         self.size = (architecture, batch, capacity, dtype, device)
+        # `ends` (B,) is the length of the longest text that each sequence may become
         self.capacity, self.ends = capacity, torch.full((batch,), capacity, device=device)
         layers = range(architecture.num_layers)
         what = f"the keys and values of {batch} x {capacity} tokens in {architecture.name}"

@@ -89,7 +89,7 @@ class StateCache(KVCache):
     def state_at(self, layer: int, positions: Tensor) -> Tensor:
         """A copy of the states (B, N, E, F) after `positions` (B,) tokens; what it holds after none
         does not count."""
-        return self.states[layer][self._rows[:, 0], positions % self.ring]
+        return self.at(self.states[layer], self._rows[:, 0], positions)
 
     def keep_state(self, layer: int, positions: Tensor, state: Tensor) -> None:
         """Store the states (B, N, E, F) after `positions` (B,) tokens."""
@@ -98,7 +98,14 @@ class StateCache(KVCache):
     def inputs_at(self, layer: int, positions: Tensor) -> Tensor:
         """The convolution's inputs at `positions` (B, ...), (B, ..., M); zeros before the text."""
         rows = self._rows.view(-1, *[1] * (positions.ndim - 1))
-        return self.inputs[layer][rows, positions % self.ring].where(positions[..., None] >= 0, 0.0)
+        return self.at(self.inputs[layer], rows, positions).where(positions[..., None] >= 0, 0.0)
+
+    def at(self, kept: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """What is `kept` (B, R, ...) of `rows` at `positions`. On a CPU `index_select` copies four
+        times as fast as indexing does."""
+        places = rows * kept.shape[1] + positions % self.ring
+        found = kept.flatten(0, 1).index_select(0, places.flatten())
+        return found.view(*places.shape, *kept.shape[2:])
 
     def keep_inputs(self, layer: int, positions: Tensor, inputs: Tensor) -> None:
         """Store the convolution's inputs (B, T, M) at `positions` (B, T), T at most R."""

@@ -87,8 +87,8 @@ class Source:
             name = "original_max_position_embeddings"
             within = read.number(name, default=defaults.get("original", shape.max_context))
             scaling[name] = c.number(name, default=within)  # next to the table it comes first
-            if kind_of_rope == "longrope" and scaling[name] > 0:
-                scaling.setdefault("factor", shape.max_context / scaling[name])
+            if scaling.get("factor") is None and scaling[name] > 0 and kind_of_rope == "longrope":
+                scaling["factor"] = shape.max_context / scaling[name]
         try:
             return Rope(theta, size - size % 2, defaults.get("interleaved", False), scaling)
         except SpecsimError as error:

@@ -203,8 +203,7 @@ def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> tuple[T
     prompt, or 0 if nothing was read.
     """
     read = sequences.longest if model.reads_prompts else 0
-    cache.counted = sequences.lengths
-    cache.ends.copy_(sequences.lengths + 1 + sequences.remaining)
+    cache.counted, cache.ends[:] = sequences.lengths, sequences.lengths + 1 + sequences.remaining
     if not model.reads_prompts:
         cache.fill_with_noise(sequences.longest)
     tokens = sequences.tokens[:, :read]

@@ -38,13 +38,9 @@ class DraftModel(Drafter):
         self.gamma = gamma
         self.stop_below = stop_below
 
-    @property
-    def ahead(self) -> int:
-        """Tokens that its cache holds after the text, which may be rejected."""
-        return self.gamma
-
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
-        batch, capacity = sequences.tokens.shape
+        # its cache holds so many tokens after the text, of a chain or a tree
+        (batch, capacity), ahead = sequences.tokens.shape, (self.nodes or self.gamma) + self.spare
         shape, wanted = self.model.architecture, target.architecture
         if shape.vocab_size != wanted.vocab_size:
             raise SpecsimError(
@@ -57,9 +53,8 @@ class DraftModel(Drafter):
                 f"{shape.max_context} of the draft {shape.name}"
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
-        if self.cache is None or self.cache.size != size or self.cache.width < self.ahead:
-            slots, again = capacity + self.spare, self.rows - 1
-            self.cache = self.model.new_cache(batch, slots, self.ahead, again)
+        if self.cache is None or self.cache.size != size or self.cache.width < ahead:
+            self.cache = self.model.new_cache(*size[1:3], ahead, self.rows - 1)
         else:
             self.cache.clear()
         prefill(self.model, sequences, self.cache)

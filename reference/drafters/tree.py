@@ -36,10 +36,6 @@ class TreeDraft(DraftModel):
         self.nodes = nodes
         self.rows = depth + 1
 
-    @property
-    def ahead(self) -> int:
-        return self.nodes + self.spare
-
     def read_text(self, sequences: Sequences, sampling: SamplingParameters) -> Tensor:
         """The draft's logits (B, 1, V) after the pending token."""
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
