@@ -119,7 +119,8 @@ class OnDevice(TorchDispatchMode):
         if name.startswith(self.WAITING):
             raise AssertionError(f"{name} waits for the device")
         if name.startswith("index") and any(
-            index is not None and index.dtype == torch.bool for index in tree_leaves(args[1])
+            isinstance(index, Tensor) and index.dtype == torch.bool
+            for index in tree_leaves(args[1])
         ):
             raise AssertionError(f"{name} by a mask waits for the device")
         if name.startswith("lift") or any(tensor.device != CUDA for tensor in given):
