@@ -7,8 +7,9 @@ The bundled pair, greedy, three texts a stream, the same weights and dtype every
 with a draft model. The loads are sent in turn to every server, round after round, while the others
 stand still (SIGSTOP). The decoder decodes the same prompts as one ragged batch of that size.
 
-Predicted are our server, from this machine's probes and a probe pair that it serves, and vLLM, whose engine is fitted to its own
-plain runs at the fewest and the most streams, with the probes' kernels. Tokens per cycle are those
+Predicted are our server, from probes of this machine and a probe pair that it serves, and vLLM,
+whose engine is fitted to its own plain runs at the fewest and the most streams, with the probes'
+kernels. Tokens per cycle are those
 that were counted: what is tried is the time. `make bench-servers` installs vLLM into an environment
 of its own; without it the rest is measured.
 """

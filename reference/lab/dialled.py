@@ -23,7 +23,7 @@ from specsim.architecture import Architecture, model
 from specsim.checks import SpecsimError
 
 ENTROPY_SCALE = 3.7  # logit standard deviation: about 3.8 nats of entropy over 8192 tokens
-DRAWN = 4_194_301  # of a matrix's numbers, at most; see `fill_normal`
+DRAWN = 4_194_301  # of a model's random numbers, at most; see `NormalNumbers`
 # short names: a model of the catalog, and how many of its layers
 SIZES = {"1b": ("llama-3.2-1b", 16), "8b": ("llama-3.1-8b", 32), "70b-slice": ("llama-3.1-70b", 8)}
 
@@ -125,29 +125,37 @@ def random_model(
     model.rotary = rotary_table(architecture).to(device, dtype)
     if architecture.tied_head:
         model.head.weight = model.embedding.weight
+    numbers = NormalNumbers(device, sum(p.numel() for p in model.parameters() if p.ndim >= 2))
     for name, parameter in model.named_parameters():
         if name == "embedding.weight":
-            fill_normal(parameter, 1.0)
+            numbers.fill(parameter)
         elif name == "head.weight":
-            fill_normal(parameter, ENTROPY_SCALE / math.sqrt(architecture.hidden_size))
+            numbers.fill(parameter, ENTROPY_SCALE / math.sqrt(architecture.hidden_size))
         elif parameter.ndim >= 2:
-            fill_normal(parameter, 1 / math.sqrt(parameter.shape[-1]))
+            numbers.fill(parameter, 1 / math.sqrt(parameter.shape[-1]))
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
     return model.eval().requires_grad_(False)
 
 
-def fill_normal(parameter: torch.Tensor, std: float) -> None:
-    """Fill a tensor with normal numbers: the first DRAWN are drawn, the others repeat them.
+class NormalNumbers:
+    """Normal numbers that fill tensors one after the other. The first DRAWN are drawn, those after
+    them repeat them.
 
     Drawing a billion numbers takes a quarter of a minute, copying them half a second. DRAWN is a
     prime, so that a row repeats another one moved by some places, and their products with any
     vector are as unlike as those of drawn rows.
     """
-    whole = parameter.view(-1)
-    whole[:DRAWN].normal_(std=std)
-    done = min(DRAWN, len(whole))
-    while done < len(whole):
-        more = min(done, len(whole) - done)
-        whole[done : done + more] = whole[:more]
-        done += more
+
+    def __init__(self, device: torch.device | str, most: int):
+        self.drawn, self.place = torch.randn(min(DRAWN, most), device=device), 0
+
+    def fill(self, tensor: torch.Tensor, std: float = 1.0) -> None:
+        """Fill a contiguous tensor with the next numbers, times `std`."""
+        whole, done = tensor.view(-1), 0
+        scaled = self.drawn if std == 1 else self.drawn * std
+        while done < len(whole):
+            part = scaled[self.place :][: len(whole) - done]
+            whole[done : done + len(part)] = part
+            done += len(part)
+            self.place = (self.place + len(part)) % len(scaled)

@@ -3,8 +3,8 @@
 A shared or throttled machine can change its speed between calibration and measurement. The time of
 one matrix-vector product, taken next to each measurement, shows by how much memory has changed. On
 a CPU the processor can change by itself, and small models wait for it more than for memory: there
-the step of a tiny model is timed too, and the drift is the geometric mean of the two. So a change of
-the machine is not mistaken for an error of the model.
+the step of a tiny model is timed too, and the drift is the geometric mean of the two. So a change
+of the machine is not mistaken for an error of the model.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What serving adds to a cycle of the decoder: HTTP, the event loop, the client, on the same machine.
+"""What serving adds to a cycle of the decoder: HTTP, the event loop, and the client beside them.
 
 A small random pair, which resembles no model that is predicted, is decoded in this process and by
 `python -m reference serve`, with one sequence and with as many as there are slots, plain and with
@@ -66,7 +66,8 @@ def cost_of_serving(gamma: int, dtype: str, slots: int) -> HostCost:
     Raises SpecsimError if the server does not start.
     """
     pair = probe_pair(dtype)
-    sizes, seen = sorted({1, slots}), {}
+    sizes = sorted({1, slots})
+    seen: dict[tuple[int, int], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         files = written(pair, Path(folder))
         for drafted in (0, gamma):
@@ -77,8 +78,12 @@ def cost_of_serving(gamma: int, dtype: str, slots: int) -> HostCost:
                         there = served_s(server.url, batch)
                         if turn:  # the first round warms up
                             seen.setdefault((drafted, batch), []).append((here, there))
-    return fitted({key: tuple(map(statistics.median, zip(*each, strict=True)))
-                   for key, each in seen.items()})  # fmt: skip
+    return fitted(
+        {
+            key: (statistics.median(one for one, _ in each), statistics.median(b for _, b in each))
+            for key, each in seen.items()
+        }
+    )
 
 
 def fitted(seconds: dict[tuple[int, int], tuple[float, float]]) -> HostCost:
@@ -99,10 +104,11 @@ def probe_pair(dtype: str) -> tuple[Any, Any]:
     from reference.machine import dtype_named
 
     where, number = torch.device("cpu"), dtype_named(dtype)
-    return tuple(
+    target, draft = (
         random_model(probe_architecture(*size, VOCABULARY), number, where, seed)
         for seed, size in enumerate((TARGET, DRAFT))
     )
+    return target, draft
 
 
 def written(pair: tuple[Any, Any], folder: Path) -> tuple[Path, Path]:

@@ -7,7 +7,7 @@ import torch
 
 from reference.lab.probes.timing import seconds_of
 from reference.machine import PRECISION_OF
-from reference.packing import pack
+from reference.packing import PackedLinear, pack
 from reference.quantization import QuantizedLinear, has_kernel
 from specsim.evidence.calibration import LinearProbe
 from specsim.operators import precision
@@ -40,8 +40,17 @@ def linear_stack(
     ]
     if format:
         layer = [QuantizedLinear(matrix.weight.detach(), format) for matrix in layer]
-    copies = [copy.deepcopy(matrix) for _ in range(layers) for matrix in layer]
-    return copies if format else list(pack(torch.nn.ModuleList(copies)))
+    layer = layer if format else list(pack(torch.nn.ModuleList(layer)))
+    return [copied(matrix) for _ in range(layers) for matrix in layer]
+
+
+def copied(matrix: torch.nn.Module) -> torch.nn.Module:
+    """The same matrix at another place in memory."""
+    if not isinstance(matrix, PackedLinear):
+        return copy.deepcopy(matrix)
+    other = copy.copy(matrix)  # its layout is copied as it is
+    other.packed = matrix.packed.clone()
+    return other
 
 
 class ProductStack:

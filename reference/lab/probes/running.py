@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from reference.lab.probes.attention import attentions
-from reference.lab.probes.products import MATRICES, WideProduct, stacks
+from reference.lab.probes.products import WideProduct, stacks
 from reference.lab.probes.stages import cases
 from reference.machine import PRECISION_OF, environment
 from reference.statistics import Statistics
@@ -33,12 +33,7 @@ class Run:
         self.cycles: list[list[Statistics]] = []
 
     def warm_up(self) -> None:
-        """Each kernel is chosen when its sizes are first met."""
-        for stack in self.stacks:
-            for rows in stack.rows:
-                stack.run(rows, MATRICES)
-        for case in self.cases:
-            case.run(seed=0, tokens=1)
+        """Touch the memory of what has no untimed run of its own: stacks and cases have."""
         for attention in self.attentions:
             attention.run()
         self.wide.sample()
@@ -95,8 +90,8 @@ def run_probes(
     between: Callable[[], object] = lambda: None,
     widest: float = math.inf,
 ) -> Probes:
-    """Time every probe, `rounds` times at most: on a slow machine no further round begins that would
-    end after LIMIT_S, except the second.
+    """Time every probe, `rounds` times at most: on a slow machine no further round begins that
+    would end after LIMIT_S, except the second.
 
     With two rounds or more, the probes of the two halves come along: they tell how stable the
     machine was. `between` is called several times during the run, for example to time a drift
