@@ -1,0 +1,516 @@
+"""Compiled stages kept on disk: the next process loads them instead of compiling them again.
+
+`torch.compile` works anew in every process, and importing the compiler alone takes seconds. Here a
+stage of a cycle is traced once, compiled ahead of time by PyTorch's own compiler (AOTInductor), and
+kept as a shared library. Loading it takes milliseconds and imports no compiler.
+
+A library holds kernels, and no tensors. Every tensor that a stage reads or writes is an argument,
+known by its place in the cycle, as `target.layers.0.qkv.packed`. So caches are changed in place,
+products use the very weights that `packing` laid out, and other weights of the same shapes run the
+same library. Everything else that a stage may read is a constant of the trace, and so part of the
+`Key`: shapes, settings, this package's code, torch, the processor, the number of threads.
+
+Loading a library executes it. So a library is loaded only from folders and files that belong to
+this user and that nobody else may write to, and only with the checksum that its `key.json` says.
+A library with another key is compiled again, never loaded; the note says what differs.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from operator import attrgetter
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reference.cycle import Cycle
+from reference.machine import cpu_name
+from reference.transformer import Transformer
+from specsim.checks import SpecsimError
+from specsim.checks.files import read_json, write_json
+
+PLACE = "SPECSIM_COMPILED"  # the environment variable: a folder, or "off"
+KEY = "key.json"
+FLOWS = {"draft": "drafted", "verify": "verified"}  # what a stage leaves in the cycle
+# what the host counts for itself, and what says how the stages are run
+UNREAD = ("sequences.longest", "sequences.ends", "settings.mode", *FLOWS.values())
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+CODE = ("reference", "specsim/architecture")  # folders whose code the stages run
+
+Stages = list[Callable[[], None]]
+
+
+class Found(NamedTuple):
+    """Compiled stages, None where there are none; and a sentence on where they come from."""
+
+    stages: Stages | None
+    note: str
+
+
+class Unusable(Exception):
+    """Why what is on disk is not loaded, or why nothing can be kept there."""
+
+
+# -------------------------------------------------------------------------- what a user calls
+
+
+def stages_for(cycle: Cycle, may_compile: bool) -> Found:
+    """The compiled stages of `cycle`, for its present gamma and window: loaded, or with
+    `may_compile` compiled and kept. `begin` has been called; every sequence is idle."""
+    try:
+        folder = trusted(folder_of(cycle), make=may_compile) / name_of(cycle)
+    except Unusable as error:
+        return Found(None, f"no compiled stages are kept: {error}")
+    warm_up(cycle)
+    key = key_of(cycle)
+    try:
+        return Found(load(cycle, folder, key), f"compiled stages loaded from {folder}")
+    except Unusable as error:
+        if not may_compile:
+            return Found(None, f"eager: {error}; mode 'compiled' compiles")
+        reason = str(error)
+    try:
+        build(cycle, folder, key)
+        return Found(load(cycle, folder, key), f"stages compiled into {folder}: {reason}")
+    except Unusable as error:
+        return Found(None, f"no compiled stages are kept: {error}")
+
+
+def are_kept(*kind: Any) -> bool:
+    """Whether stages for this kind of run on a CPU are kept on disk, whatever they are worth; the
+    arguments are those of `kind_name`."""
+    place = cache_folder() if kind[0].device.type == "cpu" else None
+    return place is not None and place.is_dir() and (place / kind_name(*kind)).is_dir()
+
+
+# ------------------------------------------------------------------------------------ where
+
+
+def cache_folder() -> Path | None:
+    """Where compiled stages are kept: $SPECSIM_COMPILED, by default `specsim/compiled` in the
+    user's cache folder; None if it is "off" or there is no such folder."""
+    said = os.environ.get(PLACE, "")
+    if said == "off" or not hasattr(os, "getuid"):  # without owners nobody can be trusted
+        return None
+    if said:
+        return Path(said).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (
+            Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
+        ) / "specsim/compiled"
+    except RuntimeError:  # no home
+        return None
+
+
+def kind_name(target, drafter, batch: int, settings) -> str:
+    """A short name for what the user asks for: models, drafter, batch and settings."""
+    draft = getattr(drafter, "model", None)
+    asked = [
+        [str(model.architecture), str(model.dtype), model.precision]
+        for model in (target, draft)
+        if isinstance(model, Transformer)
+    ]
+    asked += [type(drafter).__qualname__, drafter.gamma, batch, torch.get_num_threads()]
+    asked += [plain(getattr(settings, name)) for name in settings.__slots__ if name != "mode"]
+    digest = hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()[:12]
+    kind = f"{target.architecture.name}-{type(drafter).__name__}-{drafter.gamma}"
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in kind)[:80] + "-" + digest
+
+
+def folder_of(cycle: Cycle) -> Path:
+    """The folder of all stages of this kind of run; Unusable if none is to be used."""
+    place = cache_folder()
+    if place is None:
+        raise Unusable(f"{PLACE} is off, or there is no folder for caches")
+    batch = len(cycle.sequences.lengths)
+    return place / kind_name(cycle.target, cycle.drafter, batch, cycle.settings)
+
+
+def name_of(cycle: Cycle) -> str:
+    """The folder of one gamma, capacity and window."""
+    slots = cycle.cache.capacity
+    return f"gamma-{cycle.gamma}-slots-{slots}-window-{cycle.sequences.window}"
+
+
+def trusted(folder: Path, make: bool = False) -> Path:
+    """`folder`, made if wanted. Unusable unless it and the folder of the cache belong to this user
+    and nobody else may write to them."""
+    try:
+        if make:
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for each in (folder.parent, folder):
+            require_own(each)
+        if make and not os.access(folder, os.W_OK):
+            raise Unusable(f"{folder} cannot be written")
+    except OSError as error:
+        raise Unusable(f"{folder}: {error.strerror}") from None
+    return folder
+
+
+def require_own(path: Path) -> None:
+    """Unusable unless `path`, no link, belongs to this user and nobody else may write to it."""
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise Unusable(f"{path} is a link")
+    if found.st_uid != os.getuid():
+        raise Unusable(f"{path} belongs to another user, and loading it would execute it")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unusable(
+            f"{path} may be written by other users (chmod go-w), and loading executes it"
+        )
+
+
+# -------------------------------------------------------------------------------------- key
+
+
+def key_of(cycle: Cycle) -> dict[str, Any]:
+    """All that the compiled stages of `cycle` depend on; what is equal may be loaded."""
+    held = dict(leaves(cycle, skip=UNREAD))
+    return {
+        "torch": f"{torch.__version__} {torch.version.git_version}",
+        "code": code_digest(frozenset(modules_of(cycle))),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "cycle": {place: plain(thing) for place, thing in held.items()},
+    }
+
+
+def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """What the first difference of two keys is, in words; None if they are equal."""
+    for name, value in wanted.items():
+        before = found.get(name)
+        if before == value:
+            continue
+        if name == "cycle" and isinstance(before, dict):
+            place = next(p for p in {**value, **before} if value.get(p) != before.get(p))
+            return f"{place} is {value.get(place)}, and was {before.get(place)}"
+        if name == "code":
+            return "the code of this package has changed"
+        return f"{name} is {value}, and was {before}"
+    return None
+
+
+def leaves(thing: Any, place: str = "", skip: tuple[str, ...] = (), seen=None) -> Iterator[tuple]:
+    """Every tensor and every plain value that `thing` holds, with its place, each object once."""
+    seen = {} if seen is None else seen
+    if place in skip or id(thing) in seen:
+        return
+    if thing is None or isinstance(thing, (bool, int, float, str, torch.dtype, torch.device)):
+        yield place, thing
+        return
+    seen[id(thing)] = thing
+    within = parts(thing)
+    if within is None:
+        yield place, thing
+        return
+    if isinstance(thing, FunctionType):
+        yield place, thing
+    elif not isinstance(thing, tuple | list | set | frozenset | Mapping):
+        yield f"{place}:", type(thing)
+    for name, part in within.items():
+        yield from leaves(part, f"{place}.{name}" if place else str(name), skip, seen)
+
+
+def parts(thing: Any) -> dict[str, Any] | None:
+    """What an object holds, by name; None for a tensor, and for what has no attributes."""
+    if isinstance(thing, Tensor | type):
+        return None
+    if isinstance(thing, FunctionType):
+        cells = enumerate(thing.__closure__ or ())
+        return {str(index): cell.cell_contents for index, cell in cells} or None
+    if isinstance(thing, MethodType):
+        return {"self": thing.__self__, "function": thing.__func__}
+    if isinstance(thing, partial):
+        return {"function": thing.func, "first": thing.args, "named": thing.keywords}
+    if isinstance(thing, nn.Module):
+        own = {name: x for name, x in vars(thing).items() if name not in OF_EVERY_MODULE}
+        own.pop("kept_decoders", None)
+        return {**own, **thing._parameters, **thing._buffers, **thing._modules}
+    if isinstance(thing, Mapping):
+        return {str(name): part for name, part in thing.items()}
+    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        return thing._asdict()
+    if isinstance(thing, set | frozenset):
+        return {str(index): part for index, part in enumerate(sorted(thing, key=repr))}
+    if isinstance(thing, tuple | list):
+        return {str(index): part for index, part in enumerate(thing)}
+    slots = [s for kind in type(thing).__mro__ for s in getattr(kind, "__slots__", ())]
+    held = {s: getattr(thing, s) for s in slots if hasattr(thing, s)} | getattr(
+        thing, "__dict__", {}
+    )
+    return held or None
+
+
+def plain(thing: Any) -> Any:
+    """A value of a key, in JSON: a tensor is its shape, strides and dtype."""
+    if isinstance(thing, Tensor):
+        packed = thing.is_mkldnn or hasattr(thing, "__tensor_flatten__")
+        layout = type(thing).__name__ + str(thing.layout) if packed else list(thing.stride())
+        return [list(thing.shape), layout, str(thing.dtype)]
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, type) or callable(thing):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    if isinstance(thing, torch.dtype | torch.device):
+        return str(thing)
+    return (
+        {place: plain(part) for place, part in leaves(thing)} if parts(thing) else str(type(thing))
+    )
+
+
+def modules_of(cycle: Cycle) -> Iterator[str]:
+    """The names of the modules outside torch that define the types of what `cycle` holds."""
+    for _, thing in leaves(cycle, skip=UNREAD):
+        if isinstance(thing, type) and not thing.__module__.startswith(("torch.", "builtins")):
+            yield thing.__module__
+
+
+@cache
+def code_digest(modules: frozenset[str]) -> str:
+    """A checksum of the source of this package and of these modules."""
+    root, files = Path(__file__).parents[1], set()
+    for folder in CODE:
+        files |= {p for p in (root / folder).rglob("*.py") if "lab" not in p.parts}
+    for name in modules:
+        source = getattr(sys.modules.get(name), "__file__", None)
+        if source is None:
+            raise Unusable(f"the source of {name}, whose types are used, is not in a file")
+        files.add(Path(source))
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def processor() -> str:
+    """The processor's name, torch's name for its instructions, and a checksum of its own list."""
+    flags = ""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    listed = hashlib.sha256(flags.encode()).hexdigest()[:8]
+    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()}, {listed})"
+
+
+# ---------------------------------------------------------------------------------- tracing
+
+
+def warm_up(cycle: Cycle) -> None:
+    """Run the stages once as they are written: what flows between them is then there as an example.
+
+    Unusable if a stage keeps a tensor elsewhere than in the cycle's flows: a compiled stage would
+    not.
+    """
+    before = {place: thing for place, thing in leaves(cycle, skip=UNREAD) if is_tensor(thing)}
+    for stage in cycle.stages:
+        stage()
+    after = {place: thing for place, thing in leaves(cycle, skip=UNREAD) if is_tensor(thing)}
+    for place in {**before, **after}:
+        if before.get(place) is not after.get(place):
+            raise Unusable(f"a stage replaces the tensor {place}")
+
+
+def is_tensor(thing: Any) -> bool:
+    return isinstance(thing, Tensor)
+
+
+def named_tensors(cycle: Cycle) -> dict[str, Tensor]:
+    """Every tensor of the cycle by its place, those that flow between its stages among them."""
+    return {place: thing for place, thing in leaves(cycle) if is_tensor(thing)}
+
+
+def flow_of(stage: Callable) -> str | None:
+    """The attribute of the cycle that a stage leaves its tensors in, if it leaves any."""
+    return FLOWS.get(stage.__name__)
+
+
+def trace(cycle: Cycle, stage: Callable) -> tuple[torch.fx.GraphModule, list[str]]:
+    """The operators of a `stage`, as a function of the tensors in the returned places; it returns
+    what the stage leaves. Unusable if the stage reads another tensor."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    held, flow = named_tensors(cycle), flow_of(stage)
+    places = {id(tensor): place for place, tensor in held.items()}
+
+    def run() -> list[Tensor]:
+        stage()
+        return list(tensors_in(getattr(cycle, flow))) if flow else []
+
+    with compiling(), kept_as_it_is(cycle):
+        module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)()
+    read = {}
+    first = next(node for node in module.graph.nodes if node.op != "get_attr")
+    for node in list(module.graph.find_nodes(op="get_attr")):
+        place = places.get(id(getattr(module, node.target)))
+        if place is None:
+            raise Unusable(
+                f"the stage {stage.__name__} reads a tensor that the cycle does not hold"
+            )
+        if place not in read:
+            with module.graph.inserting_before(first):
+                read[place] = module.graph.placeholder(f"input_{len(read)}")
+        node.replace_all_uses_with(read[place])
+        module.graph.erase_node(node)
+    for name in [*dict(module.named_buffers()), *dict(module.named_parameters())]:
+        delattr(module, name)
+    module.recompile()
+    return module, list(read)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Let the code take the paths that a compiler takes: see `torch.compiler.is_compiling`."""
+    from torch._export.utils import _compiling_state_context
+
+    with _compiling_state_context():
+        yield
+
+
+@contextmanager
+def kept_as_it_is(cycle: Cycle) -> Iterator[None]:
+    """Undo what a trace leaves in the attributes of the cycle: tensors without values."""
+    things: dict[int, Any] = {}
+    for _ in leaves(cycle, seen=things):
+        pass
+    saved = [(x, parts(x)) for x in things.values() if not isinstance(x, tuple | list | Mapping)]
+    try:
+        yield
+    finally:
+        for thing, before in saved:
+            for name, part in (before or {}).items():
+                if is_tensor(part) and getattr(thing, name, None) is not part:
+                    setattr(thing, name, part)
+
+
+# ------------------------------------------------------------------------ compiling, loading
+
+
+def build(cycle: Cycle, folder: Path, key: dict[str, Any]) -> None:
+    """Compile the stages into `folder`, whole or not at all. Unusable if that fails."""
+    try:
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise Unusable(f"{folder.parent} cannot be written: {error.strerror}") from None
+    try:
+        libraries = {}
+        for stage in cycle.stages:
+            module, places = trace(cycle, stage)
+            held = named_tensors(cycle)
+            file = compile_library(module, [held[place] for place in places], new, stage.__name__)
+            libraries[stage.__name__] = {"inputs": places, "sha256": checksum(file)}
+        write_json(new / KEY, {"key": key, "libraries": libraries})
+        for file in new.iterdir():
+            file.chmod(0o600)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    except Exception as error:  # the compiler raises anything; without it the stages still run
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise Unusable(f"compiling fails: {reason[0]:.200}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def compile_library(
+    module: torch.fx.GraphModule, tensors: list[Tensor], folder: Path, name: str
+) -> Path:
+    """Compile a traced stage into the library `name` in `folder`, and nothing elsewhere."""
+    from torch import _inductor  # takes seconds
+    from torch._inductor.utils import fresh_cache
+    from torch._subclasses import FakeTensorMode
+
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, fresh_cache(dir=scratch):
+        shapes = tuple(map(FakeTensorMode().from_tensor, tensors))
+        made = Path(_inductor.aot_compile(module, shapes))
+        for suffix in (".so", ".json"):  # the second is there where operators run by name
+            if made.with_suffix(suffix).exists():
+                shutil.copy(made.with_suffix(suffix), folder / (name + suffix))
+    return folder / f"{name}.so"
+
+
+def open_library(file: Path):
+    """A library as an object that runs it."""
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1)
+
+
+def checksum(library: Path) -> str:
+    """Of a library and of the file beside it that names operators."""
+    files = [file for file in (library, library.with_suffix(".json")) if file.exists()]
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)
+    ).hexdigest()
+
+
+def load(cycle: Cycle, folder: Path, key: dict[str, Any]) -> Stages:
+    """The stages in `folder`, if they were compiled for `key`. Unusable, with the reason, else."""
+    if not folder.is_dir():
+        raise Unusable(f"nothing is compiled yet for {folder.name}")
+    try:
+        require_own(folder)
+        for file in folder.iterdir():
+            require_own(file)
+        said = read_json(folder / KEY)
+        differs = difference(said["key"], key)
+        if differs:
+            raise Unusable(f"what is kept does not fit: {differs}")
+        for name, library in said["libraries"].items():
+            if checksum(folder / f"{name}.so") != library["sha256"]:
+                raise Unusable(f"{folder / name}.so is damaged: its checksum is another")
+        return [loaded_stage(cycle, stage, folder, said["libraries"]) for stage in cycle.stages]
+    except (OSError, KeyError, TypeError, AttributeError, RuntimeError, SpecsimError) as error:
+        raise Unusable(f"what is kept in {folder} is damaged: {error}") from None
+
+
+def loaded_stage(
+    cycle: Cycle, stage: Callable, folder: Path, libraries: dict
+) -> Callable[[], None]:
+    """A stage that runs its library on the cycle's tensors."""
+    name, flow = stage.__name__, flow_of(stage)
+    library, places = open_library(folder / f"{name}.so"), libraries[name]["inputs"]
+    held = named_tensors(cycle)
+    tensors = [held[place] for place in places]
+    flowing = [
+        (index, attrgetter(place))
+        for index, place in enumerate(places)
+        if place.startswith(tuple(f"{each}." for each in FLOWS.values()))
+    ]
+    example = getattr(cycle, flow) if flow else None
+
+    def run() -> None:
+        for index, find in flowing:
+            tensors[index] = find(cycle)
+        made = iter(library.run(tensors))
+        if flow:
+            setattr(cycle, flow, refilled(example, made))
+
+    return run
+
+
+def tensors_in(flow: Any) -> Iterator[Tensor]:
+    """The tensors in a tuple and the tuples in it, in the order that `refilled` takes them."""
+    if is_tensor(flow):
+        yield flow
+    elif isinstance(flow, tuple):
+        for part in flow:
+            yield from tensors_in(part)
+
+
+def refilled(example: Any, tensors: Iterator[Tensor]) -> Any:
+    """A tuple like `example`, with other tensors."""
+    if is_tensor(example):
+        return next(tensors)
+    if isinstance(example, tuple):
+        parts = [refilled(part, tensors) for part in example]
+        return type(example)(*parts) if hasattr(example, "_fields") else tuple(parts)
+    return example
