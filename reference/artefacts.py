@@ -22,6 +22,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -69,10 +70,10 @@ def stages_for(cycle: Cycle, may_compile: bool) -> Found:
     `may_compile` compiled and kept. `begin` has been called; every sequence is idle."""
     try:
         folder = trusted(folder_of(cycle), make=may_compile) / name_of(cycle)
+        warm_up(cycle)
+        key = key_of(cycle)
     except Unusable as error:
         return Found(None, f"no compiled stages are kept: {error}")
-    warm_up(cycle)
-    key = key_of(cycle)
     try:
         return Found(load(cycle, folder, key), f"compiled stages loaded from {folder}")
     except Unusable as error:
@@ -250,6 +251,7 @@ def parts(thing: Any) -> dict[str, Any] | None:
     held = {s: getattr(thing, s) for s in slots if hasattr(thing, s)} | getattr(
         thing, "__dict__", {}
     )
+    held.pop("_hash", None)  # an architecture's own, which is another in every process
     return held or None
 
 
@@ -323,6 +325,7 @@ def warm_up(cycle: Cycle) -> None:
 
 
 def is_tensor(thing: Any) -> bool:
+    """Whether it is a tensor."""
     return isinstance(thing, Tensor)
 
 
@@ -428,15 +431,47 @@ def compile_library(
     """Compile a traced stage into the library `name` in `folder`, and nothing elsewhere."""
     from torch import _inductor  # takes seconds
     from torch._inductor.utils import fresh_cache
-    from torch._subclasses import FakeTensorMode
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch, fresh_cache(dir=scratch):
-        shapes = tuple(map(FakeTensorMode().from_tensor, tensors))
-        made = Path(_inductor.aot_compile(module, shapes))
+        with packed_products(), warnings.catch_warnings(action="ignore"):  # about torch's own code
+            made = Path(_inductor.aot_compile(module, without_values(tensors)))
         for suffix in (".so", ".json"):  # the second is there where operators run by name
             if made.with_suffix(suffix).exists():
                 shutil.copy(made.with_suffix(suffix), folder / (name + suffix))
     return folder / f"{name}.so"
+
+
+def without_values(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors of the same shapes, strides and dtypes, as examples for the compiler."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode() as fake:
+        return tuple(
+            torch.empty(x.shape, dtype=x.dtype) if x.is_mkldnn else fake.from_tensor(x)
+            for x in tensors
+        )
+
+
+@contextmanager
+def packed_products() -> Iterator[None]:
+    """Let the compiler take packed weights as arguments. Of itself it takes them as constants only,
+    and would store them in every library."""
+    from torch._inductor import mkldnn_ir, mkldnn_lowerings  # noqa: F401  (the second registers)
+    from torch._inductor.ir import TensorBox
+    from torch._inductor.lowering import lowerings
+
+    operators = torch.ops.mkldnn._linear_pointwise
+    nodes = {operators.default: mkldnn_ir.LinearUnary, operators.binary: mkldnn_ir.LinearBinary}
+    before = {operator: lowerings[operator] for operator in nodes}
+
+    def lowering(node: Any) -> Callable[..., TensorBox]:
+        return lambda *arguments: TensorBox.create(node.create(*arguments))
+
+    lowerings.update({operator: lowering(node) for operator, node in nodes.items()})
+    try:
+        yield
+    finally:
+        lowerings.update(before)
 
 
 def open_library(file: Path):
@@ -467,7 +502,10 @@ def load(cycle: Cycle, folder: Path, key: dict[str, Any]) -> Stages:
         for name, library in said["libraries"].items():
             if checksum(folder / f"{name}.so") != library["sha256"]:
                 raise Unusable(f"{folder / name}.so is damaged: its checksum is another")
-        return [loaded_stage(cycle, stage, folder, said["libraries"]) for stage in cycle.stages]
+        stages = [loaded_stage(cycle, stage, folder, said["libraries"]) for stage in cycle.stages]
+        for stage in stages:  # once, while every sequence is idle: a library that fails is not used
+            stage()
+        return stages
     except (OSError, KeyError, TypeError, AttributeError, RuntimeError, SpecsimError) as error:
         raise Unusable(f"what is kept in {folder} is damaged: {error}") from None
 
