@@ -1,14 +1,10 @@
 """Compiled stages kept on disk: the next process loads them instead of compiling them again.
 
 `torch.compile` works anew in every process, and importing the compiler alone takes seconds. Here a
-stage of a cycle is traced once, compiled ahead of time by PyTorch's own compiler (AOTInductor), and
-kept as a shared library. Loading it takes milliseconds and imports no compiler.
-
-A library holds kernels, and no tensors. Every tensor that a stage reads or writes is an argument,
-known by its place in the cycle, as `target.layers.0.qkv.packed`. So caches are changed in place,
-products use the very weights that `packing` laid out, and other weights of the same shapes run the
-same library. Everything else that a stage may read is a constant of the trace, and so part of the
-`Key`: shapes, settings, this package's code, torch, the processor, the number of threads.
+stage of a cycle is compiled once, into a shared library (see `tracing`). Loading it takes
+milliseconds and imports no compiler. A library holds no weights: other weights of the same shapes
+run the same one. What it does depend on is its key: shapes, settings, this package's code, torch,
+the processor, the number of threads.
 
 Loading a library executes it. So a library is loaded only from folders and files that belong to
 this user and that nobody else may write to, and only with the checksum that its `key.json` says.
@@ -22,30 +18,35 @@ import shutil
 import stat
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache, partial
+from contextlib import suppress
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from reference.cycle import Cycle
 from reference.machine import cpu_name
+from reference.places import leaves, plain
+from reference.tracing import (
+    FLOWS,
+    UNREAD,
+    Unusable,
+    compile_library,
+    flow_of,
+    named_tensors,
+    refilled,
+    trace,
+    warm_up,
+)
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
 from specsim.checks.files import read_json, write_json
 
 PLACE = "SPECSIM_COMPILED"  # the environment variable: a folder, or "off"
 KEY = "key.json"
-FLOWS = {"draft": "drafted", "verify": "verified"}  # what a stage leaves in the cycle
-# what the host counts for itself, and what says how the stages are run
-UNREAD = ("sequences.longest", "sequences.ends", "settings.mode", *FLOWS.values())
-OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 CODE = ("reference", "specsim/architecture")  # folders whose code the stages run
 
 Stages = list[Callable[[], None]]
@@ -56,10 +57,6 @@ class Found(NamedTuple):
 
     stages: Stages | None
     note: str
-
-
-class Unusable(Exception):
-    """Why what is on disk is not loaded, or why nothing can be kept there."""
 
 
 # -------------------------------------------------------------------------- what a user calls
@@ -203,75 +200,6 @@ def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | Non
     return None
 
 
-def leaves(thing: Any, place: str = "", skip: tuple[str, ...] = (), seen=None) -> Iterator[tuple]:
-    """Every tensor and every plain value that `thing` holds, with its place, each object once."""
-    seen = {} if seen is None else seen
-    if place in skip or id(thing) in seen:
-        return
-    if thing is None or isinstance(thing, (bool, int, float, str, torch.dtype, torch.device)):
-        yield place, thing
-        return
-    seen[id(thing)] = thing
-    within = parts(thing)
-    if within is None:
-        yield place, thing
-        return
-    if isinstance(thing, FunctionType):
-        yield place, thing
-    elif not isinstance(thing, tuple | list | set | frozenset | Mapping):
-        yield f"{place}:", type(thing)
-    for name, part in within.items():
-        yield from leaves(part, f"{place}.{name}" if place else str(name), skip, seen)
-
-
-def parts(thing: Any) -> dict[str, Any] | None:
-    """What an object holds, by name; None for a tensor, and for what has no attributes."""
-    if isinstance(thing, Tensor | type):
-        return None
-    if isinstance(thing, FunctionType):
-        cells = enumerate(thing.__closure__ or ())
-        return {str(index): cell.cell_contents for index, cell in cells} or None
-    if isinstance(thing, MethodType):
-        return {"self": thing.__self__, "function": thing.__func__}
-    if isinstance(thing, partial):
-        return {"function": thing.func, "first": thing.args, "named": thing.keywords}
-    if isinstance(thing, nn.Module):
-        own = {name: x for name, x in vars(thing).items() if name not in OF_EVERY_MODULE}
-        own.pop("kept_decoders", None)
-        return {**own, **thing._parameters, **thing._buffers, **thing._modules}
-    if isinstance(thing, Mapping):
-        return {str(name): part for name, part in thing.items()}
-    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-        return thing._asdict()
-    if isinstance(thing, set | frozenset):
-        return {str(index): part for index, part in enumerate(sorted(thing, key=repr))}
-    if isinstance(thing, tuple | list):
-        return {str(index): part for index, part in enumerate(thing)}
-    slots = [s for kind in type(thing).__mro__ for s in getattr(kind, "__slots__", ())]
-    held = {s: getattr(thing, s) for s in slots if hasattr(thing, s)} | getattr(
-        thing, "__dict__", {}
-    )
-    held.pop("_hash", None)  # an architecture's own, which is another in every process
-    return held or None
-
-
-def plain(thing: Any) -> Any:
-    """A value of a key, in JSON: a tensor is its shape, strides and dtype."""
-    if isinstance(thing, Tensor):
-        packed = thing.is_mkldnn or hasattr(thing, "__tensor_flatten__")
-        layout = type(thing).__name__ + str(thing.layout) if packed else list(thing.stride())
-        return [list(thing.shape), layout, str(thing.dtype)]
-    if thing is None or isinstance(thing, bool | int | float | str):
-        return thing
-    if isinstance(thing, type) or callable(thing):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    if isinstance(thing, torch.dtype | torch.device):
-        return str(thing)
-    return (
-        {place: plain(part) for place, part in leaves(thing)} if parts(thing) else str(type(thing))
-    )
-
-
 def modules_of(cycle: Cycle) -> Iterator[str]:
     """The names of the modules outside torch that define the types of what `cycle` holds."""
     for _, thing in leaves(cycle, skip=UNREAD):
@@ -306,97 +234,6 @@ def processor() -> str:
     return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()}, {listed})"
 
 
-# ---------------------------------------------------------------------------------- tracing
-
-
-def warm_up(cycle: Cycle) -> None:
-    """Run the stages once as they are written: what flows between them is then there as an example.
-
-    Unusable if a stage keeps a tensor elsewhere than in the cycle's flows: a compiled stage would
-    not.
-    """
-    before = {place: thing for place, thing in leaves(cycle, skip=UNREAD) if is_tensor(thing)}
-    for stage in cycle.stages:
-        stage()
-    after = {place: thing for place, thing in leaves(cycle, skip=UNREAD) if is_tensor(thing)}
-    for place in {**before, **after}:
-        if before.get(place) is not after.get(place):
-            raise Unusable(f"a stage replaces the tensor {place}")
-
-
-def is_tensor(thing: Any) -> bool:
-    """Whether it is a tensor."""
-    return isinstance(thing, Tensor)
-
-
-def named_tensors(cycle: Cycle) -> dict[str, Tensor]:
-    """Every tensor of the cycle by its place, those that flow between its stages among them."""
-    return {place: thing for place, thing in leaves(cycle) if is_tensor(thing)}
-
-
-def flow_of(stage: Callable) -> str | None:
-    """The attribute of the cycle that a stage leaves its tensors in, if it leaves any."""
-    return FLOWS.get(stage.__name__)
-
-
-def trace(cycle: Cycle, stage: Callable) -> tuple[torch.fx.GraphModule, list[str]]:
-    """The operators of a `stage`, as a function of the tensors in the returned places; it returns
-    what the stage leaves. Unusable if the stage reads another tensor."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    held, flow = named_tensors(cycle), flow_of(stage)
-    places = {id(tensor): place for place, tensor in held.items()}
-
-    def run() -> list[Tensor]:
-        stage()
-        return list(tensors_in(getattr(cycle, flow))) if flow else []
-
-    with compiling(), kept_as_it_is(cycle):
-        module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)()
-    read = {}
-    first = next(node for node in module.graph.nodes if node.op != "get_attr")
-    for node in list(module.graph.find_nodes(op="get_attr")):
-        place = places.get(id(getattr(module, node.target)))
-        if place is None:
-            raise Unusable(
-                f"the stage {stage.__name__} reads a tensor that the cycle does not hold"
-            )
-        if place not in read:
-            with module.graph.inserting_before(first):
-                read[place] = module.graph.placeholder(f"input_{len(read)}")
-        node.replace_all_uses_with(read[place])
-        module.graph.erase_node(node)
-    for name in [*dict(module.named_buffers()), *dict(module.named_parameters())]:
-        delattr(module, name)
-    module.recompile()
-    return module, list(read)
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Let the code take the paths that a compiler takes: see `torch.compiler.is_compiling`."""
-    from torch._export.utils import _compiling_state_context
-
-    with _compiling_state_context():
-        yield
-
-
-@contextmanager
-def kept_as_it_is(cycle: Cycle) -> Iterator[None]:
-    """Undo what a trace leaves in the attributes of the cycle: tensors without values."""
-    things: dict[int, Any] = {}
-    for _ in leaves(cycle, seen=things):
-        pass
-    saved = [(x, parts(x)) for x in things.values() if not isinstance(x, tuple | list | Mapping)]
-    try:
-        yield
-    finally:
-        for thing, before in saved:
-            for name, part in (before or {}).items():
-                if is_tensor(part) and getattr(thing, name, None) is not part:
-                    setattr(thing, name, part)
-
-
 # ------------------------------------------------------------------------ compiling, loading
 
 
@@ -423,55 +260,6 @@ def build(cycle: Cycle, folder: Path, key: dict[str, Any]) -> None:
         raise Unusable(f"compiling fails: {reason[0]:.200}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def compile_library(
-    module: torch.fx.GraphModule, tensors: list[Tensor], folder: Path, name: str
-) -> Path:
-    """Compile a traced stage into the library `name` in `folder`, and nothing elsewhere."""
-    from torch import _inductor  # takes seconds
-    from torch._inductor.utils import fresh_cache
-
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, fresh_cache(dir=scratch):
-        with packed_products(), warnings.catch_warnings(action="ignore"):  # about torch's own code
-            made = Path(_inductor.aot_compile(module, without_values(tensors)))
-        for suffix in (".so", ".json"):  # the second is there where operators run by name
-            if made.with_suffix(suffix).exists():
-                shutil.copy(made.with_suffix(suffix), folder / (name + suffix))
-    return folder / f"{name}.so"
-
-
-def without_values(tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    """Tensors of the same shapes, strides and dtypes, as examples for the compiler."""
-    from torch._subclasses import FakeTensorMode
-
-    with FakeTensorMode() as fake:
-        return tuple(
-            torch.empty(x.shape, dtype=x.dtype) if x.is_mkldnn else fake.from_tensor(x)
-            for x in tensors
-        )
-
-
-@contextmanager
-def packed_products() -> Iterator[None]:
-    """Let the compiler take packed weights as arguments. Of itself it takes them as constants only,
-    and would store them in every library."""
-    from torch._inductor import mkldnn_ir, mkldnn_lowerings  # noqa: F401  (the second registers)
-    from torch._inductor.ir import TensorBox
-    from torch._inductor.lowering import lowerings
-
-    operators = torch.ops.mkldnn._linear_pointwise
-    nodes = {operators.default: mkldnn_ir.LinearUnary, operators.binary: mkldnn_ir.LinearBinary}
-    before = {operator: lowerings[operator] for operator in nodes}
-
-    def lowering(node: Any) -> Callable[..., TensorBox]:
-        return lambda *arguments: TensorBox.create(node.create(*arguments))
-
-    lowerings.update({operator: lowering(node) for operator, node in nodes.items()})
-    try:
-        yield
-    finally:
-        lowerings.update(before)
 
 
 def open_library(file: Path):
@@ -533,22 +321,3 @@ def loaded_stage(
             setattr(cycle, flow, refilled(example, made))
 
     return run
-
-
-def tensors_in(flow: Any) -> Iterator[Tensor]:
-    """The tensors in a tuple and the tuples in it, in the order that `refilled` takes them."""
-    if is_tensor(flow):
-        yield flow
-    elif isinstance(flow, tuple):
-        for part in flow:
-            yield from tensors_in(part)
-
-
-def refilled(example: Any, tensors: Iterator[Tensor]) -> Any:
-    """A tuple like `example`, with other tensors."""
-    if is_tensor(example):
-        return next(tensors)
-    if isinstance(example, tuple):
-        parts = [refilled(part, tensors) for part in example]
-        return type(example)(*parts) if hasattr(example, "_fields") else tuple(parts)
-    return example

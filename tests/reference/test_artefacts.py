@@ -29,6 +29,7 @@ from reference import (
     generate,
     graphs,
     speculate,
+    tracing,
 )  # fmt: skip
 from reference.artefacts import KEY, PLACE, difference, key_of
 from reference.decoding import Decoder
@@ -373,12 +374,12 @@ def test_a_trace_leaves_the_cycle_as_it_was(pair) -> None:
     cycle = cycle_of(pair[0], DraftModel(pair[1], 2))
     with torch.inference_mode():
         cycle.noise.refresh()  # else what lies there may be NaN
-        artefacts.warm_up(cycle)
-        before = artefacts.named_tensors(cycle)
+        tracing.warm_up(cycle)
+        before = tracing.named_tensors(cycle)
         values = {name: x.clone() for name, x in before.items()}
         for stage in cycle.stages:
-            artefacts.trace(cycle, stage)
-    after = artefacts.named_tensors(cycle)
+            tracing.trace(cycle, stage)
+    after = tracing.named_tensors(cycle)
     assert after.keys() == before.keys()
     assert all(after[name] is before[name] for name in before)
     assert all(torch.equal(values[name], before[name]) for name in before)
