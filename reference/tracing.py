@@ -107,7 +107,7 @@ def kept_as_it_is(cycle: Cycle) -> Iterator[None]:
     finally:
         for thing, before in saved:
             for name, part in (before or {}).items():
-                if is_tensor(part) and getattr(thing, name, None) is not part:
+                if isinstance(part, Tensor | tuple) and getattr(thing, name, None) is not part:
                     setattr(thing, name, part)
 
 
