@@ -141,8 +141,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     how.add_argument(
         "--compile", action="store_true",
-        help="compile the stages, in about a minute, and on a CPU keep them on disk: later runs like "
-        "this one load them",
+        help="compile the stages, in about a minute, and on a CPU keep them on disk: later runs "
+        "like this one load them",
     )  # fmt: skip
     generate.add_argument("--seed", type=int, default=0)
 

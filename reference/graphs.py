@@ -8,9 +8,9 @@ addresses are compared, and after a move the stages are recorded again. There is
 stage, gamma and window; windows are powers of two, so that there are few; each is recorded when it
 is first needed.
 
-Compiled for a CPU, the stages are fewer and longer kernels. Compiling takes some 10 to 25
-seconds a stage, so they are kept on disk (see `artefacts`). What cannot be kept is compiled in memory, where
-the compiler packs the weights as `packing` does.
+Compiled for a CPU, the stages are fewer and longer kernels. Compiling takes some 10 to 25 seconds a
+stage, so they are kept on disk (see `artefacts`). What cannot be kept is compiled in memory, where
+the compiler packs the weights as constants.
 """
 
 import gc
