@@ -88,7 +88,9 @@ def are_kept(*kind: Any) -> bool:
     """Whether stages for this kind of run on a CPU are kept on disk, whatever they are worth; the
     arguments are those of `kind_name`."""
     place = cache_folder() if kind[0].device.type == "cpu" else None
-    return place is not None and place.is_dir() and (place / kind_name(*kind)).is_dir()
+    if place is None or not os.path.isdir(place):  # which raises nothing, whatever the path
+        return False
+    return os.path.isdir(place / kind_name(*kind))
 
 
 # ------------------------------------------------------------------------------------ where
@@ -100,15 +102,14 @@ def cache_folder() -> Path | None:
     said = os.environ.get(PLACE, "")
     if said == "off" or not hasattr(os, "getuid"):  # without owners nobody can be trusted
         return None
-    if said:
-        return Path(said).expanduser()
     caches = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return (
-            Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
-        ) / "specsim/compiled"
-    except RuntimeError:  # no home
+        if said:
+            return Path(said).expanduser()
+        base = Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
+    except RuntimeError:  # no such home
         return None
+    return base / "specsim/compiled"
 
 
 def kind_name(target, drafter, batch: int, settings) -> str:
@@ -277,7 +278,7 @@ def checksum(library: Path) -> str:
 
 def load(cycle: Cycle, folder: Path, key: dict[str, Any]) -> Stages:
     """The stages in `folder`, if they were compiled for `key`. Unusable, with the reason, else."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise Unusable(f"nothing is compiled yet for {folder.name}")
     try:
         require_own(folder)

@@ -318,7 +318,7 @@ def test_what_is_made_is_for_this_user_alone(pair, compiled, place) -> None:
 
 def test_where_nothing_can_be_kept_it_is_compiled_in_memory(pair, compiled, monkeypatch) -> None:
     eager = generate(pair[0], PROMPTS[2], NEW, mode="eager").tokens
-    for place in ("/proc/nothing/here", "off"):
+    for place in ("/proc/nothing/here", "off", "~no-such-user/x", "/" + "x" * 300, __file__):
         monkeypatch.setenv(PLACE, place)
         found = started_again(pair[0], NoDrafter(), mode="compiled")
         assert found.tokens == eager
