@@ -75,7 +75,7 @@ def stages_for(cycle: Cycle, may_compile: bool) -> Found:
         return Found(load(cycle, folder, key), f"compiled stages loaded from {folder}")
     except Unusable as error:
         if not may_compile:
-            return Found(None, f"eager: {error}; mode 'compiled' compiles")
+            return Found(None, f"eager: {error} (mode 'compiled', --compile, compiles)")
         reason = str(error)
     try:
         build(cycle, folder, key)
