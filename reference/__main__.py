@@ -134,9 +134,16 @@ def build_parser() -> argparse.ArgumentParser:
             f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
             help=f"precision of the {role}'s weights; default: --dtype",
         )  # fmt: skip
-    generate.add_argument(
-        "--eager", action="store_true", help="on a GPU: do not record CUDA graphs"
-    )
+    how = generate.add_mutually_exclusive_group()
+    how.add_argument(
+        "--eager", action="store_true",
+        help="run the stages as they are written: no CUDA graphs, and no kept compiled stages",
+    )  # fmt: skip
+    how.add_argument(
+        "--compile", action="store_true",
+        help="compile the stages, in about a minute, and on a CPU keep them on disk: later runs "
+        "like this one load them",
+    )  # fmt: skip
     generate.add_argument("--seed", type=int, default=0)
 
     add_serve(
@@ -352,6 +359,8 @@ def run_generate(options: argparse.Namespace) -> int:
     for note in notes:
         print(f"reference: {note}", file=sys.stderr)
     needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
+    if options.group and options.compile:
+        raise SpecsimError("--tensor-parallel decodes eagerly; leave out --compile")
     if options.split_draft and not needs_draft:
         raise SpecsimError("--split-draft: no draft model drafts here")
     text = prompt_of(options)
@@ -360,6 +369,7 @@ def run_generate(options: argparse.Namespace) -> int:
         print(f"reference: {note}", file=sys.stderr)
     drafter = drafter_named(options, target, draft)
     method = "tree" if options.tree else options.method
+    mode = "eager" if options.eager or options.group else "compiled" if options.compile else None
     result = speculate(
         target,
         drafter,
@@ -368,8 +378,10 @@ def run_generate(options: argparse.Namespace) -> int:
         options.temperature,
         rule=options.rule,
         seed=options.seed,
-        mode="eager" if options.eager or options.group else None,
+        mode=mode,
     )
+    for note in result.statistics.notes:
+        print(f"reference: {note}", file=sys.stderr)
     if options.group:
         options.group.agree("tokens", result.tokens)
     statistics = result.statistics
@@ -390,6 +402,8 @@ def run_generate(options: argparse.Namespace) -> int:
         "verify_s": statistics.verify_s,
         "accept_s": statistics.accept_s,
         "host_s": statistics.host_s,
+        "compiled_cycles": statistics.compiled_cycles,
+        "notes": statistics.notes,
         "huge_page_bytes": held_bytes(),
     }
     print(json.dumps(report) if options.json else text + report["text"])

@@ -8,12 +8,13 @@ bad draft makes decoding slow, never wrong. What the three stages do is in `cycl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
 
+from reference.artefacts import are_kept
 from reference.cycle import Cycle
 from reference.drafters import Drafter, NoDrafter
 from reference.graphs import Recordings, kept_by, window_of
@@ -96,7 +97,8 @@ class Decoder:
             unread = len(in_flight) * (cycle.drafter.gamma + 1)
             sequences.window = self.window(sequences.longest + unread + cycle.width + 1)
             watch.stop()
-            stages = cycle.stages if self.recordings is None else self.recordings.stages()
+            recordings = self.recordings
+            stages = cycle.stages if recordings is None else recordings.stages(statistics)
             watch.start()
             cycle.noise.refresh()
             for stage in stages:
@@ -181,7 +183,8 @@ def stream(
     target's context is full. `temperature` 0 is greedy; for it and the filters see
     `SamplingParameters`. `rule` is token, block, match or typical; typical is lossy (see
     `verification`). `mode` is eager, cuda-graphs (the default on a CUDA device) or compiled (see
-    `graphs`). `choose_gamma` returns, from the statistics so far, how many tokens the next cycle
+    `graphs`). On a CPU the default is eager, but stages that were compiled and kept are loaded (see
+    `artefacts`). `choose_gamma` returns, from the statistics so far, how many tokens the next cycle
     drafts, at most the drafter's gamma (see `adaptive`). With `survival`, (s_1, …, s_gamma), the
     number of accepted drafts is drawn from it, which is LOSSY; the work is the same. `statistics`
     are filled if they are given.
@@ -201,6 +204,8 @@ def stream(
         None if survival is None else checked_survival(survival, drafter.gamma),
         mode_for(target.device, mode),
     )
+    if mode is None and are_kept(target, drafter, len(prompts), settings):
+        settings = replace(settings, mode="kept")
     context = target.architecture.max_context
     remaining = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     ends = max(len(prompt) + new for prompt, new in zip(prompts, remaining, strict=True))

@@ -8,8 +8,9 @@ addresses are compared, and after a move the stages are recorded again. There is
 stage, gamma and window; windows are powers of two, so that there are few; each is recorded when it
 is first needed.
 
-Compiled for a CPU, the stages are fewer and longer kernels, about a third faster for a small model
-after some ten seconds a stage. The compiler packs the weights as `packing` does.
+Compiled for a CPU, the stages are fewer and longer kernels. Compiling takes some 10 to 25 seconds a
+stage, so they are kept on disk (see `artefacts`). What cannot be kept is compiled in memory, where
+the compiler packs the weights as constants.
 """
 
 import gc
@@ -21,8 +22,10 @@ from types import FunctionType, ModuleType
 import torch
 from torch import Tensor
 
+from reference.artefacts import Found, stages_for
 from reference.cycle import Cycle
 from reference.packing import PackedLinear
+from reference.statistics import Statistics
 from reference.transformer import Transformer
 from specsim.checks import SpecsimError
 
@@ -37,9 +40,11 @@ class Recordings:
     """The stages of one cycle, recorded or compiled, by gamma and window."""
 
     def __init__(self, cycle: Cycle):
-        self.cycle, self.compiles = cycle, cycle.settings.mode == "compiled"
+        self.cycle, self.mode = cycle, cycle.settings.mode
         self.recorded: dict[tuple[int, int], Stages] = {}
+        self.found: dict[tuple[int, int], Found] = {}  # on disk, on a CPU
         self.addresses: list[tuple] = []
+        self.in_memory = self.mode == "compiled" and cycle.target.device.type != "cpu"
         self.packs = False  # whether the compiler may treat weights as constants and pack them
         # cycles never overlap, so all graphs share their memory
         on_cuda = cycle.target.device.type == "cuda"
@@ -48,24 +53,58 @@ class Recordings:
     def drop_if_moved(self) -> None:
         """Drop all recordings if a tensor that they read has moved; once a run, after `begin`."""
         models = self.cycle.target, self.cycle.drafter
-        if self.compiles:
+        if self.in_memory:
             self.packs = show_plain(*models)
         found = addresses(*models)
         if found != self.addresses:
             self.recorded.clear()
+            self.found.clear()
         self.addresses = found
 
-    def stages(self) -> Stages:
-        """The stages for the cycle's present gamma and window."""
-        key = self.cycle.gamma, self.cycle.sequences.window
-        if key not in self.recorded:
-            stages, weights = self.cycle.stages, nullcontext()
-            if self.compiles:
-                stages = [torch.compile(stage, dynamic=False) for stage in stages]
-                weights = compiler(packs=self.packs)
-            with weights:
-                self.recorded[key] = record(stages, self.cycle.sequences.remaining, self.pool)
-        return self.recorded[key]
+    @property
+    def key(self) -> tuple[int, int]:
+        """What a recording is made for: the cycle's present gamma and window."""
+        return self.cycle.gamma, self.cycle.sequences.window
+
+    def stages(self, statistics: Statistics | None = None) -> Stages:
+        """The stages for the cycle's present gamma and window; `statistics` count a cycle of them
+        if they are compiled, and say where compiled stages come from, or why there are none."""
+        if self.key not in self.recorded:
+            self.recorded[self.key] = self.made()
+        if statistics is not None and self.mode in ("compiled", "kept"):
+            found = self.found.get(self.key)
+            statistics.compiled_cycles += self.mode == "compiled" or found.stages is not None
+            statistics.notes = [found.note for found in self.found.values()]
+        return self.recorded[self.key]
+
+    def made(self) -> Stages:
+        """The stages of the mode: recorded, loaded, compiled, or as they are written."""
+        stages, weights = self.cycle.stages, nullcontext()
+        if self.mode in ("compiled", "kept") and not self.in_memory:
+            with idle(self.cycle.sequences.remaining):
+                found = stages_for(self.cycle, may_compile=self.mode == "compiled")
+            self.found[self.key] = found
+            if found.stages is not None or self.mode == "kept":
+                return found.stages or stages
+            self.in_memory = True
+            self.packs = show_plain(self.cycle.target, self.cycle.drafter)
+            self.addresses = addresses(self.cycle.target, self.cycle.drafter)
+        if self.in_memory:
+            stages = [torch.compile(stage, dynamic=False) for stage in stages]
+            weights = compiler(packs=self.packs)
+        with weights:
+            return record(stages, self.cycle.sequences.remaining, self.pool)
+
+
+@contextmanager
+def idle(remaining: Tensor) -> Iterator[None]:
+    """Let every sequence be idle meanwhile: a cycle then changes nothing that counts."""
+    saved = remaining.clone()
+    remaining.zero_()
+    try:
+        yield
+    finally:
+        remaining.copy_(saved)
 
 
 @contextmanager
@@ -95,24 +134,21 @@ def show_plain(*models: object) -> bool:
 def record(stages: Stages, remaining: Tensor, pool: tuple[int, int] | None) -> Stages:
     """Run the stages a few times to warm up, every sequence being idle meanwhile; then, on a GPU,
     capture each in memory of the `pool`."""
-    saved = remaining.clone()
-    remaining.zero_()  # an idle cycle changes nothing that counts
-    if pool is None:
-        for stage in stages:
-            stage()
-        remaining.copy_(saved)
-        return stages
-    with side_stream(remaining.device) as side:
-        for _ in range(WARM_UPS):
+    with idle(remaining):
+        if pool is None:
             for stage in stages:
                 stage()
-    graphs = []
-    for stage in stages:
-        graphs.append(torch.cuda.CUDAGraph())
-        with torch.cuda.graph(graphs[-1], pool=pool, stream=side):
-            stage()
-    remaining.copy_(saved)
-    return [graph.replay for graph in graphs]
+            return stages
+        with side_stream(remaining.device) as side:
+            for _ in range(WARM_UPS):
+                for stage in stages:
+                    stage()
+        graphs = []
+        for stage in stages:
+            graphs.append(torch.cuda.CUDAGraph())
+            with torch.cuda.graph(graphs[-1], pool=pool, stream=side):
+                stage()
+        return [graph.replay for graph in graphs]
 
 
 @contextmanager

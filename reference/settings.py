@@ -25,7 +25,8 @@ class RunSettings:
 
     With `survival`, P(at least k drafts are accepted) for k = 1 … gamma, the number of accepted
     drafts is drawn from that vector, whatever the rule says. That is LOSSY; it separates the cost
-    of a cycle from its acceptance.
+    of a cycle from its acceptance. `mode` is one of `MODES`, or kept: compiled stages where they
+    are kept on disk, and eager elsewhere.
     """
 
     sampling: SamplingParameters

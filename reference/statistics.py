@@ -40,6 +40,8 @@ class Statistics(Shown):
     accept_times: list[float] = field(default_factory=list)
     idle_times: list[float] = field(default_factory=list)
     synthetic_acceptance: bool = False
+    compiled_cycles: int = 0  # cycles of a batch whose stages were compiled
+    notes: list[str] = field(default_factory=list)  # where compiled stages came from, or why none
 
     def add_cycle(self, accepted: list[int], drafted: list[int], seconds: list[float]) -> None:
         """Count a cycle: accepted and drafted tokens of each sequence that was not cut short, and
@@ -54,6 +56,8 @@ class Statistics(Shown):
         self.extend_counts(other)
         for times, more in zip(self._times, other._times, strict=True):
             times += more
+        self.compiled_cycles += other.compiled_cycles
+        self.notes += [note for note in other.notes if note not in self.notes]
 
     def extend_counts(self, other: "Statistics") -> None:
         """Add what another run accepted, but not its times."""

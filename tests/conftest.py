@@ -13,6 +13,8 @@ from hypothesis import settings
 from specsim.architecture import Architecture, Llama3RopeScaling
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
+os.environ["SPECSIM_COMPILED"] = "off"  # what a user has compiled is not what is tested
+
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.register_profile("fresh", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))

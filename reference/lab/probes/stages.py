@@ -11,6 +11,7 @@ from reference.lab.dialled import random_model
 from reference.lab.probes.attention import FORMAT
 from reference.packing import pack
 from reference.quantization import has_kernel, quantized
+from reference.settings import mode_for
 from reference.statistics import Statistics
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
@@ -72,7 +73,10 @@ class Case:
         have to make its kernels again, and code and weights are not in the caches."""
         prompts = [[1] * PROMPT] * self.batch
         top_p = NUCLEUS if self.pair.filtered else None
-        run = speculate(self.target, self.drafter, prompts, tokens, 1.0, seed=seed, top_p=top_p)
+        mode = mode_for(self.target.device, None)  # not what happens to be kept compiled
+        run = speculate(
+            self.target, self.drafter, prompts, tokens, 1.0, seed=seed, top_p=top_p, mode=mode
+        )
         run.statistics.forget_first()
         return run.statistics
 

@@ -20,6 +20,7 @@ from reference.drafters.draft_model import DraftModel
 from reference.lab.drift import DriftProbe
 from reference.machine import PRECISION_OF
 from reference.sampling import SamplingParameters
+from reference.settings import mode_for
 from reference.statistics import Statistics
 from reference.transformer import Transformer
 from specsim.acceptance import TextTrace
@@ -48,7 +49,7 @@ def measure_pair(
     another seed, only to count what is accepted. `drift` is timed between the prompts, and compared
     with `calibration_drift_s`, its seconds at calibration. `mode`: as in `stream`.
     """
-    gammas = sorted({0, *gammas})
+    gammas, mode = sorted({0, *gammas}), mode_for(target.device, mode)
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
     totals = {gamma: Statistics(gamma) for gamma in gammas}
     for gamma in gammas:  # warm up, in two cycles or more: allocator, kernel selection
@@ -159,7 +160,7 @@ def text_trace(
     Returns two lists for each text, with a value for each new token: min(1, q(x) / p(x)), the
     probability that x was an accepted draft, and sum min(p, q), the overlap at this position.
     """
-    sampling = SamplingParameters(temperature)
+    sampling, mode = SamplingParameters(temperature), mode_for(target.device, mode)
     written = generate(target, prompts, max_new_tokens, temperature, seed=seed, mode=mode).tokens
     kept, overlaps = [], []
     for prompt, new in zip(prompts, written, strict=True):
