@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from specsim import catalog, cli
+from specsim.checks.columns import fit, wrap
 from specsim.cli import progress
-from specsim.cli.page import fit, shell, wrap
+from specsim.cli.page import shell
 from specsim.drafting.methods import NEED_A_DRAFT
 
 WIDTH = 80  # said here once more: the commands' own constant may be wrong

@@ -294,7 +294,7 @@ def test_the_best_measured_gamma_is_as_sure_as_its_tokens(point, noise, tied, sa
     over = predict(
         drafted.target, DraftModel(drafted.draft), SYSTEM, gamma=[1, 2, 3], alpha=0.7, context=128
     )
-    assert said in tables.waterfall_table(over, comparisons)[-1]
+    assert said in " ".join(" ".join(tables.waterfall_table(over, comparisons)).split())
 
 
 def test_the_error_of_a_plain_step_is_named_baseline(point):

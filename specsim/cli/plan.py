@@ -9,9 +9,10 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import SpecsimError, one_count, whole_numbers, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
-from specsim.cli.page import fit, notes, pasted, priced, wrap
+from specsim.cli.page import notes, pasted, priced
 from specsim.cli.parser import Commands
 from specsim.cli.progress import working
 from specsim.cli.sentences import assumptions, guesses_first

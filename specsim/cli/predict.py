@@ -11,9 +11,10 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import whole, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
-from specsim.cli.page import fit, notes, priced, wrap
+from specsim.cli.page import notes, priced
 from specsim.cli.parser import Commands
 from specsim.cli.published import assumed_for
 from specsim.cli.sentences import assumptions, guesses_first

@@ -11,9 +11,10 @@ from typing import Any
 from specsim import __version__, catalog
 from specsim.architecture import drafts_for, model
 from specsim.checks import SpecsimError, number, one_count, quoted, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_memory_share, add_scenario, scenario_of
-from specsim.cli.page import fit, notes, priced, wrap
+from specsim.cli.page import notes, priced
 from specsim.cli.parser import Commands
 from specsim.cli.plan import deployment, most_in_memory, show_commands
 from specsim.cli.progress import working

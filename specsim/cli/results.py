@@ -9,9 +9,9 @@ from typing import Any
 from specsim import __version__, serving
 from specsim.acceptance import IID, PerPosition, alpha_from_tokens_per_cycle
 from specsim.checks import SpecsimError
+from specsim.checks.columns import fit
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
-from specsim.cli.page import fit
 from specsim.cli.progress import working
 from specsim.drafting import DraftModel
 from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run

@@ -7,11 +7,12 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
+from specsim.checks.columns import fit
 from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
 from specsim.cli.page import facts as labelled
-from specsim.cli.page import fit, priced
 from specsim.cli.page import notes as bullets
+from specsim.cli.page import priced
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import weights_of
 from specsim.scenario import Resolved

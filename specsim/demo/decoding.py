@@ -19,6 +19,7 @@ import numpy as np
 
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
+from specsim.checks import columns
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
 from specsim.drafting import DraftModel
@@ -128,13 +129,13 @@ def main(
     torch.manual_seed(0)
     where = machine.device_named(device)
     environment = machine.environment(where)
-    say(f"machine      {environment.device}, {where.type}, {environment.threads} threads")
-    say(f"software     torch {environment.torch}, Python {environment.python}")
+    tell("machine", f"{environment.device}, {where.type}, {environment.threads} threads")
+    tell("software", f"torch {environment.torch}, Python {environment.python}")
     if dtype is None:
         chosen, reason = probes.fastest_dtype(where)
     else:
         chosen, reason = machine.dtype_named(dtype), f"{dtype}, as asked"
-    say(f"dtype        {reason}")
+    tell("dtype", reason)
     source = (target, draft) if target else ("bundled", None)
     trained = trained_pair(source, chosen, where, effort)
 
@@ -271,7 +272,7 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
     described = " and ".join(
         f"{shape.name} ({shape.parameters / 1e6:.1f}M parameters)" for shape in shapes
     )
-    say(f"pair         {described}")
+    tell("pair", described)
     texts = checkpoints.prompt_texts()
     prompts = {which: [tokenizer.encode(text)[:96] for text in texts[which]] for which in texts}
     return Pair(
@@ -291,7 +292,7 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
     shape = effort.target
     target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
     millions = shape.parameters / 1e6
-    say(f"pair         {shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
+    tell("pair", f"{shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
     ids = np.random.default_rng(0).integers(0, shape.vocab_size, (24, 48)).tolist()
     return Pair(
         f"a dialled pair, {shape.name}",
@@ -307,8 +308,13 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
 
 
 def say(*lines: str) -> None:
-    """Print lines at once, also into a pipe."""
-    print(*lines, sep="\n", flush=True)
+    """Print lines of at most 80 columns at once, also into a pipe."""
+    print(*columns.fit(lines), sep="\n", flush=True)
+
+
+def tell(label: str, fact: str) -> None:
+    """Print what is measured, as a label and a fact."""
+    say(*columns.wrap(fact, f"{label:13s}"))
 
 
 def show_sample(source: tuple[str, str | None], device: Any) -> bool:
@@ -326,8 +332,8 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
     drafter = reference.DraftModel(draft, gamma=4)
     speculative = reference.speculate(target, drafter, prompt, max_new_tokens=64)
     difference = suites.first_difference(target, prompt, plain.tokens, speculative.tokens)
-    say("", "a sample (a prompt for which so small a target does not repeat itself), greedy, fp32:")
-    say("the end of the prompt, and how the two decoders continue it")
+    say("", "a sample, greedy, fp32: the end of a prompt after which so small a target does")
+    say("not repeat itself, and how the two decoders continue it")
     say(f"  | {tokenizer.decode(prompt).splitlines()[-1]} [...]")
     for name, run in (("plain", plain), ("speculative", speculative)):
         say(f"  {name}:", *(f"  | {line}" for line in tokenizer.decode(run.tokens).splitlines()))

@@ -1,10 +1,12 @@
-"""Tables in plain text, one function for each table. Nothing is computed here."""
+"""Tables in plain text, in lines of at most 80 columns, one function for each table. Nothing is
+computed here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from specsim.checks.columns import fit, wrap
 from specsim.evidence.calibration import STABLE, Calibration
 from specsim.evidence.comparison import (
     Comparison,
@@ -50,36 +52,40 @@ def calibration_table(calibration: Calibration) -> list[str]:
             f"the larger of its work and its launches, {us(engine.layer_launch_s)} per layer and "
             f"{us(engine.pass_launch_s)} per pass"
         )
-    return [
-        "calibration on probe models (no model that is predicted below is among them)",
-        f"  weights, one row   GB/s by size of the {table.of}: {speeds}",
-        f"  KV cache           {kv:.1f} GB/s",
-        f"  arithmetic         {rate:.0f} GFLOP/s",
-        f"  pass               {overhead}",
-        f"  drafting           {us(engine.drafting_overhead_s)} per cycle, "
+    rows = {
+        "weights, one row": f"GB/s by size of the {table.of}: {speeds}",
+        "KV cache": f"{kv:.1f} GB/s",
+        "arithmetic": f"{rate:.0f} GFLOP/s",
+        "pass": overhead,
+        "drafting": f"{us(engine.drafting_overhead_s)} per cycle, "
         f"{us(engine.sampling_overhead_s)} per drawn token",
-        f"  sampling and host  {us(engine.cycle_overhead_s)} per step, "
+        "sampling and host": f"{us(engine.cycle_overhead_s)} per step, "
         f"{us(engine.speculation_overhead_s)} more to accept drafts, "
         f"{engine.logit_overhead_s * 1e9:.1f} ns per logit, "
         f"{engine.drawing_overhead_s * 1e9:.1f} ns more where a token is drawn",
-        *stability(calibration),
-        f"  fit                median error {calibration.median_error:.1%}, worst "
+        **stability(calibration),
+        "fit": f"median error {calibration.median_error:.1%}, worst "
         f"{calibration.worst_error:.1%} over {len(calibration.residuals)} timings; "
         f"80 % band ±{engine.error:.0%}",
+    }
+    return [
+        "calibration on probe models (no model that is predicted below is among them)",
+        *(line for label, text in rows.items() for line in wrap(text, f"  {label:19s}")),
     ]
 
 
-def stability(calibration: Calibration) -> list[str]:
-    """A line on how much the constants changed between the two halves of the timings."""
+def stability(calibration: Calibration) -> dict[str, str]:
+    """How much the constants changed between the two halves of the timings, as a label and a text;
+    empty where nobody knows."""
     if not calibration.changes:
-        return []
+        return {}
     moved = {name: change for name, change in calibration.changes.items() if change > STABLE}
     if not moved:
         most = max(calibration.changes.values())
-        return [f"  stability          no constant changed by more than {most:.0%} meanwhile"]
+        return {"stability": f"no constant changed by more than {most:.0%} meanwhile"}
     named = sorted(moved, key=lambda name: -moved[name])
     told = ", ".join(f"{words_of(name)} {moved[name]:.0%}" for name in named)
-    return [f"  NOT STABLE         between the two halves of the timings changed: {told}"]
+    return {"NOT STABLE": f"between the two halves of the timings changed: {told}"}
 
 
 def words_of(name: str) -> str:
@@ -122,8 +128,10 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
         *lines,
         f"plain step (ms) {cell(step, 'step_s').strip()}",
         f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}",
-        "median |error|: "
-        + ", ".join(f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items()),
+        *wrap(
+            ", ".join(f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items()),
+            "median |error|: ",
+        ),
         *drift_lines(comparisons),
     ]
 
@@ -137,10 +145,11 @@ def drift_lines(comparisons: Sequence[Comparison]) -> list[str]:
     rest = ", ".join(
         f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items() if name.endswith("_s")
     )
-    return [
-        f"drift: a fixed read takes {comparisons[0].drift:.2f}x as long as during the calibration; "
-        f"errors without this drift: {rest}"
-    ]
+    return wrap(
+        f"a fixed read takes {comparisons[0].drift:.2f}x as long as during the calibration; "
+        f"errors without this drift: {rest}",
+        "drift: ",
+    )
 
 
 def cell(comparison: Comparison, name: str) -> str:
@@ -173,12 +182,16 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
     if found.tied_gammas:
         others = ", ".join(str(gamma) for gamma in found.tied_gammas)
         tied = f" (γ = {others}: no difference beyond the noise of the counted tokens)"
-    lines += [
-        f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
-        f"Best measured: {speedup.measured:.2f}x{error} at γ = {best.gamma}{tied}; predicted "
-        f"there: {speedup.predicted:.2f}x. {limit_sentence(falls)}",
+    return [
+        *lines,
+        *fit(
+            [
+                f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
+                f"Best measured: {speedup.measured:.2f}x{error} at γ = {best.gamma}{tied}; "
+                f"predicted there: {speedup.predicted:.2f}x. {limit_sentence(falls)}",
+            ]
+        ),
     ]
-    return lines
 
 
 # The table of `specsim compare`
