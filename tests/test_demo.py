@@ -10,15 +10,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+from printed import check
 
 from reference.checkpoints import PAIR
+from reference.lab import probes
 from specsim import cli
+from specsim.demo import served
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
 DEMO = [sys.executable, "-m", "specsim", "demo"]
+MEASURED = Path(__file__).parent.parent / "measurements" / "cpu-2core"
+
+
+class ServedText(NamedTuple):
+    """What the demo of a server reads of a measured run."""
+
+    summary: dict
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +54,39 @@ def test_the_last_line_is_one_json_document(demo):
         assert {row["gamma"] for row in pair["rows"]} == set(range(9))
         parts = {row["part"] for row in pair["rows"]}
         assert {"step_s", "draft_step_s", "verify_step_s", "tokens_per_cycle", "speedup"} <= parts
+
+
+def test_the_text_is_narrow_and_has_units(demo):
+    text = demo[1].rpartition("\n{")[0]
+    check("demo", text)
+    for title in ("predicted, ms", "tokens/cycle", "cycle (ms)", "overhead (ms)", "speedup"):
+        assert title in text
+
+
+def test_the_text_of_a_served_demo_is_narrow_and_has_units(tmp_path, capsys, monkeypatch):
+    """What is measured is made up; what is predicted, and all that prints, is not."""
+    pytest.importorskip("uvicorn")
+    fitted = calibration.load(MEASURED / "calibration.json")
+    monkeypatch.setattr(probes, "run_probes", lambda *_, **__: None)
+    monkeypatch.setattr(served, "fit", lambda *_: fitted)
+    monkeypatch.setattr(served, "survival_of", lambda *_: np.array([0.7, 0.45]))
+
+    def measured(loads, gammas, *_):
+        keys = [(load.streams, gamma) for load in loads for gamma in gammas]
+        return {
+            (streams, gamma): [ServedText({"output_throughput": 97.3 * streams + 31 * gamma,
+                                           "spec_decode_acceptance_length": 2.1})]
+            for streams, gamma in keys
+        }  # fmt: skip
+
+    monkeypatch.setattr(served, "measure", measured)
+    assert cli.main(["demo", "--serve", "--dtype", "fp32", "--quick", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out.rpartition("\n{")[0]
+    check("demo --serve", text)
+    assert "tokens/s of all streams together" in text
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "serve-demo.png", "serve-demo.json", "calibration.json"
+    }  # fmt: skip
 
 
 def test_greedy_text_is_identical(demo):

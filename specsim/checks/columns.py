@@ -19,7 +19,8 @@ def wrap(text: str, first: str = "", rest: str | None = None) -> list[str]:
 
 
 def fit(lines: Iterable[str]) -> Iterator[str]:
-    """Lines as they are where they fit, else wrapped, the further ones further in."""
+    """Lines as they are where they fit, else wrapped, the further ones further in; those of an item
+    of a list stand under its first word."""
     for line in lines:
         for part in line.split("\n"):
             if len(part) <= WIDTH:
@@ -27,4 +28,5 @@ def fit(lines: Iterable[str]) -> Iterator[str]:
                 continue
             start = re.match(r"\s*(?:- )?", part)
             margin = start[0] if start else ""
-            yield from wrap(part.strip().removeprefix("- "), margin, " " * len(margin) + INDENT)
+            further = "" if margin.endswith("- ") else INDENT
+            yield from wrap(part.strip().removeprefix("- "), margin, " " * len(margin) + further)

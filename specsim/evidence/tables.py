@@ -229,7 +229,7 @@ def suite_table(
     calibrated = every["calibrated"]
     lines = [
         "",
-        "|error| of each predictor: median and 95th percentile; then, of the first one, the",
+        "|error| of each predictor, median and 95th percentile; and of the first one the",
         "share of points in the 80 % band, and the median without the computer's drift",
         f"{'':20s}{'points':>6s}"
         + "".join(f"{name:>13s}" for name in every)
@@ -308,21 +308,24 @@ def miss_lines(comparisons: Sequence[Comparison]) -> list[str]:
     lines = ["the largest errors, and the factor that contributes most to each"]
     for miss in misses(comparisons):
         factor = miss["factors"].get(miss["factor"], 1 / (1 + miss["error"]))
-        lines.append(
-            f"  {miss['error']:+6.1%} {QUANTITIES[miss['quantity']]:16s} {miss['name']}: "
-            f"{miss['factor']} (x {factor:.3f})"
-        )
+        quantity = QUANTITIES[miss["quantity"]]
+        lines += [
+            f"  {miss['error']:+6.1%} {quantity:16s} by {miss['factor']} (x {factor:.3f}) in",
+            f"         {miss['name']}",
+        ]
     return lines
 
 
 def peer_lines(peers: Sequence[Point]) -> list[str]:
     """Peers (other decoders that were timed in the same run) and our own plain decoding."""
-    lines = ["peers in the same run, milliseconds per token"]
+    lines = ["peers in the same run"]
     for point in peers:
         assert point.step_s is not None
         assert point.cycle_s is not None
         ours, theirs = 1e3 * point.step_s.median, 1e3 * point.cycle_s.median
-        lines.append(
-            f"  {point.name}: {theirs:.3f}, our plain decoding {ours:.3f}: {theirs / ours:.2f}x"
-        )
+        lines += [
+            f"  {point.name}",
+            f"    {theirs:.3f} ms per token, our plain decoding {ours:.3f} ms: "
+            f"{theirs / ours:.2f}x",
+        ]
     return lines
