@@ -19,6 +19,7 @@ from printed import check
 from reference.checkpoints import PAIR
 from reference.lab import probes
 from specsim import cli
+from specsim.demo import decoding as demo_of_decoding
 from specsim.demo import served
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
@@ -51,7 +52,7 @@ def test_the_last_line_is_one_json_document(demo):
     assert {"environment", "calibration", "pairs", "greedy_identical", "files"} <= document.keys()
     assert len(document["pairs"]) == 2
     for pair in document["pairs"]:
-        assert {row["gamma"] for row in pair["rows"]} == set(range(9))
+        assert {row["gamma"] for row in pair["rows"]} == set(demo_of_decoding.MEASURED)
         parts = {row["part"] for row in pair["rows"]}
         assert {"step_s", "draft_step_s", "verify_step_s", "tokens_per_cycle", "speedup"} <= parts
 
@@ -116,7 +117,7 @@ def test_the_files_are_whole(demo):
         "demo.png",
     ]
     measurement = Measurement.read(out / "demo.json")
-    assert len(measurement.points) == 18
+    assert len(measurement.points) == 2 * len(demo_of_decoding.MEASURED)
     assert calibration.load(out / "calibration.json").system.engine.confidence == "measured"
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
 
