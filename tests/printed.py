@@ -22,22 +22,25 @@ BEGINS = {  # the first line: what is priced, measured, read or listed
     "measure-server": r"http://\S+, (model \S|\d+ requests?\b)",
     "sweep": r"[\d,]+ points of \S+ over \S", "validate": r"plain decoding steps",
 }  # fmt: skip
+NUMBER = re.compile(r"(?<![\w.])(?<!\w-)\d+\.\d+(?![\w.])(?!-\w)")  # in no name: llama-3.1-8b
+JOINED = r"(?:,|and|to|of)"  # several numbers with one name or one unit
 UNITS = (
     r"(?:ms|us|ns|s|x|%|[BMT]|MB|GB|GB/s|J|USD|tokens/s|tokens per|tokens|users|sequences"
-    r"|requests/s|per drafted token|of a draft step)\b|%"
+    r"|requests/s|billion|bits|per drafted token|of a draft step)\b|%"
 )
 NAMES = re.compile(  # what may stand before a number that has no unit: a ratio, a count, a share
     r"(?:alpha|alpha is|alpha dialled to|gamma|gamma =|batch|x|±|->|survival|hysteresis|hyst\."
-    r"|s_\d =|accepted / drafted|tokens per cycle|tokens per cycle of a sequence|output tokens per second"
-    r"|predicted there:|there: \d+\.\d+ =|measured tokens per cycle:(?: \d+\.\d+ to)?)$"
+    r"|s_\d =|keeps|memory_share =|accepted / drafted|tokens per cycle"
+    r"|tokens per cycle of a sequence|output tokens per second"
+    r"|predicted there:|there: \d+\.\d+ =|measured tokens per cycle:)$"
 )
 
 
 def check(command: str, text: str) -> None:
     """Assert all three of the text of a command."""
-    assert too_wide(text) == []
-    assert re.match(BEGINS[command], text), text[:200]
-    assert without_unit(prose(text)) == []
+    assert not (found := too_wide(text)), f"too wide: {found}"
+    assert re.match(BEGINS[command], text), f"begins with {text[:200]!r}"
+    assert not (found := without_unit(prose(text))), f"without a unit: {found}"
 
 
 def too_wide(text: str) -> list[str]:
@@ -65,9 +68,12 @@ def without_unit(text: str) -> list[str]:
     """Decimal numbers of prose that neither a unit follows nor a name precedes."""
     flat = re.sub(r"\([^()]*\)", "", " ".join(text.split()))
     bare = []
-    for found in re.finditer(r"(?<![\w.])\d+\.\d+(?![\w.])", flat):
+    for found in NUMBER.finditer(flat):
         after, before = flat[found.end() :], flat[: found.start()].rstrip()
-        after = re.sub(r"^(?:\s*,\s*\d+\.\d+)+", "", after)  # the last of a list has the unit
+        after = re.sub(rf"^(?:\s*{JOINED}\s*\d+\.\d+)+", "", after)  # the last has the unit,
+        before = re.sub(
+            rf"(?:\d+\.\d+\s*{JOINED}\s*)+$", "", f"{before} "
+        ).rstrip()  # the first a name
         if not NAMES.search(before) and not re.match(rf"\s*(?:{UNITS})", after):
             bare.append(flat[max(0, found.start() - 20) : found.end() + 12])
     return bare

@@ -443,7 +443,7 @@ def test_the_command_says_how_wrong_each_predictor_is(folder, capsys):
     assert "\nplain, reserved\n  plain step             1 " in out
     assert "does it pay, all points: right in" in out
     assert "the largest errors, and the factor that contributes most to each" in out
-    assert "peer/t/batch-1: 2.400, our plain decoding 2.400: 1.00x" in out
+    assert "peer/t/batch-1\n    2.400 ms per token, our plain decoding 2.400 ms: 1.00x" in out
 
 
 def test_the_command_for_programs(folder, capsys):

@@ -273,7 +273,8 @@ def sessions(page: Path) -> list[str]:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if sessions(page)], ids=lambda page: page.name
 )
-def test_a_command_prints_the_lines_that_are_shown(page: Path, capsys) -> None:
+def test_a_command_prints_the_lines_that_are_shown(page: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
     for text in sessions(page):
         command, *shown = text.splitlines()
         assert missing_lines(command.removeprefix("$ specsim "), shown, capsys) == []

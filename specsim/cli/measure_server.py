@@ -243,7 +243,9 @@ def _dry(
     if options.json:
         print(json.dumps(document, allow_nan=False))
         return 0
-    read = "the prompts of a file" if written else f"prompts of {load.input_tokens.mean():.1f}"
+    read = (
+        "the prompts of a file" if written else f"prompts of {load.input_tokens.mean():.1f} tokens"
+    )
     said = (
         f"{shown}, {load_words(load)}; {read} and answers of {load.output_tokens.mean():.1f} "
         "tokens on average: nothing is sent"

@@ -131,10 +131,10 @@ def lines(result: serving.Served) -> list[str]:
     good = ""
     if slo:
         limits = ", ".join(f"{name.upper()} at most {most:g} ms" for name, most in slo.items())
-        good = f", {found['request_goodput']:.2f} good ({limits})"
+        good = f", {found['request_goodput']:.2f} requests/s good ({limits})"
+    served = f"{found['request_throughput']:.2f} requests/s served"
     said = [
-        *fit([f"{found['state']}: {offered}, {found['request_throughput']:.2f} served{good}"]),
-        *fit(result.sentences),
+        *fit([f"{found['state']}: {offered}, {served}{good}", *result.sentences]),
         f"{'':26s}" + "".join(f"{name:>10s}" for name in STATISTICS),
     ]
     for metric, title in ROWS.items():

@@ -46,8 +46,9 @@ def measure_pair(
 
     Gamma 0 is plain decoding; its time is the `step_s` of every point. A median time needs few
     cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch, with
-    another seed, for about as many tokens each, only to count what is accepted. `drift` is timed between the prompts, and compared
-    with `calibration_drift_s`, its seconds at calibration. `mode`: as in `stream`.
+    another seed, for about as many tokens each, only to count what is accepted. `drift` is timed
+    between the prompts, and compared with `calibration_drift_s`, its seconds at calibration.
+    `mode`: as in `stream`.
     """
     gammas = sorted({0, *gammas})
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
