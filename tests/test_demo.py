@@ -60,7 +60,7 @@ def test_the_last_line_is_one_json_document(demo):
 def test_the_text_is_narrow_and_has_units(demo):
     text = demo[1].rpartition("\n{")[0]
     check("demo", text)
-    for title in ("predicted, ms", "tokens/cycle", "cycle (ms)", "overhead (ms)", "speedup"):
+    for title in ("draft (ms)", "tokens per cycle", "cycle (ms)", "overhead (ms)", "speedup"):
         assert title in text
 
 

@@ -14,11 +14,11 @@ What takes more than a second or so is run by `make test-slow`.
 """
 
 import argparse
-import asyncio
 import json
 import re
 import shlex
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -311,8 +311,9 @@ def no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that has begun to listen ends at once, instead of at Ctrl-C."""
     from reference.serving.command import Server
 
-    async def ended(*_: Any, **__: Any) -> None:
-        await asyncio.sleep(0)
+    async def ended(_: Server, sockets: list[socket.socket]) -> None:
+        for each in sockets:
+            each.close()
 
     monkeypatch.setattr(Server, "serve", ended)
 

@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(*lines(found), sep="\n")
         if options.out:
-            print(f"written to {options.out}")
+            print(f"wrote {options.out}")
     if options.measurement and found.completed.any():
         client.measurement_of(found, **measured).write(options.measurement)
     return status_of(found)

@@ -32,7 +32,7 @@ from specsim.speculation import predict
 
 LIBRARIES = ("torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "PIL")
 GAMMAS = range(9)  # that are predicted, and those that are measured
-MEASURED = (0, 1, 2, 3, 4, 6, 8)
+MEASURED = (0, 1, 2, 3, 5, 8)
 DIALLED = Architecture(
     name="dialled-160m", hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=4,
     head_dim=64, intermediate_size=3072, vocab_size=8192, max_context=1024,
@@ -71,7 +71,7 @@ class Effort:
 
 # A trained target writes two texts after each of its 25 prompts: one of them may repeat itself,
 # which makes it easy to draft. The texts of the dialled target are all alike, so it writes fewer.
-FULL = Effort(8, Decoded(44, texts=50, timed=4, counted=25), Decoded(32, 6, timed=2, counted=10))
+FULL = Effort(8, Decoded(44, texts=50, timed=4, counted=25), Decoded(24, 6, timed=2, counted=12))
 QUICK = Effort(
     1,
     Decoded(12, texts=8, timed=1, counted=4),
@@ -152,8 +152,9 @@ def main(
     if target is None:
         say(
             "",
-            "Decoding such a tiny model is hardly memory-bound, so here is a second, larger pair:",
-            "random weights, a draft of the target's first layer, a target acceptance rate.",
+            "Decoding such a tiny model is hardly memory-bound, so here is a second, larger",
+            "pair: random weights, a draft of the target's first layer, a target acceptance",
+            "rate.",
         )
         pair = dialled_pair(chosen, where, effort)
         results.append(predict_then_measure(pair, calibration, drift))

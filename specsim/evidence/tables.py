@@ -97,13 +97,16 @@ def prediction_table(prediction: Prediction) -> list[str]:
     """A row for each gamma of a one-dimensional prediction, and the best gamma with its ties."""
     p = prediction
     low, high = p.band["speedup"]
-    lines = ["predicted, ms   γ   draft   verify    cycle   tokens/cycle   speedup (80 % band)"]
+    lines = [
+        "predicted",
+        " γ  draft (ms)  verify (ms)  cycle (ms)  tokens/cycle  speedup (80 % band)",
+    ]
     for i, gamma in enumerate(p.gamma):
         times = (p.draft_step_s[i], p.verify_step_s[i], p.cycle_s[i])
         draft, verify, cycle = (1e3 * seconds for seconds in times)
         lines.append(
-            f"{gamma:17d} {draft:7.2f} {verify:8.2f} {cycle:8.2f} {p.tokens_per_cycle[i]:14.2f} "
-            f"{p.speedup[i]:9.2f}  ({low[i]:.2f} to {high[i]:.2f})"
+            f"{gamma:2d} {draft:11.2f} {verify:12.2f} {cycle:11.2f} {p.tokens_per_cycle[i]:13.2f} "
+            f"{p.speedup[i]:8.2f} ({low[i]:.2f} to {high[i]:.2f})"
         )
     ties = p.ties()
     tie = f"; γ = {ties[0]} to {ties[-1]} are within 2 % of it" if len(ties) > 1 else ""

@@ -10,7 +10,7 @@ gigabyte or two; a `usable` below 1 leaves memory for them). A gigabyte of a dat
 1e9 bytes, and drivers report 7 % more (pessimistic).
 
 Commands, explorer and sweeps ask whether `MEMORY_SHARE` of the memory suffices: engines such as
-vLLM fill no more by default. llama.cpp does: 14 published runs of it take more, so `verdict` tells
+vLLM fill no more by default. llama.cpp does: 14 published runs of it took more, so `verdict` tells
 that from what no device can hold.
 """
 

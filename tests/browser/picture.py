@@ -20,6 +20,7 @@ def take(path: Path) -> None:
     if (missing := driving.missing()) is not None:
         raise RuntimeError(missing)
     with driving.served() as address, driving.browser(WIDTH, 900, address) as page:
+        page.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         driving.visit(page, address)
         driving.settle(page)
         driving.resize(page, WIDTH, page.execute_script(BOTTOM) + MARGIN)

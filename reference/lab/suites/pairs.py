@@ -46,7 +46,7 @@ def measure_pair(
 
     Gamma 0 is plain decoding; its time is the `step_s` of every point. A median time needs few
     cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch, with
-    another seed, for about as many tokens each, only to count what is accepted. `drift` is timed
+    another seed, for up to as many tokens each, only to count what is accepted. `drift` is timed
     between the prompts, and compared with `calibration_drift_s`, its seconds at calibration.
     `mode`: as in `stream`.
     """
@@ -69,8 +69,10 @@ def measure_pair(
             totals[gamma].extend(timed)
             bar.update()
         probed += [drift.product_s()] if drift else []
+    # as many cycles for each gamma: the larger it is, the more their tokens differ
+    most = max(total.tokens_per_cycle or 1.0 for total in totals.values())
+    cycles = max(1, round(max_new_tokens / most))
     for gamma in counted_gammas:
-        cycles = max(1, round(max_new_tokens / (totals[gamma].tokens_per_cycle or 1.0)))
         counted = whole_cycles(
             target, drafters[gamma], counted_prompts, cycles, temperature=temperature,
             seed=seed + 1000, mode=mode,
