@@ -128,7 +128,7 @@ def test_compare_reads_what_the_demo_wrote(demo):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     (file,) = json.loads(run.stdout)["files"]
-    assert len(file["rows"]) > 100
+    assert len(file["rows"]) > 12 * len(demo_of_decoding.MEASURED)
 
 
 @pytest.fixture
