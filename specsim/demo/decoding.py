@@ -71,7 +71,7 @@ class Effort:
 
 # A trained target writes two texts after each of its 25 prompts: one of them may repeat itself,
 # which makes it easy to draft. The texts of the dialled target are all alike, so it writes fewer.
-FULL = Effort(8, Decoded(44, texts=50, timed=4, counted=25), Decoded(24, 6, timed=2, counted=12))
+FULL = Effort(8, Decoded(38, texts=50, timed=4, counted=25), Decoded(24, 6, timed=2, counted=16))
 QUICK = Effort(
     1,
     Decoded(12, texts=8, timed=1, counted=4),
@@ -295,7 +295,7 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
     target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
     millions = shape.parameters / 1e6
     tell("pair", f"{shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
-    ids = np.random.default_rng(0).integers(0, shape.vocab_size, (24, 48)).tolist()
+    ids = np.random.default_rng(0).integers(0, shape.vocab_size, (28, 48)).tolist()
     return Pair(
         f"a dialled pair, {shape.name}",
         target,
