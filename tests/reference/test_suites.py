@@ -125,20 +125,20 @@ def test_tokens_per_cycle_of_short_texts_are_not_too_small(pair):
     drafter, survival = DraftModel(draft, 6), [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     drawn = {"temperature": 1.0, "survival": survival}
     found = {name: Statistics(6) for name in ("cut", "cycles", "tokens")}
-    for seed in range(6):
+    for seed in range(4):
         cut = speculate(target, drafter, PROMPTS, 12, seed=seed, **drawn).statistics
         found["cut"].extend(cut)
         found["cycles"].extend(whole_cycles(target, drafter, PROMPTS, 3, seed=seed, **drawn))
-        for at, prompt in enumerate(PROMPTS[:15]):
+        for at, prompt in enumerate(PROMPTS[:10]):
             one = until_tokens(target, drafter, prompt, 12, seed=100 * seed + at, **drawn)
             found["tokens"].extend(one)
-    assert found["cycles"].cycles == 6 * 3 * len(PROMPTS)
+    assert found["cycles"].cycles == 4 * 3 * len(PROMPTS)
     expected = 1.0 + sum(survival)
     off = {
         name: (counted.tokens_per_cycle - expected) / counted.tokens_per_cycle_error
         for name, counted in found.items()
     }
-    assert off["cut"] < -4
+    assert off["cut"] < -3.5
     assert abs(off["cycles"]) < 3
     assert abs(off["tokens"]) < 3
 
