@@ -29,8 +29,8 @@ UNITS = (
     r"|requests/s|billion|bits|per drafted token|of a draft step)\b|%"
 )
 NAMES = re.compile(  # what may stand before a number that has no unit: a ratio, a count, a share
-    r"(?:alpha|alpha is|alpha dialled to|gamma|gamma =|batch|context|x|±|->|survival|hysteresis|hyst\."
-    r"|s_\d =|keeps|memory_share =|accepted / drafted|tokens per cycle"
+    r"(?:alpha|alpha is|alpha dialled to|gamma|gamma =|batch|context|x|±|->|survival"
+    r"|hysteresis|hyst\.|s_\d =|keeps|memory_share =|accepted / drafted|tokens per cycle"
     r"|tokens per cycle of a sequence|output tokens per second"
     r"|predicted there:|there: \d+\.\d+ =|measured tokens per cycle:)$"
 )
