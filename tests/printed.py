@@ -20,7 +20,8 @@ BEGINS = {  # the first line: what is priced, measured, read or listed
     "demo": r"machine {6}\S", "demo --serve": r"machine {6}\S",
     "diagnose": r"(counters as given|\S+: )", "explore": r"explorer  http://127\.0\.0\.1:\d+/",
     "measure-server": r"http://\S+, (model \S|\d+ requests?\b)",
-    "sweep": r"[\d,]+ points of \S+ over \S", "validate": r"Plain decoding compared with published rows: ",
+    "sweep": r"[\d,]+ points of \S+ over \S",
+    "validate": r"Plain decoding compared with published rows: ",
 }  # fmt: skip
 NUMBER = re.compile(r"(?<![\w.])(?<!\w-)\d+\.\d+(?![\w.])(?!-\w)")  # in no name: llama-3.1-8b
 JOINED = r"(?:,|and|to|of)"  # several numbers with one name or one unit

@@ -21,6 +21,7 @@ from reference.lab import probes
 from specsim import cli
 from specsim.demo import decoding as demo_of_decoding
 from specsim.demo import served
+from specsim.demo.host import HostCost
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
@@ -71,6 +72,7 @@ def test_the_text_of_a_served_demo_is_narrow_and_has_units(tmp_path, capsys, mon
     monkeypatch.setattr(probes, "run_probes", lambda *_, **__: None)
     monkeypatch.setattr(served, "fit", lambda *_: fitted)
     monkeypatch.setattr(served, "survival_of", lambda *_: np.array([0.7, 0.45]))
+    monkeypatch.setattr(served, "cost_of_serving", lambda *_: HostCost(1.5e-3, 2e-4, 1e-4))
 
     def measured(loads, gammas, *_):
         keys = [(load.streams, gamma) for load in loads for gamma in gammas]

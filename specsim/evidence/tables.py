@@ -149,7 +149,7 @@ def drift_lines(comparisons: Sequence[Comparison]) -> list[str]:
         f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items() if name.endswith("_s")
     )
     return wrap(
-        f"a fixed read takes {comparisons[0].drift:.2f}x as long as during the calibration; "
+        f"fixed tasks take {comparisons[0].drift:.2f}x as long as during the calibration; "
         f"errors without this drift: {rest}",
         "drift: ",
     )

@@ -59,7 +59,7 @@ def measure_pair(
     counted_gammas = gammas[1:] if counted_prompts else []
     rounds = len(prompts) * len(gammas) + len(counted_gammas)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
-    probed = [drift.product_s()] if drift else []
+    probed = [drift.now_s()] if drift else []
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
             timed = until_tokens(
@@ -68,7 +68,7 @@ def measure_pair(
             )  # fmt: skip
             totals[gamma].extend(timed)
             bar.update()
-        probed += [drift.product_s()] if drift else []
+        probed += [drift.now_s()] if drift else []
     # as many cycles for each gamma: the larger it is, the more their tokens differ
     most = max(total.tokens_per_cycle or 1.0 for total in totals.values())
     cycles = max(1, round(max_new_tokens / most))
