@@ -4,8 +4,10 @@ SPECSIM_EXAMPLES=fresh, for new examples on every run; a failure then says how t
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,8 @@ from specsim.architecture import Architecture, Llama3RopeScaling
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
 os.environ["SPECSIM_COMPILED"] = "off"  # what a user has compiled is not what is tested
+HERE = Path(__file__).parent
+sys.path += map(str, (HERE, HERE / "measure_server"))  # for `printed`, `what_fits`, `scripted`
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.register_profile("fresh", deadline=None, derandomize=False, print_blob=True)

@@ -1,6 +1,7 @@
 """What every command prints for a person: at most 80 columns, first of all what was priced, and no
 number without its unit."""
 
+import argparse
 import io
 import re
 import shlex
@@ -8,22 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from printed import BEGINS, ELSEWHERE, WIDTH, check, too_wide, without_unit
 
 from specsim import catalog, cli
+from specsim.checks.columns import fit, wrap
 from specsim.cli import progress
-from specsim.cli.page import fit, shell, wrap
+from specsim.cli.page import shell
 from specsim.drafting.methods import NEED_A_DRAFT
 
-WIDTH = 80  # said here once more: the commands' own constant may be wrong
+ROOT = Path(__file__).parent.parent
 LLAMA = ["--target", "llama-3.1-8b", "--accelerator", "h100"]
 PAIR = [*LLAMA, "--draft", "llama-3.2-1b", "--alpha", "0.8"]
 SHORT = ["--rate", "5", "--requests", "20", "--prompt", "30", "--output", "5"]
-UNITS = r"(?:ms|us|s|x|%|GB|J|USD|tokens/s|tokens per|tokens|users|sequences|requests/s)\b|%"
-NUMBERS = {  # what may stand before a number that has no unit: a ratio, a count, a share
-    "alpha", "gamma", "gamma =", "batch", "x", "survival", "hysteresis", "hyst.",
-}  # fmt: skip
 TABLES = {  # titles of columns, with the units of what stands under them
     "plan": ("tokens/s, all users", "ms/token", "each user"),
     "rank": ("tokens/s", "all users", "ms/token", "a user"),
@@ -73,16 +74,39 @@ def scenarios() -> Iterator[list[str]]:
     yield ["diagnose", "--accepted", "54", "--drafted", "100", "--gamma", "5", *PAIR[:6]]
 
 
+SWEPT = """
+target = "llama-3.1-8b"
+draft = "llama-3.2-1b"
+accelerator = "h100-sxm"
+[axes]
+engine = ["vllm", "nope"]
+alpha = [0.5, 0.8]
+"""
+OTHERS = [  # commands without a scenario of their own; {folder} is the test's
+    ["diagnose", "--accepted", "1201", "--drafted", "1960", "--gamma", "3"],
+    ["acceptance", "llama-3.3-70b"],
+    ["acceptance", "qwen3-8b", "--method", "dflash"],
+    ["models", "--like", "qwen3"],
+    ["accelerators", "--like", "h100"],
+    ["engines"],
+    ["methods"],
+    ["sweep", "{folder}/swept.toml"],
+    ["sweep", "{folder}/swept.toml", "--dry-run"],
+    ["sweep", "{folder}/swept.toml", "--best", "memory_bytes"],
+    ["compare", "measurements/cpu-2core"],
+    ["compare", "measurements/cpu-2core/trained.json", "--rows"],
+    ["compare", "--results", "tests/results/vllm-bench.json"],
+    ["compare", "--results", "tests/results/guidellm.json", "tests/results/vllm-bench.json",
+     *LLAMA, "--draft", "llama-3.2-1b"],
+    ["measure-server", "--url", "http://127.0.0.1:1", *SHORT, "--dry-run"],
+]  # fmt: skip
+
+
 def printed(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     status = cli.main(words)
     said = capsys.readouterr()
     assert status == 0, said.err
     return said.out
-
-
-def too_wide(text: str) -> list[str]:
-    """Lines of more than 80 columns; a single word that is longer cannot be broken."""
-    return [line for line in text.splitlines() if len(line) > WIDTH and len(line.split()) > 2]
 
 
 def body(text: str) -> str:
@@ -96,17 +120,40 @@ def body(text: str) -> str:
     return "\n".join(lines)
 
 
-def without_unit(text: str) -> list[str]:
-    """Decimal numbers of a report in prose that neither a unit follows nor a name precedes."""
-    flat = re.sub(r"\([^()]*\)", "", " ".join(text.split()))
-    bare = []
-    for found in re.finditer(r"(?<![\w.])\d+\.\d+(?![\w.])", flat):
-        after, before = flat[found.end() :], flat[: found.start()].rstrip()
-        after = re.sub(r"^(?:\s*,\s*\d+\.\d+)+", "", after)  # the last of a list has the unit
-        named = any(before.endswith(name) for name in NUMBERS)
-        if not named and not re.match(rf"\s*(?:{UNITS})", after):
-            bare.append(flat[max(0, found.start() - 20) : found.end() + 12])
-    return bare
+@pytest.mark.parametrize("words", OTHERS, ids=lambda words: " ".join(words)[:70])
+def test_what_is_listed_read_swept_or_measured_is_narrow_and_has_units(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "swept.toml").write_text(SWEPT)
+    check(words[0], printed(capsys, [word.format(folder=tmp_path) for word in words]))
+
+
+def test_the_address_of_the_explorer_is_one_narrow_line(capsys, monkeypatch: Any) -> None:
+    pytest.importorskip("voila")
+    from voila.app import Voila
+
+    from specsim.explorer import page
+
+    monkeypatch.setattr(page, "announce", lambda _, call: call())
+    monkeypatch.setattr(Voila, "launch_instance", lambda *_, **__: time.sleep(0.2))
+    check("explore", printed(capsys, ["explore", "--no-browser", "--preset", "moe"]))
+
+
+def all_commands() -> dict[str, argparse.ArgumentParser]:
+    """Every command, as the parser has it."""
+    (commands,) = cli.build_parser()._subparsers._group_actions  # type: ignore[union-attr]
+    return dict(commands.choices)  # type: ignore[arg-type]
+
+
+def test_no_command_is_left_out() -> None:
+    """A command that is added fails here until its text is checked."""
+    run = {words[0] for words in (*scenarios(), *OTHERS)} | {"explore"}
+    assert run | ELSEWHERE.keys() == set(all_commands()) == set(cli.COMMANDS)
+    assert set(BEGINS) == {*all_commands(), "demo --serve"}
+    for command, file in ELSEWHERE.items():
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f'check("{command}"' in text, f"{file} does not check {command}"
 
 
 @pytest.mark.parametrize("words", list(scenarios()), ids=lambda words: " ".join(words)[:70])
@@ -114,7 +161,10 @@ def test_a_report_is_narrow_says_what_was_priced_and_has_units(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = printed(capsys, words)
-    assert too_wide(text) == []
+    if words[0] == "diagnose":
+        assert too_wide(text) == []
+    else:
+        check(words[0], text)
     head = text.partition("\n\n")[0] if words[0] != "diagnose" else text.split("\n\n")[1]
     labels = [line[:13].strip() for line in head.splitlines() if line[0] != " "]
     assert labels[0] == "target"
@@ -146,6 +196,9 @@ def test_the_checks_find_a_unit_that_is_missing_and_a_line_that_is_too_wide(
         assert unit in page
         assert without_unit(page.replace(unit, " ")) != [], unit
     assert too_wide(text + "a line of many words " * 4 + "\n") != []
+    for wrong in (text[1:], text + "a wide line " * 9, text + "\nit takes 1.25 more"):
+        with pytest.raises(AssertionError):
+            check("predict", wrong)
     assert not too_wide("x" * 100)
 
 

@@ -294,7 +294,7 @@ def test_the_best_measured_gamma_is_as_sure_as_its_tokens(point, noise, tied, sa
     over = predict(
         drafted.target, DraftModel(drafted.draft), SYSTEM, gamma=[1, 2, 3], alpha=0.7, context=128
     )
-    assert said in tables.waterfall_table(over, comparisons)[-1]
+    assert said in " ".join(" ".join(tables.waterfall_table(over, comparisons)).split())
 
 
 def test_the_error_of_a_plain_step_is_named_baseline(point):
@@ -443,7 +443,7 @@ def test_the_command_says_how_wrong_each_predictor_is(folder, capsys):
     assert "\nplain, reserved\n  plain step             1 " in out
     assert "does it pay, all points: right in" in out
     assert "the largest errors, and the factor that contributes most to each" in out
-    assert "peer/t/batch-1: 2.400, our plain decoding 2.400: 1.00x" in out
+    assert "peer/t/batch-1\n    2.400 ms per token, our plain decoding 2.400 ms: 1.00x" in out
 
 
 def test_the_command_for_programs(folder, capsys):

@@ -10,15 +10,29 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+from printed import check
 
 from reference.checkpoints import PAIR
+from reference.lab import probes
 from specsim import cli
+from specsim.demo import decoding as demo_of_decoding
+from specsim.demo import served
+from specsim.demo.host import HostCost
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
 DEMO = [sys.executable, "-m", "specsim", "demo"]
+MEASURED = Path(__file__).parent.parent / "measurements" / "cpu-2core"
+
+
+class ServedText(NamedTuple):
+    """What the demo of a server reads of a measured run."""
+
+    summary: dict
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +53,43 @@ def test_the_last_line_is_one_json_document(demo):
     assert {"environment", "calibration", "pairs", "greedy_identical", "files"} <= document.keys()
     assert len(document["pairs"]) == 2
     for pair in document["pairs"]:
-        assert {row["gamma"] for row in pair["rows"]} == set(range(9))
+        assert {row["gamma"] for row in pair["rows"]} == set(demo_of_decoding.MEASURED)
         parts = {row["part"] for row in pair["rows"]}
         assert {"step_s", "draft_step_s", "verify_step_s", "tokens_per_cycle", "speedup"} <= parts
+
+
+def test_the_text_is_narrow_and_has_units(demo):
+    text = demo[1].rpartition("\n{")[0]
+    check("demo", text)
+    for title in ("draft (ms)", "tokens per cycle", "cycle (ms)", "overhead (ms)", "speedup"):
+        assert title in text
+
+
+def test_the_text_of_a_served_demo_is_narrow_and_has_units(tmp_path, capsys, monkeypatch):
+    """What is measured is made up; what is predicted, and all that prints, is not."""
+    pytest.importorskip("uvicorn")
+    fitted = calibration.load(MEASURED / "calibration.json")
+    monkeypatch.setattr(probes, "run_probes", lambda *_, **__: None)
+    monkeypatch.setattr(served, "fit", lambda *_: fitted)
+    monkeypatch.setattr(served, "survival_of", lambda *_: np.array([0.7, 0.45]))
+    monkeypatch.setattr(served, "cost_of_serving", lambda *_: HostCost(1.5e-3, 2e-4, 1e-4))
+
+    def measured(loads, gammas, *_):
+        keys = [(load.streams, gamma) for load in loads for gamma in gammas]
+        return {
+            (streams, gamma): [ServedText({"output_throughput": 97.3 * streams + 31 * gamma,
+                                           "spec_decode_acceptance_length": 2.1})]
+            for streams, gamma in keys
+        }  # fmt: skip
+
+    monkeypatch.setattr(served, "measure", measured)
+    assert cli.main(["demo", "--serve", "--dtype", "fp32", "--quick", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out.rpartition("\n{")[0]
+    check("demo --serve", text)
+    assert "tokens/s of all streams together" in text
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "serve-demo.png", "serve-demo.json", "calibration.json"
+    }  # fmt: skip
 
 
 def test_greedy_text_is_identical(demo):
@@ -60,7 +108,7 @@ def test_it_says_what_it_found_and_what_limits(demo):
         "measured",
     ):
         assert words in demo[1]
-    assert demo[1].count("What limits it most is") == 2
+    assert " ".join(demo[1].split()).count("What limits it most is") == 2
 
 
 def test_the_files_are_whole(demo):
@@ -71,7 +119,7 @@ def test_the_files_are_whole(demo):
         "demo.png",
     ]
     measurement = Measurement.read(out / "demo.json")
-    assert len(measurement.points) == 18
+    assert len(measurement.points) == 2 * len(demo_of_decoding.MEASURED)
     assert calibration.load(out / "calibration.json").system.engine.confidence == "measured"
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
 
@@ -82,7 +130,7 @@ def test_compare_reads_what_the_demo_wrote(demo):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     (file,) = json.loads(run.stdout)["files"]
-    assert len(file["rows"]) > 100
+    assert len(file["rows"]) > 12 * len(demo_of_decoding.MEASURED)
 
 
 @pytest.fixture

@@ -168,14 +168,14 @@ def test_the_bar_adds_up_to_the_footprint() -> None:
     held = shown.footprint(gamma=4)
     assert sum(part.gigabytes for part in parts) == pytest.approx(float(held.total_bytes) / 1e9)
     widths = [float(each) for each in re.findall(r"width:([\d.]+)%", memory_bar.as_html(shown))]
-    assert widths == pytest.approx([100 * part.gigabytes / 80 for part in parts], abs=0.01)
+    assert widths == pytest.approx([100 * part.gigabytes / 72 for part in parts], abs=0.01)
     assert {"weights", "KV cache", "draft", "draft's cache"} <= {part.name for part in parts}
-    assert " left of 80 GB." in memory_bar.sentence(shown)
+    assert " left of 72.0 GB (90 % of 80)." in memory_bar.sentence(shown)
 
 
 def test_the_bar_says_what_is_too_much() -> None:
     shown = predict_scenario(changed(target="llama-3.1-405b", tensor_parallel=4))
-    assert " too much of 80 GB each." in memory_bar.sentence(shown)
+    assert " too much of 72.0 GB (90 % of 80) each." in memory_bar.sentence(shown)
     page = memory_bar.as_html(shown)
     assert "<u style" in page
     assert sum(map(float, re.findall(r"width:([\d.]+)%", page))) == pytest.approx(100, abs=0.1)

@@ -14,7 +14,7 @@ from specsim import figures, serving
 from specsim.cost import step_time
 from specsim.evidence.measurement import Timing
 from specsim.operators import Workload
-from specsim.planning.memory import largest_batch
+from specsim.planning.memory import MEMORY_SHARE, largest_batch
 from specsim.planning.sweep import speedup_map
 
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
@@ -230,8 +230,11 @@ def test_the_line_on_a_map_is_where_memory_ends() -> None:
     line = figures.where_memory_ends(found, TARGET, SYSTEM, **asked)
     assert line is not None
     np.testing.assert_array_equal(line[:, 1], found.y_values)
-    fit = [largest_batch(TARGET, SYSTEM, context=context, **asked) for context in found.y_values]
+    share = asked | {"usable": MEMORY_SHARE}
+    fit = [largest_batch(TARGET, SYSTEM, context=context, **share) for context in found.y_values]
     np.testing.assert_array_equal(np.floor(line[:2, 0]), fit[:2])
+    whole = figures.where_memory_ends(found, TARGET, SYSTEM, **asked, usable=1.0)
+    assert np.all(whole[:2, 0] > line[:2, 0])
     assert fit[2] < 8 == line[2, 0]  # at the left edge
     # the whole map fits, or nobody knows
     small = replace(map_of_batches(int(fit[1])), y_values=np.array([1e3, 3e4]))

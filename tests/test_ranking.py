@@ -250,7 +250,7 @@ def test_what_does_not_fit_the_memory_is_last_however_fast() -> None:
     roomy = replace(system, accelerator=replace(system.accelerator, memory_bytes=1e12))
     free = rank(target, roomy, candidates(), users=1, context=1024)
     assert free[0].candidate.draft == "big"
-    tight = rank(target, system, candidates(), users=1, context=1024)
+    tight = rank(target, system, candidates(), users=1, context=1024, usable=1.0)
     assert tight[-1].candidate.draft == "big"
     assert tight[-1].missing is not None
     assert "80.0 GB" in tight[-1].missing

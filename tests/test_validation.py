@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from printed import check
 
 from specsim import catalog
 from specsim.catalog import published
@@ -336,7 +337,7 @@ def test_specsim_validate(capsys, monkeypatch, document):
     monkeypatch.setattr(validation, "report", lambda: document)
     assert main(["validate", "--worst", "2"]) == 0
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80
+    check("validate", shown)
     assert shown.split() == validation.render(document, worst=2).split()  # the same, wrapped
     assert main(["validate", "--json"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), Mapping)

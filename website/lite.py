@@ -103,6 +103,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def absent(output: Path) -> list[str]:
     """What a reader's browser will ask for and would not find."""
     wanted = [output / "lab" / "index.html", output / "files" / "explorer.ipynb"]
+    wanted.append(output / "api" / "contents" / "all.json")  # without it no notebook opens
     listed = sorted((output / "pypi").glob("all.json"))
     wanted += [] if listed else [output / "pypi" / "all.json"]
     names = {name for each in listed for name in json.loads(each.read_text(encoding="utf-8"))}

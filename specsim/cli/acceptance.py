@@ -12,7 +12,8 @@ from specsim import __version__, catalog
 from specsim.acceptance.published import PublishedRate, published_rates, rates_for, rates_of
 from specsim.architecture import drafts_for, model
 from specsim.checks import SpecsimError
-from specsim.cli.page import fit, notes, wrap
+from specsim.checks.columns import fit, wrap
+from specsim.cli.page import notes
 from specsim.cli.parser import Commands
 from specsim.drafting import Drafter
 from specsim.drafting import method as method_named

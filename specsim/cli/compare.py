@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from specsim.checks import SpecsimError
+from specsim.checks.columns import fit
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, writing
 from specsim.cli.options import add_acceptance, add_scenario
-from specsim.cli.page import fit
 from specsim.cli.parser import Commands
 from specsim.cli.progress import working
 from specsim.cli.sentences import unknown_link

@@ -9,10 +9,11 @@ from typing import Any
 from specsim import __version__
 from specsim.acceptance import IID
 from specsim.checks import SpecsimError, numbers, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.files import decoded_ascii, read_ascii
 from specsim.checks.limits import LIMITS, require_limit
 from specsim.cli.options import add_scenario, scenario_of
-from specsim.cli.page import fit, notes, priced, wrap
+from specsim.cli.page import notes, priced
 from specsim.cli.parser import Commands
 from specsim.cli.progress import working
 from specsim.evidence.counters import Counters

@@ -12,7 +12,7 @@ from typing import Any
 
 from specsim import __version__, catalog
 from specsim.checks import SpecsimError
-from specsim.cli.page import WIDTH
+from specsim.checks.columns import WIDTH
 from specsim.cli.parser import Commands
 from specsim.hardware import accelerator
 from specsim.planning.launching import hub_id

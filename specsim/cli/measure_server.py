@@ -12,6 +12,7 @@ import numpy as np
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError, one_line
+from specsim.checks.columns import WIDTH, fit
 from specsim.cli.load import add_traffic, loads_of
 from specsim.cli.parser import Commands
 from specsim.cli.progress import StatusLine, bar
@@ -34,7 +35,6 @@ ROWS = {
     "itl": ("ITL, between chunks (ms)", "chunk_gap"),
     "e2el": ("end to end (ms)", "e2e"),
 }
-WIDE = 80  # columns
 FAILED, INTERRUPTED = 1, 130  # exit status: nothing was answered, or the server is gone; Ctrl-C
 
 
@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(*lines(found), sep="\n")
         if options.out:
-            print(f"written to {options.out}")
+            print(f"wrote {options.out}")
     if options.measurement and found.completed.any():
         client.measurement_of(found, **measured).write(options.measurement)
     return status_of(found)
@@ -243,11 +243,14 @@ def _dry(
     if options.json:
         print(json.dumps(document, allow_nan=False))
         return 0
-    read = "the prompts of a file" if written else f"prompts of {load.input_tokens.mean():.1f}"
-    print(
-        f"nothing is sent: {shown}, {load_words(load)}; {read} and answers of "
-        f"{load.output_tokens.mean():.1f} tokens on average"
+    read = (
+        "the prompts of a file" if written else f"prompts of {load.input_tokens.mean():.1f} tokens"
     )
+    said = (
+        f"{shown}, {load_words(load)}; {read} and answers of {load.output_tokens.mean():.1f} "
+        "tokens on average: nothing is sent"
+    )
+    print(*fit([said]), sep="\n")
     return 0
 
 
@@ -291,9 +294,9 @@ def lines(found: client.ServerRun) -> list[str]:
         f"{summary['request_throughput']:.2f} requests/s, "
         f"{summary['output_throughput']:.1f} tokens/s{good}"
     )
-    said = [part for line in said for part in textwrap.wrap(line, WIDE) or [""]]
+    said = [part for line in said for part in textwrap.wrap(line, WIDTH) or [""]]
     if found.stopped is not None:
-        said.insert(0, f"PARTIAL RESULT: {one_line(found.stopped)}"[:WIDE])
+        said.insert(0, f"PARTIAL RESULT: {one_line(found.stopped)}"[:WIDTH])
     if done:
         said += _table(found)
     for reason, count in list(found.failures.items())[:8]:
@@ -312,33 +315,33 @@ def _table(found: client.ServerRun) -> list[str]:
     conventions = "; ".join(
         f"{name.upper()} {CONVENTIONS[ROWS[name][1]]}" for name in ("ttft", "tpot", "itl")
     )
-    said += textwrap.wrap(f"as vllm bench serve: {conventions}", WIDE)
+    said += textwrap.wrap(f"as vllm bench serve: {conventions}", WIDTH)
     counts = {
         "server's usage": "usage", "chunks with text": "chunks", "tokenizer": "text",
         "server's counter": "server",
     }  # fmt: skip
     shown = [f"{name} {found.token_counts[key]:,.0f}" for name, key in counts.items()
              if found.token_counts[key] is not None]  # fmt: skip
-    said += textwrap.wrap(f"tokens of the answers: {', '.join(shown)}", WIDE)
+    said += textwrap.wrap(f"tokens of the answers: {', '.join(shown)}", WIDTH)
     if found.counters is not None:
         length, rate = (summary.get(f"spec_decode_acceptance_{n}") for n in ("length", "rate"))
         parts = [] if length is None else [f"{length:.3f} tokens per cycle"]
         parts += [] if rate is None else [f"{rate:.1f} % of drafted tokens accepted"]
         drafts = summary.get("spec_decode_num_drafts")
         parts += [] if drafts is None else [f"{drafts:,.0f} drafts"]
-        said += textwrap.wrap(f"speculation, by its counters: {', '.join(parts)}", WIDE)
+        said += textwrap.wrap(f"speculation, by its counters: {', '.join(parts)}", WIDTH)
     own = found.overhead
     if own is not None:
         busy = "" if found.busy is None else f"; busy {found.busy:.0%} of this run"
         said += textwrap.wrap(
             f"the client itself: {own.first_s * 1e3:.2f} ms to a first chunk, "
-            f"{own.chunks_per_s:,.0f} chunks/s at most{busy}", WIDE,
+            f"{own.chunks_per_s:,.0f} chunks/s at most{busy}", WIDTH,
         )  # fmt: skip
     return said
 
 
 def _item(sentence: str) -> list[str]:
-    return textwrap.wrap(f"- {sentence}", WIDE, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.wrap(f"- {sentence}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 class Progress:

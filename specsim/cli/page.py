@@ -2,40 +2,16 @@
 
 import re
 import shlex
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from specsim import catalog
+from specsim.checks.columns import INDENT, WIDTH, wrap
 from specsim.drafting import DraftModel
 from specsim.operators import AUTO
 from specsim.planning.acceptances import AcceptanceRange
 from specsim.scenario import Resolved, Scenario
 
-WIDTH = 80
 LABEL = 13  # columns of the labels of what was priced
-INDENT = "  "
-
-
-def wrap(text: str, first: str = "", rest: str | None = None) -> list[str]:
-    """The lines of a sentence: `first` begins the first one, `rest` the others. A word that is
-    longer than a line stays whole, since names are copied."""
-    rest = " " * len(first) if rest is None else rest
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False,
-        break_on_hyphens=False,
-    ) or [first.rstrip()]  # fmt: skip
-
-
-def fit(lines: Iterable[str]) -> Iterator[str]:
-    """Lines as they are where they fit, else wrapped, the further ones further in."""
-    for line in lines:
-        for part in line.split("\n"):
-            if len(part) <= WIDTH:
-                yield part
-                continue
-            start = re.match(r"\s*(?:- )?", part)
-            margin = start[0] if start else ""
-            yield from wrap(part.strip().removeprefix("- "), margin, " " * len(margin) + INDENT)
 
 
 def notes(sentences: Iterable[str]) -> list[str]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import SpecsimError, one_count, whole_numbers, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
-from specsim.cli.page import fit, notes, pasted, priced, wrap
+from specsim.cli.page import notes, pasted, priced
 from specsim.cli.parser import Commands
 from specsim.cli.progress import working
 from specsim.cli.sentences import assumptions, guesses_first
@@ -28,7 +29,7 @@ from specsim.planning import (
     plan,
     sensitivity,
 )
-from specsim.planning.memory import largest_batch
+from specsim.planning.memory import TOO_LARGE, largest_batch
 from specsim.scenario import Resolved, resolve
 
 
@@ -90,8 +91,9 @@ def run(options: argparse.Namespace) -> int:
             "batch": batches[at],
             "usable": share,
         }
-        missing = found.shortage(found.footprint(**place), **place)
-        said.append(f"A batch of {batches[at]} does not fit: {missing}.")
+        there = found.footprint(**place)
+        missing = found.shortage(there, **place)
+        said.append(f"A batch of {batches[at]} {words(there.verdict)}: {missing}.")
     captured = captured_tokens(found.system)
     widths = planned.batch * (planned.gamma + 1)
     recorded = np.full(len(widths), True) if captured is None else widths <= captured
@@ -170,6 +172,11 @@ def deployment(found: Resolved) -> Deployment:
     )  # fmt: skip
 
 
+def words(verdict: str) -> str:
+    """What a batch does that the memory share does not hold."""
+    return verdict if verdict == TOO_LARGE else f"is {verdict}"
+
+
 def show(document: dict[str, Any], commands: Mapping[str, Launch]) -> None:
     """Print the document for a person, and the commands that start a server with the plan."""
     guesses, others = guesses_first(document["assumptions"])
@@ -178,7 +185,7 @@ def show(document: dict[str, Any], commands: Mapping[str, Launch]) -> None:
         f"{'':34s}tokens/s, all users    ms/token",
         "batch   gamma  within 2 %   speedup     drafts      plain   each user",
     ]
-    marks = {"M": "does not fit the memory", "G": "beyond the recorded graphs"}
+    marks = {"M": "more than the memory that may be filled", "G": "beyond the recorded graphs"}
     used = set()
     for row in document["batches"]:
         ties = f"{row['least_tied']}…{row['most_tied']}"

@@ -11,18 +11,17 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import whole, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_acceptance, add_memory_share, add_scenario, scenario_of
-from specsim.cli.page import fit, notes, priced, wrap
+from specsim.cli.page import notes, priced
 from specsim.cli.parser import Commands
 from specsim.cli.published import assumed_for
 from specsim.cli.sentences import assumptions, guesses_first
 from specsim.planning.acceptances import AcceptanceRange
-from specsim.planning.memory import MEMORY_SHARE, Footprint, capacity_words
+from specsim.planning.memory import MEMORY_SHARE, TOO_LARGE, Footprint, capacity_words
 from specsim.prediction import QUANTITIES, Prediction
 from specsim.scenario import Resolved, predictions, resolve
-
-TOO_LARGE = "DOES NOT FIT the memory"
 
 
 def add(commands: Commands) -> None:
@@ -117,7 +116,8 @@ def to_json(
 
     held = found.footprint(gamma=gamma, usable=memory_share)
     missing = found.shortage(held, gamma=gamma, usable=memory_share)
-    said = [] if missing is None else [f"It does not fit: {missing}."]
+    how = held.verdict if held.verdict == TOO_LARGE else f"is {held.verdict}"
+    said = [] if missing is None else [f"It {how}: {missing}."]
     if over is not None and 0 < gamma == over.gamma.max():
         said.append(f"The best gamma is the largest that was looked at, {gamma}.")
     sequences = f"{found.scenario.batch} sequence(s) with"
@@ -154,6 +154,7 @@ def to_json(
         "memory_share": memory_share,
         "host_memory_bytes": float(held.host_bytes),
         "fits": missing is None if held.capacity_bytes is not None else None,
+        "memory_verdict": held.verdict if held.capacity_bytes is not None else None,
         "assumptions": [*first, *said, *rest],
         "version": __version__,
     }
@@ -167,7 +168,7 @@ def memory_of(held: Footprint, found: Resolved) -> str:
     if held.capacity_bytes is None:
         return f"needs {size} GB{each}; how much there is, is unknown"
     said = f"needs {size} of {capacity_words(held, found.system)}"
-    return f"{said}{each}{'' if held.fits else ': DOES NOT FIT'}"
+    return f"{said}{each}{'' if held.fits else ': ' + held.verdict.upper()}"
 
 
 def latency(prediction: Prediction, more_tokens: int) -> dict[str, Any] | None:
@@ -199,7 +200,7 @@ def show(document: dict[str, Any], batch: int) -> None:
     plain_alone = document["cycle_s"] is None
     lines += [
         f"{ms('step_s')}  ({low * 1e3:.3f} to {high * 1e3:.3f}), bound by {document['bound']}",
-        *rates(document["tokens_per_s"], batch, document["fits"] is False and plain_alone),
+        *rates(document["tokens_per_s"], batch, mark_of(document) if plain_alone else ""),
         *parts(document),
     ]
     if document["cycle_s"] is not None:
@@ -209,11 +210,15 @@ def show(document: dict[str, Any], batch: int) -> None:
     print(*fit(lines), *notes(others), sep="\n")
 
 
-def rates(tokens_per_s: float, batch: int, too_large: bool = False) -> list[str]:
-    """Tokens per second of all sequences together, and of each where there are several; `too_large`
-    says that the memory does not hold them."""
+def mark_of(document: dict[str, Any]) -> str:
+    """What is added to the answer where the memory that may be filled does not hold it."""
+    return f"; {document['memory_verdict'].upper()}" if document["fits"] is False else ""
+
+
+def rates(tokens_per_s: float, batch: int, mark: str = "") -> list[str]:
+    """Tokens per second of all sequences together, and of each where there are several, with a
+    mark."""
     told = f"{'':14s}{tokens_per_s:8.1f} tokens/s"
-    mark = f"; {TOO_LARGE}" if too_large else ""
     if batch == 1:
         return [f"{told} of one sequence{mark}"]
     return [f"{told} of all {batch} sequences, {tokens_per_s / batch:.1f} tokens/s of each{mark}"]
@@ -236,7 +241,7 @@ def parts(document: dict[str, Any]) -> list[str]:
 def cycle(document: dict[str, Any], ms: Callable[..., str], batch: int) -> list[str]:
     """A cycle of speculation, part by part, and what it gains."""
     gamma, tokens = document["gamma"], document["tokens_per_cycle"]
-    large = f"; {TOO_LARGE}" if document["fits"] is False else ""
+    large = mark_of(document)
     host_s, verify_s = document["overhead_s"], document["verify_step_s"]
     drafting_s = document["cycle_s"] - verify_s - host_s
     drafting_s = 0.0 if abs(drafting_s) < 5e-8 else drafting_s  # what overlaps, rounded

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from specsim.cli.page import WIDTH
+from specsim.checks.columns import WIDTH
 
 QUIET_S, OFTEN_S = 2.0, 0.3  # what is done sooner shows nothing; how often the line is written
 

@@ -11,9 +11,10 @@ from typing import Any
 from specsim import __version__, catalog
 from specsim.architecture import drafts_for, model
 from specsim.checks import SpecsimError, number, one_count, quoted, within
+from specsim.checks.columns import fit, wrap
 from specsim.checks.limits import require_limit
 from specsim.cli.options import add_memory_share, add_scenario, scenario_of
-from specsim.cli.page import fit, notes, priced, wrap
+from specsim.cli.page import notes, priced
 from specsim.cli.parser import Commands
 from specsim.cli.plan import deployment, most_in_memory, show_commands
 from specsim.cli.progress import working
@@ -31,6 +32,7 @@ from specsim.planning import (
     published_head,
 )
 from specsim.planning.acceptances import AcceptanceRange
+from specsim.planning.memory import TOO_LARGE
 from specsim.planning.ranking import ANSWER_TOKENS, Candidate, Ranked, rank
 from specsim.planning.settings import documented
 from specsim.scenario import Resolved, Scenario, method_of, resolve
@@ -381,7 +383,8 @@ def verdicts(ranked: Sequence[Ranked], limits: Mapping[str, float]) -> list[str]
     first = ranked[0]
     if all(each.missing is not None for each in ranked):
         plain = next((each for each in ranked if each.candidate.drafter is None), first)
-        return [f"NOTHING FITS the memory. {plain.candidate.name}: {plain.missing}."]
+        what = "the memory" if plain.verdict == TOO_LARGE else "the share of the memory"
+        return [f"NOTHING FITS {what}. {plain.candidate.name}: {plain.missing}."]
     said = []
     misses = [each.misses for each in ranked if each.missing is None]
     missed = [name for name in limits if all(name in each for each in misses)]
@@ -442,7 +445,7 @@ def said_of(
         each = f"{float(ranked.tokens_per_s[1]) / ranked.devices:.0f} tokens/s per device"
         said.append(f"     +{more} device{'s' * (more > 1)} for the drafts: {each}")
     if ranked.missing is not None and not nothing:
-        said += wrap(f"does not fit: {ranked.missing}", "     ")
+        said += wrap(f"{ranked.verdict}: {ranked.missing}", "     ")
     if ranked.misses and not none_keeps:
         said += wrap(f"misses the limit of {', '.join(ranked.misses)}", "     ")
     if ranked.cannot_tell:

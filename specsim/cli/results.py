@@ -9,9 +9,9 @@ from typing import Any
 from specsim import __version__, serving
 from specsim.acceptance import IID, PerPosition, alpha_from_tokens_per_cycle
 from specsim.checks import SpecsimError
+from specsim.checks.columns import INDENT, WIDTH, fit
 from specsim.checks.files import read_ascii
 from specsim.cli.options import scenario_of
-from specsim.cli.page import fit
 from specsim.cli.progress import working
 from specsim.drafting import DraftModel
 from specsim.evidence.comparison.served import ServedComparison, ServedRow, compare_run
@@ -257,13 +257,7 @@ def lines(told: Told) -> list[str]:
             f"  predicted as {as_.target} under {as_.engine}, {how}, batch "
             f"{float(told.prediction.batch):.3g}, context {as_.context}"
         )
-    titles = [title(row.metric, row.convention) for row in told.comparison.rows]
-    wide = max(map(len, titles), default=0)
-    if titles:
-        under = f"{'simulated':>12s}{'ratio':>8s}" if told.simulated is not None else ""
-        said.append(f"  {'':{wide}s}{'measured':>12s}{'predicted':>12s}{'ratio':>8s}{under}")
-    for name, row in zip(titles, told.comparison.rows, strict=True):
-        said.append(f"  {name:{wide}s}{cells(row)}")
+    said += table(told)
     if told.comparison.factors:
         product = " x ".join(f"{f:.2f} ({name})" for name, f in told.comparison.factors.items())
         said.append(f"  time per token, measured / predicted: {product}")
@@ -271,6 +265,25 @@ def lines(told: Told) -> list[str]:
     conventions = [name for name in CONVENTIONS if name in run.latencies]
     said += [f"  {run.latencies[name].called}: {CONVENTIONS[name]}" for name in conventions]
     return said + [f"  - {sentence}" for sentence in told.findings] + [""]
+
+
+def table(told: Told) -> list[str]:
+    """A line for each quantity; two where its name leaves no room for the numbers."""
+    titles = [title(row.metric, row.convention) for row in told.comparison.rows]
+    if not titles:
+        return []
+    heads = f"{'measured':>11s}{'predicted':>11s}{'ratio':>7s}"
+    if told.simulated is not None:
+        heads += f"{'simulated':>11s}{'ratio':>7s}"
+    room = WIDTH - len(INDENT) - len(heads)
+    wide = min(max(map(len, titles)), room)
+    said = [f"{INDENT}{'':{wide}s}{heads}"]
+    for name, row in zip(titles, told.comparison.rows, strict=True):
+        if len(name) > wide:
+            said.append(INDENT + name)
+            name = ""
+        said.append(f"{INDENT}{name:{wide}s}{cells(row)}")
+    return said
 
 
 def title(metric: str, called: str | None) -> str:
@@ -286,13 +299,13 @@ def cells(row: ServedRow) -> str:
     """Measured, predicted, simulated and their ratios, times in milliseconds."""
     is_time = row.metric.endswith("_s") and row.convention is not None
     scale, unit = (1e3, " ms") if is_time else (1.0, "   ")
-    shown = f"{row.measured * scale:9.2f}{unit}"
+    shown = f"{row.measured * scale:8.2f}{unit}"
     pairs = [(row.predicted, row.ratio)]
     if row.simulated is not None:
         pairs.append((row.simulated, row.simulated_ratio))
     for value, ratio in pairs:
         if value is None or ratio is None:
-            shown += f"{'-':>12s}{'-':>8s}"
+            shown += f"{'-':>11s}{'-':>7s}"
         else:
-            shown += f"{value * scale:9.2f}{unit}{ratio:8.2f}"
+            shown += f"{value * scale:8.2f}{unit}{ratio:7.2f}"
     return shown

@@ -7,11 +7,12 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
+from specsim.checks.columns import fit
 from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
 from specsim.cli.page import facts as labelled
-from specsim.cli.page import fit, priced
 from specsim.cli.page import notes as bullets
+from specsim.cli.page import priced
 from specsim.cli.parser import Commands
 from specsim.cli.sentences import weights_of
 from specsim.scenario import Resolved
@@ -130,10 +131,10 @@ def lines(result: serving.Served) -> list[str]:
     good = ""
     if slo:
         limits = ", ".join(f"{name.upper()} at most {most:g} ms" for name, most in slo.items())
-        good = f", {found['request_goodput']:.2f} good ({limits})"
+        good = f", {found['request_goodput']:.2f} requests/s good ({limits})"
+    served = f"{found['request_throughput']:.2f} requests/s served"
     said = [
-        *fit([f"{found['state']}: {offered}, {found['request_throughput']:.2f} served{good}"]),
-        *fit(result.sentences),
+        *fit([f"{found['state']}: {offered}, {served}{good}", *result.sentences]),
         f"{'':26s}" + "".join(f"{name:>10s}" for name in STATISTICS),
     ]
     for metric, title in ROWS.items():

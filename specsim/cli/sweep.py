@@ -11,6 +11,7 @@ import numpy as np
 
 from specsim import __version__
 from specsim.checks import SpecsimError, quoted
+from specsim.checks.columns import fit
 from specsim.checks.extras import MissingExtra
 from specsim.checks.files import require_writable, writing
 from specsim.cli.measuring import compute_any
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     if options.axes.resolve() in {file.resolve() for file in files.values()}:
         raise SpecsimError(f"{options.axes} would be overwritten: call it …toml, or give --out")
     if options.dry_run:
-        print(f"{len(plan):,} points of {plan.kind} over {described(plan.axes)}")
+        print(*about(plan), sep="\n")
         return 0
     require_writable(folder)
     watch = SweepBar(metric)
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
-        print(*lines(document), sep="\n")
+        print(*about(plan), *lines(document, metric), sep="\n")
     return 0
 
 
@@ -155,6 +156,15 @@ def axes_named(plan: SweepPlan, text: str | None) -> list[str]:
 def described(axes: Mapping[str, tuple[Any, ...]]) -> str:
     """The axes in words: batch (3) x alpha (9)."""
     return " x ".join(f"{name} ({len(values):,})" for name, values in axes.items())
+
+
+def about(plan: SweepPlan) -> list[str]:
+    """What is swept: the points, their axes, and what all of them share."""
+    said = [f"{len(plan):,} points of {plan.kind} over {described(plan.axes)}"]
+    shared = ", ".join(
+        f"{name.replace('_', ' ')} {cell(each)}" for name, each in plan.fixed.items()
+    )
+    return list(fit([*said, *([f"all with {shared}"] if shared else [])]))
 
 
 def draw(path: Path, summary: SweepSummary, along: Sequence[str]) -> str | None:
@@ -216,12 +226,9 @@ def first_seed(plan: SweepPlan) -> dict[str, Any]:
     return {"seed": plan.axes["seed"][0]} if "seed" in plan.axes else {}
 
 
-def lines(document: Mapping[str, Any]) -> list[str]:
+def lines(document: Mapping[str, Any], metric: Metric) -> list[str]:
     """The document for a person."""
-    said = [
-        f"{document['points']:,} points of {document['kind']}: {document['computed']:,} computed, "
-        f"{document['stored_before']:,} stored before"
-    ]
+    said = [f"{document['computed']:,} computed, {document['stored_before']:,} stored before"]
     if document["errors"]:
         said.append(
             f"{document['errors']:,} of them are errors (--retry computes them again), the first: "
@@ -233,10 +240,11 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     else:
         place = ", ".join(f"{name} {value}" for name, value in best["axes"].items())
         mean = f", the mean over {document['seeds']:,} seeds" if document["seeds"] > 1 else ""
-        said.append(f"{document['metric']}: {best['value']:.4g}{mean}{place and ' at ' + place}")
+        value = f"{best['value']:.4g} {metric.unit}".rstrip()
+        said.append(f"{metric}: {value}{mean}{place and ' at ' + place}")
     said.append(f"wrote {document['store']} and {document['csv']}")
     if document["figure"]:
         said.append(f"drew {document['figure']}")
     else:
         said.append(f"no figure: {document['no_figure']}")
-    return said
+    return list(fit(said))

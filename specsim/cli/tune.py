@@ -6,10 +6,11 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
+from specsim.checks.columns import fit
 from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
-from specsim.cli.page import fit, pasted, priced
 from specsim.cli.page import notes as bullets
+from specsim.cli.page import pasted, priced
 from specsim.cli.parser import Commands
 from specsim.cli.plan import deployment
 from specsim.cli.serve_sim import load_words, rests_on

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from specsim.cli.page import fit
+from specsim.checks.columns import fit
 from specsim.cli.parser import Commands
 from specsim.cli.progress import working
 

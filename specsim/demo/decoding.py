@@ -19,6 +19,7 @@ import numpy as np
 
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
+from specsim.checks import columns
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
 from specsim.drafting import DraftModel
@@ -30,7 +31,8 @@ from specsim.prediction import Prediction
 from specsim.speculation import predict
 
 LIBRARIES = ("torch", "safetensors", "tokenizers", "tqdm", "matplotlib", "PIL")
-GAMMAS = range(9)
+GAMMAS = range(9)  # that are predicted, and those that are measured
+MEASURED = (0, 1, 2, 3, 5, 8)
 DIALLED = Architecture(
     name="dialled-160m", hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=4,
     head_dim=64, intermediate_size=3072, vocab_size=8192, max_context=1024,
@@ -67,9 +69,9 @@ class Effort:
     widest: float = np.inf
 
 
-# A trained target writes three texts after each of its 25 prompts: one of them may repeat itself,
-# which makes it easy to draft.
-FULL = Effort(8, Decoded(44, texts=75, timed=7, counted=25), Decoded(32, 12, timed=3, counted=12))
+# A trained target writes two texts after each of its 25 prompts: one of them may repeat itself,
+# which makes it easy to draft. The texts of the dialled target are all alike, so it writes fewer.
+FULL = Effort(8, Decoded(38, texts=50, timed=4, counted=25), Decoded(24, 6, timed=2, counted=16))
 QUICK = Effort(
     1,
     Decoded(12, texts=8, timed=1, counted=4),
@@ -128,13 +130,13 @@ def main(
     torch.manual_seed(0)
     where = machine.device_named(device)
     environment = machine.environment(where)
-    say(f"machine      {environment.device}, {where.type}, {environment.threads} threads")
-    say(f"software     torch {environment.torch}, Python {environment.python}")
+    tell("machine", f"{environment.device}, {where.type}, {environment.threads} threads")
+    tell("software", f"torch {environment.torch}, Python {environment.python}")
     if dtype is None:
         chosen, reason = probes.fastest_dtype(where)
     else:
         chosen, reason = machine.dtype_named(dtype), f"{dtype}, as asked"
-    say(f"dtype        {reason}")
+    tell("dtype", reason)
     source = (target, draft) if target else ("bundled", None)
     trained = trained_pair(source, chosen, where, effort)
 
@@ -150,8 +152,9 @@ def main(
     if target is None:
         say(
             "",
-            "Decoding such a tiny model is hardly memory-bound, so here is a second, larger pair:",
-            "random weights, a draft of the target's first layer, a target acceptance rate.",
+            "Decoding such a tiny model is hardly memory-bound, so here is a second, larger",
+            "pair: random weights, a draft of the target's first layer, a target acceptance",
+            "rate.",
         )
         pair = dialled_pair(chosen, where, effort)
         results.append(predict_then_measure(pair, calibration, drift))
@@ -228,7 +231,7 @@ def measure_predicted(
     prediction: Prediction,
     calibration: Calibration,
     drift: Any,
-    gammas: Sequence[int] = GAMMAS,
+    gammas: Sequence[int] = MEASURED,
 ) -> PairResult:
     """Plain and speculative decoding of the timed prompts, compared with the prediction."""
     from reference.lab import suites
@@ -271,7 +274,7 @@ def trained_pair(source: tuple[str, str | None], dtype: Any, device: Any, effort
     described = " and ".join(
         f"{shape.name} ({shape.parameters / 1e6:.1f}M parameters)" for shape in shapes
     )
-    say(f"pair         {described}")
+    tell("pair", described)
     texts = checkpoints.prompt_texts()
     prompts = {which: [tokenizer.encode(text)[:96] for text in texts[which]] for which in texts}
     return Pair(
@@ -291,8 +294,8 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
     shape = effort.target
     target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
     millions = shape.parameters / 1e6
-    say(f"pair         {shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
-    ids = np.random.default_rng(0).integers(0, shape.vocab_size, (24, 48)).tolist()
+    tell("pair", f"{shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
+    ids = np.random.default_rng(0).integers(0, shape.vocab_size, (28, 48)).tolist()
     return Pair(
         f"a dialled pair, {shape.name}",
         target,
@@ -307,8 +310,13 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
 
 
 def say(*lines: str) -> None:
-    """Print lines at once, also into a pipe."""
-    print(*lines, sep="\n", flush=True)
+    """Print lines of at most 80 columns at once, also into a pipe."""
+    print(*columns.fit(lines), sep="\n", flush=True)
+
+
+def tell(label: str, fact: str) -> None:
+    """Print what is measured, as a label and a fact."""
+    say(*columns.wrap(fact, f"{label:13s}"))
 
 
 def show_sample(source: tuple[str, str | None], device: Any) -> bool:
@@ -326,8 +334,8 @@ def show_sample(source: tuple[str, str | None], device: Any) -> bool:
     drafter = reference.DraftModel(draft, gamma=4)
     speculative = reference.speculate(target, drafter, prompt, max_new_tokens=64)
     difference = suites.first_difference(target, prompt, plain.tokens, speculative.tokens)
-    say("", "a sample (a prompt for which so small a target does not repeat itself), greedy, fp32:")
-    say("the end of the prompt, and how the two decoders continue it")
+    say("", "a sample, greedy, fp32: the end of a prompt after which so small a target does")
+    say("not repeat itself, and how the two decoders continue it")
     say(f"  | {tokenizer.decode(prompt).splitlines()[-1]} [...]")
     for name, run in (("plain", plain), ("speculative", speculative)):
         say(f"  {name}:", *(f"  | {line}" for line in tokenizer.decode(run.tokens).splitlines()))

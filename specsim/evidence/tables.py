@@ -1,10 +1,12 @@
-"""Tables in plain text, one function for each table. Nothing is computed here."""
+"""Tables in plain text, in lines of at most 80 columns, one function for each table. Nothing is
+computed here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from specsim.checks.columns import fit, wrap
 from specsim.evidence.calibration import STABLE, Calibration
 from specsim.evidence.comparison import (
     Comparison,
@@ -50,36 +52,40 @@ def calibration_table(calibration: Calibration) -> list[str]:
             f"the larger of its work and its launches, {us(engine.layer_launch_s)} per layer and "
             f"{us(engine.pass_launch_s)} per pass"
         )
-    return [
-        "calibration on probe models (no model that is predicted below is among them)",
-        f"  weights, one row   GB/s by size of the {table.of}: {speeds}",
-        f"  KV cache           {kv:.1f} GB/s",
-        f"  arithmetic         {rate:.0f} GFLOP/s",
-        f"  pass               {overhead}",
-        f"  drafting           {us(engine.drafting_overhead_s)} per cycle, "
+    rows = {
+        "weights, one row": f"GB/s by size of the {table.of}: {speeds}",
+        "KV cache": f"{kv:.1f} GB/s",
+        "arithmetic": f"{rate:.0f} GFLOP/s",
+        "pass": overhead,
+        "drafting": f"{us(engine.drafting_overhead_s)} per cycle, "
         f"{us(engine.sampling_overhead_s)} per drawn token",
-        f"  sampling and host  {us(engine.cycle_overhead_s)} per step, "
+        "sampling and host": f"{us(engine.cycle_overhead_s)} per step, "
         f"{us(engine.speculation_overhead_s)} more to accept drafts, "
         f"{engine.logit_overhead_s * 1e9:.1f} ns per logit, "
         f"{engine.drawing_overhead_s * 1e9:.1f} ns more where a token is drawn",
-        *stability(calibration),
-        f"  fit                median error {calibration.median_error:.1%}, worst "
+        **stability(calibration),
+        "fit": f"median error {calibration.median_error:.1%}, worst "
         f"{calibration.worst_error:.1%} over {len(calibration.residuals)} timings; "
         f"80 % band ±{engine.error:.0%}",
+    }
+    return [
+        "calibration on probe models (no model that is predicted below is among them)",
+        *(line for label, text in rows.items() for line in wrap(text, f"  {label:19s}")),
     ]
 
 
-def stability(calibration: Calibration) -> list[str]:
-    """A line on how much the constants changed between the two halves of the timings."""
+def stability(calibration: Calibration) -> dict[str, str]:
+    """How much the constants changed between the two halves of the timings, as a label and a text;
+    empty where nobody knows."""
     if not calibration.changes:
-        return []
+        return {}
     moved = {name: change for name, change in calibration.changes.items() if change > STABLE}
     if not moved:
         most = max(calibration.changes.values())
-        return [f"  stability          no constant changed by more than {most:.0%} meanwhile"]
+        return {"stability": f"no constant changed by more than {most:.0%} meanwhile"}
     named = sorted(moved, key=lambda name: -moved[name])
     told = ", ".join(f"{words_of(name)} {moved[name]:.0%}" for name in named)
-    return [f"  NOT STABLE         between the two halves of the timings changed: {told}"]
+    return {"NOT STABLE": f"between the two halves of the timings changed: {told}"}
 
 
 def words_of(name: str) -> str:
@@ -91,13 +97,16 @@ def prediction_table(prediction: Prediction) -> list[str]:
     """A row for each gamma of a one-dimensional prediction, and the best gamma with its ties."""
     p = prediction
     low, high = p.band["speedup"]
-    lines = ["predicted, ms   γ   draft   verify    cycle   tokens/cycle   speedup (80 % band)"]
+    lines = [
+        "predicted",
+        " γ  draft (ms)  verify (ms)  cycle (ms)  tokens/cycle  speedup (80 % band)",
+    ]
     for i, gamma in enumerate(p.gamma):
         times = (p.draft_step_s[i], p.verify_step_s[i], p.cycle_s[i])
         draft, verify, cycle = (1e3 * seconds for seconds in times)
         lines.append(
-            f"{gamma:17d} {draft:7.2f} {verify:8.2f} {cycle:8.2f} {p.tokens_per_cycle[i]:14.2f} "
-            f"{p.speedup[i]:9.2f}  ({low[i]:.2f} to {high[i]:.2f})"
+            f"{gamma:2d} {draft:11.2f} {verify:12.2f} {cycle:11.2f} {p.tokens_per_cycle[i]:13.2f} "
+            f"{p.speedup[i]:8.2f} ({low[i]:.2f} to {high[i]:.2f})"
         )
     ties = p.ties()
     tie = f"; γ = {ties[0]} to {ties[-1]} are within 2 % of it" if len(ties) > 1 else ""
@@ -122,8 +131,10 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
         *lines,
         f"plain step (ms) {cell(step, 'step_s').strip()}",
         f"standard error of the measured tokens per cycle: {min(tokens):.2f} to {max(tokens):.2f}",
-        "median |error|: "
-        + ", ".join(f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items()),
+        *wrap(
+            ", ".join(f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items()),
+            "median |error|: ",
+        ),
         *drift_lines(comparisons),
     ]
 
@@ -137,10 +148,11 @@ def drift_lines(comparisons: Sequence[Comparison]) -> list[str]:
     rest = ", ".join(
         f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items() if name.endswith("_s")
     )
-    return [
-        f"drift: fixed tasks take {comparisons[0].drift:.2f}x as long as during the calibration; "
-        f"errors without this drift: {rest}"
-    ]
+    return wrap(
+        f"fixed tasks take {comparisons[0].drift:.2f}x as long as during the calibration; "
+        f"errors without this drift: {rest}",
+        "drift: ",
+    )
 
 
 def cell(comparison: Comparison, name: str) -> str:
@@ -173,12 +185,16 @@ def waterfall_table(prediction: Prediction, comparisons: Sequence[Comparison]) -
     if found.tied_gammas:
         others = ", ".join(str(gamma) for gamma in found.tied_gammas)
         tied = f" (γ = {others}: no difference beyond the noise of the counted tokens)"
-    lines += [
-        f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
-        f"Best measured: {speedup.measured:.2f}x{error} at γ = {best.gamma}{tied}; predicted "
-        f"there: {speedup.predicted:.2f}x. {limit_sentence(falls)}",
+    return [
+        *lines,
+        *fit(
+            [
+                f"measured ÷ predicted there: {speedup.measured / speedup.predicted:.3f} = {parts}",
+                f"Best measured: {speedup.measured:.2f}x{error} at γ = {best.gamma}{tied}; "
+                f"predicted there: {speedup.predicted:.2f}x. {limit_sentence(falls)}",
+            ]
+        ),
     ]
-    return lines
 
 
 # The table of `specsim compare`
@@ -216,7 +232,7 @@ def suite_table(
     calibrated = every["calibrated"]
     lines = [
         "",
-        "|error| of each predictor: median and 95th percentile; then, of the first one, the",
+        "|error| of each predictor, median and 95th percentile; and of the first one the",
         "share of points in the 80 % band, and the median without the computer's drift",
         f"{'':20s}{'points':>6s}"
         + "".join(f"{name:>13s}" for name in every)
@@ -295,21 +311,24 @@ def miss_lines(comparisons: Sequence[Comparison]) -> list[str]:
     lines = ["the largest errors, and the factor that contributes most to each"]
     for miss in misses(comparisons):
         factor = miss["factors"].get(miss["factor"], 1 / (1 + miss["error"]))
-        lines.append(
-            f"  {miss['error']:+6.1%} {QUANTITIES[miss['quantity']]:16s} {miss['name']}: "
-            f"{miss['factor']} (x {factor:.3f})"
-        )
+        quantity = QUANTITIES[miss["quantity"]]
+        lines += [
+            f"  {miss['error']:+6.1%} {quantity:16s} by {miss['factor']} (x {factor:.3f}) in",
+            f"         {miss['name']}",
+        ]
     return lines
 
 
 def peer_lines(peers: Sequence[Point]) -> list[str]:
     """Peers (other decoders that were timed in the same run) and our own plain decoding."""
-    lines = ["peers in the same run, milliseconds per token"]
+    lines = ["peers in the same run"]
     for point in peers:
         assert point.step_s is not None
         assert point.cycle_s is not None
         ours, theirs = 1e3 * point.step_s.median, 1e3 * point.cycle_s.median
-        lines.append(
-            f"  {point.name}: {theirs:.3f}, our plain decoding {ours:.3f}: {theirs / ours:.2f}x"
-        )
+        lines += [
+            f"  {point.name}",
+            f"    {theirs:.3f} ms per token, our plain decoding {ours:.3f} ms: "
+            f"{theirs / ours:.2f}x",
+        ]
     return lines

@@ -9,6 +9,7 @@ from specsim.drafting import DraftModel
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.explorer.sentences import milliseconds
 from specsim.planning.economics import dollars_per_million_tokens, token_cost
+from specsim.planning.memory import capacity_words
 from specsim.planning.prefill import time_to_first_token
 
 
@@ -54,7 +55,8 @@ def memory(shown: PredictedScenario) -> Card:
         return Card("memory", f"{total:.1f} GB", "the accelerator's is unknown")
     fits = "of" if held.fits else "does not fit in"
     each = " each" if shown.scenario.tensor_parallel > 1 else ""
-    return Card("memory", f"{total:.1f} GB", f"{fits} {capacity / 1e9:.0f} GB{each}")
+    note = f"{fits} {capacity_words(held, shown.system)}{each}"
+    return Card("memory", f"{total:.1f} GB", note)
 
 
 def money_and_energy(shown: PredictedScenario, token_s: float, plain_s: float) -> list[Card]:

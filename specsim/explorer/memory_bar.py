@@ -7,6 +7,7 @@ import numpy as np
 
 from specsim.checks.extras import needed
 from specsim.explorer.scenarios import PredictedScenario
+from specsim.planning.memory import capacity_words
 
 with needed("the explorer", "notebooks"):
     from specsim.figures import COLOURS
@@ -37,7 +38,8 @@ def parts_of(shown: PredictedScenario) -> list[HeldPart]:
 
 def sentence(shown: PredictedScenario) -> str:
     """The same in words: the parts, and of how much."""
-    parts, capacity = parts_of(shown), shown.system.accelerator.memory_bytes
+    parts, held = parts_of(shown), shown.footprint(gamma=shown.gamma)
+    capacity = held.capacity_bytes
     said = ", ".join(f"{part.name} {size(part.gigabytes)}" for part in parts)
     total = sum(part.gigabytes for part in parts)
     if capacity is None:
@@ -45,12 +47,12 @@ def sentence(shown: PredictedScenario) -> str:
     each = " each" if shown.scenario.tensor_parallel > 1 else ""
     left = capacity / 1e9 - total
     rest = f"{size(left)} left" if left >= 0 else f"{size(-left)} too much"
-    return f"Memory: {said}; {rest} of {size(capacity / 1e9)}{each}."
+    return f"Memory: {said}; {rest} of {capacity_words(held, shown.system)}{each}."
 
 
 def as_html(shown: PredictedScenario) -> str:
-    """The bar, with a line where the memory ends if it holds too much, and the sentence."""
-    parts, capacity = parts_of(shown), shown.system.accelerator.memory_bytes
+    """The bar, with a line at what may be filled if it holds more, and the sentence."""
+    parts, capacity = parts_of(shown), shown.footprint(gamma=shown.gamma).capacity_bytes
     total = sum(part.gigabytes for part in parts)
     there = total if capacity is None else capacity / 1e9
     scale = 100 / max(total, there)

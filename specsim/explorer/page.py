@@ -153,7 +153,7 @@ def announce(port: int, call: Callable[[], None], patience_s: float = PATIENCE_S
 
 
 def _welcome(address: str, browser: bool) -> None:
-    print(f"the explorer is at {address}   (Ctrl-C ends it)", flush=True)
+    print(f"explorer  {address}\nCtrl-C ends it", flush=True)
     if browser:
         webbrowser.open(address)
 

@@ -2,6 +2,7 @@
 
 from specsim.drafting import DraftModel, Lookup, ParallelBlock
 from specsim.explorer.scenarios import PredictedScenario
+from specsim.planning.memory import TOO_LARGE
 from specsim.prediction import limit_sentence
 
 BOUNDS = {  # what a plain step mostly does, and what follows for a wider pass
@@ -106,7 +107,8 @@ def oddities(shown: PredictedScenario) -> list[str]:
             )
     held = shown.footprint(gamma=shown.gamma)
     if (missing := shown.shortage(held, gamma=shown.gamma)) is not None:
-        found.append(f"It does not fit: {missing}.")
+        how = held.verdict if held.verdict == TOO_LARGE else f"is {held.verdict}"
+        found.append(f"It {how}: {missing}.")
     if not shown.over.lossless:
         found.append("This method is not lossless: the output distribution is not the target's.")
     return found

@@ -11,7 +11,7 @@ from specsim.architecture import Architecture
 from specsim.checks import Floats
 from specsim.figures.style import COLOURS, plain_number, styled
 from specsim.hardware import System
-from specsim.planning.memory import largest_batches
+from specsim.planning.memory import MEMORY_SHARE, largest_batches
 from specsim.planning.sweep import SpeedupMap
 
 AXES = {
@@ -30,11 +30,13 @@ def where_memory_ends(
     """The largest batch that fits at every y of a map over the batch, as points (batch, y), (Y, 2).
     None if all of the map fits, or if nobody knows the memory.
 
-    `scenario` is what `largest_batches` takes besides: the drafter, and a gamma or a context that
-    is not the y of the map. Where not one sequence fits, the point is at the left edge.
+    `scenario` is what `largest_batches` takes besides: the drafter, a gamma or a context that is
+    not the y of the map, and the share `usable` of the memory, by default what engines fill. Where
+    not one sequence fits, the point is at the left edge.
     """
     assert found.x == "batch", "the memory ends at a batch"
-    most = largest_batches(target, system, **(scenario | {found.y: found.y_values}))
+    asked = {"usable": MEMORY_SHARE} | scenario | {found.y: found.y_values}
+    most = largest_batches(target, system, **asked)
     if most is None or np.all(most >= found.x_values.max()):
         return None
     most = np.maximum(np.broadcast_to(most, found.y_values.shape), found.x_values.min())

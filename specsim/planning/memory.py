@@ -6,7 +6,12 @@ Unlike a pass, memory holds the embedding and every expert. All bytes are of the
 for those of layers that are left to a host; the embedding stays on the device (pessimistic for
 llama.cpp, which keeps it on the host). Not
 counted: activations of a long prefill, the allocator's slack, the CUDA context (optimistic, by a
-gigabyte or two; a `usable` below 1 leaves memory for them, engines take 0.9).
+gigabyte or two; a `usable` below 1 leaves memory for them). A gigabyte of a datasheet counts as
+1e9 bytes, and drivers report 7 % more (pessimistic).
+
+Commands, explorer and sweeps ask whether `MEMORY_SHARE` of the memory suffices: engines such as
+vLLM fill no more by default. llama.cpp does: 14 published runs of it took more, so `verdict` tells
+that from what no device can hold.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +32,8 @@ from specsim.operators import (
     stored_weight_bytes,
 )
 
-MEMORY_SHARE = 0.9  # of a device that engines fill: vLLM's gpu_memory_utilization
+MEMORY_SHARE = 0.9  # of a device that engines fill by default: vLLM's gpu_memory_utilization
+FITS, TOO_LARGE = "fits", "does not fit"
 NARROWER = ("fp8", "int8", "int4")
 MOST_DEVICES = 128
 MOST_SEQUENCES = 1e9
@@ -35,7 +41,8 @@ MOST_SEQUENCES = 1e9
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Footprint(Shown):
-    """Bytes on the fullest device, by what they hold; `capacity_bytes` is None where unknown.
+    """Bytes on the fullest device, by what they hold. `capacity_bytes` is what may be filled of the
+    `device_bytes` that are there; both are None where unknown.
 
     `host_weight_bytes` and `host_kv_bytes` lie in host memory instead, of `host_capacity_bytes`.
     """
@@ -49,6 +56,7 @@ class Footprint(Shown):
     host_weight_bytes: Floats | float = 0.0
     host_kv_bytes: Floats | float = 0.0
     host_capacity_bytes: float | None = None
+    device_bytes: float | None = None
 
     @property
     def host_bytes(self) -> Floats:
@@ -70,6 +78,17 @@ class Footprint(Shown):
     def fits(self) -> Booleans:
         there = np.inf if self.host_capacity_bytes is None else self.host_capacity_bytes
         return np.asarray((self.spare_bytes >= 0) & (self.host_bytes <= there))
+
+    @property
+    def verdict(self) -> str:
+        """Of one scenario: "fits", "over 90 % of the memory" where a larger share would hold it, or
+        "does not fit"."""
+        if np.all(self.fits):
+            return FITS
+        whole, usable = self.device_bytes, self.capacity_bytes
+        if whole is None or usable is None or not np.all(replace(self, capacity_bytes=whole).fits):
+            return TOO_LARGE
+        return f"over {100 * usable / whole:.3g} % of the memory"
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -134,6 +153,7 @@ def footprint(
         host_weight_bytes=np.asarray(there),
         host_kv_bytes=there_kv,
         host_capacity_bytes=None if host is None else host.memory_bytes,
+        device_bytes=capacity,
     )
 
 
@@ -268,6 +288,9 @@ def shortage(
     parts = ", ".join(f"{name} {float(size) / 1e9:.1f}" for name, size in held.items() if size)
     accelerator, devices = system.accelerator.name, system.tensor_parallel
     several = f" (each of {devices})" if devices > 1 else ""
+    if found.verdict != TOO_LARGE and found.device_bytes is not None:
+        share = np.ceil(100 * float(found.total_bytes) / found.device_bytes) / 100
+        ways = (f"memory_share = {share:g}", *ways)
     return (
         f"{target.name} needs {float(found.total_bytes) / 1e9:.1f} GB ({parts}) on a {accelerator}"
         f"{several} with {capacity_words(found, system)}; "

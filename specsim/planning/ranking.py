@@ -17,7 +17,7 @@ from specsim.checks.shown import Shown, gigabytes, milliseconds, short
 from specsim.drafting import Drafter
 from specsim.hardware import System
 from specsim.planning.economics import dollars_per_million_tokens
-from specsim.planning.memory import footprint, shortage
+from specsim.planning.memory import MEMORY_SHARE, footprint, shortage
 from specsim.planning.prefill import prompt_passes, time_to_first_token
 from specsim.prediction import Prediction
 from specsim.speculation import predict
@@ -53,8 +53,8 @@ class Ranked(Shown):
     `speedups`, `tokens_per_s` (all sequences together) and `token_s` (seconds per token of one
     user) have three entries, for the low, the middle and the high acceptance; `ttft_s` is the time
     to read a prompt of the whole context alone, without waiting; `memory_bytes` are those of the
-    fullest device. `missing` says what does not fit (None: it fits), `misses` which latency limits
-    it does not keep to at the middle acceptance.
+    fullest device. `missing` says what does not fit (None: it fits) and `verdict` in how far,
+    `misses` which latency limits it does not keep to at the middle acceptance.
     """
 
     candidate: Candidate
@@ -65,6 +65,7 @@ class Ranked(Shown):
     ttft_s: float
     memory_bytes: float
     missing: str | None
+    verdict: str
     misses: tuple[str, ...]
     devices: int
     dollars_per_million: float | None = None
@@ -101,7 +102,7 @@ def rank(
     limits_ms: Mapping[str, float] | None = None,
     answer_tokens: int = ANSWER_TOKENS,
     price_per_hour: float | None = None,
-    usable: float = 1.0,
+    usable: float = MEMORY_SHARE,
     routing_correlation: float | None = None,
 ) -> list[Ranked]:
     """The candidates, the best first.
@@ -146,6 +147,7 @@ def rank(
                 ttft_s=ttft_s,
                 memory_bytes=float(held.total_bytes),
                 missing=shortage(held, target, system, **place),
+                verdict=held.verdict,
                 misses=tuple(
                     name for name, most in limits.items() if times[name] * 1e3 > most
                 ),

@@ -14,7 +14,7 @@ from specsim.hardware import System, host_named
 from specsim.hardware import system as catalog_system
 from specsim.operators import AUTO, precision, require_even_split
 from specsim.planning.cautions import Caution, find_cautions
-from specsim.planning.memory import Footprint, footprint, shortage
+from specsim.planning.memory import MEMORY_SHARE, Footprint, footprint, shortage
 from specsim.prediction import Prediction
 from specsim.scenario.scenario import Scenario, require_sound
 from specsim.speculation import predict
@@ -58,13 +58,16 @@ class Resolved:
         return predict(self.target, self.drafter, self.system, gamma=gamma, **asked | changes)
 
     def footprint(self, *, gamma: ArrayLike, **changes: Any) -> Footprint:
-        """What the fullest device must hold at `gamma`; `changes` replace batch and context."""
-        return footprint(self.target, self.system, **self._in_memory(gamma) | changes)
+        """What the fullest device must hold at `gamma`; `changes` replace batch, context and the
+        share of the memory that may be filled."""
+        asked = {"usable": MEMORY_SHARE} | self._in_memory(gamma) | changes
+        return footprint(self.target, self.system, **asked)
 
     def shortage(self, held: Footprint, *, gamma: int, **changes: Any) -> str | None:
         """A sentence on what does not fit of `held`, the footprint of the same arguments; None
         where it fits."""
-        return shortage(held, self.target, self.system, **self._in_memory(gamma) | changes)
+        asked = {"usable": MEMORY_SHARE} | self._in_memory(gamma) | changes
+        return shortage(held, self.target, self.system, **asked)
 
     def cautions(self, *, gamma: ArrayLike, **changes: Any) -> list[Caution]:
         """What the catalog says against trusting a prediction in full, guesses first."""

@@ -9,6 +9,7 @@ from specsim.acceptance import IID, alpha_from_tokens_per_cycle
 from specsim.checks import SpecsimError, whole_number
 from specsim.checks.files import read_ascii
 from specsim.evidence.served.traces import requests_of
+from specsim.planning.memory import MEMORY_SHARE
 from specsim.scenario.resolved import Resolved, resolve
 from specsim.scenario.scenario import Scenario
 from specsim.serving.policies import HYSTERESIS, fixed_gamma, require_known
@@ -43,7 +44,7 @@ class ServerLoad:
     max_seqs: int = 256
     max_batched_tokens: int = 2048
     kv_tokens: str = AUTO_TOKENS
-    memory_share: float = 0.9
+    memory_share: float = MEMORY_SHARE
     prefix_hit: float = 0.0
     price_per_hour: float | None = None
     hysteresis: float = HYSTERESIS

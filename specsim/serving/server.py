@@ -11,9 +11,7 @@ from specsim.checks import Floats, Integers, SpecsimError, one_count, require_sh
 from specsim.checks.limits import require_limit
 from specsim.drafting import Drafter
 from specsim.hardware import System
-from specsim.planning.memory import footprint, shortage
-
-MEMORY_SHARE = 0.9  # of a device that engines fill: vLLM's gpu_memory_utilization
+from specsim.planning.memory import MEMORY_SHARE, footprint, shortage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from reference.decoding import speculate
 from reference.drafters.draft_model import DraftModel
 from reference.lab.dialled import dialled_pair
 from reference.lab.suites import divergence, first_difference, measure_pair, text_trace
+from reference.lab.suites.counting import until_tokens, whole_cycles
+from reference.statistics import Statistics
 from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 
@@ -114,3 +116,35 @@ def test_the_first_difference_of_two_texts_is_said(pair):
     index, gap = divergence(target, [1, 2], [3, 4], [3, 5])
     best, second = target(torch.tensor([[1, 2, 3]]))[0, -1].topk(2).values.tolist()
     assert (index, gap) == (1, pytest.approx(best - second, abs=1e-6))
+
+
+def test_tokens_per_cycle_of_short_texts_are_not_too_small(pair):
+    """The number of accepted drafts is drawn from a known vector; texts end in their third cycle or
+    so. What leaves out the cycles that pass the end counts too few tokens."""
+    target, draft = pair
+    drafter, survival = DraftModel(draft, 6), [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    drawn = {"temperature": 1.0, "survival": survival}
+    found = {name: Statistics(6) for name in ("cut", "cycles", "tokens")}
+    for seed in range(4):
+        cut = speculate(target, drafter, PROMPTS, 12, seed=seed, **drawn).statistics
+        found["cut"].extend(cut)
+        found["cycles"].extend(whole_cycles(target, drafter, PROMPTS, 3, seed=seed, **drawn))
+        for at, prompt in enumerate(PROMPTS[:10]):
+            one = until_tokens(target, drafter, prompt, 12, seed=100 * seed + at, **drawn)
+            found["tokens"].extend(one)
+    assert found["cycles"].cycles == 4 * 3 * len(PROMPTS)
+    expected = 1.0 + sum(survival)
+    off = {
+        name: (counted.tokens_per_cycle - expected) / counted.tokens_per_cycle_error
+        for name, counted in found.items()
+    }
+    assert off["cut"] < -3.5
+    assert abs(off["cycles"]) < 3
+    assert abs(off["tokens"]) < 3
+
+
+def test_counting_ends_where_the_context_is_full(pair):
+    target, draft = pair
+    long = [[1] * 240, [2] * 250]
+    assert whole_cycles(target, DraftModel(draft, 4), long, 50, temperature=1.0).cycles > 0
+    assert until_tokens(target, DraftModel(draft, 4), long[0], 50, temperature=1.0).cycles > 0

@@ -10,6 +10,7 @@ points that a suite lists (`gpu.toml`, `cpu.toml`), one by one, and write the fi
 | `models` | the models that a point needs, kept for the next point |
 | `variants` | the ways to decode that are timed in turn: plain, and with the point's drafter |
 | `budget` | the memory and the seconds that a point needs, before it is run |
+| `counting` | decoding in which no cycle is cut short |
 | `measuring`, `baseline` | one planned point -> one measured point; `baseline` times transformers |
 | `calibrating` | the probes -> the calibration files |
 | `running` | a part of a suite -> a file |

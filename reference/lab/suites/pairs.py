@@ -18,6 +18,7 @@ from reference.decoding import generate, speculate
 from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
 from reference.lab.drift import DriftProbe
+from reference.lab.suites.counting import until_tokens, whole_cycles
 from reference.machine import PRECISION_OF
 from reference.sampling import SamplingParameters
 from reference.settings import mode_for
@@ -46,8 +47,9 @@ def measure_pair(
 
     Gamma 0 is plain decoding; its time is the `step_s` of every point. A median time needs few
     cycles, an acceptance rate needs many: so `counted_prompts` are also decoded as one batch, with
-    another seed, only to count what is accepted. `drift` is timed between the prompts, and compared
-    with `calibration_drift_s`, its seconds at calibration. `mode`: as in `stream`.
+    another seed, for up to as many tokens each, only to count what is accepted. `drift` is timed
+    between the prompts, and compared with `calibration_drift_s`, its seconds at calibration.
+    `mode`: as in `stream`.
     """
     gammas, mode = sorted({0, *gammas}), mode_for(target.device, mode)
     drafters = {gamma: DraftModel(draft, gamma) if gamma else NoDrafter() for gamma in gammas}
@@ -61,24 +63,22 @@ def measure_pair(
     probed = [drift.now_s()] if drift else []
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
-            run = speculate(
-                target, drafters[gamma], prompt, max_new_tokens, temperature, seed=seed + index,
-                mode=mode,
+            timed = until_tokens(
+                target, drafters[gamma], prompt, max_new_tokens, temperature=temperature,
+                seed=seed + index, mode=mode,
             )  # fmt: skip
-            totals[gamma].extend(run.statistics)
+            totals[gamma].extend(timed)
             bar.update()
         probed += [drift.now_s()] if drift else []
+    # as many cycles for each gamma: the larger it is, the more their tokens differ
+    most = max(total.tokens_per_cycle or 1.0 for total in totals.values())
+    cycles = max(1, round(max_new_tokens / most))
     for gamma in counted_gammas:
-        run = speculate(
-            target,
-            drafters[gamma],
-            counted_prompts,
-            max_new_tokens,
-            temperature,
-            seed=seed + 1000,
-            mode=mode,
-        )
-        totals[gamma].extend_counts(run.statistics)
+        counted = whole_cycles(
+            target, drafters[gamma], counted_prompts, cycles, temperature=temperature,
+            seed=seed + 1000, mode=mode,
+        )  # fmt: skip
+        totals[gamma].extend_counts(counted)
         bar.update()
     bar.close()
     context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)

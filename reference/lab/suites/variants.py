@@ -15,6 +15,7 @@ from reference.drafters import Drafter, NoDrafter, Proposal
 from reference.drafters.draft_model import DraftModel
 from reference.drafters.early_exit import EarlyExit
 from reference.drafters.n_gram import NGram
+from reference.lab.suites.counting import whole_cycles
 from reference.lab.suites.models import Models
 from reference.lab.suites.points import PlannedPoint
 from reference.sampling import SamplingParameters
@@ -127,10 +128,10 @@ def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effor
     A median time needs few cycles; an acceptance rate needs many.
     """
     prompts = models.prompts("counted", effort.counted, point.context)
-    tokens = effort.counted_cycles * 2
-    return speculate(
-        models.target, drafter, prompts, tokens, point.temperature, seed=1000, mode="eager"
-    ).statistics
+    return whole_cycles(
+        models.target, drafter, prompts, effort.counted_cycles, temperature=point.temperature,
+        seed=1000, mode="eager",
+    )  # fmt: skip
 
 
 def interleaved(

@@ -17,6 +17,13 @@ from specsim.scenario.sweeping.running import SweepResult
 
 LESS_IS_BETTER = ("_ms", "_s", "_bytes", "_per_token", "_per_million", "preemptions", "failed")
 MORE_IS_BETTER = ("_per_s",)
+UNITS = {  # by the end of a metric's name, the longer ends first
+    "tokens_per_s": "tokens/s", "output_throughput": "tokens/s", "token_throughput": "tokens/s",
+    "request_throughput": "requests/s", "request_goodput": "requests/s",
+    "joules_per_token": "J per token", "bytes_per_token": "bytes per token",
+    "dollars_per_million": "USD per million tokens", "tokens_per_cycle": "tokens per cycle",
+    "speedup": "x", "_bytes": "bytes", "_ms": "ms", "_s": "s",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,11 @@ class Metric:
 
     def __str__(self) -> str:
         return f"{'lowest' if self.least else 'highest'} {self.name}"
+
+    @property
+    def unit(self) -> str:
+        """What its numbers are in; empty for a ratio, a count, or a name that tells nothing."""
+        return next((unit for ending, unit in UNITS.items() if self.name.endswith(ending)), "")
 
 
 def metric_named(text: str) -> Metric:

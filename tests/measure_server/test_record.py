@@ -1,7 +1,7 @@
 """What a client makes of times and tokens is what vLLM's own client makes of the same; its parts
 take bytes however they are cut.
 
-tests/measure_server/vllm-bench-detailed.json is a result of `vllm bench serve --save-detailed` of
+vllm-bench-detailed.json is a result of `vllm bench serve --save-detailed` of
 vLLM 0.32.0, without its texts.
 """
 
@@ -24,7 +24,7 @@ from specsim.evidence.client.prompts import Prompts, written_prompts
 from specsim.evidence.client.run import ServerRun
 from specsim.evidence.served import bench
 
-GOLDEN = Path(__file__).parent / "measure_server" / "vllm-bench-detailed.json"
+GOLDEN = Path(__file__).with_name("vllm-bench-detailed.json")
 
 
 def as_measured(golden: dict) -> ServerRun:
