@@ -15,7 +15,7 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from specsim import explorer
-from specsim.explorer.live_view import VIEW
+from specsim.explorer.static_view import VIEW
 from specsim.explorer.scenarios import changed
 from specsim.explorer.static_view import beside, smaller
 

@@ -8,6 +8,7 @@ import pytest
 
 from specsim import explorer
 from specsim.checks import SpecsimError
+from specsim.explorer.static_view import VIEW
 
 pytest.importorskip("ipywidgets")
 
@@ -121,4 +122,10 @@ def test_a_notebook_shows_the_table_and_the_widget(swept, monkeypatch) -> None:
     swept._ipython_display_()
     table, box = shown
     assert table["text/markdown"] == swept._repr_markdown_()
-    assert len(box.children) == 4
+    assert {"image/png", "text/html", VIEW} <= box.keys()  # a picture where no kernel runs
+    assert "power (J), unit s. 1 of 6 cannot be computed." in box["text/html"]
+    assert '<img alt="power (J). ' in box["text/html"]
+    shown.clear()
+    explorer.sweep(lambda unit: 1.0, {"unit": ["s", "ms"]})._ipython_display_()
+    assert "image/png" not in shown[1]
+    assert "No axis of this sweep holds numbers" in shown[1]["text/html"]

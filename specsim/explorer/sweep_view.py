@@ -11,6 +11,7 @@ from specsim.checks.extras import needed
 with needed("the view of a sweep", "notebooks"):
     import ipywidgets
 
+    from specsim.explorer.static_view import VIEW, StaticView
     from specsim.figures import png
 
 NONE = "(one curve)"
@@ -74,7 +75,7 @@ class SweepView:
         for name, control in self.fixed.items():
             control.layout.display = "none" if name in (along, each) else ""
         if along is None:
-            self.said.value = "No axis of this sweep holds numbers; see its table."
+            self._say("No axis of this sweep holds numbers; see its table.")
             self.image.layout.display = "none"
             self.table.value = as_table(self.swept)
             return
@@ -84,11 +85,28 @@ class SweepView:
         part = self.swept.selected(along, each, **fixed)
         self.table.value = as_table(part)
         missing = int((part.values != part.values).sum())
-        self.said.value = f"{missing} of {part.values.size} cannot be computed." if missing else ""
+        self._say(f"{missing} of {part.values.size} cannot be computed." if missing else "")
         try:
             self.image.value = png(part.figure())
         except SpecsimError as error:
-            self.said.value = escape(str(error))
+            self._say(str(error))
+
+    def _say(self, words: str) -> None:
+        self.words = words
+        self.said.value = escape(words)
+
+    def bundle(self) -> dict[str, Any]:
+        """The widget, and for pages without a kernel its picture and what it says."""
+        drawn = self.along.value is not None and bool(self.image.value)
+        fixed = [
+            f"{name} {control.value}"
+            for name, control in self.fixed.items()
+            if name not in (self.along.value, self.each.value)
+        ]
+        words = " ".join([f"{self.swept.name}{', ' * bool(fixed)}{', '.join(fixed)}.", self.words])
+        pictures = [(self.swept.name, bytes(self.image.value))] if drawn else []
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return StaticView(words.strip(), pictures).bundle() | {VIEW: view}
 
 
 def choice(label: str, options: list[Any], value: Any) -> Any:

@@ -114,15 +114,16 @@ class Sweep:
         return head + "\n".join(lines)
 
     def _ipython_display_(self) -> None:
-        """A notebook shows the table, which a stored page keeps, and below it the widget."""
+        """A notebook shows the table, and below it the widget; a page without a kernel shows the
+        table and the widget's first picture."""
         from IPython.display import display
 
         display({"text/plain": repr(self), "text/markdown": self._repr_markdown_()}, raw=True)
         try:
-            box = self.view().box
+            view = self.view()
         except SpecsimError:
             return  # without ipywidgets or matplotlib the table is what there is
-        display(box)
+        display(view.bundle(), raw=True)
 
     def figure(self, name: str | None = None, *, unit_line: bool = False) -> "Figure":
         """A curve along the first axis for every value of the second, if there is one.
