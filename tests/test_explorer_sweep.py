@@ -47,6 +47,8 @@ def test_a_part_has_the_values_of_the_whole(swept) -> None:
     assert list(part.axes) == ["exponent", "base"]
     np.testing.assert_array_equal(part.values, swept.values[:, :, 1].T)
     assert swept.selected("base").values.tolist() == swept.values[:, 0, 0].tolist()
+    assert part.problems == {(2, 3): "three squared is not for sale"}
+    assert swept.selected("base", exponent=1).problems == {}
     (panel,) = part.figure().axes
     assert panel.get_ylabel() == "power (J)"
     assert {line.get_label() for line in panel.lines} == {"base 1", "base 2", "base 3"}
@@ -123,7 +125,8 @@ def test_a_notebook_shows_the_table_and_the_widget(swept, monkeypatch) -> None:
     table, box = shown
     assert table["text/markdown"] == swept._repr_markdown_()
     assert {"image/png", "text/html", VIEW} <= box.keys()  # a picture where no kernel runs
-    assert "power (J), unit s. 1 of 6 cannot be computed." in box["text/html"]
+    said = "1 of 6 cannot be computed; at base 3, exponent 2: three squared is not for sale."
+    assert f"power (J), unit s. {said}" in box["text/html"]
     assert '<img alt="power (J). ' in box["text/html"]
     shown.clear()
     explorer.sweep(lambda unit: 1.0, {"unit": ["s", "ms"]})._ipython_display_()

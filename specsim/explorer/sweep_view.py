@@ -28,6 +28,9 @@ class Swept(Protocol):
     def values(self) -> Floats: ...
 
     @property
+    def problems(self) -> Mapping[tuple[Any, ...], str]: ...
+
+    @property
     def name(self) -> str: ...
 
     def rows(self) -> list[dict[str, Any]]: ...
@@ -85,7 +88,7 @@ class SweepView:
         part = self.swept.selected(along, each, **fixed)
         self.table.value = as_table(part)
         missing = int((part.values != part.values).sum())
-        self._say(f"{missing} of {part.values.size} cannot be computed." if missing else "")
+        self._say(f"{missing} of {part.values.size} cannot be computed{why(part)}." * bool(missing))
         try:
             self.image.value = png(part.figure())
         except SpecsimError as error:
@@ -107,6 +110,14 @@ class SweepView:
         pictures = [(self.swept.name, bytes(self.image.value))] if drawn else []
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         return StaticView(words.strip(), pictures).bundle() | {VIEW: view}
+
+
+def why(part: Swept) -> str:
+    """The first problem of a part of a sweep, if there is one."""
+    for place, problem in part.problems.items():
+        at = ", ".join(f"{name} {value}" for name, value in zip(part.axes, place, strict=True))
+        return f"; at {at}: {problem}"
+    return ""
 
 
 def choice(label: str, options: list[Any], value: Any) -> Any:

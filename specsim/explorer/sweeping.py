@@ -85,7 +85,14 @@ class Sweep:
         order = [name for name in self.axes if name in wanted]
         if order != wanted:
             part = part.T
-        return Sweep({name: self.axes[name] for name in wanted}, part, {}, self.name)
+        names = list(self.axes)
+        held = {n: self.axes[n][i] for n, i in zip(names, at, strict=True) if n not in wanted}
+        problems = {}
+        for place, problem in self.problems.items():
+            setting = dict(zip(names, place, strict=True))
+            if all(setting[name] == value for name, value in held.items()):
+                problems[tuple(setting[name] for name in wanted)] = problem
+        return Sweep({name: self.axes[name] for name in wanted}, part, problems, self.name)
 
     def view(self) -> Any:
         """A widget: the picture, a choice of axes, a choice of values for the others, the table.

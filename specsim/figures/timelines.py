@@ -47,7 +47,9 @@ def requests_over_time(
     )  # fmt: skip
     most = run.loop.server.max_seqs
     if decoding.max() >= 0.9 * most:
-        axes.axhline(most, color=COLOURS["plain"], linewidth=1.0, label=f"{most} place{'s' * (most != 1)}")
+        axes.axhline(
+            most, color=COLOURS["plain"], linewidth=1.0, label=f"{most} place{'s' * (most != 1)}"
+        )
     axes.set_xlim(0.0, last)
     axes.set_ylim(0.0, 1.5 * max(float((decoding + waiting).max()), 1.0))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
