@@ -126,8 +126,9 @@ def test_a_notebook_shows_the_table_and_the_widget(swept, monkeypatch) -> None:
     assert table["text/markdown"] == swept._repr_markdown_()
     assert {"image/png", "text/html", VIEW} <= box.keys()  # a picture where no kernel runs
     said = "1 of 6 cannot be computed; at base 3, exponent 2: three squared is not for sale."
-    assert f"power (J), unit s. {said}" in box["text/html"]
-    assert '<img alt="power (J). ' in box["text/html"]
+    told = f"power (J) against base, a curve for each exponent, unit s. {said}"
+    assert f"<p>{told}</p>" in box["text/html"]
+    assert f'<img alt="Sweep. {told}"' in box["text/html"]
     shown.clear()
     explorer.sweep(lambda unit: 1.0, {"unit": ["s", "ms"]})._ipython_display_()
     assert "image/png" not in shown[1]

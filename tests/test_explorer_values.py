@@ -224,7 +224,9 @@ def test_a_group_shortens_the_choices_and_changes_nothing(live: Explorer) -> Non
 
 def test_methods_say_what_they_need_and_drafts_how_large_they_are(live: Explorer) -> None:
     labels = {value: label for label, value in live.controls["method"].options}
-    assert labels["eagle-3"] == "eagle-3 (needs a trained head)"
+    assert labels["eagle-3"] == "eagle-3 (trained head)"
+    assert labels["draft-model"] == "draft-model"
+    assert labels["n-gram"] == "n-gram (nothing needed)"
     assert set(labels) == {*catalog.load("methods"), "none"}
     drafts = {value: label for label, value in live.controls["draft"].options}
     assert drafts["llama-3.2-1b"] == "llama-3.2-1b (1.2 billion)"

@@ -90,10 +90,15 @@ def draft_label(name: str) -> str:
 
 @cache
 def methods() -> tuple[tuple[str, str], ...]:
-    """The methods, each as a label that says what it needs and a name: those with the same need
-    stand together."""
+    """The methods, each as a label that says what it needs, in short words, and a name: those with
+    the same need stand together."""
     rows = catalog.load("methods")
     needs = {name: str(row["needs"]) for name, row in rows.items()}
     first = {need: place for place, need in reversed(list(enumerate(needs.values())))}
     order = sorted(needs, key=lambda name: first[needs[name]])
-    return tuple((f"{name} (needs {needs[name]})", name) for name in order)
+    return tuple((_needing(name, needs[name]), name) for name in order)
+
+
+def _needing(name: str, need: str) -> str:
+    words = "nothing needed" if need == "nothing" else need.removeprefix("a ")
+    return name if words == name.replace("-", " ") else f"{name} ({words})"

@@ -100,16 +100,15 @@ class SweepView:
 
     def bundle(self) -> dict[str, Any]:
         """The widget, and for pages without a kernel its picture and what it says."""
-        drawn = self.along.value is not None and bool(self.image.value)
-        fixed = [
-            f"{name} {control.value}"
-            for name, control in self.fixed.items()
-            if name not in (self.along.value, self.each.value)
-        ]
-        words = " ".join([f"{self.swept.name}{', ' * bool(fixed)}{', '.join(fixed)}.", self.words])
-        pictures = [(self.swept.name, bytes(self.image.value))] if drawn else []
+        along, each = self.along.value, self.each.value
+        told = [] if along is None else [f"{self.swept.name} against {along}"]
+        if told and each not in (NONE, along):
+            told.append(f"a curve for each {each}")
+        told += [f"{n} {c.value}" for n, c in self.fixed.items() if told and n not in (along, each)]
+        words = " ".join(filter(None, [f"{', '.join(told)}." * bool(told), self.words]))
+        pictures = [("Sweep", bytes(self.image.value))] if told and self.image.value else []
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return StaticView(words.strip(), pictures).bundle() | {VIEW: view}
+        return StaticView(words, pictures).bundle() | {VIEW: view}
 
 
 def why(part: Swept) -> str:

@@ -68,7 +68,10 @@ def keep(page: Any, name: str) -> Path:
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.png"
     driving.settle(page)
-    size = page.execute_script("return [innerWidth, document.documentElement.scrollHeight]")
+    size = page.execute_script(
+        """return [innerWidth, Math.ceil(40 + Math.max(document.documentElement.scrollHeight,
+          document.querySelector(".specsim-explorer").getBoundingClientRect().height))]"""
+    )
     before = page.execute_script("return [innerWidth, innerHeight]")
     driving.resize(page, size[0], max(size[1], before[1]))
     driving.settle(page)
@@ -148,7 +151,7 @@ def test_a_new_target_takes_a_draft_that_fits(page: Any) -> None:
     choice("target").select_by_visible_text("qwen3-8b")
     driving.until(lambda: "drafts: it has the tokenizer of qwen3-8b" in driving.sentence(page))
     assert "No prediction" not in driving.sentence(page)
-    offered = {option.text for option in choice("draft").options}
+    offered = {option.text.split()[0] for option in choice("draft").options}
     assert "qwen3-0.6b" in offered
     assert "llama-3.2-1b" not in offered
     keep(page, "another-target")
@@ -282,6 +285,8 @@ def test_a_keyboard_reaches_and_moves_everything(page: Any) -> None:
     for _ in range(60):
         page.switch_to.active_element.send_keys(Keys.TAB)
         names, ring = page.execute_script(focused)
+        if names == "BODY":  # after the last
+            continue
         reached |= {name for name in names.split() if name.startswith("specsim-")}
         if not ring:
             unseen.append(names)
@@ -309,6 +314,8 @@ def test_a_group_shortens_a_list_and_keeps_what_is_set(page: Any) -> None:
     def choice(name: str) -> Any:
         return Select(page.find_element("css selector", f".specsim-{name} select"))
 
+    choice("target-group").select_by_index(0)  # whatever a test before has left
+    driving.until(lambda: len(choice("target").options) > 100)
     count = len(choice("target").options)
     group = next(o.text for o in choice("target-group").options if o.text.startswith("Gemma"))
     choice("target-group").select_by_visible_text(group)
@@ -317,6 +324,48 @@ def test_a_group_shortens_a_list_and_keeps_what_is_set(page: Any) -> None:
     assert any(option.text == "gemma-2-9b" for option in choice("target").options)
     choice("target-group").select_by_index(0)
     driving.until(lambda: len(choice("target").options) == count)
+
+
+def test_the_map_can_be_over_gamma(page: Any) -> None:
+    before = driving.pictures(page)
+    (name,) = [name for name in before if name.startswith("speedup-over")]
+    page.find_element("xpath", "//button[contains(., 'batch × γ')]").click()
+    driving.until(lambda: driving.pictures(page)[name] not in ("", before[name]))
+    keep(page, "map-over-gamma")
+    page.find_element("xpath", "//button[contains(., 'batch × context')]").click()
+
+
+def test_code_is_copied(page: Any) -> None:
+    grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.execute_cdp_cmd("Browser.grantPermissions", grant)
+    button = page.find_element("css selector", ".specsim-code button")
+    button.click()
+    driving.until(lambda: button.text == "copied")
+    copied = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert copied.startswith("import specsim\n")
+
+
+def test_it_fits_a_telephone(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    driving.resize(page, *NARROW)
+    driving.until(lambda: page.execute_script("return innerWidth") == NARROW[0])
+    widths = page.execute_script(
+        "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
+    )
+    assert max(widths) <= NARROW[0]
+    said = driving.sentence(page)
+    driving.handle(page, "alpha").send_keys(Keys.ARROW_LEFT)
+    driving.until(lambda: driving.sentence(page) != said)
+    keep(page, "narrow")
+
+
+def test_latencies_are_kept(page: Any) -> None:
+    found = driving.latencies_ms(page, ("batch", "context"), 12)
+    assert len(found) == 24
+    assert all(0 < each < 20_000 for each in found)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "latencies_ms.json").write_text(json.dumps([round(each, 1) for each in found]))
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
@@ -362,48 +411,6 @@ def test_a_page_without_a_kernel_shows_pictures_and_words(
     OUT.mkdir(parents=True, exist_ok=True)
     window.save_screenshot(str(OUT / f"static-{size[0]}.png"))
     driving.complaints(window)
-
-
-def test_the_map_can_be_over_gamma(page: Any) -> None:
-    before = driving.pictures(page)
-    (name,) = [name for name in before if name.startswith("speedup-over")]
-    page.find_element("xpath", "//button[contains(., 'batch × γ')]").click()
-    driving.until(lambda: driving.pictures(page)[name] not in ("", before[name]))
-    keep(page, "map-over-gamma")
-    page.find_element("xpath", "//button[contains(., 'batch × context')]").click()
-
-
-def test_code_is_copied(page: Any) -> None:
-    grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    page.execute_cdp_cmd("Browser.grantPermissions", grant)
-    button = page.find_element("css selector", ".specsim-code button")
-    button.click()
-    driving.until(lambda: button.text == "copied")
-    copied = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
-    assert copied.startswith("import specsim\n")
-
-
-def test_it_fits_a_telephone(page: Any) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    driving.resize(page, *NARROW)
-    driving.until(lambda: page.execute_script("return innerWidth") == NARROW[0])
-    widths = page.execute_script(
-        "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
-    )
-    assert max(widths) <= NARROW[0]
-    said = driving.sentence(page)
-    driving.handle(page, "alpha").send_keys(Keys.ARROW_LEFT)
-    driving.until(lambda: driving.sentence(page) != said)
-    keep(page, "narrow")
-
-
-def test_latencies_are_kept(page: Any) -> None:
-    found = driving.latencies_ms(page, ("batch", "context"), 12)
-    assert len(found) == 24
-    assert all(0 < each < 20_000 for each in found)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "latencies_ms.json").write_text(json.dumps([round(each, 1) for each in found]))
 
 
 def test_a_link_opens_its_scenario(window: Any, address: str) -> None:
