@@ -12,7 +12,7 @@ pytest.importorskip("ipywidgets")
 
 from specsim import catalog
 from specsim.architecture import model
-from specsim.explorer import Explorer, groups, streaming
+from specsim.explorer import Explorer, grouping, streaming
 from specsim.explorer.figure_canvas import HEIGHT, WIDTH
 from specsim.explorer.finding import find
 from specsim.explorer.hover import Area, areas
@@ -188,15 +188,17 @@ def test_a_search_shortens_the_choices_and_changes_nothing(live: Explorer) -> No
 
 @pytest.mark.parametrize("table", ["models", "accelerators"])
 def test_groups_hold_every_row_once(table: str) -> None:
-    rows, found = list(catalog.load(table)), groups.groups(table)
+    rows, found = list(catalog.load(table)), grouping.groups(table)
     assert sorted(name for names in found.values() for name in names) == sorted(rows)
-    assert sorted(groups.grouped(table)) == sorted(rows)
-    assert groups.grouped(table, rows[:3]) == [n for n in groups.grouped(table) if n in rows[:3]]
+    assert sorted(grouping.grouped(table)) == sorted(rows)
+    assert grouping.grouped(table, rows[:3]) == [
+        n for n in grouping.grouped(table) if n in rows[:3]
+    ]
     assert len(found) < len(rows) / 5
     assert all(2 <= len(group) <= 30 for group in found)
     if table == "models":
         assert "deepseek-r1-distill-qwen-7b" in found["DeepSeek"]
-        assert list(found)[-1] == groups.OTHERS
+        assert list(found)[-1] == grouping.OTHERS
     else:
         assert next(iter(found)) == "NVIDIA, data centre"
 
@@ -206,7 +208,7 @@ def test_a_group_shortens_the_choices_and_changes_nothing(live: Explorer) -> Non
     target, accelerator = (live.finder.groups[name] for name in ("target", "accelerator"))
     target.value = "Gemma"
     offered = [value for _, value in live.controls["target"].options]
-    assert offered == ["llama-3.1-8b", *groups.groups("models")["Gemma"]]
+    assert offered == ["llama-3.1-8b", *grouping.groups("models")["Gemma"]]
     assert (live.scenario, live.words) == (before, said)
     assert "10 models" in words(live.finder.said.value)
     live.finder.words.value = "27b"

@@ -9,7 +9,7 @@ from specsim.checks import SpecsimError, quoted
 from specsim.checks.extras import needed
 from specsim.checks.limits import require_limit
 from specsim.explorer.choices import DEVICES, drafts_of
-from specsim.explorer.groups import draft_label, grouped, methods
+from specsim.explorer.grouping import draft_label, grouped, methods
 from specsim.explorer.scenarios import MOST_OF_LOAD, PLAIN, ExplorerScenario
 from specsim.operators import AUTO, PRECISIONS
 

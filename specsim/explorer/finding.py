@@ -12,7 +12,7 @@ from specsim.architecture import model
 from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
 from specsim.explorer.choices import fitted
-from specsim.explorer.groups import grouped, groups
+from specsim.explorer.grouping import grouped, groups
 from specsim.explorer.live_view import LiveView
 
 with needed("the explorer", "notebooks"):

@@ -338,7 +338,7 @@ def test_the_map_can_be_over_gamma(page: Any) -> None:
 def test_code_is_copied(page: Any) -> None:
     grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     page.execute_cdp_cmd("Browser.grantPermissions", grant)
-    button = page.find_element("css selector", ".specsim-code button")
+    button = page.find_element("css selector", ".specsim-take .specsim-code button")
     button.click()
     driving.until(lambda: button.text == "copied")
     copied = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
@@ -401,6 +401,10 @@ def test_a_page_without_a_kernel_shows_pictures_and_words(
           [[...e.querySelectorAll("img")].map((i) => [i.naturalWidth, i.alt.length,
             i.getBoundingClientRect().right]), e.textContent.trim().length])"""
     )
+    OUT.mkdir(parents=True, exist_ok=True)
+    window.save_screenshot(str(OUT / f"static-{size[0]}.png"))
+    driving.complaints(window)
+    driving.strangers(window)  # of nbconvert's page, not of ours
     assert [len(pictures) for pictures, _ in found] == [4, 1, 0, 1]  # many users: words alone
     for pictures, words in found:
         assert words > 20
@@ -408,9 +412,6 @@ def test_a_page_without_a_kernel_shows_pictures_and_words(
             assert width > 300
             assert alt > 20
             assert right <= size[0]
-    OUT.mkdir(parents=True, exist_ok=True)
-    window.save_screenshot(str(OUT / f"static-{size[0]}.png"))
-    driving.complaints(window)
 
 
 def test_a_link_opens_its_scenario(window: Any, address: str) -> None:
