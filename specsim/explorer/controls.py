@@ -185,6 +185,6 @@ _BUILDERS: dict[str, Callable[[Any, Sequence[str]], widgets.Widget]] = {
     "rate": _limit("rate", "or requests/s", 0.0, 1.0),
     "prompt": _stops("prompt, tokens", TOKENS),
     "answer": _stops("answer, tokens", TOKENS[:9]),
-    "ttft_ms": _limit("ttft_ms", "TTFT at most, ms", 1.0, 50.0),
-    "tpot_ms": _limit("tpot_ms", "TPOT at most, ms", 1.0, 1.0),
+    "ttft_ms": _limit("ttft_ms", "TTFT limit, ms", 1.0, 50.0),
+    "tpot_ms": _limit("tpot_ms", "TPOT limit, ms", 1.0, 1.0),
 }
