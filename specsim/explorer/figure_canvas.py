@@ -94,7 +94,7 @@ def encode(agg: FigureCanvasAgg) -> bytes:
     for channel in range(3):
         rows[:, 1 + channel :: 3] = pixels[:, :, channel]
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows, FASTEST)), (b"IEND", b"")
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.data, FASTEST)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
 
 

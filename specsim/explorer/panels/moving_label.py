@@ -20,7 +20,7 @@ class MovingLabel(PathPatch):
         """`away`: where the word begins (or ends, to the left of its point) and its upper (or
         lower) edge lies, in points of type from the point that it names."""
         size = FontProperties(size="medium").get_size_in_points()
-        outline = TextPath((0, 0), words, size=size, prop={"weight": "bold"})
+        outline = TextPath((0, 0), words, size=size, prop=FontProperties(weight="bold"))
         super().__init__(outline, linewidth=0, transform=Affine2D(), **look)
         box = outline.get_extents()
         self._corner = (
