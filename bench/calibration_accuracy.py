@@ -10,9 +10,9 @@ Calibrates this machine, unless a file is given, and then times models that no p
     int8     the passes of a draft whose weights are stored in int8
 
 Every row is timed `--rounds` times in turn with the others of its kind, between two readings of the
-drift probe; the median is compared with the prediction. The drift is that of a read of memory: the
-arithmetic of large batches does not follow it. The machine must be idle: other work changes what is
-measured, and what is predicted.
+drift probe; the median is compared with the prediction. The drift is that of memory and of a tiny
+model: the arithmetic of large batches does not follow it. The machine must be idle: other work
+changes what is measured, and what is predicted.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def main() -> None:
     else:
         dtype, _ = fastest_dtype(CPU)
         read: list[float] = []
-        timed = run_probes(CPU, dtype, between=lambda: read.append(drift.product_s()))
+        timed = run_probes(CPU, dtype, between=lambda: read.append(drift.now_s()))
         about = asdict(environment(CPU)) | {"drift_s": statistics.median(read)}
         fitted = calibration.fit(timed, about)
     if options.out:
@@ -162,9 +162,9 @@ def main() -> None:
             row.run(99)
         for turn in range(options.rounds):
             for row, total, each in zip(kind, seen, drifted, strict=True):
-                before = drift.product_s()
+                before = drift.now_s()
                 total.extend(row.run(turn))
-                each.append((before + drift.product_s()) / 2 / usual_s)
+                each.append((before + drift.now_s()) / 2 / usual_s)
         errors, without = [], []
         print(f"{'':26}predicted   measured   drift   error, drift taken out")
         for row, total, each in zip(kind, seen, drifted, strict=True):

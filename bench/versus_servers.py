@@ -7,7 +7,7 @@ The bundled pair, greedy, three texts a stream, the same weights and dtype every
 with a draft model. The loads are sent in turn to every server, round after round, while the others
 stand still (SIGSTOP). The decoder decodes the same prompts as one ragged batch of that size.
 
-Predicted are our server, from this machine's probes, and vLLM, whose engine is fitted to its own
+Predicted are our server, from this machine's probes and a probe pair that it serves, and vLLM, whose engine is fitted to its own
 plain runs at the fewest and the most streams, with the probes' kernels. Tokens per cycle are those
 that were counted: what is tried is the time. `make bench-servers` installs vLLM into an environment
 of its own; without it the rest is measured.
@@ -31,7 +31,8 @@ from reference.machine import PRECISION_OF, dtype_named, environment
 from specsim import serving
 from specsim.checks.files import write_json
 from specsim.demo import served
-from specsim.demo.processes import free_port, running, waiting
+from specsim.demo.host import HostCost, cost_of_serving
+from specsim.demo.processes import free_port, our_server, running, waiting
 from specsim.evidence import client
 from specsim.evidence.calibration import fit, to_json
 from specsim.evidence.comparison.fitted import fitted_to_server
@@ -97,8 +98,10 @@ def main() -> int:
     name, about = PRECISION_OF[dtype], asdict(environment(cpu))
     print(f"{about['device']}, {name}; probing …", flush=True)
     calibration = fit(run_probes(cpu, dtype), about)
+    host = cost_of_serving(options.gamma, name, max(options.streams))
+    print(*host.lines(), sep="\n", flush=True)
     makers = {
-        ("ours", gamma): served.our_server(gamma, name, max(options.streams))
+        ("ours", gamma): our_server(gamma, name, max(options.streams))
         for gamma in (0, options.gamma)
     }
     if Path(options.vllm).exists():
@@ -110,13 +113,13 @@ def main() -> int:
     with ExitStack() as stack:
         servers = {key: stack.enter_context(maker) for key, maker in makers.items()}
         found = measure(pair, servers, options.streams, options.gamma, options.rounds)
-    rows = with_predictions(found, pair, calibration.system)
+    rows = with_predictions(found, pair, calibration.system, host)
     report(rows, options.gamma)
     if options.out:
         document = {
             "environment": about, "dtype": name, "gamma": options.gamma, "rounds": options.rounds,
             "answer_tokens": ANSWER, "prompt_tokens": PROMPT, "rows": rows,
-            "calibration": to_json(calibration),
+            "serving_adds": asdict(host), "calibration": to_json(calibration),
         }  # fmt: skip
         write_json(options.out, document)
     return 0
@@ -159,10 +162,10 @@ def keep(found: Loads, key: tuple[str, int, int], seen: Measured, turn: int) -> 
             getattr(kept, name).extend(values)
 
 
-def with_predictions(found: Loads, pair, machine) -> list[dict]:
+def with_predictions(found: Loads, pair, machine, host: HostCost) -> list[dict]:
     """A row for each load; of servers with what was predicted."""
     target = pair[0].architecture
-    systems = {"ours": machine}
+    systems = {"ours": host.added_to(machine)}
     plain = {
         count: statistics.median(seen.tpot_s)
         for (who, gamma, count), seen in found.items() if who == "vLLM" and not gamma

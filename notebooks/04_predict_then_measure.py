@@ -56,10 +56,10 @@ torch.manual_seed(0)
 device = machine.device_named(None)
 dtype, reason = probes.fastest_dtype(device)
 drift_probe = drift.DriftProbe(device)
-before = drift_probe.product_s()
+before = drift_probe.now_s()
 probing = course.effort({}, {"rounds": 1, "widest": 400})
 timed = probes.run_probes(device, dtype, **probing)
-fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.product_s()) / 2})
+fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.now_s()) / 2})
 course.say(f"{machine.environment(device).device}, {reason}.")
 
 # %%

@@ -33,7 +33,8 @@ class KVCache:
         shape = (batch, capacity, architecture.num_kv_heads, architecture.head_dim)
         device = torch.device(device)
         self.size = (architecture, batch, capacity, dtype, device)
-        self.capacity = capacity
+        # `ends` (B,) is the length of the longest text that each sequence may become
+        self.capacity, self.ends = capacity, torch.full((batch,), capacity, device=device)
         layers = range(architecture.num_layers)
         what = f"the keys and values of {batch} x {capacity} tokens in {architecture.name}"
         with memory_for(what, 2 * len(layers) * prod(shape) * dtype.itemsize, device):
@@ -59,7 +60,7 @@ class KVCache:
         """A view of some of the sequences' slots, which shares their memory."""
         view = copy(self)
         view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
-        view._rows = self._rows[: len(self._rows[rows])]
+        view.ends, view._rows = self.ends[rows], self._rows[: len(self._rows[rows])]
         return view
 
     def clear(self) -> None:

@@ -62,7 +62,8 @@ class Source:
 
     def rope(self, kind: str = "", *, scaled: bool = True, **defaults: Any) -> Rope:
         """How layers turn their heads, those called `kind` where the config has a table for each;
-        `defaults`: theta, partial (the share of a head that turns), interleaved."""
+        `defaults`: theta, partial (the share of a head that turns), interleaved, original (the
+        context before it was extended), renamed (what this family calls otherwise)."""
         c, shape = self.c, self.shape
         table = dict(c.table("rope_parameters") or c.table("rope_scaling"))
         own = table.get(kind)
@@ -80,9 +81,14 @@ class Source:
                 f"{shape.name}: partial_rotary_factor must be above 0 and at most 1, not {share}"
             )
         size = int(share * shape.head_dim)
-        scaling = {**table, "rope_type": rope_type(table)}
-        if scaling["rope_type"] == "yarn":
-            scaling.setdefault("original_max_position_embeddings", shape.max_context)
+        kind_of_rope = defaults.get("renamed", {}).get(rope_type(table)) or rope_type(table)
+        scaling = {**table, "rope_type": kind_of_rope}
+        if kind_of_rope in ("yarn", "longrope"):
+            name = "original_max_position_embeddings"
+            within = read.number(name, default=defaults.get("original", shape.max_context))
+            scaling[name] = c.number(name, default=within)  # next to the table it comes first
+            if scaling.get("factor") is None and scaling[name] > 0 and kind_of_rope == "longrope":
+                scaling["factor"] = shape.max_context / scaling[name]
         try:
             return Rope(theta, size - size % 2, defaults.get("interleaved", False), scaling)
         except SpecsimError as error:
@@ -95,6 +101,7 @@ class Source:
         full, sliding = Kind(0), Kind(len(ropes) - 1, shape.sliding_window)
         windows = set(windowed(shape))
         kind_of = tuple(1 if index in windows else 0 for index in range(shape.num_layers))
+        ropes += tuple(rope.for_long_texts for rope in ropes if rope.kind == "longrope")
         found = {"ropes": ropes, "kinds": (full, sliding), "kind_of": kind_of, "build": VariedLayer}
         return Details(**(found | {"activation": activation(self.c, shape)} | how))
 
@@ -102,7 +109,7 @@ class Source:
 def rope_type(table: Mapping[str, Any]) -> str:
     """The `rope_type`; multimodal models' sections do not differ for text."""
     kind = table.get("rope_type") or table.get("type") or "default"
-    return "default" if kind == "mrope" else str(kind)
+    return {"mrope": "default", "su": "longrope"}.get(str(kind), str(kind))
 
 
 def windowed(shape: Architecture) -> tuple[int, ...]:
@@ -130,7 +137,9 @@ def _plain(s: Source) -> Details:
 
 
 def _phi3(s: Source) -> Details:
-    return s.details(names=FUSED)
+    """The first Phi-3 configs with two lists of factors call that su, or yarn."""
+    rope = s.rope(renamed={"yarn": "longrope"}, original=4096)
+    return s.details([rope], names=FUSED)
 
 
 def _interleaved(s: Source) -> Details:

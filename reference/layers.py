@@ -18,7 +18,6 @@ from reference.details import Details
 from reference.transformer import Layer, Pass, Transformer
 from reference.trees import Branches
 from specsim.architecture import Architecture
-from specsim.checks import SpecsimError
 
 
 class VariedLayer(Layer):
@@ -153,6 +152,11 @@ class VariedTransformer(Transformer):
 
     def __init__(self, architecture: Architecture, details: Details):
         super().__init__(architecture, details)
+        self.long_ropes = {
+            index: details.ropes.index(rope.for_long_texts)
+            for index, rope in enumerate(details.ropes)
+            if rope.kind == "longrope" and not rope.is_long
+        }
         cap = architecture.logit_softcap
         if details.embedding_scale != 1:
             self.embedding = ScaledEmbedding(architecture.vocab_size, architecture.hidden_size)
@@ -169,16 +173,13 @@ class VariedTransformer(Transformer):
             head.weight = self.embedding.weight
 
     def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
-        if branches is not None and self.details.delta:
-            raise SpecsimError(
-                f"{self.architecture.name} has recurrent layers, which would need a state for "
-                "every branch of a tree: draft chains for it"
-            )
+        if branches is not None and isinstance(asked.cache, StateCache):
+            asked = asked._replace(cache=asked.cache.along(branches))
         positions, cached = asked.positions, asked.cache is not None
         reads = asked.window if cached else positions.shape[1]
         factors, made, views = self.query_factors(positions), {}, []
         for kind in self.details.kinds:
-            angles = self.rotary[kind.rope][positions]  # (B, T, 1, 2D)
+            angles = self.angles(kind.rope, positions, asked.cache)
             cos, sin = (angles if factors is None else angles * factors).chunk(2, dim=-1)
             if kind.window not in made:
                 made[kind.window] = asked.bias
@@ -186,6 +187,18 @@ class VariedTransformer(Transformer):
                     made[kind.window] = self.mask(positions, reads, kind.window, branches)
             views.append(asked._replace(bias=made[kind.window], cos=cos, sin=sin))
         return tuple(views)
+
+    def angles(self, rope: int, positions: Tensor, cache: KVCache | None) -> Tensor:
+        """Cosine and signed sine (B, T, 1, 2D) of `positions` (B, T). Of longrope those for the
+        longest text that a sequence may become."""
+        angles = self.rotary[rope][positions]
+        if (long := self.long_ropes.get(rope)) is None:
+            return angles
+        long_angles = self.rotary[long][positions]
+        original = self.details.ropes[rope].original
+        if cache is None:
+            return long_angles if positions.shape[1] > original else angles
+        return long_angles.where((cache.ends > original)[:, None, None, None], angles)
 
     def mask(
         self, positions: Tensor, reads: int, window: int | None, branches: Branches | None
@@ -214,11 +227,11 @@ class VariedTransformer(Transformer):
             factors = factors * torch.where(queries[:, None], grown[..., None, None], 1.0)
         return factors.to(self.dtype)
 
-    def new_cache(self, batch: int, capacity: int, width: int) -> KVCache:
+    def new_cache(self, batch: int, capacity: int, width: int, again: int = 1) -> KVCache:
         if self.details.delta is None:
             return super().new_cache(batch, capacity, width)
         return StateCache(self.architecture, self.details, batch, capacity, width, self.dtype,
-                          self.device)  # fmt: skip
+                          self.device, again)  # fmt: skip
 
 
 def model_of(architecture: Architecture, details: Details | None) -> Transformer:

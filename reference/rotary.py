@@ -9,7 +9,7 @@ a query and a key does not depend on the order. Dimensions that do not turn have
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,20 +28,64 @@ class Rope:
 
     `size` of the head's dimensions turn, 0 of them where a layer has no RoPE. `interleaved`: the
     checkpoint pairs neighbours. `scaling` is what config.json says of longer contexts: the table
-    with `rope_type` linear, yarn or llama3.
+    with `rope_type` linear, yarn, llama3 or longrope.
+
+    LongRoPE (Ding et al., arXiv:2402.13753; Phi-3, Phi-4-mini) has two sets of angles: short ones
+    for texts within the original context, and those with `is_long` for texts that are longer. A
+    cache cannot mix them, for keys that are written keep their angles. So the set is chosen once
+    for each sequence of a run, by the longest text that it may become: its prompt and
+    `max_new_tokens`; a server chooses by its context, as vLLM does by `max_model_len`. transformers
+    takes the short angles until a text is longer than the original context, and then reads all of
+    it anew. Both give the same logits unless a text is still short and may become long.
     """
 
     theta: float
     size: int
     interleaved: bool = False
     scaling: Mapping[str, Any] = field(default_factory=dict)
+    is_long: bool = False
 
     def __post_init__(self) -> None:
-        known = ("default", "linear", "yarn", "llama3")
+        known = ("default", "linear", "yarn", "llama3", "longrope")
         if self.kind not in known:
             raise SpecsimError(f"has rope_type {self.kind!r}; the decoder knows {', '.join(known)}")
         if self.kind != "default" and not self.number("factor") > 0:
             raise SpecsimError(f"rope_type {self.kind!r} needs a factor above 0")
+        if self.kind == "longrope":
+            self.require_two_sets()
+
+    def require_two_sets(self) -> None:
+        """SpecsimError unless longrope has two lists of factors, and an original context."""
+        if not self.original > 1:
+            raise SpecsimError(
+                f"rope scaling: original_max_position_embeddings must be above 1 for longrope, not "
+                f"{self.original:g}"
+            )
+        for name in ("short_factor", "long_factor"):
+            factors = self.scaling.get(name)
+            if not isinstance(factors, list | tuple) or len(factors) != self.size // 2:
+                found = len(factors) if isinstance(factors, list | tuple) else repr(factors)[:50]
+                raise SpecsimError(
+                    f"rope scaling: longrope's {name} must be a list of {self.size // 2} numbers, "
+                    f"one for each pair of dimensions that turns, not {found}"
+                )
+            for factor in factors:
+                is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
+                if not is_number or not 0 < factor < 1e30:
+                    raise SpecsimError(
+                        f"rope scaling: longrope's {name} holds {factor!r:.50}; each must be a "
+                        "number above 0"
+                    )
+
+    @property
+    def original(self) -> float:
+        """The context, in tokens, that the model was trained with before it was extended."""
+        return self.number("original_max_position_embeddings")
+
+    @property
+    def for_long_texts(self) -> "Rope":
+        """Longrope's angles for texts beyond the original context."""
+        return replace(self, is_long=True)
 
     @property
     def kind(self) -> str:
@@ -64,6 +108,9 @@ class Rope:
             return plain / self.number("factor"), 1.0
         if self.kind == "llama3":
             return self.blended(plain), 1.0
+        if self.kind == "longrope":
+            stretch = self.scaling["long_factor" if self.is_long else "short_factor"]
+            return plain / torch.tensor(stretch, dtype=torch.float32), self.longrope_factor()
         return self.yarn(plain) if self.kind == "yarn" else (plain, 1.0)
 
     def blended(self, plain: Tensor) -> Tensor:
@@ -105,6 +152,14 @@ class Rope:
         above, below = scales if all(scales) else (1.0, 0.0)
         logarithm = 0.1 * math.log(max(factor, 1.0))
         return (logarithm * above + 1) / (logarithm * below + 1)
+
+    def longrope_factor(self) -> float:
+        """What longrope multiplies queries and keys with, in short texts too: said, or made of how
+        many times longer the context has become."""
+        if self.scaling.get("attention_factor") is not None:
+            return self.number("attention_factor")
+        longer = max(self.number("factor"), 1.0)
+        return math.sqrt(1 + math.log(longer) / math.log(self.original))
 
     def order_of_head(self, head: int) -> list[int]:
         """Which of the checkpoint's `head` dimensions stands at each place of ours."""

@@ -189,9 +189,9 @@ class Transformer(nn.Module):
         cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
         return (asked._replace(bias=bias, cos=cos, sin=sin),)
 
-    def new_cache(self, batch: int, capacity: int, width: int) -> KVCache:
-        """A cache for `batch` sequences of `capacity` tokens, of which a pass drafts or verifies
-        up to `width` that may be rejected."""
+    def new_cache(self, batch: int, capacity: int, width: int, again: int = 1) -> KVCache:
+        """A cache for `batch` sequences of `capacity` tokens, of which a pass drafts or verifies up
+        to `width` that may be rejected; a cycle may read `again` tokens before them once more."""
         return KVCache(self.architecture, batch, capacity, self.dtype, self.device)
 
 
@@ -203,7 +203,7 @@ def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> tuple[T
     prompt, or 0 if nothing was read.
     """
     read = sequences.longest if model.reads_prompts else 0
-    cache.counted = sequences.lengths
+    cache.counted, cache.ends[:] = sequences.lengths, sequences.lengths + 1 + sequences.remaining
     if not model.reads_prompts:
         cache.fill_with_noise(sequences.longest)
     tokens = sequences.tokens[:, :read]

@@ -14,7 +14,14 @@ TARGET, DRAFT = specsim.model("bundled-target"), specsim.model("bundled-draft")
 MACHINE = specsim.system("m4-max", engine="llama.cpp", precision="bf16")
 HOST_S, SEQUENCE_S = 2e-3, 1.5e-4
 SERVER = replace(
-    MACHINE, engine=replace(MACHINE.engine, cycle_overhead_s=HOST_S, sequence_overhead_s=SEQUENCE_S)
+    MACHINE,
+    engine=replace(
+        MACHINE.engine,
+        cycle_overhead_s=HOST_S,
+        sequence_overhead_s=SEQUENCE_S,
+        speculation_overhead_s=HOST_S,  # assumed: once more what a plain step takes
+        verified_row_overhead_s=SEQUENCE_S,
+    ),
 )
 
 

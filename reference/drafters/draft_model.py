@@ -39,7 +39,8 @@ class DraftModel(Drafter):
         self.stop_below = stop_below
 
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
-        batch, capacity = sequences.tokens.shape
+        # its cache holds so many tokens after the text, of a chain or a tree
+        (batch, capacity), ahead = sequences.tokens.shape, (self.nodes or self.gamma) + self.spare
         shape, wanted = self.model.architecture, target.architecture
         if shape.vocab_size != wanted.vocab_size:
             raise SpecsimError(
@@ -52,8 +53,8 @@ class DraftModel(Drafter):
                 f"{shape.max_context} of the draft {shape.name}"
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
-        if self.cache is None or self.cache.size != size or self.cache.width < self.gamma:
-            self.cache = self.model.new_cache(batch, capacity + self.spare, self.gamma)
+        if self.cache is None or self.cache.size != size or self.cache.width < ahead:
+            self.cache = self.model.new_cache(*size[1:3], ahead, self.rows - 1)
         else:
             self.cache.clear()
         prefill(self.model, sequences, self.cache)

@@ -1,23 +1,38 @@
-"""The speed of the machine at this moment: a fixed small read, timed between other measurements.
+"""The speed of the machine at this moment: two fixed tasks, timed between other measurements.
 
 A shared or throttled machine can change its speed between calibration and measurement. The time of
-one matrix-vector product, taken next to each measurement, shows by how much. So a change of the
-machine is not mistaken for an error of the model.
+one matrix-vector product, taken next to each measurement, shows by how much memory has changed. On
+a CPU the processor can change by itself, and small models wait for it more than for memory: there
+the step of a tiny model is timed too, and the drift is the geometric mean of the two. So a change of
+the machine is not mistaken for an error of the model.
 """
 
+import math
 import statistics
 import time
 
 import torch
 
+from reference.decoding import speculate
+from reference.drafters import NoDrafter
+from reference.lab.dialled import random_model
+from reference.packing import pack
+from specsim.architecture import Architecture
+
 SIDE = {"cuda": 16384}  # of the square matrix: 0.5 GB in bf16, ten times a GPU's L2
 SIDE_ELSEWHERE = 5120  # 105 MB in fp32: several times the last cache of most CPUs
 REPEATS = {"cuda": 99}  # 12 ms on a large GPU: an idle one first has to raise its clocks
 REPEATS_ELSEWHERE = 5
+TINY = Architecture(
+    name="drift", hidden_size=64, num_layers=4, num_heads=1, num_kv_heads=1, head_dim=64,
+    intermediate_size=176, vocab_size=512,
+)  # fmt: skip
+STEPS = 12  # of the tiny model: about 30 ms
 
 
 class DriftProbe:
-    """A matrix-vector product whose time shows the machine's speed. It keeps its matrix."""
+    """A matrix-vector product, and the step of a tiny model, whose times show the machine's speed.
+    It keeps its matrix and its model."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
@@ -26,12 +41,29 @@ class DriftProbe:
         self.matrix = torch.randn(side, side, device=self.device, dtype=dtype)
         self.vector = torch.randn(side, device=self.device, dtype=dtype)
         self.result = torch.empty_like(self.vector)
+        self.tiny = None
+        if self.device.type == "cpu":
+            self.tiny = pack(random_model(TINY, torch.float32, self.device, seed=0))
         self._once()  # warm up
 
     @property
     def nbytes(self) -> int:
         """Bytes that one product reads."""
         return self.matrix.nbytes
+
+    def now_s(self) -> float:
+        """Seconds now, to be compared with those of another moment: of a product, or on a CPU the
+        geometric mean of a product's and of a tiny step's."""
+        if self.tiny is None:
+            return self.product_s()
+        return math.sqrt(self.product_s() * self.step_s())
+
+    def step_s(self) -> float:
+        """Seconds of one step of the tiny model now: the median of a few."""
+        assert self.tiny is not None
+        taken = speculate(self.tiny, NoDrafter(), [1], STEPS).statistics.cycle_s
+        assert taken is not None
+        return taken
 
     @torch.inference_mode()
     def product_s(self) -> float:

@@ -54,10 +54,13 @@ class Slots:
         kinds_of_stop = max(1, len(target.stop_ids)) + OWN_STOPS
         whole.sequences.stops = torch.full((count, 1, kinds_of_stop), -1, device=device)
         whole.sequences.ends = context
+        whole.cache.ends.fill_(context)
+        whole.sequences.remaining.fill_(context - 1)  # what a drafter's cache prepares for
         self.values = RowValues.empty(count, device)
         self.noise = KeyedNoise(count, device)
         self.whole = whole
         drafter.start(whole.sequences, target, whole.cache)
+        whole.sequences.remaining.zero_()
         self.alone = [self._view(slice(row, row + 1), "filtered") for row in range(count)]
         self.cycles: dict[tuple[int, str], tuple[Cycle, Recordings | None]] = {}
         self.requests: list[Request | None] = [None] * count

@@ -4,6 +4,7 @@
 |---|---|
 | `decoding` | `specsim demo`: pairs of models, decoded text by text |
 | `served` | `specsim demo --serve`: the same pair behind a server, 1 to 8 streams at a time |
+| `host`, `processes` | what serving adds to a cycle, timed with a probe pair; servers that are started and stopped |
 """
 
 from specsim.demo.decoding import (

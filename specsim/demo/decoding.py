@@ -141,7 +141,7 @@ def main(
     drift = DriftProbe(where)
     drift_s: list[float] = []
     timings = probes.run_probes(
-        where, chosen, effort.probe_rounds, lambda: drift_s.append(drift.product_s()), effort.widest
+        where, chosen, effort.probe_rounds, lambda: drift_s.append(drift.now_s()), effort.widest
     )
     noted = asdict(environment) | {"drift_s": float(np.median(drift_s))}
     calibration = fit(timings, noted)
@@ -182,7 +182,7 @@ def main(
 def predict_then_measure(pair: Pair, calibration: Calibration, drift: Any) -> PairResult:
     """Acceptance from calibration prompts, the prediction, the measurement, the comparison.
 
-    `drift` is the probe that times a fixed read again: is the machine still as fast as when it was
+    `drift` is the probe that times fixed tasks again: is the machine still as fast as when it was
     calibrated?
     """
     texts = f"{pair.effort.texts} texts from calibration prompts"

@@ -4,13 +4,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from specsim.checks import SpecsimError
 
@@ -85,6 +87,19 @@ def running(
             yield Running(url, process)
         finally:
             stop(process)
+
+
+def our_server(
+    gamma: int, dtype: str, slots: int, target: str | Path | None = None,
+    draft: str | Path | None = None,
+) -> AbstractContextManager[Running]:  # fmt: skip
+    """`python -m reference serve`, as a context: of the bundled pair, or of two checkpoints."""
+    port = free_port()
+    command = [sys.executable, "-m", "reference", "serve", "--port", str(port)]
+    command += ["--gamma", str(gamma), "--dtype", dtype, "--slots", str(slots)]
+    for option, value in (("--target", target), ("--draft", draft)):
+        command += [] if value is None else [option, str(value)]
+    return running(command, port)
 
 
 def answers(url: str) -> bool:

@@ -2,17 +2,16 @@
 
     specsim demo --serve
 
-The machine is calibrated on probe shapes, the acceptance comes from calibration prompts, and
-`specsim.serving` simulates closed loops of 1, 2, 4 and 8 streams, plain and with a draft. Then
-`python -m reference serve` answers the same loads. What the prediction leaves out is HTTP: server,
-client and decoder share this machine's processors (optimistic).
+The machine is calibrated on probe shapes, what serving adds is timed with a small random pair
+(`host`), the acceptance comes from calibration prompts, and `specsim.serving` simulates closed
+loops of 1, 2, 4 and 8 streams, plain and with a draft. Then `python -m reference serve` answers the
+same loads.
 """
 
 import json
 import statistics
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from specsim.architecture import Architecture
 from specsim.checks.extras import require_modules
 from specsim.checks.files import require_writable, write_json, writing
 from specsim.demo.decoding import FULL, QUICK, Pair, say, trained_pair
-from specsim.demo.processes import Running, free_port, running
+from specsim.demo.host import cost_of_serving
+from specsim.demo.processes import our_server
 from specsim.drafting import DraftModel
 from specsim.evidence import client, tables
 from specsim.evidence.calibration import Calibration, fit, to_json
@@ -151,12 +151,15 @@ def compared(
     note("", *tables.calibration_table(calibration))
     texts = QUICK.trained.texts if quick else pair.effort.texts
     survival = survival_of(pair, gamma, texts)
+    host = cost_of_serving(gamma, name, max(streams))
+    note("", *host.lines())
+    system = host.added_to(calibration.system)
     note("", f"acceptance at temperature 1, from calibration prompts: {said(survival)}")
     length = float(np.mean([len(prompt) for prompt in pair.timed_prompts]))
     loads = [ClosedLoop(count, answer, length) for count in streams]
     shapes = pair.target.architecture, pair.draft.architecture
     predicted = {
-        (load.streams, drafted): predict(*shapes, calibration.system, load, drafted, survival)
+        (load.streams, drafted): predict(*shapes, system, load, drafted, survival)
         for load in loads
         for drafted in (0, gamma)
     }
@@ -230,14 +233,6 @@ def measure(
     return found
 
 
-def our_server(gamma: int, dtype: str, slots: int) -> AbstractContextManager[Running]:
-    """A server of the bundled pair, as a context."""
-    port = free_port()
-    command = [sys.executable, "-m", "reference", "serve", "--port", str(port)]
-    command += ["--gamma", str(gamma), "--dtype", dtype, "--slots", str(slots)]
-    return running(command, port)
-
-
 def row(
     streams: int, gamma: int, predicted: serving.Served, measured: Sequence[client.ServerRun]
 ) -> ServedLoad:
@@ -307,7 +302,6 @@ def table(rows: Sequence[ServedLoad], gamma: int) -> list[str]:
         "",
         f"|error| of tokens/s: median {off['median_error']:.0%}, worst {off['worst_error']:.0%}; "
         f"of speedups: {off['median_speedup_error']:.0%}, {off['worst_speedup_error']:.0%}",
-        "HTTP, the client and the server's event loop are not in the prediction (optimistic).",
     ]
     return lines
 

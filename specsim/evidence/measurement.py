@@ -118,7 +118,7 @@ class Point:
     that follow from it.
 
     A point of a suite has a `name` and a `part`. Nobody looks at a `reserved` point while the cost
-    model is being changed. `drift` is the time of a fixed read next to this point, divided by the
+    model is being changed. `drift` is the time of fixed tasks next to this point, divided by the
     time of the same read at calibration: 1.1 means that the machine had become 10 % slower.
     """
 

@@ -138,7 +138,7 @@ def drift_lines(comparisons: Sequence[Comparison]) -> list[str]:
         f"{QUANTITIES[name]} {error:.1%}" for name, error in errors.items() if name.endswith("_s")
     )
     return [
-        f"drift: a fixed read takes {comparisons[0].drift:.2f}x as long as during the calibration; "
+        f"drift: fixed tasks take {comparisons[0].drift:.2f}x as long as during the calibration; "
         f"errors without this drift: {rest}"
     ]
 

@@ -12,6 +12,8 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
         "original_max_position_embeddings": 64}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.3, 1.6],
+            "long_factor": [1.2, 2.5, 4.0, 9.0]}  # fmt: skip
 BIASES = {"attention_bias": True, "mlp_bias": True}
 DELTA = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
@@ -35,6 +37,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3, window": ("Phi3", {"sliding_window": 40, "pad_token_id": 0}),
     "phi4-mini": ("Phi3", {"pad_token_id": 0, "tie_word_embeddings": True, "rope_parameters": {
         "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}}),
+    "phi3, longrope": ("Phi3", {"pad_token_id": 0, "original_max_position_embeddings": 64,
+                               "rope_parameters": LONGROPE}),
+    "phi4-mini, longrope": ("Phi3", {
+        "pad_token_id": 0, "original_max_position_embeddings": 64, "tie_word_embeddings": True,
+        "rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75, "short_factor": [1.0] * 3,
+                                       "long_factor": [1.2, 3.0, 7.0]}}),
+    "llama, longrope": ("Llama", {"rope_parameters": LONGROPE | {
+        "original_max_position_embeddings": 64, "factor": 3.0}}),
     "granite": ("Granite", BIASES | {"embedding_multiplier": 12.0, "attention_multiplier": 0.2,
                 "residual_multiplier": 0.22, "logits_scaling": 4.0, "tie_word_embeddings": True}),
     "arcee": ("Arcee", {"rope_parameters": YARN}),

@@ -320,7 +320,7 @@ def test_json_beside_the_weights_that_is_broken_is_refused(saved: Path, name: st
     "scaling",
     [
         {"rope_type": "dynamic", "factor": 2.0},
-        {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+        {"rope_type": "proportional", "factor": 2.0},
     ],
     ids=lambda scaling: scaling["rope_type"],
 )

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from family_checkpoints import TOKENS, made
+from hybrids import PROMPTS, SMALL, hybrid, noisy
 from safetensors.torch import load_file, save_file
 
 from reference import (
@@ -15,72 +16,19 @@ from reference import (
     Ensemble,
     NGram,
     QuantisedSelf,
-    StaticTree,
-    Tree,
 )
 from reference.checkpoints import load_checkpoint
 from reference.decoding import generate, speculate
 from reference.delta_net import StateCache
-from reference.families import details_of
-from reference.layers import VariedTransformer
 from reference.mtp import load_mtp
 from reference.sampling import SamplingParameters
 from reference.serving.requests import Request
 from reference.serving.slots import Slots
 from reference.verification import LOSSLESS
-from specsim.architecture import from_config
 from specsim.checks import SpecsimError
 
 NEW = 12
-PROMPTS = [[17], [3, 41], [9, 9, 30, 2, 55], [8, 7, 6, 5, 4, 3, 2, 1, 0], [60, 0] * 10]
 KINDS = ["n-gram", "early-exit", "ensemble", "hybrid draft", "llama draft", "quantised-self"]
-CONFIG = {
-    "model_type": "qwen3_5_text", "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
-    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
-    "max_position_embeddings": 128, "full_attention_interval": 2, "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
-    "linear_conv_kernel_dim": 4,
-}  # fmt: skip
-SMALL = {
-    "hidden_size": 16, "num_hidden_layers": 2, "head_dim": 4, "linear_key_head_dim": 4,
-    "linear_value_head_dim": 4, "intermediate_size": 16, "linear_num_value_heads": 2,
-}  # fmt: skip
-
-
-def hybrid(seed: int = 0, *, dtype: torch.dtype = torch.float64, **changes) -> VariedTransformer:
-    """A random hybrid: layers in turn recurrent and attention."""
-    config = CONFIG | changes
-    shape = from_config(config, "hybrid")
-    model = VariedTransformer(shape, details_of(config, shape))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name == "embedding.weight":
-                parameter.copy_(noise)
-            elif name == "head.weight":
-                parameter.copy_(3 * noise / parameter.shape[1] ** 0.5)
-            elif name.endswith("kernel"):
-                parameter.copy_(noise / 2)
-            elif name.endswith("log_decay"):  # a memory of some tens of tokens
-                parameter.copy_(0.7 * noise - 2.5)
-            elif parameter.ndim >= 2:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
-            else:
-                parameter.copy_(1 + 0.2 * noise)
-    return model.to(dtype).eval().requires_grad_(False)
-
-
-def noisy(model, noise: float = 0.12, seed: int = 1):
-    """A copy with noise in its matrices: a draft that is right sometimes."""
-    made, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 2:
-                parameter += (
-                    noise * parameter.std() * torch.randn(parameter.shape, generator=generator)
-                )
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -287,13 +235,6 @@ def test_memory_is_a_state_for_each_position_that_may_come_back(models) -> None:
     assert len(held) == 2
     assert {x.shape for x in held} == {(batch, width + 2 + sizes.kernel, 4, 8, 12)}
     assert sum(x.numel() for x in cache.keys) == 2 * batch * 40 * 2 * 8
-
-
-def test_trees_are_refused_in_a_sentence(models, tiny) -> None:
-    drafter = StaticTree(models[2], Tree.branching((2, 2)))
-    with pytest.raises(SpecsimError, match="would need a state for every branch") as refused:
-        speculate(models[0], drafter, PROMPTS, 4)
-    assert "\n" not in str(refused.value)
 
 
 def test_noise_stands_in_for_a_prompt(models) -> None:

@@ -119,7 +119,8 @@ class OnDevice(TorchDispatchMode):
         if name.startswith(self.WAITING):
             raise AssertionError(f"{name} waits for the device")
         if name.startswith("index") and any(
-            index is not None and index.dtype == torch.bool for index in tree_leaves(args[1])
+            isinstance(index, Tensor) and index.dtype == torch.bool
+            for index in tree_leaves(args[1])
         ):
             raise AssertionError(f"{name} by a mask waits for the device")
         if name.startswith("lift") or any(tensor.device != CUDA for tensor in given):
@@ -386,6 +387,13 @@ def test_no_stage_of_a_hybrid_has_to_do_with_the_host(device, kind: str) -> None
     # a state is each sequence's own, so its products are a batch
     for batch in (1, 3) if kind == "hybrid draft" else (3,):
         run_cycles(target, drafter, batch, SETTINGS[1], may_batch=True)
+
+
+@pytest.mark.parametrize("kind", ["static", "confidence"])
+def test_nor_has_one_of_a_tree_that_a_hybrid_drafts_and_verifies(device, kind: str) -> None:
+    draft, tree = hybrid_model(), Tree.branching((2, 2, 1))
+    drafter = StaticTree(draft, tree) if kind == "static" else ConfidenceTree(draft, 8, 3, 3)
+    run_cycles(hybrid_model(), drafter, 3, SETTINGS[1], may_batch=True)
 
 
 @pytest.mark.parametrize("kind", TREES)

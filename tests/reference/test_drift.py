@@ -1,4 +1,4 @@
-"""The drift probe: it times one product, which takes longer on a slower machine."""
+"""The drift probe: its product and its tiny step take longer on a slower machine."""
 
 import pytest
 import torch
@@ -43,6 +43,19 @@ def test_it_reads_the_whole_matrix(small):
     probe.product_s()
     torch.testing.assert_close(probe.result, probe.matrix @ probe.vector)
     assert probe.nbytes == 4 * 16 * 16
+
+
+def test_memory_and_processor_count_alike(small, monkeypatch):
+    probe = DriftProbe()
+    monkeypatch.setattr(probe, "product_s", lambda: 4e-3)
+    monkeypatch.setattr(probe, "step_s", lambda: 1e-3)
+    assert probe.now_s() == pytest.approx(2e-3)
+    probe.tiny = None  # as on a GPU
+    assert probe.now_s() == 4e-3
+
+
+def test_the_tiny_step_is_the_median_of_a_few(small):
+    assert 0 < DriftProbe().step_s() < 1
 
 
 @pytest.mark.gpu

@@ -196,7 +196,7 @@ def test_a_gpus_calibration_says_from_where_it_read_in_chunks(tmp_path, monkeypa
     about = calibrating.environment(CPU)
     monkeypatch.setattr(calibrating, "run_kernel_probes", lambda *_: measured)
     monkeypatch.setattr(calibrating, "environment", lambda _: about)
-    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(product_s=lambda: 1.0))
+    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(now_s=lambda: 1.0))
     for file in calibrating.calibrate(tmp_path, torch.device("cuda")):
         assert calibration.load(file).environment["chunked_from"] == 1024
     assert json.loads((tmp_path / "probes.json").read_text())["chunked_from"] == 1024

@@ -84,12 +84,27 @@ FOLDERS = {
     "Medusa": ({"medusa_num_heads": 3}, "holds Medusa weights"),
     "dynamic rope": (
         {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-        "has rope_type 'dynamic'; the decoder knows default, linear, yarn, llama3; its cost",
+        "has rope_type 'dynamic'; the decoder knows default, linear, yarn, llama3, longrope; its",
     ),
-    "longrope, as in Phi-3": (
+    "longrope with too few factors": (
         {"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4,
-         "long_factor": [1.0] * 4}, "original_max_position_embeddings": 64},
-        "has rope_type 'longrope'",
+         "long_factor": [1.0] * 5}, "original_max_position_embeddings": 64},
+        "longrope's long_factor must be a list of 4 numbers, one for each pair of dimensions that "
+        "turns, not 5; its cost can be predicted",
+    ),
+    "longrope without a list": (
+        {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": 2.0}},
+        "longrope's short_factor must be a list of 4 numbers, .* not 2.0",
+    ),
+    "longrope with a factor that is no number": (
+        {"model_type": "phi3", "rope_scaling": {"type": "yarn", "short_factor": [1.0, 2, 0, 4],
+         "long_factor": [1.0] * 4}},
+        "longrope's short_factor holds 0; each must be a number above 0",
+    ),
+    "longrope of an original context of one token": (
+        {"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4,
+         "long_factor": [1.0] * 4}, "original_max_position_embeddings": 1},
+        "original_max_position_embeddings must be above 1 for longrope, not 1",
     ),
     "multipliers that nobody reads": (
         {"model_type": "minicpm", "scale_emb": 12.0},

@@ -81,7 +81,7 @@ class Drift:
     def __init__(self) -> None:
         self.probed = 0.0
 
-    def product_s(self) -> float:
+    def now_s(self) -> float:
         self.probed += 1.0
         return self.probed
 

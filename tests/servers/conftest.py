@@ -51,7 +51,7 @@ def started(context) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ours() -> Iterator[str]:
     """Our server with the bundled pair in fp32, two drafts per cycle."""
-    from specsim.demo.served import our_server
+    from specsim.demo.processes import our_server
 
     yield from started(our_server(GAMMA, "fp32", 8))
 

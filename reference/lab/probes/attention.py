@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from reference.attention import attend, attention_bias
+from reference.lab.dialled import fill_normal
 from reference.lab.probes.timing import seconds_of
 from reference.quantization import has_kernel
 from specsim.evidence.calibration import AttentionProbe
@@ -68,7 +69,9 @@ def of_caches(
     for context in CONTEXTS:
         nbytes = 2 * context * KV_HEADS * SIZE * dtype.itemsize
         shape = (-(-int(READ_BYTES) // nbytes), 1, context, KV_HEADS, SIZE)
-        keys, values = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
+        keys, values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
+        for each in (keys, values):
+            fill_normal(each, 1.0)
         caches = list(zip(keys, values, strict=True))
         found += [Attention(context, rows, caches, format) for rows in rows_of]
     return found

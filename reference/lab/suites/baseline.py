@@ -64,7 +64,7 @@ def measure_baseline(point: PlannedPoint, models: Models, measurer: Measurer, pa
     variants = {"plain": variant_of(point, models, NoDrafter(), 1.0), "theirs": generate}
     probed: list[float] = []
     totals, rounds, _ = interleaved(
-        variants, measurer.effort, lambda: probed.append(measurer.probe.product_s())
+        variants, measurer.effort, lambda: probed.append(measurer.probe.now_s())
     )
     theirs = Timing.of(totals["theirs"].cycle_times)
     assert theirs is not None

@@ -34,7 +34,7 @@ def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
     compared with it. Returns the calibration by file.
     """
     drift = DriftProbe(device)
-    before, found = drift.product_s(), {}
+    before, found = drift.now_s(), {}
     fitted: Callable[[str, dict], Calibration]
     if device.type == "cuda":
         kernels = run_kernel_probes(device, list(FILES.values()))
@@ -49,7 +49,7 @@ def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
         def fitted(mode: str, about: dict) -> Calibration:
             return fit(probes, about)
 
-    drift_s = (before + drift.product_s()) / 2
+    drift_s = (before + drift.now_s()) / 2
     written = {}
     for name, mode in files_of(device).items():
         about = asdict(environment(device)) | {"drift_s": drift_s, "mode": mode} | found

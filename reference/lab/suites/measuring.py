@@ -52,9 +52,9 @@ class Measurer:
             variants["speculative"] = variant_of(point, models, drafter, expected, drawn)
         probed: list[float] = []
         totals, rounds, left_out = interleaved(
-            variants, self.effort, lambda: probed.append(self.probe.product_s())
+            variants, self.effort, lambda: probed.append(self.probe.now_s())
         )
-        probed.append(self.probe.product_s())
+        probed.append(self.probe.now_s())
         total = totals.get("speculative", totals["plain"])
         timed = len(total.cycle_times)
         if point.gamma and point.method in ACCEPTING and not point.synthetic:

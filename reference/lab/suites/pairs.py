@@ -57,7 +57,7 @@ def measure_pair(
     counted_gammas = gammas[1:] if counted_prompts else []
     rounds = len(prompts) * len(gammas) + len(counted_gammas)
     bar = tqdm(total=rounds, desc="measuring", leave=False)
-    probed = [drift.product_s()] if drift else []
+    probed = [drift.now_s()] if drift else []
     for index, prompt in enumerate(prompts):
         for gamma in gammas:
             run = speculate(
@@ -66,7 +66,7 @@ def measure_pair(
             )  # fmt: skip
             totals[gamma].extend(run.statistics)
             bar.update()
-        probed += [drift.product_s()] if drift else []
+        probed += [drift.now_s()] if drift else []
     for gamma in counted_gammas:
         run = speculate(
             target,

@@ -5,8 +5,10 @@ step and for each sequence of it: scheduling, sampling, HTTP. Two plain loads te
 
     seconds between tokens with B streams = pass with B rows + o_cycle + o_sequence x B
 
-What it leaves out: what the server's host does only where it speculates (optimistic), and kernels
-that are faster or slower than those of the probes (either way).
+Plain runs do not tell what the host does only where it speculates: it prepares the passes of the
+draft, compares, and takes back. Here a cycle with drafts is assumed to take the host's time of a
+step once more, and each drafted token that is verified that of a sequence. What is left out are
+kernels that are faster or slower than those of the probes (either way).
 """
 
 from collections.abc import Mapping
@@ -47,5 +49,8 @@ def fitted_to_server(
     passes = predict(target, None, system, gamma=0, batch=streams, context=context).step_s
     columns = np.stack([np.ones_like(streams), streams], axis=1)
     host_s, sequence_s = non_negative_fit(columns / seconds[:, None], 1 - passes / seconds)
-    engine = replace(bare, cycle_overhead_s=host_s, sequence_overhead_s=sequence_s)
+    engine = replace(
+        bare, cycle_overhead_s=host_s, sequence_overhead_s=sequence_s,
+        speculation_overhead_s=host_s, verified_row_overhead_s=sequence_s,
+    )  # fmt: skip
     return replace(machine, engine=engine)
