@@ -29,7 +29,7 @@ from specsim.explorer.under_load import compare, serve
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 import driving
 
-GOAL_MEDIAN_MS, GOAL_P95_MS, GOAL_MODEL_SHARE = 80.0, 150.0, 0.10
+GOAL_MEDIAN_MS, GOAL_P95_MS, GOAL_MODEL_SHARE = 55.0, 110.0, 0.10
 BATCHES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 

@@ -246,29 +246,27 @@ course.live(lambda: explorer.roofline(preset="chat at batch 1"))
 # *Before you run the cells:* at how many rows does the time start to rise on your machine?
 
 # %%
+# %%measured
+import torch
+
+from reference import machine
+from reference.lab import ceilings, probes
+
 widths = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-if here.torch:
-    import torch
-
-    from reference import machine
-    from reference.lab import ceilings, probes
-
-    torch.manual_seed(0)
-    device = machine.device_named(None)
-    dtype, reason = probes.fastest_dtype(device)
-    found = ceilings.measure_ceilings(device, dtype, course.effort(40, 4))
-    stack = ceilings.stack(device, dtype)
-    memory_s = stack.weight_bytes / found.bandwidth_bytes_per_s
-    products_s = 2 * stack.weights * np.array(widths) / found.flops_per_s
-    knee = found.ridge * stack.weight_bytes / stack.weights / 2
-    course.say(f"""
+torch.manual_seed(0)
+device = machine.device_named(None)
+dtype, reason = probes.fastest_dtype(device)
+found = ceilings.measure_ceilings(device, dtype, course.effort(40, 4))
+stack = ceilings.stack(device, dtype)
+memory_s = stack.weight_bytes / found.bandwidth_bytes_per_s
+products_s = 2 * stack.weights * np.array(widths) / found.flops_per_s
+knee = found.ridge * stack.weight_bytes / stack.weights / 2
+course.say(f"""
 {machine.environment(device).device}, {reason}. It reads weights at
 {found.bandwidth_bytes_per_s / 1e9:.0f} GB/s and multiplies at {found.flops_per_s / 1e9:.0f}
 GFLOP/s: its ridge is at {found.ridge:.0f} FLOP/byte. **Predicted:** the time is flat up to about
 {knee:.0f} rows, then it grows in proportion to the rows.
 """)
-else:
-    course.say("*Skipped: this cell measures, and PyTorch is not installed.*")
 
 # %%
 # %%measured
@@ -313,7 +311,9 @@ rows take {medians[-1] / medians[0]:.0f} times as long.**
 # %%
 from specsim.catalog import published
 
-table = [row for row in published.rows("verify_cost") if row["accelerator"] == "RTX 3090"]
+series = ("RTX 3090", "llama 7B", "Q4_0")
+of = ("accelerator", "model", "weight_format")
+table = [r for r in published.rows("verify_cost") if tuple(r[name] for name in of) == series]
 k, printed_ms = (
     np.array([float(row[name]) for row in table])
     for name in ("k_tokens_per_forward", "ms_per_forward")

@@ -31,19 +31,21 @@ from specsim.course import exercises, quiz
 
 here = course.here()
 course.say(here.sentence)
-if here.torch:
-    import torch
 
-    import reference
-    from reference import checkpoints, slow_motion, verification
-    from reference.lab import suites
-    from reference.sampling import SamplingParameters, draw
+# %%
+# %%measured
+import torch
 
-    target, draft, tokenizer = reference.load_pair("bundled")
-    texts = checkpoints.prompt_texts()
-    prompts = [tokenizer.encode(text)[:48] for text in texts["calibration"]]
-    parameters = [model.architecture.parameters / 1e6 for model in (target, draft)]
-    course.say(f"""
+import reference
+from reference import checkpoints, slow_motion, verification
+from reference.lab import suites
+from reference.sampling import SamplingParameters, draw
+
+target, draft, tokenizer = reference.load_pair("bundled")
+texts = checkpoints.prompt_texts()
+prompts = [tokenizer.encode(text)[:48] for text in texts["calibration"]]
+parameters = [model.architecture.parameters / 1e6 for model in (target, draft)]
+course.say(f"""
 The target has {parameters[0]:.1f} million parameters, the draft {parameters[1]:.1f} million; both
 were trained on Python source code, and share one tokenizer.
 """)
@@ -113,10 +115,10 @@ figures.drafted_cycles(axes, shown, "the first cycles of a text")
 course.show(figure)
 
 # %%
-if here.torch:
-    emitted = sum(len(cycle.emitted) for cycle in seen)
-    positions = sum(len(cycle.drafted) + 1 for cycle in seen)
-    course.say(f"""
+# %%measured else: **A cycle always adds one token of the target, so the text always grows.**
+emitted = sum(len(cycle.emitted) for cycle in seen)
+positions = sum(len(cycle.drafted) + 1 for cycle in seen)
+course.say(f"""
 In {len(seen)} cycles the text grew by {emitted} tokens, so the target made {len(seen)} passes
 instead of {emitted}. It processed {positions} positions, *more* than there are tokens, so it
 computed more (it did not "process a subset of the tokens", see notebook 1). But it read its weights
@@ -125,8 +127,6 @@ less often.
 **A cycle always adds one token of the target, so even the worst draft costs only time:
 {len(seen)} passes, {positions} positions, {emitted} tokens.**
 """)
-else:
-    course.say("**A cycle always adds one token of the target, so the text always grows.**")
 
 # %% [markdown]
 # ## Why the text still has the target's distribution
@@ -220,35 +220,30 @@ course.say(head + "\n" + "\n".join(lines))
 # count:
 
 # %%
-if here.torch:
-    batch = prompts[: course.effort(24, 4)]
-    new_tokens, seeds = course.effort(40, 12), course.effort((3, 4, 5, 6, 7, 8), (3, 4))
-    cycles = {
-        seed: [
-            row
-            for step in slow_motion.cycles(
-                target, reference.DraftModel(draft, 8), batch, new_tokens, 1.0, seed=seed
-            )
-            for row in step
-            if row.emitted
-        ]
-        for seed in seeds
-    }
-    every = [*itertools.chain(*cycles.values())]
-    overlaps = [float(torch.minimum(c.target_probs[0], c.draft_probs[0]).sum()) for c in every]
-    counted = np.array([cycle.accepted >= 1 for cycle in every])
-    spread = counted.std() / len(counted) ** 0.5
-    course.say(f"""
+# %%measured else: **Drafts give min(p, q), residual draws the rest: a bad draft is never wrong.**
+batch = prompts[: course.effort(24, 4)]
+new_tokens, seeds = course.effort(40, 12), course.effort((3, 4, 5, 6, 7, 8), (3, 4))
+cycles = {
+    seed: [
+        row
+        for step in slow_motion.cycles(
+            target, reference.DraftModel(draft, 8), batch, new_tokens, 1.0, seed=seed
+        )
+        for row in step
+        if row.emitted
+    ]
+    for seed in seeds
+}
+every = [*itertools.chain(*cycles.values())]
+overlaps = [float(torch.minimum(c.target_probs[0], c.draft_probs[0]).sum()) for c in every]
+counted = np.array([cycle.accepted >= 1 for cycle in every])
+spread = counted.std() / len(counted) ** 0.5
+course.say(f"""
 {len(every)} cycles of {len(seeds)} seeds: the mean overlap at the first draft is
 **{np.mean(overlaps):.3f}**, the accepted share **{counted.mean():.3f}** ± {spread:.3f}.
 
 **Accepted drafts give min(p, q), and residual draws give the rest of p. With the right rule, a bad
 draft makes decoding slow but never wrong.**
-""")
-else:
-    course.say(f"""
-**Accepted drafts give min(p, q), {accepted_share:.0%} here, and residual draws give the rest of p.
-With the right rule, a bad draft makes decoding slow but never wrong.**
 """)
 
 # %% [markdown]
@@ -311,10 +306,10 @@ figures.distribution_errors(axes, names, p, worst, "at the position with the lar
 course.show(figure)
 
 # %%
-if here.torch:
-    variation = {name: np.abs(found - p).sum(1) / 2 for name, (found, _) in rules.items()}
-    bonus, greedy = variation["likeliest bonus"], variation["greedy draft,\nsoftmax reported"]
-    course.say(f"""
+# %%measured else: **The q in the ratio must be the distribution that the token was drawn from.**
+variation = {name: np.abs(found - p).sum(1) / 2 for name, (found, _) in rules.items()}
+bonus, greedy = variation["likeliest bonus"], variation["greedy draft,\nsoftmax reported"]
+course.say(f"""
 The likeliest bonus does not change the first token (off by {bonus[0]:.3f}), but it changes the next
 one ({bonus[1]:.3f}): a test that looks at one token only would not find it. A greedy draft is exact
 *if* its q is reported as what it is, probability 1 for its token. Then it is accepted with
@@ -323,10 +318,6 @@ probability p(x).
 **The q in the ratio must be the distribution that the token was really drawn from. A greedy draft
 with its softmax in the ratio gets {greedy.max():.0%} of the tokens wrong here, and the text is
 still fluent.**
-""")
-else:
-    course.say("""
-**The q in the ratio must be the distribution that the token was really drawn from.**
 """)
 
 # %% [markdown]
@@ -398,22 +389,20 @@ figures.curves(axes, lines, x, "tokens per cycle", doubling=False)
 course.show(figure)
 
 # %%
-if here.torch:
-    gain = {
-        gamma: course.difference(
-            tokens["block"][:, gamma - 1], tokens["token"][:, gamma - 1], "tokens per cycle"
-        )
-        for gamma in (4, 8)
-    }
-    course.say(f"""
+# %%measured else: **On average the block rule never accepts fewer drafts, and it is exact too.**
+gain = {
+    gamma: course.difference(
+        tokens["block"][:, gamma - 1], tokens["token"][:, gamma - 1], "tokens per cycle"
+    )
+    for gamma in (4, 8)
+}
+course.say(f"""
 Each difference is the mean of {len(seeds)} seeds ± its standard error.
 
 **On these texts, the block rule compared with the token rule: {gain[4]} at γ = 4, {gain[8]} at γ =
 8. The rules cost the same. At γ = 1 there is no block, so it gains nothing; for a greedy draft it
 gains nothing either.**
 """)
-else:
-    course.say("**On average the block rule never accepts fewer drafts, and it is exact too.**")
 
 # %% [markdown]
 # ## Temperature 0, and ties
@@ -474,23 +463,21 @@ figures.curves(axes, [line], x, "closer than this (% of positions)", title="bf16
 course.show(figure)
 
 # %%
-if here.torch:
-    widest = max((each.gap for each in divergences["bfloat16"]), default=0.0)
-    said = (
-        f"the two highest logits differ by at most {widest:.2g} where the texts start to differ, "
-        f"and at half of all positions by more than {np.median(gaps):.1f}"
-        if divergences["bfloat16"]
-        else "no texts differ here; with other kernels, or in longer texts, some would"
-    )
-    course.say(f"""
+# %%measured else: **At temperature 0 the texts are equal as far as the arithmetic is exact.**
+widest = max((each.gap for each in divergences["bfloat16"]), default=0.0)
+said = (
+    f"the two highest logits differ by at most {widest:.2g} where the texts start to differ, "
+    f"and at half of all positions by more than {np.median(gaps):.1f}"
+    if divergences["bfloat16"]
+    else "no texts differ here; with other kernels, or in longer texts, some would"
+)
+course.say(f"""
 In bf16 {said}. Rounding decides which of two such candidates comes first. Plain decoding in another
 batch can change them too.
 
 **Speculation keeps the distribution exactly. At temperature 0 it keeps the text as far as the
 arithmetic is exact: test equality in fp32, and in bf16 look at the gap where two texts differ.**
 """)
-else:
-    course.say("**At temperature 0 the texts are equal as far as the arithmetic is exact.**")
 
 # %% [markdown]
 # ## Exercises

@@ -100,27 +100,25 @@ figure
 # *predict first*, on one set of prompts, and then count on another set.
 
 # %%
-drafted = (1, 2, 4, 8)
-if here.torch:
-    import reference
-    from reference import checkpoints, machine
-    from reference.lab import suites
+# %%measured
+import reference
+from reference import checkpoints, machine
+from reference.lab import suites
 
-    target, draft, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
-    texts = checkpoints.prompt_texts()
-    prompts = course.effort(20, 3)
-    calibration, timed = (
-        [tokenizer.encode(text)[:64] for text in texts[which][:prompts]]
-        for which in ("calibration", "timed")
-    )
-    trace = acceptance.TextTrace(
-        *suites.text_trace(target, draft, calibration, max_new_tokens=course.effort(48, 12))
-    )
-    predicted = [float(trace.tokens_per_cycle(gamma)) for gamma in drafted]
-    shown = ", ".join(f"{t:.2f} at γ = {g}" for g, t in zip(drafted, predicted, strict=True))
-    course.say(f"**Predicted** tokens per cycle: {shown}.")
-else:
-    course.say("*Skipped: this cell decodes, and PyTorch is not installed.*")
+drafted = (1, 2, 4, 8)
+target, draft, tokenizer = reference.load_pair("bundled", device=machine.device_named(None))
+texts = checkpoints.prompt_texts()
+prompts = course.effort(20, 3)
+calibration, timed = (
+    [tokenizer.encode(text)[:64] for text in texts[which][:prompts]]
+    for which in ("calibration", "timed")
+)
+trace = acceptance.TextTrace(
+    *suites.text_trace(target, draft, calibration, max_new_tokens=course.effort(48, 12))
+)
+predicted = [float(trace.tokens_per_cycle(gamma)) for gamma in drafted]
+shown = ", ".join(f"{t:.2f} at γ = {g}" for g, t in zip(drafted, predicted, strict=True))
+course.say(f"**Predicted** tokens per cycle: {shown}.")
 
 # %%
 # %%measured
@@ -148,14 +146,14 @@ figures.curves(axes, [line], "γ, tokens drafted per cycle", y, doubling=False)
 course.show(figure)
 
 # %%
-if here.torch:
-    rows = "\n".join(
-        f"| {r.gamma} | {r.alpha:.3f} | {r.accepted_per_drafted:.3f} | {r.tokens_per_cycle:.2f} |"
-        for r in runs
-    )
-    errors = [abs(p / r.tokens_per_cycle - 1) for p, r in zip(predicted, runs, strict=True)]
-    change = course.difference(alphas[-1], alphas[0], words=("higher", "lower"))
-    course.say(f"""
+# %%measured
+rows = "\n".join(
+    f"| {r.gamma} | {r.alpha:.3f} | {r.accepted_per_drafted:.3f} | {r.tokens_per_cycle:.2f} |"
+    for r in runs
+)
+errors = [abs(p / r.tokens_per_cycle - 1) for p, r in zip(predicted, runs, strict=True)]
+change = course.difference(alphas[-1], alphas[0], words=("higher", "lower"))
+course.say(f"""
 All three numbers, counted over {len(seeds)} seeds:
 
 | γ | α | accepted / drafted | tokens per cycle |
@@ -167,6 +165,8 @@ The error of the predicted tokens per cycle is {np.median(errors):.1%} (median; 
 it were accepted, and this happens where the text is easy. Here, α at γ = {drafted[-1]} compared
 with α at γ = {drafted[0]}: {change}.
 """)
+
+# %%
 wrong = float(acceptance.IID(rate[3]).tokens_per_cycle(4))
 course.say(f"""
 **Ask which rate a number is: at γ = 4, {rate[3]:.2f} accepted per drafted means

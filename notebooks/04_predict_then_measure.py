@@ -137,33 +137,31 @@ better. The 80 % band of each one is ±{fitted.system.engine.error:.0%}.**
 # folders. `pip install 'specsim-llm[hub]'` installs the download tools.
 
 # %%
+# %%measured
 SOURCE = ("bundled", None)
 
-if here.torch:
-    full = demo.Effort(
-        2,
-        demo.Decoded(32, texts=75, timed=5, counted=25),
-        demo.Decoded(24, texts=12, timed=2, counted=12),
-    )
-    small = demo.Effort(
-        1,
-        demo.Decoded(12, texts=8, timed=1, counted=4),
-        demo.Decoded(8, texts=2, timed=1, counted=2),
-        demo.DIALLED.first_layers(2),
-    )
-    effort = course.effort(full, small)
-    ready = {
-        "trained": demo.trained_pair(SOURCE, dtype, device, effort),
-        "dialled": demo.dialled_pair(dtype, device, effort),
-    }
-    predicted = {name: demo.predict_pair(pair, fitted) for name, pair in ready.items()}
-    for name, (_, prediction) in predicted.items():
-        figure, axes = figures.subplots()
-        figures.speedup_vs_gamma(axes, prediction)
-        axes.set_title(f"the {name} pair, predicted", loc="left", weight="bold", size=10)
-        course.show(figure)
-else:
-    course.say("*Skipped: this cell loads two pairs, and PyTorch is not installed.*")
+full = demo.Effort(
+    2,
+    demo.Decoded(32, texts=75, timed=5, counted=25),
+    demo.Decoded(24, texts=12, timed=2, counted=12),
+)
+small = demo.Effort(
+    1,
+    demo.Decoded(12, texts=8, timed=1, counted=4),
+    demo.Decoded(8, texts=2, timed=1, counted=2),
+    demo.DIALLED.first_layers(2),
+)
+effort = course.effort(full, small)
+ready = {
+    "trained": demo.trained_pair(SOURCE, dtype, device, effort),
+    "dialled": demo.dialled_pair(dtype, device, effort),
+}
+predicted = {name: demo.predict_pair(pair, fitted) for name, pair in ready.items()}
+for name, (_, prediction) in predicted.items():
+    figure, axes = figures.subplots()
+    figures.speedup_vs_gamma(axes, prediction)
+    axes.set_title(f"the {name} pair, predicted", loc="left", weight="bold", size=10)
+    course.show(figure)
 
 # %%
 # %%measured
@@ -253,24 +251,22 @@ course.show(figure)
 # attributed to a part.
 
 # %%
-if here.torch:
-    ratios = {
-        name: c.parts["speedup"].measured / c.parts["speedup"].predicted for name, c in best.items()
-    }
-    products = {name: float(np.prod(list(c.factors.values()))) for name, c in best.items()}
-    lines = [
-        f"| {name} | {ratios[name]:.4f} | {products[name]:.4f} | {c.drift:.2f} | {c.culprit} |"
-        for name, c in best.items()
-    ]
-    head = "| pair | measured ÷ predicted | product of the factors | drift | largest factor |"
-    largest = max(best.values(), key=lambda c: max(abs(np.log(f)) for f in c.factors.values()))
-    course.say(f"{head}\n|---|---|---|---|---|\n" + "\n".join(lines))
-    course.say(f"""
+# %%measured else: **Take a difference apart before you explain it: errors can cancel each other.**
+ratios = {
+    name: c.parts["speedup"].measured / c.parts["speedup"].predicted for name, c in best.items()
+}
+products = {name: float(np.prod(list(c.factors.values()))) for name, c in best.items()}
+lines = [
+    f"| {name} | {ratios[name]:.4f} | {products[name]:.4f} | {c.drift:.2f} | {c.culprit} |"
+    for name, c in best.items()
+]
+head = "| pair | measured ÷ predicted | product of the factors | drift | largest factor |"
+largest = max(best.values(), key=lambda c: max(abs(np.log(f)) for f in c.factors.values()))
+course.say(f"{head}\n|---|---|---|---|---|\n" + "\n".join(lines))
+course.say(f"""
 **Each part of the difference has a cause. The largest one here is {largest.culprit}
 (× {largest.factors[largest.culprit]:.2f} on the speedup).**
 """)
-else:
-    course.say("**Take a difference apart before you explain it: errors can cancel each other.**")
 
 # %% [markdown]
 # ## Other machines
@@ -293,14 +289,18 @@ for found in shipped:
         name = found.environment.device
         cells = [name, predictor, str(len(comparisons)), *cells, signs]
         rows.append(f"| {' | '.join(cells)} |")
-if here.torch:
-    both = [c for result in results.values() for c in result.comparisons]
-    own = comparison.summarise(both)
-    cells = [
-        f"{own.errors[p].median:.1%}" for p in ("step_s", "verify_step_s", "cycle_s", "speedup")
-    ]
-    signs = f"{own.right_signs} of {own.signs}"
-    rows.append(f"| this machine, now | calibrated | {len(both)} | {' | '.join(cells)} | {signs} |")
+
+# %%
+# %%measured
+both = [c for result in results.values() for c in result.comparisons]
+own = comparison.summarise(both)
+cells = [
+    f"{own.errors[p].median:.1%}" for p in ("step_s", "verify_step_s", "cycle_s", "speedup")
+]
+signs = f"{own.right_signs} of {own.signs}"
+rows.append(f"| this machine, now | calibrated | {len(both)} | {' | '.join(cells)} | {signs} |")
+
+# %%
 head = "| machine | predictor | points | plain step | verification | cycle | speedup | sign right |"
 if rows:
     course.say(f"Median errors:\n\n{head}\n|" + 8 * "---|" + "\n" + "\n".join(rows))
@@ -360,24 +360,22 @@ else:
 # A function applies the same list to the two pairs above:
 
 # %%
-if here.torch:
-    lines, open_ = [], []
-    for name, result in results.items():
-        suspects = comparison.find_suspects(
-            result.comparisons, fitted.median_error, fitted.system.engine.error
+# %%measured else: **Start with what affects everything: the machine, then the plain step.**
+lines, open_ = [], []
+for name, result in results.items():
+    suspects = comparison.find_suspects(
+        result.comparisons, fitted.median_error, fitted.system.engine.error
+    )
+    for suspect in suspects:
+        place = f" ({suspect.at})" if suspect.at else ""
+        verdict = "fine" if suspect.is_cleared else f"{suspect.remedy}{place}"
+        lines.append(
+            f"| {name} | {suspect.name} | {suspect.off:.1%} | {suspect.limit:.1%} | {verdict} |"
         )
-        for suspect in suspects:
-            place = f" ({suspect.at})" if suspect.at else ""
-            verdict = "fine" if suspect.is_cleared else f"{suspect.remedy}{place}"
-            lines.append(
-                f"| {name} | {suspect.name} | {suspect.off:.1%} | {suspect.limit:.1%} | {verdict} |"
-            )
-        open_ += [f"{check.name} ({name})" for check in suspects if not check.is_cleared]
-    head = "| pair | look at | off by | usual | verdict |\n|---|---|---|---|---|\n"
-    course.say(head + "\n".join(lines))
-    course.say(f"**Look at this first: {open_[0] if open_ else 'nothing'}.**")
-else:
-    course.say("**Start with what affects everything: the machine, then the plain step.**")
+    open_ += [f"{check.name} ({name})" for check in suspects if not check.is_cleared]
+head = "| pair | look at | off by | usual | verdict |\n|---|---|---|---|---|\n"
+course.say(head + "\n".join(lines))
+course.say(f"**Look at this first: {open_[0] if open_ else 'nothing'}.**")
 
 # %% [markdown]
 # ## Before you download a larger pair

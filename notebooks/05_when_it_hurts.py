@@ -318,19 +318,21 @@ figures.curves(axes, [line], "temperature (1: unchanged)", "α (share accepted)"
 course.show(figure)
 
 # %%
-if here.torch:
-    apart = 1.28 * np.abs(predicted - counted) / np.hypot(spread, errors)
-    worst = int(apart.argmax())
-    reason = ""
-    if apart[worst] > 2:
-        reason = ". This is more than chance: α depends on the prompts"
-    course.say(f"""
+# %%measured
+apart = 1.28 * np.abs(predicted - counted) / np.hypot(spread, errors)
+worst = int(apart.argmax())
+reason = ""
+if apart[worst] > 2:
+    reason = ". This is more than chance: α depends on the prompts"
+course.say(f"""
 The band and the bars (80 %) treat a text as one sample, not a draft. At a low temperature a small
 target like this one repeats itself, and then a whole text is easy or hard. So {prompts} prompts
 leave ±{spread[0]:.3f} at T = {warmth[0]} and ±{spread[-1]:.3f} at T = {warmth[-1]}. If the counted
 drafts were independent, the errors would be only ±{of_drafts[0]:.3f} and ±{of_drafts[-1]:.3f}. The
 largest difference is at T = {warmth[worst]}: {apart[worst]:.1f} joint standard errors{reason}.
 """)
+
+# %%
 sampled, greedy = (
     float(np.interp(1.0, heats, np.asarray(f(p, q))))
     for f in (acceptance.overlap, acceptance.greedy_overlap)

@@ -82,16 +82,16 @@ course.say(f"{reason}. A plain step is predicted to take {1e3 * float(plain.step
 # *Before you run the cell:* if the first choice has half of p, how much does the second have?
 
 # %%
-if here.torch:
-    watched = slow_motion.cycles(target, reference.DraftModel(draft, 1), calibration, 24, seed=7)
-    pairs = [(row.target_probs[0], row.draft_probs[0]) for step in watched for row in step]
-    mass = torch.stack([p.gather(0, q.topk(4).indices) for p, q in pairs]).mean(0).cpu().numpy()
-    child_probs = np.minimum.accumulate(mass)
-    nodes, depth = 8, 3
-    best = trees.best_tree(child_probs, nodes + 1, depth)
-    chain = trees.best_tree(child_probs[:1], nodes + 1)
-    shares = ", ".join(f"{share:.2f}" for share in child_probs)
-    course.say(f"""
+# %%measured else: **Three numbers describe a method: drafting time, survival, tokens to verify.**
+watched = slow_motion.cycles(target, reference.DraftModel(draft, 1), calibration, 24, seed=7)
+pairs = [(row.target_probs[0], row.draft_probs[0]) for step in watched for row in step]
+mass = torch.stack([p.gather(0, q.topk(4).indices) for p, q in pairs]).mean(0).cpu().numpy()
+child_probs = np.minimum.accumulate(mass)
+nodes, depth = 8, 3
+best = trees.best_tree(child_probs, nodes + 1, depth)
+chain = trees.best_tree(child_probs[:1], nodes + 1)
+shares = ", ".join(f"{share:.2f}" for share in child_probs)
+course.say(f"""
 The draft's choices have {shares} of p. The best tree with {nodes} drafted nodes, {depth} deep,
 should emit {best.tokens_per_cycle:.2f} tokens per cycle. A greedy chain of {nodes} drafts should
 emit {chain.tokens_per_cycle:.2f}, with {nodes} draft passes instead of {depth}.
@@ -99,8 +99,6 @@ emit {chain.tokens_per_cycle:.2f}, with {nodes} draft passes instead of {depth}.
 **Three numbers describe every drafting method: the time of drafting, the survival, and the number
 of tokens to verify.**
 """)
-else:
-    course.say("**Three numbers describe a method: drafting time, survival, tokens to verify.**")
 
 # %% [markdown]
 # ## Predicted, then run
@@ -207,19 +205,19 @@ figures.by_method(below, rows, "speedup", "speedup (×)", "speed")
 course.show(figure)
 
 # %%
-if here.torch:
-    errors = [abs(row.predicted / row.measured - 1) for row in rows]
-    won, second, *_ = sorted(rows, key=lambda row: -row.measured)
-    most = max(tau_rows, key=lambda row: row.measured)
-    within = sum(row.low <= row.measured <= row.high for row in rows)
-    words = ("faster", "slower")
-    lead = course.difference(speeds[won.label], speeds[second.label], words=words)
-    of_both = "also has the highest measured speed here; with slower drafts it need not have it"
-    if won.label != most.label:
-        behind = course.difference(speeds[most.label], speeds[won.label], words=words)
-        of_both = f"is not the one with the highest speed; compared with it: {behind}"
-    eight = next(row for row in rows if row.label == "itself in int8")
-    course.say(f"""
+# %%measured else: **Acceptance is half of the answer; the time of drafting is the other half.**
+errors = [abs(row.predicted / row.measured - 1) for row in rows]
+won, second, *_ = sorted(rows, key=lambda row: -row.measured)
+most = max(tau_rows, key=lambda row: row.measured)
+within = sum(row.low <= row.measured <= row.high for row in rows)
+words = ("faster", "slower")
+lead = course.difference(speeds[won.label], speeds[second.label], words=words)
+of_both = "also has the highest measured speed here; with slower drafts it need not have it"
+if won.label != most.label:
+    behind = course.difference(speeds[most.label], speeds[won.label], words=words)
+    of_both = f"is not the one with the highest speed; compared with it: {behind}"
+eight = next(row for row in rows if row.label == "itself in int8")
+course.say(f"""
 The median error of the predicted speedup is {np.median(errors):.0%}, the worst {max(errors):.0%}
 ({rows[int(np.argmax(errors))].label}). {within} of {len(rows)} lie in their 80 % band. The method
 with the most tokens per cycle ({most.label}, {most.measured:.2f}) {of_both}. (Differences are means
@@ -235,8 +233,6 @@ predicted speedup.
 with the second ({second.label}): {lead}. Acceptance is half of the answer; the time of drafting is
 the other half.**
 """)
-else:
-    course.say("**Acceptance is half of the answer; the time of drafting is the other half.**")
 
 # %% [markdown]
 # ## How many to draft: adaptive γ
@@ -268,20 +264,18 @@ for name, (gamma, choose) in ways.items():
         speeds[name].append(len(run.tokens) / sum(run.statistics.cycle_times))
 
 # %%
-if here.torch:
-    means = {name: float(np.mean(each)) for name, each in speeds.items()}
-    said = ", ".join(f"{name}: {speed:.0f}" for name, speed in means.items())
-    fixed = max(list(means)[:-1], key=means.get)
-    lead = course.difference(speeds["adaptive"], speeds[fixed], words=("faster", "slower"))
-    course.say(f"""
+# %%measured else: **Adaptive γ gains if a text's difficulty varies; else it saves a search.**
+means = {name: float(np.mean(each)) for name, each in speeds.items()}
+said = ", ".join(f"{name}: {speed:.0f}" for name, speed in means.items())
+fixed = max(list(means)[:-1], key=means.get)
+lead = course.difference(speeds["adaptive"], speeds[fixed], words=("faster", "slower"))
+course.say(f"""
 Tokens per second, measured: {said}.
 
 **Adaptive γ compared with the best fixed one ({fixed}), which it does not know: {lead}. It can be
 faster only if the difficulty varies within texts or between them; otherwise it only saves the
 search for γ.**
 """)
-else:
-    course.say("**Adaptive γ gains if the difficulty of the text varies; else it saves a search.**")
 
 # %% [markdown]
 # ## The costs on a GPU

@@ -15,9 +15,8 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from specsim import explorer
-from specsim.explorer.live_view import VIEW
 from specsim.explorer.scenarios import changed
-from specsim.explorer.static_view import beside, smaller
+from specsim.explorer.static_view import VIEW, beside, smaller
 
 SMALL = {"users": 4, "answer": 30, "prompt": 50}
 

@@ -8,6 +8,7 @@ import pytest
 
 from specsim import explorer
 from specsim.checks import SpecsimError
+from specsim.explorer.static_view import VIEW
 
 pytest.importorskip("ipywidgets")
 
@@ -46,6 +47,8 @@ def test_a_part_has_the_values_of_the_whole(swept) -> None:
     assert list(part.axes) == ["exponent", "base"]
     np.testing.assert_array_equal(part.values, swept.values[:, :, 1].T)
     assert swept.selected("base").values.tolist() == swept.values[:, 0, 0].tolist()
+    assert part.problems == {(2, 3): "three squared is not for sale"}
+    assert swept.selected("base", exponent=1).problems == {}
     (panel,) = part.figure().axes
     assert panel.get_ylabel() == "power (J)"
     assert {line.get_label() for line in panel.lines} == {"base 1", "base 2", "base 3"}
@@ -121,4 +124,12 @@ def test_a_notebook_shows_the_table_and_the_widget(swept, monkeypatch) -> None:
     swept._ipython_display_()
     table, box = shown
     assert table["text/markdown"] == swept._repr_markdown_()
-    assert len(box.children) == 4
+    assert {"image/png", "text/html", VIEW} <= box.keys()  # a picture where no kernel runs
+    said = "1 of 6 cannot be computed; at base 3, exponent 2: three squared is not for sale."
+    told = f"power (J) against base, a curve for each exponent, unit s. {said}"
+    assert f"<p>{told}</p>" in box["text/html"]
+    assert f'<img alt="Sweep. {told}"' in box["text/html"]
+    shown.clear()
+    explorer.sweep(lambda unit: 1.0, {"unit": ["s", "ms"]})._ipython_display_()
+    assert "image/png" not in shown[1]
+    assert "No axis of this sweep holds numbers" in shown[1]["text/html"]

@@ -12,7 +12,7 @@ pytest.importorskip("ipywidgets")
 
 from specsim import catalog
 from specsim.architecture import model
-from specsim.explorer import Explorer, streaming
+from specsim.explorer import Explorer, grouping, streaming
 from specsim.explorer.figure_canvas import HEIGHT, WIDTH
 from specsim.explorer.finding import find
 from specsim.explorer.hover import Area, areas
@@ -184,6 +184,54 @@ def test_a_search_shortens_the_choices_and_changes_nothing(live: Explorer) -> No
     live.finder.words.value = ""
     assert len(live.controls["target"].options) == len(catalog.load("models"))
     assert live.controls["target"].value == "qwen3-8b"
+
+
+@pytest.mark.parametrize("table", ["models", "accelerators"])
+def test_groups_hold_every_row_once(table: str) -> None:
+    rows, found = list(catalog.load(table)), grouping.groups(table)
+    assert sorted(name for names in found.values() for name in names) == sorted(rows)
+    assert sorted(grouping.grouped(table)) == sorted(rows)
+    assert grouping.grouped(table, rows[:3]) == [
+        n for n in grouping.grouped(table) if n in rows[:3]
+    ]
+    assert len(found) < len(rows) / 5
+    assert all(2 <= len(group) <= 30 for group in found)
+    if table == "models":
+        assert "deepseek-r1-distill-qwen-7b" in found["DeepSeek"]
+        assert list(found)[-1] == grouping.OTHERS
+    else:
+        assert next(iter(found)) == "NVIDIA, data centre"
+
+
+def test_a_group_shortens_the_choices_and_changes_nothing(live: Explorer) -> None:
+    before, said = live.scenario, live.words
+    target, accelerator = (live.finder.groups[name] for name in ("target", "accelerator"))
+    target.value = "Gemma"
+    offered = [value for _, value in live.controls["target"].options]
+    assert offered == ["llama-3.1-8b", *grouping.groups("models")["Gemma"]]
+    assert (live.scenario, live.words) == (before, said)
+    assert "10 models" in words(live.finder.said.value)
+    live.finder.words.value = "27b"
+    assert len(live.controls["target"].options) == 3
+    live.finder.words.value = "apple"  # nothing of both: everything is offered, and that is said
+    assert "Found: 0 models" in words(live.finder.said.value)
+    assert len(live.controls["target"].options) == len(catalog.load("models"))
+    accelerator.value = "Apple, phones"
+    assert "a18-pro" in [value for _, value in live.controls["accelerator"].options]
+    for each in (target, accelerator, live.finder.words):
+        each.value = ""
+    assert live.finder.said.value == ""
+    assert len(live.controls["accelerator"].options) == len(catalog.load("accelerators"))
+
+
+def test_methods_say_what_they_need_and_drafts_how_large_they_are(live: Explorer) -> None:
+    labels = {value: label for label, value in live.controls["method"].options}
+    assert labels["eagle-3"] == "eagle-3 (trained head)"
+    assert labels["draft-model"] == "draft-model"
+    assert labels["n-gram"] == "n-gram (nothing needed)"
+    assert set(labels) == {*catalog.load("methods"), "none"}
+    drafts = {value: label for label, value in live.controls["draft"].options}
+    assert drafts["llama-3.2-1b"] == "llama-3.2-1b (1.2 billion)"
 
 
 def plain_config(name: str) -> dict[str, object]:

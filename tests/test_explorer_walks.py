@@ -63,7 +63,8 @@ def buttons(live: Explorer) -> list[widgets.Widget]:
     while waiting:
         each = waiting.pop()
         waiting += getattr(each, "children", ())
-        if isinstance(each, widgets.Button | widgets.ToggleButtons | widgets.Text):
+        kinds = widgets.Button | widgets.ToggleButtons | widgets.Text | widgets.Dropdown
+        if isinstance(each, kinds) and each not in live.controls.values():
             found.append(each)
     return found
 

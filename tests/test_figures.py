@@ -384,7 +384,7 @@ def test_requests_in_flight_are_those_of_the_run() -> None:
         assert (waiting[at] + decoding[at] == 0) == bool(number)
     _, axes = figures.subplots()
     figures.requests_over_time(axes, SERVED)
-    assert "1 places" in [t.get_text() for t in axes.get_legend().get_texts()]
+    assert "1 place" in [t.get_text() for t in axes.get_legend().get_texts()]
 
 
 def test_the_longest_gap_is_marked() -> None:

@@ -312,7 +312,7 @@ def objections(notebook) -> list[str]:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        tree = ast.parse(cell.source.removeprefix("%%measured\n"))
+        tree = ast.parse(re.sub(r"\A%%measured.*\n", "", cell.source))
         if len(cell.source.splitlines()) > LONGEST_CELL:
             found.append(f"{cell.id}: longer than {LONGEST_CELL} lines")
         for node in ast.walk(tree):
@@ -419,6 +419,18 @@ def test_a_measured_cell_runs_with_torch_and_says_that_it_is_skipped_without(mon
     monkeypatch.setattr(course, "say", said.append)
     exec("".join(measured_cell(cell)), {})
     assert said == ["*Skipped: this cell measures, and PyTorch is not installed.*"]
+    otherwise = ["%%measured else: **Nothing is 'measured'.**\n", *cell[1:]]
+    exec("".join(measured_cell(otherwise)), {})
+    assert said[1:] == ["**Nothing is 'measured'.**"]
+    another = ["%%measured_elsewhere\n", "x = 1\n"]
+    assert measured_cell(another) == another
+
+
+@every_notebook
+def test_no_cell_asks_what_is_installed(source: Path) -> None:
+    """That is for `%%measured`: a reader's code has no `if here.torch`."""
+    code = [c.source for c in execute.read(source).cells if c.cell_type == "code"]
+    assert [cell for cell in code if "here.torch" in cell] == []
 
 
 def test_a_notebook_knows_measured_cells_once(monkeypatch) -> None:

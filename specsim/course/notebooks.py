@@ -2,6 +2,7 @@
 numbers."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,18 +66,20 @@ def has_torch() -> bool:
     return True
 
 
-MEASURED = "%%measured"
+MEASURED = re.compile(r"%%measured(?: else: (?P<said>.+))?")
+SKIPPED = "*Skipped: this cell measures, and PyTorch is not installed.*"
 
 
 def measured_cell(lines: list[str]) -> list[str]:
     """The lines that a notebook runs of a cell: one that begins with `%%measured` runs without that
-    line, and where PyTorch is not installed it says that it is skipped."""
-    if not lines or lines[0].strip() != MEASURED:
+    line. Where PyTorch is not installed the cell only says that it is skipped, or, if it begins
+    with `%%measured else: some Markdown`, that Markdown."""
+    begins = MEASURED.fullmatch(lines[0].strip()) if lines else None
+    if begins is None:
         return lines
     if has_torch():
         return lines[1:]
-    said = "*Skipped: this cell measures, and PyTorch is not installed.*"
-    return [f"import specsim.course; specsim.course.say({said!r})\n"]
+    return [f"import specsim.course; specsim.course.say({begins['said'] or SKIPPED!r})\n"]
 
 
 def know_measured_cells() -> None:
@@ -91,7 +94,8 @@ def know_measured_cells() -> None:
 
 def here() -> Here:
     """Look for PyTorch and a GPU. Without PyTorch the notebooks predict but do not measure: after
-    this call a cell that begins with `%%measured` says then that it is skipped."""
+    this call a cell that begins with `%%measured` says then that it is skipped, or what follows
+    `else:` on that line."""
     know_measured_cells()
     try:
         import torch

@@ -12,7 +12,8 @@
 | `sentences`, `cards` | the same in words and in numbers |
 | `under_load`, `load_card`, `load_view` | many users: what is simulated, said and shown |
 | `measured` | markers of measured speedups |
-| `controls`, `finding`, `tasks` | widgets; search, a model of your own, published acceptance |
+| `controls`, `grouping`, `finding` | widgets; groups and search; a model of your own |
+| `tasks`, `task_control` | published acceptance |
 | `live_view`, `frames`, `hover` | what is redrawn when one moves; values under the pointer |
 | `comparing`, `memory_bar`, `streaming` | A beside B; what is held; tokens as they would come |
 | `single_panel`, `widget` | one picture with a few controls; the whole explorer |

@@ -9,6 +9,7 @@ from specsim.checks import SpecsimError, quoted
 from specsim.checks.extras import needed
 from specsim.checks.limits import require_limit
 from specsim.explorer.choices import DEVICES, drafts_of
+from specsim.explorer.grouping import draft_label, grouped, methods
 from specsim.explorer.scenarios import MOST_OF_LOAD, PLAIN, ExplorerScenario
 from specsim.operators import AUTO, PRECISIONS
 
@@ -71,8 +72,8 @@ def show(name: str, made: widgets.Widget, scenario: ExplorerScenario) -> None:
 
 
 def offer(made: widgets.Widget, choices: Sequence[Any], value: Any) -> None:
-    """Set what a control offers: `choices`, and the value that it has."""
-    options = [(str(choice), choice) for choice in choices]
+    """Set what a control of drafts offers: `choices`, and the value that it has."""
+    options = [(draft_label(choice), choice) for choice in choices]
     made.options = options if value in choices else _with(options, value)
     made.value = value
 
@@ -125,8 +126,8 @@ def _fraction(label: str, most: float, step: float) -> Callable[[Any, Sequence[s
 
 def _choice(label: str, choices: Sequence[Any]) -> Callable[[Any, Sequence[str]], widgets.Widget]:
     def build(value: Any, _: Sequence[str]) -> widgets.Widget:
-        options = [(str(choice), choice) for choice in choices]
-        if value not in choices:
+        options = [each if isinstance(each, tuple) else (str(each), each) for each in choices]
+        if value not in [option[1] for option in options]:
             options = _with(options, value)
         return widgets.Dropdown(options=options, value=value, description=label, style=_WIDE)
 
@@ -166,10 +167,10 @@ def _price(value: float, _: Sequence[str]) -> widgets.Widget:
 
 
 _BUILDERS: dict[str, Callable[[Any, Sequence[str]], widgets.Widget]] = {
-    "target": _choice("target", tuple(catalog.load("models"))),
-    "method": _choice("method", (*catalog.load("methods"), PLAIN)),
-    "draft": _choice("draft", tuple(catalog.load("models"))),
-    "accelerator": _choice("accelerator", tuple(catalog.load("accelerators"))),
+    "target": _choice("target", grouped("models")),
+    "method": _choice("method", (*methods(), (f"{PLAIN} (plain decoding)", PLAIN))),
+    "draft": _choice("draft", ()),
+    "accelerator": _choice("accelerator", grouped("accelerators")),
     "engine": _engines,
     "precision": _choice("precision", (AUTO, *PRECISIONS)),
     "batch": _stops("batch", BATCHES),
@@ -184,6 +185,6 @@ _BUILDERS: dict[str, Callable[[Any, Sequence[str]], widgets.Widget]] = {
     "rate": _limit("rate", "or requests/s", 0.0, 1.0),
     "prompt": _stops("prompt, tokens", TOKENS),
     "answer": _stops("answer, tokens", TOKENS[:9]),
-    "ttft_ms": _limit("ttft_ms", "TTFT at most, ms", 1.0, 50.0),
-    "tpot_ms": _limit("tpot_ms", "TPOT at most, ms", 1.0, 1.0),
+    "ttft_ms": _limit("ttft_ms", "TTFT limit, ms", 1.0, 50.0),
+    "tpot_ms": _limit("tpot_ms", "TPOT limit, ms", 1.0, 1.0),
 }

@@ -5,8 +5,11 @@ background. A move restores that background, draws the few moving artists over i
 encodes the buffer as a PNG: there is no new layout and no new figure.
 """
 
-from io import BytesIO
+import struct
+import zlib
 from typing import Any
+
+import numpy as np
 
 from specsim.checks.extras import needed
 from specsim.explorer.panels import Panel
@@ -17,7 +20,6 @@ with needed("the explorer", "notebooks"):
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
 
 WIDTH, HEIGHT = 480, 340  # CSS pixels of a picture shown at its own size
 SHARPNESS = 1.5  # device pixels for each CSS pixel
@@ -81,10 +83,21 @@ class FigureCanvas:
 
 
 def encode(agg: FigureCanvasAgg) -> bytes:
-    """The buffer as an opaque PNG."""
-    picture = Image.frombuffer(
-        "RGBA", agg.get_width_height(), agg.buffer_rgba(), "raw", "RGBA", 0, 1
-    )
-    out = BytesIO()
-    picture.convert("RGB").save(out, "PNG", compress_level=FASTEST)
-    return out.getvalue()
+    """The buffer as an opaque PNG.
+
+    Pillow tries five filters on every row; flat areas need none, and without them this takes a
+    third of the time, for a file of the same size.
+    """
+    pixels = np.asarray(agg.buffer_rgba())  # (height, width, RGBA)
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter, 0: none
+    for channel in range(3):
+        rows[:, 1 + channel :: 3] = pixels[:, :, channel]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.data, FASTEST)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)

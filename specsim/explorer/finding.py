@@ -12,12 +12,14 @@ from specsim.architecture import model
 from specsim.checks import SpecsimError
 from specsim.checks.extras import needed
 from specsim.explorer.choices import fitted
+from specsim.explorer.grouping import grouped, groups
 from specsim.explorer.live_view import LiveView
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 FOUND_IN = {"target": "models", "accelerator": "accelerators"}  # controls, and their tables
+WHOSE = {"target": "models of", "accelerator": "machines of"}
 _WIDE = {"description_width": "8.5em"}
 
 
@@ -37,16 +39,19 @@ def find(table: str, asked: str) -> list[str]:
 
 
 class Finder:
-    """Two fields above the choices: words that shorten them, and a model's own config.json, as the
-    name of a file or folder or as its text."""
+    """Fields above the choices: words and groups that shorten them, and a model's own config.json,
+    as the name of a file or folder or as its text. `groups` are lists by the control that they
+    shorten."""
 
     def __init__(self, view: LiveView) -> None:
         self.view = view
         self.words = self._field("find", "qwen 8b, h200, apple …", continuous_update=True)
         self.own = self._field("own model", "path or text of a config.json, GGUF")
+        self.groups = {control: self._list(control) for control in FOUND_IN}
         self.said = widgets.HTML()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self.words.observe(self._shorten, names="value")
+        for each in (self.words, *self.groups.values()):
+            each.observe(self._shorten, names="value")
         self.own.observe(self._take, names="value")
 
     def _field(self, name: str, example: str, **how: Any) -> widgets.Text:
@@ -59,13 +64,28 @@ class Finder:
         made.add_class(f"specsim-{name.split()[0]}")
         return made
 
-    def _shorten(self, change: Any) -> None:
+    def _list(self, control: str) -> widgets.Dropdown:
+        known = groups(FOUND_IN[control])
+        every = (f"all ({sum(map(len, known.values()))})", "")
+        made = widgets.Dropdown(
+            options=[every, *((f"{group} ({len(known[group])})", group) for group in known)],
+            value="", description=WHOSE[control], style=_WIDE,
+        )  # fmt: skip
+        made.layout.width = "100%"
+        made.add_class("specsim-control")
+        made.add_class(f"specsim-{control}-group")
+        return made
+
+    def _shorten(self, _: Any) -> None:
         counts = []
         for control, table in FOUND_IN.items():
-            found = find(table, change["new"])
+            found = find(table, self.words.value)
+            if group := self.groups[control].value:
+                found = [name for name in found if name in groups(table)[group]]
             counts.append(f"{len(found)} {table}")
-            self._offer(control, found or find(table, ""))
-        self._say(f"Found: {', '.join(counts)}." if change["new"].split() else "")
+            self._offer(control, grouped(table, found or None))
+        asked = self.words.value.split() or any(each.value for each in self.groups.values())
+        self._say(f"Found: {', '.join(counts)}." if asked else "")
 
     def _offer(self, control: str, names: list[str]) -> None:
         """Set the options of a control and keep its value, whatever it is."""

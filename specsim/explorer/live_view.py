@@ -31,14 +31,13 @@ from specsim.explorer.scenarios import (
     predict_scenario,
 )
 from specsim.explorer.sentences import describe
-from specsim.explorer.static_view import StaticView
+from specsim.explorer.static_view import VIEW, StaticView
 
 with needed("the explorer", "notebooks"):
     import ipywidgets as widgets
 
 SOON_S = 0.01  # how long the pictures wait that do not matter while a slider is dragged
 REST_S = 0.25  # a slider that has not moved for so long rests
-VIEW = "application/vnd.jupyter.widget-view+json"  # the MIME type of a widget
 Pause = tuple[float, Callable[[], None]]  # what is done so many seconds after the last move
 STYLE_SHEET = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 

@@ -122,12 +122,12 @@ class PredictedScenario(Resolved):
     def of(self, quantity: str) -> float:
         """A quantity of the prediction (`step_s`, `cycle_s`, `tokens_per_cycle`, …) at the gamma
         that is shown."""
-        return self._here(getattr(self.over, quantity))
+        return self.here(getattr(self.over, quantity))
 
     def band(self, quantity: str) -> tuple[float, float]:
         """The 80 % band of a quantity at the gamma that is shown."""
         low, high = self.over.band[quantity]
-        return self._here(low), self._here(high)
+        return self.here(low), self.here(high)
 
     @property
     def drafting_gamma(self) -> int:
@@ -155,7 +155,8 @@ class PredictedScenario(Resolved):
             return gammas[np.isin(gammas, (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 63))]
         return gammas
 
-    def _here(self, values: Any) -> float:
+    def here(self, values: Any) -> float:
+        """A value at the gamma that is shown, of values over all."""
         return self._at(values, self.at)
 
     def _at(self, values: Any, at: int) -> float:

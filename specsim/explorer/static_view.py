@@ -16,6 +16,7 @@ from specsim.checks.extras import needed
 with needed("the explorer", "notebooks"):
     from PIL import Image
 
+VIEW = "application/vnd.jupyter.widget-view+json"  # the MIME type of a widget
 COLOURS = 64  # of a stored picture: a third of the bytes, and no difference to the eye
 LIMIT_PX = 480  # the width of a picture in HTML
 

@@ -11,6 +11,7 @@ from specsim.checks.extras import needed
 with needed("the view of a sweep", "notebooks"):
     import ipywidgets
 
+    from specsim.explorer.static_view import VIEW, StaticView
     from specsim.figures import png
 
 NONE = "(one curve)"
@@ -25,6 +26,9 @@ class Swept(Protocol):
 
     @property
     def values(self) -> Floats: ...
+
+    @property
+    def problems(self) -> Mapping[tuple[Any, ...], str]: ...
 
     @property
     def name(self) -> str: ...
@@ -74,7 +78,7 @@ class SweepView:
         for name, control in self.fixed.items():
             control.layout.display = "none" if name in (along, each) else ""
         if along is None:
-            self.said.value = "No axis of this sweep holds numbers; see its table."
+            self._say("No axis of this sweep holds numbers; see its table.")
             self.image.layout.display = "none"
             self.table.value = as_table(self.swept)
             return
@@ -84,11 +88,35 @@ class SweepView:
         part = self.swept.selected(along, each, **fixed)
         self.table.value = as_table(part)
         missing = int((part.values != part.values).sum())
-        self.said.value = f"{missing} of {part.values.size} cannot be computed." if missing else ""
+        self._say(f"{missing} of {part.values.size} cannot be computed{why(part)}." * bool(missing))
         try:
             self.image.value = png(part.figure())
         except SpecsimError as error:
-            self.said.value = escape(str(error))
+            self._say(str(error))
+
+    def _say(self, words: str) -> None:
+        self.words = words
+        self.said.value = escape(words)
+
+    def bundle(self) -> dict[str, Any]:
+        """The widget, and for pages without a kernel its picture and what it says."""
+        along, each = self.along.value, self.each.value
+        told = [] if along is None else [f"{self.swept.name} against {along}"]
+        if told and each not in (NONE, along):
+            told.append(f"a curve for each {each}")
+        told += [f"{n} {c.value}" for n, c in self.fixed.items() if told and n not in (along, each)]
+        words = " ".join(filter(None, [f"{', '.join(told)}." * bool(told), self.words]))
+        pictures = [("Sweep", bytes(self.image.value))] if told and self.image.value else []
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return StaticView(words, pictures).bundle() | {VIEW: view}
+
+
+def why(part: Swept) -> str:
+    """The first problem of a part of a sweep, if there is one."""
+    for place, problem in part.problems.items():
+        at = ", ".join(f"{name} {value}" for name, value in zip(part.axes, place, strict=True))
+        return f"; at {at}: {problem}"
+    return ""
 
 
 def choice(label: str, options: list[Any], value: Any) -> Any:

@@ -85,7 +85,14 @@ class Sweep:
         order = [name for name in self.axes if name in wanted]
         if order != wanted:
             part = part.T
-        return Sweep({name: self.axes[name] for name in wanted}, part, {}, self.name)
+        names = list(self.axes)
+        held = {n: self.axes[n][i] for n, i in zip(names, at, strict=True) if n not in wanted}
+        problems = {}
+        for place, problem in self.problems.items():
+            setting = dict(zip(names, place, strict=True))
+            if all(setting[name] == value for name, value in held.items()):
+                problems[tuple(setting[name] for name in wanted)] = problem
+        return Sweep({name: self.axes[name] for name in wanted}, part, problems, self.name)
 
     def view(self) -> Any:
         """A widget: the picture, a choice of axes, a choice of values for the others, the table.
@@ -114,15 +121,16 @@ class Sweep:
         return head + "\n".join(lines)
 
     def _ipython_display_(self) -> None:
-        """A notebook shows the table, which a stored page keeps, and below it the widget."""
+        """A notebook shows the table, and below it the widget; a page without a kernel shows the
+        table and the widget's first picture."""
         from IPython.display import display
 
         display({"text/plain": repr(self), "text/markdown": self._repr_markdown_()}, raw=True)
         try:
-            box = self.view().box
+            view = self.view()
         except SpecsimError:
             return  # without ipywidgets or matplotlib the table is what there is
-        display(box)
+        display(view.bundle(), raw=True)
 
     def figure(self, name: str | None = None, *, unit_line: bool = False) -> "Figure":
         """A curve along the first axis for every value of the second, if there is one.

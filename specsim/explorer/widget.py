@@ -97,7 +97,9 @@ class Explorer(LiveView):
         sliders = _box("specsim-slide", *(self.controls[name] for name in SLIDERS))
         choices = [self.controls[name] for name in CHOICES]
         choices.insert(CHOICES.index("survival"), self.task.choice)
-        finder = (self.finder.words, self.finder.own, self.finder.said)
+        for control, group in self.finder.groups.items():  # a group above what it shortens
+            choices.insert(choices.index(self.controls[control]), group)
+        finder = (self.finder.words, self.finder.said, self.finder.own)
         choose = _box("specsim-choose", *finder, *choices, self.note)
         pictures = _box("specsim-show", *self.frames)
         two = _box("specsim-presets", *self.comparison.buttons, self.stream)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from specsim.checks import ArrayLike, Floats
 from specsim.figures.style import COLOURS, DASHES, by_decades, shades, styled
@@ -46,9 +47,12 @@ def requests_over_time(
     )  # fmt: skip
     most = run.loop.server.max_seqs
     if decoding.max() >= 0.9 * most:
-        axes.axhline(most, color=COLOURS["plain"], linewidth=1.0, label=f"{most} places")
+        axes.axhline(
+            most, color=COLOURS["plain"], linewidth=1.0, label=f"{most} place{'s' * (most != 1)}"
+        )
     axes.set_xlim(0.0, last)
     axes.set_ylim(0.0, 1.5 * max(float((decoding + waiting).max()), 1.0))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("time (s)")
     axes.set_ylabel("in flight (requests)")
     axes.set_title(title)

@@ -68,7 +68,10 @@ def keep(page: Any, name: str) -> Path:
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.png"
     driving.settle(page)
-    size = page.execute_script("return [innerWidth, document.documentElement.scrollHeight]")
+    size = page.execute_script(
+        """return [innerWidth, Math.ceil(40 + Math.max(document.documentElement.scrollHeight,
+          document.querySelector(".specsim-explorer").getBoundingClientRect().height))]"""
+    )
     before = page.execute_script("return [innerWidth, innerHeight]")
     driving.resize(page, size[0], max(size[1], before[1]))
     driving.settle(page)
@@ -121,7 +124,7 @@ def test_every_preset_tells_its_story(page: Any, told: Any) -> None:
     driving.until(lambda: driving.sentence(page) != said)
     assert told.scenario.target in driving.sentence(page)
     link = f"preset={told.key}"
-    driving.until(lambda: driving.text(page, ".specsim-take a") == f"?{link}")
+    driving.until(lambda: driving.text(page, ".specsim-take a[href^='?']") == f"?{link}")
     keep(page, f"preset-{told.key}")
 
 
@@ -148,7 +151,7 @@ def test_a_new_target_takes_a_draft_that_fits(page: Any) -> None:
     choice("target").select_by_visible_text("qwen3-8b")
     driving.until(lambda: "drafts: it has the tokenizer of qwen3-8b" in driving.sentence(page))
     assert "No prediction" not in driving.sentence(page)
-    offered = {option.text for option in choice("draft").options}
+    offered = {option.text.split()[0] for option in choice("draft").options}
     assert "qwen3-0.6b" in offered
     assert "llama-3.2-1b" not in offered
     keep(page, "another-target")
@@ -236,13 +239,16 @@ def test_a_pointer_finds_values_over_the_pictures(page: Any) -> None:
         assert all(near < 2 for _, near in found), found
 
 
-def test_random_clicks_leave_no_error(page: Any) -> None:
+@pytest.mark.parametrize(("size", "seed"), [(WIDE, 7), (NARROW, 8)])
+def test_random_clicks_leave_no_error(page: Any, size: tuple[int, int], seed: int) -> None:
     """A walk with the browser's own clicks: no blank picture, no error on the console."""
     import random
 
     from selenium.webdriver.support.ui import Select
 
-    chance = random.Random(7)
+    driving.resize(page, *size)
+    driving.until(lambda: page.execute_script("return innerWidth") == size[0])
+    chance = random.Random(seed)
     for _ in range(20):
         kind = chance.choice(["preset", "choice", "choice", "slider"])
         if kind == "preset":
@@ -251,7 +257,8 @@ def test_random_clicks_leave_no_error(page: Any) -> None:
             name = chance.choice(["batch", "context", "gamma", "alpha"])
             driving.handle(page, name).send_keys("\ue00f" if chance.random() < 0.5 else "\ue00e")
         else:
-            name = chance.choice(["target", "method", "draft", "accelerator", "engine"])
+            names = ["target", "method", "draft", "accelerator", "engine"]
+            name = chance.choice([*names, "target-group", "accelerator-group"])
             select = Select(page.find_element("css selector", f".specsim-{name} select"))
             if select._el.is_enabled():
                 select.select_by_index(chance.randrange(len(select.options)))
@@ -259,6 +266,64 @@ def test_random_clicks_leave_no_error(page: Any) -> None:
         assert driving.sentence(page)
         assert "No prediction" not in driving.sentence(page)
         assert all(driving.pictures(page).values())
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    assert width <= size[0]
+
+
+def test_a_keyboard_reaches_and_moves_everything(page: Any) -> None:
+    """Tab goes through every control that is enabled, and shows where it is; arrows, letters and
+    Enter move what they reach."""
+    from selenium.webdriver.common.keys import Keys
+
+    focused = """const e = document.activeElement, control = e.closest(".specsim-control, button");
+      const style = getComputedStyle(e), ring = style.outlineStyle !== "none" || style.boxShadow
+        !== "none" || e.matches("select, input");
+      return [control ? control.className : e.tagName, ring]"""
+    page.find_element("css selector", "body").click()
+    page.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
+    reached, unseen = set(), []
+    for _ in range(60):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        names, ring = page.execute_script(focused)
+        if names == "BODY":  # after the last
+            continue
+        reached |= {name for name in names.split() if name.startswith("specsim-")}
+        if not ring:
+            unseen.append(names)
+    assert unseen == []
+    wanted = (
+        "batch", "context", "gamma", "alpha", "find", "own", "target-group", "target", "method",
+        "draft", "accelerator-group", "accelerator", "engine", "precision", "tensor-parallel",
+        "survival", "temperature", "price-per-hour", "users", "rate", "prompt", "answer",
+        "preset-moe", "task",
+    )  # fmt: skip
+    disabled = page.execute_script(
+        """return [...document.querySelectorAll(".specsim-control")].filter((e) =>
+          e.querySelector("select:disabled, input:disabled")).map((e) => e.className).join(" ")"""
+    )
+    missed = [n for n in wanted if f"specsim-{n}" not in reached and f"-{n} " not in disabled + " "]
+    assert missed == []
+    select = page.find_element("css selector", ".specsim-target select")
+    select.send_keys("qwen3-8b")
+    driving.until(lambda: driving.sentence(page).find("qwen3-8b in ") >= 0)
+
+
+def test_a_group_shortens_a_list_and_keeps_what_is_set(page: Any) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    def choice(name: str) -> Any:
+        return Select(page.find_element("css selector", f".specsim-{name} select"))
+
+    choice("target-group").select_by_index(0)  # whatever a test before has left
+    driving.until(lambda: len(choice("target").options) > 100)
+    count = len(choice("target").options)
+    group = next(o.text for o in choice("target-group").options if o.text.startswith("Gemma"))
+    choice("target-group").select_by_visible_text(group)
+    driving.until(lambda: len(choice("target").options) < 20)
+    assert choice("target").first_selected_option.text == PRESETS[0].scenario.target
+    assert any(option.text == "gemma-2-9b" for option in choice("target").options)
+    choice("target-group").select_by_index(0)
+    driving.until(lambda: len(choice("target").options) == count)
 
 
 def test_the_map_can_be_over_gamma(page: Any) -> None:
@@ -273,7 +338,7 @@ def test_the_map_can_be_over_gamma(page: Any) -> None:
 def test_code_is_copied(page: Any) -> None:
     grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     page.execute_cdp_cmd("Browser.grantPermissions", grant)
-    button = page.find_element("css selector", ".specsim-code button")
+    button = page.find_element("css selector", ".specsim-take .specsim-code button")
     button.click()
     driving.until(lambda: button.text == "copied")
     copied = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
@@ -301,6 +366,52 @@ def test_latencies_are_kept(page: Any) -> None:
     assert all(0 < each < 20_000 for each in found)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "latencies_ms.json").write_text(json.dumps([round(each, 1) for each in found]))
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_a_page_without_a_kernel_shows_pictures_and_words(
+    window: Any, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """What nbconvert makes of a stored notebook: no widget, no script of ours."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    from specsim import explorer
+
+    swept = explorer.sweep(lambda alpha, batch: alpha / batch, {"alpha": [0.5, 1], "batch": [1, 2]})
+    shown = [
+        explorer.Explorer(measurements=None),
+        explorer.speedup_vs_gamma(preset="moe", measurements=None),
+        explorer.many_users(users=8),
+    ]
+    bundles = [each._repr_mimebundle_() for each in shown] + [swept.view().bundle()]
+    outputs = [nbformat.v4.new_output("display_data", bundle) for bundle in bundles]
+    cells = [nbformat.v4.new_code_cell("", outputs=[output]) for output in outputs]
+    book = nbformat.v4.new_notebook(cells=cells)
+    for cell in book.cells:  # as a stored notebook has it
+        for output in cell.outputs:
+            output.data.pop("application/vnd.jupyter.widget-view+json")
+    path = tmp_path / "stored.html"
+    path.write_text(HTMLExporter().from_notebook_node(book)[0], encoding="utf-8")
+    driving.resize(window, *size)
+    window.get(path.as_uri())
+    driving.until(lambda: window.execute_script("return document.readyState") == "complete")
+    found = window.execute_script(
+        """return [...document.querySelectorAll(".jp-OutputArea-output")].map((e) =>
+          [[...e.querySelectorAll("img")].map((i) => [i.naturalWidth, i.alt.length,
+            i.getBoundingClientRect().right]), e.textContent.trim().length])"""
+    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    window.save_screenshot(str(OUT / f"static-{size[0]}.png"))
+    driving.complaints(window)
+    driving.strangers(window)  # of nbconvert's page, not of ours
+    assert [len(pictures) for pictures, _ in found] == [4, 1, 0, 1]  # many users: words alone
+    for pictures, words in found:
+        assert words > 20
+        for width, alt, right in pictures:
+            assert width > 300
+            assert alt > 20
+            assert right <= size[0]
 
 
 def test_a_link_opens_its_scenario(window: Any, address: str) -> None:

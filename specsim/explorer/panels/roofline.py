@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from specsim.cost import ModelPass
+from specsim.explorer.panels.moving_label import MovingLabel
 from specsim.explorer.panels.protocol import axes_of
 from specsim.explorer.scenarios import PredictedScenario
 from specsim.figures import COLOURS
@@ -43,11 +44,11 @@ def points(shown: PredictedScenario) -> dict[str, RooflinePoint]:
     found = {"plain": both[0]}
     if shown.drafter is None or shown.gamma == 0:
         return found
-    drafting = shown.predict(gamma=shown.gamma).drafting
+    drafting = shown.over.drafting
     passes = [entry for _, entry in drafting.entries if isinstance(entry, ModelPass)]
     if passes:  # a lookup moves nothing
-        flops, moved = float(np.ravel(drafting.flops)[0]), float(np.ravel(drafting.bytes_moved)[0])
-        took_s = float(np.ravel(drafting.seconds)[0]) * passes[0].system.tensor_parallel
+        flops, moved = shown.here(drafting.flops), shown.here(drafting.bytes_moved)
+        took_s = shown.here(drafting.seconds) * passes[0].system.tensor_parallel
         found["draft"] = RooflinePoint(flops / moved, flops / took_s)
     return found | {"verify": both[-1]}
 
@@ -66,6 +67,13 @@ class RooflinePanel:
 
     def __init__(self) -> None:
         self.moving: Sequence[Artist] = ()
+        self._known: tuple[PredictedScenario, dict[str, RooflinePoint]] | None = None
+
+    def points(self, shown: PredictedScenario) -> dict[str, RooflinePoint]:
+        """The passes of a scenario, computed once for each that is shown."""
+        if self._known is None or self._known[0] is not shown:
+            self._known = (shown, points(shown))
+        return self._known[1]
 
     def freeze(self, figure: Figure, shown: PredictedScenario) -> None:
         axes = self.axes = axes_of(figure, self.title, left=0.16)
@@ -74,7 +82,7 @@ class RooflinePanel:
         bandwidth = float(accelerator.bandwidth_bytes_per_s)
         x = np.geomspace(*INTENSITIES, 200)
         roof = np.minimum(rate, bandwidth * x)
-        at = points(shown)
+        at = self.points(shown)
         lowest = min(point.flops_per_s for point in at.values())
         axes.set(xscale="log", yscale="log", xlim=INTENSITIES)
         axes.set_ylim(min(lowest / MARGIN, roof[0]), MARGIN * roof[-1])
@@ -98,23 +106,21 @@ class RooflinePanel:
         for name, marker, side in (("plain", "o", -1), ("draft", "^", 1), ("verify", "s", 1)):
             colour = COLOURS[name]
             (self.markers[name],) = axes.plot([], [], marker, color=colour, markersize=8)
-            self.labels[name] = axes.annotate(
-                name, (1, 1), xytext=(side * 8, side * -4), textcoords="offset points",
-                color=colour, fontweight="bold", ha="left" if side > 0 else "right",
-                va="top" if side > 0 else "bottom", annotation_clip=True,
-            )  # fmt: skip
+            self.labels[name] = MovingLabel(axes, name, (side * 8, side * -5), color=colour)
+            figure.add_artist(self.labels[name])
         self.moving = (self.widening, *self.markers.values(), *self.labels.values())
 
     def move(self, shown: PredictedScenario) -> None:
-        at = points(shown)
+        at = self.points(shown)
+        places = {name: (point.intensity, point.flops_per_s) for name, point in at.items()}
         for name, marker in self.markers.items():
             visible = name in at
             marker.set_visible(visible)
             self.labels[name].set_visible(visible)
             if visible:
-                where = (at[name].intensity, at[name].flops_per_s)
-                marker.set_data([where[0]], [where[1]])
-                self.labels[name].xy = where
+                marker.set_data([places[name][0]], [places[name][1]])
+                other = places.get("draft") if name == "verify" else None
+                self.labels[name].place(places[name], clear_of=other)
         self.widening.set_visible("verify" in at)
         if "verify" in at:
             ends = (at["plain"], at["verify"])
@@ -124,7 +130,7 @@ class RooflinePanel:
 
     def holds(self, shown: PredictedScenario) -> bool:
         low, high = self.axes.get_ylim()
-        return all(low < point.flops_per_s < high for point in points(shown).values())
+        return all(low < point.flops_per_s < high for point in self.points(shown).values())
 
 
 def si(value: float) -> str:

@@ -54,13 +54,13 @@ class SpeedupVsGammaPanel:
         (self.measured,) = axes.plot(
             [], [], "D", color="white", markeredgecolor=COLOURS["plain"], markersize=6
         )
-        self.note = axes.text(
-            0.985, 0.03, "", transform=axes.transAxes, ha="right", va="bottom", fontsize="small",
-            color="#555555",
+        self.note = axes.text(  # it seldom changes, and then the axes are drawn again
+            0.985, 0.03, self._told(shown), transform=axes.transAxes, ha="right", va="bottom",
+            fontsize="small", color="#555555",
         )  # fmt: skip
         self.moving = (
             self.band, self.before, self.curve, self.best, self.shown, self.spread, self.measured,
-            self.label, self.note,
+            self.label,
         )  # fmt: skip
 
     def move(self, shown: PredictedScenario) -> None:
@@ -82,13 +82,18 @@ class SpeedupVsGammaPanel:
         near = self.markers.near(shown)[:MOST]
         self.measured.set_data([m.gamma for m in near], [m.speedup for m in near])
         self.spread.set_data(*_bars(near))
+
+    def _told(self, shown: PredictedScenario) -> str:
+        """What the marks mean."""
         told = "□ best γ   ● shown   shaded: 80 % band"
-        told = told if kept is None else f"- - A   {told}"
-        self.note.set_text(f"◇ measured   {told}" if near else told)
+        if self.kept is not None:
+            told = f"- - A   {told}"
+        return f"◇ measured   {told}" if self.markers.near(shown) else told
 
     def holds(self, shown: PredictedScenario) -> bool:
         high = shown.over.band["speedup"][1]
-        return shown.over.gamma[-1] == self.last and float(high.max()) <= self.axes.get_ylim()[1]
+        same = shown.over.gamma[-1] == self.last and self._told(shown) == self.note.get_text()
+        return same and float(high.max()) <= self.axes.get_ylim()[1]
 
 
 def _bars(near: Sequence[Marker]) -> tuple[list[float], list[float]]:
