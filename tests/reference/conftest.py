@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reference import packing
 from reference.decoding import speculate
 from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
@@ -18,6 +19,7 @@ from specsim.architecture import Architecture
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `thresholds`
 
+packing.PACKED_FROM = 0  # the tests' small matrices are packed as large ones are
 NEAR_TIE = 1e-4  # logits closer than this may change places when a pass has more rows
 
 

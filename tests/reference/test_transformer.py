@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from reference import packing
 from reference.cache import KVCache
 from reference.packing import PackedLinear, can_pack, pack
 from reference.transformer import MAX_GAMMA, Transformer, prefill, rotary_table
@@ -218,6 +219,15 @@ def test_packing_changes_the_layout_and_not_the_result(tiny, dtype, tolerance, f
         logits, expected = packed(tokens), model(tokens)
     assert logits.dtype == dtype
     assert_close(logits, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_small_matrices_in_fp32_stay_as_they_are(monkeypatch) -> None:
+    monkeypatch.setattr(packing, "PACKED_FROM", 4 * 64 * 64)
+    for dtype, size, packs in (
+        (torch.float32, 63, False), (torch.float32, 64, True), (torch.bfloat16, 8, True)
+    ):  # fmt: skip
+        made = pack(torch.nn.ModuleList([torch.nn.Linear(64, size, dtype=dtype)]))[0]
+        assert isinstance(made, PackedLinear) == (packs and can_pack(torch.empty(1, dtype=dtype)))
 
 
 def test_float64_is_never_packed() -> None:
