@@ -18,7 +18,7 @@ from specsim.architecture import Architecture
 from specsim.evidence.calibration import StageProbe
 
 PROMPT = 8  # tokens: reading more takes longer than the cycles after it, and tells nothing
-TOKENS = 4  # a few cycles, since most drafts of an unrelated model are rejected; rounds tell more
+TOKENS = 3  # a few cycles, since most drafts of an unrelated model are rejected; rounds tell more
 NUCLEUS = 0.9  # of random logits so small a part of the vocabulary that it is not sorted whole
 
 
