@@ -59,10 +59,10 @@ def serve(
     listening = bound(options.host, options.port)
     if on_cpu and not options.eager:
         with ended_by(signal.SIGTERM):
-            prepare(slots, options.compile, lambda line: print(f"reference: {line}", file=sys.stderr))
+            prepare(slots, options.compile, tell)
     listening.listen(2048)  # from here on clients may connect
     url = f"http://{options.host}:{listening.getsockname()[1]}"
-    print(f"reference: {about_chats}", file=sys.stderr)
+    tell(about_chats)
     limits = Limits(options.max_body_bytes, options.max_queue, options.max_seconds)
 
     async def run() -> None:
@@ -126,6 +126,11 @@ def require_context(length: int | None, target: Transformer) -> None:
     most = target.architecture.max_context
     if length is not None and not 2 <= length <= most:
         raise SpecsimError(f"--max-model-len must be between 2 and {most}, not {length}")
+
+
+def tell(line: str) -> None:
+    """Write a line for the person who has started the server."""
+    print(f"reference: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
