@@ -135,9 +135,11 @@ def tell(line: str) -> None:
 
 @contextmanager
 def ended_by(number: int) -> Iterator[None]:
-    """Let a signal end the process as an exception does, so that nothing half made is left."""
+    """Let a signal end the process as an exception does, so that nothing half made is left. A
+    second one ends it at once: an exception in a finalizer is lost."""
 
     def end(*_) -> None:
+        signal.signal(number, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
     before = signal.signal(number, end)
