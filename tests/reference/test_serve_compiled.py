@@ -17,7 +17,7 @@ import pytest
 import torch
 from test_serve_engine import CONTEXT, Served, fresh, mixed
 
-from reference import DraftModel, NoDrafter, __main__, artefacts, graphs
+from reference import DraftModel, NoDrafter, __main__, artefacts, graphs, tracing
 from reference.artefacts import Found
 from reference.packing import pack
 from reference.sampling import SamplingParameters
@@ -125,15 +125,20 @@ def test_planted_a_value_that_the_trace_has_frozen_is_noticed(
     assert texts() != eager
 
 
-def test_stages_do_not_depend_on_how_many_slots_there_are(pair, compiled) -> None:
+@torch.inference_mode()
+def test_stages_do_not_depend_on_how_many_slots_there_are(pair, place) -> None:
     target, draft = pair
-    prepare(Slots(target, DraftModel(draft, 1), 2, CONTEXT), True, lambda line: None)
-    compiled.clear()
-    slots = Slots(target, DraftModel(draft, 1), 4, CONTEXT)
-    prepare(slots, False, lambda line: None)
-    assert {variant[0] for variant in slots.compiled} == {1, 2}
-    prepare(slots, True, lambda line: None)
-    assert len(compiled) == 3 * len(COMPILED), "more than the stages of four rows"
+    few, many = (Slots(target, DraftModel(draft, 2), count, CONTEXT) for count in (2, 4))
+    for kind in COMPILED:
+        cycles = [slots.cycle(2, kind)[0] for slots in (few, many)]
+        for cycle in cycles:
+            tracing.warm_up(cycle)
+        one, other = map(artefacts.key_of, cycles)
+        assert artefacts.difference(one, other) is None
+        assert artefacts.folder_of(cycles[0]) == artefacts.folder_of(cycles[1])
+    larger = Slots(target, DraftModel(draft, 2), 2, CONTEXT + 1).cycle(2, "plain")[0]
+    tracing.warm_up(larger)
+    assert "is [[2, " in str(artefacts.difference(one, artefacts.key_of(larger)))
 
 
 # What is made, and when
