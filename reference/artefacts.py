@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from reference.cycle import Cycle
+from reference.kept import PLACE, cache_folder
 from reference.machine import cpu_name
 from reference.places import leaves, plain
 from reference.tracing import (
@@ -45,7 +46,6 @@ from reference.transformer import Transformer
 from specsim.checks import SpecsimError
 from specsim.checks.files import read_json, write_json
 
-PLACE = "SPECSIM_COMPILED"  # the environment variable: a folder, or "off"
 KEY = "key.json"
 CODE = ("reference", "specsim/architecture")  # folders whose code the stages run
 
@@ -90,9 +90,7 @@ def are_kept(*kind: Any) -> bool:
     """Whether stages for this kind of run on a CPU are kept on disk, whatever they are worth; the
     arguments are those of `kind_name`."""
     place = cache_folder() if kind[0].device.type == "cpu" else None
-    if place is None or not os.path.isdir(place):  # which raises nothing, whatever the path
-        return False
-    return os.path.isdir(place / kind_name(*kind))
+    return place is not None and os.path.isdir(place / kind_name(*kind))
 
 
 def is_kept(cycle: Cycle) -> bool:
@@ -103,22 +101,6 @@ def is_kept(cycle: Cycle) -> bool:
 
 
 # ------------------------------------------------------------------------------------ where
-
-
-def cache_folder() -> Path | None:
-    """Where compiled stages are kept: $SPECSIM_COMPILED, by default `specsim/compiled` in the
-    user's cache folder; None if it is "off" or there is no such folder."""
-    said = os.environ.get(PLACE, "")
-    if said == "off" or not hasattr(os, "getuid"):  # without owners nobody can be trusted
-        return None
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        if said:
-            return Path(said).expanduser()
-        base = Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
-    except RuntimeError:  # no such home
-        return None
-    return base / "specsim/compiled"
 
 
 def kind_name(target, drafter, batch: int, settings) -> str:

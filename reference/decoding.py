@@ -18,6 +18,7 @@ from reference.artefacts import are_kept
 from reference.cycle import Cycle
 from reference.drafters import Drafter, NoDrafter
 from reference.graphs import Recordings, kept_by, window_of
+from reference.kept import anything_is_kept
 from reference.sampling import SamplingParameters
 from reference.sequences import AsyncCopy, CycleResult
 from reference.settings import (
@@ -204,7 +205,7 @@ def stream(
         None if survival is None else checked_survival(survival, drafter.gamma),
         mode_for(target.device, mode),
     )
-    if mode is None and are_kept(target, drafter, len(prompts), settings):
+    if mode is None and anything_is_kept() and are_kept(target, drafter, len(prompts), settings):
         settings = replace(settings, mode="kept")
     context = target.architecture.max_context
     remaining = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]

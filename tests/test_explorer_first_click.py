@@ -32,7 +32,9 @@ def choices(name: str, scenario: ExplorerScenario) -> list[object]:
     return [] if name == "survival" else [made.min, made.max]
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    "start", [pytest.param(s, marks=[pytest.mark.slow] * (n % 2)) for n, s in enumerate(STARTS)]
+)
 def test_every_choice_of_every_control_gives_a_prediction(start: str) -> None:
     tried = 0
     for name in NAMES:

@@ -130,7 +130,10 @@ def test_type_is_large_enough_for_a_phone(name: str, point) -> None:
     assert min(sizes) / 72 * pixels_per_inch >= 8.5
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (n % 3 > 0)) for n, name in enumerate(EVERY)],
+)
 def test_the_same_figure_is_the_same_file(name: str, point) -> None:
     first, second = (figures.png(drawn(name, point)) for _ in range(2))
     assert first == second

@@ -318,7 +318,14 @@ def no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "serve", ended)
 
 
-@pytest.mark.parametrize("line", [c for c in decoder_commands() if c not in DECODER_NOT_RUN])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(c, marks=[pytest.mark.slow] * ("--compile" in c))  # a minute of the compiler
+        for c in decoder_commands()
+        if c not in DECODER_NOT_RUN
+    ],
+)
 def test_a_command_of_the_decoder_succeeds(line: str, reader: Path, no_requests, capsys) -> None:
     more = next((added for start, added in FEW.items() if line.startswith(start)), [])
     words = shlex.split(line.replace("FOLDER", str(reader)).replace("TEXT", "'import os'"))

@@ -151,7 +151,7 @@ def compared(
     note("", *tables.calibration_table(calibration))
     texts = QUICK.trained.texts if quick else pair.effort.texts
     survival = survival_of(pair, gamma, texts)
-    host = cost_of_serving(gamma, name, max(streams))
+    host = cost_of_serving(gamma, name, max(streams), quick)
     note("", *host.lines())
     system = host.added_to(calibration.system)
     note("", f"acceptance at temperature 1, from calibration prompts: {said(survival)}")

@@ -94,7 +94,15 @@ def test_greedy_speculation_in_float32_with_other_gammas(
     check_greedy_speculation(pair, prompts, plain, agree, gamma)
 
 
-@pytest.mark.parametrize("shape", [(2,), (4, 2, 1), (1, 1, 2, 2), "confidence"], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (4, 2, 1),
+        "confidence",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ((2,), (1, 1, 2, 2))),
+    ],
+    ids=str,
+)
 def test_greedy_trees_write_the_same_text(pair, prompts, plain, agree, shape) -> None:
     target, draft = pair
     if shape == "confidence":

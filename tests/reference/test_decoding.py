@@ -394,7 +394,11 @@ SETTINGS = [
 
 @pytest.mark.parametrize(
     ("gamma", "options"),
-    [*((gamma, SETTINGS[0]) for gamma in (0, 1, 4)), *((2, options) for options in SETTINGS)],
+    [
+        (0, SETTINGS[0]),
+        *(pytest.param(gamma, SETTINGS[0], marks=pytest.mark.slow) for gamma in (1, 4)),
+        *((2, options) for options in SETTINGS),
+    ],
     ids=str,
 )
 def test_sampled_texts_have_the_targets_distribution(

@@ -346,7 +346,13 @@ def kinds_and_settings() -> list:
     settings in turn with the others."""
     turn = itertools.cycle(SETTINGS)
     every = ("draft model", "n-gram")
-    return [(k, SETTINGS if k in every else [SETTINGS[1], next(turn)]) for k in DRAFTERS]
+    return [
+        pytest.param(
+            kind, SETTINGS if kind in every else [SETTINGS[1], next(turn)],
+            marks=[pytest.mark.slow] * (kind not in every and place % 2),
+        )
+        for place, kind in enumerate(DRAFTERS)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "some"), kinds_and_settings())

@@ -38,7 +38,9 @@ def test_a_target_in_bf16_lends_its_keys_and_values(tiny) -> None:
     assert all(len(tokens) == 40 for tokens in run.tokens)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_sampled_texts_have_the_targets_distribution(tiny, sampled_texts, dtype) -> None:
     target = tiny(11, dtype=dtype, vocab_size=sampled_texts.SIZE, **SMALL)
     drafter = QuantisedSelf(2, "int4-g32")

@@ -175,8 +175,14 @@ def test_the_parameters_are_those_the_architecture_counts(tiny) -> None:
 # Sixteen bits
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("length", [40, 2500], ids=["whole", "in chunks"])  # on a GPU
+@pytest.mark.parametrize(
+    ("device", "length"),
+    [
+        ("cpu", 40),
+        pytest.param("cpu", 2500, marks=pytest.mark.slow),
+        *(pytest.param("cuda", length, marks=pytest.mark.gpu) for length in (40, 2500)),
+    ],
+)  # 2,500 are read in chunks on a GPU
 def test_logits_in_bfloat16_are_near_those_of_float64(tiny, device: str, length: int) -> None:
     """Of a prefill and a verification: the kernels that are measured on a GPU."""
     shape = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 384, "max_context": 4096}

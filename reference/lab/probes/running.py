@@ -16,7 +16,7 @@ from reference.machine import PRECISION_OF, environment
 from reference.statistics import Statistics
 from specsim.evidence.calibration import Probes
 
-LIMIT_S = 27.0  # after the start: no round begins that would end later, except the first two
+LIMIT_S = 21.0  # after the start: no round begins that would end later, except the first two
 
 
 class Run:
