@@ -15,7 +15,7 @@ that were counted: what is tried is the time. `make bench-servers` installs vLLM
 of its own; without it the rest is measured.
 
 With `--compile` our server and the decoder run compiled stages, which are compiled first where they
-are not kept on disk: up to a minute for each number of rows. Probes and prediction are of stages as
+are not kept on disk: about a minute for each number of rows. Probes and prediction are of stages as
 they are written, so nothing is predicted then.
 """
 

@@ -235,7 +235,7 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--compile", action="store_true",
         help="on a CPU: compile all that greedy and plainly sampled texts may need before it "
-        "listens, up to a minute each, and keep it on disk; later starts load what is kept",
+        "listens, about a minute each, and keep it on disk; later starts load what is kept",
     )  # fmt: skip
     place = sub.add_argument_group("where it listens, and for whom")
     place.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")

@@ -2,7 +2,7 @@
 
 A cycle has 1, 2, 4, … rows, a window that is a power of two or the context, and a kind of sampling.
 Each of these sets is compiled by itself, and kept on disk (see `artefacts`). What is not there when
-the server begins to listen runs eagerly as long as it serves: compiling takes up to a minute, and
+the server begins to listen runs eagerly as long as it serves: compiling takes a minute or so, and
 requests would wait for it.
 """
 
@@ -51,7 +51,7 @@ def prepare(slots: Slots, may_compile: bool, say: Callable[[str], object]) -> No
     wanted, reasons = variants(slots), dict[str, None]()
     if may_compile:
         say(
-            f"{len(wanted)} sets of compiled stages in {cache_folder()}; a new one takes up to a "
+            f"{len(wanted)} sets of compiled stages in {cache_folder()}; a new one takes about a "
             "minute; filters (top_k, top_p, min_p, penalties, min_tokens) run eagerly"
         )
     for number, variant in enumerate(wanted, 1):
