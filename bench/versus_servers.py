@@ -2,6 +2,7 @@
 and predicted, on one machine in one run.
 
     python bench/versus_servers.py [--vllm PYTHON] [--rounds 3] [--streams 1 2 4 8] [--out FILE]
+                                   [--compile] [--servers-only]
 
 The bundled pair, greedy, three texts a stream, the same weights and dtype everywhere; plain and
 with a draft model. The loads are sent in turn to every server, round after round, while the others
@@ -12,6 +13,10 @@ whose engine is fitted to its own plain runs at the fewest and the most streams,
 kernels. Tokens per cycle are those
 that were counted: what is tried is the time. `make bench-servers` installs vLLM into an environment
 of its own; without it the rest is measured.
+
+With `--compile` our server and the decoder run compiled stages, which are compiled first where they
+are not kept on disk: about a minute for each number of rows. Probes and prediction are of stages as
+they are written, so nothing is predicted then.
 """
 
 import argparse
@@ -46,6 +51,7 @@ VLLM_SETTINGS = {
 }  # fmt: skip
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # vLLM's names
 PER_STREAM, ANSWER, PROMPT = 3, 96, 32  # texts of a stream; tokens
+LONGEST = 256  # tokens of a text of a server with compiled stages: one window
 
 
 def vllm_server(python: str, gamma: int, dtype: str):
@@ -92,17 +98,26 @@ def main() -> int:
     parser.add_argument("--streams", type=int, nargs="+", default=list(served.STREAMS))
     parser.add_argument("--gamma", type=int, default=served.GAMMA)
     parser.add_argument("--dtype", choices=DTYPES, help="default: the faster one here")
+    parser.add_argument("--compile", action="store_true", help="ours runs compiled stages")
+    parser.add_argument("--servers-only", action="store_true", help="leave out the decoder")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cpu = torch.device("cpu")
     dtype = dtype_named(options.dtype) if options.dtype else fastest_dtype(cpu)[0]
     name, about = PRECISION_OF[dtype], asdict(environment(cpu))
-    print(f"{about['device']}, {name}; probing …", flush=True)
-    calibration = fit(run_probes(cpu, dtype), about)
-    host = cost_of_serving(options.gamma, name, max(options.streams))
-    print(*host.lines(), sep="\n", flush=True)
+    print(f"{about['device']}, {name}", flush=True)
+    calibration = host = None
+    if options.compile:
+        print("compiled stages: the prediction is of eager ones, so nothing is predicted; what is "
+              "not kept is compiled, for minutes …", flush=True)  # fmt: skip
+    else:
+        print("probing …", flush=True)
+        calibration = fit(run_probes(cpu, dtype), about)
+        host = cost_of_serving(options.gamma, name, max(options.streams))
+        print(*host.lines(), sep="\n", flush=True)
+    compiled_for = LONGEST if options.compile else None
     makers = {
-        ("ours", gamma): our_server(gamma, name, max(options.streams))
+        ("ours", gamma): our_server(gamma, name, max(options.streams), compiled_for=compiled_for)
         for gamma in (0, options.gamma)
     }
     if Path(options.vllm).exists():
@@ -113,30 +128,38 @@ def main() -> int:
     pair = reference.load_pair("bundled", dtype=dtype)[:2]
     with ExitStack() as stack:
         servers = {key: stack.enter_context(maker) for key, maker in makers.items()}
-        found = measure(pair, servers, options.streams, options.gamma, options.rounds)
-    rows = with_predictions(found, pair, calibration.system, host)
+        mode = "compiled" if options.compile else "eager"
+        decodes = None if options.servers_only else mode
+        found = measure(pair, servers, options.streams, options.gamma, options.rounds, decodes)
+    systems = {} if host is None else systems_of(found, pair, calibration.system, host)
+    rows = with_predictions(found, pair, systems)
     report(rows, options.gamma)
     if options.out:
         document = {
             "environment": about, "dtype": name, "gamma": options.gamma, "rounds": options.rounds,
-            "answer_tokens": ANSWER, "prompt_tokens": PROMPT, "rows": rows,
-            "serving_adds": asdict(host), "calibration": to_json(calibration),
+            "answer_tokens": ANSWER, "prompt_tokens": PROMPT, "mode": mode, "rows": rows,
         }  # fmt: skip
+        if host is not None:
+            document |= {"serving_adds": asdict(host), "calibration": to_json(calibration)}
         write_json(options.out, document)
     return 0
 
 
-def measure(pair, servers: dict, streams: list[int], gamma: int, rounds: int) -> Loads:
-    """Every load on every server and on the decoder, in turn, `rounds` times after a warm-up."""
+def measure(
+    pair, servers: dict, streams: list[int], gamma: int, rounds: int, mode: str | None
+) -> Loads:
+    """Every load on every server and, in a `mode`, on the decoder, in turn, `rounds` times after a
+    warm-up."""
     prompts = [list(text[:PROMPT]) for text in reference.prompts("timed") if len(text) >= PROMPT]
     written = [client.Written(tuple(prompt)) for prompt in prompts]
     found: Loads = {}
     for turn in range(rounds + 1):
         texts = PER_STREAM if turn else 1
         for count, drafted in ((count, g) for count in streams for g in (0, gamma)):
-            with waiting(servers.values()):
-                speed = decoded(*pair, drafted, prompts, count, texts)
-            keep(found, ("decoder", drafted, count), Measured([speed]), turn)
+            if mode is not None:
+                with waiting(servers.values()):
+                    speed = decoded(*pair, drafted, prompts, count, texts, mode)
+                keep(found, ("decoder", drafted, count), Measured([speed]), turn)
             for who in ("ours", "vLLM"):
                 if (who, drafted) not in servers:
                     continue
@@ -163,8 +186,8 @@ def keep(found: Loads, key: tuple[str, int, int], seen: Measured, turn: int) -> 
             getattr(kept, name).extend(values)
 
 
-def with_predictions(found: Loads, pair, machine, host: HostCost) -> list[dict]:
-    """A row for each load; of servers with what was predicted."""
+def systems_of(found: Loads, pair, machine, host: HostCost) -> dict:
+    """The servers that can be predicted, by name."""
     target = pair[0].architecture
     systems = {"ours": host.added_to(machine)}
     plain = {
@@ -174,25 +197,34 @@ def with_predictions(found: Loads, pair, machine, host: HostCost) -> list[dict]:
     if len(plain) > 1:
         ends = {count: plain[count] for count in (min(plain), max(plain))}
         systems["vLLM"] = fitted_to_server(machine, target, ends, PROMPT + ANSWER // 2)
+    return systems
+
+
+def with_predictions(found: Loads, pair, systems: dict) -> list[dict]:
+    """A row for each load; of the servers among `systems` with what was predicted."""
     rows = []
     for (who, gamma, count), seen in found.items():
         speeds, cycles = seen.tokens_per_s, seen.tokens_per_cycle
         row = {"who": who, "gamma": gamma, "streams": count, "low": min(speeds),
                "high": max(speeds), "tokens_per_s": statistics.median(speeds)}  # fmt: skip
-        if who in systems:
+        if who != "decoder":
             row["tokens_per_cycle"] = statistics.median(cycles) if cycles else None
+        if who in systems:
             row["predicted"] = predicted(systems[who], *pair, gamma, count, row["tokens_per_cycle"])
         rows.append(row)
     return rows
 
 
-def decoded(target, draft, gamma: int, prompts: list[list[int]], batch: int, texts: int) -> float:
+def decoded(
+    target, draft, gamma: int, prompts: list[list[int]], batch: int, texts: int, mode: str
+) -> float:
     """Tokens per second of the decoder's own ragged batches, as many as a stream asks texts."""
     drafter = reference.DraftModel(draft, gamma) if gamma else reference.NoDrafter()
     begun, tokens = time.perf_counter(), 0
     for turn in range(texts):
         asked = [prompts[(turn * batch + row) % len(prompts)] for row in range(batch)]
-        tokens += sum(map(len, reference.speculate(target, drafter, asked, ANSWER).tokens))
+        run = reference.speculate(target, drafter, asked, ANSWER, mode=mode)
+        tokens += sum(map(len, run.tokens))
     return tokens / (time.perf_counter() - begun)
 
 
@@ -240,16 +272,22 @@ def report(rows: list[dict], gamma: int) -> None:
                   + f"; geometric mean {np.exp(np.mean(np.log(ratios))):.2f}")  # fmt: skip
     for who in ("ours", "vLLM"):
         errors = [
-            abs(row["predicted"] / row["tokens_per_s"] - 1) for row in rows if row["who"] == who
+            abs(row["predicted"] / row["tokens_per_s"] - 1)
+            for row in rows
+            if row["who"] == who and "predicted" in row
         ]
         if errors:
             print(
                 f"predicted {who}: median |error| {np.median(errors):.1%}, worst {max(errors):.1%}"
             )
-        gains = {n: [of[who, gamma, n][k] / of[who, 0, n][k] for k in ("predicted", "tokens_per_s")]
-                 for n in streams if (who, gamma, n) in of}  # fmt: skip
-        for n, (one, other) in gains.items():
-            print(f"  speedup of {who} at {n} streams: predicted {one:.2f}, measured {other:.2f}")
+        for n in (n for n in streams if (who, gamma, n) in of):
+            gains = {
+                said: of[who, gamma, n][key] / of[who, 0, n][key]
+                for key, said in (("predicted", "predicted"), ("tokens_per_s", "measured"))
+                if key in of[who, 0, n]
+            }
+            words = ", ".join(f"{said} {gain:.2f}" for said, gain in gains.items())
+            print(f"  speedup of {who} at {n} streams: {words}")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,16 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
             choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
             help=f"precision of the {role}'s weights; default: --dtype",
         )
-    sub.add_argument("--eager", action="store_true", help="on a GPU: do not record CUDA graphs")
+    run = sub.add_mutually_exclusive_group()
+    run.add_argument(
+        "--eager", action="store_true",
+        help="run the stages as they are written: no CUDA graphs, and no kept compiled stages",
+    )  # fmt: skip
+    run.add_argument(
+        "--compile", action="store_true",
+        help="on a CPU: compile all that greedy and plainly sampled texts may need before it "
+        "listens, about a minute each, and keep it on disk; later starts load what is kept",
+    )  # fmt: skip
     place = sub.add_argument_group("where it listens, and for whom")
     place.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     place.add_argument("--port", type=int, default=8000, help="0: a free one; default: 8000")

@@ -57,6 +57,7 @@ class Found(NamedTuple):
 
     stages: Stages | None
     note: str
+    is_new: bool = False  # compiled just now
 
 
 # -------------------------------------------------------------------------- what a user calls
@@ -79,7 +80,8 @@ def stages_for(cycle: Cycle, may_compile: bool) -> Found:
         reason = str(error)
     try:
         build(cycle, folder, key)
-        return Found(load(cycle, folder, key), f"stages compiled into {folder}: {reason}")
+        note = f"stages compiled into {folder}: {reason}"
+        return Found(load(cycle, folder, key), note, is_new=True)
     except Unusable as error:
         return Found(None, f"no compiled stages are kept: {error}")
 
@@ -89,6 +91,13 @@ def are_kept(*kind: Any) -> bool:
     arguments are those of `kind_name`."""
     place = cache_folder() if kind[0].device.type == "cpu" else None
     return place is not None and os.path.isdir(place / kind_name(*kind))
+
+
+def is_kept(cycle: Cycle) -> bool:
+    """Whether stages for the present gamma and window of `cycle` are kept, whatever they are
+    worth."""
+    kind = cycle.target, cycle.drafter, len(cycle.sequences.lengths), cycle.settings
+    return are_kept(*kind) and os.path.isdir(folder_of(cycle) / name_of(cycle))
 
 
 # ------------------------------------------------------------------------------------ where

@@ -61,6 +61,8 @@ class KVCache:
         view = copy(self)
         view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
         view.ends, view._rows = self.ends[rows], self._rows[: len(self._rows[rows])]
+        view.size = (self.size[0], len(view.ends), *self.size[2:])
+        view.counted = None  # a server reads prompts one by one
         return view
 
     def clear(self) -> None:

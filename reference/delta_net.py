@@ -145,7 +145,6 @@ class StateCache(KVCache):
         assert isinstance(view, StateCache)
         view.states = [states[rows] for states in self.states]
         view.inputs = [inputs[rows] for inputs in self.inputs]
-        view.counted = None  # a server reads prompts one by one
         return view
 
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:

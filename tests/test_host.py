@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import specsim
+from specsim.demo import processes
 from specsim.demo.host import HostCost, fitted
 
 COST = HostCost(cycle_s=1.5e-3, sequence_s=2e-4, speculation_s=4e-4)
@@ -47,3 +48,17 @@ def test_a_system_whose_host_serves_predicts_cycles_that_are_longer_by_the_cost(
 def test_what_serving_adds_is_said_in_milliseconds():
     assert "1.50 ms a cycle" in " ".join(COST.lines())
     assert all(len(line) <= 80 for line in replace(COST, cycle_s=0.0).lines())
+
+
+def test_our_server_is_eager_unless_it_is_to_be_compiled(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        processes, "running", lambda command, port, **options: seen.append((command[3:], options))
+    )
+    processes.our_server(2, "fp32", 8)
+    processes.our_server(2, "fp32", 8, compiled_for=256)
+    (eager, how), (compiled, patience) = seen
+    assert how == {"environment": {"SPECSIM_COMPILED": "off"}}
+    assert compiled[-3:] == ["--compile", "--max-model-len", "256"]
+    assert eager[3:] == compiled[3:-3]
+    assert patience["patience_s"] > 600

@@ -20,6 +20,7 @@ from reference.serving.chat import template_of
 from reference.serving.completions import Limits, Service, hand_over
 from reference.serving.engine import Engine
 from reference.serving.metrics import Metrics
+from reference.serving.prepared import prepare
 from reference.serving.slots import Slots
 from reference.settings import mode_for
 from reference.transformer import MAX_GAMMA, Transformer
@@ -42,6 +43,12 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or Ctrl-C; running requests then end, within a limit of time."""
     require_context(options.max_model_len, target)
+    on_cpu = target.device.type == "cpu"
+    if options.compile and not on_cpu:
+        raise SpecsimError(
+            f"--compile is for a CPU; on {target.device} the server records CUDA graphs, or runs "
+            "eagerly with --eager"
+        )
     context = min(options.max_model_len or 1 << 62, target.architecture.max_context)
     mode = mode_for(target.device, "eager" if options.eager else None)
     slots = Slots(target, drafter, options.slots, context, options.rule, mode)
@@ -49,9 +56,13 @@ def serve(
     folder = resolve("bundled-target" if options.target == "bundled" else options.target)
     folder = folder / "target" if (folder / "target").is_dir() else folder
     render, about_chats = template_of(folder)
-    listening = listen(options.host, options.port)
+    listening = bound(options.host, options.port)
+    if on_cpu and not options.eager:
+        with ended_by(signal.SIGTERM):
+            prepare(slots, options.compile, tell)
+    listening.listen(2048)  # from here on clients may connect
     url = f"http://{options.host}:{listening.getsockname()[1]}"
-    print(f"reference: {about_chats}", file=sys.stderr)
+    tell(about_chats)
     limits = Limits(options.max_body_bytes, options.max_queue, options.max_seconds)
 
     async def run() -> None:
@@ -117,14 +128,35 @@ def require_context(length: int | None, target: Transformer) -> None:
         raise SpecsimError(f"--max-model-len must be between 2 and {most}, not {length}")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises SpecsimError for a host or a port that cannot be used."""
+def tell(line: str) -> None:
+    """Write a line for the person who has started the server."""
+    print(f"reference: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def ended_by(number: int) -> Iterator[None]:
+    """Let a signal end the process as an exception does, so that nothing half made is left. A
+    second one ends it at once: an exception in a finalizer is lost."""
+
+    def end(*_) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has its port and does not listen yet. Raises SpecsimError for a host or a port
+    that cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(2048)  # from here on clients may connect
     except (OSError, UnicodeError) as error:
         raise SpecsimError(
             f"cannot listen on {host} port {port}: {error}; give another --host or --port"

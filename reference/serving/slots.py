@@ -7,6 +7,9 @@ what one costs. When fewer rows would do, the last one's content is copied to a 
 A row in use that is still reading its prompt, and a free one among others, take part in a cycle
 with nothing left to emit. What such a cycle writes there lies at the row's length and after it, and
 the next piece of the prompt overwrites it.
+
+On a CPU a cycle runs compiled where `compiled` has its stages (see `prepared`), and eagerly
+elsewhere: nothing is compiled while requests wait.
 """
 
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ from torch import Tensor
 from reference.cache import KVCache
 from reference.cycle import Cycle
 from reference.drafters import Drafter
-from reference.graphs import Recordings, window_of
+from reference.graphs import Recordings, Stages, window_of
 from reference.sequences import AsyncCopy, CycleResult
 from reference.serving.keyed_noise import KeyedNoise
 from reference.serving.requests import Request
@@ -63,6 +66,7 @@ class Slots:
         whole.sequences.remaining.zero_()
         self.alone = [self._view(slice(row, row + 1), "filtered") for row in range(count)]
         self.cycles: dict[tuple[int, str], tuple[Cycle, Recordings | None]] = {}
+        self.compiled: dict[tuple[int, int, str], Stages] = {}  # by rows, window and kind
         self.requests: list[Request | None] = [None] * count
         self.read = [0] * count  # tokens of its prompt that a row has read
         self.lengths = [0] * count  # tokens before the pending one
@@ -155,14 +159,43 @@ class Slots:
         cycle, recordings = self.cycle(self.size_for(used[-1][0] + 1), kind)
         cycle.gamma = self.gamma
         slots = max(self.lengths[row] for row, _ in used) + cycle.width + 2
-        slots = window_of(slots) if self.rounds_windows else slots
-        cycle.sequences.window = min(slots, cycle.cache.capacity)
-        for stage in cycle.stages if recordings is None else recordings.stages():
+        stages = self.compiled_for(cycle, slots, kind)
+        if stages is None:
+            slots = window_of(slots) if self.rounds_windows else slots
+            cycle.sequences.window = min(slots, cycle.cache.capacity)
+            stages = cycle.stages if recordings is None else recordings.stages()
+        for stage in stages:
             stage()
         results = AsyncCopy(cycle.result).read()
         for row, _ in decoding:
             self.lengths[row] = results[row].length
         return [(row, request, results[row]) for row, request in decoding]
+
+    def compiled_for(self, cycle: Cycle, slots: int, kind: str) -> Stages | None:
+        """The compiled stages of a cycle that reads so many slots, whose window is then theirs."""
+        window = self.window_for(slots)
+        stages = self.compiled.get((len(cycle.sequences.lengths), window, kind))
+        if stages is not None:
+            cycle.sequences.window = window
+        return stages
+
+    def window_for(self, slots: int) -> int:
+        """The window of compiled stages that read so many slots: a power of two, or the context. A
+        draft beyond the context may then miss slots, but it is never emitted."""
+        return min(window_of(slots), self.context)
+
+    @property
+    def windows(self) -> list[int]:
+        """All windows that compiled stages may have."""
+        windows = [self.window_for(1)]
+        while windows[-1] < self.context:
+            windows.append(self.window_for(windows[-1] + 1))
+        return windows
+
+    @property
+    def sizes(self) -> list[int]:
+        """All numbers of rows that a cycle may have."""
+        return sorted({self.size_for(rows) for rows in range(1, len(self.requests) + 1)})
 
     def size_for(self, rows: int) -> int:
         """The rows of the smallest cycle that holds so many: a power of two, or all."""

@@ -18,6 +18,7 @@ from specsim.checks import SpecsimError
 
 LOCAL = "127.0.0.1"
 PATIENCE_S = 300.0  # to be ready: some engines compile kernels first
+COMPILES_S = 7200.0  # to be ready, if our server compiles every stage first
 ENDS_S = 20.0  # to end after it was asked to
 
 
@@ -91,15 +92,22 @@ def running(
 
 def our_server(
     gamma: int, dtype: str, slots: int, target: str | Path | None = None,
-    draft: str | Path | None = None,
+    draft: str | Path | None = None, compiled_for: int | None = None,
 ) -> AbstractContextManager[Running]:  # fmt: skip
-    """`python -m reference serve`, as a context: of the bundled pair, or of two checkpoints."""
+    """`python -m reference serve`, as a context: of the bundled pair, or of two checkpoints.
+
+    With `compiled_for`, the tokens of a text at most, its stages are compiled where they are not
+    kept yet. Without it what is kept is ignored: calibrations time stages as they are written.
+    """
     port = free_port()
     command = [sys.executable, "-m", "reference", "serve", "--port", str(port)]
     command += ["--gamma", str(gamma), "--dtype", dtype, "--slots", str(slots)]
     for option, value in (("--target", target), ("--draft", draft)):
         command += [] if value is None else [option, str(value)]
-    return running(command, port)
+    if compiled_for is None:
+        return running(command, port, environment={"SPECSIM_COMPILED": "off"})
+    command += ["--compile", "--max-model-len", str(compiled_for)]
+    return running(command, port, patience_s=COMPILES_S)
 
 
 def answers(url: str) -> bool:

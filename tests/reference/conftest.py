@@ -4,13 +4,14 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from reference import packing
+from reference import artefacts, packing
 from reference.decoding import speculate
 from reference.sampling import SamplingParameters
 from reference.sequences import Sequences
@@ -59,6 +60,36 @@ def sequences_of():
 @pytest.fixture(scope="session")
 def first_difference():
     return first_difference_beyond_a_near_tie
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """An empty folder for compiled stages."""
+    monkeypatch.setenv(artefacts.PLACE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def compiled(place, monkeypatch) -> list[str]:
+    """The stages that were compiled, by an imitated compiler."""
+    traced, names = [], []
+
+    def compile_library(module, tensors, folder, name):
+        file = folder / f"{name}.so"
+        file.write_text(f"number {len(traced):04}")
+        traced.append(module)
+        names.append(name)
+        return file
+
+    def open_library(file):
+        module = traced[int(file.read_text().split()[1])]
+        return SimpleNamespace(run=lambda tensors: module(*tensors))
+
+    monkeypatch.setattr(artefacts, "compile_library", compile_library)
+    monkeypatch.setattr(artefacts, "open_library", open_library)
+    # what is compiled in memory runs as it is written
+    monkeypatch.setattr(torch, "compile", lambda stage, **options: stage)
+    return names
 
 
 @pytest.fixture(scope="session")

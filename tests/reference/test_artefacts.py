@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,36 +47,6 @@ COMPILER = pytest.mark.skipif(
 def pair(tiny, perturbed):
     target = tiny(2, num_layers=1)
     return target, perturbed(target, 0.15)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """An empty folder for compiled stages."""
-    monkeypatch.setenv(PLACE, str(tmp_path / "kept"))
-    return tmp_path / "kept"
-
-
-@pytest.fixture
-def compiled(place, monkeypatch) -> list[str]:
-    """The stages that were compiled, by an imitated compiler."""
-    traced, names = [], []
-
-    def compile_library(module, tensors, folder, name):
-        file = folder / f"{name}.so"
-        file.write_text(f"number {len(traced):04}")
-        traced.append(module)
-        names.append(name)
-        return file
-
-    def open_library(file):
-        module = traced[int(file.read_text().split()[1])]
-        return SimpleNamespace(run=lambda tensors: module(*tensors))
-
-    monkeypatch.setattr(artefacts, "compile_library", compile_library)
-    monkeypatch.setattr(artefacts, "open_library", open_library)
-    # what is compiled in memory runs as it is written
-    monkeypatch.setattr(torch, "compile", lambda stage, **options: stage)
-    return names
 
 
 ALL = ["draft", "verify", "decide"]
