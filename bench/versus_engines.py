@@ -44,6 +44,7 @@ OTHERS = {
 }  # fmt: skip
 # gamma, and how many prompts one by one: three take the bundled pair about a second
 MODELS = {"160M": (4, 1), "bundled": (3, 3)}
+WHOLE = "whole"  # an empty file: both models are written
 BATCH, PROMPT = 8, 32  # sequences; tokens of a prompt
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 
@@ -211,7 +212,7 @@ def write_models(model: str, folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(PAIR / "target" / "tokenizer.json"))
     for role, each in zip(("target", "draft"), pair, strict=True):
         place = folder / role
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         reference.save_checkpoint(each, place, tokenizer=tokenizer, dtype=torch.float32)
         kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
         (place / "tokenizer_config.json").write_text(json.dumps(kind))
@@ -306,8 +307,8 @@ def notes(rows: list[dict]) -> Iterable[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engines", nargs="*", choices=OTHERS, default=[*OTHERS], metavar="NAME",
-                        help=f"of the others: {', '.join(OTHERS)} (default: all)")  # fmt: skip
+    parser.add_argument("--engines", nargs="*", choices=OTHERS, default=list(OTHERS),
+                        metavar="NAME", help=f"of {', '.join(OTHERS)} (default: all)")  # fmt: skip
     parser.add_argument("--environments", type=Path, default=ROOT / ".engines", metavar="FOLDER")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
@@ -315,6 +316,8 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=48, help="of a text (default: 48)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the converted models here "
+                        "for the next run (default: a temporary folder)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it all as JSON")
     options = parser.parse_args()
     for name, most in (("rounds", 1000), ("tokens", 128), ("threads", 1024)):
@@ -349,11 +352,15 @@ def of_model(model: str, found: dict[str, str], missing: dict[str, str], version
              options: argparse.Namespace) -> list[dict]:  # fmt: skip
     """The rows of one model, measured and printed. Adds to `missing` whoever does not start."""
     print(f"{model}: writing the models, starting the engines …", flush=True)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        write_models(model, Path(folder))
+    with ExitStack() as stack:
+        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = folder.resolve() / model
+        if not (folder / WHOLE).exists():
+            write_models(model, folder)
+            (folder / WHOLE).touch()
         peers = []
         for name, python in found.items():
-            command = [python, str(PEER), name, folder, "--dtype", options.dtype,
+            command = [python, str(PEER), name, str(folder), "--dtype", options.dtype,
                        "--threads", str(options.threads)]  # fmt: skip
             peer = stack.enter_context(Peer(name, command))
             try:

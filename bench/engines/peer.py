@@ -13,6 +13,7 @@ Decoding is greedy, and goes on after an end token. Whatever a library prints go
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -144,9 +145,9 @@ class OpenVINO:
         command = [
             str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino",
             "--model", str(self.folder / role), "--task", "text-generation-with-past",
-            "--weight-format", weights, str(out),
+            "--weight-format", weights,
         ]  # fmt: skip
-        convert(command)
+        convert(command, out)
         return str(out)
 
     def load(self, drafter: str, gamma: int, weights: str, batch: int) -> Decode:
@@ -201,9 +202,9 @@ class CTranslate2:
         out = self.folder / "ctranslate2"
         command = [
             str(Path(sys.executable).with_name("ct2-transformers-converter")), "--model",
-            str(self.folder / "target"), "--output_dir", str(out),
+            str(self.folder / "target"), "--output_dir",
         ]  # fmt: skip
-        convert(command)
+        convert(command, out)
         return str(out)
 
     def load(self, drafter: str, gamma: int, weights: str, batch: int) -> Decode:
@@ -348,12 +349,21 @@ ENGINES = {
 }  # fmt: skip
 
 
-def convert(command: list[str]) -> None:
-    """Run a converter; RuntimeError with its last lines if it fails."""
-    run = subprocess.run(command, capture_output=True, text=True, errors="replace")
+def convert(command: list[str], out: Path) -> None:
+    """Run a converter that writes the folder `out`, its last argument, unless an earlier run has.
+
+    Raises RuntimeError with the converter's last lines if it fails.
+    """
+    if out.exists():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    run = subprocess.run([*command, str(partial)], capture_output=True, text=True, errors="replace")
     if run.returncode:
         last = " | ".join((run.stderr or run.stdout).strip().splitlines()[-3:])
         raise RuntimeError(f"{Path(command[0]).name} failed: {last[-600:]}")
+    partial.rename(out)
 
 
 def main() -> int:
