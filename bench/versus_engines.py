@@ -316,8 +316,8 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=48, help="of a text (default: 48)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the converted models here "
-                        "for the next run (default: a temporary folder)")  # fmt: skip
+    parser.add_argument("--keep", type=Path, metavar="FOLDER",
+                        help="for converted models (default: a temporary one)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it all as JSON")
     options = parser.parse_args()
     for name, most in (("rounds", 1000), ("tokens", 128), ("threads", 1024)):
