@@ -110,6 +110,7 @@ class Cell:
     tokens_per_s: list[float] = field(default_factory=list)  # by round
     skipped: str | None = None
     tokens: list[list[int]] = field(default_factory=list)
+    dtype: str = ""  # of weights and activations, in words
 
     def as_record(self, ours: "Cell") -> dict:
         """It as JSON: the median and range over the rounds, and where the tokens differ."""
@@ -118,6 +119,7 @@ class Cell:
         speeds = self.tokens_per_s
         return {
             "tokens_per_s": statistics.median(speeds), "low": min(speeds), "high": max(speeds),
+            "dtype": self.dtype,
             "first_difference": [
                 first_difference(mine, other)
                 for mine, other in zip(ours.tokens, self.tokens, strict=False)
@@ -170,7 +172,7 @@ def keep(cell: Cell, answer: dict, turn: int) -> None:
     if "refused" in answer:
         cell.skipped = answer["refused"]
         return
-    cell.tokens = answer["tokens"]
+    cell.tokens, cell.dtype = answer["tokens"], answer["dtype"]
     if turn:
         cell.tokens_per_s.append(sum(map(len, cell.tokens)) / answer["seconds"])
 
@@ -264,7 +266,7 @@ def lines(rows: list[dict], dtype: str) -> list[str]:
             if any(ratios):
                 out.append(f"  ours, {how} ÷ theirs".ljust(34)
                            + columns([r and f"{r:.2f}" for r in ratios]))  # fmt: skip
-    return [*out, "", *verdicts(rows), *dict.fromkeys(notes(rows))]
+    return [*out, "", *verdicts(rows), *dict.fromkeys(notes(rows, dtype))]
 
 
 def verdicts(rows: list[dict]) -> Iterable[str]:
@@ -287,8 +289,8 @@ def columns(cells: Iterable[str | None]) -> str:
     return "".join(f"{cell or '-':>16}" for cell in cells)
 
 
-def notes(rows: list[dict]) -> Iterable[str]:
-    """What was skipped and why, and whose tokens are not ours."""
+def notes(rows: list[dict], dtype: str) -> Iterable[str]:
+    """What was skipped and why, what int8 is, and whose tokens are not ours."""
     for row in rows:
         for name, engine in row["engines"].items():
             title = OTHERS.get(name, f"ours, {OURS.get(name)}")
@@ -296,6 +298,8 @@ def notes(rows: list[dict]) -> Iterable[str]:
                 where = "" if "not installed" in engine["skipped"] else f", {row['row']}"
                 yield f"{title}{where}: {engine['skipped']}"
                 continue
+            if engine["dtype"] != dtype:
+                yield f"{title}, {row['row']}: {engine['dtype']}"
             places = engine["first_difference"]
             apart = [place for place in places if place is not None]
             if apart:
@@ -338,13 +342,13 @@ def main() -> int:
     rows = []
     for model in options.models:
         rows += of_model(model, found, dict(missing), versions, options)
-    if options.out:
-        write_json(options.out, {
-            "environment": about, "dtype": options.dtype, "threads": options.threads,
-            "rounds": options.rounds, "answer_tokens": options.tokens, "prompt_tokens": PROMPT,
-            "gamma": {model: MODELS[model][0] for model in options.models},
-            "versions": versions, "rows": rows,
-        })  # fmt: skip
+        if options.out:
+            write_json(options.out, {
+                "environment": about, "dtype": options.dtype, "threads": options.threads,
+                "rounds": options.rounds, "answer_tokens": options.tokens, "prompt_tokens": PROMPT,
+                "gamma": {name: gamma for name, (gamma, _) in MODELS.items()},
+                "versions": versions, "rows": rows,
+            })  # fmt: skip
     return 0
 
 

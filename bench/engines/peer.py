@@ -5,9 +5,9 @@
 FOLDER holds `target` and `draft`, Hugging Face checkpoints with the same tokenizer. They are
 converted here, by the engine's own converter, and loaded once for each kind of row. The first line
 of stdout says {"version": …}. Then every line of stdin, {"drafter", "gamma", "weights", "batch",
-"prompts", "tokens"}, is answered by {"seconds", "tokens"}, or by {"refused": why} for what the
-engine does not have. Prompts are token ids of one length; `batch` of them are decoded at a time.
-Decoding is greedy, and goes on after an end token. Whatever a library prints goes to stderr.
+"prompts", "tokens"}, is answered by {"seconds", "tokens", "dtype"}, or by {"refused": why} for what
+the engine does not have. Prompts are token ids of one length; `batch` of them are decoded at a
+time. Decoding is greedy, and goes on after an end token. What a library prints goes to stderr.
 """
 
 import argparse
@@ -37,6 +37,7 @@ class Ours:
     """The decoder of this repository."""
 
     mode = "eager"
+    int8 = "int8 weights, all else bf16"
 
     def __init__(self, folder: Path, dtype: str, threads: int):
         import torch
@@ -79,7 +80,9 @@ class Compiled(Ours):
 
 
 class Transformers:
-    """`generate` with its static defaults, assisted generation and prompt lookup."""
+    """`generate` as it is (nothing compiled), assisted generation and prompt lookup."""
+
+    int8 = "none"
 
     def __init__(self, folder: Path, dtype: str, threads: int):
         import torch
@@ -127,6 +130,8 @@ class Transformers:
 
 class OpenVINO:
     """OpenVINO GenAI, on models that optimum-intel exports."""
+
+    int8 = "int8 weights, all else {}; the engine may convert inputs of matrices"
 
     def __init__(self, folder: Path, dtype: str, threads: int):
         import openvino_genai
@@ -188,6 +193,8 @@ class OpenVINO:
 class CTranslate2:
     """CTranslate2's generator, on models that its converter for transformers writes."""
 
+    int8 = "int8 weights and inputs of matrices, all else {}"
+
     def __init__(self, folder: Path, dtype: str, threads: int):
         import ctranslate2
         from tokenizers import Tokenizer
@@ -232,7 +239,10 @@ class CTranslate2:
 class LlamaCpp:
     """llama.cpp's server, in this process; its files are written by `gguf`.
 
-    It is asked over HTTP: only that answer has token ids."""
+    It is asked over HTTP: only that answer has token ids.
+    """
+
+    int8 = "Q8_0 weights and inputs of matrices, all else {}"
 
     def __init__(self, folder: Path, dtype: str, threads: int):
         self.version = f"llama.cpp of xllamacpp {version('xllamacpp')}"
@@ -390,7 +400,10 @@ def main() -> int:
             found, begun = [], time.perf_counter()
             for first in range(0, len(prompts), batch):
                 found += decode(prompts[first : first + batch], tokens)
-            say(seconds=time.perf_counter() - begun, tokens=found)
+            seconds = time.perf_counter() - begun
+            is_int8 = asked["weights"] == "int8"
+            dtype = engine.int8.format(options.dtype) if is_int8 else asked["weights"]
+            say(seconds=seconds, tokens=found, dtype=dtype)
         except Refused as reason:
             say(refused=str(reason))
         except Exception as error:  # of any library: this row cannot be measured here
