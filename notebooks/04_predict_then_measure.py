@@ -294,9 +294,7 @@ for found in shipped:
 # %%measured
 both = [c for result in results.values() for c in result.comparisons]
 own = comparison.summarise(both)
-cells = [
-    f"{own.errors[p].median:.1%}" for p in ("step_s", "verify_step_s", "cycle_s", "speedup")
-]
+cells = [f"{own.errors[p].median:.1%}" for p in ("step_s", "verify_step_s", "cycle_s", "speedup")]
 signs = f"{own.right_signs} of {own.signs}"
 rows.append(f"| this machine, now | calibrated | {len(both)} | {' | '.join(cells)} | {signs} |")
 

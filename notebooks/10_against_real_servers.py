@@ -61,10 +61,10 @@ no verdict on vLLM, which is made for large models on GPUs.
 #
 # Our server is predicted from probes of the machine: their passes, in a simulated closed loop. What
 # HTTP and the client add is timed with a small random pair that it serves, which resembles neither
-# model. vLLM's passes are taken to be those of the probes, too. What its host does for each step and
-# for each sequence is fitted to two of its eight loads: the plain ones with the fewest and the most
-# streams; a cycle with drafts is assumed to take that once more. Tokens per cycle are the counted
-# ones: what is tried is the time.
+# model. vLLM's passes are taken to be those of the probes, too. What its host does for each step
+# and for each sequence is fitted to two of its eight loads: the plain ones with the fewest and the
+# most streams; a cycle with drafts is assumed to take that once more. Tokens per cycle are the
+# counted ones: what is tried is the time.
 
 # %%
 figure, panels = figures.subplots(2, height=2.9)
