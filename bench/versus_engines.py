@@ -216,7 +216,9 @@ def write_models(model: str, folder: Path) -> None:
         place = folder / role
         place.mkdir(parents=True, exist_ok=True)
         reference.save_checkpoint(each, place, tokenizer=tokenizer, dtype=torch.float32)
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        end = tokenizer.id_to_token(0)  # CTranslate2 needs one of each
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+                "unk_token": end}  # fmt: skip
         (place / "tokenizer_config.json").write_text(json.dumps(kind))
 
 

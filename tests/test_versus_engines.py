@@ -54,6 +54,7 @@ def test_ratios_and_reasons_come_from_the_answers(bench, capsys) -> None:
         peers = [eager, compiled, other, dying]
         assert [each.read() for each in peers] == [{"version": "1"}] * 4
         table = bench.measure(peers, QUESTIONS, rounds=2)
+    assert len(table["plain"]["ours"].tokens_per_s) == 2  # the round that warms up is not counted
     rows = bench.records("bundled", table, {"ctranslate2": "not installed: no python"})
     plain, drafted = rows
     assert plain["engines"]["ours"]["tokens_per_s"] == 2.0
