@@ -9,8 +9,9 @@ bonus or correction token included). `survival` is vLLM's per-position acceptanc
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
-from specsim.checks.shown import Shown
+from specsim.checks.shown import Shown, short
 
 
 @dataclass(slots=True, repr=False)
@@ -83,3 +84,7 @@ class Counts(Shown):
         rejections = sum(accepted < drafted for accepted, drafted in counts)
         tests = self.accepted + rejections
         return self.accepted / tests if tests else None
+
+    def _facts(self) -> dict[str, Any]:
+        counts = {name: getattr(self, name) for name in ("gamma", "cycles", "drafted", "accepted")}
+        return counts | {"tokens per cycle": short(self.tokens_per_cycle)}

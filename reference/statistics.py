@@ -4,12 +4,10 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 
 from reference.counts import Counts
-from specsim.checks.shown import short
 
 
 @dataclass(slots=True, repr=False)
@@ -92,10 +90,6 @@ class Statistics(Counts):
     def cycle_times(self) -> list[float]:
         """Seconds of each cycle."""
         return [sum(times) for times in zip(*self._times, strict=True)]
-
-    def _facts(self) -> dict[str, Any]:
-        counts = {name: getattr(self, name) for name in ("gamma", "cycles", "drafted", "accepted")}
-        return counts | {"tokens per cycle": short(self.tokens_per_cycle)}
 
 
 def _median(times: list[float]) -> float | None:

@@ -138,7 +138,8 @@ def test_stages_do_not_depend_on_how_many_slots_there_are(pair, place) -> None:
         assert artefacts.folder_of(cycles[0]) == artefacts.folder_of(cycles[1])
     larger = Slots(target, DraftModel(draft, 2), 2, CONTEXT + 1).cycle(2, "plain")[0]
     tracing.warm_up(larger)
-    assert "is [[2, " in str(artefacts.difference(one, artefacts.key_of(larger)))
+    said = str(artefacts.difference(one, artefacts.key_of(larger)))
+    assert f"cache.size.2 is {larger.cache.capacity}, " in said
 
 
 # What is made, and when
