@@ -24,6 +24,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 
 import reference
+from reference.lab.drift import DriftProbe
 from reference.lab.probes import fastest_dtype, run_probes
 from reference.machine import PRECISION_OF, dtype_named, environment
 from specsim import serving
@@ -107,12 +109,14 @@ def main() -> int:
     name, about = PRECISION_OF[dtype], asdict(environment(cpu))
     print(f"{about['device']}, {name}", flush=True)
     calibration = host = None
+    drift, probed, loaded = DriftProbe(cpu), [], []
     if options.compile:
         print("compiled stages: the prediction is of eager ones, so nothing is predicted; what is "
               "not kept is compiled, for minutes …", flush=True)  # fmt: skip
     else:
         print("probing …", flush=True)
-        calibration = fit(run_probes(cpu, dtype), about)
+        probes = run_probes(cpu, dtype, between=lambda: probed.append(drift.now_s()))
+        calibration = fit(probes, about)
         host = cost_of_serving(options.gamma, name, max(options.streams))
         print(*host.lines(), sep="\n", flush=True)
     compiled_for = LONGEST if options.compile else None
@@ -130,10 +134,14 @@ def main() -> int:
         servers = {key: stack.enter_context(maker) for key, maker in makers.items()}
         mode = "compiled" if options.compile else "eager"
         decodes = None if options.servers_only else mode
-        found = measure(pair, servers, options.streams, options.gamma, options.rounds, decodes)
+        found = measure(
+            pair, servers, options.streams, options.gamma, options.rounds, decodes,
+            lambda: loaded.append(drift.now_s()),
+        )  # fmt: skip
     systems = {} if host is None else systems_of(found, pair, calibration.system, host)
     rows = with_predictions(found, pair, systems)
-    report(rows, options.gamma)
+    slower = statistics.median(loaded) / statistics.median(probed) if probed else None
+    report(rows, options.gamma, slower)
     if options.out:
         document = {
             "environment": about, "dtype": name, "gamma": options.gamma, "rounds": options.rounds,
@@ -141,21 +149,25 @@ def main() -> int:
         }  # fmt: skip
         if host is not None:
             document |= {"serving_adds": asdict(host), "calibration": to_json(calibration)}
+            document["drift"] = slower
         write_json(options.out, document)
     return 0
 
 
 def measure(
-    pair, servers: dict, streams: list[int], gamma: int, rounds: int, mode: str | None
-) -> Loads:
+    pair, servers: dict, streams: list[int], gamma: int, rounds: int, mode: str | None,
+    between: Callable[[], object],
+) -> Loads:  # fmt: skip
     """Every load on every server and, in a `mode`, on the decoder, in turn, `rounds` times after a
-    warm-up."""
+    warm-up; `between` is called before each load, while the servers stand still."""
     prompts = [list(text[:PROMPT]) for text in reference.prompts("timed") if len(text) >= PROMPT]
     written = [client.Written(tuple(prompt)) for prompt in prompts]
     found: Loads = {}
     for turn in range(rounds + 1):
         texts = PER_STREAM if turn else 1
         for count, drafted in ((count, g) for count in streams for g in (0, gamma)):
+            with waiting(servers.values()):
+                between()
             if mode is not None:
                 with waiting(servers.values()):
                     speed = decoded(*pair, drafted, prompts, count, texts, mode)
@@ -246,8 +258,9 @@ def predicted(system, target, draft, gamma: int, streams: int, tokens: float | N
     return float(found.summary["output_throughput"])
 
 
-def report(rows: list[dict], gamma: int) -> None:
-    """The table, and the ratios that are asked for."""
+def report(rows: list[dict], gamma: int, slower: float | None = None) -> None:
+    """The table, and the ratios that are asked for; `slower`, how many times as long the machine
+    took for fixed tasks between the loads as between the probes."""
     of = {(row["who"], row["gamma"], row["streams"]): row for row in rows}
     streams = sorted({row["streams"] for row in rows})
     print(f"\n{'tokens/s':22}" + "".join(f"{n:>12}" for n in streams))
@@ -279,6 +292,16 @@ def report(rows: list[dict], gamma: int) -> None:
         if errors:
             print(
                 f"predicted {who}: median |error| {np.median(errors):.1%}, worst {max(errors):.1%}"
+            )
+        if errors and who == "ours" and slower is not None:
+            without = [
+                abs(row["predicted"] / slower / row["tokens_per_s"] - 1)
+                for row in rows
+                if row["who"] == who
+            ]
+            print(
+                f"  fixed tasks took {slower:.2f}x as long as during the probes; with that taken "
+                f"out: median {np.median(without):.1%}, worst {max(without):.1%}"
             )
         for n in (n for n in streams if (who, gamma, n) in of):
             gains = {
