@@ -59,12 +59,15 @@ no verdict on vLLM, which is made for large models on GPUs.
 # %% [markdown]
 # ## What was predicted
 #
-# Our server is predicted from probes of the machine: their passes, in a simulated closed loop. What
-# HTTP and the client add is timed with a small random pair that it serves, which resembles neither
-# model. vLLM's passes are taken to be those of the probes, too. What its host does for each step
-# and for each sequence is fitted to two of its eight loads: the plain ones with the fewest and the
-# most streams; a cycle with drafts is assumed to take that once more. Tokens per cycle are the
-# counted ones: what is tried is the time.
+# Our server is predicted from probes of the machine: their passes, in a simulated closed loop. No
+# constant comes from a server. vLLM's passes are taken to be those of the probes, too. What its
+# host does for each step and for each sequence is fitted to two of its eight loads: the plain ones
+# with the fewest and the most streams. With that, its speculation is predicted. Tokens per cycle
+# are the counted ones: what is tried is the time.
+#
+# Since this run `make bench-servers` has learned two things from it: it also times what HTTP and
+# the client add, with a small random pair, and it lets a cycle with drafts take vLLM's host as long
+# as a plain step once more. The run that is shown here is from before.
 
 # %%
 figure, panels = figures.subplots(2, height=2.9)

@@ -61,7 +61,7 @@ class DriftProbe:
     def step_s(self) -> float:
         """Seconds of one step of the tiny model now: the median of a few."""
         assert self.tiny is not None
-        taken = speculate(self.tiny, NoDrafter(), [1], STEPS).statistics.cycle_s
+        taken = speculate(self.tiny, NoDrafter(), [1], STEPS, mode="eager").statistics.cycle_s
         assert taken is not None
         return taken
 

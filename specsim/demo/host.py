@@ -81,7 +81,10 @@ def cost_of_serving(gamma: int, dtype: str, slots: int, quick: bool = False) -> 
                             seen.setdefault((drafted, batch), []).append((here, there))
     return fitted(
         {
-            key: (statistics.median(one for one, _ in each), statistics.median(b for _, b in each))
+            key: (
+                statistics.median(here for here, _ in each),
+                statistics.median(there for _, there in each),
+            )
             for key, each in seen.items()
         }
     )

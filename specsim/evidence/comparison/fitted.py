@@ -7,8 +7,9 @@ step and for each sequence of it: scheduling, sampling, HTTP. Two plain loads te
 
 Plain runs do not tell what the host does only where it speculates: it prepares the passes of the
 draft, compares, and takes back. Here a cycle with drafts is assumed to take the host's time of a
-step once more, and each drafted token that is verified that of a sequence. What is left out are
-kernels that are faster or slower than those of the probes (either way).
+step once more, and each drafted token that is verified that of a sequence: a rule that was chosen
+after one run of vLLM on a CPU had been seen. What is left out are kernels that are faster or slower
+than those of the probes (either way).
 """
 
 from collections.abc import Mapping
