@@ -129,21 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--rule", choices=("token", "block", "match", "typical"), default="token",
         help="the accept rule above temperature 0; typical is lossy",
     )  # fmt: skip
-    for role in ("target", "draft"):
-        generate.add_argument(
-            f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
-            help=f"precision of the {role}'s weights; default: --dtype",
-        )  # fmt: skip
-    how = generate.add_mutually_exclusive_group()
-    how.add_argument(
-        "--eager", action="store_true",
-        help="run the stages as they are written: no CUDA graphs, and no kept compiled stages",
-    )  # fmt: skip
-    how.add_argument(
-        "--compile", action="store_true",
-        help="compile the stages, in about a minute, and on a CPU keep them on disk: later runs "
-        "like this one load them",
-    )  # fmt: skip
+    add_weights_and_stages(
+        generate,
+        "compile the stages, in about a minute, and on a CPU keep them on disk: later runs like "
+        "this one load them",
+    )
     generate.add_argument("--seed", type=int, default=0)
 
     add_serve(
@@ -199,6 +189,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_weights_and_stages(sub: argparse.ArgumentParser, compiles: str) -> None:
+    """Options of how weights are stored and stages are run; `compiles` says what --compile does."""
+    for role in ("target", "draft"):
+        sub.add_argument(
+            f"--{role}-precision", choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
+            help=f"precision of the {role}'s weights; default: --dtype",
+        )  # fmt: skip
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument(
+        "--eager", action="store_true",
+        help="run the stages as they are written: no CUDA graphs, and no kept compiled stages",
+    )  # fmt: skip
+    how.add_argument("--compile", action="store_true", help=compiles)
+
+
 def add_serve(sub: argparse.ArgumentParser) -> None:
     """The options of `serve`."""
     sub.description = (
@@ -221,22 +226,11 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
         help="the accept rule above temperature 0; typical is lossy",
     )
     sub.add_argument("--dtype", choices=PRECISIONS, help="default: the faster one here")
-    for role in ("target", "draft"):
-        sub.add_argument(
-            f"--{role}-precision",
-            choices=(*PRECISIONS, "int8", "int4", "int4-g32"),
-            help=f"precision of the {role}'s weights; default: --dtype",
-        )
-    run = sub.add_mutually_exclusive_group()
-    run.add_argument(
-        "--eager", action="store_true",
-        help="run the stages as they are written: no CUDA graphs, and no kept compiled stages",
-    )  # fmt: skip
-    run.add_argument(
-        "--compile", action="store_true",
-        help="on a CPU: compile all that greedy and plainly sampled texts may need before it "
-        "listens, about a minute each, and keep it on disk; later starts load what is kept",
-    )  # fmt: skip
+    add_weights_and_stages(
+        sub,
+        "on a CPU: compile all that greedy and plainly sampled texts may need before it listens, "
+        "about a minute each, and keep it on disk; later starts load what is kept",
+    )
     place = sub.add_argument_group("where it listens, and for whom")
     place.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     place.add_argument("--port", type=int, default=8000, help="0: a free one; default: 8000")
