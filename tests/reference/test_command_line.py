@@ -198,7 +198,9 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
     assert main(["calibrate", "--out", str(file), "--dtype", "fp32"]) == 0
     loaded = calibration.load(file)
     assert isinstance(loaded, Calibration)
-    assert loaded.system.engine.layer_overhead_s > 0
+    # of each pair: three verifications, and two stages of drafting; what is fitted to them depends
+    # on the machine
+    assert len(loaded.residuals) == 2 * (3 + 2)
     assert "median error" in capsys.readouterr().out
 
 
