@@ -12,6 +12,7 @@ the i.i.d. acceptance model fits a dialled pair better than it fits language.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -23,6 +24,7 @@ from specsim.architecture import Architecture, model
 from specsim.checks import SpecsimError
 
 ENTROPY_SCALE = 3.7  # logit standard deviation: about 3.8 nats of entropy over 8192 tokens
+LARGEST = 2.0  # epsilon that is tried
 DRAWN = 4_194_301  # of a model's random numbers, at most; see `NormalNumbers`
 # short names: a model of the catalog, and how many of its layers
 SIZES = {"1b": ("llama-3.2-1b", 16), "8b": ("llama-3.1-8b", 32), "70b-slice": ("llama-3.1-70b", 8)}
@@ -52,7 +54,7 @@ def dialled_pair(
 ) -> tuple[Transformer, Transformer, float]:
     """A synthetic pair with the acceptance rate `alpha` at temperature 1.
 
-    Bisection finds the epsilon at which the mean overlap of the two distributions, over random
+    `dialled_to` finds the epsilon at which the mean overlap of the two distributions, over random
     contexts, is `alpha`. The draft is the target's first `draft_layers` layers. Its weights,
     including embedding and head, are the target's own tensors. `EarlyExit(draft_layers, gamma)`
     drafts from the same distribution and also shares the target's keys and values. `packed`: as in
@@ -75,21 +77,41 @@ def dialled_pair(
     ]
     generator = torch.Generator().manual_seed(seed)
     contexts = torch.randint(architecture.vocab_size, (2, 48), generator=generator).to(device)
-    low, high = 0.0, 2.0
-    reached = math.nan
     with torch.inference_mode():
         draft_probs = draft(contexts).float().softmax(-1)
-        for _ in range(9):
-            epsilon = (low + high) / 2
+
+        def overlap(epsilon: float) -> float:
             for weight, original in later:
                 weight.copy_(original * epsilon)
             target_probs = target(contexts).float().softmax(-1)
-            reached = torch.minimum(target_probs, draft_probs).sum(-1).mean().item()
-            if abs(reached - alpha) < 0.003:
-                break
-            low, high = (epsilon, high) if reached > alpha else (low, epsilon)
+            return torch.minimum(target_probs, draft_probs).sum(-1).mean().item()
+
+        reached = dialled_to(alpha, overlap)
     target = pack(target) if packed else target
     return target, first_layers(target, draft_layers), reached
+
+
+def dialled_to(alpha: float, overlap: Callable[[float], float]) -> float:
+    """Call `overlap` with one epsilon after the other, the last of them the one at which it is
+    nearly `alpha`, and return what it was there.
+
+    It is 1 at epsilon 0, and falls; nearly nothing of it is taken to be left at LARGEST. Between
+    them regula falsi finds the place (Illinois: an end that stays twice counts half).
+    """
+    low, above, high, below = 0.0, 1 - alpha, LARGEST, -alpha  # epsilons, and overlap - alpha there
+    reached, side = math.nan, 0
+    for _ in range(9):
+        epsilon = (low * below - high * above) / (below - above)
+        reached = overlap(epsilon)
+        left = reached - alpha
+        if abs(left) < 0.003:
+            break
+        if left > 0:
+            low, above, below = epsilon, left, below / 2 if side > 0 else below
+        else:
+            high, below, above = epsilon, left, above / 2 if side < 0 else above
+        side = 1 if left > 0 else -1
+    return reached
 
 
 def random_prompts(

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from reference import DraftModel, EarlyExit, speculate
-from reference.lab.dialled import architecture_named, dialled_pair, random_model
+from reference.lab.dialled import (
+    LARGEST,
+    architecture_named,
+    dialled_pair,
+    dialled_to,
+    random_model,
+)
 from specsim.architecture import Architecture, Experts, model
 from specsim.checks import SpecsimError
 
@@ -25,6 +31,21 @@ def test_alpha_is_what_was_asked_for(alpha):
         p, q = (model(CONTEXTS).softmax(-1) for model in (target, draft))
     # on contexts that the search for epsilon has not seen
     assert torch.minimum(p, q).sum(-1).mean().item() == pytest.approx(alpha, abs=0.08)
+
+
+@pytest.mark.parametrize("fall", [lambda e: 1 / (1 + 3 * e), lambda e: 1 - e / 2, lambda e: 0.1**e])
+@pytest.mark.parametrize("alpha", [0.5, 0.85, 0.98])
+def test_few_passes_find_the_epsilon(alpha, fall):
+    tried = []
+    reached = dialled_to(alpha, lambda epsilon: tried.append(epsilon) or fall(epsilon))
+    assert reached == fall(tried[-1]) == pytest.approx(alpha, abs=0.003)
+    assert len(tried) <= 6  # halving the range takes up to nine
+
+
+def test_an_overlap_that_is_never_so_small_stays_at_the_largest_epsilon():
+    tried = []
+    assert dialled_to(0.1, lambda epsilon: tried.append(epsilon) or 0.4) == 0.4
+    assert tried[-1] == pytest.approx(LARGEST, abs=0.01)
 
 
 def test_the_draft_is_the_first_layers_of_the_target():

@@ -27,7 +27,7 @@ def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:
             actions.append(
                 lambda s=matrices, x=inputs: [f(each) for f, each in zip(s, x, strict=True)]
             )
-        each_s = round_robin(actions, 9, device)
+        each_s = round_robin(actions, 5, device)
         seconds[dtype] = sum(n * s for n, s in zip(TEXT.values(), each_s, strict=True))
     ratio = seconds[torch.float32] / seconds[torch.bfloat16]
     if ratio > 1.1:
