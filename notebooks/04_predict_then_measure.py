@@ -65,7 +65,7 @@ course.say(f"{machine.environment(device).device}, {reason}.")
 # %%
 # %%measured
 stacks = timed.of_format("").linear  # without those in fewer bits
-sizes = sorted({probe.weight_bytes for probe in stacks})[1:]  # the smallest is only launches
+sizes = sorted({p.weight_bytes / p.kernels for p in stacks})
 lines = [
     figures.Curve(
         f"{rows} {'row' if rows == 1 else 'rows'}",
@@ -74,22 +74,22 @@ lines = [
             p.weight_bytes / p.seconds / 1e9
             for size in sizes
             for p in stacks
-            if (p.weight_bytes, p.rows) == (size, rows)
+            if (p.weight_bytes / p.kernels, p.rows) == (size, rows)
         ],
         "weights",
     )
     for rows in (1, 4, 9)
 ]
 figure, axes = figures.subplots(height=3.0)
-x = "weights of the stack (MB)"
+x = "weights of one matrix (MB)"
 figures.curves(axes, lines, x, "weights read (GB/s)", title="probes: stacks of matrices")
 course.show(figure)
 
 # %% [markdown]
-# The figure divides bytes by the whole time of a stack. Small stacks look slow, because much of
-# their time is a fixed time for each matrix. The fit separates the two. It gets a dozen constants
-# from the probes by least squares: the bytes read per second, by size and by rows; and the fixed
-# times of a layer, a pass, a drawn token and a cycle. The same constants must explain the stage
+# The figure divides bytes by the whole time of a product. Small ones look slow, because much of
+# their time is a fixed time each. The fit gets a dozen constants from the probes by
+# least squares: beside the bytes read per second, by size and by rows, they are the fixed times of a
+# layer, a pass, a drawn token and a cycle. The same constants must explain the stage
 # times of all probe pairs. The difference between a measured and a fitted stage time is the error
 # of the fit. It is also the width of the band of every prediction.
 

@@ -29,17 +29,16 @@ from specsim.operators import Workload, forward_work, precision
 from specsim.speculation import predict
 
 BANDWIDTH, RATE = 20e9, 400e9
-SIZES = np.array([1e6, 8e6, 64e6, 300e6])
+SIZES = np.array([2e4, 3e5, 2e6, 16e6])  # of matrices
 ROWS = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 32, 160])
-KERNEL_S = 20e-6
 
 
 def true_system() -> System:
-    """A CPU whose small passes live in a cache, and whose kernels switch with the rows."""
-    efficiency = np.outer([2.0, 1.5, 0.9, 0.85], 1.0 / (1.0 + 0.05 * (ROWS - 1)))
+    """A CPU whose small products begin slowly, and whose kernels switch with the rows."""
+    efficiency = np.outer([0.1, 0.5, 0.8, 0.95], 1.0 / (1.0 + 0.05 * (ROWS - 1)))
     engine = Engine(
         name="true",
-        weight_efficiency=EfficiencyTable(SIZES, ROWS, efficiency),
+        weight_efficiency=EfficiencyTable(SIZES, ROWS, efficiency, of="matrix"),
         compute_efficiency=1.0,
         kv_efficiency=0.5,
         attention_compute_efficiency=0.2,
@@ -89,7 +88,7 @@ def stage_seconds(probe: StageProbe, system: System) -> float:
 def int8_system() -> System:
     """The same machine with int8 weights: slower per byte, and its small kernels are others."""
     system = true_system()
-    table = EfficiencyTable(SIZES, ROWS, 0.6 * system.engine.weight_efficiency.values)
+    table = EfficiencyTable(SIZES, ROWS, 0.6 * system.engine.weight_efficiency.values, of="matrix")
     engine = replace(
         system.engine, weight_efficiency=table, activation_efficiency=0.02,
         layer_overhead_s=INT8_S, wide_layer_overhead_s=0.0, pass_overhead_s=0.0,
@@ -98,12 +97,15 @@ def int8_system() -> System:
 
 
 def linear_probes(system: System, format: str) -> list[LinearProbe]:
-    table, kernels = system.engine.weight_efficiency, {1e6: 4, 8e6: 8, 64e6: 24, 300e6: 40}
-    found = [LinearProbe(2e3, 16, 1, 16 * KERNEL_S, format)]
+    table, kernels = (
+        system.engine.weight_efficiency,
+        dict(zip(SIZES, (160, 60, 24, 4), strict=True)),
+    )
+    found = []
     for size, rows in itertools.product(SIZES, ROWS):
-        reading = size / (BANDWIDTH * float(table.at(size, rows)))
-        seconds = reading + kernels[size] * KERNEL_S
-        found.append(LinearProbe(size, kernels[size], int(rows), seconds, format))
+        nbytes = kernels[size] * size
+        seconds = nbytes / (BANDWIDTH * float(table.at(size, rows)))
+        found.append(LinearProbe(nbytes, kernels[size], int(rows), seconds, format))
     return found
 
 

@@ -100,7 +100,7 @@ def test_a_trial_leaves_out_what_is_wider_and_has_no_halves(small):
 
 
 def test_many_rows_are_timed_on_whole_layers_and_told_for_the_stack(monkeypatch):
-    monkeypatch.setattr(products, "WIDE_BYTES", 1.5 * 4 * 10.5 * 64 * 64)  # a layer and a half
+    monkeypatch.setattr(products, "WIDE_BYTES", 1.5 * 4 * 8 * 64 * 64)  # a layer and a half
     stack = products.ProductStack(64, 5, CPU, torch.float32)
     assert [stack.first(rows) for rows in (1, 9, 16, 320)] == [20, 20, 8, 8]
     multiplied = []

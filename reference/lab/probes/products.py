@@ -1,4 +1,4 @@
-"""Stacks of matrix products, from 1 MB to a few hundred MB, with 1 to 320 rows."""
+"""Stacks of products of equal matrices, from 20 kB to 24 MB each, with 1 to 320 rows."""
 
 import copy
 from collections.abc import Iterator
@@ -12,8 +12,11 @@ from reference.quantization import QuantizedLinear, has_kernel
 from specsim.evidence.calibration import LinearProbe
 from specsim.operators import precision
 
-# (hidden size, layers) of the stacks
-STACKS = ((64, 6), (224, 2), (320, 4), (448, 6), (896, 5), (1152, 7))
+# (hidden size, layers) of the stacks. Models of matrices below 0.3 MB fit into a cache, and so do
+# the stacks of such matrices. The others are larger, as such models are.
+STACKS = (
+    (48, 40), (96, 12), (160, 6), (240, 14), (352, 7), (400, 6), (704, 3), (1408, 1), (1728, 1),
+)  # fmt: skip
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 # Rows of verifications of several sequences. Arithmetic takes longer than reading the weights, so
 # the first matrices of a stack tell what all of it takes.
@@ -21,20 +24,16 @@ WIDE_ROWS = (16, 32, 64, 160, 320)
 WIDE_BYTES = 3e7
 MATRICES = 4  # of a layer
 FORMATS = ("int8", "int4-g32")  # of weights that drafts are stored in, where there is a kernel
-FORMAT_STACKS = ((64, 6), (192, 3), (448, 6), (896, 8))
+FORMAT_STACKS = ((96, 40), (352, 20), (704, 6), (1408, 2))
 FORMAT_ROWS = (1, 2, 3, 5, 9)
 
 
 def linear_stack(
     hidden: int, layers: int, device: torch.device, dtype: torch.dtype, format: str = ""
 ) -> list[torch.nn.Module]:
-    """The matrices of `layers` layers, as the decoder lays them out: copies of one layer's."""
-    shapes = (
-        (hidden, 2 * hidden),
-        (hidden, hidden),
-        (hidden, 5 * hidden),
-        (5 * hidden // 2, hidden),
-    )
+    """The matrices of `layers` layers, as the decoder lays them out: copies of one layer's, which
+    have one size, and are wide and tall in turn."""
+    shapes = 2 * ((hidden, 2 * hidden), (2 * hidden, hidden))
     layer: list[torch.nn.Module] = [
         torch.nn.Linear(*shape, bias=False, device=device, dtype=dtype) for shape in shapes
     ]

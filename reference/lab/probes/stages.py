@@ -36,13 +36,14 @@ class Pair:
 
 
 # A target has so many layers that one layer's code does not stay in the caches until the next pass
-# begins, as with real models.
+# begins, as with real models. Two drafts have one layer: without them a pass's own cost cannot be
+# told from a layer's, and one-layer drafts, which are usual, lie outside of what was timed.
 PAIRS = (
     Pair((192, 6), (128, 2), 1024, ((1, (0, 1, 4)),)),
-    Pair((320, 8), (160, 2), 1536, ((1, (0, 3)),)),
+    Pair((320, 8), (160, 1), 1536, ((1, (0, 1, 5)),)),
     Pair((384, 10), (192, 5), 3072, ((1, (0, 2, 8)), (6, (3,)), (20, (0, 7)))),
     Pair((640, 6), (448, 2), 10_240, ((1, (0, 3)),)),
-    Pair((896, 9), (896, 2), 6144, ((1, (0, 3)),)),
+    Pair((896, 9), (896, 1), 6144, ((1, (0, 3)),)),
     Pair((768, 4), (128, 3), 65_536, ((1, (0, 3)),)),
     Pair((768, 4), (128, 3), 65_536, ((1, (0, 2)),), filtered=True),
     *(Pair((192, 6), draft, 1024, ((1, (1, 4)),), quantised=True)

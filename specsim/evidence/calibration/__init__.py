@@ -30,7 +30,6 @@ from specsim.evidence.calibration.timings import (
     STABLE,
     attention_rates,
     fit,
-    kernel_overhead,
     weight_efficiency,
 )
 
@@ -49,7 +48,6 @@ __all__ = [
     "fit",
     "fit_kernels",
     "from_json",
-    "kernel_overhead",
     "load",
     "non_negative_fit",
     "non_negative_least_squares",

@@ -4,8 +4,7 @@ Probes are matrix products, attention products and the decoding cycles of small 
 models, all timed on this machine. No probe has the sizes of a model that is predicted afterwards.
 The constants are fitted in this order:
 
-1. stacks of matrix products   the time of a product beyond reading its bytes, and the bandwidth
-                               that it reaches, by bytes and rows
+1. stacks of matrix products   the bandwidth that a product reaches, by bytes of its matrix and rows
 2. attention                   seconds per byte of the cache and per FLOP, which add
 3. stages of cycles            all that is neither: see `overheads`
 4. weights in fewer bits       their own products, and the small kernels of passes with them
@@ -69,7 +68,7 @@ def fit_once(probes: Probes, environment: Mapping[str, Any] | None = None) -> Ca
     kv_bytes_per_s, attention_flops_per_s = attention_rates(own.attention)
     products_only = Engine(
         name="calibrated",
-        weight_efficiency=weight_efficiency(own.linear, kernel_overhead(own.linear), bandwidth),
+        weight_efficiency=weight_efficiency(own.linear, bandwidth),
         compute_efficiency=1.0,
         kv_efficiency=kv_bytes_per_s / bandwidth,
         attention_compute_efficiency=attention_flops_per_s / rate,
@@ -100,7 +99,7 @@ def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstant
     tables = {}
     for name in probes.formats:
         linear = probes.of_format(name).linear
-        tables[name] = weight_efficiency(linear, kernel_overhead(linear), bandwidth)
+        tables[name] = weight_efficiency(linear, bandwidth)
     rates = (engine.kv_efficiency, engine.attention_compute_efficiency)
     if attention := probes.of_format(timed).attention:
         kv_bytes_per_s, flops_per_s = attention_rates(attention)
@@ -146,34 +145,14 @@ def changes_between(first: Engine, second: Engine) -> dict[str, float]:
     return {name: change for name, change in changes.items() if change > 0}
 
 
-def kernel_overhead(probes: Sequence[LinearProbe]) -> float:
-    """Seconds per matrix product beyond reading its bytes.
-
-    Taken from the probe with the fewest bytes per product, whose own reading is neglected. That
-    errs high.
-    """
-    smallest = min(probes, key=lambda probe: probe.weight_bytes / probe.kernels)
-    group = [p for p in probes if p.weight_bytes == smallest.weight_bytes and p.rows == 1]
-    return min(probe.seconds / probe.kernels for probe in group)
-
-
-def weight_efficiency(
-    probes: Sequence[LinearProbe], kernel_s: float, bandwidth: float
-) -> EfficiencyTable:
-    """Achieved / peak bandwidth, by bytes of the pass and rows, without the time per product."""
-    smallest = min(probe.weight_bytes / probe.kernels for probe in probes)
-    kept = [probe for probe in probes if probe.weight_bytes / probe.kernels > smallest]
-    sizes = sorted({probe.weight_bytes for probe in kept})
-    rows = sorted({probe.rows for probe in kept})
-    seconds = {(probe.weight_bytes, probe.rows): probe for probe in kept}
-    values = np.empty((len(sizes), len(rows)))
-    for i, size in enumerate(sizes):
-        for j, width in enumerate(rows):
-            probe = seconds[size, width]
-            # moving the bytes is assumed to have taken at least a tenth of the time
-            moving = max(probe.seconds - probe.kernels * kernel_s, 0.1 * probe.seconds)
-            values[i, j] = size / moving / bandwidth
-    return EfficiencyTable(np.array(sizes), np.array(rows, float), values)
+def weight_efficiency(probes: Sequence[LinearProbe], bandwidth: float) -> EfficiencyTable:
+    """Achieved / peak bandwidth, by bytes of a matrix and rows, from the whole time of a product:
+    what it takes to begin is in it."""
+    seconds = {(p.weight_bytes / p.kernels, p.rows): p.seconds / p.kernels for p in probes}
+    sizes = sorted({size for size, _ in seconds})
+    rows = sorted({width for _, width in seconds})
+    values = [[size / seconds[size, width] / bandwidth for width in rows] for size in sizes]
+    return EfficiencyTable(np.array(sizes), np.array(rows), np.array(values), of="matrix")
 
 
 def attention_rates(probes: Sequence[AttentionProbe]) -> tuple[float, float]:
