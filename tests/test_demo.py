@@ -25,13 +25,19 @@ from specsim.demo.host import HostCost
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
-# The demo with few and small probes: what is asked is that it calibrates and uses what it found, not
-# how well. That is asked by tests/reference/test_probes.py and tests/test_calibration.py.
+# The demo with few, small probes and a small dialled target: what is asked is that it calibrates and
+# uses what it found, not how well; that is for tests/reference/test_probes.py.
 FEW_PROBES = """
 import sys
+from dataclasses import replace
 from reference.lab import drift
 from reference.lab.probes import attention, products, stages
 from specsim import cli
+from specsim.demo import decoding
+decoding.QUICK = replace(
+    decoding.QUICK,
+    target=replace(decoding.QUICK.target, hidden_size=512, intermediate_size=1024, num_heads=8),
+)
 products.WideProduct.SIDE, attention.READ_BYTES, drift.SIDE_ELSEWHERE = 256, 4e6, 512
 products.STACKS, products.FORMATS = ((64, 2), (128, 1), (192, 2)), ()
 stages.PAIRS = stages.PAIRS[:1]

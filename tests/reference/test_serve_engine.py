@@ -258,7 +258,7 @@ def sampled_counts(sampled_texts, target, draft, count: int) -> torch.Tensor:
 
 
 def test_sampled_texts_have_the_target_s_distribution(sampled_texts, tiny, perturbed) -> None:
-    target = tiny(4, **sampled_texts.MODEL)
+    target = tiny(4, num_layers=1, **sampled_texts.MODEL)
     counts = sampled_counts(sampled_texts, target, perturbed(target, 1.0), 1_000)
     with torch.inference_mode():
         wanted = sampled_texts.distribution(target, SamplingParameters(0.9))
@@ -299,7 +299,7 @@ class OfNoRole(OfRows):
 def test_keyed_noise_is_exact_and_two_mistakes_are_not(
     sampled_texts, tiny, perturbed, monkeypatch, noise, exact
 ) -> None:
-    target = tiny(4, **sampled_texts.MODEL)
+    target = tiny(4, num_layers=1, **sampled_texts.MODEL)
     drafter = DraftModel(perturbed(target, 3.0), 2)
     monkeypatch.setattr("reference.cycle.FreshNoise", noise)
     with torch.inference_mode():
