@@ -98,8 +98,10 @@ def interruption(monkeypatch):
 
 
 def test_a_resumed_run_is_the_run(tmp_path, interruption, fast_products):
+    recipe = replace(RECIPE, budget_tokens=3_840)
+
     def train(file):
-        return train_model(RECIPE, STREAM, STREAM, tmp_path / file, compiled=False)
+        return train_model(recipe, STREAM, STREAM, tmp_path / file, compiled=False)
 
     whole, _ = train("whole.pt")
     interruption()
