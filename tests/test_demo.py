@@ -25,8 +25,8 @@ from specsim.demo.host import HostCost
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
-# The demo with few, small probes and a small dialled target: what is asked is that it calibrates and
-# uses what it found, not how well; that is for tests/reference/test_probes.py.
+# The demo with few, small probes and a small dialled target: what is asked is that it calibrates
+# and uses what it found, not how well; that is for tests/reference/test_probes.py.
 FEW_PROBES = """
 import sys
 from dataclasses import replace

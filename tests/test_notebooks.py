@@ -58,7 +58,7 @@ for own in [value for value in list(globals().values()) if isinstance(value, qui
 """
 
 # Run before notebooks that probe the machine: what they ask for is measured once for all of them,
-# by few and small probes. Between two notebooks it is kept as bytes, as the classes are loaded anew.
+# by few, small probes. Between two notebooks it is kept as bytes: the classes are loaded anew.
 PROBES = """
 def keep_probes():
     import functools, inspect, pickle, sys, types
