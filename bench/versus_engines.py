@@ -326,6 +326,7 @@ def main() -> int:
                         help="for converted models (default: a temporary one)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it all as JSON")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
     for name, most in (("rounds", 1000), ("tokens", 128), ("threads", 1024)):
         value = getattr(options, name)
         if not 1 <= value <= most:

@@ -21,6 +21,7 @@ they are written, so nothing is predicted then.
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import time
@@ -104,6 +105,7 @@ def main() -> int:
     parser.add_argument("--servers-only", action="store_true", help="leave out the decoder")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
     cpu = torch.device("cpu")
     dtype = dtype_named(options.dtype) if options.dtype else fastest_dtype(cpu)[0]
     name, about = PRECISION_OF[dtype], asdict(environment(cpu))

@@ -48,6 +48,7 @@ from specsim.checks.files import read_json, write_json
 
 KEY = "key.json"
 CODE = ("reference", "specsim/architecture")  # folders whose code the stages run
+NO_STAGE = {"lab", "serving"}  # folders in them of which a stage runs only what its cycle holds
 
 Stages = list[Callable[[], None]]
 
@@ -204,7 +205,7 @@ def code_digest(modules: frozenset[str]) -> str:
     """A checksum of the source of this package and of these modules."""
     root, files = Path(__file__).parents[1], set()
     for folder in CODE:
-        files |= {p for p in (root / folder).rglob("*.py") if "lab" not in p.parts}
+        files |= {p for p in (root / folder).rglob("*.py") if not NO_STAGE & {*p.parts}}
     for name in modules:
         source = getattr(sys.modules.get(name), "__file__", None)
         if source is None:

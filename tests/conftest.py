@@ -26,13 +26,14 @@ settings.load_profile(os.environ.get("SPECSIM_EXAMPLES", "house"))
 
 # Begun first, the longest first, so that no process waits for another at the end.
 LONGEST = (
-    "test_notebooks.py", "test_bundled_pair.py", "test_decoding.py", "test_explorer.py",
-    "test_tree_drafters.py", "test_training.py", "test_explorer_first_click.py", "test_demo.py",
-    "test_device_path.py", "test_command_line.py", "test_graphs.py", "test_checkpoints.py",
-    "test_drafters.py", "test_verification.py", "test_tree_verification.py", "test_validation.py",
-    "test_figures.py", "test_heads.py", "test_suite_running.py", "test_delta_net.py",
-    "test_sweep_workers.py", "test_adaptive.py", "test_serve_engine.py", "test_rules.py",
-    "test_tensor_parallel.py", "test_families.py",
+    "test_notebooks.py", "test_bundled_pair.py", "test_explorer.py", "test_device_path.py",
+    "test_training.py", "test_decoding.py", "test_demo.py", "test_tree_drafters.py",
+    "test_verification.py", "test_graphs.py", "test_artefacts.py", "test_command_line.py",
+    "test_drafters.py", "test_validation.py", "test_tree_verification.py", "test_sweep_workers.py",
+    "test_serve_compiled.py", "test_serve_engine.py", "test_figures.py", "test_hybrid_trees.py",
+    "test_adaptive.py", "test_run_gpu.py", "test_delta_net.py", "test_heads.py",
+    "test_tensor_parallel.py", "test_suite_running.py", "test_snippets.py", "test_checkpoints.py",
+    "test_explorer_first_click.py", "test_rules.py", "test_suites.py", "test_families.py",
 )  # fmt: skip
 
 

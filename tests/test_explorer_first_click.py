@@ -33,7 +33,7 @@ def choices(name: str, scenario: ExplorerScenario) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    "start", [pytest.param(s, marks=[pytest.mark.slow] * (n % 2)) for n, s in enumerate(STARTS)]
+    "start", [pytest.param(s, marks=[pytest.mark.slow] * (n % 4 > 0)) for n, s in enumerate(STARTS)]
 )
 def test_every_choice_of_every_control_gives_a_prediction(start: str) -> None:
     tried = 0

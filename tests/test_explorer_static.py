@@ -5,7 +5,6 @@ import html
 import re
 from io import BytesIO
 
-import nbformat
 import numpy as np
 import pytest
 
@@ -59,6 +58,8 @@ def test_a_stored_widget_has_its_pictures_and_its_sentence(shown: dict[str, obje
 
 
 def test_a_page_of_nbconvert_shows_them(shown: dict[str, object]) -> None:
+    import nbformat  # takes seconds, which collecting the tests of other files should not
+
     exporters = pytest.importorskip("nbconvert.exporters")
     output = nbformat.v4.new_output("display_data", dict(shown))
     cell = nbformat.v4.new_code_cell("explorer.Explorer()", outputs=[output])

@@ -1,7 +1,7 @@
 """The loop of the server: admit, read prompts, run a cycle, emit.
 
-It runs in a thread of its own, which alone touches the model. Requests come in through `submit`
-and `cancel`; all that a cycle emits goes out in one call of `post`, on this thread.
+It runs on one thread, which alone touches the model. Requests come in through `submit` and `cancel`
+from the event loop's thread; all that a cycle emits goes out in one call of `post`, on this one.
 """
 
 import threading
@@ -41,7 +41,6 @@ class Engine:
         self.changed = threading.Condition()  # guards `waiting`, `closing`, and what is cancelled
         self.closing = False
         self.failure: str | None = None
-        self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
 
     def submit(self, requests: list[Request], queue: int) -> bool:
         """Queue requests, all or none; False if more than `queue` would wait for a row, or if the
@@ -122,10 +121,8 @@ class Engine:
     def read_prompts(self) -> None:
         """Read the next pieces of the prompts, at most `prompt_tokens` in all."""
         left = self.prompt_tokens
-        for row in self.slots.reading:
-            if left <= 0:
-                return
-            left -= max(1, self.slots.read_piece(row, left))
+        while left > 0 and self.slots.reading:
+            left -= max(1, self.slots.read_pieces(self.slots.rows_to_read(left), left))
 
     def emit(self, row: int, request: Request, result: CycleResult, now: float) -> None:
         """Add what a cycle emitted to its request, and free the row if the text has ended."""

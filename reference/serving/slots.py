@@ -65,6 +65,7 @@ class Slots:
         drafter.start(whole.sequences, target, whole.cache)
         whole.sequences.remaining.zero_()
         self.alone = [self._view(slice(row, row + 1), "filtered") for row in range(count)]
+        self.readers: dict[range, Cycle] = {}  # of several rows
         self.cycles: dict[tuple[int, str], tuple[Cycle, Recordings | None]] = {}
         self.compiled: dict[tuple[int, int, str], Stages] = {}  # by rows, window and kind
         self.requests: list[Request | None] = [None] * count
@@ -92,7 +93,7 @@ class Slots:
         return next((row for row, request in enumerate(self.requests) if request is None), None)
 
     def admit(self, row: int, request: Request) -> None:
-        """Give a free row to a request; its prompt is read by `read_piece`."""
+        """Give a free row to a request; its prompt is read by `read_pieces`."""
         sequences, sampling = self.whole.sequences, request.sampling
         sequences.remaining[row] = 0
         sequences.lengths[row] = 0
@@ -104,26 +105,64 @@ class Slots:
         self.values.set(row, sampling, self.target.architecture.vocab_size, least)
         self.requests[row], self.read[row], self.lengths[row] = request, 0, 0
 
-    def read_piece(self, row: int, most: int) -> int:
-        """Read up to `most` more tokens of the prompt in a row; returns how many were read. The
-        last one of the prompt is not read: it becomes the pending token."""
-        request, view = self.requests[row], self.alone[row]
+    def unread(self, row: int) -> int:
+        """Tokens of the prompt in a row that are still to be read; the last one becomes the pending
+        token, and is not."""
+        request = self.requests[row]
         assert request is not None
-        begin, last = self.read[row], len(request.prompt) - 1
-        end = min(begin + most, last)
-        # all of it each time: cycles that ran in between wrote after the row's length
-        view.sequences.tokens[0, : last + 1] = torch.tensor(request.prompt)
-        if end > begin:
-            tokens = view.sequences.tokens[:, begin:end]
-            positions = torch.arange(begin, end, device=tokens.device)[None]
-            hidden = self.target.hidden(tokens, positions, view.cache, end)
-            view.drafter.join(tokens, positions, hidden, end)
-        view.sequences.lengths.fill_(end)
-        self.read[row] = self.lengths[row] = end
-        if end == last:
-            view.sequences.remaining.fill_(request.max_tokens)
-            self.read[row] = len(request.prompt)
-        return end - begin
+        return len(request.prompt) - 1 - self.read[row]
+
+    def rows_to_read(self, most: int) -> range:
+        """The row whose request came first among those that still read, and rows beside it that
+        read as well, as long as `most` tokens are enough to end all these prompts at once."""
+        reading = self.reading
+        begin = stop = reading[0]
+        longest = self.unread(begin)
+
+        def joins(row: int) -> bool:
+            count = stop - begin + 2
+            return row in reading and count * max(longest, self.unread(row)) <= most
+
+        while joins(stop + 1):
+            stop += 1
+            longest = max(longest, self.unread(stop))
+        while joins(begin - 1):
+            begin -= 1
+            longest = max(longest, self.unread(begin))
+        return range(begin, stop + 1)
+
+    def read_pieces(self, rows: range, most: int) -> int:
+        """Read the next tokens of the prompts in neighbouring rows, in one pass and equally many of
+        each: what the shortest has left, and at most `most` in all. Returns how many were read."""
+        length = min(most // len(rows), *map(self.unread, rows))
+        view, sequences = self.reader(rows), self.whole.sequences
+        requests = [(row, request) for row, request in self.used if row in rows]
+        for row, request in requests:
+            # all of it each time: cycles that ran in between wrote after the row's length
+            prompt = torch.tensor(request.prompt)
+            sequences.tokens[row, : len(prompt)] = prompt
+        begins = torch.tensor([self.read[row] for row in rows], device=self.target.device)
+        if length > 0:
+            positions = begins[:, None] + torch.arange(length, device=begins.device)
+            tokens = view.sequences.tokens.gather(1, positions)
+            window = max(self.read[row] for row in rows) + length
+            hidden = self.target.hidden(tokens, positions, view.cache, window)
+            view.drafter.join(tokens, positions, hidden, window)
+        view.sequences.lengths.copy_(begins + length)
+        for row, request in requests:
+            self.read[row] = self.lengths[row] = self.read[row] + length
+            if self.unread(row) == 0:
+                sequences.remaining[row] = request.max_tokens
+                self.read[row] = len(request.prompt)
+        return length * len(rows)
+
+    def reader(self, rows: range) -> Cycle:
+        """The decoder's cycle on neighbouring rows, to read prompts in them."""
+        if len(rows) == 1:
+            return self.alone[rows[0]]
+        if rows not in self.readers:
+            self.readers[rows] = self._view(slice(rows.start, rows.stop), "filtered")
+        return self.readers[rows]
 
     def leave(self, row: int, spoiled: bool = False) -> None:
         """Free a row; a `spoiled` one, with keys that are not finite, is set to 0, because hidden

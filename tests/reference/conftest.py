@@ -99,7 +99,7 @@ def sampled_texts():
 
 
 class SampledTexts:
-    WORD, SIZE, SAMPLES, AT_ONCE = 3, 5, 20_000, 2_000
+    WORD, SIZE, SAMPLES, AT_ONCE = 3, 5, 20_000, 5_000
     PROMPT = (0, 3, 1)
     # small: it is the sampling that is put to the test, and twenty thousand texts are decoded
     MODEL: ClassVar = {

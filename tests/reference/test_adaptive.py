@@ -23,7 +23,7 @@ def pair(tiny, perturbed):
 @pytest.fixture(scope="module")
 def small_pair(tiny, sampled_texts):
     fields = sampled_texts.MODEL
-    return tiny(11, **fields), tiny(12, num_layers=1, **fields)
+    return tiny(11, num_layers=1, **fields), tiny(12, num_layers=1, **fields)
 
 
 def counted(accepted: list[int], drafted: list[int]) -> Statistics:

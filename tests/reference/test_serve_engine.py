@@ -131,6 +131,31 @@ def alone(pair) -> list[tuple[str, str, int]]:
     return found
 
 
+@pytest.mark.parametrize("budget", [3, 60, 256])
+def test_prompts_that_come_together_are_read_together(pair, alone, budget: int) -> None:
+    """As many as the budget can end at once, in one pass, and nobody reads a token of another."""
+    target, draft = pair
+    requests = mixed(REQUESTS, 61)
+    served = Served(target, DraftModel(draft, 3), 8, prompt_tokens=budget)
+    read, seen = served.slots.read_pieces, []
+
+    def noting(rows: range, most: int) -> int:
+        seen.append((len(rows), read(rows, most), most))
+        return seen[-1][1]
+
+    served.slots.read_pieces = noting
+    served.run(requests)
+    found = [(served.texts[each], *served.ends[each][:2]) for each in requests]
+    assert found == alone
+    assert all(tokens <= most for _, tokens, most in seen)
+    prompts = sum(len(each.prompt) - 1 for each in requests)
+    assert sum(tokens for _, tokens, _ in seen) == prompts
+    most_rows = max(rows for rows, _, _ in seen)
+    assert most_rows == {3: 1, 60: most_rows, 256: 8}[budget]
+    if budget == 60:
+        assert 1 < most_rows < 8
+
+
 @pytest.mark.parametrize("slots", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_requests_that_come_and_go_are_each_written_as_if_alone(pair, alone, slots) -> None:
     target, draft = pair
@@ -258,7 +283,7 @@ def sampled_counts(sampled_texts, target, draft, count: int) -> torch.Tensor:
 
 
 def test_sampled_texts_have_the_target_s_distribution(sampled_texts, tiny, perturbed) -> None:
-    target = tiny(4, **sampled_texts.MODEL)
+    target = tiny(4, num_layers=1, **sampled_texts.MODEL)
     counts = sampled_counts(sampled_texts, target, perturbed(target, 1.0), 1_000)
     with torch.inference_mode():
         wanted = sampled_texts.distribution(target, SamplingParameters(0.9))
@@ -299,7 +324,7 @@ class OfNoRole(OfRows):
 def test_keyed_noise_is_exact_and_two_mistakes_are_not(
     sampled_texts, tiny, perturbed, monkeypatch, noise, exact
 ) -> None:
-    target = tiny(4, **sampled_texts.MODEL)
+    target = tiny(4, num_layers=1, **sampled_texts.MODEL)
     drafter = DraftModel(perturbed(target, 3.0), 2)
     monkeypatch.setattr("reference.cycle.FreshNoise", noise)
     with torch.inference_mode():

@@ -72,7 +72,8 @@ class Running:
             app.application(self.service), lifespan="off", ws="none", log_level="warning"
         )
         self.server = uvicorn.Server(config)
-        self.engine.thread.start()
+        self.computing = threading.Thread(target=self.engine.run)
+        self.computing.start()
         self.started.set()
         await self.server.serve(sockets=[self.listening])
 
@@ -80,9 +81,9 @@ class Running:
         self.server.should_exit = True
         self.thread.join(20)
         self.engine.close()
-        self.engine.thread.join(20)
+        self.computing.join(20)
         assert not self.thread.is_alive()
-        assert not self.engine.thread.is_alive()
+        assert not self.computing.is_alive()
 
     def ask(self, path: str, body=None, raw: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

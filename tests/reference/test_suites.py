@@ -14,7 +14,7 @@ from specsim.acceptance import TextTrace
 from specsim.architecture import Architecture
 
 SHAPE = Architecture(
-    name="small", hidden_size=64, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=16,
+    name="small", hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16,
     intermediate_size=128, vocab_size=64, max_context=256,
 )  # fmt: skip
 PROMPTS = [[seed, 7, seed + 1] for seed in range(40)]
@@ -22,7 +22,7 @@ PROMPTS = [[seed, 7, seed + 1] for seed in range(40)]
 
 @pytest.fixture(scope="module")
 def pair():
-    return dialled_pair(SHAPE, 2, 0.7, dtype=torch.float32)[:2]
+    return dialled_pair(SHAPE, 1, 0.7, dtype=torch.float32)[:2]
 
 
 def test_a_trace_predicts_the_cycles_that_are_run_on_other_prompts(pair):

@@ -45,9 +45,15 @@ STREAM = torch.arange(4000, dtype=torch.int16) % 7  # learnable: every token fol
 @contextmanager
 def in_float32():
     """Training without bf16, whose products take ten times as long on a CPU without units for it.
-    The runs of a whole model and of a distillation have it."""
+    The run of a whole model and of a distillation have it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "autocast", lambda *_: nullcontext())
+        yield
+
+
+@pytest.fixture
+def fast_products():
+    with in_float32():
         yield
 
 
@@ -91,16 +97,19 @@ def interruption(monkeypatch):
     return begin
 
 
-def test_a_resumed_run_is_the_run(whole, tmp_path, interruption):
-    def train():
-        return train_model(RECIPE, STREAM, STREAM, tmp_path / "run.pt", compiled=False)
+def test_a_resumed_run_is_the_run(tmp_path, interruption, fast_products):
+    recipe = replace(RECIPE, budget_tokens=3_840)
 
+    def train(file):
+        return train_model(recipe, STREAM, STREAM, tmp_path / file, compiled=False)
+
+    whole, _ = train("whole.pt")
     interruption()
     with pytest.raises(KeyboardInterrupt):
-        train()
-    resumed, curve = train()
+        train("run.pt")
+    resumed, curve = train("run.pt")
     assert len(curve) == len({point["tokens"] for point in curve})
-    for name, weight in whole[0].state_dict().items():
+    for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight)
 
 
@@ -248,12 +257,6 @@ def test_a_broken_checkpoint_of_a_run_is_named(tmp_path, content: bytes):
     with pytest.raises(SpecsimError, match=r"cannot resume from .*run\.pt.*delete it") as refused:
         loop.resumed(file, {"weight": torch.nn.Parameter(torch.zeros(2))}, [])
     assert "\n" not in str(refused.value)
-
-
-@pytest.fixture
-def fast_products():
-    with in_float32():
-        yield
 
 
 def test_the_parts_are_made_one_after_another_and_alone(

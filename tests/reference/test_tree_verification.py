@@ -38,7 +38,7 @@ Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor, Layout], TreeVerdict]
 
 EXACT = 1e-9
 START = 0  # the token that every text follows
-BISECTIONS = 42
+BISECTIONS = 36
 
 PAIR, TRIPLE, FORK = Tree.branching((2,)), Tree.branching((3,)), Tree.branching((1, 2))
 COMB, BINARY = Tree((0, 0, 1)), Tree.branching((2, 2))
@@ -296,7 +296,7 @@ def mean_accepted(rule: Rule, target: Tensor, drafting: Drafting) -> float:
 @pytest.mark.parametrize("replacement", [False, True], ids=["without", "with replacement"])
 @by_world
 def test_drawn_children_leave_the_distribution_exact(size, tree, replacement, zeros) -> None:
-    for seed in range(1 if tree.nodes > 4 else 2):  # 2^N boxes take their time
+    for seed in range(1 if tree.nodes > 2 else 2):  # 2^N boxes take their time
         target, draft = random_tables(seed, size, zeros)
         assert distribution_error(verify_tree, target, sampled(draft, tree, replacement)) < EXACT
 
@@ -626,7 +626,7 @@ def test_children_without_replacement_are_distinct_and_win_a_race_in_order() -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("replacement", [False, True])
 def test_a_million_walks_never_emit_a_token_of_probability_zero(dtype, replacement) -> None:
-    count, tree = 1_000_000, COMB
+    count, tree = 250_000, COMB  # of each of four kinds
     target = torch.tensor([0.0, 0.5, 0.0, 0.5], dtype=dtype)
     draft = torch.tensor([0.4, 0.3, 0.3, 0.0], dtype=dtype)
     generator = torch.Generator().manual_seed(0)
