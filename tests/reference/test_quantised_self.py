@@ -42,7 +42,7 @@ def test_a_target_in_bf16_lends_its_keys_and_values(tiny) -> None:
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
 )
 def test_sampled_texts_have_the_targets_distribution(tiny, sampled_texts, dtype) -> None:
-    target = tiny(11, dtype=dtype, num_layers=1, vocab_size=sampled_texts.SIZE, **SMALL)
+    target = tiny(11, dtype=dtype, vocab_size=sampled_texts.SIZE, **SMALL)
     drafter = QuantisedSelf(2, "int4-g32")
     counts = sampled_texts.counts(target, drafter, temperature=0.8)
     distribution = sampled_texts.distribution(target, SamplingParameters(0.8))

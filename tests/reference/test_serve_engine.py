@@ -187,6 +187,46 @@ class Letters:
     decode = staticmethod(decode)
 
 
+ROUNDING = 0.25  # of logits up to 12 in 16 bits: four units in the last place
+
+
+def parts_beyond_a_near_tie(model, prompt: list[int], one: list[int], other: list[int]) -> bool:
+    """Whether two texts part where the logits of `model`, in 64 bits, are further apart than
+    rounding to 16 bits puts them."""
+    for index, tokens in enumerate(zip(one, other, strict=True)):
+        if tokens[0] != tokens[1]:
+            text = torch.tensor([prompt + one[:index]])
+            logits = model(text)[0, -1]
+            return bool((logits.max() - logits[list(tokens)]).max() > ROUNDING)
+    return False
+
+
+@torch.inference_mode()
+def test_in_16_bits_texts_part_at_near_ties_alone(tiny, perturbed) -> None:
+    """Passes of other sizes round differently, and nothing else makes a served text another one."""
+    target, exact = tiny(3, dtype=torch.bfloat16), tiny(3)
+    exact.load_state_dict({name: x.double() for name, x in target.state_dict().items()})
+    requests = [
+        replace(request, sampling=SamplingParameters(0.0), stops=(), max_tokens=30)
+        for request in mixed(REQUESTS, 61)
+    ]
+    served = Served(target, DraftModel(perturbed(target, 0.3), 3), 8, prompt_tokens=40)
+    served.run(requests, every=2)
+    parted = found = 0
+    for request in requests:
+        stops = request.stop_ids
+        alone = speculate(target, NoDrafter(), request.prompt, 30, stop_ids=stops).tokens
+        tokens = request.text.tokens
+        length = min(len(tokens), len(alone))  # one may have met a stop after they parted
+        assert not parts_beyond_a_near_tie(exact, request.prompt, tokens[:length], alone[:length])
+        parted += tokens != alone
+        shorter = alone[: length // 2 + 1]
+        planted = [*shorter[:-1], (shorter[-1] + 1) % 61]
+        found += parts_beyond_a_near_tie(exact, request.prompt, shorter, planted)
+    assert 0 < parted < REQUESTS // 2
+    assert found > 0.8 * REQUESTS  # another token is seldom as likely by chance
+
+
 def test_a_neighbour_s_noise_changes_the_text(pair, alone, monkeypatch) -> None:
     """Planted: noise by row in place of by request."""
     target, draft = pair
