@@ -59,15 +59,14 @@ no verdict on vLLM, which is made for large models on GPUs.
 # %% [markdown]
 # ## What was predicted
 #
-# Our server is predicted from probes of the machine: their passes, in a simulated closed loop. No
-# constant comes from a server. vLLM's passes are taken to be those of the probes, too. What its
-# host does for each step and for each sequence is fitted to two of its eight loads: the plain ones
-# with the fewest and the most streams. With that, its speculation is predicted. Tokens per cycle
-# are the counted ones: what is tried is the time.
+# Our server is predicted from probes of the machine, in a simulated closed loop. What HTTP and the
+# client add to a cycle is timed with a small random pair, which is decoded here and served. No
+# constant comes from the loads that are predicted.
 #
-# Since this run `make bench-servers` has learned two things from it: it also times what HTTP and
-# the client add, with a small random pair, and it lets a cycle with drafts take vLLM's host as long
-# as a plain step once more. The run that is shown here is from before.
+# vLLM's passes are taken to be those of the probes. What its host does for each step and for each
+# sequence is fitted to two of its eight loads: the plain ones with the fewest and the most streams.
+# With a draft its host is taken to work as long as for a plain step once more. Tokens per cycle are
+# the counted ones: what is tried is the time.
 
 # %%
 figure, panels = figures.subplots(2, height=2.9)
@@ -89,9 +88,8 @@ course.say(f"""
 |---|---|---|---|---|
 {said}
 
-(Speedups: predicted / measured.) **Both are predicted too fast, and most so with a draft: two plain
-loads tell what a server's host takes for a plain step. What it does only where it speculates stays
-unknown until it is measured.**
+(Speedups: predicted / measured.) **Plain loads tell what a server's host takes for a plain step.
+What it takes only where it speculates is an assumption, until a run with drafts has tried it.**
 """)
 
 # %% [markdown]

@@ -6,7 +6,7 @@ import pytest
 
 import specsim
 from specsim.demo import processes
-from specsim.demo.host import HostCost, fitted
+from specsim.demo.host import HostCost, fitted, typical
 
 COST = HostCost(cycle_s=1.5e-3, sequence_s=2e-4, speculation_s=4e-4)
 
@@ -62,3 +62,11 @@ def test_our_server_is_eager_unless_it_is_to_be_compiled(monkeypatch) -> None:
     assert compiled[-3:] == ["--compile", "--max-model-len", "256"]
     assert eager[3:] == compiled[3:-3]
     assert patience["patience_s"] > 600
+
+
+def test_a_machine_that_slows_down_between_rounds_changes_no_cost() -> None:
+    """Serving takes a quarter more in each round, of which the third runs at half the speed."""
+    rounds = [(speed * 8e-3, speed * 10e-3) for speed in (1.0, 1.1, 2.0)]
+    here, there = typical(rounds)
+    assert there == pytest.approx(11e-3)
+    assert here / there == pytest.approx(0.8)

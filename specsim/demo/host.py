@@ -26,7 +26,7 @@ from specsim.hardware import System
 
 TARGET, DRAFT = (192, 6), (128, 2)  # hidden size, layers
 VOCABULARY = 3072
-PROMPT, ANSWER, ROUNDS = 8, 48, 3  # tokens, tokens, and how often each load is sent
+PROMPT, ANSWER, ROUNDS = 8, 48, 7  # tokens, tokens, and how often each load is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,14 @@ def cost_of_serving(gamma: int, dtype: str, slots: int, quick: bool = False) -> 
                         there = served_s(server.url, batch)
                         if turn:  # the first round warms up
                             seen.setdefault((drafted, batch), []).append((here, there))
-    return fitted(
-        {
-            key: (
-                statistics.median(here for here, _ in each),
-                statistics.median(there for _, there in each),
-            )
-            for key, each in seen.items()
-        }
-    )
+    return fitted({key: typical(each) for key, each in seen.items()})
+
+
+def typical(seconds: list[tuple[float, float]]) -> tuple[float, float]:
+    """The median seconds of a cycle behind the server, and those here by the median ratio of the
+    two: each pair is timed within a second, and the machine's speed changes more slowly."""
+    there = statistics.median(each for _, each in seconds)
+    return there * statistics.median(here / each for here, each in seconds), there
 
 
 def fitted(seconds: dict[tuple[int, int], tuple[float, float]]) -> HostCost:
