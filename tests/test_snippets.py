@@ -309,13 +309,13 @@ def test_every_command_of_the_decoder_parses_and_is_run_or_named() -> None:
 @pytest.fixture
 def no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that has begun to listen ends at once, instead of at Ctrl-C."""
-    from reference.serving.command import Server
+    import uvicorn
 
-    async def ended(_: Server, sockets: list[socket.socket]) -> None:
+    async def ended(_: uvicorn.Server, sockets: list[socket.socket]) -> None:
         for each in sockets:
             each.close()
 
-    monkeypatch.setattr(Server, "serve", ended)
+    monkeypatch.setattr(uvicorn.Server, "serve", ended)
 
 
 @pytest.mark.parametrize(

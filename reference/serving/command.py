@@ -92,10 +92,13 @@ def serve(
                 engine.cancel(request)  # those that the limit of time has left
             engine.close()
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, end)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    run(engine, loop, answer())
+    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run(engine, loop, answer())
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return 0
 
 
