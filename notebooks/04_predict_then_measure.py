@@ -87,9 +87,9 @@ course.show(figure)
 
 # %% [markdown]
 # The figure divides bytes by the whole time of a product. Small ones look slow, because much of
-# their time is a fixed time each. The fit gets a dozen constants from the probes by least squares:
-# beside the bytes read per second, by size and by rows, they are the fixed times of a layer, a
-# pass, a drawn token and a cycle. The same constants must explain the stage
+# their time is a fixed time each. So the bytes read per second are kept by size and by rows, as
+# they were timed. About a dozen further constants are fitted by least squares: the fixed times of
+# a layer, a pass, a drawn token and a cycle. The same constants must explain the stage
 # times of all probe pairs. The difference between a measured and a fitted stage time is the error
 # of the fit. It is also the width of the band of every prediction.
 

@@ -97,10 +97,8 @@ def int8_system() -> System:
 
 
 def linear_probes(system: System, format: str) -> list[LinearProbe]:
-    table, kernels = (
-        system.engine.weight_efficiency,
-        dict(zip(SIZES, (160, 60, 24, 4), strict=True)),
-    )
+    table = system.engine.weight_efficiency
+    kernels = dict(zip(SIZES, (160, 60, 24, 4), strict=True))
     found = []
     for size, rows in itertools.product(SIZES, ROWS):
         nbytes = kernels[size] * size

@@ -25,25 +25,20 @@ from specsim.demo.host import HostCost
 from specsim.evidence import calibration
 from specsim.evidence.measurement import Measurement
 
-# The demo with few, small probes and a small dialled target: what is asked is that it calibrates
-# and uses what it found, not how well; that is for tests/reference/test_probes.py.
-FEW_PROBES = """
+# The demo with few, small probes and a small dialled target.
+SMALL_DEMO = f"""
 import sys
 from dataclasses import replace
-from reference.lab import drift
-from reference.lab.probes import attention, products, stages
+sys.path.append({str(Path(__file__).parent)!r})
+import few_probes
 from specsim import cli
 from specsim.demo import decoding
-decoding.QUICK = replace(
-    decoding.QUICK,
-    target=replace(decoding.QUICK.target, hidden_size=512, intermediate_size=1024, num_heads=8),
-)
-products.WideProduct.SIDE, attention.READ_BYTES, drift.SIDE_ELSEWHERE = 256, 4e6, 512
-products.STACKS, products.FORMATS = ((64, 2), (128, 1), (192, 2)), ()
-stages.PAIRS = stages.PAIRS[:1]
+few_probes.install()
+target = replace(decoding.QUICK.target, hidden_size=512, intermediate_size=1024, num_heads=8)
+decoding.QUICK = replace(decoding.QUICK, target=target)
 sys.exit(cli.main(["demo", *sys.argv[1:]]))
 """
-DEMO = [sys.executable, "-c", FEW_PROBES, "--quick", "--dtype", "fp32", "--out"]
+DEMO = [sys.executable, "-c", SMALL_DEMO, "--quick", "--dtype", "fp32", "--out"]
 MEASURED = Path(__file__).parent.parent / "measurements" / "cpu-2core"
 
 

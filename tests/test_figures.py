@@ -318,6 +318,17 @@ def test_a_timing_is_a_marker_with_its_spread(point) -> None:
     assert any(np.isclose(values[0], 1e3 * cycle.median).any() for values in medians)
 
 
+def test_the_draft_step_is_the_mean_of_a_cycle_as_it_is_measured(point) -> None:
+    axes = drawn("times_vs_gamma", point).axes[0]
+    (line,) = (
+        each for each in axes.lines if each.get_label() == figures.QUANTITIES["draft_step_s"]
+    )
+    gamma = np.asarray(OVER.gamma)
+    assert gamma[0] == 0
+    assert np.isnan(line.get_ydata()[0])
+    np.testing.assert_allclose(line.get_ydata()[1:], 1e3 * OVER.draft_s[1:] / gamma[1:])
+
+
 def test_every_token_of_a_cycle_is_drawn_with_its_fate() -> None:
     first, second = CYCLES
     assert first.fates == ["accepted", "accepted", "rejected", "not judged", "corrected"]

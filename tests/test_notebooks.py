@@ -59,14 +59,14 @@ for own in [value for value in list(globals().values()) if isinstance(value, qui
 
 # Run before notebooks that probe the machine: what they ask for is measured once for all of them,
 # by few, small probes. Between two notebooks it is kept as bytes: the classes are loaded anew.
-PROBES = """
+PROBES = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
 def keep_probes():
-    import functools, inspect, pickle, sys, types
-    from reference.lab import drift, probes
-    from reference.lab.probes import attention, products, stages
-    products.WideProduct.SIDE, attention.READ_BYTES, drift.SIDE_ELSEWHERE = 256, 4e6, 512
-    products.STACKS, products.FORMATS = ((64, 2), (128, 1), (192, 2)), ()
-    stages.PAIRS = stages.PAIRS[:1]
+    import functools, inspect, pickle, types
+    import few_probes
+    from reference.lab import probes
+    few_probes.install()
     kept = vars(sys.modules.setdefault("kept", types.ModuleType("kept")))
     def keeping(name, run):
         @functools.wraps(run)
@@ -80,7 +80,7 @@ def keep_probes():
     for name in ("fastest_dtype", "run_probes"):
         setattr(probes, name, keeping(name, getattr(probes, name)))
 keep_probes()
-del keep_probes
+del keep_probes, sys
 """
 
 # Run before and after each notebook: what it prices fits into memory, or the cell says where memory

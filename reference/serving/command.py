@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -93,21 +93,18 @@ def serve(
             engine.close()
 
     sys.setswitchinterval(SWITCH_INTERVAL)
-    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(end, signal.SIGINT, signal.SIGTERM):
         run(engine, loop, answer())
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
     return 0
 
 
 def run(engine: Engine, loop: asyncio.AbstractEventLoop, answer: Coroutine) -> None:
     """Run the engine on this thread, and HTTP on another, until both have ended.
 
-    The engine stays on the thread that has loaded the model: a second one that computes has a team
-    of OpenMP threads of its own, and with more threads than cores those of both sleep between two
-    operations instead of waiting awake. A cycle then takes 10 to 15 % longer.
+    The engine stays on the thread that has loaded the model. A second thread that computes has a
+    team of OpenMP threads of its own, and with more threads than cores they wait awake for so short
+    a time (libgomp's manual, GOMP_SPINCOUNT) that they fall asleep between two operations: cycles
+    on such a thread took about 14 % longer (8 rows, 2 cores).
     """
     with asyncio.Runner(loop_factory=lambda: loop) as runner, ThreadPoolExecutor(1) as threads:
         http = threads.submit(runner.run, answer)
@@ -150,15 +147,23 @@ def ended_by(number: int) -> Iterator[None]:
     """Let a signal end the process as an exception does, so that nothing half made is left. A
     second one ends it at once: an exception in a finalizer is lost."""
 
-    def end(*_) -> None:
+    def end(*_: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
-    before = signal.signal(number, end)
+    with handled(end, number):
+        yield
+
+
+@contextmanager
+def handled(handler: Callable[..., object], *numbers: int) -> Iterator[None]:
+    """Give signals to a handler, and back to the one before at the end."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, kept in before.items():
+            signal.signal(number, kept)
 
 
 def bound(host: str, port: int) -> socket.socket:

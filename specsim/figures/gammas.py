@@ -90,14 +90,17 @@ def tokens_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] 
 
 @styled
 def times_vs_gamma(axes: Axes, prediction: Prediction, points: Sequence[Point] = ()) -> None:
-    """Milliseconds of a draft step, a verification and a whole cycle."""
+    """Milliseconds of a draft step, a verification and a whole cycle. The draft step is the mean
+    over the passes of a cycle, as it is measured: the first of them reads two rows."""
+    gamma = np.asarray(prediction.gamma)
     for name in ("cycle_s", "verify_step_s", "draft_step_s"):
         colour, seconds = COLOURS[CONCEPTS[name]], getattr(prediction, name)
         low, high = prediction.band[name]
-        axes.fill_between(
-            prediction.gamma, 1e3 * low, 1e3 * high, color=colour, alpha=0.15, linewidth=0
-        )
-        axes.plot(prediction.gamma, 1e3 * seconds, color=colour, label=QUANTITIES[name])
+        if name == "draft_step_s":
+            mean = np.where(gamma > 0, prediction.draft_s / np.maximum(gamma, 1), np.nan)
+            low, high, seconds = low / seconds * mean, high / seconds * mean, mean
+        axes.fill_between(gamma, 1e3 * low, 1e3 * high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(gamma, 1e3 * seconds, color=colour, label=QUANTITIES[name])
         timed = [(p.scenario.gamma, t) for p in points if (t := getattr(p, name))]
         timings(axes, timed, CONCEPTS[name])
     axes.set_ylim(bottom=0)
