@@ -16,6 +16,7 @@ from specsim.evidence.measurement import Timing
 from specsim.operators import Workload
 from specsim.planning.memory import MEMORY_SHARE, largest_batch
 from specsim.planning.sweep import speedup_map
+from specsim.prediction import QUANTITIES
 
 TARGET, DRAFT = specsim.model("llama-3.1-8b"), specsim.model("llama-3.2-1b")
 SYSTEM = specsim.system("h200-sxm")
@@ -320,9 +321,7 @@ def test_a_timing_is_a_marker_with_its_spread(point) -> None:
 
 def test_the_draft_step_is_the_mean_of_a_cycle_as_it_is_measured(point) -> None:
     axes = drawn("times_vs_gamma", point).axes[0]
-    (line,) = (
-        each for each in axes.lines if each.get_label() == figures.QUANTITIES["draft_step_s"]
-    )
+    (line,) = (each for each in axes.lines if each.get_label() == QUANTITIES["draft_step_s"])
     gamma = np.asarray(OVER.gamma)
     assert gamma[0] == 0
     assert np.isnan(line.get_ydata()[0])
