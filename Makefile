@@ -57,7 +57,8 @@ bench-engines: $(VENV)/test.stamp engines.ready  ## speed of the decoder and of 
 	$(RUN) bench/versus_engines.py
 
 # Each engine has an environment of its own. What cannot be had here is skipped, with the reason.
-# Without the pin, optimum-intel fetches torch for CUDA, 4 GB. llama.cpp comes in a wheel that needs
+# Without the pin, optimum-intel fetches torch for CUDA, 4 GB; its torchvision is for CUDA all the
+# same, and transformers cannot be imported beside it. llama.cpp comes in a wheel that needs
 # no compiler, unlike llama-cpp-python.
 ENGINE = @test -x .engines/$(1)/bin/python || ( $(PYTHON) -m venv .engines/$(1) \
 	&& .engines/$(1)/bin/pip install --quiet --disable-pip-version-check $(2) ) \
@@ -65,6 +66,7 @@ ENGINE = @test -x .engines/$(1)/bin/python || ( $(PYTHON) -m venv .engines/$(1) 
 .PHONY: engines.ready
 engines.ready: $(VENV)/pip.ready
 	$(call ENGINE,openvino,torch==2.13.0 openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0')
+	@! test -x .engines/openvino/bin/pip || .engines/openvino/bin/pip uninstall --quiet --yes torchvision
 	$(call ENGINE,ctranslate2,torch==2.13.0 ctranslate2==4.8.5 transformers==5.24.0)
 	$(call ENGINE,llama.cpp,xllamacpp==2026.10.11549 gguf==0.19.0 safetensors)
 	$(call ENGINE,transformers,torch==2.13.0 transformers==5.23.0)

@@ -5,10 +5,10 @@ or converts the weight on every call; a packed weight is read as it is. On the t
 docs/demo.md this halves the time of the bundled target's products in bf16, and makes it independent
 of the number of rows. On other devices nothing is done.
 
-A packed product begins 20 to 30 us later than an ordinary one. In fp32, whose ordinary kernel is
-good, a small matrix therefore stays as it is: of 0.3 to 0.8 MB, in the cache, an ordinary product
-of 1 to 40 rows takes 0.4 to 0.9 of the packed one's time; of 1.6 MB and more it takes 1.1 to 3.4
-times that.
+A packed product begins 10 to 20 us later than an ordinary one. In fp32, whose ordinary kernel is
+good, a small matrix therefore stays as it is: of 0.3 MB, in the cache, an ordinary product of 1 to
+40 rows takes 0.5 to 1.1 of the packed one's time; of 0.8 MB 0.7 to 1.8, and 1.2 to 3.1 when it is
+read from memory; of 1.6 MB and more 1.5 to 5.
 """
 
 import torch
@@ -17,7 +17,10 @@ from torch.nn import functional as F
 
 from reference.experts import LinearStack, SeparateLinears
 
-PACKED_FROM = 1 << 20  # bytes of a matrix in fp32
+PACKED_FROM = 1 << 19  # bytes of a matrix in fp32
+# For how many rows oneDNN is to choose the layout. For one row of fp32 it chooses none: that is 10 %
+# faster in some products of one row, and takes 1.3 to 2.3 times as long from two rows on.
+LAID_OUT_FOR = 8
 
 
 class PackedLinear(nn.Module):
@@ -29,7 +32,9 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 1)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(
+            weight.detach().contiguous(), LAID_OUT_FOR
+        )
         self.bias = None if bias is None else bias.detach()
         self.register_buffer("plain", None, persistent=False)
 
