@@ -119,7 +119,8 @@ class Decoder:
 
     def window(self, slots: int) -> int:
         """How many slots of the cache a pass reads so that the first `slots` are among them."""
-        slots = window_of(slots) if self.rounds_windows else slots
+        if self.rounds_windows:
+            slots = window_of(slots, on_cpu=self.cycle.target.device.type == "cpu")
         return min(slots, self.cycle.cache.capacity)
 
 

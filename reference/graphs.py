@@ -199,9 +199,10 @@ def forget(target: Transformer) -> None:
     vars(target).pop("kept_decoders", None)
 
 
-def window_of(slots: int) -> int:
-    """The window that holds so many slots, where windows are powers of two."""
-    return power_of_two(max(slots, SMALLEST_WINDOW))
+def window_of(slots: int, on_cpu: bool = False) -> int:
+    """The window that holds so many slots, where windows are powers of two. The smallest is half as
+    large `on_cpu`, where every slot of it is read and nothing is as dear as reading."""
+    return power_of_two(max(slots, SMALLEST_WINDOW // 2 if on_cpu else SMALLEST_WINDOW))
 
 
 def power_of_two(least: int) -> int:

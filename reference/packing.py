@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from reference.experts import LinearStack, SeparateLinears
 
 PACKED_FROM = 1 << 19  # bytes of a matrix in fp32
-# For how many rows oneDNN is to choose the layout. For one row of fp32 it chooses none: that is 10 %
-# faster in some products of one row, and takes 1.3 to 2.3 times as long from two rows on.
+# For how many rows oneDNN is to choose the layout. For one row of fp32 it chooses none: that is
+# 10 % faster in some products of one row, and takes 1.3 to 2.3 times as long from two rows on.
 LAID_OUT_FOR = 8
 
 
