@@ -1,8 +1,9 @@
 """The speed of the machine at this moment: two fixed tasks, timed between other measurements.
 
 A shared or throttled machine can change its speed between calibration and measurement. The time of
-one matrix-vector product, taken next to each measurement, shows by how much memory has changed. On
-a CPU the processor can change by itself, and small models wait for it more than for memory: there
+one matrix-vector product, taken next to each measurement, shows by how much memory has changed; on
+a CPU it is the decoder's own product, since a slower one would wait for the processor instead. On a
+CPU the processor can change by itself, and small models wait for it more than for memory: there
 the step of a tiny model is timed too, and the drift is the geometric mean of the two. So a change
 of the machine is not mistaken for an error of the model.
 """
@@ -43,6 +44,7 @@ class DriftProbe:
         self.result = torch.empty_like(self.vector)
         self.tiny = None
         if self.device.type == "cpu":
+            self.multiply = laid_out(self.matrix)
             self.tiny = pack(random_model(TINY, torch.float32, self.device, seed=0))
         self._once()  # warm up
 
@@ -80,7 +82,18 @@ class DriftProbe:
             end.synchronize()
             return start.elapsed_time(end) / 1e3
         started = time.perf_counter()
+        if self.device.type == "cpu":
+            self.result = self.multiply(self.vector)
+            return time.perf_counter() - started
         torch.mv(self.matrix, self.vector, out=self.result)
         if self.device.type == "mps":
             torch.mps.synchronize()
         return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def laid_out(matrix: torch.Tensor) -> torch.nn.Module:
+    """The product by `matrix` as the decoder has it on a CPU."""
+    linear = torch.nn.Linear(*matrix.mT.shape, bias=False)
+    linear.weight.data = matrix
+    return pack(torch.nn.ModuleList([linear]))[0]
