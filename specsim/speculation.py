@@ -28,7 +28,7 @@ from specsim.checks import (
 from specsim.checks.limits import require_limit
 from specsim.cost import Ledger, ModelPass
 from specsim.drafting import Drafter
-from specsim.hardware import System
+from specsim.hardware import System, emptied
 from specsim.operators import Workload
 from specsim.prediction import Prediction
 
@@ -115,10 +115,14 @@ def predict(
     verification = Ledger(((drafted, wide), (1.0 - drafted, plain)))
     verify_s = verification.seconds
     host_s = engine.cycle_overhead_s + engine.sequence_overhead_s * batch
+    refill_s = np.asarray(engine.cycle_refill_s)
+    if np.any(refill_s):
+        refill_s = refill_s * emptied(plain.work.weight_bytes)
+    host_s = host_s + refill_s
     plain_overhead = host_s + system.sampling_s(batch, batch, target.vocab_size)
     wide_overhead = (
         host_s
-        + np.where(gamma > 0, agreeing_s(system) * share, 0.0)
+        + np.where(gamma > 0, (agreeing_s(system) + refill_s) * share, 0.0)
         + engine.verified_row_overhead_s * batch * share * (rows - 1)
         + system.sampling_s(batch * (1 + share * (rows - 1)), batch, target.vocab_size)
     )

@@ -30,7 +30,7 @@ import numpy as np
 
 from specsim.checks import Booleans, Floats, Strings
 from specsim.checks.shown import Shown, milliseconds
-from specsim.hardware import EfficiencyTable, System
+from specsim.hardware import EfficiencyTable, System, emptied
 from specsim.operators import (
     ATTENTION,
     COLLECTIVE,
@@ -244,6 +244,8 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
         terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, overlap))
     layers = work.layers if engine.fuses else work.launched
     each_s = engine.layer_overhead_s + engine.wide_layer_overhead_s * (work.rows > 1)
+    if np.any(engine.layer_refill_s):
+        each_s = each_s + engine.layer_refill_s * emptied(work.layer_bytes)
     overhead_s = layers * each_s + engine.pass_overhead_s
     launch_s = layers * engine.layer_launch_s + engine.pass_launch_s
     if chip.is_host:

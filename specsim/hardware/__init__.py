@@ -17,6 +17,7 @@ from specsim.hardware.engines import (
     Engine,
     FormatConstants,
     catalog_engine,
+    emptied,
     engine_row,
     entry,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "System",
     "accelerator",
     "catalog_engine",
+    "emptied",
     "engine_row",
     "entry",
     "host_named",

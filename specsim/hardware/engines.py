@@ -13,6 +13,16 @@ from specsim.hardware.accelerators import Accelerator
 from specsim.hardware.efficiency import EfficiencyTable
 from specsim.operators import ForwardWork, Operator
 
+# Bytes of a processor's last cache, assumed for every CPU: they have 8 to 64 MB for a few cores.
+LAST_CACHE = 32e6
+
+
+def emptied(weight_bytes: ArrayLike) -> Floats:
+    """The share of a processor's caches that is lost to so many bytes of weights, read in between:
+    half for as many as the last cache holds, nearly all for ten times as many."""
+    nbytes = np.asarray(weight_bytes, float)
+    return np.asarray(nbytes / (nbytes + LAST_CACHE))
+
 
 @dataclass(frozen=True, slots=True)
 class FormatConstants:
@@ -30,6 +40,7 @@ class FormatConstants:
     layer_overhead_s: float
     wide_layer_overhead_s: float
     pass_overhead_s: float
+    layer_refill_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,6 +58,8 @@ class Engine(Shown):
     | `vector_efficiency` | of the 16-bit rate, for kernels of few rows: see `vector_rows` |
     | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; pessimistic after long kernels |
     | `wide_layer_overhead_s` | a layer's more in passes of several rows: a CPU's threads wake up |
+    | `layer_refill_s`, `cycle_refill_s` | of a CPU: small kernels and the host's code come back |
+    | | into caches that weights have emptied: times `emptied`, twice in a cycle with drafts |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
@@ -86,9 +99,11 @@ class Engine(Shown):
     layer_overhead_s: float = 0.0
     wide_layer_overhead_s: float = 0.0
     pass_overhead_s: float = 0.0
+    layer_refill_s: float = 0.0
     layer_launch_s: float = 0.0
     pass_launch_s: float = 0.0
     cycle_overhead_s: float = 0.0
+    cycle_refill_s: float = 0.0
     sequence_overhead_s: float = 0.0
     speculation_overhead_s: float = 0.0
     verified_row_overhead_s: float = 0.0

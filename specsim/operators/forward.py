@@ -26,7 +26,7 @@ from specsim.operators.sharding import (
     kv_heads_held,
     require_even_split,
 )
-from specsim.operators.work import COLLECTIVE, ELEMENTWISE, ForwardWork, Operator
+from specsim.operators.work import COLLECTIVE, ELEMENTWISE, HEAD, ForwardWork, Operator
 from specsim.operators.workload import Workload
 
 
@@ -99,7 +99,7 @@ def operators_of(
     yield elementwise(asked, model)
     # a pass of which no row goes through the LM head does not read it
     head = {"visits": logits, "copies": np.minimum(logits, 1.0)}
-    yield asked.linear("LM head", model.hidden_size, columns, 1, per_weight, **head)
+    yield asked.linear(HEAD, model.hidden_size, columns, 1, per_weight, **head)
     yield from soft_cap(asked, model, logits * columns)
     yield from collectives(asked, model)
 

@@ -15,6 +15,7 @@ LINEAR = "linear"
 ATTENTION = "attention"
 ELEMENTWISE = "elementwise"
 COLLECTIVE = "collective"
+HEAD = "LM head"  # the operator that no layer has
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,12 @@ class ForwardWork(Shown):
     def weight_bytes(self) -> Floats:
         """Weights streamed by the pass; of the embedding a few rows are gathered, not counted."""
         return reduce(np.add, (o.weight_bytes for o in self.operators))
+
+    @property
+    def layer_bytes(self) -> Floats:
+        """Weights that are streamed for one layer, in the mean."""
+        of_layers = (o.weight_bytes for o in self.operators if o.name != HEAD)
+        return np.asarray(reduce(np.add, of_layers) / np.maximum(self.layers, 1.0))
 
     @property
     def kv_bytes(self) -> Floats:

@@ -1,6 +1,7 @@
 """Stacks of products of equal matrices, from 20 kB to 24 MB each, with 1 to 320 rows."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -13,10 +14,12 @@ from specsim.evidence.calibration import LinearProbe
 from specsim.operators import precision
 
 # (hidden size, layers) of the stacks. Models of matrices below 0.3 MB fit into a cache, and so do
-# the stacks of such matrices. The others are larger, as such models are.
+# the stacks of such matrices. The others are larger, as such models are: from LARGE on, at least
+# LARGE_BYTES in any format, several times what a last cache holds.
 STACKS = (
     (48, 40), (96, 12), (160, 6), (240, 14), (352, 7), (400, 6), (704, 3), (1408, 1), (1728, 1),
 )  # fmt: skip
+LARGE, LARGE_BYTES = 704, 9.6e7
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 # Rows of verifications of several sequences. Arithmetic takes longer than reading the weights, so
 # the first matrices of a stack tell what all of it takes.
@@ -59,8 +62,11 @@ class ProductStack:
         self, hidden: int, layers: int, device: torch.device, dtype: torch.dtype, format: str = ""
     ):
         self.format, self.device = format, device
-        self.matrices = linear_stack(hidden, layers, device, dtype, format)
         size = precision(format or PRECISION_OF[dtype]).weight_bytes
+        if hidden >= LARGE:
+            layer_bytes = MATRICES * 2 * hidden**2 * size
+            layers = max(layers, math.ceil(LARGE_BYTES / layer_bytes))
+        self.matrices = linear_stack(hidden, layers, device, dtype, format)
         self.nbytes = [size * each.in_features * each.out_features for each in self.matrices]
         self.dtype = torch.bfloat16 if format else dtype
         self.rows = FORMAT_ROWS if format else (*ROWS, *WIDE_ROWS)

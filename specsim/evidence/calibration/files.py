@@ -1,7 +1,7 @@
 """A calibration as a JSON file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,8 @@ def formats_from_json(values: Any) -> tuple[FormatConstants, ...]:
         require_text("formats: format", own.format)
         for name in ("kv_efficiency", "attention_compute_efficiency", "activation_efficiency"):
             require_finite(f"formats: {name}", getattr(own, name))
-        for name in ("layer_overhead_s", "wide_layer_overhead_s", "pass_overhead_s"):
+        seconds = [each.name for each in fields(FormatConstants) if each.name.endswith("_s")]
+        for name in seconds:
             require_positive(f"formats: {name}", getattr(own, name), or_zero=True)
         found.append(own)
     return tuple(found)

@@ -16,7 +16,7 @@ from specsim.checks.shown import Shown
 from specsim.cost import forward_time
 from specsim.evidence.calibration.probes import StageProbe
 from specsim.evidence.calibration.regression import non_negative_fit
-from specsim.hardware import System
+from specsim.hardware import System, emptied
 from specsim.operators import ELEMENTWISE, Workload, forward_work
 
 # The first guess of the stages that wait for the host: those that take this many times the time of
@@ -30,10 +30,12 @@ COUNTS = (
     "layer_overhead_s",  # layers of all passes
     "pass_overhead_s",  # passes
     "wide_layer_overhead_s",  # layers of the passes with several rows
+    "layer_refill_s",  # layers x the share of the caches that the weights of one empty
     "activation_s",  # bytes of elementwise operators; becomes `activation_efficiency`
     "drafting_overhead_s",  # cycles that draft
     "sampling_overhead_s",  # drafted tokens
     "cycle_overhead_s",  # cycles
+    "cycle_refill_s",  # cycles x the same share of a pass, twice with drafts
     "sequence_overhead_s",  # cycles x sequences
     "speculation_overhead_s",  # cycles with drafts
     "logit_overhead_s",  # logits that become probabilities
@@ -41,6 +43,7 @@ COUNTS = (
     "sorting_overhead_s",  # logits that top-p looks through, one distribution after the other
 )
 LAUNCHED = 2  # so many of them a host may launch ahead of its device
+REFILLS = [COUNTS.index(name) for name in ("layer_refill_s", "cycle_refill_s")]  # of a CPU's caches
 ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes
 
 
@@ -83,17 +86,21 @@ def with_overheads(
     stages: Sequence[StageProbe],
     environment: Mapping[str, Any] | None = None,
     host_ahead: bool = False,
+    shares_caches: bool = False,
 ) -> Calibration:
     """The System with overheads that fit the stages; no constant is negative.
 
     Arguments: `products_only`, a System with the times of matrix products and attention; `stages`,
     the timings. `host_ahead`: the host launches kernels one by one and runs ahead of the device. A
     pass then takes the longer of its work and its launches, and a stage tells only about the longer
-    one.
+    one. `shares_caches`: the host is the device, so weights push the host's code and data out of
+    its caches.
     """
     explanations = [explained(probe, products_only) for probe in stages]
     known = np.array([seconds for seconds, _ in explanations])
     counts = np.array([row for _, row in explanations])
+    if not shares_caches:
+        counts[:, REFILLS] = 0.0
     measured = np.array([probe.seconds for probe in stages])
     of_passes = np.array([probe.stage != "host" for probe in stages])
     waiting = host_ahead & of_passes & (measured > WAITS * known)
@@ -133,10 +140,11 @@ def with_overheads(
 
 def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     """The seconds of a stage's products and attention, and its counts in the order of `COUNTS`."""
-    known, activations = 0.0, 0.0
+    known, activations, layers, refilled = 0.0, 0.0, probe.architecture.num_layers, 0.0
     for rows in probe.passes:
         workload = Workload(batch=probe.batch, rows=rows, context=probe.context)
         work = forward_work(probe.architecture, workload, system.precision)
+        refilled += layers * float(np.max(emptied(work.layer_bytes)))
         for term in forward_time(work, system).terms:
             if term.operator is None:
                 continue
@@ -147,9 +155,9 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     passes, gamma = len(probe.passes), probe.gamma
     vocab = probe.batch * probe.architecture.vocab_size
     counts = dict.fromkeys(COUNTS, 0.0)
-    counts["layer_overhead_s"] = passes * probe.architecture.num_layers
+    counts["layer_overhead_s"], counts["layer_refill_s"] = passes * layers, refilled
     wide = sum(probe.batch * rows > 1 for rows in probe.passes)
-    counts["wide_layer_overhead_s"] = wide * probe.architecture.num_layers
+    counts["wide_layer_overhead_s"] = wide * layers
     counts["pass_overhead_s"], counts["activation_s"] = passes, activations
     if probe.stage == "draft":
         counts["drafting_overhead_s"], counts["sampling_overhead_s"] = 1, gamma
@@ -157,6 +165,8 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     elif probe.stage == "host":
         counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch
         counts["speculation_overhead_s"] = float(gamma > 0)
+        one = forward_work(probe.architecture, Workload(context=probe.context), system.precision)
+        counts["cycle_refill_s"] = (1 + (gamma > 0)) * float(emptied(one.weight_bytes))
         counts["logit_overhead_s"], counts["drawing_overhead_s"] = (gamma + 1) * vocab, vocab
     if probe.filtered:
         each = probe.batch if probe.stage == "draft" else probe.batch * (gamma + 1)

@@ -79,7 +79,7 @@ def fit_once(probes: Probes, environment: Mapping[str, Any] | None = None) -> Ca
     )
     rates = {stored.math: rate, "bf16": rate, "fp32": rate}  # attention multiplies activations
     system = System(Accelerator(probes.machine, bandwidth, rates), products_only, stored)
-    found = with_overheads(system, own.stages, environment)
+    found = with_overheads(system, own.stages, environment, shares_caches=True)
     formats = constants_of_formats(probes, found.system)
     engine = replace(found.system.engine, formats=formats)
     return replace(found, system=replace(found.system, engine=engine))

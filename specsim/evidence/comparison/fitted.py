@@ -44,7 +44,9 @@ def fitted_to_server(
                 f"a load needs streams and seconds above 0, got {quoted(streams)}: "
                 f"{quoted(seconds)}"
             )
-    bare = replace(machine.engine, cycle_overhead_s=0.0, sequence_overhead_s=0.0)
+    bare = replace(
+        machine.engine, cycle_overhead_s=0.0, sequence_overhead_s=0.0, cycle_refill_s=0.0
+    )
     system = replace(machine, engine=bare)
     streams, seconds = np.array(sorted(plain_s.items()), float).T
     passes = predict(target, None, system, gamma=0, batch=streams, context=context).step_s
