@@ -47,6 +47,8 @@ def true_system() -> System:
         layer_overhead_s=200e-6,
         wide_layer_overhead_s=70e-6,
         pass_overhead_s=90e-6,
+        layer_refill_s=400e-6,
+        cycle_refill_s=150e-6,
         drafting_overhead_s=50e-6,
         sampling_overhead_s=60e-6,
         cycle_overhead_s=120e-6,
@@ -92,6 +94,7 @@ def int8_system() -> System:
     engine = replace(
         system.engine, weight_efficiency=table, activation_efficiency=0.02,
         layer_overhead_s=INT8_S, wide_layer_overhead_s=0.0, pass_overhead_s=0.0,
+        layer_refill_s=0.0,
     )  # fmt: skip
     return replace(system, engine=engine).with_precision("int8")
 
@@ -150,6 +153,8 @@ def true_probes(slower: float = 1.0) -> Probes:
 CONSTANTS = (
     "layer_overhead_s",
     "wide_layer_overhead_s",
+    "layer_refill_s",
+    "cycle_refill_s",
     "drafting_overhead_s",
     "sampling_overhead_s",
     "cycle_overhead_s",

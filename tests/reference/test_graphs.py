@@ -33,7 +33,7 @@ from reference import (
 from reference.cycle import Cycle
 from reference.decoding import Decoder
 from reference.drafters.head import DraftHead
-from reference.graphs import addresses, power_of_two, reachable
+from reference.graphs import addresses, power_of_two, reachable, window_of
 from reference.heads import untrained_head
 from reference.packing import can_pack, pack
 from reference.sampling import SamplingParameters
@@ -416,14 +416,14 @@ def test_what_was_recorded_serves_the_next_prompt_until_something_moves(
         for each in (plain, drafter):
             tokens = speculate(target, each, prompt, NEW, mode="cuda-graphs").tokens
             assert tokens == generate(target, prompt, NEW, mode="eager").tokens
-    assert imitated == [(0, 256), (3, 256)], "recorded anew for another prompt"
+    assert imitated == [(0, 128), (3, 128)], "recorded anew for another prompt"
     imitated.clear()
     longer = [1, 2, 3] * 84  # needs more slots than were allocated, and then another window
     speculate(target, drafter, longer, 10, mode="cuda-graphs")
     assert imitated == [(3, 256), (3, 512)]
     target.layers[0].down.weight.data = target.layers[0].down.weight.data.clone()
     speculate(target, drafter, PROMPTS[0], NEW, mode="cuda-graphs")
-    assert imitated == [(3, 256), (3, 512), (3, 256)]
+    assert imitated == [(3, 256), (3, 512), (3, 128)]
     decoder = kept(target)
     speculate(target, drafter, PROMPTS[0], NEW, 1.0, mode="cuda-graphs")
     assert kept(target) is not decoder, "sampling is part of a recording"
@@ -459,6 +459,11 @@ def test_two_streams_at_a_time_do_not_share_buffers(pair, imitated) -> None:
 @pytest.mark.parametrize(("least", "power"), [(1, 1), (2, 2), (3, 4), (256, 256), (257, 512)])
 def test_windows_are_powers_of_two(least: int, power: int) -> None:
     assert power_of_two(least) == power
+
+
+def test_a_cpu_reads_shorter_windows() -> None:
+    assert [window_of(slots) for slots in (1, 129, 257)] == [256, 256, 512]
+    assert [window_of(slots, on_cpu=True) for slots in (1, 129, 257)] == [128, 256, 512]
 
 
 def test_modes_that_are_not_there_are_named(pair) -> None:

@@ -114,6 +114,13 @@ def test_many_rows_are_timed_on_whole_layers_and_told_for_the_stack(monkeypatch)
     assert multiplied == [20, *[4, 20] * len(products.ROWS), *[8] * len(products.WIDE_ROWS)]
 
 
+@pytest.mark.parametrize(("dtype", "format"), [(torch.float32, ""), (torch.bfloat16, "int8")])
+def test_stacks_of_large_matrices_are_larger_than_a_last_cache(dtype, format):
+    stack = products.ProductStack(products.LARGE, 1, CPU, dtype, format)
+    assert sum(stack.nbytes) >= products.LARGE_BYTES
+    assert len(stack.matrices) % products.MATRICES == 0
+
+
 def test_keys_and_values_are_their_own_and_fill_more_than_a_last_cache():
     found = attention.attentions(CPU, torch.bfloat16)
     for each in found:

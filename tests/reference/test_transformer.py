@@ -236,6 +236,16 @@ def test_small_matrices_in_fp32_stay_as_they_are(monkeypatch) -> None:
         assert isinstance(made, PackedLinear) == (packs and can_pack(torch.empty(1, dtype=dtype)))
 
 
+def test_weights_are_packed_for_several_rows() -> None:
+    """For one row of fp32 oneDNN keeps the ordinary layout, which is slow for all other rows."""
+    linear = torch.nn.Linear(512, 1024, bias=False)
+    if not can_pack(linear.weight):
+        pytest.skip("nothing is packed here")
+    layout = torch.ops.mkldnn._get_mkldnn_serialized_md
+    wanted = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 8)
+    assert torch.equal(layout(PackedLinear(linear.weight).packed), layout(wanted))
+
+
 def test_float64_is_never_packed() -> None:
     assert not can_pack(torch.zeros(2, 2, dtype=torch.float64))
 
