@@ -55,11 +55,12 @@ from reference.lab import drift, probes
 torch.manual_seed(0)
 device = machine.device_named(None)
 dtype, reason = probes.fastest_dtype(device)
-drift_probe = drift.DriftProbe(device)
-before = drift_probe.now_s()
+drift_probe, seen = drift.DriftProbe(device), []
 probing = course.effort({}, {"rounds": 1, "widest": 400})
-timed = probes.run_probes(device, dtype, **probing)
-fitted = calibration.fit(timed, {"drift_s": (before + drift_probe.now_s()) / 2})
+timed = probes.run_probes(
+    device, dtype, between=lambda: seen.append(drift_probe.now_s()), **probing
+)
+fitted = calibration.fit(timed, {"drift_s": float(np.median(seen))})
 course.say(f"{machine.environment(device).device}, {reason}.")
 
 # %%
