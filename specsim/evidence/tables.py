@@ -46,7 +46,14 @@ def calibration_table(calibration: Calibration) -> list[str]:
     def us(seconds: float) -> str:
         return f"{seconds * 1e6:.0f} us"
 
-    overhead = f"{us(engine.layer_overhead_s)} per layer, {us(engine.pass_overhead_s)} per pass"
+    def refilled(seconds: float, by: str) -> str:
+        return f", up to {us(seconds)} more {by}" if seconds else ""
+
+    overhead = (
+        f"{us(engine.layer_overhead_s)} per layer"
+        f"{refilled(engine.layer_refill_s, 'if its weights empty the caches')}, "
+        f"{us(engine.pass_overhead_s)} per pass"
+    )
     if engine.layer_launch_s or engine.pass_launch_s:
         overhead = (
             f"the larger of its work and its launches, {us(engine.layer_launch_s)} per layer and "
@@ -59,7 +66,8 @@ def calibration_table(calibration: Calibration) -> list[str]:
         "pass": overhead,
         "drafting": f"{us(engine.drafting_overhead_s)} per cycle, "
         f"{us(engine.sampling_overhead_s)} per drawn token",
-        "sampling and host": f"{us(engine.cycle_overhead_s)} per step, "
+        "sampling and host": f"{us(engine.cycle_overhead_s)} per step"
+        f"{refilled(engine.cycle_refill_s, 'after a large pass')}, "
         f"{us(engine.speculation_overhead_s)} more to accept drafts, "
         f"{engine.logit_overhead_s * 1e9:.1f} ns per logit, "
         f"{engine.drawing_overhead_s * 1e9:.1f} ns more where a token is drawn",
