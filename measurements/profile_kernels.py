@@ -4,8 +4,9 @@
 
 Profiles plain steps, and verification of four fixed drafts, in a short and a long window, on random
 weights. The stage times come from a run without the profiler: a cycle minus the sum of its kernels
-is the time in which no kernel runs. On a CPU the model is small, and operators are listed instead
-of kernels.
+is the time in which no kernel runs. `calls` are those of the CUDA runtime, per cycle: the host
+launches three graphs, and waits once, for the result of the cycle before. On a CPU the model is
+small, and operators are listed instead of kernels.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from reference import NoDrafter, speculate
@@ -32,7 +34,7 @@ MOST = 14  # kernels in the table of a cycle
 
 
 def profiled(target: Transformer, drafter: Drafter, context: int) -> dict:
-    """The stage times of a cycle in seconds, and its kernels, the longest first."""
+    """The stage times of a cycle in seconds, its kernels, the longest first, and its calls."""
     prompt, on_cuda = [1] * context, target.device.type == "cuda"
 
     def run():
@@ -40,14 +42,22 @@ def profiled(target: Transformer, drafter: Drafter, context: int) -> dict:
 
     run()  # warms up and captures graphs
     timed = run()
-    kind = ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU
-    with profile(activities=[kind]) as seen:
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=kinds) as seen:
         cycles = max(1, len(run().cycle_times))
 
     def seconds(event) -> float:
         return (event.self_device_time_total if on_cuda else event.self_cpu_time_total) / 1e6
 
-    events = sorted(seen.key_averages(), key=seconds, reverse=True)
+    everything = list(seen.key_averages())
+    where = DeviceType.CUDA if on_cuda else DeviceType.CPU
+    calls = {
+        event.key: event.count / cycles
+        for event in everything
+        if event.device_type == DeviceType.CPU and event.key.startswith("cuda")
+    }
+    events = [event for event in everything if event.device_type == where]
+    events.sort(key=seconds, reverse=True)
     return {
         "gamma": drafter.gamma,
         "context": context,
@@ -56,6 +66,7 @@ def profiled(target: Transformer, drafter: Drafter, context: int) -> dict:
         "verify_s": timed.verify_s,
         "host_s": timed.host_s,
         "kernels_s": sum(map(seconds, events)) / cycles,
+        "calls": calls,
         "kernels": [
             {"name": event.key, "count": event.count / cycles, "seconds": seconds(event) / cycles}
             for event in events
@@ -74,6 +85,9 @@ def text(found: dict) -> str:
         f"{1e6 * kernel['seconds']:10.1f} us {kernel['count']:8.1f} x  {kernel['name'][:90]}"
         for kernel in found["kernels"][:MOST]
     ]
+    if found["calls"]:
+        each = ", ".join(f"{count:.1f} {name}" for name, count in found["calls"].items())
+        lines.append(f"calls per cycle: {each}")
     return "\n".join(lines)
 
 

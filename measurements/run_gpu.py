@@ -10,7 +10,7 @@ is not begun. After a failed step the next one runs.
 
     out/gpu/steps.tsv             a line for each attempt: step, outcome, exit status, seconds, …
     out/gpu/logs/<step>.log       the output of the step, with standard error
-    out/gpu/look.json, profile.json
+    out/gpu/look.json, profile.json, modes.json, dram.json, pair.json
     out/gpu/<machine>/*.json      calibrations, probes and measured points
     out/gpu/tiny/*.json           the points of the step `tiny`
     out/gpu.tar.gz                all of it, under gpu/, written again after each step
@@ -20,7 +20,8 @@ part of the suite continues with its missing points. To continue on another mach
 kind, unpack the archive there first: `tar xzf gpu.tar.gz -C out`. For another kind of machine, give
 another --out: a folder holds the finished steps of one machine.
 
-The script needs only NumPy. The steps need PyTorch; `smoke` and `peer` need what the tests need.
+The script needs only NumPy. The steps need PyTorch; `smoke`, `pair` and `peer` need what the tests
+need, and `dram` needs Nsight Compute.
 """
 
 import argparse
@@ -117,6 +118,12 @@ def steps(options: argparse.Namespace) -> list[Step]:
              (*script("profile_kernels"), f"{out}/profile.json"), shown=70),
         Step("smoke", "the tests marked gpu", 240, 60, tests),
         part("probes", "the calibration of the machine", 300),
+        Step("modes", "an 8B model in every mode", 240, 60,
+             (*script("modes"), f"{out}/modes.json"), shown=24),
+        Step("dram", "bytes from memory for every token", 180, 60,
+             (str(ROOT / "measurements" / "dram_bytes.py"), "--json", f"{out}/dram.json")),
+        Step("pair", "every method on the trained pair", 180, 60,
+             (*script("trained_pair"), f"{out}/pair.json"), shown=40),
         part("plain", "48 points of plain decoding", 240),
         part("verify", "35 passes of several rows", 300),
         part("speculation", "58 points of random pairs", 480),
@@ -124,7 +131,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
         part("peer", "6 points of transformers, the baseline", 120),
     ]  # fmt: skip
     if options.device == "cpu":
-        found = [replace(step, limit=SLOWER * step.limit) for step in found]
+        found = [replace(step, limit=SLOWER * step.limit) for step in found if step.name != "dram"]
     return found
 
 

@@ -169,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument("--machine", help="the name of the folder; default: the device's")
     measure.add_argument("--pair", default="bundled", help="the folder of the trained pair")
     measure.add_argument("--minutes", type=float, help="start no point after this, in each part")
+    measure.add_argument("--longest", type=float, help="skip points that need more seconds")
     measure.add_argument(
         "--dry-run", action="store_true", help="print what would be measured, and for how long"
     )
@@ -510,6 +511,7 @@ def measure_suite(options: argparse.Namespace) -> int:
         machine=options.machine,
         pair=options.pair,
         minutes=options.minutes,
+        longest=options.longest,
         dry_run=options.dry_run,
         say=lambda sentence: print(sentence, flush=True),
     )

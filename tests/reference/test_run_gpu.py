@@ -207,7 +207,10 @@ def test_an_unknown_step_names_the_known_ones_in_a_line(out) -> None:
     command = [sys.executable, str(SCRIPT), "--out", str(out), "look", "plane"]
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
-    names = "look, tiny, profile, smoke, probes, plain, verify, speculation, trained, peer"
+    names = (
+        "look, tiny, profile, smoke, probes, modes, dram, pair, plain, verify, speculation, "
+        "trained, peer"
+    )
     assert failed.stderr == f"run_gpu: unknown step 'plane'; known: {names}\n"
     assert not out.exists()
 
@@ -234,10 +237,11 @@ def script():
 
 def test_every_part_of_the_suite_has_a_step(script) -> None:
     steps = script.steps(script.parse([]))
-    assert [step.name for step in steps] == ["look", "tiny", "profile", "smoke", *PARTS]
+    before = ["look", "tiny", "profile", "smoke", "probes", "modes", "dram", "pair"]
+    assert [step.name for step in steps] == [*before, *PARTS[1:]]
     assert all(step.least < step.limit <= 480 for step in steps), "one must fit into ten minutes"
     suite = load_suite("gpu")
-    for step in steps[5:]:
+    for step in steps[len(before) :]:
         assert str(len(suite.of(step.name))) in step.says.split()
         assert step.command(265)[-2:] == ["--minutes", "4.00"]
 
@@ -316,7 +320,8 @@ def test_all_steps_run_for_real_on_a_cpu_interrupted_and_resumed(tmp_path) -> No
     print(resumed.stdout)
     assert resumed.returncode == 0
     assert outcomes(out)[3:] == [
-        (name, "finished") for name in ("profile", "smoke", *PARTS)
+        (name, "finished")
+        for name in ("profile", "smoke", "probes", "modes", "pair", *PARTS[1:])
     ]  # fmt: skip
     files = packed(out)
     for part in PARTS[1:]:

@@ -15,8 +15,9 @@ from specsim.architecture import Architecture
 from specsim.operators import precision
 
 LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
-CAPTURE_S = 0.4  # to capture the graphs of one variant, in every round
+CAPTURE_S = 0.6  # to capture the graphs of one variant, once
 RANDOM_PER_S = {"cuda": 4e10, "cpu": 1.5e8}  # random normal numbers
+PROMPT_FLOPS_PER_S = {"cuda": 3e14, "cpu": 5e10}  # of reading prompts
 SLACK_BYTES = 1.5e9  # the CUDA context, unused memory of the allocator, the drift probe
 
 
@@ -70,11 +71,13 @@ def need(
     noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]
     seconds += variants * (effort.rounds + 2) * noise
     if point.mode == "cuda-graphs":
-        seconds += variants * (effort.rounds + 2) * CAPTURE_S
+        seconds += variants * CAPTURE_S
     if not made:
         passes = 2 if read else 1
         seconds += passes * target.parameters / RANDOM_PER_S[on] + 1.0
     if read:
+        prompt_s = 2.0 * target.parameters * point.context / PROMPT_FLOPS_PER_S[on]
+        seconds += (variants * (effort.rounds + 2) * point.batch + effort.counted) * prompt_s
         eager = streamed / bandwidth + target.num_layers * LAYER_S["eager"]
         seconds += eager * effort.counted_cycles * (1 + 0.2 * point.gamma)
         seconds += 0 if made else eager * effort.calibration_tokens

@@ -99,14 +99,17 @@ class ModelCache:
         if point.target == "trained":
             return self._trained(dtype)
         target_model, draft_model = self.architectures(point)
+        packed = point.part != "peer"  # transformers shares the weights as they are
         if draft_model is None:
-            return Models(self._unread(target_model, dtype, 0, point.precision), None, None, NOISE)
+            target = self._unread(target_model, dtype, 0, point.precision, packed)
+            return Models(target, None, None, NOISE)
         if not point.synthetic:
             assert point.alpha is not None
             assert point.draft_layers is not None
             target, draft, reached = dialled_pair(
-                target_model, point.draft_layers, point.alpha, dtype=dtype, device=self.device
-            )
+                target_model, point.draft_layers, point.alpha, dtype=dtype, device=self.device,
+                packed=packed,
+            )  # fmt: skip
             note = f"random weights, scaled to alpha {reached:.3f} at temperature 1"
             return Models(target, draft, None, note)
         target = self._unread(target_model, dtype, 0, point.precision)
@@ -118,11 +121,19 @@ class ModelCache:
         return Models(target, draft, None, f"accept counts are drawn; {NOISE}")
 
     def _unread(
-        self, architecture: Architecture, dtype: torch.dtype, seed: int, precision: str
+        self,
+        architecture: Architecture,
+        dtype: torch.dtype,
+        seed: int,
+        precision: str,
+        packed: bool = True,
     ) -> Transformer:
         """A random model that is timed without reading prompts."""
         made = random_model(architecture, dtype, self.device, seed)
-        made = quantized(made, precision) if precision in GROUPS else pack(made)
+        if precision in GROUPS:
+            made = quantized(made, precision)
+        elif packed:
+            made = pack(made)
         made.reads_prompts = False
         return made
 

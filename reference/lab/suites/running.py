@@ -51,22 +51,25 @@ def run_suite(
     machine: str | None = None,
     pair: str = "bundled",
     minutes: float | None = None,
+    longest: float | None = None,
     dry_run: bool = False,
     effort: Effort | None = None,
     say: Say = print,
 ) -> int:
     """Measure the points of `parts` that are missing in `out`.
 
-    `minutes` is a limit for each part: no point is begun that would exceed it. Another run may
-    measure into the same folder. Returns how many points failed or were left for another run.
+    `minutes` is a limit for each part: no point is begun that would exceed it. Points that need
+    more than `longest` seconds, by the plan, are skipped. Another run may measure into the same
+    folder. Returns how many points failed or were left for another run.
     Raises SpecsimError for an unknown part, for a file in `out` that is not a measurement, and if
     nothing can be written there.
     """
     for part in (parts := list(parts)):
         if part not in PARTS:
             raise SpecsimError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
-    if minutes is not None:
-        require_positive("--minutes", minutes, or_zero=True)
+    for name, value in (("--minutes", minutes), ("--longest", longest)):
+        if value is not None:
+            require_positive(name, value, or_zero=True)
     env = environment(device)
     folder = out / (machine or machine_name(env, device))
     effort = effort or effort_on(device)
@@ -75,7 +78,7 @@ def run_suite(
         if part == "probes":
             calibrate(folder, device, say, dry_run)
             continue
-        run = PartRun(suite, part, folder, device, env, effort, pair, say)
+        run = PartRun(suite, part, folder, device, env, effort, pair, say, longest)
         failed += run.plan() if dry_run else run.measure(minutes)
     return failed
 
@@ -109,8 +112,9 @@ class PartRun:
         effort: Effort,
         pair: str,
         say: Say,
+        longest: float | None = None,
     ):
-        self.suite, self.part, self.device = suite, part, device
+        self.suite, self.part, self.device, self.longest = suite, part, device, longest
         self.folder, self.file = folder, folder / f"{part}.json"
         self.effort, self.say = effort, say
         self.cache = ModelCache(suite, device, pair)
@@ -131,6 +135,9 @@ class PartRun:
                 continue
             made = last is not None and last.pair == point.pair
             wanted = need(point, self.cache, self.effort, bandwidth, made)
+            if sentence := self._too_long(wanted.seconds):
+                self.say(f"{point.name}: skipped: {sentence}")
+                continue
             total, last = total + wanted.seconds, point
             self.say(
                 f"{point.name}: about {wanted.seconds:.1f} s, {wanted.memory_bytes / 1e9:.1f} GB"
@@ -166,7 +173,7 @@ class PartRun:
                 )
                 failed += left
                 break
-            if sentence := self._obstacle(point, bandwidth):
+            if sentence := self._obstacle(point, bandwidth) or self._too_long(wanted.seconds):
                 self.say(f"{point.name}: skipped: {sentence}")
                 continue
             if self._is_there(point):
@@ -233,6 +240,12 @@ class PartRun:
         if wanted > free:
             return f"it needs {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return None
+
+    def _too_long(self, seconds: float) -> str | None:
+        """Why a point that needs so many seconds is left out; None if it is not."""
+        if self.longest is None or seconds <= self.longest:
+            return None
+        return f"it needs about {seconds:.1f} s, which is more than {self.longest:g}"
 
     def _held_bytes(self) -> float:
         """GPU memory of the kept models. The next point uses them, or they are freed."""

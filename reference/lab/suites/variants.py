@@ -46,7 +46,7 @@ class Effort:
 
 
 EFFORTS = {
-    "cuda": Effort(0.6, 3, 4, 64, 32, 20, 24, 64),
+    "cuda": Effort(0.3, 3, 4, 48, 32, 12, 16, 48),
     "cpu": Effort(0.7, 3, 3, 40, 16, 8, 12, 32),
 }
 

@@ -1,0 +1,195 @@
+"""Count the bytes that a GPU reads from its memory for every emitted token, beside the prediction.
+
+    python measurements/dram_bytes.py [--gammas 0 2 4] [--cycles 16] [--json FILE]
+
+Nsight Compute (`ncu`) runs this script again for each gamma, and reads the counters of the memory
+(`dram__bytes_read.sum`, `dram__bytes_write.sum`) for a number of whole cycles: a Llama 3.1 8B shape
+in bf16 with a draft of Llama 3.2 1B's shape, random weights, drawn accept counts, batch 1. The
+caches are left as they are, so what the second-level cache keeps from one kernel to the next is not
+read again. With `--graphs graph` a CUDA graph is one measurement, with `node` each of its kernels
+is (slower, and it lists them); `--mode eager` measures the kernels without graphs.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from reference import DraftModel, NoDrafter
+from reference.decoding import stream
+from reference.graphs import window_of
+from reference.lab.dialled import architecture_named, random_model
+from reference.machine import device_named, environment
+from reference.statistics import Statistics
+from specsim.acceptance import PerPosition
+from specsim.checks import SpecsimError
+from specsim.checks.files import write_json
+from specsim.drafting import DraftModel as DraftModelCost
+from specsim.hardware import system
+from specsim.speculation import predict
+
+METRICS = {"read": "dram__bytes_read.sum", "written": "dram__bytes_write.sum"}
+ALPHA, CONTEXT, WARM_UP = 0.8, 360, 3
+UNITS = {"byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
+
+
+def survival(gamma: int) -> list[float]:
+    """P(at least k drafts are accepted), k = 1 … gamma."""
+    return [ALPHA**k for k in range(1, gamma + 1)]
+
+
+def predicted(gamma: int, window: int) -> dict[str, float]:
+    """Bytes of a cycle and of an emitted token, by the model: they depend on no constant."""
+    target, draft = architecture_named("8b"), architecture_named("1b")
+    answer = predict(
+        target,
+        DraftModelCost(draft, catch_up="row") if gamma else None,
+        system("h100-sxm", "ideal", "bf16"),
+        gamma=gamma,
+        acceptance=PerPosition(survival(gamma)) if gamma else None,
+        context=window,
+    )
+    nbytes = float(answer.verification.bytes_moved + answer.drafting.bytes_moved)
+    return {"cycle": nbytes, "tokens_per_cycle": float(answer.tokens_per_cycle)}
+
+
+def counted(gamma: int, cycles: int, mode: str) -> dict[str, float]:
+    """Decode; the profiler counts `cycles` whole cycles. What they emitted, and their window."""
+    device = device_named("cuda")
+    target = random_model(architecture_named("8b"), torch.bfloat16, device, 0)
+    draft = random_model(architecture_named("1b"), torch.bfloat16, device, 1)
+    target.reads_prompts = draft.reads_prompts = False
+    drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+    tokens, seen = (cycles + WARM_UP + 4) * (gamma + 1), Statistics(gamma)
+    given = survival(gamma) if gamma else None
+
+    def run(statistics: Statistics):
+        return stream(
+            target, drafter, [1] * CONTEXT, tokens, 1.0, mode=mode, survival=given,
+            statistics=statistics, seed=1,
+        )  # fmt: skip
+
+    list(run(Statistics(gamma)))  # records
+    emitted = 0
+    for index, new in enumerate(run(seen)):
+        if index == WARM_UP:
+            torch.cuda.synchronize()
+            torch.cuda.cudart().cudaProfilerStart()
+        elif index > WARM_UP:
+            emitted += len(new)
+        if index == WARM_UP + cycles:
+            torch.cuda.synchronize()
+            torch.cuda.cudart().cudaProfilerStop()
+            break
+    return {"emitted": emitted, "cycles": cycles, "window": window_of(CONTEXT + tokens)}
+
+
+def number(text: str) -> float:
+    """A number as ncu writes it."""
+    return float(text.replace(",", ""))
+
+
+def read_counters(text: str) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The sums of the counters, and the same by kernel, from ncu's raw page as CSV: a row of names,
+    a row of units, then a row for each kernel or graph."""
+    rows = list(csv.reader(line for line in text.splitlines() if line.startswith('"')))
+    if len(rows) < 3:
+        raise SpecsimError("ncu counted nothing; its log ends: " + text.strip()[-300:])
+    names, units = rows[0], rows[1]
+    totals: dict[str, float] = defaultdict(float)
+    kernels: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for row in rows[2:]:
+        kernel = row[names.index("Kernel Name")] if "Kernel Name" in names else ""
+        kernels[kernel]["count"] += 1
+        for name, metric in METRICS.items():
+            at = names.index(metric)
+            value = number(row[at]) * UNITS[units[at]]
+            totals[name] += value
+            kernels[kernel][name] += value
+    return dict(totals), {kernel: dict(found) for kernel, found in kernels.items()}
+
+
+def profiled(gamma: int, options: argparse.Namespace) -> dict:
+    """One gamma, in a process of its own under ncu."""
+    with tempfile.TemporaryDirectory() as folder:
+        log, said = Path(folder) / "ncu.csv", Path(folder) / "said.json"
+        command = [
+            options.ncu, "--profile-from-start", "off", "--graph-profiling", options.graphs,
+            "--cache-control", "none", "--clock-control", "none",
+            "--metrics", ",".join(METRICS.values()), "--csv", "--page", "raw",
+            "--print-units", "base", "--log-file", str(log),
+            sys.executable, __file__, "--child", str(gamma), "--cycles", str(options.cycles),
+            "--mode", options.mode, "--json", str(said),
+        ]  # fmt: skip
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        text = log.read_text(encoding="utf-8") if log.is_file() else ""
+        if run.returncode or not said.is_file():
+            ends = (run.stderr or run.stdout or text).strip().splitlines()[-8:]
+            raise SpecsimError(f"ncu ended with status {run.returncode}: " + " / ".join(ends))
+        child = json.loads(said.read_text(encoding="utf-8"))
+    totals, kernels = read_counters(text)
+    expected = predicted(gamma, int(child["window"]))
+    cycles, tokens = child["cycles"], child["emitted"]
+    most = sorted(kernels.items(), key=lambda item: -item[1].get("read", 0.0))[:12]
+    return child | {
+        "gamma": gamma,
+        "read_per_cycle": totals["read"] / cycles,
+        "written_per_cycle": totals["written"] / cycles,
+        "read_per_token": totals["read"] / tokens,
+        "predicted_per_cycle": expected["cycle"],
+        "predicted_per_token": expected["cycle"] * cycles / tokens,
+        "expected_tokens_per_cycle": expected["tokens_per_cycle"],
+        "kernels": [{"name": name[:120]} | found for name, found in most],
+    }
+
+
+def line(found: dict) -> str:
+    """A gamma in one line."""
+    ratio = found["read_per_cycle"] / found["predicted_per_cycle"]
+    return (
+        f"gamma {found['gamma']}: {found['emitted'] / found['cycles']:.2f} tokens per cycle, read "
+        f"{found['read_per_cycle'] / 1e9:.3f} GB a cycle ({found['predicted_per_cycle'] / 1e9:.3f} "
+        f"predicted, ratio {ratio:.3f}), {found['read_per_token'] / 1e9:.3f} GB a token "
+        f"({found['predicted_per_token'] / 1e9:.3f}); written "
+        f"{found['written_per_cycle'] / 1e9:.3f} GB a cycle"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gammas", type=int, nargs="+", default=[0, 2, 4])
+    parser.add_argument("--cycles", type=int, default=16)
+    parser.add_argument("--graphs", choices=("graph", "node"), default="graph")
+    parser.add_argument("--mode", default="cuda-graphs", help="a mode of the decoder")
+    parser.add_argument("--ncu", default=shutil.which("ncu") or "ncu")
+    parser.add_argument("--json", type=Path, help="a file to write the same document to")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        write_json(options.json, counted(options.child, options.cycles, options.mode))
+        return 0
+    found = []
+    for gamma in options.gammas:
+        try:
+            found.append(profiled(gamma, options))
+        except (SpecsimError, OSError, ValueError) as error:
+            print(f"gamma {gamma}: {error}", file=sys.stderr, flush=True)
+            continue
+        print(line(found[-1]), flush=True)
+        if options.json:
+            about = {"environment": asdict(environment(device_named("cuda")))}
+            about |= {"target": "llama-3.1-8b", "draft": "llama-3.2-1b", "alpha": ALPHA}
+            write_json(options.json, about | {"mode": options.mode, "gammas": found})
+    return 0 if len(found) == len(options.gammas) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
