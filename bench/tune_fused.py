@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,8 @@ def compile_all(workers: int, clock: Clock) -> None:
                 print(f"does not compile or run: {task}: {reason}")
     except Exception as error:
         print(f"compiling ahead stopped: {type(error).__name__}: {error}")
+        for worker in pool._processes.values():
+            worker.terminate()
     pool.shutdown(wait=False, cancel_futures=True)
     print(f"{len(tasks)} products compiled by {workers} workers, {clock.spent:.1f} s", flush=True)
 
@@ -284,7 +287,7 @@ def check() -> bool:
         gaps = {mode: widest_gap(exact, prompts, text) for mode, text in texts.items()}
         same = sum(a == b for one, two in zip(*texts.values(), strict=True)
                    for a, b in zip(one, two, strict=True))  # fmt: skip
-        print(f"{type(drafter).__name__}: {same} of 144 tokens equal; logits below the best: {gaps}")
+        print(f"{type(drafter).__name__}: {same} of 144 tokens are equal; below the best: {gaps}")
         good &= gaps["fused"] < 2 * gaps["cuda-graphs"] + 0.1
     print("as it should be" if good else "WRONG")
     return good
@@ -303,7 +306,7 @@ def layer_errors(small: Transformer, exact: Transformer, batch: int, tokens: int
         cache = each.new_cache(batch, 512, tokens)
         for to, source in zip(cache.tensors(), kept.tensors(), strict=True):
             to.copy_(source)
-        with layers_fused() if is_fused else mock.MagicMock():
+        with layers_fused() if is_fused else nullcontext():
             hidden = each.hidden(text, positions, cache, 512)
         found.append(torch.cat([x.double().flatten() for x in (hidden, *cache.tensors())]))
         if is_fused and torch.equal(found[1], found[2]):
