@@ -63,6 +63,7 @@ TILES = {
     ("gate_up", False): Tiles(16, 256, 4, 4),
     ("down", False): Tiles(16, 512, 4, 3),
 }
+DEVICE = "cuda"  # on which passes fit
 OVERLAP = True  # programmatic dependent launch, where the device has it
 
 _in_use = False
@@ -94,10 +95,9 @@ def fits(layers: Iterable["Layer"], view: "Pass") -> bool:
     if not _in_use or view.bias is not None or view.slots is not view.positions:
         return False  # not in use, or not a chain
     few = view.positions.numel() <= MOST_ROWS
-    on_cuda = view.positions.device.type == "cuda"
     return (
         few
-        and on_cuda
+        and view.positions.device.type == DEVICE
         and type(view.cache) is KVCache
         and all(kept.is_contiguous() for kept in view.cache.tensors())
         and all(layer_fits(layer, view) for layer in layers)
@@ -136,7 +136,7 @@ def is_plain(linear: nn.Module) -> bool:
 def run_layer(layer: "Layer", x: Tensor, index: int, view: "Pass") -> Tensor:
     """The hidden states (B, T, C) after `layer`, layer `index` of the cache: `Layer.forward`."""
     eps, (batch, tokens, size) = layer.shape.norm_eps, x.shape
-    x = x.reshape(batch * tokens, size)  # (R, C)
+    x = x.reshape(batch * tokens, size).contiguous()  # (R, C)
     qkv = product("qkv", x, layer.qkv.weight, norm=layer.attention_norm, eps=eps)
     mixed = attended(layer, qkv, index, view)  # (R, H·D)
     x = product("output", mixed, layer.output.weight, residual=x)

@@ -66,10 +66,11 @@ def main() -> None:
             head_dim=size, hidden_size=hidden, intermediate_size=width, qk_norm=qk_norm,
         )  # fmt: skip
         with mock.patch.object(fused, "TILES", tiles):
-            for batch, tokens in ((1, 1), (3, 1), (1, 4), (3, 5)):
+            passes = ((1, 1), (3, 1), (1, 4), (3, 5)) if tiles is SMALL else ((1, 1), (3, 5))
+            for batch, tokens in passes:
                 error = worst(model, batch, tokens)
-                print(shape, batch, tokens, error)
-                assert error < 2e-5, (shape, batch, tokens, error)
+                assert 0 < error < 2e-5, (shape, batch, tokens, error)
+                print(f"passes agree within {error:.1e}: {shape}, {batch} x {tokens} tokens")
 
 
 if __name__ == "__main__":
