@@ -17,7 +17,7 @@ from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
 from specsim.checks.limits import LIMITS
 
-MODES = ("eager", "cuda-graphs", "fused", "compiled")
+MODES = ("eager", "cuda-graphs", "compiled", "fused")
 
 
 @dataclass(frozen=True, slots=True)
