@@ -8,6 +8,7 @@ from numbers import Integral
 import torch
 
 from reference.drafters import Drafter
+from reference.fused import missing
 from reference.sampling import SamplingParameters
 from reference.transformer import MAX_GAMMA
 from reference.tree_verification import TREE_RULES
@@ -16,7 +17,7 @@ from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
 from specsim.checks.limits import LIMITS
 
-MODES = ("eager", "cuda-graphs", "compiled")
+MODES = ("eager", "cuda-graphs", "compiled", "fused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +109,6 @@ def mode_for(device: torch.device, mode: str | None) -> str:
         raise SpecsimError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
     if mode == "cuda-graphs" and device.type != "cuda":
         raise SpecsimError(f"CUDA graphs need a CUDA device, not {device}; use mode='eager'")
+    if mode == "fused" and (lacks := missing(device)):
+        raise SpecsimError(f"the mode 'fused' needs {lacks}; use another mode")
     return mode

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from reference import fused
 from reference.activations import rms_norm, swiglu
 from reference.attention import attend, attention_bias, bias_of
 from reference.cache import KVCache
@@ -33,6 +34,7 @@ class Pass(NamedTuple):
     bias: Tensor | None  # (B, 1, G·T, S); None: causal
     cos: Tensor | None = None  # (B, T, 1, D)
     sin: Tensor | None = None  # (B, T, 1, D), signed
+    is_fused: bool = False  # the layers are Triton kernels, which read no bias (see `fused`)
 
 
 class Layer(nn.Module):
@@ -61,6 +63,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, index: int, view: Pass) -> Tensor:
         """The hidden states (B, T, C) after this block, layer `index` of the cache."""
+        if view.is_fused:
+            return fused.run_layer(self, x, index, view)
         x = x + self.mix(rms_norm(x, self.attention_norm, self.shape.norm_eps), index, view)
         return x + self.feed(rms_norm(x, self.mlp_norm, self.shape.norm_eps))
 
@@ -182,12 +186,13 @@ class Transformer(nn.Module):
     def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
         """What the layers of each kind see in a pass: in the Llama shape all are of one kind."""
         bias, groups = asked.bias, self.architecture.num_heads // self.architecture.num_kv_heads
+        is_fused = fused.fits(self.layers, asked)
         if branches is not None:
             bias = bias_of(~branches.visible[:, None], groups, self.dtype)
-        elif asked.cache is not None and bias is None:
+        elif asked.cache is not None and bias is None and not is_fused:
             bias = attention_bias(asked.positions, asked.window, groups, self.dtype)
         cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
-        return (asked._replace(bias=bias, cos=cos, sin=sin),)
+        return (asked._replace(bias=bias, cos=cos, sin=sin, is_fused=is_fused),)
 
     def new_cache(self, batch: int, capacity: int, width: int, again: int = 1) -> KVCache:
         """A cache for `batch` sequences of `capacity` tokens, of which a pass drafts or verifies up

@@ -83,9 +83,9 @@ class Environment:
 class RunConditions:
     """What was run: the value of the key `scenario` of a measured point.
 
-    `mode` is "eager", "cuda-graphs" or "compiled". `context` is the mean number of cached tokens
-    over the timed cycles; `allocated_context` is the size of the cache, in tokens. The target is
-    split over `tensor_parallel` devices, each with a copy of the LM head; the draft over
+    `mode` is "eager", "cuda-graphs", "fused" or "compiled". `context` is the mean number of cached
+    tokens over the timed cycles; `allocated_context` is the size of the cache, in tokens. The
+    target is split over `tensor_parallel` devices, each with a copy of the LM head; the draft over
     `draft_tensor_parallel` (1: every device has a copy).
     """
 

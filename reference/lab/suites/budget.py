@@ -14,7 +14,8 @@ from reference.lab.suites.variants import Effort
 from specsim.architecture import Architecture
 from specsim.operators import precision
 
-LAYER_S = {"cuda-graphs": 60e-6, "eager": 600e-6}  # launches and small kernels, within a factor 2
+# launches and small kernels, within a factor 2
+LAYER_S = {"cuda-graphs": 60e-6, "fused": 20e-6, "eager": 600e-6}
 CAPTURE_S = 0.6  # to capture the graphs of one variant, once
 RANDOM_PER_S = {"cuda": 4e10, "cpu": 1.5e8}  # random normal numbers
 PROMPT_FLOPS_PER_S = {"cuda": 3e14, "cpu": 5e10}  # of reading prompts
@@ -70,7 +71,7 @@ def need(
     seconds = variants * (max(effort.seconds, cycles * step) + 4 * step)
     noise = 0.0 if point.alpha and not point.synthetic else kv / 2 / RANDOM_PER_S[on]
     seconds += variants * (effort.rounds + 2) * noise
-    if point.mode == "cuda-graphs":
+    if point.mode in ("cuda-graphs", "fused"):
         seconds += variants * CAPTURE_S
     if not made:
         passes = 2 if read else 1

@@ -24,7 +24,7 @@ METHODS = (
     "plain", "given", "draft-model", "early-exit", "n-gram",
     "transformers-generate", "transformers-assisted",
 )  # fmt: skip
-MODES = ("eager", "cuda-graphs")
+MODES = ("eager", "cuda-graphs", "fused")
 WHOLE = {"gamma": 0, "batch": 1, "context": 1}  # the least of each
 
 

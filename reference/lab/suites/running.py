@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from reference.attention import LONG, read_in_chunks_from
+from reference.fused import missing
 from reference.graphs import forget
 from reference.lab.drift import DriftProbe
 from reference.lab.suites import calibrating
@@ -235,6 +236,8 @@ class PartRun:
         """Why a point cannot be measured on this device; None if it can."""
         if point.mode == "cuda-graphs" and self.device.type != "cuda":
             return f"CUDA graphs need a CUDA device, not {self.device.type}"
+        if point.mode == "fused" and (lacks := missing(self.device)):
+            return f"the mode 'fused' needs {lacks}"
         wanted = need(point, self.cache, self.effort, bandwidth, True).memory_bytes
         free = free_bytes(self.device) + self._held_bytes()
         if wanted > free:

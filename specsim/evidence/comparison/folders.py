@@ -16,7 +16,7 @@ from specsim.evidence.comparison.predictors import Predictor, predictors_for
 from specsim.evidence.measurement import Environment, Measurement, Point
 
 OTHER_FILES = ("calibration", "probes")  # beginnings of the names of files without points
-MODES = ("eager", "cuda-graphs", "compiled")
+MODES = ("eager", "cuda-graphs", "fused", "compiled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,10 @@ from specsim.hardware import accelerator as accelerator_of
 from specsim.hardware.accelerators import NETWORK_LATENCY_S
 
 LINKS = ("link_bytes_per_s", "link_latency_s", "link_devices")
-ENGINE_OF = {"eager": "torch-eager", "cuda-graphs": "cuda-graphs", "compiled": "cuda-graphs"}
+ENGINE_OF = {
+    "eager": "torch-eager", "cuda-graphs": "cuda-graphs", "fused": "cuda-graphs",
+    "compiled": "cuda-graphs",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,77 @@
+"""Run by `test_fused` in a process of its own: Triton's interpreter has to be asked for before
+Triton is imported. Compares passes of fused layers with ordinary ones, in fp32 on the CPU."""
+
+import itertools
+import os
+import sys
+from pathlib import Path
+from unittest import mock
+
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+import torch  # noqa: E402
+from conftest import tiny_model  # noqa: E402
+
+from reference import fused  # noqa: E402
+
+LENGTHS = [70, 3, 131]  # so many tokens of each sequence are in the cache
+SHAPES = [  # heads, key-value heads, head size, hidden size, MLP width, QK-norm
+    (4, 4, 16, 64, 96, False),
+    (4, 2, 16, 40, 52, True),
+    (8, 2, 32, 128, 200, False),
+]
+SMALL = {  # of a program several turn, and the last block is not full
+    ("qkv", True): fused.Tiles(4, 32, 1),
+    ("output", True): fused.Tiles(2, 64, 4),
+    ("gate_up", True): fused.Tiles(4, 32, 1),
+    ("down", True): fused.Tiles(8, 32, 4),
+    ("qkv", False): fused.Tiles(16, 64, 2, 2),
+    ("output", False): fused.Tiles(16, 32, 2, 1),
+    ("gate_up", False): fused.Tiles(16, 64, 4, 3),
+    ("down", False): fused.Tiles(32, 64, 2, 1),
+}
+
+
+def anything_fits(layers, view) -> bool:
+    return fused._in_use and view.bias is None and view.slots is view.positions
+
+
+@torch.inference_mode()
+def worst(model, batch: int, tokens: int) -> float:
+    """The largest difference, of hidden states and of what is cached, between the two ways."""
+    generator = torch.Generator().manual_seed(batch * 10 + tokens)
+    lengths = torch.tensor(LENGTHS[:batch])
+    found = []
+    text = torch.randint(0, 61, (batch, tokens), generator=generator)
+    positions = lengths[:, None] + torch.arange(tokens)
+    for is_fused in (False, True):
+        cache = model.new_cache(batch, 256, tokens)
+        cache.fill_with_noise(256)
+        with mock.patch.object(fused, "fits", anything_fits):
+            if is_fused:
+                with fused.layers_fused():
+                    hidden = model.hidden(text, positions, cache, 256)
+            else:
+                hidden = model.hidden(text, positions, cache, 256)
+        found.append((hidden, *cache.keys, *cache.values))
+    return max((one - other).abs().max().item() for one, other in zip(*found, strict=True))
+
+
+def main() -> None:
+    for tiles, shape in itertools.product((fused.TILES, SMALL), SHAPES):
+        heads, kv_heads, size, hidden, width, qk_norm = shape
+        model = tiny_model(
+            1, dtype=torch.float32, max_context=256, num_heads=heads, num_kv_heads=kv_heads,
+            head_dim=size, hidden_size=hidden, intermediate_size=width, qk_norm=qk_norm,
+        )  # fmt: skip
+        with mock.patch.object(fused, "TILES", tiles):
+            passes = ((1, 1), (3, 1), (1, 4), (3, 5)) if tiles is SMALL else ((1, 1), (3, 5))
+            for batch, tokens in passes:
+                error = worst(model, batch, tokens)
+                assert 0 < error < 2e-5, (shape, batch, tokens, error)
+                print(f"passes agree within {error:.1e}: {shape}, {batch} x {tokens} tokens")
+
+
+if __name__ == "__main__":
+    main()
