@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,7 @@ from reference.activations import swiglu
 from reference.attention import attend
 from reference.cache import KVCache
 
-if TYPE_CHECKING:
-    from reference.transformer import Layer, Pass
+Layer, Pass = nn.Module, Any  # those of `transformer`, which imports this module
 
 MOST_ROWS = 16  # tokens of all sequences in a pass
 MOST_QUERIES = 64  # rows of a sequence that share a key-value head
@@ -89,7 +88,7 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def fits(layers: Iterable["Layer"], view: "Pass") -> bool:
+def fits(layers: Iterable[Layer], view: Pass) -> bool:
     """Whether the kernels are in use, and can compute this pass of these layers; told from shapes
     and types."""
     if not _in_use or view.bias is not None or view.slots is not view.positions:
@@ -104,7 +103,7 @@ def fits(layers: Iterable["Layer"], view: "Pass") -> bool:
     )
 
 
-def layer_fits(layer: "Layer", view: "Pass") -> bool:
+def layer_fits(layer: Layer, view: Pass) -> bool:
     """The same of one layer."""
     shape = layer.shape
     groups, uneven = divmod(shape.num_heads, shape.num_kv_heads)
@@ -123,17 +122,19 @@ def layer_fits(layer: "Layer", view: "Pass") -> bool:
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether it is an ordinary linear layer in bf16, on one device and without a bias."""
+    """Whether it is an ordinary linear layer in bf16, without a bias, and nothing else happens to
+    its input or output. Devices that share a layer add its products in a hook."""
     return (
         type(linear) is nn.Linear
         and linear.bias is None
-        and type(linear.weight) is nn.Parameter  # not a part that devices share
+        and not (linear._forward_hooks or linear._forward_pre_hooks)
+        and type(linear.weight) is nn.Parameter
         and linear.weight.dtype == torch.bfloat16
         and linear.weight.is_contiguous()
     )
 
 
-def run_layer(layer: "Layer", x: Tensor, index: int, view: "Pass") -> Tensor:
+def run_layer(layer: Layer, x: Tensor, index: int, view: Pass) -> Tensor:
     """The hidden states (B, T, C) after `layer`, layer `index` of the cache: `Layer.forward`."""
     eps, (batch, tokens, size) = layer.shape.norm_eps, x.shape
     x = x.reshape(batch * tokens, size).contiguous()  # (R, C)
@@ -176,7 +177,7 @@ def product(
 
 
 def attended(
-    layer: "Layer", qkv: Tensor, index: int, view: "Pass", overlap: bool | None = None
+    layer: Layer, qkv: Tensor, index: int, view: Pass, overlap: bool | None = None
 ) -> Tensor:
     """The values that each head has looked up, (R, H·D); the keys and values of `qkv`,
     (R, (H + 2 KV)·D), are in the cache then."""

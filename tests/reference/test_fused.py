@@ -168,6 +168,12 @@ def test_other_weights_do_not_fit(bf16) -> None:
     assert not fits(model, asked(model))
 
 
+def test_layers_that_devices_share_do_not_fit(bf16) -> None:
+    model = bf16()
+    model.layers[1].output.register_forward_hook(lambda linear, inputs, output: output)
+    assert not fits(model, asked(model))
+
+
 def test_other_mathematics_do_not_fit(bf16) -> None:
     model = bf16()
     model.layers[0].activate = lambda x: x
