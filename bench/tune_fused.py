@@ -147,7 +147,7 @@ def compile_all(workers: int, clock: Clock) -> None:
     ]  # fmt: skip
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, mp_context=context)
-    failed = 0
+    failed, whole = 0, True
     try:
         pending = pool.map(compile_one, tasks, timeout=max(1.0, 0.5 * clock.seconds))
         for task, reason in zip(tasks, pending, strict=True):
@@ -156,9 +156,10 @@ def compile_all(workers: int, clock: Clock) -> None:
                 print(f"does not compile or run: {task}: {reason}")
     except Exception as error:
         print(f"compiling ahead stopped: {type(error).__name__}: {error}")
-        for worker in pool._processes.values():
+        whole = False
+        for worker in list(pool._processes.values()):
             worker.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(wait=whole, cancel_futures=True)
     print(f"{len(tasks)} products compiled by {workers} workers, {clock.spent:.1f} s", flush=True)
 
 
@@ -227,7 +228,7 @@ def time_layers(timer: Timer, rate: float, clock: Clock, best: dict, found: list
     """Seconds of a whole layer of the 8B, averaged over four; and of its attention alone."""
     llama = random_model(replace(model(MODELS[0]), **EIGHTH), torch.bfloat16, "cuda", 0)
     weights = sum(p.nbytes for p in llama.layers[0].parameters())
-    for context, rows in ((512, 1), (512, 5), (8192, 1), (8192, 5)):
+    for context, rows in ((512, 1), (512, 5), (8192, 1), (8192, 5), (512, 16)):
         cache = llama.new_cache(1, 2 * context, rows)
         positions = context + torch.arange(rows, device="cuda")[None]
         asked = Pass(cache, positions, positions, 2 * context, None)
