@@ -1,7 +1,7 @@
 """Which tiles are fastest for the fused layers of `reference/fused.py`, on the GPU at hand.
 
     python bench/tune_fused.py [--seconds 60] [--json FILE] [--workers 14]
-    python bench/tune_fused.py --check
+    python bench/tune_fused.py --check [--no-overlap]
 
 For the four matrix products of Llama 3.1 8B and of Llama 3.2 1B, with one row and with five, many
 ways to cut the product into programs are compared: first with torch in fp32, then by time. Each
@@ -103,7 +103,7 @@ class Product:
         else:
             self.kwargs = {"residual": torch.randn(rows, outputs, **options)}
 
-    def run(self, weight: Tensor, tiles: Tiles, overlap: bool = True) -> Tensor:
+    def run(self, weight: Tensor, tiles: Tiles, overlap: bool | None = None) -> Tensor:
         return product(self.name, self.x, weight, tiles=tiles, overlap=overlap, **self.kwargs)
 
     def expected(self) -> Tensor:
@@ -147,7 +147,7 @@ def compile_all(workers: int, clock: Clock) -> None:
     ]  # fmt: skip
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, mp_context=context)
-    failed = 0
+    failed, whole = 0, True
     try:
         pending = pool.map(compile_one, tasks, timeout=max(1.0, 0.5 * clock.seconds))
         for task, reason in zip(tasks, pending, strict=True):
@@ -156,10 +156,22 @@ def compile_all(workers: int, clock: Clock) -> None:
                 print(f"does not compile or run: {task}: {reason}")
     except Exception as error:
         print(f"compiling ahead stopped: {type(error).__name__}: {error}")
-        for worker in pool._processes.values():
+        whole = False
+        for worker in list(pool._processes.values()):
             worker.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(wait=whole, cancel_futures=True)
     print(f"{len(tasks)} products compiled by {workers} workers, {clock.spent:.1f} s", flush=True)
+
+
+def overlap_works(timer: Timer) -> bool:
+    """Whether overlapped launches can be recorded here, and compute what they should."""
+    here = Product("output", model(MODELS[1]), 1)
+    try:
+        timer.each([lambda: here.run(here.weights[0], TILES["output", True])] * 8)
+        return relative(here.run(here.weights[0], TILES["output", True]), here.expected()) < 1e-2
+    except Exception as error:
+        print(f"overlapped launches fail: {type(error).__name__}: {str(error)[:200]}")
+        return False
 
 
 def read_rate(timer: Timer) -> float:
@@ -183,19 +195,19 @@ def tune(timer: Timer, rate: float, clock: Clock, found: list[dict], failed: lis
                 if not error < 1e-2:
                     raise ArithmeticError(f"the relative error is {error:.2e}")
                 calls = [lambda w=w, t=tiles, h=here: h.run(w, t) for w in here.rotated()]
-                row |= {"seconds": timer.each(calls), "error": error, "overlap": True}
+                row |= {"seconds": timer.each(calls), "error": error, "overlap": fused.OVERLAP}
                 table.append(row)
             except Exception as reason:
                 failed.append(row | {"reason": f"{type(reason).__name__}: {str(reason)[:200]}"})
         torch_s = timer.each([lambda w=w, h=here: F.linear(h.x, w) for w in here.rotated()])
         table.sort(key=lambda row: row["seconds"])
-        if table:
+        if table and fused.OVERLAP:
             best = Tiles(*table[0]["tiles"])
             calls = [lambda w=w, t=best, h=here: h.run(w, t, False) for w in here.rotated()]
             table.append(table[0] | {"seconds": timer.each(calls), "overlap": False})
         print(f"\n{name}, {kind}, {rows} rows, {here.nbytes / 1e6:.1f} MB")
         for row in table:
-            kept = "" if row["overlap"] else "  without overlap"
+            kept = "" if row["overlap"] == fused.OVERLAP else "  without overlap"
             print(line(str(tuple(row["tiles"])) + kept, row["seconds"], here.nbytes, rate))
         print(line("torch's product alone", torch_s, here.nbytes, rate), flush=True)
         found += table
@@ -216,7 +228,7 @@ def fastest(found: list[dict]) -> dict[tuple[str, bool], Tiles]:
     """The fastest tiles of the 8B's products, in the form of `TILES`."""
     best: dict[tuple[str, bool], dict] = {}
     for row in found:
-        if row["model"] == MODELS[0] and row.get("overlap"):
+        if row["model"] == MODELS[0] and row.get("overlap") == fused.OVERLAP:
             key = row["product"], row["rows"] == 1
             if key not in best or row["seconds"] < best[key]["seconds"]:
                 best[key] = row
@@ -227,7 +239,7 @@ def time_layers(timer: Timer, rate: float, clock: Clock, best: dict, found: list
     """Seconds of a whole layer of the 8B, averaged over four; and of its attention alone."""
     llama = random_model(replace(model(MODELS[0]), **EIGHTH), torch.bfloat16, "cuda", 0)
     weights = sum(p.nbytes for p in llama.layers[0].parameters())
-    for context, rows in ((512, 1), (512, 5), (8192, 1), (8192, 5)):
+    for context, rows in ((512, 1), (512, 5), (8192, 1), (8192, 5), (512, 16)):
         cache = llama.new_cache(1, 2 * context, rows)
         positions = context + torch.arange(rows, device="cuda")[None]
         asked = Pass(cache, positions, positions, 2 * context, None)
@@ -241,7 +253,8 @@ def time_layers(timer: Timer, rate: float, clock: Clock, best: dict, found: list
         print(f"\na layer of {MODELS[0]}, {rows} rows, context {context}, {nbytes / 1e6:.1f} MB")
         ways = [("torch", TILES, False, plain)]
         for label, tiles in (("present tiles", TILES), ("fastest tiles", best)):
-            ways += [(label, tiles, overlap, view) for overlap in (True, False)]
+            overlaps = (True, False) if fused.OVERLAP else (False,)
+            ways += [(label, tiles, overlap, view) for overlap in overlaps]
         for label, tiles, overlap, seen in ways:
             if not clock.allows(0.97):
                 return
@@ -332,14 +345,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="after which it stops")
     parser.add_argument("--json", type=Path, help="a file for all numbers")
     parser.add_argument("--workers", type=int, default=14, help="processes that compile")
+    parser.add_argument("--no-overlap", action="store_true", help="no dependent launch")
     parser.add_argument("--check", action="store_true", help="compare, and time nothing")
     options = parser.parse_args()
+    fused.OVERLAP = not options.no_overlap
     if options.check:
         sys.exit(0 if check() else 1)
     clock = Clock(options.seconds)
     if options.workers:
         compile_all(options.workers, clock)
     timer, failed, products, layers = Timer(torch.device("cuda")), [], [], []
+    fused.OVERLAP = fused.OVERLAP and overlap_works(timer)
+    print("overlapped launches:", fused.OVERLAP)
     rate = read_rate(timer)
     print(f"{torch.cuda.get_device_name()}: a plain read {rate / 1e12:.2f} TB/s")
     with torch.inference_mode():

@@ -56,6 +56,8 @@ def look_at(kernel, types: dict[str, str], constants: dict, warps: int, before: 
     assert wait, "no wait"
     assert bool(re.search(r"LDG|CCTL", start)) == before, start
     assert not re.search(r"STG|LDGSTS", start), start
+    loads = re.findall(r"LDG\S+", start)
+    assert all(".EF" in load for load in loads), loads  # weights alone are evicted first
     print(f"no spills in {registers} registers: {kernel.__name__}, {warps} warps, {constants}")
 
 
