@@ -157,9 +157,10 @@ def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, floa
 def probe_architecture(hidden: int, layers: int, vocab_size: int) -> Architecture:
     """The model of a probe, from its hidden size and its number of layers."""
     heads = max(1, hidden // HEAD_SIZE)
+    shared = (k for k in range(max(1, heads // 3), 0, -1) if heads % k == 0)
     return Architecture(
         name=f"probe-{hidden}x{layers}", hidden_size=hidden, num_layers=layers, num_heads=heads,
-        num_kv_heads=max(1, heads // 3), head_dim=HEAD_SIZE if hidden >= HEAD_SIZE else 16,
+        num_kv_heads=next(shared), head_dim=HEAD_SIZE if hidden >= HEAD_SIZE else 16,
         intermediate_size=hidden * 11 // 4, vocab_size=vocab_size, max_context=4096,
     )  # fmt: skip
 
