@@ -2,7 +2,7 @@
 
     python measurements/dram_bytes.py [--gammas 0 2 4] [--cycles 16] [--json FILE]
 
-Nsight Compute (`ncu`) runs this script again for each gamma, and reads the counters of the memory
+Nsight Compute (`ncu`) runs this script again, and reads the counters of the memory
 (`dram__bytes_read.sum`, `dram__bytes_write.sum`) for a number of whole cycles: a Llama 3.1 8B shape
 in bf16 with a draft of Llama 3.2 1B's shape, random weights, drawn accept counts, batch 1. The
 caches are left as they are, so what the second-level cache keeps from one kernel to the next is not
@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,10 +24,9 @@ import torch
 
 from reference import DraftModel, NoDrafter
 from reference.decoding import stream
-from reference.graphs import window_of
+from reference.graphs import forget, window_of
 from reference.lab.dialled import architecture_named, random_model
 from reference.machine import device_named, environment
-from reference.statistics import Statistics
 from specsim.acceptance import PerPosition
 from specsim.checks import SpecsimError
 from specsim.checks.files import write_json
@@ -38,6 +36,7 @@ from specsim.speculation import predict
 
 METRICS = {"read": "dram__bytes_read.sum", "written": "dram__bytes_write.sum"}
 ALPHA, CONTEXT, WARM_UP = 0.8, 360, 3
+MARKER = "spin_kernel"  # of torch.cuda._sleep: a gamma begins
 UNITS = {"byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
 
 
@@ -61,35 +60,40 @@ def predicted(gamma: int, window: int) -> dict[str, float]:
     return {"cycle": nbytes, "tokens_per_cycle": float(answer.tokens_per_cycle)}
 
 
-def counted(gamma: int, cycles: int, mode: str) -> dict[str, float]:
-    """Decode; the profiler counts `cycles` whole cycles. What they emitted, and their window."""
-    device = device_named("cuda")
+def counted(gammas: list[int], cycles: int, mode: str) -> list[dict[str, float]]:
+    """Decode with each gamma; the profiler counts a marker, then `cycles` whole cycles. What they
+    emitted, and their window."""
+    device, found = device_named("cuda"), []
     target = random_model(architecture_named("8b"), torch.bfloat16, device, 0)
     draft = random_model(architecture_named("1b"), torch.bfloat16, device, 1)
     target.reads_prompts = draft.reads_prompts = False
-    drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
-    tokens, seen = (cycles + WARM_UP + 4) * (gamma + 1), Statistics(gamma)
-    given = survival(gamma) if gamma else None
+    for gamma in gammas:
+        drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+        tokens = (cycles + WARM_UP + 4) * (gamma + 1)
 
-    def run(statistics: Statistics):
-        return stream(
-            target, drafter, [1] * CONTEXT, tokens, 1.0, mode=mode, survival=given,
-            statistics=statistics, seed=1,
-        )  # fmt: skip
+        def steps(drafter=drafter, gamma=gamma, tokens=tokens):
+            return stream(
+                target, drafter, [1] * CONTEXT, tokens, 1.0, mode=mode, seed=1,
+                survival=survival(gamma) if gamma else None,
+            )  # fmt: skip
 
-    list(run(Statistics(gamma)))  # records
-    emitted = 0
-    for index, new in enumerate(run(seen)):
-        if index == WARM_UP:
-            torch.cuda.synchronize()
-            torch.cuda.cudart().cudaProfilerStart()
-        elif index > WARM_UP:
-            emitted += len(new)
-        if index == WARM_UP + cycles:
-            torch.cuda.synchronize()
-            torch.cuda.cudart().cudaProfilerStop()
-            break
-    return {"emitted": emitted, "cycles": cycles, "window": window_of(CONTEXT + tokens)}
+        list(steps())  # records
+        emitted = 0
+        for index, new in enumerate(steps()):
+            if index == WARM_UP:
+                torch.cuda.synchronize()
+                torch.cuda.cudart().cudaProfilerStart()
+                torch.cuda._sleep(1000)
+            elif index > WARM_UP:
+                emitted += len(new)
+            if index == WARM_UP + cycles:
+                torch.cuda.synchronize()
+                torch.cuda.cudart().cudaProfilerStop()
+                break
+        window = window_of(CONTEXT + tokens)
+        found.append({"gamma": gamma, "emitted": emitted, "cycles": cycles, "window": window})
+        forget(target)
+    return found
 
 
 def number(text: str) -> float:
@@ -97,28 +101,29 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def read_counters(text: str) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The sums of the counters, and the same by kernel, from ncu's raw page as CSV: a row of names,
-    a row of units, then a row for each kernel or graph."""
+def read_counters(text: str) -> list[dict[str, dict[str, float]]]:
+    """The counters by kernel after each marker, from ncu's raw page as CSV: a row of names, a row
+    of units, then a row for each kernel or graph."""
     rows = list(csv.reader(line for line in text.splitlines() if line.startswith('"')))
     if len(rows) < 3:
         raise SpecsimError("ncu counted nothing; its log ends: " + text.strip()[-300:])
     names, units = rows[0], rows[1]
-    totals: dict[str, float] = defaultdict(float)
-    kernels: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    found: list[dict[str, dict[str, float]]] = []
     for row in rows[2:]:
-        kernel = row[names.index("Kernel Name")] if "Kernel Name" in names else ""
-        kernels[kernel]["count"] += 1
+        kernel = row[names.index("Kernel Name")]
+        if MARKER in kernel:
+            found.append({})
+            continue
+        counts = found[-1].setdefault(kernel, dict.fromkeys(("count", *METRICS), 0.0))
+        counts["count"] += 1
         for name, metric in METRICS.items():
             at = names.index(metric)
-            value = number(row[at]) * UNITS[units[at]]
-            totals[name] += value
-            kernels[kernel][name] += value
-    return dict(totals), {kernel: dict(found) for kernel, found in kernels.items()}
+            counts[name] += number(row[at]) * UNITS[units[at]]
+    return found
 
 
-def profiled(gamma: int, options: argparse.Namespace) -> dict:
-    """One gamma, in a process of its own under ncu."""
+def profiled(options: argparse.Namespace) -> list[dict]:
+    """All gammas, in one process under ncu."""
     with tempfile.TemporaryDirectory() as folder:
         log, said = Path(folder) / "ncu.csv", Path(folder) / "said.json"
         command = [
@@ -126,24 +131,31 @@ def profiled(gamma: int, options: argparse.Namespace) -> dict:
             "--cache-control", "none", "--clock-control", "none",
             "--metrics", ",".join(METRICS.values()), "--csv", "--page", "raw",
             "--print-units", "base", "--log-file", str(log),
-            sys.executable, __file__, "--child", str(gamma), "--cycles", str(options.cycles),
-            "--mode", options.mode, "--json", str(said),
+            sys.executable, __file__, "--child", "--gammas", *map(str, options.gammas),
+            "--cycles", str(options.cycles), "--mode", options.mode, "--json", str(said),
         ]  # fmt: skip
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
         if run.returncode or not said.is_file():
             ends = (run.stderr or run.stdout or text).strip().splitlines()[-8:]
             raise SpecsimError(f"ncu ended with status {run.returncode}: " + " / ".join(ends))
-        child = json.loads(said.read_text(encoding="utf-8"))
-    totals, kernels = read_counters(text)
-    expected = predicted(gamma, int(child["window"]))
+        children = json.loads(said.read_text(encoding="utf-8"))
+    counters = read_counters(text)
+    if len(counters) != len(children):
+        raise SpecsimError(f"ncu counted {len(counters)} runs, not {len(children)}")
+    return [result(child, found) for child, found in zip(children, counters, strict=True)]
+
+
+def result(child: dict, kernels: dict[str, dict[str, float]]) -> dict:
+    """What one gamma read and wrote, beside what the model expects."""
+    expected = predicted(child["gamma"], child["window"])
     cycles, tokens = child["cycles"], child["emitted"]
-    most = sorted(kernels.items(), key=lambda item: -item[1].get("read", 0.0))[:12]
+    read, written = (sum(found[name] for found in kernels.values()) for name in METRICS)
+    most = sorted(kernels.items(), key=lambda item: -item[1]["read"])[:12]
     return child | {
-        "gamma": gamma,
-        "read_per_cycle": totals["read"] / cycles,
-        "written_per_cycle": totals["written"] / cycles,
-        "read_per_token": totals["read"] / tokens,
+        "read_per_cycle": read / cycles,
+        "written_per_cycle": written / cycles,
+        "read_per_token": read / tokens,
         "predicted_per_cycle": expected["cycle"],
         "predicted_per_token": expected["cycle"] * cycles / tokens,
         "expected_tokens_per_cycle": expected["tokens_per_cycle"],
@@ -171,24 +183,22 @@ def main() -> int:
     parser.add_argument("--mode", default="cuda-graphs", help="a mode of the decoder")
     parser.add_argument("--ncu", default=shutil.which("ncu") or "ncu")
     parser.add_argument("--json", type=Path, help="a file to write the same document to")
-    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child is not None:
-        write_json(options.json, counted(options.child, options.cycles, options.mode))
+    if options.child:
+        write_json(options.json, counted(options.gammas, options.cycles, options.mode))
         return 0
-    found = []
-    for gamma in options.gammas:
-        try:
-            found.append(profiled(gamma, options))
-        except (SpecsimError, OSError, ValueError) as error:
-            print(f"gamma {gamma}: {error}", file=sys.stderr, flush=True)
-            continue
-        print(line(found[-1]), flush=True)
-        if options.json:
-            about = {"environment": asdict(environment(device_named("cuda")))}
-            about |= {"target": "llama-3.1-8b", "draft": "llama-3.2-1b", "alpha": ALPHA}
-            write_json(options.json, about | {"mode": options.mode, "gammas": found})
-    return 0 if len(found) == len(options.gammas) else 1
+    try:
+        found = profiled(options)
+    except (SpecsimError, OSError, ValueError) as error:
+        print(f"dram_bytes: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(line, found)))
+    if options.json:
+        about = {"environment": asdict(environment(device_named("cuda")))}
+        about |= {"target": "llama-3.1-8b", "draft": "llama-3.2-1b", "alpha": ALPHA}
+        write_json(options.json, about | {"mode": options.mode, "gammas": found})
+    return 0
 
 
 if __name__ == "__main__":

@@ -53,14 +53,14 @@ class Tiles(NamedTuple):
 
 # Of each product for one row, and for more.
 TILES = {
-    ("qkv", True): Tiles(4, 1024, 4),
-    ("output", True): Tiles(4, 1024, 4),
-    ("gate_up", True): Tiles(2, 2048, 4),
-    ("down", True): Tiles(4, 2048, 4),
-    ("qkv", False): Tiles(16, 512, 4, 3),
+    ("qkv", True): Tiles(8, 512, 4),
+    ("output", True): Tiles(2, 2048, 8),
+    ("gate_up", True): Tiles(2, 4096, 4),
+    ("down", True): Tiles(2, 1024, 4),
+    ("qkv", False): Tiles(16, 512, 4),
     ("output", False): Tiles(16, 512, 4, 3),
-    ("gate_up", False): Tiles(16, 256, 4, 4),
-    ("down", False): Tiles(16, 512, 4, 3),
+    ("gate_up", False): Tiles(32, 256, 4, 4),
+    ("down", False): Tiles(32, 512, 4, 3),
 }
 DEVICE = "cuda"  # on which passes fit
 OVERLAP = True  # programmatic dependent launch, where the device has it

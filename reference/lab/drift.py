@@ -46,7 +46,8 @@ class DriftProbe:
         self.tiny = None
         if self.device.type == "cpu":
             self.multiply = laid_out(self.matrix)
-            self.tiny = pack(random_model(TINY, torch.float32, self.device, seed=0))
+        if self.device.type in ("cpu", "cuda"):
+            self.tiny = pack(random_model(TINY, dtype, self.device, seed=0))
         self._once()
         for _ in range(WARM_UPS if self.tiny else 0):
             self.step_s()
@@ -56,11 +57,14 @@ class DriftProbe:
         """Bytes that one product reads."""
         return self.matrix.nbytes
 
-    def now_s(self) -> float:
+    def now_s(self, mode: str = "eager") -> float:
         """Seconds now, to be compared with those of another moment: of a product, or on a CPU the
-        geometric mean of a product's and of a tiny step's."""
-        if self.tiny is None:
+        geometric mean of a product's and of a tiny step's. On a GPU an eager step waits for the
+        host, which a tiny step shows, and a graph for the memory."""
+        if self.tiny is None or (self.device.type == "cuda" and mode != "eager"):
             return self.product_s()
+        if self.device.type == "cuda":
+            return self.step_s()
         return math.sqrt(self.product_s() * self.step_s())
 
     def step_s(self) -> float:

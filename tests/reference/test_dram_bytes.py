@@ -10,13 +10,16 @@ from reference.lab.dialled import architecture_named
 from specsim.checks import SpecsimError
 
 SCRIPT = Path(__file__).parents[2] / "measurements" / "dram_bytes.py"
-COUNTED = '''==PROF== Connected to process 7
+COUNTED = """==PROF== Connected to process 7
 "ID","Kernel Name","Stream","dram__bytes_read.sum","dram__bytes_write.sum"
 "","","","byte","Kbyte"
-"0","gemv","7","16,060,000,000","1.5"
-"1","sample","7","1,000","0"
-"2","gemv","7","15,940,000,000","0.5"
-'''
+"0","spin_kernel","7","512","0"
+"1","gemv","7","16,060,000,000","1.5"
+"2","sample","7","1,000","0"
+"3","gemv","7","15,940,000,000","0.5"
+"4","spin_kernel","7","512","0"
+"5","gemv","7","7","0"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +33,22 @@ def script():
     del sys.modules["dram_bytes"]
 
 
-def test_the_counters_are_added_up_by_kernel_in_bytes(script) -> None:
-    totals, kernels = script.read_counters(COUNTED)
-    assert totals == {"read": 32_000_001_000.0, "written": 2000.0}
-    assert kernels["gemv"] == {"count": 2.0, "read": 32e9, "written": 2000.0}
+def test_the_counters_are_added_up_by_kernel_in_bytes_after_each_marker(script) -> None:
+    first, second = script.read_counters(COUNTED)
+    assert first["gemv"] == {"count": 2.0, "read": 32e9, "written": 2000.0}
+    assert first["sample"]["read"] == 1000
+    assert second == {"gemv": {"count": 1.0, "read": 7.0, "written": 0.0}}
+
+
+def test_a_result_stands_beside_what_is_expected(script) -> None:
+    child = {"gamma": 0, "emitted": 2, "cycles": 2, "window": 512}
+    found = script.result(child, script.read_counters(COUNTED)[0])
+    assert found["read_per_token"] == 16_000_000_500
+    assert found["read_per_token"] / found["predicted_per_token"] == pytest.approx(1.06, abs=0.01)
 
 
 def test_a_log_without_counters_is_an_error_that_quotes_it(script) -> None:
-    with pytest.raises(SpecsimError, match="counted nothing.*ERR_NVGPUCTRPERM"):
+    with pytest.raises(SpecsimError, match=r"counted nothing.*ERR_NVGPUCTRPERM"):
         script.read_counters("==ERROR== ERR_NVGPUCTRPERM - no permission\n")
 
 

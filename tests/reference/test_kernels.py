@@ -31,11 +31,12 @@ SMALL = Grid(
     streams=(4, 8),
     contexts=(64, 256, 512),
     widths=(1, 17),
+    small_heads=(1,),
+    packed=((128, 64),),
+    packed_rows=(1, 8),
     read_bytes=(2**16, 2**20),
     pairs=(((96, 2), (48, 1), 500),),
-    batches=(1, 2),
-    gammas=(0, 2),
-    prompts=(20,),
+    cycles=((1, 20, (0, 2)), (2, 20, (0, 2))),
     rounds=1,
     rotated_bytes=1e5,
     most_cache_bytes=1e7,
@@ -51,9 +52,11 @@ def probes():
 def test_everything_in_the_grid_is_timed(probes):
     assert len(probes.reads) == len(SMALL.read_bytes)
     assert len(probes.products) == len(SMALL.matrices) * len(SMALL.rows)
-    assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * len(SMALL.widths)
-    runs = len(SMALL.pairs) * len(SMALL.batches) * len(SMALL.prompts)
-    assert len(probes.stages["eager"]) == runs * sum(2 + (gamma > 0) for gamma in SMALL.gammas)
+    widths = len(SMALL.widths) + len(SMALL.small_heads)
+    assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * widths
+    assert {probe.head_size for probe in probes.caches} == {HEAD_SIZE, HEAD_SIZE // 2}
+    runs = sum(2 + (gamma > 0) for _, _, gammas in SMALL.cycles for gamma in gammas)
+    assert len(probes.stages["eager"]) == len(SMALL.pairs) * runs
     seconds = [p.seconds for p in (*probes.products, *probes.caches, *probes.stages["eager"])]
     assert min(seconds) > 0
     assert min(probes.small.values()) > 0
@@ -61,7 +64,7 @@ def test_everything_in_the_grid_is_timed(probes):
     for batch, way in itertools.product((1, 4), ("whole", "in_chunks")):
         assert f"attention_{batch}x512_{way}" in probes.small
         assert f"attention_{batch}x256_{way}" not in probes.small, "two chunks of 128 are too short"
-    assert probes.chunked_from in (512, 1024)
+    assert probes.chunked_from["eager"] in (512, 1024)
     json.dumps(probes_to_json(probes), allow_nan=False)
 
 
@@ -112,8 +115,8 @@ def test_caches_and_stages_are_probed_with_the_limit_that_was_found(monkeypatch)
     for name in ("cache_probes", "stage_probes"):
         monkeypatch.setattr(kernel_probes, name, lambda *_: seen.append(chunked_from()) or ())
     found = run_kernel_probes(CPU, ["eager"], SMALL)
-    assert seen == [512, 512]
-    assert found.chunked_from == 512
+    assert seen == [512, 512, 512]
+    assert found.chunked_from == {"eager": 512}
     assert chunked_from() == LONG
 
 
@@ -191,15 +194,17 @@ def test_the_part_writes_a_calibration_that_says_its_mode(tmp_path, monkeypatch,
 
 def test_a_gpus_calibration_says_from_where_it_read_in_chunks(tmp_path, monkeypatch, probes):
     """In both modes' files, and in the probes, which can be fitted again."""
-    stages = probes.stages["eager"]
-    measured = replace(probes, chunked_from=1024, stages={"eager": stages, "cuda-graphs": stages})
+    stages, limits = probes.stages["eager"], {"eager": 4096, "cuda-graphs": 1024}
+    measured = replace(probes, chunked_from=limits, stages=dict.fromkeys(limits, stages))
     about = calibrating.environment(CPU)
     monkeypatch.setattr(calibrating, "run_kernel_probes", lambda *_: measured)
     monkeypatch.setattr(calibrating, "environment", lambda _: about)
-    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(now_s=lambda: 1.0))
+    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(now_s=len))
     for file in calibrating.calibrate(tmp_path, torch.device("cuda")):
-        assert calibration.load(file).environment["chunked_from"] == 1024
-    assert json.loads((tmp_path / "probes.json").read_text())["chunked_from"] == 1024
+        found = calibration.load(file).environment
+        assert found["chunked_from"] == limits[found["mode"]]
+        assert found["drift_s"] == len(found["mode"])
+    assert json.loads((tmp_path / "probes.json").read_text())["chunked_from"] == limits
 
 
 class Timeline:

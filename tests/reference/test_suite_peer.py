@@ -65,7 +65,7 @@ def test_a_baselines_point_holds_its_time_per_token_and_our_step(tiny, gamma):
     planned = PlannedPoint(
         "p", "peer", "tiny", method, gamma, context=24, temperature=0.0, precision="fp32"
     )
-    measurer = Measurer(torch.device("cpu"), EFFORT, None)
+    measurer = Measurer(torch.device("cpu"), EFFORT, {})
     point = baseline.measure_baseline(planned, Models(target, draft), measurer, "bundled")
     assert 1 <= point.cycle_s.n <= 3 * EFFORT.rounds
     assert point.tokens_per_s == pytest.approx(1 / point.cycle_s.median)

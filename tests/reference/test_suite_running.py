@@ -284,7 +284,7 @@ def test_drift_is_relative_to_the_time_at_calibration(suite, tmp_path, monkeypat
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "calibration.json").write_text('{"environment": {"drift_s": 0.1}}')
-    monkeypatch.setattr(DriftProbe, "now_s", lambda probe: 0.025)
+    monkeypatch.setattr(DriftProbe, "now_s", lambda probe, mode: 0.025)
     run(suite, tmp_path, "plain")
     measurement = Measurement.read(folder / "plain.json")
     assert [point.drift for point in measurement.points] == [0.25, 0.25]

@@ -16,8 +16,11 @@ from reference.lab.kernels.timer import Timer
 FEW = (1, 4)
 
 
-def chunk_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:
-    """Time attention of few sequences, whole and in chunks, in every window that can be divided.
+def chunk_probes(
+    timer: Timer, grid: Grid, dtype: torch.dtype, eagerly: bool = False
+) -> dict[str, float]:
+    """Time attention of few sequences, whole and in chunks, in every window that can be divided;
+    `eagerly`: launched by the host, kernel by kernel.
 
     Returns the seconds by name, for `chunk_limit`.
     """
@@ -38,7 +41,8 @@ def chunk_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, floa
         bias = attention_bias(positions, context, GROUPS, dtype)
         for name, count in (("whole", 1), ("in_chunks", chunks)):
             calls = [partial(attend, queries, *pair, bias, count) for pair in caches]
-            seconds[f"attention_{batch}x{context}_{name}"] = timer.each(calls)
+            time = timer.eagerly if eagerly else timer.each
+            seconds[f"attention_{batch}x{context}_{name}"] = time(calls)
     return seconds
 
 

@@ -9,8 +9,10 @@ KV_HEADS, GROUPS, HEAD_SIZE = 4, 5, 128  # of the attention that is probed
 class Grid:
     """What is probed.
 
-    `matrices` are (inputs, outputs). `pairs` are (hidden size, layers) of target and draft, and the
-    size of their vocabulary. `streams` are KV caches of one key-value head, `widths` rows.
+    `matrices` are (inputs, outputs), `packed` those in int4. `pairs` are (hidden size, layers) of
+    target and draft, and the size of their vocabulary; each runs the `cycles`, which are (batch,
+    prompt, gammas). `streams` are KV caches of one key-value head, `widths` rows, and `small_heads`
+    the same for heads of half the size.
     """
 
     matrices: tuple[tuple[int, int], ...]
@@ -18,11 +20,12 @@ class Grid:
     streams: tuple[int, ...]
     contexts: tuple[int, ...]
     widths: tuple[int, ...]
+    small_heads: tuple[int, ...]
+    packed: tuple[tuple[int, int], ...]
+    packed_rows: tuple[int, ...]
     read_bytes: tuple[int, ...]
     pairs: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
-    batches: tuple[int, ...]
-    gammas: tuple[int, ...]
-    prompts: tuple[int, ...]
+    cycles: tuple[tuple[int, int, tuple[int, ...]], ...]
     rounds: int
     rotated_bytes: float  # of buffers used in turn, so that no cache holds the next one
     most_cache_bytes: float
@@ -31,7 +34,7 @@ class Grid:
 
 GPU = Grid(
     matrices=(
-        (704, 704), (1408, 1408),
+        (192, 384), (320, 640), (704, 704), (1408, 1408),
         (1408, 5632), (2816, 2816), (5632, 1408),
         (3328, 6656), (6656, 3328),
         (3328, 13312), (13312, 3328),
@@ -43,15 +46,19 @@ GPU = Grid(
     streams=(4, 8, 16, 32, 64, 128, 256, 512, 1024),
     contexts=(256, 512, 1024, 2048, 4096, 8192, 16384, 32768),
     widths=(1, 2, 5, 9, 17, 33),
+    small_heads=(1, 2, 5),
+    packed=((1408, 1408), (1408, 5632), (3328, 6656), (3328, 13312), (15360, 7680), (3328, 110592)),
+    packed_rows=(1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128),
     read_bytes=tuple(2**k for k in range(20, 33)),
     pairs=(
+        ((448, 6), (320, 2), 50_048),
         ((1536, 12), (768, 3), 50_048),
         ((2304, 20), (1280, 2), 100_096),
         ((3328, 8), (3328, 1), 130_048),
     ),
-    batches=(1, 16),
-    gammas=(0, 1, 3, 7),
-    prompts=(200,),
+    cycles=(
+        (1, 200, (0, 1, 3, 7)), (16, 200, (0, 1, 3, 7)), (64, 200, (0, 3)), (1, 1900, (0, 3)),
+    ),
     rounds=2,
     rotated_bytes=240e6,
     most_cache_bytes=9e9,

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from reference.lab.kernels.chunks import chunk_limit, chunk_probes
 from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Grid
 from reference.lab.kernels.timer import Timer
 from reference.machine import PRECISION_OF, environment
+from reference.quantization import QuantizedLinear, has_kernel
 from reference.sampling import SamplingParameters, draw
 from reference.statistics import Statistics
 from specsim.architecture import Architecture
@@ -42,11 +44,21 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
 
         reads = step(read_probes(timer, grid))
         products = step(product_probes(timer, grid, dtype))
-        small = step(small_probes(timer, grid, dtype) | chunk_probes(timer, grid, dtype))
-        chunked_from = chunk_limit(small, grid.contexts)
-        with read_in_chunks_from(chunked_from):  # as the decoder does when it is measured
-            caches = step(cache_probes(timer, grid, dtype))
-            stages = {mode: step(stage_probes(device, grid, dtype, mode)) for mode in modes}
+        products += packed_probes(timer, grid, device)
+        small = step(small_probes(timer, grid, dtype))
+        chunks, limits = chunk_probes(timer, grid, dtype), {}
+        for mode in modes:  # an eager one launches more kernels where it reads in chunks
+            eagerly = mode == "eager" and timer.on_cuda
+            found = chunk_probes(timer, grid, dtype, True) if eagerly else chunks
+            limits[mode] = chunk_limit(found, grid.contexts)
+            small |= {f"{name}_eager": value for name, value in found.items()} if eagerly else found
+        with read_in_chunks_from(limits[modes[0]]):  # as the decoder does when it is measured
+            caches = step(cache_probes(timer, grid, dtype, HEAD_SIZE, grid.widths))
+            caches += cache_probes(timer, grid, dtype, HEAD_SIZE // 2, grid.small_heads)
+        stages = {}
+        for mode in modes:
+            with read_in_chunks_from(limits[mode]):
+                stages[mode] = step(stage_probes(device, grid, dtype, mode))
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     return KernelProbes(
         machine=environment(device).device,
@@ -58,7 +70,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         small=small,
         memory_bytes=memory,
         host_ahead=device.type != "cpu",
-        chunked_from=chunked_from,
+        chunked_from=limits,
     )
 
 
@@ -95,32 +107,54 @@ def product_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[Produc
     return tuple(probes)
 
 
-def cache_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> tuple[CacheProbe, ...]:
+def packed_probes(timer: Timer, grid: Grid, device: torch.device) -> tuple[ProductProbe, ...]:
+    """The same of the decoder's own int4 products, where torch has a kernel for them."""
+    if not (timer.on_cuda and has_kernel(device, "int4")):
+        return ()
+    probes = []
+    for inputs, outputs in grid.packed:
+        size = inputs * outputs * precision("int4").weight_bytes
+        count = max(1, min(64, -(-int(grid.rotated_bytes) // int(size))))
+        weight = torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16)
+        layer = QuantizedLinear(weight, "int4")
+        layers = [layer, *(deepcopy(layer) for _ in range(count - 1))]
+        repeated = layers * -(-4 // count)
+        for rows in grid.packed_rows:
+            x = torch.randn(rows, inputs, device=device, dtype=torch.bfloat16)
+            seconds = timer.each([lambda layer=layer, x=x: layer(x) for layer in repeated])
+            probes.append(ProductProbe(inputs, outputs, rows, float(size), seconds, "int4"))
+        del weight, layer, layers, repeated
+    return tuple(probes)
+
+
+def cache_probes(
+    timer: Timer, grid: Grid, dtype: torch.dtype, head_size: int, widths: Sequence[int]
+) -> tuple[CacheProbe, ...]:
     """Time the decoder's own attention for every number and length of KV caches, at every width."""
     probes, element = [], precision(PRECISION_OF[dtype]).kv_bytes
     for streams in grid.streams:
         batch = streams // KV_HEADS
         for context in grid.contexts:
-            size = 2 * streams * context * HEAD_SIZE * element
+            size = 2 * streams * context * head_size * element
             if size > grid.most_cache_bytes:
                 continue
             count = max(1, min(16, -(-int(grid.rotated_bytes) // int(size))))
-            shape = (batch, context, KV_HEADS, HEAD_SIZE)
+            shape = (batch, context, KV_HEADS, head_size)
             caches = [
                 tuple(torch.randn(shape, device=timer.device, dtype=dtype) for _ in range(2))
                 for _ in range(count)
             ]
-            for rows in grid.widths:
+            for rows in widths:
                 queries = torch.randn(
-                    batch, rows, KV_HEADS * GROUPS, HEAD_SIZE, device=timer.device, dtype=dtype
+                    batch, rows, KV_HEADS * GROUPS, head_size, device=timer.device, dtype=dtype
                 )
                 positions = torch.arange(context - rows, context, device=timer.device)
                 bias = attention_bias(positions.expand(batch, -1), context, GROUPS, dtype)
                 seconds = timer.each(
                     [lambda k=k, v=v, q=queries, b=bias: attend(q, k, v, b) for k, v in caches]
                 )
-                flops = 4.0 * batch * rows * context * KV_HEADS * GROUPS * HEAD_SIZE
-                probes.append(CacheProbe(streams, context, rows, size, flops, seconds))
+                flops = 4.0 * batch * rows * context * KV_HEADS * GROUPS * head_size
+                probes.append(CacheProbe(streams, context, rows, size, flops, seconds, head_size))
             del caches, queries, bias
     return tuple(probes)
 
@@ -177,16 +211,15 @@ def stage_probes(
             for seed, size in enumerate((target_size, draft_size))
         )
         target.reads_prompts = draft.reads_prompts = False
-        for batch in grid.batches:
-            for length in grid.prompts:
-                for gamma in grid.gammas:
-                    drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
-                    timed, prompts = Statistics(gamma), [[1] * length] * batch
-                    for turn in range(grid.rounds + 1):
-                        run = speculate(target, drafter, prompts, 12, 1.0, seed=turn, mode=mode)
-                        if turn:  # the first round warms up
-                            timed.extend(run.statistics)
-                    probes += stages_of(timed, target, drafter, length, batch, device)
+        for batch, length, gammas in grid.cycles:
+            for gamma in gammas:
+                drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+                timed, prompts = Statistics(gamma), [[1] * length] * batch
+                for turn in range(grid.rounds + 1):
+                    run = speculate(target, drafter, prompts, 12, 1.0, seed=turn, mode=mode)
+                    if turn:  # the first round warms up
+                        timed.extend(run.statistics)
+                probes += stages_of(timed, target, drafter, length, batch, device)
         del target, draft, drafter
     return tuple(probes)
 

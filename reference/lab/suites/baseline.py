@@ -64,7 +64,7 @@ def measure_baseline(point: PlannedPoint, models: Models, measurer: Measurer, pa
     variants = {"plain": variant_of(point, models, NoDrafter(), 1.0), "theirs": generate}
     probed: list[float] = []
     totals, rounds, _ = interleaved(
-        variants, measurer.effort, lambda: probed.append(measurer.probe.now_s())
+        variants, measurer.effort, lambda: probed.append(measurer.probe.now_s(point.mode))
     )
     theirs = Timing.of(totals["theirs"].cycle_times)
     assert theirs is not None
@@ -81,7 +81,7 @@ def measure_baseline(point: PlannedPoint, models: Models, measurer: Measurer, pa
         notes=f"cycle_s is transformers' time per token, step_s our own plain step; {models.note}",
         name=point.name,
         part=point.part,
-        drift=measurer.drift(probed),
+        drift=measurer.drift(probed, point.mode),
     )
 
 

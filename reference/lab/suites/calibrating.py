@@ -33,13 +33,14 @@ def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
     The file also holds the time of the drift probe (`drift_s`), so that later measurements can be
     compared with it. Returns the calibration by file.
     """
-    drift = DriftProbe(device)
-    before, found = drift.now_s(), {}
+    drift, limits = DriftProbe(device), {}
+    modes = files_of(device).values()
+    before = {mode: drift.now_s(mode) for mode in modes}
     fitted: Callable[[str, dict], Calibration]
     if device.type == "cuda":
-        kernels = run_kernel_probes(device, list(FILES.values()))
+        kernels = run_kernel_probes(device, list(modes))
         write_json(folder / "probes.json", probes_to_json(kernels))
-        found["chunked_from"] = kernels.chunked_from
+        limits = kernels.chunked_from
 
         def fitted(mode: str, about: dict) -> Calibration:
             return fit_kernels(kernels, mode, about)
@@ -49,10 +50,11 @@ def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
         def fitted(mode: str, about: dict) -> Calibration:
             return fit(probes, about)
 
-    drift_s = (before + drift.now_s()) / 2
     written = {}
     for name, mode in files_of(device).items():
-        about = asdict(environment(device)) | {"drift_s": drift_s, "mode": mode} | found
+        drift_s = (before[mode] + drift.now_s(mode)) / 2
+        about = asdict(environment(device)) | {"drift_s": drift_s, "mode": mode}
+        about |= {"chunked_from": limits[mode]} if mode in limits else {}
         written[folder / name] = fitted(mode, about)
         write_json(folder / name, to_json(written[folder / name]))
     return written

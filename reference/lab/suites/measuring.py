@@ -1,5 +1,7 @@
 """One planned point -> one measured point."""
 
+from collections.abc import Mapping
+
 import torch
 
 from reference.attention import chunked_from
@@ -30,10 +32,13 @@ ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance 
 class Measurer:
     """Measures points on one device, and keeps the traces from which acceptance is predicted.
 
-    `calibration_drift_s` is the time of the drift probe at calibration, in seconds, if it is known.
+    `calibration_drift_s` is the time of the drift probe at calibration by mode, in seconds, where
+    it is known.
     """
 
-    def __init__(self, device: torch.device, effort: Effort, calibration_drift_s: float | None):
+    def __init__(
+        self, device: torch.device, effort: Effort, calibration_drift_s: Mapping[str, float]
+    ):
         self.device, self.effort, self.calibration_drift_s = device, effort, calibration_drift_s
         self.probe = DriftProbe(device)
         self._traces: dict[tuple, TextTrace] = {}
@@ -52,13 +57,14 @@ class Measurer:
             variants["speculative"] = variant_of(point, models, drafter, expected, drawn)
         probed: list[float] = []
         totals, rounds, left_out = interleaved(
-            variants, self.effort, lambda: probed.append(self.probe.now_s())
+            variants, self.effort, lambda: probed.append(self.probe.now_s(point.mode))
         )
-        probed.append(self.probe.now_s())
+        probed.append(self.probe.now_s(point.mode))
         total = totals.get("speculative", totals["plain"])
         timed = len(total.cycle_times)
-        if point.gamma and point.method in ACCEPTING and not point.synthetic:
-            more = counted(point, models, drafter, self.effort)
+        if point.gamma and point.method in ACCEPTING:
+            drawn = survival if point.synthetic else None
+            more = counted(point, models, drafter, self.effort, drawn)
             total.extend_counts(more)
         return Point(
             scenario=scenario(point, models, total, rounds),
@@ -81,17 +87,17 @@ class Measurer:
             name=point.name,
             part=point.part,
             reserved=point.reserved,
-            drift=self.drift(probed),
+            drift=self.drift(probed, point.mode),
         )
 
-    def drift(self, probed: list[float]) -> float | None:
+    def drift(self, probed: list[float], mode: str) -> float | None:
         """Time of the drift probe over its time at calibration; None if that is not known.
 
         `probed` holds its seconds during the measurement.
         """
-        if self.calibration_drift_s is None:
+        if mode not in self.calibration_drift_s:
             return None
-        return sorted(probed)[len(probed) // 2] / self.calibration_drift_s
+        return sorted(probed)[len(probed) // 2] / self.calibration_drift_s[mode]
 
     def reading(self) -> str:
         """A note on how a GPU reads its KV caches. A CPU reads them whole and needs no note."""

@@ -162,6 +162,7 @@ class PartRun:
         require_writable(self.folder)
         started, failed = time.monotonic(), 0
         measurer = Measurer(self.device, self.effort, self._calibrated("drift_s"))
+        chunked_from = self._calibrated("chunked_from")
         bandwidth = self._bandwidth(measurer.probe)
         for index, point in enumerate(self.missing, 1):
             wanted = need(point, self.cache, self.effort, bandwidth, self.cache.holds(point))
@@ -181,7 +182,7 @@ class PartRun:
                 self.say(f"{point.name}: measured by another run meanwhile")
                 continue
             begun = time.monotonic()
-            sentence = self._one(point, measurer)
+            sentence = self._one(point, measurer, int(chunked_from.get(point.mode, LONG)))
             failed += sentence is not None and sentence.startswith("failed")
             took = time.monotonic() - begun
             outcome = sentence or described(
@@ -194,12 +195,13 @@ class PartRun:
         self.cache.clear()
         return failed
 
-    def _one(self, point: PlannedPoint, measurer: Measurer) -> str | None:
-        """Measure and write one point. Returns None, or the reason why it was not measured."""
+    def _one(self, point: PlannedPoint, measurer: Measurer, chunked_from: int) -> str | None:
+        """Measure and write one point, with windows of `chunked_from` slots and more read in
+        chunks. Returns None, or the reason why it was not measured."""
         try:
             models = self.cache.models(point)
             forget(models.target)  # free the last point's graphs and KV caches
-            with read_in_chunks_from(self._calibrated("chunked_from") or LONG):
+            with read_in_chunks_from(chunked_from):
                 if point.part == "peer":
                     measured = measure_baseline(point, models, measurer, self.cache.pair)
                 else:
@@ -261,21 +263,24 @@ class PartRun:
     def _bandwidth(self, probe: DriftProbe) -> float:
         return probe.nbytes / probe.product_s()
 
-    def _calibrated(self, name: str) -> float | None:
-        """A value of the machine's calibration; None if it is not there.
+    def _calibrated(self, name: str) -> dict[str, float]:
+        """A value of the machine's calibrations by mode, where it is there.
 
         `drift_s` is the seconds of the drift probe. `chunked_from` is the smallest window, in
         slots, that attention reads in chunks.
         """
-        file = self.folder / "calibration.json"
-        if not file.is_file():
-            return None
-        about = read_json(file, finite=True).get("environment", {})
-        if not isinstance(about, dict):
-            raise SpecsimError(f"{file}: environment must be a table, not {about!r:.100}")
-        if (value := about.get(name)) is not None:
-            require_positive(f"{file}: {name}", value)
-        return value
+        found = {}
+        for file, mode in calibrating.files_of(self.device).items():
+            path = self.folder / file
+            if not path.is_file():
+                continue
+            about = read_json(path, finite=True).get("environment", {})
+            if not isinstance(about, dict):
+                raise SpecsimError(f"{path}: environment must be a table, not {about!r:.100}")
+            if (value := about.get(name)) is not None:
+                require_positive(f"{path}: {name}", value)
+                found[mode] = value
+        return found
 
 
 def described(point: Point) -> str:

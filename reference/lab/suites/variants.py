@@ -23,6 +23,7 @@ from reference.sequences import Sequences
 from reference.statistics import Statistics
 
 Variant = Callable[[int, int], Statistics]  # (cycles, seed) -> accept counts and stage times
+MORE_DRAWN, SHORT = 4, 16  # times as many texts, of so many tokens, to count drawn accept counts
 DISTURBED = 1.2  # a slower round than this many times the variant's fastest one is disturbed
 
 
@@ -122,15 +123,25 @@ def prompt_length(point: PlannedPoint, tokens: int) -> int:
     return max(1, point.context - tokens - 3 * (point.gamma + 1))
 
 
-def counted(point: PlannedPoint, models: Models, drafter: Drafter, effort: Effort) -> Statistics:
+def counted(
+    point: PlannedPoint,
+    models: Models,
+    drafter: Drafter,
+    effort: Effort,
+    survival: list[float] | None = None,
+) -> Statistics:
     """Decode one more batch, only to count what is accepted.
 
-    A median time needs few cycles; an acceptance rate needs many.
+    A median time needs few cycles; an acceptance rate needs many. With `survival`, accept counts
+    are drawn, which depend on no text: so many short ones are decoded.
     """
-    prompts = models.prompts("counted", effort.counted, point.context)
+    many, length = effort.counted, point.context
+    if survival is not None:
+        many, length = MORE_DRAWN * many, min(length, SHORT)
+    prompts = models.prompts("counted", many, length)
     return whole_cycles(
         models.target, drafter, prompts, effort.counted_cycles, temperature=point.temperature,
-        seed=1000, mode="eager",
+        seed=1000, mode="eager", survival=survival,
     )  # fmt: skip
 
 

@@ -27,19 +27,22 @@ from specsim.evidence.calibration.probes import StageProbe
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import precision
 
+HEAD_SIZE = 128  # of the heads whose attention stands for all
 WIDE = 17  # rows from which the arithmetic of attention can take longer than its bytes
 JSON_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a probes file
 
 
 @dataclass(frozen=True, slots=True)
 class ProductProbe:
-    """(rows, inputs) times an (inputs, outputs) matrix of `weight_bytes`, in `seconds`."""
+    """(rows, inputs) times an (inputs, outputs) matrix of `weight_bytes`, in `seconds`. `format` is
+    that of weights in fewer bits; empty for the models' own."""
 
     inputs: int
     outputs: int
     rows: int
     weight_bytes: float
     seconds: float
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class CacheProbe:
     kv_bytes: float
     flops: float
     seconds: float
+    head_size: int = HEAD_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,9 @@ class KernelProbes:
 
     `reads` holds (bytes, seconds) of reading one buffer again and again. `small` holds seconds by
     name: launch gaps, sampling, the host's round trip. `stages` holds the cycles' stages by mode.
-    `chunked_from` is the shortest window, in slots, that attention read in chunks in `caches` and
-    `stages`: the decoder that is predicted must read in chunks from there too.
+    `chunked_from` is the shortest window by mode, in slots, that attention read in chunks in
+    `stages` (in `caches`, that of the first mode): the decoder that is predicted must read in
+    chunks from there too.
     """
 
     machine: str
@@ -73,7 +78,7 @@ class KernelProbes:
     small: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: float | None = None
     host_ahead: bool = False  # the device is not the host: eager launches run ahead of the device
-    chunked_from: int | None = None
+    chunked_from: Mapping[str, int] = field(default_factory=dict)
 
 
 def fit_kernels(
@@ -86,13 +91,15 @@ def fit_kernels(
         )
     stored = precision(probes.precision)
     bandwidth = sustained(probes.reads)
-    rate = max(2.0 * p.rows * p.inputs * p.outputs / p.seconds for p in probes.products)
+    own = [probe for probe in probes.products if not probe.format]
+    caches = [probe for probe in probes.caches if probe.head_size == HEAD_SIZE]
+    rate = max(2.0 * p.rows * p.inputs * p.outputs / p.seconds for p in own)
     engine = Engine(
         name="calibrated",
-        weight_efficiency=product_table(probes.products, bandwidth),
+        weight_efficiency=product_table(own, bandwidth),
         compute_efficiency=1.0,
-        kv_efficiency=cache_table(probes.caches, bandwidth),
-        attention_compute_efficiency=attention_rate(probes.caches) / rate,
+        kv_efficiency=cache_table(caches, bandwidth),
+        attention_compute_efficiency=attention_rate(caches) / rate,
         source="probes on this machine",
         confidence="measured",
     )
