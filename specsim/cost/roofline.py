@@ -10,7 +10,8 @@ One pass takes, summed over its operators,
     all-reduce  messages x latency + link bytes / link bandwidth   where the model is split
     overhead    layers x o_layer + o_pass                          launch gaps, small kernels;
                 layers as their kernels count, in those of an ordinary dense layer;
-                o_layer is larger in passes of several rows where the engine says so
+                o_layer is larger in passes of several rows, and for longer rows, where the engine
+                says so
 
 and no less than the host needs to launch it all, layers x l_layer + l_pass: in eager mode the host
 runs ahead of the device, so a pass takes the longer of the two. A CPU is both: there they add.
@@ -246,6 +247,8 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
     each_s = engine.layer_overhead_s + engine.wide_layer_overhead_s * (work.rows > 1)
     if np.any(engine.layer_refill_s):
         each_s = each_s + engine.layer_refill_s * emptied(work.layer_bytes)
+    if np.any(engine.layer_element_s):
+        each_s = each_s + engine.layer_element_s * work.width
     overhead_s = layers * each_s + engine.pass_overhead_s
     launch_s = layers * engine.layer_launch_s + engine.pass_launch_s
     if chip.is_host:

@@ -11,7 +11,7 @@ from specsim.hardware.accelerators import (
     Accelerator,
     accelerator,
 )
-from specsim.hardware.efficiency import EfficiencyTable
+from specsim.hardware.efficiency import AttentionTable, EfficiencyTable
 from specsim.hardware.engines import (
     CEILINGS,
     Engine,
@@ -32,6 +32,7 @@ __all__ = [
     "PCIE_BYTES_PER_S",
     "PCIE_LATENCY_S",
     "Accelerator",
+    "AttentionTable",
     "EfficiencyTable",
     "Engine",
     "FormatConstants",

@@ -1,10 +1,14 @@
 """A fraction of the peak that depends on the bytes that are read and on the rows of the pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, quoted
+
+
+QUERY_BLOCK = 64  # queries that a kernel of attention handles at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +58,52 @@ class EfficiencyTable:
         below = _mix(values[small, few], values[small, many], width)
         above = _mix(values[large, few], values[large, many], width)
         return _mix(1 / below, 1 / above, size) if is_time else _mix(below, above, size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionTable:
+    """A table `of` streams for heads of one size, measured with `rows` per sequence, and `queries`
+    that read one stream: the rows times the heads that share it. What it says of the time holds the
+    arithmetic too."""
+
+    head_size: float
+    rows: float
+    queries: float
+    table: EfficiencyTable
+
+
+def measured_attention(
+    tables: Sequence[AttentionTable],
+    head_size: float,
+    stream_bytes: ArrayLike,
+    streams: ArrayLike,
+    rows: ArrayLike,
+    queries: ArrayLike,
+) -> Floats:
+    """The efficiency of attention by tables for several numbers of queries.
+
+    The tables are those of the head size that is nearest by its ratio. A pass of one row has a
+    table of its own: its kernels copy less. Between the others time is interpolated by queries, but
+    jumps where one more block of them is needed; with more than any has, it grows in proportion.
+    """
+    nearest = min({t.head_size for t in tables}, key=lambda size: abs(np.log(size / head_size)))
+    here = sorted((t for t in tables if t.head_size == nearest), key=lambda t: t.queries)
+    several = [t for t in here if t.rows > 1] or here
+    times = [1 / t.table.at(stream_bytes, streams) for t in several]
+    grid, asked = np.array([t.queries for t in several], float), np.asarray(queries, float)
+    share, below, above = _locate(grid, asked)
+    blocks, fewer = np.ceil(asked / QUERY_BLOCK), np.ceil(grid / QUERY_BLOCK)
+    jumps = fewer[below] != fewer[above]
+    share = np.where(jumps, blocks > fewer[below], share)
+    found = sum(
+        np.where(below == i, (1 - share) * time, 0) + np.where(above == i, share * time, 0)
+        for i, time in enumerate(times)
+    )
+    found = found * np.maximum(asked / grid[-1], 1.0)
+    for single in (t for t in here if t.rows == 1):
+        one = 1 / single.table.at(stream_bytes, streams)
+        found = np.where(np.asarray(rows) > 1, found, one)
+    return np.asarray(1 / found)
 
 
 def _locate(grid: Floats, value: Floats) -> tuple[Floats, Integers, Integers]:

@@ -10,7 +10,7 @@ from specsim import catalog
 from specsim.checks import ArrayLike, Floats, require_flags, require_positive, require_text
 from specsim.checks.shown import Shown
 from specsim.hardware.accelerators import Accelerator
-from specsim.hardware.efficiency import EfficiencyTable
+from specsim.hardware.efficiency import AttentionTable, EfficiencyTable, measured_attention
 from specsim.operators import ForwardWork, Operator
 
 # Bytes of a processor's last cache, assumed for every CPU: they have 8 to 64 MB for a few cores.
@@ -26,21 +26,22 @@ def emptied(weight_bytes: ArrayLike) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class FormatConstants:
-    """What a calibration measured anew for weights in another `format`; the fields are `Engine`'s.
+    """What a calibration measured anew for weights in another `format`; the fields are `Engine`'s,
+    and None is what the engine has for its own format.
 
-    Models with such weights also compute in another format, so their attention and their small
-    kernels differ too.
+    On a CPU models with such weights also compute in another format, so their attention and their
+    small kernels differ too.
     """
 
     format: str
     weight_efficiency: EfficiencyTable
-    kv_efficiency: float
-    attention_compute_efficiency: float
-    activation_efficiency: float
-    layer_overhead_s: float
-    wide_layer_overhead_s: float
-    pass_overhead_s: float
-    layer_refill_s: float = 0.0
+    kv_efficiency: float | None = None
+    attention_compute_efficiency: float | None = None
+    activation_efficiency: float | None = None
+    layer_overhead_s: float | None = None
+    wide_layer_overhead_s: float | None = None
+    pass_overhead_s: float | None = None
+    layer_refill_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,6 +61,9 @@ class Engine(Shown):
     | `wide_layer_overhead_s` | a layer's more in passes of several rows: a CPU's threads wake up |
     | `layer_refill_s`, `cycle_refill_s` | of a CPU: small kernels and the host's code come back |
     | | into caches that weights have emptied: times `emptied`, twice in a cycle with drafts |
+    | `layer_element_s` | a layer's more for each element of a row: on a GPU a block of threads reads |
+    | | a row, so small kernels take as long for one row as for a hundred |
+    | `vocabulary_overhead_s` | the same of making distributions, for each token of the vocabulary |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
@@ -100,6 +104,7 @@ class Engine(Shown):
     wide_layer_overhead_s: float = 0.0
     pass_overhead_s: float = 0.0
     layer_refill_s: float = 0.0
+    layer_element_s: float = 0.0
     layer_launch_s: float = 0.0
     pass_launch_s: float = 0.0
     cycle_overhead_s: float = 0.0
@@ -116,10 +121,12 @@ class Engine(Shown):
     attention_floor_s: float = 0.0
     head_sharded: bool = True
     fuses: bool = False
+    vocabulary_overhead_s: float = 0.0  # per token of it, once for all distributions of a batch
     logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
     drawing_overhead_s: float = 0.0  # per logit of a distribution that a token is drawn from
     sorting_overhead_s: float = 0.0  # per logit more, where only the likeliest are kept (top-p),
     sorted_at_once: float = 1.0  # of so many distributions at a time
+    attention_tables: tuple[AttentionTable, ...] = ()  # in place of `kv_efficiency`, where timed
     formats: tuple[FormatConstants, ...] = ()  # of weights that a calibration timed beside its own
     error: float = 0.0  # relative half-width of the 80 % band on a pass
     verification_error: float = 0.0  # the same on a pass of several rows, where that is wider
@@ -153,8 +160,11 @@ class Engine(Shown):
         """The engine for weights in `format`: with its own constants where they were measured."""
         for own in self.formats:
             if own.format == format:
-                measured = {each.name: getattr(own, each.name) for each in fields(own)}
-                del measured["format"]
+                measured: dict[str, Any] = {
+                    each.name: value
+                    for each in fields(own)[1:]
+                    if (value := getattr(own, each.name)) is not None
+                }
                 return replace(self, **measured)
         return self
 
@@ -170,10 +180,16 @@ class Engine(Shown):
     def attention_efficiency(self, operator: Operator) -> Floats:
         """Of the bandwidth, for reading the cache."""
         table = self.kv_efficiency
+        streams = np.maximum(operator.streams, 1.0)
+        stream_bytes = operator.kv_bytes / (np.maximum(operator.kernels, 1.0) * streams)
+        if self.attention_tables and operator.head_size:
+            return measured_attention(
+                self.attention_tables, operator.head_size, stream_bytes, streams, operator.rows,
+                operator.queries,
+            )  # fmt: skip
         if not isinstance(table, EfficiencyTable):
             return np.asarray(table)
-        streams = np.maximum(operator.streams, 1.0)
-        return table.at(operator.kv_bytes / (np.maximum(operator.kernels, 1.0) * streams), streams)
+        return table.at(stream_bytes, streams)
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -38,7 +38,8 @@ class System(Shown):
     The target's first `offloaded_layers`, with their cache, lie in the memory of a `host`, a CPU
     that computes them (llama.cpp's `-ngl`; None: an assumed desktop). Its LM head, and a draft,
     stay on the accelerator. Where tokens are `filtered` (top-p), every distribution
-    is sorted. Raises SpecsimError where layers cannot be offloaded.
+    is sorted; where decoding is `greedy`, there are no distributions. Raises SpecsimError where
+    layers cannot be offloaded.
     """
 
     accelerator: Accelerator
@@ -48,6 +49,7 @@ class System(Shown):
     offloaded_layers: int = 0
     host: Accelerator | None = None
     filtered: bool = False
+    greedy: bool = False
     # what `storing` has found: every pass of a prediction asks for it
     _stored: dict[Architecture, "System"] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -88,7 +90,9 @@ class System(Shown):
         """Seconds in which logits over `vocab` tokens become so many distributions, whose likeliest
         tokens are sorted where they are filtered, and a token is drawn from so many of them."""
         engine, many = self.engine, np.asarray(distributions, float)
-        seconds = engine.logit_overhead_s * (many * vocab)
+        if self.greedy:
+            return np.zeros_like(many)
+        seconds = engine.logit_overhead_s * (many * vocab) + engine.vocabulary_overhead_s * vocab
         seconds = seconds + engine.drawing_overhead_s * (np.asarray(drawn, float) * vocab)
         if not self.filtered:
             return np.asarray(seconds)

@@ -146,6 +146,8 @@ def over_the_cache(name: str, asked: Pass, attention: Attention, layers: int) ->
         kernels=layers,
         streams=asked.batch * heads,
         math=asked.precision.activation_math,
+        groups=attention.num_heads / asked.devices / heads,
+        head_size=attention.head_dim,
     )  # fmt: skip
 
 

@@ -82,8 +82,10 @@ class Pass:
         kernels: int = 0,
         streams: Floats | float = 0.0,
         math: str = "",
+        groups: float = 0.0,
+        head_size: float = 0.0,
     ) -> Operator:
-        """An operator without weights."""
+        """An operator without weights; of attention, `groups` heads share a cache."""
         return Operator(
             name=name,
             kind=kind,
@@ -95,4 +97,7 @@ class Pass:
             kernels=kernels,
             streams=streams,
             math=math,
+            rows=self.rows if groups else 0.0,
+            queries=self.rows * groups,
+            head_size=head_size,
         )

@@ -56,6 +56,7 @@ def forward_work(
         asked.spread(logits * model.vocab_size),
         precision,
         sharding.devices,
+        float(model.hidden_size),
     )
 
 

@@ -26,7 +26,9 @@ class Operator:
     `flops` in FLOP (a multiply-add is two), all others in bytes. `math` names the arithmetic, and
     so the accelerator's rate; it is empty where there is little arithmetic. `link_bytes` are what a
     device sends to the others, `kernels` how many times the operator is launched in a pass,
-    `streams` how many caches (sequences times key-value heads) an attention kernel reads.
+    `streams` how many caches (sequences times key-value heads) an attention kernel reads. `rows` are
+    those of a sequence in attention, `queries` the same times the heads that share a cache, and
+    `head_size` is theirs; 0 elsewhere.
     """
 
     name: str
@@ -39,6 +41,9 @@ class Operator:
     kernels: Floats | float = 0.0
     streams: Floats | float = 0.0
     math: str = ""
+    rows: Floats | float = 0.0
+    queries: Floats | float = 0.0
+    head_size: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,6 +57,7 @@ class ForwardWork(Shown):
     logits: Floats  # rows x vocabulary
     precision: Precision
     devices: int = 1
+    width: float = 0.0  # elements of a row between the layers
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)

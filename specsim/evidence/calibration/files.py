@@ -19,7 +19,14 @@ from specsim.checks import (
 from specsim.checks.files import read_json
 from specsim.checks.limits import require_limit
 from specsim.evidence.calibration.overheads import Calibration
-from specsim.hardware import Accelerator, EfficiencyTable, Engine, FormatConstants, System
+from specsim.hardware import (
+    Accelerator,
+    AttentionTable,
+    EfficiencyTable,
+    Engine,
+    FormatConstants,
+    System,
+)
 from specsim.operators import Precision
 
 TABLES = ("weight_efficiency", "kv_efficiency")  # each may be a table instead of a number
@@ -42,17 +49,24 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
         if isinstance(value, float | str | EfficiencyTable)
         and not (name in ENDLESS and value == np.inf)  # JSON has no infinity; it is the default
     }
-    formats = {}
+    tables: dict[str, Any] = {}
     if engine.formats:
-        named = (asdict(each) | {"weight_efficiency": value_to_json(each.weight_efficiency)}
-                 for each in engine.formats)  # fmt: skip
-        formats = {"formats": list(named)}
+        tables["formats"] = [
+            {key: value_to_json(value) for field in fields(each)
+             if (value := getattr(each, key := field.name)) is not None}
+            for each in engine.formats
+        ]  # fmt: skip
+    if engine.attention_tables:
+        tables["attention_tables"] = [
+            {field.name: value_to_json(getattr(each, field.name)) for field in fields(each)}
+            for each in engine.attention_tables
+        ]
     return {
         "schema_version": 1,
         "kind": "calibration",
         "accelerator": asdict(system.accelerator),
         "precision": asdict(system.precision),
-        "engine": constants | formats,
+        "engine": constants | tables,
         "residuals": list(calibration.residuals),
         "changes": dict(calibration.changes),
         "environment": dict(calibration.environment),
@@ -95,6 +109,8 @@ def from_json(data: Mapping[str, Any], name: str = "calibration") -> Calibration
                 engine[table] = table_from_json(engine[table], table)
         if "formats" in engine:
             engine["formats"] = formats_from_json(engine["formats"])
+        if "attention_tables" in engine:
+            engine["attention_tables"] = attention_from_json(engine["attention_tables"])
         system = System(
             build(Accelerator, data["accelerator"], "accelerator"),
             build(Engine, engine, "engine"),
@@ -128,11 +144,32 @@ def formats_from_json(values: Any) -> tuple[FormatConstants, ...]:
             raise SpecsimError("each of the formats needs a table weight_efficiency")
         own = build(FormatConstants, dict(each) | {"weight_efficiency": table}, "formats")
         require_text("formats: format", own.format)
-        for name in ("kv_efficiency", "attention_compute_efficiency", "activation_efficiency"):
-            require_finite(f"formats: {name}", getattr(own, name))
-        seconds = [each.name for each in fields(FormatConstants) if each.name.endswith("_s")]
-        for name in seconds:
-            require_positive(f"formats: {name}", getattr(own, name), or_zero=True)
+        for field in fields(FormatConstants)[2:]:
+            value, name = getattr(own, field.name), f"formats: {field.name}"
+            if value is None:
+                continue
+            if field.name.endswith("_s"):
+                require_positive(name, value, or_zero=True)
+            else:
+                require_finite(name, value)
+        found.append(own)
+    return tuple(found)
+
+
+def attention_from_json(values: Any) -> tuple[AttentionTable, ...]:
+    """The tables of attention; SpecsimError for a field of the wrong kind."""
+    if not isinstance(values, list):
+        raise SpecsimError(f"attention_tables must be a list, not {quoted(values)}")
+    require_limit("values", len(values), "the number of attention_tables")
+    found = []
+    for each in values:
+        require_sizes(each, "attention_tables")
+        table = table_from_json(each.get("table"), "attention_tables: table")
+        if not isinstance(table, EfficiencyTable) or table.of != "stream":
+            raise SpecsimError("each of the attention_tables needs a table of streams")
+        own = build(AttentionTable, dict(each) | {"table": table}, "attention_tables")
+        for name in ("head_size", "rows", "queries"):
+            require_positive(f"attention_tables: {name}", getattr(own, name))
         found.append(own)
     return tuple(found)
 
@@ -156,7 +193,7 @@ def require_sizes(values: Any, name: str) -> None:
         raise SpecsimError(f"{name} must be a table of fields, not {quoted(values)}")
     for key, value in values.items():
         if isinstance(value, Mapping):
-            if key not in TABLES:
+            if key not in (*TABLES, "table"):
                 require_sizes(value, f"{name}: {key}")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             endless = value == np.inf and key in ENDLESS

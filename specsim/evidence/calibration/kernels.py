@@ -7,12 +7,12 @@ both become tables over kernels:
 1. products     time per byte, by bytes of the matrix and rows; matrices with the same bytes and
                 different sides are averaged geometrically
 2. attention    time per byte, by bytes of one stream (the cache of one key-value head of one
-                sequence) and number of streams, at one row; the further time of passes with many
-                rows is arithmetic
+                sequence) and number of streams: a table for each size of heads and each number of
+                rows, which holds the arithmetic too
 3. stages       of decoding cycles, in the mode that is calibrated: the remaining time, fitted as in
                 `overheads`; in eager mode the launches, where they take longer than the kernels
 
-Each kernel is timed inside a CUDA graph of many, so its time includes the gap between two launches.
+Weights in fewer bits have a table of products of their own. Each kernel is timed inside a CUDA graph of many, so its time includes the gap between two launches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,17 @@ import numpy as np
 from specsim.checks import SpecsimError
 from specsim.evidence.calibration.overheads import Calibration, with_overheads
 from specsim.evidence.calibration.probes import StageProbe
-from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
+from specsim.hardware import (
+    Accelerator,
+    AttentionTable,
+    EfficiencyTable,
+    Engine,
+    FormatConstants,
+    System,
+)
 from specsim.operators import precision
 
 HEAD_SIZE = 128  # of the heads whose attention stands for all
-WIDE = 17  # rows from which the arithmetic of attention can take longer than its bytes
 JSON_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a probes file
 
 
@@ -94,12 +100,20 @@ def fit_kernels(
     own = [probe for probe in probes.products if not probe.format]
     caches = [probe for probe in probes.caches if probe.head_size == HEAD_SIZE]
     rate = max(2.0 * p.rows * p.inputs * p.outputs / p.seconds for p in own)
+    packed = {probe.format for probe in probes.products} - {""}
     engine = Engine(
         name="calibrated",
         weight_efficiency=product_table(own, bandwidth),
         compute_efficiency=1.0,
-        kv_efficiency=cache_table(caches, bandwidth),
-        attention_compute_efficiency=attention_rate(caches) / rate,
+        kv_efficiency=cache_table([p for p in caches if p.rows == 1], bandwidth),
+        attention_compute_efficiency=max(p.flops / p.seconds for p in caches) / rate,
+        attention_tables=attention_tables(probes.caches, bandwidth),
+        formats=tuple(
+            FormatConstants(
+                name, product_table([p for p in probes.products if p.format == name], bandwidth)
+            )
+            for name in sorted(packed)
+        ),
         source="probes on this machine",
         confidence="measured",
     )
@@ -126,13 +140,29 @@ def product_table(probes: Sequence[ProductProbe], bandwidth: float) -> Efficienc
     return EfficiencyTable(np.array(sizes), np.array(rows, float), values / bandwidth, of="matrix")
 
 
+def attention_tables(
+    probes: Sequence[CacheProbe], bandwidth: float
+) -> tuple[AttentionTable, ...]:
+    """A table for each size of heads and number of rows."""
+    kinds = sorted({(p.head_size, p.rows) for p in probes})
+    found = []
+    for size, rows in kinds:
+        here = [p for p in probes if (p.head_size, p.rows) == (size, rows)]
+        first = here[0]
+        each = 4.0 * first.streams * first.context * first.head_size  # FLOPs of one query
+        queries = first.flops / each
+        found.append(AttentionTable(size, rows, queries, cache_table(here, bandwidth)))
+    return tuple(found)
+
+
 def cache_table(probes: Sequence[CacheProbe], bandwidth: float) -> EfficiencyTable:
-    """Achieved / sustained bandwidth, by bytes of a stream and number of streams, at one row.
+    """Achieved / sustained bandwidth of probes with the same rows, by bytes of a stream and number
+    of streams.
 
     Where streams x context did not fit into memory, the rate of the longest context that did fit is
     used.
     """
-    narrow = {(p.context, p.streams): p for p in probes if p.rows == 1}
+    narrow = {(p.context, p.streams): p for p in probes}
     contexts = sorted({context for context, _ in narrow})
     streams = sorted({count for _, count in narrow})
     values = np.empty((len(contexts), len(streams)))
@@ -146,21 +176,6 @@ def cache_table(probes: Sequence[CacheProbe], bandwidth: float) -> EfficiencyTab
     return EfficiencyTable(
         np.array(stream_bytes), np.array(streams, float), values / bandwidth, of="stream"
     )
-
-
-def attention_rate(probes: Sequence[CacheProbe]) -> float:
-    """FLOP/s of attention when arithmetic limits it.
-
-    The median over the probes of at least WIDE rows that take longer than one row; the highest rate
-    of all probes if no probe does.
-    """
-    narrow = {(p.context, p.streams): p.seconds for p in probes if p.rows == 1}
-    wide = [
-        p.flops / p.seconds
-        for p in probes
-        if p.rows >= WIDE and p.seconds > 1.1 * narrow.get((p.context, p.streams), np.inf)
-    ]
-    return float(np.median(wide)) if wide else max(p.flops / p.seconds for p in probes)
 
 
 def probes_to_json(probes: KernelProbes) -> dict[str, Any]:

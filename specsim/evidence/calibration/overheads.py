@@ -31,6 +31,7 @@ COUNTS = (
     "pass_overhead_s",  # passes
     "wide_layer_overhead_s",  # layers of the passes with several rows
     "layer_refill_s",  # layers x the share of the caches that the weights of one empty
+    "layer_element_s",  # layers x hidden size, of all passes
     "activation_s",  # bytes of elementwise operators; becomes `activation_efficiency`
     "drafting_overhead_s",  # cycles that draft
     "sampling_overhead_s",  # drafted tokens
@@ -38,12 +39,15 @@ COUNTS = (
     "cycle_refill_s",  # cycles x the same share of a pass, twice with drafts
     "sequence_overhead_s",  # cycles x sequences
     "speculation_overhead_s",  # cycles with drafts
+    "vocabulary_overhead_s",  # tokens of the vocabulary, once for all distributions of a batch
     "logit_overhead_s",  # logits that become probabilities
     "drawing_overhead_s",  # logits of the distributions that a token is drawn from
     "sorting_overhead_s",  # logits that top-p looks through, one distribution after the other
 )
 LAUNCHED = 2  # so many of them a host may launch ahead of its device
 REFILLS = [COUNTS.index(name) for name in ("layer_refill_s", "cycle_refill_s")]  # of a CPU's caches
+# of a GPU, whose small kernels read a row by one block of threads
+OF_ROWS = [COUNTS.index(name) for name in ("layer_element_s", "vocabulary_overhead_s")]
 ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes
 
 
@@ -99,8 +103,7 @@ def with_overheads(
     explanations = [explained(probe, products_only) for probe in stages]
     known = np.array([seconds for seconds, _ in explanations])
     counts = np.array([row for _, row in explanations])
-    if not shares_caches:
-        counts[:, REFILLS] = 0.0
+    counts[:, OF_ROWS if shares_caches else REFILLS] = 0.0
     measured = np.array([probe.seconds for probe in stages])
     of_passes = np.array([probe.stage != "host" for probe in stages])
     waiting = host_ahead & of_passes & (measured > WAITS * known)
@@ -159,15 +162,18 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     wide = sum(probe.batch * rows > 1 for rows in probe.passes)
     counts["wide_layer_overhead_s"] = wide * layers
     counts["pass_overhead_s"], counts["activation_s"] = passes, activations
+    counts["layer_element_s"] = passes * layers * probe.architecture.hidden_size
     if probe.stage == "draft":
         counts["drafting_overhead_s"], counts["sampling_overhead_s"] = 1, gamma
         counts["logit_overhead_s"] = counts["drawing_overhead_s"] = gamma * vocab
+        counts["vocabulary_overhead_s"] = gamma * probe.architecture.vocab_size
     elif probe.stage == "host":
         counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch
         counts["speculation_overhead_s"] = float(gamma > 0)
         one = forward_work(probe.architecture, Workload(context=probe.context), system.precision)
         counts["cycle_refill_s"] = (1 + (gamma > 0)) * float(emptied(one.weight_bytes))
         counts["logit_overhead_s"], counts["drawing_overhead_s"] = (gamma + 1) * vocab, vocab
+        counts["vocabulary_overhead_s"] = probe.architecture.vocab_size
     if probe.filtered:
         each = probe.batch if probe.stage == "draft" else probe.batch * (gamma + 1)
         turns = -(-each // system.engine.sorted_at_once) * (gamma if probe.stage == "draft" else 1)

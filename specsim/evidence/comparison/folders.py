@@ -15,7 +15,9 @@ from specsim.evidence.comparison.points import Comparison, compare, is_predicted
 from specsim.evidence.comparison.predictors import Predictor, predictors_for
 from specsim.evidence.measurement import Environment, Measurement, Point
 
-OTHER_FILES = ("calibration", "probes")  # beginnings of the names of files without points
+OTHER_FILES = (  # beginnings of the names of files without points
+    "calibration", "probes", "modes", "dram", "pair", "look", "profile", "tiles",
+)  # fmt: skip
 MODES = ("eager", "cuda-graphs", "fused", "compiled")
 
 

@@ -101,10 +101,12 @@ def drafter(point: Point) -> Drafter | None:
 
 
 def system_of(point: Point, system: System) -> System:
-    """`system` with the point's precision, over the point's devices, each of which has the whole LM
-    head, as `reference` runs it."""
+    """`system` with the point's precision and temperature, over the point's devices, each of which
+    has the whole LM head, as `reference` runs it."""
     scenario = point.scenario
     system = system.with_precision(scenario.precision)
+    if scenario.temperature == 0:
+        system = replace(system, greedy=True)
     if scenario.tensor_parallel == 1:
         return system
     engine = replace(system.engine, head_sharded=False)
