@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -163,7 +163,8 @@ def table(document: dict, calibration: Path | None) -> str:
         fitted = fitted.with_precision(document["precision"])
     lines = []
     for run in document["runs"]:
-        kind = "greedy" if run["temperature"] == 0 else f"temperature {run['temperature']:g}"
+        greedy = run["temperature"] == 0
+        kind = "greedy" if greedy else f"temperature {run['temperature']:g}"
         lines += [kind, f"{'method':34} tokens/cycle   cycle, us   speedup   predicted   tokens/s"]
         plain = run["rows"][0]
         for row in run["rows"]:
@@ -176,7 +177,7 @@ def table(document: dict, calibration: Path | None) -> str:
                 method, drafted = priced[row["method"]]
                 taken = {"tokens_per_cycle": row["calibration_tokens_per_cycle"]}
                 answer = predict(
-                    target, method, fitted, gamma=drafted, context=document["window"],
+                    target, method, replace(fitted, greedy=greedy), gamma=drafted, context=document["window"],
                     **(taken if drafted else {}),
                 )  # fmt: skip
                 said = f"{float(answer.speedup):.2f}x" if drafted else (

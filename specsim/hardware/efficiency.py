@@ -7,7 +7,6 @@ import numpy as np
 
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, quoted
 
-
 QUERY_BLOCK = 64  # queries that a kernel of attention handles at once
 
 

@@ -61,8 +61,8 @@ class Engine(Shown):
     | `wide_layer_overhead_s` | a layer's more in passes of several rows: a CPU's threads wake up |
     | `layer_refill_s`, `cycle_refill_s` | of a CPU: small kernels and the host's code come back |
     | | into caches that weights have emptied: times `emptied`, twice in a cycle with drafts |
-    | `layer_element_s` | a layer's more for each element of a row: on a GPU a block of threads reads |
-    | | a row, so small kernels take as long for one row as for a hundred |
+    | `layer_element_s` | a layer's more for each element of a row: of a GPU, whose small kernels |
+    | | read a row by one block of threads, and a hundred rows in the same time |
     | `vocabulary_overhead_s` | the same of making distributions, for each token of the vocabulary |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |

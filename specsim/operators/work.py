@@ -26,9 +26,9 @@ class Operator:
     `flops` in FLOP (a multiply-add is two), all others in bytes. `math` names the arithmetic, and
     so the accelerator's rate; it is empty where there is little arithmetic. `link_bytes` are what a
     device sends to the others, `kernels` how many times the operator is launched in a pass,
-    `streams` how many caches (sequences times key-value heads) an attention kernel reads. `rows` are
-    those of a sequence in attention, `queries` the same times the heads that share a cache, and
-    `head_size` is theirs; 0 elsewhere.
+    `streams` how many caches (sequences times key-value heads) an attention kernel reads. In
+    attention `rows` are those of a sequence, `queries` the same times the heads that share a cache,
+    and `head_size` is theirs; elsewhere they are 0.
     """
 
     name: str

@@ -12,7 +12,8 @@ both become tables over kernels:
 3. stages       of decoding cycles, in the mode that is calibrated: the remaining time, fitted as in
                 `overheads`; in eager mode the launches, where they take longer than the kernels
 
-Weights in fewer bits have a table of products of their own. Each kernel is timed inside a CUDA graph of many, so its time includes the gap between two launches.
+Weights in fewer bits have a table of products of their own. Each kernel is timed inside a CUDA
+graph of many, so its time includes the gap between two launches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,9 +141,7 @@ def product_table(probes: Sequence[ProductProbe], bandwidth: float) -> Efficienc
     return EfficiencyTable(np.array(sizes), np.array(rows, float), values / bandwidth, of="matrix")
 
 
-def attention_tables(
-    probes: Sequence[CacheProbe], bandwidth: float
-) -> tuple[AttentionTable, ...]:
+def attention_tables(probes: Sequence[CacheProbe], bandwidth: float) -> tuple[AttentionTable, ...]:
     """A table for each size of heads and number of rows."""
     kinds = sorted({(p.head_size, p.rows) for p in probes})
     found = []

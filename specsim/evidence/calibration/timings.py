@@ -22,6 +22,7 @@ import numpy as np
 from specsim.evidence.calibration.overheads import (
     ACTIVATION,
     COUNTS,
+    OF_ROWS,
     Calibration,
     explained,
     with_overheads,
@@ -111,14 +112,16 @@ def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstant
     stored = replace(system, engine=of_format, precision=precision(timed))
     sampled = np.array([getattr(engine, name) for name in COUNTS[ACTIVATION + 1 :]])
     columns, target = [], []
+    of_a_cpu = np.isin(np.arange(ACTIVATION + 1), OF_ROWS, invert=True)
     for probe in probes.of_format(timed).stages:
         known, counts = explained(probe, stored)
         left = probe.seconds - known - np.array(counts[ACTIVATION + 1 :]) @ sampled
-        columns.append(np.array(counts[: ACTIVATION + 1]) / probe.seconds)
+        columns.append(np.array(counts[: ACTIVATION + 1]) * of_a_cpu / probe.seconds)
         target.append(left / probe.seconds)
     small: dict[str, Any] = dict(
         zip(COUNTS, non_negative_fit(np.array(columns), np.array(target)), strict=False)
     )
+    del small["layer_element_s"]  # of a GPU
     small["activation_efficiency"] = 1 / max(small.pop("activation_s") * bandwidth, 1e-12)
     own: dict[str, Any] = {
         each.name: getattr(engine, each.name) for each in fields(FormatConstants)[1:]

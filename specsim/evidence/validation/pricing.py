@@ -37,7 +37,7 @@ Place = tuple[str, str, str | None]  # engine, field, and the key if the field i
 
 CONSTANTS = (*(field.name for field in fields(Engine) if field.type is not str), *CEILINGS)
 ABOUT = (
-    *("name", "source", "confidence", "head_sharded", "fuses"),
+    *("name", "source", "confidence", "head_sharded", "fuses", "formats", "attention_tables"),
     *("error", "verification_error", "speedup_low", "speedup_high"),
 )
 COUNTS = tuple(
