@@ -176,8 +176,9 @@ def table(document: dict, calibration: Path | None) -> str:
             if row["method"] in priced:
                 method, drafted = priced[row["method"]]
                 taken = {"tokens_per_cycle": row["calibration_tokens_per_cycle"]}
+                here = replace(fitted, greedy=greedy)
                 answer = predict(
-                    target, method, replace(fitted, greedy=greedy), gamma=drafted, context=document["window"],
+                    target, method, here, gamma=drafted, context=document["window"],
                     **(taken if drafted else {}),
                 )  # fmt: skip
                 said = f"{float(answer.speedup):.2f}x" if drafted else (
