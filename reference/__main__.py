@@ -203,6 +203,9 @@ def add_weights_and_stages(sub: argparse.ArgumentParser, compiles: str) -> None:
         help="run the stages as they are written: no CUDA graphs, and no kept compiled stages",
     )  # fmt: skip
     how.add_argument("--compile", action="store_true", help=compiles)
+    how.add_argument(
+        "--fused", action="store_true", help="on CUDA: layers as Triton kernels, in CUDA graphs"
+    )
 
 
 def add_serve(sub: argparse.ArgumentParser) -> None:
@@ -363,8 +366,9 @@ def run_generate(options: argparse.Namespace) -> int:
     for note in notes:
         print(f"reference: {note}", file=sys.stderr)
     needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
-    if options.group and options.compile:
-        raise SpecsimError("--tensor-parallel decodes eagerly; leave out --compile")
+    if options.group and (options.compile or options.fused):
+        asked = "--compile" if options.compile else "--fused"
+        raise SpecsimError(f"--tensor-parallel decodes eagerly; leave out {asked}")
     if options.split_draft and not needs_draft:
         raise SpecsimError("--split-draft: no draft model drafts here")
     text = prompt_of(options)
@@ -373,7 +377,8 @@ def run_generate(options: argparse.Namespace) -> int:
         print(f"reference: {note}", file=sys.stderr)
     drafter = drafter_named(options, target, draft)
     method = "tree" if options.tree else options.method
-    mode = "eager" if options.eager or options.group else "compiled" if options.compile else None
+    mode = "fused" if options.fused else "compiled" if options.compile else None
+    mode = "eager" if options.eager or options.group else mode
     result = speculate(
         target,
         drafter,

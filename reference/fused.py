@@ -65,18 +65,18 @@ TILES = {
 DEVICE = "cuda"  # on which passes fit
 OVERLAP = True  # programmatic dependent launch, where the device has it
 
-_in_use = False
+in_use = False
 
 
 @contextmanager
 def layers_fused() -> Iterator[None]:
     """Within this context passes that fit take the kernels of this module."""
-    global _in_use
-    before, _in_use = _in_use, True
+    global in_use
+    before, in_use = in_use, True
     try:
         yield
     finally:
-        _in_use = before
+        in_use = before
 
 
 def missing(device: torch.device) -> str | None:
@@ -89,9 +89,9 @@ def missing(device: torch.device) -> str | None:
 
 
 def fits(layers: Iterable[Layer], view: Pass) -> bool:
-    """Whether the kernels are in use, and can compute this pass of these layers; told from shapes
-    and types."""
-    if not _in_use or view.bias is not None or view.slots is not view.positions:
+    """Whether the kernels, in use, can compute this pass of these layers; told from shapes and
+    types."""
+    if not in_use or view.bias is not None or view.slots is not view.positions:
         return False  # not in use, or not a chain
     few = view.positions.numel() <= MOST_ROWS
     return (

@@ -186,7 +186,7 @@ class Transformer(nn.Module):
     def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
         """What the layers of each kind see in a pass: in the Llama shape all are of one kind."""
         bias, groups = asked.bias, self.architecture.num_heads // self.architecture.num_kv_heads
-        is_fused = fused.fits(self.layers, asked)
+        is_fused = fused.in_use and fused.fits(self.layers, asked)
         if branches is not None:
             bias = bias_of(~branches.visible[:, None], groups, self.dtype)
         elif asked.cache is not None and bias is None and not is_fused:

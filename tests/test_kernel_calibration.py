@@ -19,6 +19,7 @@ from specsim.evidence.calibration import (
     probes_to_json,
     to_json,
 )
+from specsim.evidence.calibration.kernels import error_on_others, stage_s
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Workload, forward_work, precision
 
@@ -297,3 +298,25 @@ def test_greedy_decoding_makes_no_distributions(system):
     system = replace(system, engine=replace(system.engine, vocabulary_overhead_s=1e-10))
     assert float(system.sampling_s(1, 1, 100_000)) > 0
     assert float(replace(system, greedy=True).sampling_s(1, 1, 100_000)) == 0
+
+
+def test_the_band_is_that_of_models_which_the_fit_has_not_seen(probes):
+    """A stage costs what the fit says of it; and one model that is slower than the others widen the
+    band, however well a fit that has seen it would explain it."""
+    stages = probes.stages["cuda-graphs"]
+    fitted = fit_kernels(probes, "cuda-graphs")
+    priced = [
+        stage_s(stage, fitted.system) / stage.seconds - 1
+        for stage in stages
+        if stage.stage != "host"
+    ]
+    assert priced == pytest.approx(list(fitted.residuals), abs=1e-9)
+    last = max((stage.architecture for stage in stages), key=lambda model: model.hidden_size)
+    slower = tuple(
+        replace(stage, seconds=1.6 * stage.seconds) if stage.architecture == last else stage
+        for stage in stages
+    )
+    changed = fit_kernels(replace(probes, stages={"cuda-graphs": slower}), "cuda-graphs")
+    assert changed.system.engine.error > 0.2 > fitted.system.engine.error
+    few = [stage for stage in stages if stage.architecture.hidden_size < 3000]
+    assert error_on_others(fitted.system, few[:1], False) == 0.0

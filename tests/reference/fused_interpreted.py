@@ -34,7 +34,7 @@ SMALL = {  # of a program several turn, and the last block is not full
 
 
 def anything_fits(layers, view) -> bool:
-    return fused._in_use and view.bias is None and view.slots is view.positions
+    return fused.in_use and view.bias is None and view.slots is view.positions
 
 
 @torch.inference_mode()

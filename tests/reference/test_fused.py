@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from reference import DraftModel, NoDrafter, fused, generate, speculate
+from reference.__main__ import main
 from reference.cache import KVCache
 from reference.fused import TILES, layers_fused
 from reference.quantization import quantized
@@ -258,3 +259,9 @@ def test_fused_texts_repeat_themselves(on_gpu) -> None:
     assert generate(model, prompts, NEW, 0.9, mode="fused", seed=1).tokens == first
     again = copy.deepcopy(model)
     assert generate(again, prompts, NEW, 0.9, mode="fused", seed=1).tokens == first
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without CUDA")
+def test_the_command_line_refuses_fused_layers_on_a_cpu_in_a_line(capsys) -> None:
+    assert main(["generate", "a", "--fused", "--device", "cpu"]) == 2
+    assert "the mode 'fused' needs a CUDA device, not cpu" in capsys.readouterr().err
