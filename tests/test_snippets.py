@@ -326,7 +326,11 @@ def no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
         if c not in DECODER_NOT_RUN
     ],
 )
-def test_a_command_of_the_decoder_succeeds(line: str, reader: Path, no_requests, capsys) -> None:
+def test_a_command_of_the_decoder_succeeds(
+    line: str, reader: Path, no_requests, capsys, monkeypatch, tmp_path
+) -> None:
+    if "--compile" in line:
+        monkeypatch.setenv("SPECSIM_COMPILED", str(tmp_path))
     more = next((added for start, added in FEW.items() if line.startswith(start)), [])
     words = shlex.split(line.replace("FOLDER", str(reader)).replace("TEXT", "'import os'"))
     assert decoder([*words, *more]) == 0
