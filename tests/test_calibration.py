@@ -173,6 +173,8 @@ def test_a_known_machine_is_recovered():
     for name in CONSTANTS:
         true, fitted = getattr(true_system().engine, name), getattr(calibration.system.engine, name)
         assert fitted == pytest.approx(true, rel=0.1), name
+    engine = calibration.system.engine
+    assert engine.layer_element_s == engine.vocabulary_overhead_s == 0.0, "these are of a GPU"
 
 
 def test_a_model_that_no_probe_has_the_shape_of_is_predicted():

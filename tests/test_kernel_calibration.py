@@ -294,6 +294,10 @@ def test_tables_of_attention_that_are_none_are_refused(probes, change, message):
         from_json(data)
 
 
+def test_what_only_a_cpu_has_is_exactly_nothing(system):
+    assert system.engine.layer_refill_s == system.engine.cycle_refill_s == 0.0
+
+
 def test_greedy_decoding_makes_no_distributions(system):
     system = replace(system, engine=replace(system.engine, vocabulary_overhead_s=1e-10))
     assert float(system.sampling_s(1, 1, 100_000)) > 0

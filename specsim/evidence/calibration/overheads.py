@@ -114,6 +114,7 @@ def with_overheads(
             visible[waiting, LAUNCHED : ACTIVATION + 1] = 0.0  # the launches hide the device's work
         device_s = np.where(waiting, 0.0, known)
         constants = np.array(non_negative_fit(visible / measured[:, None], 1 - device_s / measured))
+        constants[~visible.any(axis=0)] = 0.0  # nothing tells them; the fit leaves what it likes
         launching = counts[:, :LAUNCHED] @ constants[:LAUNCHED]
         working = (
             known + counts[:, LAUNCHED : ACTIVATION + 1] @ constants[LAUNCHED : ACTIVATION + 1]
