@@ -30,7 +30,8 @@ from reference.quantization import QuantizedLinear, quantized
 from reference.transformer import Transformer
 from specsim.architecture import Architecture
 
-SIZES = {"14M": (384, 6, 8192), "160M": (768, 16, 32_000)}  # hidden size, layers, vocabulary
+# hidden size, layers, vocabulary
+SIZES = {"14M": (384, 6, 8192), "160M": (768, 16, 32_000), "1B": (2048, 16, 128_256)}
 DTYPES = ("fp32", "bf16", "int8")
 PAGES = {"4 kB": "0", "huge": "1"}
 
