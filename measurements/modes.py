@@ -1,6 +1,6 @@
 """Time one model in every mode of the decoder, beside the rate of a plain read.
 
-    python measurements/modes.py [--device cuda] [--modes eager cuda-graphs compiled] [--json FILE]
+    python measurements/modes.py [--device cuda] [--modes eager cuda-graphs …] [--json FILE]
 
 Plain steps and cycles with a draft model run on random weights; accept counts are drawn. A plain
 step cannot be faster than its bytes at the rate of a read, and `share` says how close it comes. In
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from reference import Drafter, DraftModel, NoDrafter, speculate
+from reference.fused import missing
 from reference.graphs import forget, window_of
 from reference.lab.dialled import architecture_named, random_model
 from reference.lab.kernels import Timer
@@ -28,7 +29,7 @@ from specsim.checks.files import write_json
 from specsim.operators import Workload, forward_work, precision
 
 SMALL = Architecture("small", 64, 2, 4, 2, 16, 128, 512, max_context=4096)
-MODES = ("eager", "cuda-graphs", "compiled")
+MODES = ("eager", "cuda-graphs", "fused", "compiled")
 DTYPE = torch.bfloat16
 GAMMA, ALPHA, CONTEXT, TOKENS, ROUNDS = 4, 0.8, 400, 48, 3
 READ_BYTES = 2**31
@@ -106,6 +107,9 @@ def main() -> int:
     print(f"a read {rate / 1e12:.3f} TB/s; a step of {shapes[0].name} {nbytes / 1e9:.2f} GB")
     found = []
     for mode in options.modes or (MODES if on_cuda else ("eager",)):
+        if mode == "fused" and (lacks := missing(device)):
+            print(f"fused: skipped, it needs {lacks}")
+            continue
         drafters = [NoDrafter()] if mode == "compiled" else [NoDrafter(), DraftModel(draft, GAMMA)]
         step_s = 0.0
         for drafter in drafters:
