@@ -51,7 +51,7 @@ class Tiles(NamedTuple):
     stages: int = 1
 
 
-# Of each product for one row, and for more.
+# Of each product for one row, and for more: fast on an H200 (`bench/tune_fused.py`).
 TILES = {
     ("qkv", True): Tiles(8, 512, 4),
     ("output", True): Tiles(2, 2048, 8),

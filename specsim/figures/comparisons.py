@@ -34,7 +34,7 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> NotebookFigure | None:
         return None
     figure, panels = subplots(len(predictors), height=3.6)
     for axes, (name, comparisons) in zip(np.atleast_1d(panels), predictors.items(), strict=True):
-        times = []
+        times: list[float] = []
         for quantity in TIMES:
             for reserved in (False, True):
                 parts = [
@@ -58,8 +58,9 @@ def parity(every: Mapping[str, Sequence[Comparison]]) -> NotebookFigure | None:
                     label=f"{label}, reserved" if reserved else label,
                 )  # fmt: skip
         ends = [min(times) / 1.2, max(times) * 1.2]
-        axes.plot(ends, ends, color=COLOURS["plain"], linewidth=0.9)
         axes.set(xscale="log", yscale="log", xlabel="measured (ms)", ylabel="predicted (ms)")
+        axes.autoscale(False, axis="x")  # the line may be longer than what was measured
+        axes.plot(ends, ends, color=COLOURS["plain"], linewidth=0.9)
         for axis in (axes.xaxis, axes.yaxis):
             by_decades(axis)
         axes.set_title(name)

@@ -84,23 +84,26 @@ def measured_attention(
     The tables are those of the head size that is nearest by its ratio. A pass of one row has a
     table of its own: its kernels copy less. Between the others time is interpolated by queries, but
     jumps where one more block of them is needed; with more than any has, it grows in proportion.
+    Fewer streams than were measured take as long as the fewest that were: each is read by blocks of
+    threads of its own, side by side.
     """
     nearest = min({t.head_size for t in tables}, key=lambda size: abs(np.log(size / head_size)))
     here = sorted((t for t in tables if t.head_size == nearest), key=lambda t: t.queries)
     several = [t for t in here if t.rows > 1] or here
-    times = [1 / t.table.at(stream_bytes, streams) for t in several]
+    filled = np.minimum(np.asarray(streams, float) / here[0].table.rows[0], 1.0)
+    times = [1 / (filled * t.table.at(stream_bytes, streams)) for t in several]
     grid, asked = np.array([t.queries for t in several], float), np.asarray(queries, float)
     share, below, above = _locate(grid, asked)
-    blocks, fewer = np.ceil(asked / QUERY_BLOCK), np.ceil(grid / QUERY_BLOCK)
-    jumps = fewer[below] != fewer[above]
-    share = np.where(jumps, blocks > fewer[below], share)
+    blocks, of_grid = np.ceil(asked / QUERY_BLOCK), np.ceil(grid / QUERY_BLOCK)
+    jumps = of_grid[below] != of_grid[above]
+    share = np.where(jumps, blocks > of_grid[below], share)
     found = sum(
         np.where(below == i, (1 - share) * time, 0) + np.where(above == i, share * time, 0)
         for i, time in enumerate(times)
     )
     found = found * np.maximum(asked / grid[-1], 1.0)
     for single in (t for t in here if t.rows == 1):
-        one = 1 / single.table.at(stream_bytes, streams)
+        one = 1 / (filled * single.table.at(stream_bytes, streams))
         found = np.where(np.asarray(rows) > 1, found, one)
     return np.asarray(1 / found)
 

@@ -14,7 +14,7 @@ from reference.lab.suites import budget, running
 from reference.lab.suites.measuring import Measurer
 from reference.lab.suites.points import load_suite
 from reference.lab.suites.running import machine_name, run_suite
-from reference.lab.suites.variants import Effort, interleaved
+from reference.lab.suites.variants import MORE_DRAWN, Effort, interleaved
 from reference.memory import DoesNotFit
 from reference.statistics import Statistics
 from specsim.checks import SpecsimError
@@ -400,3 +400,31 @@ def test_on_a_gpu_every_part_runs_in_graphs(suite, tmp_path):
         assert point.scenario.allocated_context >= 256
         assert point.peak_memory_bytes > 0
     assert measured["drawn"].synthetic_acceptance
+
+
+def test_points_that_need_too_long_are_skipped_with_their_seconds(suite, tmp_path) -> None:
+    said: list[str] = []
+    run_suite(
+        suite, ["plain"], tmp_path, CPU, effort=EFFORT, machine="m", say=said.append, longest=0
+    )
+    assert sum("which is more than 0" in line for line in said) == len(suite.of("plain"))
+    assert not (tmp_path / "m" / "plain.json").is_file()
+    with pytest.raises(SpecsimError, match="--longest"):
+        run_suite(suite, ["plain"], tmp_path, CPU, machine="m", longest=-1)
+
+
+def test_drawn_accept_counts_are_counted_in_many_short_texts(suite, tmp_path) -> None:
+    (drawn,) = (replace(p, synthetic=True) for p in suite.points if p.name == "d")
+    assert (
+        run_suite(
+            replace(suite, points=(drawn,)),
+            ["speculation"],
+            tmp_path,
+            CPU,
+            effort=EFFORT,
+            machine="m",
+        )
+        == 0
+    )
+    (point,) = Measurement.read(tmp_path / "m" / "speculation.json").points
+    assert sum(point.accepted_histogram) >= MORE_DRAWN * EFFORT.counted * EFFORT.counted_cycles
