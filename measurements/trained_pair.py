@@ -10,7 +10,6 @@ other prompts. Speedups are of cycles; `tokens_per_s` includes reading the promp
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -200,7 +199,9 @@ def main() -> int:
     parser.add_argument("--calibration", type=Path, help="predict from the probes of this machine")
     options = parser.parse_args()
     if options.read:
-        document = json.loads(options.read.read_text(encoding="utf-8"))
+        document = read_json(options.read)
+        if "runs" not in document:
+            parser.error(f"{options.read} was not written by this script: it lacks 'runs'")
     else:
         device = device_named(options.device)
         document = {
