@@ -24,7 +24,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +39,7 @@ from reference import fused
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
-from reference.fused import TILES, Tiles, layers_fused, product
+from reference.fused import LAYERS, TILES, Tiles, fusing, product
 from reference.lab.dialled import random_model
 from reference.lab.kernels.timer import Timer
 from reference.transformer import Pass, Transformer
@@ -245,9 +244,9 @@ def time_layers(timer: Timer, rate: float, clock: Clock, best: dict, found: list
         asked = Pass(cache, positions, positions, 2 * context, None)
         x = torch.randn(1, rows, llama.architecture.hidden_size, device="cuda").bfloat16()
         (plain,) = llama.views(asked, None)
-        with layers_fused():
+        with fusing(LAYERS):
             (view,) = llama.views(asked, None)
-        if not view.is_fused:
+        if view.fused != LAYERS:
             raise SystemExit("this layer does not fit the fused kernels")
         nbytes = weights + 2 * context * 2 * llama.architecture.kv_size
         print(f"\na layer of {MODELS[0]}, {rows} rows, context {context}, {nbytes / 1e6:.1f} MB")
@@ -319,7 +318,7 @@ def layer_errors(small: Transformer, exact: Transformer, batch: int, tokens: int
         cache = each.new_cache(batch, 512, tokens)
         for to, source in zip(cache.tensors(), kept.tensors(), strict=True):
             to.copy_(source)
-        with layers_fused() if is_fused else nullcontext():
+        with fusing(LAYERS if is_fused else ""):
             hidden = each.hidden(text, positions, cache, 512)
         found.append(torch.cat([x.double().flatten() for x in (hidden, *cache.tensors())]))
         if is_fused and torch.equal(found[1], found[2]):

@@ -24,7 +24,7 @@ import torch
 
 from reference import DraftModel, NoDrafter
 from reference.decoding import stream
-from reference.graphs import forget, window_of
+from reference.graphs import forget
 from reference.lab.dialled import architecture_named, random_model
 from reference.machine import device_named, environment
 from specsim.acceptance import PerPosition
@@ -45,7 +45,7 @@ def survival(gamma: int) -> list[float]:
     return [ALPHA**k for k in range(1, gamma + 1)]
 
 
-def predicted(gamma: int, window: int) -> dict[str, float]:
+def predicted(gamma: int, context: float) -> dict[str, float]:
     """Bytes of a cycle and of an emitted token, by the model: they depend on no constant."""
     target, draft = architecture_named("8b"), architecture_named("1b")
     answer = predict(
@@ -54,7 +54,7 @@ def predicted(gamma: int, window: int) -> dict[str, float]:
         system("h100-sxm", "ideal", "bf16"),
         gamma=gamma,
         acceptance=PerPosition(survival(gamma)) if gamma else None,
-        context=window,
+        context=context,
     )
     nbytes = float(answer.verification.bytes_moved + answer.drafting.bytes_moved)
     return {"cycle": nbytes, "tokens_per_cycle": float(answer.tokens_per_cycle)}
@@ -62,7 +62,7 @@ def predicted(gamma: int, window: int) -> dict[str, float]:
 
 def counted(gammas: list[int], cycles: int, mode: str) -> list[dict[str, float]]:
     """Decode with each gamma; the profiler counts a marker, then `cycles` whole cycles. What they
-    emitted, and their window."""
+    emitted, and the mean context of their passes."""
     device, found = device_named("cuda"), []
     target = random_model(architecture_named("8b"), torch.bfloat16, device, 0)
     draft = random_model(architecture_named("1b"), torch.bfloat16, device, 1)
@@ -78,7 +78,7 @@ def counted(gammas: list[int], cycles: int, mode: str) -> list[dict[str, float]]
             )  # fmt: skip
 
         list(steps())  # records
-        emitted = 0
+        begun = emitted = 0
         for index, new in enumerate(steps()):
             if index == WARM_UP:
                 torch.cuda.synchronize()
@@ -86,12 +86,13 @@ def counted(gammas: list[int], cycles: int, mode: str) -> list[dict[str, float]]
                 torch.cuda._sleep(1000)
             elif index > WARM_UP:
                 emitted += len(new)
+            begun += len(new) if index <= WARM_UP else 0
             if index == WARM_UP + cycles:
                 torch.cuda.synchronize()
                 torch.cuda.cudart().cudaProfilerStop()
                 break
-        window = window_of(CONTEXT + tokens)
-        found.append({"gamma": gamma, "emitted": emitted, "cycles": cycles, "window": window})
+        context = CONTEXT + begun + emitted / 2
+        found.append({"gamma": gamma, "emitted": emitted, "cycles": cycles, "context": context})
         forget(target)
     return found
 
@@ -148,7 +149,7 @@ def profiled(options: argparse.Namespace) -> list[dict]:
 
 def result(child: dict, kernels: dict[str, dict[str, float]]) -> dict:
     """What one gamma read and wrote, beside what the model expects."""
-    expected = predicted(child["gamma"], child["window"])
+    expected = predicted(child["gamma"], child["context"])
     cycles, tokens = child["cycles"], child["emitted"]
     read, written = (sum(found[name] for found in kernels.values()) for name in METRICS)
     most = sorted(kernels.items(), key=lambda item: -item[1]["read"])[:12]

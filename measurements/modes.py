@@ -19,7 +19,7 @@ import torch
 
 from reference import Drafter, DraftModel, NoDrafter, speculate
 from reference.fused import missing
-from reference.graphs import forget, window_of
+from reference.graphs import forget
 from reference.lab.dialled import architecture_named, random_model
 from reference.lab.kernels import Timer
 from reference.machine import device_named, environment
@@ -78,8 +78,8 @@ def timed(target: Transformer, drafter: Drafter, mode: str) -> Timed:
 
 
 def step_bytes(model: Architecture) -> float:
-    """Bytes of weights and KV cache that a plain step reads, in its window."""
-    workload = Workload(batch=1, rows=1, context=window_of(CONTEXT + TOKENS))
+    """Bytes of weights and KV cache that a plain step reads, up to its token."""
+    workload = Workload(batch=1, rows=1, context=CONTEXT + TOKENS // 2)
     work = forward_work(model, workload, precision("bf16"))
     return float(work.weight_bytes + work.kv_bytes)
 

@@ -31,6 +31,7 @@ from specsim.evidence.calibration import from_json
 from specsim.speculation import predict
 
 NEW_TOKENS, PROMPTS, EXIT_LAYERS = 64, 4, 2
+CONTEXT = 144  # tokens, about the mean of a prompt and half of what follows it
 PARENTS = (0, 0, 1, 1, 2, 3)  # of the static tree's nodes 1, 2, …: six nodes in three levels
 WARM_UPS = 2
 
@@ -177,7 +178,7 @@ def table(document: dict, calibration: Path | None) -> str:
                 taken = {"tokens_per_cycle": row["calibration_tokens_per_cycle"]}
                 here = replace(fitted, greedy=greedy)
                 answer = predict(
-                    target, method, here, gamma=drafted, context=document["window"],
+                    target, method, here, gamma=drafted, context=document["context"],
                     **(taken if drafted else {}),
                 )  # fmt: skip
                 said = f"{float(answer.speedup):.2f}x" if drafted else (
@@ -207,7 +208,7 @@ def main() -> int:
         document = {
             "environment": asdict(environment(device)),
             "precision": PRECISION_OF[torch.bfloat16 if device.type == "cuda" else torch.float32],
-            "window": 256 if device.type == "cuda" else 144,
+            "context": CONTEXT,
             "runs": [],
         }
         for temperature in (0.0, 1.0):

@@ -1,26 +1,29 @@
-"""A layer as seven Triton kernels, for passes of few rows on a CUDA device: the mode "fused".
+"""Triton kernels for a CUDA device: in recorded graphs what lies between the matrix products of a
+layer, and, in the mode "fused", the products too.
 
-Between its matrix products, a layer of torch's kernels launches a dozen small ones. In a CUDA graph
-each of them takes one to three microseconds, in which no weights are read. Here the norm, SwiGLU
-and the residual sum belong to the products, and attention reads the cache without a mask:
+Between its products, a layer of torch's kernels launches a dozen small ones. In a CUDA graph each
+of them takes one to six microseconds, in which no weights are read, and attention to a short window
+keeps a few processors busy for thirty. Here are fewer and shorter ones (`run_between`):
 
 | kernel | what it does |
 |---|---|
-| product | RMSNorm and `qkv` |
-| rotate_and_write | rotary embedding; keys and values into the cache |
-| attend_part | attention to a part of the slots up to the position (flash decoding) |
-| put_together | the parts, weighted |
-| product | `output`, and the residual sum |
-| product | RMSNorm, `gate_up` and SwiGLU |
-| product | `down`, and the residual sum |
+| rotate_and_write | norms of heads, rotary embedding; keys and values into the cache |
+| attend_part | attention to a part of the slots up to a sequence's last token, without a mask |
+| put_together | the parts, weighted (flash decoding); not needed if there is one part |
+| add_and_normalise | the residual sum, and RMSNorm of it; twice |
+| swiglu | SwiGLU |
+
+In the mode "fused" (`run_layer`) a layer is seven kernels: the three of attention, and four
+products, two of which begin with RMSNorm, one ends with SwiGLU, and two with the residual sum.
 
 The kernels are in `fused_kernels`, which is imported at first use: without Triton all else works.
-They are for the plain `Layer` in bf16 and for chains (`fits`); other passes go the ordinary way.
-The text is the same up to rounding. What is launched depends on shapes only, so a pass can be
-recorded as a CUDA graph, and a recording keeps its kernels.
+The first are for chains in 16 bits, products for few rows and plain layers in bf16 (`fitting`);
+other passes go the ordinary way. The text is the same up to rounding. What is launched depends on
+shapes only, so a pass can be recorded as a CUDA graph, and a recording keeps its kernels. Launched
+one by one they would gain little: the mode "eager" has none of them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -32,13 +35,18 @@ from torch import Tensor, nn
 from reference.activations import swiglu
 from reference.attention import attend
 from reference.cache import KVCache
+from specsim.architecture import Architecture
 
 Layer, Pass = nn.Module, Any  # those of `transformer`, which imports this module
 
-MOST_ROWS = 16  # tokens of all sequences in a pass
-MOST_QUERIES = 64  # rows of a sequence that share a key-value head
+BETWEEN, LAYERS = "between", "layers"  # what the kernels compute: between the products, or all
+
+MOST_ROWS = 16  # tokens of all sequences in a pass whose products are fused
+MOST_QUERIES = 128  # rows of a sequence that share a key-value head
 BLOCKS = 256  # of attention that keep a large GPU busy
 SLOTS_OF_A_BLOCK = 64  # that a block of attention reads at once
+MOST_PARTS = 64  # of the slots of one sequence
+ACTIVATED = 1024  # elements of a block of SwiGLU
 
 
 class Tiles(NamedTuple):
@@ -65,18 +73,24 @@ TILES = {
 DEVICE = "cuda"  # on which passes fit
 OVERLAP = True  # programmatic dependent launch, where the device has it
 
-in_use = False
+in_use = ""  # what the kernels may compute at present: nothing, `BETWEEN` or `LAYERS`
 
 
 @contextmanager
-def layers_fused() -> Iterator[None]:
-    """Within this context passes that fit take the kernels of this module."""
+def fusing(what: str) -> Iterator[None]:
+    """Within this context passes that fit take the kernels of this module: those `BETWEEN` the
+    products, or of whole `LAYERS` where these fit."""
     global in_use
-    before, in_use = in_use, True
+    before, in_use = in_use, what
     try:
         yield
     finally:
         in_use = before
+
+
+def may_fuse(device: torch.device) -> str:
+    """What the mode "cuda-graphs" computes by the kernels on this device, where it fits."""
+    return "" if missing(device) else BETWEEN
 
 
 def missing(device: torch.device) -> str | None:
@@ -88,37 +102,54 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def fits(layers: Iterable[Layer], view: Pass) -> bool:
-    """Whether the kernels, in use, can compute this pass of these layers; told from shapes and
-    types."""
+def fitting(layers: Sequence[Layer], view: Pass) -> str:
+    """What of this pass of these layers the kernels in use can compute: whole `LAYERS`, what is
+    `BETWEEN` the products, or nothing, ""; told from shapes and types."""
     if not in_use or view.bias is not None or view.slots is not view.positions:
-        return False  # not in use, or not a chain
-    few = view.positions.numel() <= MOST_ROWS
-    return (
-        few
-        and view.positions.device.type == DEVICE
+        return ""  # not in use, or not a chain
+    fits = (
+        view.positions.device.type == DEVICE
         and type(view.cache) is KVCache
-        and all(kept.is_contiguous() for kept in view.cache.tensors())
-        and all(layer_fits(layer, view) for layer in layers)
+        and all(map(is_readable, view.cache.tensors()))
+        and all(attention_fits(layer, view) for layer in layers)
     )
+    if not fits:
+        return ""
+    few = view.positions.numel() <= MOST_ROWS
+    return LAYERS if in_use == LAYERS and few and all(map(layer_fits, layers)) else BETWEEN
 
 
-def layer_fits(layer: Layer, view: Pass) -> bool:
-    """The same of one layer."""
-    shape = layer.shape
+def is_readable(kept: Tensor) -> bool:
+    """Whether the kernels read a cache like this."""
+    return kept.is_contiguous() and kept.dtype in (torch.bfloat16, torch.float16)
+
+
+def attention_fits(layer: Layer, view: Pass) -> bool:
+    """Whether attention of a layer to a chain of tokens can be computed by the kernels."""
+    shape, tokens = layer.shape, view.positions.shape[1]
     groups, uneven = divmod(shape.num_heads, shape.num_kv_heads)
-    if layer.experts or not shape.gated_mlp or uneven:
+    few = queries_fit(groups * tokens, shape.head_dim)
+    return layer.attend is attend and not uneven and few
+
+
+def queries_fit(queries: int, head_size: int) -> bool:
+    """Whether so many rows of a sequence that share a key-value head are computed at once."""
+    return queries <= MOST_QUERIES and head_size >= 16 and head_size & (head_size - 1) == 0
+
+
+def reads_to_the_end(shape: Architecture, tokens: int, mode: str, device: torch.device) -> bool:
+    """Whether a pass of so many tokens of a sequence, a chain, reads the cache up to the last of
+    them in this mode, and not the whole window."""
+    groups = shape.num_heads // shape.num_kv_heads
+    fuses = mode in ("cuda-graphs", "fused") and may_fuse(device)
+    return bool(fuses) and queries_fit(groups * tokens, shape.head_dim)
+
+
+def layer_fits(layer: Layer) -> bool:
+    """Whether the rest of a layer can be computed by the kernels too."""
+    if layer.experts or not layer.shape.gated_mlp or layer.activate is not swiglu:
         return False
-    if layer.activate is not swiglu or layer.attend is not attend:
-        return False
-    products = layer.qkv, layer.output, layer.gate_up, layer.down
-    size, tokens = shape.head_dim, view.positions.shape[1]
-    return (
-        all(map(is_plain, products))
-        and size >= 16
-        and size & (size - 1) == 0
-        and groups * tokens <= MOST_QUERIES
-    )
+    return all(map(is_plain, (layer.qkv, layer.output, layer.gate_up, layer.down)))
 
 
 def is_plain(linear: nn.Module) -> bool:
@@ -132,6 +163,49 @@ def is_plain(linear: nn.Module) -> bool:
         and linear.weight.dtype == torch.bfloat16
         and linear.weight.is_contiguous()
     )
+
+
+def run_between(layers: Sequence[Layer], x: Tensor, view: Pass, last_norm: Tensor) -> Tensor:
+    """The layers and the norm after them, applied to `x` (B, T, C), with the kernels between the
+    products: a residual sum belongs to the norm that follows it."""
+    eps, after = layers[0].shape.norm_eps, [layer.attention_norm for layer in layers[1:]]
+    _, h = normalised(x, None, layers[0].attention_norm, eps)
+    for index, (layer, norm) in enumerate(zip(layers, (*after, last_norm), strict=True)):
+        x, h = normalised(x, layer.mix(h, index, view), layer.mlp_norm, eps)
+        x, h = normalised(x, fed(layer, h), norm, eps)
+    return h
+
+
+def fed(layer: Layer, h: Tensor) -> Tensor:
+    """`Layer.feed`, with the kernel of SwiGLU where that is the activation."""
+    if layer.experts or layer.activate is not swiglu:
+        return layer.feed(h)
+    return layer.down(activated(layer.gate_up(h)))
+
+
+def normalised(
+    x: Tensor, change: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x + change, and its RMSNorm times `weight`, (B, T, C) each."""
+    size = x.shape[-1]
+    x = x.contiguous()
+    sums, out = x if change is None else torch.empty_like(x), torch.empty_like(x)
+    filled = power_of_two(size)
+    kernels().add_and_normalise[(x.numel() // size,)](
+        x, x if change is None else change.contiguous(), weight, sums, out, eps, size,
+        C=filled, ADD=change is not None, **launch(x, min(8, max(1, filled // 512))),
+    )  # fmt: skip
+    return sums, out
+
+
+def activated(gate_up: Tensor) -> Tensor:
+    """`swiglu` of `gate_up` (B, T, 2I): (B, T, I)."""
+    *rows, size = gate_up.shape
+    gate_up = gate_up.contiguous()
+    out = gate_up.new_empty((*rows, size // 2))
+    grid = gate_up.numel() // size, -(-size // 2 // ACTIVATED)
+    kernels().swiglu[grid](gate_up, out, size // 2, BLOCK=ACTIVATED, **launch(gate_up, 4))
+    return out
 
 
 def run_layer(layer: Layer, x: Tensor, index: int, view: Pass) -> Tensor:
@@ -182,29 +256,46 @@ def attended(
     """The values that each head has looked up, (R, H·D); the keys and values of `qkv`,
     (R, (H + 2 KV)·D), are in the cache then."""
     shape, (batch, tokens) = layer.shape, view.positions.shape
-    heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.head_dim
+    heads, kv_heads = shape.num_heads, shape.num_kv_heads
     keys, values = view.cache.keys[index], view.cache.values[index]
-    sizes = {"T": tokens, "H": heads, "KV": kv_heads, "D": size}
-    rows, slots = batch * tokens, keys.shape[1]
     has_norm = layer.query_norm is not None
     norms = (layer.query_norm, layer.key_norm) if has_norm else (qkv, qkv)
     steps = view.positions.stride(1), view.positions.stride(0)
-    kernels().rotate_and_write[(rows, heads + 2 * kv_heads)](
+    kernels().rotate_and_write[(batch * tokens, heads + 2 * kv_heads)](
         qkv, view.cos, view.sin, view.positions, *norms, keys, values, shape.norm_eps,
-        slots, view.cos.stride(1), view.cos.stride(0), *steps,
-        NORM=has_norm, **sizes, **launch(qkv, 1, overlap),
+        keys.shape[1], view.cos.stride(1), view.cos.stride(0), *steps,
+        T=tokens, H=heads, KV=kv_heads, D=shape.head_dim, NORM=has_norm, **launch(qkv, 1, overlap),
     )  # fmt: skip
+    return look_up(qkv, view.positions, keys, values, view.window, overlap)
+
+
+def look_up(
+    qkv: Tensor,
+    positions: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int,
+    overlap: bool | None = None,
+) -> Tensor:
+    """Attention, (R, H·D), of the queries in `qkv` (R, (H + 2 KV)·D) at `positions` (B, T) to the
+    slots of `keys` and `values` (B, S, KV, D) up to their own; none is at `window` or beyond it."""
+    (batch, tokens), (slots, kv_heads, size) = positions.shape, keys.shape[1:]
+    heads = qkv.shape[1] // size - 2 * kv_heads
     queries = max(16, power_of_two(tokens * heads // kv_heads))
-    pieces = parts_of(batch * kv_heads, view.window)
-    parts = qkv.new_empty((batch, kv_heads, pieces, queries, size), dtype=torch.float32)
-    sums = qkv.new_empty((batch, kv_heads, pieces, queries, 2), dtype=torch.float32)
-    out = qkv.new_empty(rows, heads * size)
-    sizes |= {"R": queries, "PARTS": pieces}
-    kernels().attend_part[(batch, kv_heads, pieces)](
-        qkv, view.positions, keys, values, parts, sums, size**-0.5, slots, *steps,
-        **sizes, BLOCK=SLOTS_OF_A_BLOCK, **launch(qkv, 4, overlap),
+    parts = parts_of(batch * kv_heads, window)
+    stages = 3 if window > parts * SLOTS_OF_A_BLOCK else 2  # of loads: there is a block more to ask
+    mixed = qkv.new_empty((batch, kv_heads, parts, queries, size), dtype=torch.float32)
+    sums = qkv.new_empty((batch, kv_heads, parts, queries, 2), dtype=torch.float32)
+    out = qkv.new_empty(batch * tokens, heads * size)
+    sizes = {"T": tokens, "H": heads, "KV": kv_heads, "PARTS": parts, "D": size, "R": queries}
+    options = launch(qkv, 8 if queries > 64 else 4, overlap) | {"num_stages": stages}
+    kernels().attend_part[(batch, kv_heads, parts)](
+        qkv, positions, keys, values, mixed, sums, out, size**-0.5, slots, positions.stride(1),
+        positions.stride(0), **sizes, BLOCK=SLOTS_OF_A_BLOCK, WHOLE=parts == 1, **options,
     )  # fmt: skip
-    kernels().put_together[(rows, heads)](parts, sums, out, **sizes, **launch(qkv, 4, overlap))
+    if parts > 1:
+        options = launch(qkv, 1 if parts <= 8 else 4, overlap)
+        kernels().put_together[(batch * tokens, heads)](mixed, sums, out, **sizes, **options)
     return out
 
 
@@ -212,7 +303,7 @@ def parts_of(blocks: int, window: int) -> int:
     """Into so many parts, a power of two, the slots of a window are divided, if without it there
     are so many `blocks` of attention."""
     parts = 1
-    while blocks * parts < BLOCKS and 2 * parts * SLOTS_OF_A_BLOCK <= window and parts < 64:
+    while blocks * parts < BLOCKS and 2 * parts * SLOTS_OF_A_BLOCK <= window and parts < MOST_PARTS:
         parts *= 2
     return parts
 
@@ -222,7 +313,7 @@ def power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def launch(x: Tensor, warps: int, overlap: bool | None) -> dict[str, Any]:
+def launch(x: Tensor, warps: int, overlap: bool | None = None) -> dict[str, Any]:
     """The options with which a kernel is launched on the device of `x`."""
     overlap = OVERLAP if overlap is None else overlap
     if overlap and x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0):

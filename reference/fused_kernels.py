@@ -14,6 +14,13 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+# Arguments of attention whose value is not compiled in: so a kernel is compiled once for all
+# batches, windows and numbers of tokens. A specialisation for 1 would be a kernel more.
+SIZES = [
+    "T", "H", "KV", "PARTS", "slots",
+    "angle_stride", "angle_batch", "position_stride", "position_batch",
+]  # fmt: skip
+
 
 @triton.jit
 def product_of_one(
@@ -164,11 +171,47 @@ def prefetch(lines):
 
 
 @triton.jit
+def add_and_normalise(
+    x, change, weight, sums, out, eps, size, C: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One row: sums = x + change, if ADD, and out = RMSNorm of the sum, times `weight`, (R, size)
+    each. C is `size` or more."""
+    c = tl.arange(0, C)
+    there, at = c < size, tl.program_id(0).to(tl.int64) * size + c
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    total = tl.load(x + at, mask=there, other=0.0)
+    if ADD:
+        more = tl.load(change + at, mask=there, other=0.0)
+        total = (total.to(tl.float32) + more.to(tl.float32)).to(total.dtype)
+        tl.store(sums + at, total, mask=there)
+    wide = total.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
+    gain = tl.load(weight + c, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + at, (wide * scale * gain).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def swiglu(gate_up, out, size, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """A part of one row of silu(gate) * up, (R, size), of the halves of `gate_up`, (R, 2 size)."""
+    row, n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = n < size
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    at = gate_up + row * 2 * size + n
+    gate = tl.load(at, mask=there, other=0.0).to(tl.float32)
+    up = tl.load(at + size, mask=there, other=0.0).to(tl.float32)
+    made = gate * tl.sigmoid(gate) * up
+    tl.store(out + row * size + n, made.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit(do_not_specialize=SIZES)
 def rotate_and_write(
     qkv, cos, sin, positions, query_norm, key_norm, keys, values, eps,
     slots, angle_stride, angle_batch, position_stride, position_batch,
-    T: tl.constexpr, H: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
-    PDL: tl.constexpr,
+    T, H, KV, D: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One token and one head of `qkv` (R, (H + 2 KV) * D): a query is rotated in place, a key is
     rotated into the cache (B, S, KV, D), a value is copied there. NORM: queries and keys are
@@ -202,17 +245,18 @@ def rotate_and_write(
         tl.store(cache + to + D // 2, two.to(keys.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attend_part(
-    qkv, positions, keys, values, parts, sums, scale, slots, position_stride, position_batch,
-    T: tl.constexpr, H: tl.constexpr, KV: tl.constexpr, D: tl.constexpr,
-    R: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    qkv, positions, keys, values, parts, sums, out, scale, slots, position_stride, position_batch,
+    T, H, KV, PARTS, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One sequence, one key-value head, and one of PARTS parts of the slots up to its last
     position: nothing beyond it is read. Writes what the R rows (the G = H / KV queries of each
-    token, filled up) make of this part, (R, D), and their maxima and sums of exponentials."""
+    token, filled up) make of this part, (R, D), and their maxima and sums of exponentials; or, if
+    it is the WHOLE, what they have looked up, to `out` (B T, H * D)."""
     b, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    G: tl.constexpr = H // KV
+    G = H // KV
     r = tl.arange(0, R)
     t, g = r // G, r % G
     valid = r < T * G
@@ -246,22 +290,25 @@ def attend_part(
         total = total * fade + tl.sum(weights, 1)
         mixed = mixed * fade[:, None] + tl.dot(weights.to(v.dtype), v)
         best = higher
-    slot = ((b * KV + head) * PARTS + part) * R + r
-    tl.store(parts + slot[:, None] * D + d[None, :], mixed)
-    tl.store(sums + slot * 2, best)
-    tl.store(sums + slot * 2 + 1, total)
+    if WHOLE:
+        at = out + ((b * T + t) * H + head * G + g)[:, None] * D + d[None, :]
+        mixed = mixed / tl.where(valid, total, 1.0)[:, None]
+        tl.store(at, mixed.to(out.dtype.element_ty), mask=valid[:, None])
+    else:
+        slot = ((b * KV + head) * PARTS + part) * R + r
+        tl.store(parts + slot[:, None] * D + d[None, :], mixed)
+        tl.store(sums + slot * 2, best)
+        tl.store(sums + slot * 2 + 1, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "KV", "R"])
 def put_together(
-    parts, sums, out,
-    T: tl.constexpr, H: tl.constexpr, KV: tl.constexpr, D: tl.constexpr,
-    R: tl.constexpr, PARTS: tl.constexpr, PDL: tl.constexpr,
+    parts, sums, out, T, H, KV, R, D: tl.constexpr, PARTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The parts of one token and one head, weighted by their shares of the sum of exponentials;
-    out is (R, H * D)."""
+    out is (B T, H * D)."""
     token, h = tl.program_id(0), tl.program_id(1)
-    G: tl.constexpr = H // KV
+    G = H // KV
     b, t = token // T, token % T
     p, d = tl.arange(0, PARTS), tl.arange(0, D)
     if PDL:

@@ -6,8 +6,8 @@ addresses. The weights and the drafter's buffers may move, and nothing in Python
 a graph would go on reading memory that now belongs to something else. So before each run their
 addresses are compared, and after a move the stages are recorded again. There is one graph per
 stage, gamma and window; windows are powers of two, so that there are few; each is recorded when it
-is first needed. In the mode "fused" layers are recorded as Triton kernels where they fit (see
-`fused`).
+is first needed. What lies between the products of a layer is recorded as Triton kernels where they
+fit, and in the mode "fused" whole layers are (see `fused`).
 
 Compiled for a CPU, the stages are fewer and longer kernels. Compiling takes some 10 to 25 seconds a
 stage, so they are kept on disk (see `artefacts`). What cannot be kept is compiled in memory, where
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from reference.artefacts import Found, stages_for
 from reference.cycle import Cycle
-from reference.fused import layers_fused
+from reference.fused import LAYERS, fusing, may_fuse
 from reference.packing import PackedLinear
 from reference.statistics import Statistics
 from reference.transformer import Transformer
@@ -94,8 +94,8 @@ class Recordings:
         if self.in_memory:
             stages = [torch.compile(stage, dynamic=False) for stage in stages]
             weights = compiler(packs=self.packs)
-        layers = layers_fused() if self.mode == "fused" else nullcontext()
-        with weights, layers:
+        recorded = may_fuse(self.cycle.target.device) if self.mode == "cuda-graphs" else ""
+        with weights, fusing(LAYERS if self.mode == "fused" else recorded):
             return record(stages, self.cycle.sequences.remaining, self.pool)
 
 

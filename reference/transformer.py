@@ -34,7 +34,7 @@ class Pass(NamedTuple):
     bias: Tensor | None  # (B, 1, G·T, S); None: causal
     cos: Tensor | None = None  # (B, T, 1, D)
     sin: Tensor | None = None  # (B, T, 1, D), signed
-    is_fused: bool = False  # the layers are Triton kernels, which read no bias (see `fused`)
+    fused: str = ""  # what of it Triton kernels compute, which read no bias (see `fused`)
 
 
 class Layer(nn.Module):
@@ -63,7 +63,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, index: int, view: Pass) -> Tensor:
         """The hidden states (B, T, C) after this block, layer `index` of the cache."""
-        if view.is_fused:
+        if view.fused == fused.LAYERS:
             return fused.run_layer(self, x, index, view)
         x = x + self.mix(rms_norm(x, self.attention_norm, self.shape.norm_eps), index, view)
         return x + self.feed(rms_norm(x, self.mlp_norm, self.shape.norm_eps))
@@ -75,6 +75,8 @@ class Layer(nn.Module):
     def attended(self, qkv: Tensor, index: int, view: Pass) -> Tensor:
         """The values that each head has looked up, (B, T, H·D)."""
         shape, (batch, rows, _) = self.shape, qkv.shape
+        if view.fused:
+            return fused.attended(self, qkv.flatten(0, 1), index, view).view(batch, rows, -1)
         heads = qkv.view(batch, rows, -1, shape.head_dim)  # (B, T, H + 2K, D)
         parts = shape.num_heads + shape.num_kv_heads, shape.num_kv_heads
         qk, values = heads.split_with_sizes(parts, dim=2)
@@ -179,6 +181,8 @@ class Transformer(nn.Module):
         window = cache.capacity if cache is not None and window is None else window
         slots = positions if branches is None else branches.slots
         views = self.views(Pass(cache, positions, slots, window, bias), branches)
+        if views[0].fused == fused.BETWEEN:
+            return fused.run_between(self.layers, x, views[0], self.norm)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, views[layer.kind])
         return rms_norm(x, self.norm, self.architecture.norm_eps)
@@ -186,13 +190,13 @@ class Transformer(nn.Module):
     def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
         """What the layers of each kind see in a pass: in the Llama shape all are of one kind."""
         bias, groups = asked.bias, self.architecture.num_heads // self.architecture.num_kv_heads
-        is_fused = fused.in_use and fused.fits(self.layers, asked)
+        what = fused.in_use and fused.fitting(self.layers, asked)
         if branches is not None:
             bias = bias_of(~branches.visible[:, None], groups, self.dtype)
-        elif asked.cache is not None and bias is None and not is_fused:
+        elif asked.cache is not None and bias is None and not what:
             bias = attention_bias(asked.positions, asked.window, groups, self.dtype)
         cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
-        return (asked._replace(bias=bias, cos=cos, sin=sin, is_fused=is_fused),)
+        return (asked._replace(bias=bias, cos=cos, sin=sin, fused=what),)
 
     def new_cache(self, batch: int, capacity: int, width: int, again: int = 1) -> KVCache:
         """A cache for `batch` sequences of `capacity` tokens, of which a pass drafts or verifies up

@@ -209,9 +209,11 @@ def chosen_gamma(
 
 
 def agreeing_s(system: System) -> float | Floats:
-    """Seconds in which the devices agree on what is accepted: rounds of doubling partners."""
-    rounds = 1.0 + math.log2(system.tensor_parallel)
-    return system.engine.speculation_overhead_s * rounds
+    """Seconds in which drafts are decided on, and the devices agree on what is accepted: rounds of
+    doubling partners."""
+    rounds, engine = 1.0 + math.log2(system.tensor_parallel), system.engine
+    by_distributions = 0.0 if system.greedy else engine.rule_overhead_s
+    return engine.speculation_overhead_s * rounds + by_distributions
 
 
 def require_few_cells(*arguments: ArrayLike | None) -> None:

@@ -22,6 +22,7 @@ from specsim.evidence.calibration import (
 from specsim.evidence.calibration.kernels import error_on_others, stage_s
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Workload, forward_work, precision
+from specsim.speculation import predict
 
 BANDWIDTH, RATE, ATTENTION_RATE = 4e12, 700e12, 150e12
 MATRICES = (
@@ -158,6 +159,95 @@ def test_eager_launches_hide_behind_long_kernels(probes):
     adding = fit_kernels(replace(ahead, host_ahead=False), "eager").system.engine
     assert adding.layer_launch_s == adding.pass_launch_s == 0.0
     assert adding.layer_overhead_s > 0
+
+
+def cycles_of(model: Architecture, gamma: int, batch: int, greedy: bool) -> tuple[StageProbe, ...]:
+    """The stages of a cycle of this GPU, where norms of heads take 3 us a layer. Choosing takes 4
+    us, and 2e-10 s a token of the vocabulary where it is greedy; by distributions it takes 11 us,
+    and the rule 30 us."""
+    seconds = dict.fromkeys(("verify", "draft"), 3e-06 * model.num_layers * model.qk_norm)
+    choosing = 2e-10 * model.vocab_size if greedy else 11e-6
+    seconds["draft"] = gamma * (seconds["draft"] + 4e-6 + choosing)
+    seconds["host"] = CYCLE_S + choosing + (gamma > 0) * (20e-6 + (not greedy) * 30e-6)
+    found = []
+    for name, extra in seconds.items():
+        probe = StageProbe(name, model, gamma, 1024, 1.0, batch, greedy=greedy)
+        known = sum(true_pass_s(model, batch, rows, 1024) for rows in probe.passes)
+        found += [replace(probe, seconds=known + extra)] if gamma or name != "draft" else []
+    return tuple(found)
+
+
+def test_greedy_cycles_tell_what_distributions_take(probes) -> None:
+    models = [shape(h, layers) for h, layers in ((768, 8), (1536, 10), (3072, 24), (5120, 6))]
+    models += [replace(shape(2048, 16), name="normed", qk_norm=True)]
+    stages = tuple(
+        stage
+        for model in models for gamma in (0, 1, 3, 7)
+        for batch, greedy in ((1, False), (16, False), (1, True))
+        for stage in cycles_of(model, gamma, batch, greedy)
+    )  # fmt: skip
+    system = fit_kernels(replace(probes, stages={"cuda-graphs": stages}), "cuda-graphs").system
+    engine = system.engine
+    assert engine.cycle_overhead_s == pytest.approx(CYCLE_S, rel=0.01)
+    assert engine.distribution_overhead_s == pytest.approx(11e-6, rel=0.1)
+    assert engine.rule_overhead_s == pytest.approx(30e-6, rel=0.05)
+    assert engine.speculation_overhead_s == pytest.approx(20e-6, rel=0.05)
+    assert engine.likeliest_overhead_s == pytest.approx(2e-10, rel=0.1)
+    assert engine.head_norm_overhead_s == pytest.approx(3e-6, rel=0.3)
+    assert engine.head_norm_launch_s == 0
+    # a greedy prediction has the one and not the other
+    greedy = replace(system, greedy=True)
+    drawn_s, chosen_s = (float(each.sampling_s(1, 1, 50_000)) for each in (system, greedy))
+    assert drawn_s == pytest.approx(11e-6, rel=0.1)
+    assert chosen_s == pytest.approx(1e-5, rel=0.1)
+    plain = [predict(models[0], None, system=s, gamma=0) for s in (system, greedy)]
+    saved = float(plain[0].step_s - plain[1].step_s)
+    vocab = models[0].vocab_size
+    assert saved == pytest.approx(11e-6 - 2e-10 * vocab, abs=1e-6)
+
+
+def test_where_no_cycle_was_greedy_distributions_belong_to_every_cycle(system) -> None:
+    assert system.engine.distribution_overhead_s == system.engine.rule_overhead_s == 0
+    assert system.engine.likeliest_overhead_s == system.engine.head_norm_overhead_s == 0
+
+
+def test_norms_of_heads_are_launched_by_a_host_that_runs_ahead(probes) -> None:
+    """Where launches take longer than the work, they take longer by those of the norms."""
+    models = [replace(shape(768, layers), name=f"{layers}") for layers in (3, 6, 12, 24)]
+    models = [replace(m, qk_norm=m.num_layers in (6, 24)) for m in models]
+    stages = tuple(
+        StageProbe(
+            "verify", m, gamma, 1024,
+            (LAUNCH_S + 20e-6 * m.qk_norm) * m.num_layers + BEGIN_S,
+        )
+        for m in models for gamma in (0, 3)
+    )  # fmt: skip
+    ahead = replace(probes, stages={"eager": stages}, host_ahead=True)
+    fitted = fit_kernels(ahead, "eager").system
+    assert fitted.engine.head_norm_launch_s == pytest.approx(20e-6, rel=0.05)
+    assert fitted.engine.head_norm_overhead_s == 0
+    normed, plain = (replace(shape(512, 30), qk_norm=has) for has in (True, False))
+    seconds = [float(step_time(m, fitted, Workload()).total_s) for m in (normed, plain)]
+    assert seconds[0] - seconds[1] == pytest.approx(30 * 20e-6, rel=0.05)
+
+
+@pytest.mark.parametrize("mode", ["eager", "cuda-graphs"])
+def test_each_mode_has_the_attention_that_it_takes(probes, mode: str) -> None:
+    """Recorded passes take the fused kernels where they were timed, and torch's where they fit
+    not."""
+    fast = [replace(p, seconds=p.seconds / 4, is_fused=True) for p in probes.caches if p.rows < 33]
+    stages = {mode: probes.stages["cuda-graphs"]}
+    both = replace(probes, caches=(*probes.caches, *fast), stages=stages)
+    before, after = (
+        {
+            table.rows: table.table.values
+            for table in fit_kernels(each, mode).system.engine.attention_tables
+        }
+        for each in (replace(probes, stages=stages), both)
+    )
+    for rows in (1, 2, 5, 9, 17, 33):
+        gain = 4 if mode == "cuda-graphs" and rows < 33 else 1
+        np.testing.assert_allclose(after[rows], gain * before[rows])
 
 
 def test_few_streams_are_slower_per_byte(system):

@@ -250,7 +250,9 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
     if np.any(engine.layer_element_s):
         each_s = each_s + engine.layer_element_s * work.width
     overhead_s = layers * each_s + engine.pass_overhead_s
+    overhead_s = overhead_s + work.head_norms * engine.head_norm_overhead_s
     launch_s = layers * engine.layer_launch_s + engine.pass_launch_s
+    launch_s = launch_s + work.head_norms * engine.head_norm_launch_s
     if chip.is_host:
         overhead_s, launch_s = overhead_s + launch_s, 0.0
     overhead = np.zeros_like(work.rows) + overhead_s

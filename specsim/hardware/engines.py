@@ -64,7 +64,10 @@ class Engine(Shown):
     | `layer_element_s` | a layer's more for each element of a row: of a GPU, whose small kernels |
     | | read a row by one block of threads, and a hundred rows in the same time |
     | `vocabulary_overhead_s` | the same of making distributions, for each token of the vocabulary |
+    | `head_norm_overhead_s` | a layer's more where norms of heads are kernels of their own; in |
+    | | engines they are part of the rotation: 0 |
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
+    | `head_norm_launch_s` | the host's too, as `head_norm_overhead_s` |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
@@ -105,7 +108,9 @@ class Engine(Shown):
     pass_overhead_s: float = 0.0
     layer_refill_s: float = 0.0
     layer_element_s: float = 0.0
+    head_norm_overhead_s: float = 0.0
     layer_launch_s: float = 0.0
+    head_norm_launch_s: float = 0.0
     pass_launch_s: float = 0.0
     cycle_overhead_s: float = 0.0
     cycle_refill_s: float = 0.0
@@ -121,6 +126,9 @@ class Engine(Shown):
     attention_floor_s: float = 0.0
     head_sharded: bool = True
     fuses: bool = False
+    distribution_overhead_s: float = 0.0  # making distributions, once for all of a batch, and
+    rule_overhead_s: float = 0.0  # deciding by them on drafts: neither where decoding is greedy
+    likeliest_overhead_s: float = 0.0  # there, per token of the vocabulary, once for a batch
     vocabulary_overhead_s: float = 0.0  # per token of it, once for all distributions of a batch
     logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
     drawing_overhead_s: float = 0.0  # per logit of a distribution that a token is drawn from

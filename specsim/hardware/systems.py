@@ -88,11 +88,13 @@ class System(Shown):
 
     def sampling_s(self, distributions: ArrayLike, drawn: ArrayLike, vocab: int) -> Floats:
         """Seconds in which logits over `vocab` tokens become so many distributions, whose likeliest
-        tokens are sorted where they are filtered, and a token is drawn from so many of them."""
+        tokens are sorted where they are filtered, and a token is drawn from so many of them; or in
+        which the likeliest tokens are found."""
         engine, many = self.engine, np.asarray(distributions, float)
         if self.greedy:
-            return np.zeros_like(many)
+            return np.zeros_like(many) + engine.likeliest_overhead_s * vocab
         seconds = engine.logit_overhead_s * (many * vocab) + engine.vocabulary_overhead_s * vocab
+        seconds = seconds + engine.distribution_overhead_s
         seconds = seconds + engine.drawing_overhead_s * (np.asarray(drawn, float) * vocab)
         if not self.filtered:
             return np.asarray(seconds)

@@ -9,6 +9,7 @@ with the rows.
 from specsim.operators.experts import distinct_experts
 from specsim.operators.formats import AUTO, PRECISIONS, Precision, precision, precision_of
 from specsim.operators.forward import forward_work
+from specsim.operators.launches import head_norms
 from specsim.operators.sharding import Sharding, require_even_split
 from specsim.operators.storage import cache_bytes, first_layers_bytes, stored_weight_bytes
 from specsim.operators.work import (
@@ -38,6 +39,7 @@ __all__ = [
     "distinct_experts",
     "first_layers_bytes",
     "forward_work",
+    "head_norms",
     "precision",
     "precision_of",
     "require_even_split",

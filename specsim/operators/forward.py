@@ -17,7 +17,7 @@ from specsim.operators.attention import attention_operators
 from specsim.operators.counting import Pass
 from specsim.operators.experts import mlp_operators
 from specsim.operators.formats import Precision
-from specsim.operators.launches import launched_layers
+from specsim.operators.launches import head_norms, launched_layers
 from specsim.operators.recurrent import recurrent_operators
 from specsim.operators.sharding import (
     WHOLE,
@@ -57,6 +57,7 @@ def forward_work(
         precision,
         sharding.devices,
         float(model.hidden_size),
+        head_norms(model),
     )
 
 

@@ -13,7 +13,7 @@ code, which launches several kernels for one of these).
 
 from functools import lru_cache
 
-from specsim.architecture import Architecture, Experts, Layer, Mixer, Recurrent, kinds_of
+from specsim.architecture import Architecture, Attention, Experts, Layer, Mixer, Recurrent, kinds_of
 
 DENSE_LAYER = 9  # kernels of an ordinary layer
 
@@ -22,6 +22,16 @@ DENSE_LAYER = 9  # kernels of an ordinary layer
 def launched_layers(model: Architecture) -> float:
     """Kernels of one pass, in those of an ordinary dense layer."""
     return sum(count * kernels_of(layer) for layer, count in kinds_of(model)) / DENSE_LAYER
+
+
+@lru_cache(maxsize=64)
+def head_norms(model: Architecture) -> int:
+    """Layers of attention that normalise their queries and keys."""
+    return sum(
+        count
+        for layer, count in kinds_of(model)
+        if any(isinstance(mixer, Attention) and mixer.norm_elements for mixer in layer.mixers)
+    )
 
 
 def kernels_of(layer: Layer) -> int:

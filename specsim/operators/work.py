@@ -58,6 +58,7 @@ class ForwardWork(Shown):
     precision: Precision
     devices: int = 1
     width: float = 0.0  # elements of a row between the layers
+    head_norms: float = 0.0  # layers that normalise their heads
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)

@@ -11,18 +11,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from reference import fused_kernels
-from reference.fused import SLOTS_OF_A_BLOCK, TILES
+from reference.fused import ACTIVATED, MOST_PARTS, SLOTS_OF_A_BLOCK, TILES
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 BF16, FP32 = "*bf16", "*fp32"
 PRODUCT = dict.fromkeys(("x", "weight", "norm", "residual", "out"), BF16)
 PRODUCT |= {"eps": "fp32", "rows": "i32"}
-INTEGERS = {"slots": "i32", "position_stride": "i32", "position_batch": "i32"}
+NAMES = ("slots", "position_stride", "position_batch", "T", "H", "KV", "PARTS")
+INTEGERS = dict.fromkeys(NAMES, "i32")
 QKV = dict.fromkeys(("qkv", "keys", "values"), BF16) | {"positions": "*i64"} | INTEGERS
 ROTATE = QKV | dict.fromkeys(("cos", "sin", "query_norm", "key_norm"), BF16)
 ROTATE |= {"eps": "fp32", "angle_stride": "i32", "angle_batch": "i32"}
-ATTEND = QKV | {"parts": FP32, "sums": FP32, "scale": "fp32"}
-SIZES = {"H": 32, "KV": 8, "D": 128}
+ATTEND = QKV | {"parts": FP32, "sums": FP32, "out": BF16, "scale": "fp32"}
 MATRICES = {"qkv": (6144, 4096), "output": (4096, 4096), "gate_up": (14336, 4096),
             "down": (4096, 14336)}  # fmt: skip
 
@@ -73,14 +73,19 @@ def main() -> None:
         kernel = fused_kernels.product_of_one if one else fused_kernels.product_of_few
         look_at(kernel, PRODUCT, constants, tiles.warps, True)
     for norm in (False, True):
-        rotate = SIZES | {"T": 1, "NORM": norm}
-        look_at(fused_kernels.rotate_and_write, ROTATE, rotate, 1, False)
-    for tokens, queries in ((1, 16), (16, 64)):
-        sizes = SIZES | {"T": tokens, "R": queries, "PARTS": 32}
-        attend = sizes | {"BLOCK": SLOTS_OF_A_BLOCK}
-        look_at(fused_kernels.attend_part, ATTEND, attend, 4, False)
-    together = {"parts": FP32, "sums": FP32, "out": BF16}
+        look_at(fused_kernels.rotate_and_write, ROTATE, {"D": 128, "NORM": norm}, 1, False)
+    for queries, warps, whole in ((16, 4, True), (16, 4, False), (64, 4, False), (128, 8, False)):
+        attend = {"D": 128, "R": queries, "BLOCK": SLOTS_OF_A_BLOCK, "WHOLE": whole}
+        look_at(fused_kernels.attend_part, ATTEND, attend, warps, False)
+    together = {"T": "i32", "H": "i32", "KV": "i32", "R": "i32"}
+    together |= {"parts": FP32, "sums": FP32, "out": BF16}
+    sizes = {"D": 128, "PARTS": MOST_PARTS}
     look_at(fused_kernels.put_together, together, sizes, 4, False)
+    adding = dict.fromkeys(("x", "change", "weight", "sums", "out"), BF16)
+    adding |= {"eps": "fp32", "size": "i32"}
+    look_at(fused_kernels.add_and_normalise, adding, {"C": 8192, "ADD": True}, 8, False)
+    activate = {"gate_up": BF16, "out": BF16, "size": "i32"}
+    look_at(fused_kernels.swiglu, activate, {"BLOCK": ACTIVATED}, 4, False)
 
 
 if __name__ == "__main__":

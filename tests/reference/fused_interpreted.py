@@ -33,27 +33,23 @@ SMALL = {  # of a program several turn, and the last block is not full
 }
 
 
-def anything_fits(layers, view) -> bool:
-    return fused.in_use and view.bias is None and view.slots is view.positions
+def anything_fits(layers, view) -> str:
+    return fused.in_use if view.bias is None and view.slots is view.positions else ""
 
 
 @torch.inference_mode()
-def worst(model, batch: int, tokens: int) -> float:
-    """The largest difference, of hidden states and of what is cached, between the two ways."""
+def worst(model, batch: int, tokens: int, what: str) -> float:
+    """The largest difference, of hidden states and of what is cached, to `what` is fused."""
     generator = torch.Generator().manual_seed(batch * 10 + tokens)
     lengths = torch.tensor(LENGTHS[:batch])
     found = []
     text = torch.randint(0, 61, (batch, tokens), generator=generator)
     positions = lengths[:, None] + torch.arange(tokens)
-    for is_fused in (False, True):
+    for used in ("", what):
         cache = model.new_cache(batch, 256, tokens)
         cache.fill_with_noise(256)
-        with mock.patch.object(fused, "fits", anything_fits):
-            if is_fused:
-                with fused.layers_fused():
-                    hidden = model.hidden(text, positions, cache, 256)
-            else:
-                hidden = model.hidden(text, positions, cache, 256)
+        with mock.patch.object(fused, "fitting", anything_fits), fused.fusing(used):
+            hidden = model.hidden(text, positions, cache, 256)
         found.append((hidden, *cache.keys, *cache.values))
     return max((one - other).abs().max().item() for one, other in zip(*found, strict=True))
 
@@ -67,10 +63,10 @@ def main() -> None:
         )  # fmt: skip
         with mock.patch.object(fused, "TILES", tiles):
             passes = ((1, 1), (3, 1), (1, 4), (3, 5)) if tiles is SMALL else ((1, 1), (3, 5))
-            for batch, tokens in passes:
-                error = worst(model, batch, tokens)
-                assert 0 < error < 2e-5, (shape, batch, tokens, error)
-                print(f"passes agree within {error:.1e}: {shape}, {batch} x {tokens} tokens")
+            for (batch, tokens), what in itertools.product(passes, (fused.LAYERS, fused.BETWEEN)):
+                error = worst(model, batch, tokens, what)
+                assert 0 < error < 2e-5, (shape, batch, tokens, what, error)
+                print(f"passes agree within {error:.1e}: {shape}, {batch} x {tokens}, {what}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_the_counters_are_added_up_by_kernel_in_bytes_after_each_marker(script) 
 
 
 def test_a_result_stands_beside_what_is_expected(script) -> None:
-    child = {"gamma": 0, "emitted": 2, "cycles": 2, "window": 512}
+    child = {"gamma": 0, "emitted": 2, "cycles": 2, "context": 512}
     found = script.result(child, script.read_counters(COUNTED)[0])
     assert found["read_per_token"] == 16_000_000_500
     assert found["read_per_token"] / found["predicted_per_token"] == pytest.approx(1.06, abs=0.01)

@@ -1,17 +1,38 @@
 """What is probed on a GPU."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 KV_HEADS, GROUPS, HEAD_SIZE = 4, 5, 128  # of the attention that is probed
+
+
+class Pair(NamedTuple):
+    """(hidden size, layers) of a random target and of its draft, and their vocabulary; whether they
+    normalise their heads."""
+
+    target: tuple[int, int]
+    draft: tuple[int, int]
+    vocab_size: int
+    head_norms: bool = False
+    head_size: int = HEAD_SIZE
+
+
+class Cycles(NamedTuple):
+    """What each pair decodes: so many sequences after a prompt of so many tokens, with each of the
+    gammas."""
+
+    batch: int
+    prompt: int
+    gammas: tuple[int, ...]
+    greedy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """What is probed.
 
-    `matrices` are (inputs, outputs), `packed` those in int4. `pairs` are (hidden size, layers) of
-    target and draft, and the size of their vocabulary; each runs the `cycles`, which are (batch,
-    prompt, gammas). `streams` are KV caches of one key-value head, `widths` rows, and `small_heads`
+    `matrices` are (inputs, outputs), `packed` those in int4. Each of the `pairs` runs the `cycles`.
+    `streams` are KV caches of one key-value head, `widths` rows, and `small_heads`
     the same for heads of half the size.
     """
 
@@ -24,8 +45,8 @@ class Grid:
     packed: tuple[tuple[int, int], ...]
     packed_rows: tuple[int, ...]
     read_bytes: tuple[int, ...]
-    pairs: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
-    cycles: tuple[tuple[int, int, tuple[int, ...]], ...]
+    pairs: tuple[Pair, ...]
+    cycles: tuple[Cycles, ...]
     rounds: int
     rotated_bytes: float  # of buffers used in turn, so that no cache holds the next one
     most_cache_bytes: float
@@ -51,13 +72,15 @@ GPU = Grid(
     packed_rows=(1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128),
     read_bytes=tuple(2**k for k in range(20, 33)),
     pairs=(
-        ((448, 6), (320, 2), 50_048),
-        ((1536, 12), (768, 3), 50_048),
-        ((2304, 20), (1280, 2), 100_096),
-        ((3328, 8), (3328, 1), 130_048),
+        Pair((320, 5), (128, 2), 4_096, head_size=64),
+        Pair((448, 6), (320, 2), 50_048),
+        Pair((1536, 12), (768, 3), 50_048),
+        Pair((2304, 20), (1280, 2), 100_096, head_norms=True),
+        Pair((3328, 8), (3328, 1), 130_048),
     ),
     cycles=(
-        (1, 200, (0, 1, 3, 7)), (16, 200, (0, 1, 3, 7)), (64, 200, (0, 3)), (1, 1900, (0, 3)),
+        Cycles(1, 200, (0, 1, 3, 7)), Cycles(16, 200, (0, 1, 3, 7)), Cycles(64, 200, (0, 3)),
+        Cycles(1, 1900, (0, 3)), Cycles(1, 200, (0, 3), greedy=True),
     ),
     rounds=2,
     rotated_bytes=240e6,

@@ -2,21 +2,24 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from reference.attention import attend, attention_bias, read_in_chunks_from
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
+from reference.fused import look_up, may_fuse, queries_fit, reads_to_the_end
 from reference.graphs import window_of
 from reference.lab.dialled import random_model
 from reference.lab.kernels.chunks import chunk_limit, chunk_probes
-from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Grid
+from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Cycles, Grid, Pair
 from reference.lab.kernels.timer import Timer
 from reference.machine import PRECISION_OF, environment
 from reference.quantization import QuantizedLinear, has_kernel
@@ -55,6 +58,9 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         with read_in_chunks_from(limits[modes[0]]):  # as the decoder does when it is measured
             caches = step(cache_probes(timer, grid, dtype, HEAD_SIZE, grid.widths))
             caches += cache_probes(timer, grid, dtype, HEAD_SIZE // 2, grid.small_heads)
+            if may_fuse(device):  # as the recorded modes do
+                caches += cache_probes(timer, grid, dtype, HEAD_SIZE, grid.widths, True)
+                caches += cache_probes(timer, grid, dtype, HEAD_SIZE // 2, grid.small_heads, True)
         stages = {}
         for mode in modes:
             with read_in_chunks_from(limits[mode]):
@@ -128,9 +134,15 @@ def packed_probes(timer: Timer, grid: Grid, device: torch.device) -> tuple[Produ
 
 
 def cache_probes(
-    timer: Timer, grid: Grid, dtype: torch.dtype, head_size: int, widths: Sequence[int]
+    timer: Timer,
+    grid: Grid,
+    dtype: torch.dtype,
+    head_size: int,
+    widths: Sequence[int],
+    is_fused: bool = False,
 ) -> tuple[CacheProbe, ...]:
-    """Time the decoder's own attention for every number and length of KV caches, at every width."""
+    """Time the decoder's own attention for every number and length of KV caches, at every width:
+    torch's kernels, or the `fused` ones where they can be had."""
     probes, element = [], precision(PRECISION_OF[dtype]).kv_bytes
     for streams in grid.streams:
         batch = streams // KV_HEADS
@@ -145,18 +157,32 @@ def cache_probes(
                 for _ in range(count)
             ]
             for rows in widths:
-                queries = torch.randn(
-                    batch, rows, KV_HEADS * GROUPS, head_size, device=timer.device, dtype=dtype
-                )
+                if is_fused and not queries_fit(rows * GROUPS, head_size):
+                    continue
                 positions = torch.arange(context - rows, context, device=timer.device)
-                bias = attention_bias(positions.expand(batch, -1), context, GROUPS, dtype)
-                seconds = timer.each(
-                    [lambda k=k, v=v, q=queries, b=bias: attend(q, k, v, b) for k, v in caches]
-                )
+                seconds = timer.each(calls_of_attention(caches, positions, is_fused))
                 flops = 4.0 * batch * rows * context * KV_HEADS * GROUPS * head_size
-                probes.append(CacheProbe(streams, context, rows, size, flops, seconds, head_size))
-            del caches, queries, bias
+                probes.append(
+                    CacheProbe(streams, context, rows, size, flops, seconds, head_size, is_fused)
+                )
+            del caches
     return tuple(probes)
+
+
+def calls_of_attention(
+    caches: Sequence[tuple[Tensor, Tensor]], positions: Tensor, is_fused: bool
+) -> list[Callable[[], Tensor]]:
+    """One call for each of `caches` (B, S, KV, D), of tokens at `positions` (T,) of every sequence,
+    with GROUPS query heads to a key-value head."""
+    (batch, slots, kv_heads, size), rows = caches[0][0].shape, len(positions)
+    like = {"device": positions.device, "dtype": caches[0][0].dtype}
+    positions, heads = positions.expand(batch, -1), kv_heads * GROUPS
+    if is_fused:
+        qkv = torch.randn(batch * rows, (heads + 2 * kv_heads) * size, **like)
+        return [partial(look_up, qkv, positions, *pair, slots) for pair in caches]
+    queries = torch.randn(batch, rows, heads, size, **like)
+    bias = attention_bias(positions, slots, GROUPS, like["dtype"])
+    return [partial(attend, queries, *pair, bias) for pair in caches]
 
 
 def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, float]:
@@ -188,14 +214,15 @@ def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, floa
     return small
 
 
-def probe_architecture(hidden: int, layers: int, vocab_size: int) -> Architecture:
-    """The model of a probe, from its hidden size and its number of layers."""
-    heads = max(1, hidden // HEAD_SIZE)
+def probe_architecture(hidden: int, layers: int, pair: Pair) -> Architecture:
+    """A model of a probe's pair, from its hidden size and its number of layers."""
+    heads = max(1, hidden // pair.head_size)
     shared = (k for k in range(max(1, heads // 3), 0, -1) if heads % k == 0)
     return Architecture(
         name=f"probe-{hidden}x{layers}", hidden_size=hidden, num_layers=layers, num_heads=heads,
-        num_kv_heads=next(shared), head_dim=HEAD_SIZE if hidden >= HEAD_SIZE else 16,
-        intermediate_size=hidden * 11 // 4, vocab_size=vocab_size, max_context=4096,
+        num_kv_heads=next(shared), head_dim=pair.head_size if hidden >= pair.head_size else 16,
+        intermediate_size=hidden * 11 // 4, vocab_size=pair.vocab_size, max_context=4096,
+        qk_norm=pair.head_norms,
     )  # fmt: skip
 
 
@@ -205,41 +232,42 @@ def stage_probes(
     """Time the cycles of random pairs in `mode`: the median of each stage, by gamma, batch and
     context."""
     probes = []
-    for target_size, draft_size, vocab_size in grid.pairs:
+    for pair in grid.pairs:
         target, draft = (
-            random_model(probe_architecture(*size, vocab_size), dtype, device, seed)
-            for seed, size in enumerate((target_size, draft_size))
+            random_model(probe_architecture(*size, pair), dtype, device, seed)
+            for seed, size in enumerate((pair.target, pair.draft))
         )
         target.reads_prompts = draft.reads_prompts = False
-        for batch, length, gammas in grid.cycles:
-            for gamma in gammas:
+        for cycles in grid.cycles:
+            for gamma in cycles.gammas:
                 drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
-                timed, prompts = Statistics(gamma), [[1] * length] * batch
+                timed, prompts = Statistics(gamma), [[1] * cycles.prompt] * cycles.batch
+                heat = 0.0 if cycles.greedy else 1.0
                 for turn in range(grid.rounds + 1):
-                    run = speculate(target, drafter, prompts, 12, 1.0, seed=turn, mode=mode)
+                    run = speculate(target, drafter, prompts, 12, heat, seed=turn, mode=mode)
                     if turn:  # the first round warms up
                         timed.extend(run.statistics)
-                probes += stages_of(timed, target, drafter, length, batch, device)
+                probes += stages_of(timed, target, drafter, cycles, mode)
         del target, draft, drafter
     return tuple(probes)
 
 
-def stages_of(
-    timed: Statistics, target, drafter, length: int, batch: int, device: torch.device
-) -> list[StageProbe]:
-    """The probes of one run's stages. Their context is what a pass reads: on a GPU, the window."""
-    context = length + 6
-    if device.type == "cuda":
-        context = window_of(length + 12 + 2 * (timed.gamma + 1))
-    model, gamma = target.architecture, timed.gamma
+def stages_of(timed: Statistics, target, drafter, cycles: Cycles, mode: str) -> list[StageProbe]:
+    """The probes of one run's stages. Their context is what a pass reads: by torch's kernels on a
+    GPU, the window."""
+    model, gamma, context = target.architecture, timed.gamma, cycles.prompt + 6
+    device = target.device
+    if device.type == "cuda" and not reads_to_the_end(model, gamma + 1, mode, device):
+        context = window_of(cycles.prompt + 12 + 2 * (gamma + 1))
     assert timed.verify_s is not None
     assert timed.host_s is not None
+    where, about = (gamma, context), {"batch": cycles.batch, "greedy": cycles.greedy}
     found = [
-        StageProbe("verify", model, gamma, context, timed.verify_s, batch),
-        StageProbe("host", model, gamma, context, timed.host_s, batch),
+        StageProbe("verify", model, *where, timed.verify_s, **about),
+        StageProbe("host", model, *where, timed.host_s, **about),
     ]
     if gamma:
         assert timed.draft_s is not None
         draft = drafter.model.architecture
-        found.append(StageProbe("draft", draft, gamma, context, timed.draft_s, batch))
+        found.append(StageProbe("draft", draft, *where, timed.draft_s, **about))
     return found

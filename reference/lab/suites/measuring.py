@@ -8,6 +8,7 @@ from reference.attention import chunked_from
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.early_exit import first_layers
+from reference.fused import reads_to_the_end
 from reference.graphs import window_of
 from reference.lab.drift import DriftProbe
 from reference.lab.suites.models import Models
@@ -24,6 +25,7 @@ from reference.lab.suites.variants import (
 )
 from reference.statistics import Statistics
 from specsim.acceptance import Z80_SHORT, TextTrace
+from specsim.architecture import Architecture
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
 ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is measured
@@ -193,14 +195,18 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
         temperature=point.temperature,
         batch=point.batch,
         context=context,
-        allocated_context=attended(models.target.device, context, length + written, point),
+        allocated_context=attended(target, models.target.device, context, length + written, point),
         mode=point.mode,
         seed=1,
     )
 
 
-def attended(device: torch.device, context: int, most: float, point: PlannedPoint) -> int:
-    """The slots that a pass reads of each sequence. On a GPU this is the window, a power of two."""
-    if device.type != "cuda":
-        return context + point.gamma + 1
+def attended(
+    target: Architecture, device: torch.device, context: int, most: float, point: PlannedPoint
+) -> int:
+    """The slots that a pass reads of each sequence: up to its last token, or, by torch's kernels on
+    a GPU, the window, a power of two."""
+    width = point.gamma + 1
+    if device.type != "cuda" or reads_to_the_end(target, width, point.mode, device):
+        return context + width
     return window_of(round(most) + 2 * (point.gamma + 1))

@@ -55,7 +55,8 @@ class ProductProbe:
 
 @dataclass(frozen=True, slots=True)
 class CacheProbe:
-    """Attention of `rows` per sequence over `streams` caches of `context` tokens, in `seconds`."""
+    """Attention of `rows` per sequence over `streams` caches of `context` tokens, in `seconds`;
+    `is_fused`: by the kernels that recorded modes take where they fit."""
 
     streams: int
     context: int
@@ -64,6 +65,7 @@ class CacheProbe:
     flops: float
     seconds: float
     head_size: int = HEAD_SIZE
+    is_fused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def fit_kernels(
     stored = precision(probes.precision)
     bandwidth = sustained(probes.reads)
     own = [probe for probe in probes.products if not probe.format]
-    caches = [probe for probe in probes.caches if probe.head_size == HEAD_SIZE]
+    attention = caches_of(probes.caches, mode)
+    caches = [probe for probe in attention if probe.head_size == HEAD_SIZE]
     rate = max(2.0 * p.rows * p.inputs * p.outputs / p.seconds for p in own)
     packed = {probe.format for probe in probes.products} - {""}
     engine = Engine(
@@ -109,7 +112,7 @@ def fit_kernels(
         compute_efficiency=1.0,
         kv_efficiency=cache_table([p for p in caches if p.rows == 1], bandwidth),
         attention_compute_efficiency=max(p.flops / p.seconds for p in caches) / rate,
-        attention_tables=attention_tables(probes.caches, bandwidth),
+        attention_tables=attention_tables(attention, bandwidth),
         formats=tuple(
             FormatConstants(
                 name, product_table([p for p in probes.products if p.format == name], bandwidth)
@@ -127,6 +130,15 @@ def fit_kernels(
     error = error_on_others(products_only, stages, ahead)
     engine = replace(fitted.system.engine, error=max(fitted.system.engine.error, error))
     return replace(fitted, system=replace(fitted.system, engine=engine))
+
+
+def caches_of(probes: Sequence[CacheProbe], mode: str) -> list[CacheProbe]:
+    """The probes of the kernels that attention takes in `mode`: the fused ones where they were
+    timed, except eagerly."""
+    found = {(p.head_size, p.rows, p.context, p.streams): p for p in probes if not p.is_fused}
+    if mode != "eager":
+        found |= {(p.head_size, p.rows, p.context, p.streams): p for p in probes if p.is_fused}
+    return list(found.values())
 
 
 def error_on_others(products_only: System, stages: Sequence[StageProbe], ahead: bool) -> float:
@@ -154,7 +166,7 @@ def stage_s(stage: StageProbe, system: System) -> float:
     ]
     seconds = sum(float(each.seconds) for each in passes)
     if stage.stage == "draft":
-        engine = system.engine
+        engine, system = system.engine, replace(system, greedy=stage.greedy)
         seconds += engine.drafting_overhead_s + stage.gamma * (
             engine.sampling_overhead_s + float(system.sampling_s(stage.batch, stage.batch, vocab))
         )

@@ -17,7 +17,7 @@ from specsim.cost import forward_time
 from specsim.evidence.calibration.probes import StageProbe
 from specsim.evidence.calibration.regression import non_negative_fit
 from specsim.hardware import System, emptied
-from specsim.operators import ELEMENTWISE, Workload, forward_work
+from specsim.operators import ELEMENTWISE, Workload, forward_work, head_norms
 
 # The first guess of the stages that wait for the host: those that take this many times the time of
 # their work on the device.
@@ -29,6 +29,7 @@ SMALLEST_ERROR = 0.05  # the least 80 % band: timings change by as much from min
 COUNTS = (
     "layer_overhead_s",  # layers of all passes
     "pass_overhead_s",  # passes
+    "head_norm_overhead_s",  # layers of all passes that normalise their heads
     "wide_layer_overhead_s",  # layers of the passes with several rows
     "layer_refill_s",  # layers x the share of the caches that the weights of one empty
     "layer_element_s",  # layers x hidden size, of all passes
@@ -39,15 +40,20 @@ COUNTS = (
     "cycle_refill_s",  # cycles x the same share of a pass, twice with drafts
     "sequence_overhead_s",  # cycles x sequences
     "speculation_overhead_s",  # cycles with drafts
+    "distribution_overhead_s",  # times that distributions are made of logits, for a whole batch
+    "rule_overhead_s",  # cycles that decide on drafts by distributions
+    "likeliest_overhead_s",  # tokens of the vocabulary, once for all greedy choices of a batch
     "vocabulary_overhead_s",  # tokens of the vocabulary, once for all distributions of a batch
     "logit_overhead_s",  # logits that become probabilities
     "drawing_overhead_s",  # logits of the distributions that a token is drawn from
     "sorting_overhead_s",  # logits that top-p looks through, one distribution after the other
 )
-LAUNCHED = 2  # so many of them a host may launch ahead of its device
+LAUNCHED = 3  # so many of them a host may launch ahead of its device
 REFILLS = [COUNTS.index(name) for name in ("layer_refill_s", "cycle_refill_s")]  # of a CPU's caches
 # of a GPU, whose small kernels read a row by one block of threads
 OF_ROWS = [COUNTS.index(name) for name in ("layer_element_s", "vocabulary_overhead_s")]
+# told from what every cycle takes only where some cycles were greedy
+OF_CHANCE = [COUNTS.index(name) for name in ("distribution_overhead_s", "rule_overhead_s")]
 ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes
 
 
@@ -104,6 +110,8 @@ def with_overheads(
     known = np.array([seconds for seconds, _ in explanations])
     counts = np.array([row for _, row in explanations])
     counts[:, OF_ROWS if shares_caches else REFILLS] = 0.0
+    if not any(probe.greedy for probe in stages):
+        counts[:, OF_CHANCE] = 0.0
     measured = np.array([probe.seconds for probe in stages])
     of_passes = np.array([probe.stage != "host" for probe in stages])
     waiting = host_ahead & of_passes & (measured > WAITS * known)
@@ -128,7 +136,7 @@ def with_overheads(
     residuals = ((passing + beside) / measured - 1)[of_passes]
     fitted = dict(zip(COUNTS, constants.tolist(), strict=True))
     if host_ahead:
-        for kind in ("layer", "pass"):
+        for kind in ("layer", "pass", "head_norm"):
             fitted[f"{kind}_launch_s"] = fitted.pop(f"{kind}_overhead_s")
     activation_s = fitted.pop("activation_s") * float(products_only.bandwidth_bytes_per_s)
     engine = replace(
@@ -157,8 +165,10 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
             else:
                 known += float(term.seconds)
     passes, gamma = len(probe.passes), probe.gamma
-    vocab = probe.batch * probe.architecture.vocab_size
+    tokens, chance = probe.architecture.vocab_size, float(not probe.greedy)
+    vocab = chance * probe.batch * tokens
     counts = dict.fromkeys(COUNTS, 0.0)
+    counts["head_norm_overhead_s"] = passes * head_norms(probe.architecture)
     counts["layer_overhead_s"], counts["layer_refill_s"] = passes * layers, refilled
     wide = sum(probe.batch * rows > 1 for rows in probe.passes)
     counts["wide_layer_overhead_s"] = wide * layers
@@ -167,14 +177,19 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     if probe.stage == "draft":
         counts["drafting_overhead_s"], counts["sampling_overhead_s"] = 1, gamma
         counts["logit_overhead_s"] = counts["drawing_overhead_s"] = gamma * vocab
-        counts["vocabulary_overhead_s"] = gamma * probe.architecture.vocab_size
+        counts["distribution_overhead_s"] = chance * gamma
+        counts["vocabulary_overhead_s"] = chance * gamma * tokens
+        counts["likeliest_overhead_s"] = (1 - chance) * gamma * tokens
     elif probe.stage == "host":
         counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch
         counts["speculation_overhead_s"] = float(gamma > 0)
         one = forward_work(probe.architecture, Workload(context=probe.context), system.precision)
         counts["cycle_refill_s"] = (1 + (gamma > 0)) * float(emptied(one.weight_bytes))
         counts["logit_overhead_s"], counts["drawing_overhead_s"] = (gamma + 1) * vocab, vocab
-        counts["vocabulary_overhead_s"] = probe.architecture.vocab_size
+        counts["distribution_overhead_s"] = chance
+        counts["rule_overhead_s"] = chance * (gamma > 0)
+        counts["vocabulary_overhead_s"] = chance * tokens
+        counts["likeliest_overhead_s"] = (1 - chance) * tokens
     if probe.filtered:
         each = probe.batch if probe.stage == "draft" else probe.batch * (gamma + 1)
         turns = -(-each // system.engine.sorted_at_once) * (gamma if probe.stage == "draft" else 1)

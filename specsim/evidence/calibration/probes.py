@@ -42,7 +42,8 @@ class StageProbe:
     `stage` is "draft" (gamma passes of the draft, the first of two rows, and gamma draws), "verify"
     (one pass of the target, gamma + 1 rows) or "host" (the rest of the cycle). `architecture` is
     the model that runs in this stage, its weights stored in `format` (empty: the probes' own).
-    `filtered`: tokens are drawn from a nucleus, for which the likeliest tokens are sorted.
+    `filtered`: tokens are drawn from a nucleus, for which the likeliest tokens are sorted;
+    `greedy`: the likeliest is taken.
     """
 
     stage: str
@@ -53,6 +54,7 @@ class StageProbe:
     batch: int = 1
     filtered: bool = False
     format: str = ""
+    greedy: bool = False
 
     @property
     def passes(self) -> list[int]:

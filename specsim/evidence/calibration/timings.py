@@ -121,7 +121,8 @@ def constants_of_formats(probes: Probes, system: System) -> tuple[FormatConstant
     small: dict[str, Any] = dict(
         zip(COUNTS, non_negative_fit(np.array(columns), np.array(target)), strict=False)
     )
-    del small["layer_element_s"]  # of a GPU
+    for name in ("layer_element_s", "head_norm_overhead_s"):  # of a GPU
+        del small[name]
     small["activation_efficiency"] = 1 / max(small.pop("activation_s") * bandwidth, 1e-12)
     own: dict[str, Any] = {
         each.name: getattr(engine, each.name) for each in fields(FormatConstants)[1:]
