@@ -38,7 +38,6 @@ class Verified(NamedTuple):
 
     hidden: Tensor  # (B, G+1, C), the target's last states
     logits: Tensor  # (B, G+1, V), the target's, after the repetition penalty
-    is_finite: Tensor  # (B, G+1), whether all logits of a position are finite
 
 
 class Cycle:
@@ -108,15 +107,15 @@ class Cycle:
         positions, tokens, proposal, _ = self.drafted
         hidden = self.target.hidden(tokens, positions, self.cache, sequences.window)
         logits = self.target.head(hidden)
-        is_finite = logits.amax(-1).abs() < math.inf
         logits = sampling.penalise(logits, sequences, proposal.tokens)
         self.drafter.observe(hidden, positions)
-        self.verified = Verified(hidden, logits, is_finite)
+        self.verified = Verified(hidden, logits)
 
     def decide(self) -> None:
         """Accept the drafts up to the first that fails, and emit one token more."""
         _, _, proposal, uniforms = self.drafted
-        _, logits, is_finite = self.verified
+        _, logits = self.verified
+        is_finite = logits.amax(-1).abs() < math.inf  # (B, G+1), at each position all of them
         accepted, next_token = accept(self.settings, logits, proposal, uniforms)
         if self.survival is not None:
             first = uniforms.flatten(1)[:, :1]  # the random number of the first position

@@ -40,14 +40,14 @@ class TreeCycle(Cycle):
         kept = branches(ancestors, nodes, sequences.lengths, sequences.window)
         hidden = self.target.hidden(tokens, positions, self.cache, sequences.window, kept)
         logits = self.target.head(hidden)
-        is_finite = logits.amax(-1).abs() < math.inf
         logits = sampling.penalise(logits, sequences, proposal.tokens, ancestors)
-        self.verified = Verified(hidden, logits, is_finite)
+        self.verified = Verified(hidden, logits)
 
     def decide(self) -> None:
         """Accept a path from the root, and emit one token more."""
         slots, tokens, proposal, uniforms = self.drafted
-        hidden, logits, is_finite = self.verified
+        hidden, logits = self.verified
+        is_finite = logits.amax(-1).abs() < math.inf
         tree = proposal.tree
         accepted, path, next_token = accept_path(self.settings, logits, proposal, uniforms)
         if proposal.probabilities is not None:

@@ -118,7 +118,7 @@ def predict(
     refill_s = np.asarray(engine.cycle_refill_s)
     if np.any(refill_s):
         refill_s = refill_s * emptied(plain.work.weight_bytes)
-    host_s = host_s + refill_s
+    host_s = host_s + refill_s + engine.checking_overhead_s * target.vocab_size
     plain_overhead = host_s + system.sampling_s(batch, batch, target.vocab_size)
     wide_overhead = (
         host_s

@@ -1,5 +1,6 @@
 """A GPU's kernels, fitted: the fit recovers a known GPU from the times of its probes."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
-from specsim.cost import step_time
+from specsim.cost import forward_time, step_time
 from specsim.evidence.calibration import (
     CacheProbe,
     KernelProbes,
@@ -204,6 +205,36 @@ def test_greedy_cycles_tell_what_distributions_take(probes) -> None:
     saved = float(plain[0].step_s - plain[1].step_s)
     vocab = models[0].vocab_size
     assert saved == pytest.approx(11e-6 - 2e-10 * vocab, abs=1e-6)
+
+
+def test_large_draws_of_several_sequences_and_full_tiles_take_longer(probes) -> None:
+    """25 us where 60,000 probabilities of several sequences are drawn from, in two steps; 6 us a
+    layer where there are more rows than a tile of eight has."""
+    models = [shape(h, layers) for h, layers in ((768, 8), (1536, 10), (3072, 24), (5120, 6))]
+    models += [replace(shape(1024, 12), name="small vocabulary", vocab_size=2048)]
+    stages = []
+    for model, gamma, batch in itertools.product(models, (0, 1, 3), (1, 4, 64)):
+        in_blocks = batch > 1 and batch * model.vocab_size >= 60_000
+        for probe in (stage(name, model, gamma, batch) for name in ("verify", "host", "draft")):
+            extra = sum(6e-6 * (batch * rows > 8) for rows in probe.passes) * model.num_layers
+            draws = {"host": 1, "draft": gamma}.get(probe.stage, 0)
+            found = replace(probe, seconds=probe.seconds + extra + draws * in_blocks * 25e-6)
+            stages += [found] if gamma or probe.stage != "draft" else []
+    drawn = replace(probes, stages={"cuda-graphs": tuple(stages)}, drawn_in_blocks_from=60_000.0)
+    fitted = fit_kernels(drawn, "cuda-graphs").system
+    assert fitted.engine.block_draw_overhead_s == pytest.approx(25e-6, rel=0.05)
+    assert fitted.engine.wide_layer_overhead_s == pytest.approx(6e-6, rel=0.2)
+    in_one, in_two, alone = (
+        float(fitted.sampling_s(rows, rows, vocab))
+        for rows, vocab in ((4, 2048), (4, 15_000), (1, 60_000))
+    )
+    assert in_two - in_one == pytest.approx(25e-6, rel=0.1)
+    assert in_two - alone == pytest.approx(25e-6, rel=0.1)
+    narrow, wide = (
+        forward_time(forward_work(models[0], Workload(rows, 1), fitted.precision), fitted).terms[-1]
+        for rows in (8, 9)
+    )
+    assert float(wide.seconds - narrow.seconds) == pytest.approx(48e-6, rel=0.2)
 
 
 def test_where_no_cycle_was_greedy_distributions_belong_to_every_cycle(system) -> None:

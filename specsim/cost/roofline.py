@@ -244,7 +244,7 @@ def forward_time(work: ForwardWork, system: System, norm: float | None = None) -
         overlap = overlap if norm is None else norm
         terms.append(Term(operator.name, operator, memory_s, compute_s, bound, floor_s, overlap))
     layers = work.layers if engine.fuses else work.launched
-    each_s = engine.layer_overhead_s + engine.wide_layer_overhead_s * (work.rows > 1)
+    each_s = engine.layer_overhead_s + engine.wide_layer_overhead_s * (work.rows > engine.wide_rows)
     if np.any(engine.layer_refill_s):
         each_s = each_s + engine.layer_refill_s * emptied(work.layer_bytes)
     if np.any(engine.layer_element_s):

@@ -58,7 +58,8 @@ class Engine(Shown):
     | `attention_overlap` | the same of attention |
     | `vector_efficiency` | of the 16-bit rate, for kernels of few rows: see `vector_rows` |
     | `layer_overhead_s`, `pass_overhead_s` | the device's gaps; pessimistic after long kernels |
-    | `wide_layer_overhead_s` | a layer's more in passes of several rows: a CPU's threads wake up |
+    | `wide_layer_overhead_s` | a layer's more in passes of more than `wide_rows` rows: a CPU's |
+    | | threads wake up from two on, a GPU's tiles of eight are full |
     | `layer_refill_s`, `cycle_refill_s` | of a CPU: small kernels and the host's code come back |
     | | into caches that weights have emptied: times `emptied`, twice in a cycle with drafts |
     | `layer_element_s` | a layer's more for each element of a row: of a GPU, whose small kernels |
@@ -105,6 +106,7 @@ class Engine(Shown):
     tile_rows: float = 1.0
     layer_overhead_s: float = 0.0
     wide_layer_overhead_s: float = 0.0
+    wide_rows: float = 1.0
     pass_overhead_s: float = 0.0
     layer_refill_s: float = 0.0
     layer_element_s: float = 0.0
@@ -129,6 +131,9 @@ class Engine(Shown):
     distribution_overhead_s: float = 0.0  # making distributions, once for all of a batch, and
     rule_overhead_s: float = 0.0  # deciding by them on drafts: neither where decoding is greedy
     likeliest_overhead_s: float = 0.0  # there, per token of the vocabulary, once for a batch
+    checking_overhead_s: float = 0.0  # per token of it, once a cycle: whether logits are finite
+    block_draw_overhead_s: float = 0.0  # of drawing in two steps, a block of tokens and a token,
+    block_draw_from: float = 0.0  # from so many probabilities of several rows on
     vocabulary_overhead_s: float = 0.0  # per token of it, once for all distributions of a batch
     logit_overhead_s: float = 0.0  # per logit, wherever logits become probabilities
     drawing_overhead_s: float = 0.0  # per logit of a distribution that a token is drawn from
@@ -161,6 +166,8 @@ class Engine(Shown):
                 "error",
                 "verification_error",
                 "vector_rows",
+                "wide_rows",
+                "block_draw_from",
             ):
                 require_positive(f"engine {self.name}: {constant.name}", value, or_zero=True)
 

@@ -95,7 +95,10 @@ class System(Shown):
             return np.zeros_like(many) + engine.likeliest_overhead_s * vocab
         seconds = engine.logit_overhead_s * (many * vocab) + engine.vocabulary_overhead_s * vocab
         seconds = seconds + engine.distribution_overhead_s
-        seconds = seconds + engine.drawing_overhead_s * (np.asarray(drawn, float) * vocab)
+        drawing = np.asarray(drawn, float)
+        seconds = seconds + engine.drawing_overhead_s * (drawing * vocab)
+        in_blocks = (drawing > 1) & (drawing * vocab >= engine.block_draw_from)
+        seconds = seconds + engine.block_draw_overhead_s * in_blocks
         if not self.filtered:
             return np.asarray(seconds)
         turns = np.ceil(many / engine.sorted_at_once - 1e-9)

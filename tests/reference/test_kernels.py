@@ -20,7 +20,7 @@ from reference.lab.suites import calibrating
 from reference.lab.suites.points import load_suite
 from specsim.cost import step_time
 from specsim.evidence import calibration
-from specsim.evidence.calibration import fit_kernels, probes_to_json
+from specsim.evidence.calibration import StageProbe, fit_kernels, probes_to_json
 from specsim.operators import Workload
 
 CPU = torch.device("cpu")
@@ -114,12 +114,36 @@ def test_caches_and_stages_are_probed_with_the_limit_that_was_found(monkeypatch)
     monkeypatch.setattr(
         kernel_probes, "chunk_probes", lambda *_: attention_times(w256=(2, 2), w512=(0.5, 0.5))
     )
-    for name in ("cache_probes", "stage_probes"):
-        monkeypatch.setattr(kernel_probes, name, lambda *_: seen.append(chunked_from()) or ())
+    for name, nothing in (("cache_probes", ()), ("stage_probes", ((), None))):
+        monkeypatch.setattr(
+            kernel_probes, name, lambda *_, n=nothing: seen.append(chunked_from()) or n
+        )
     found = run_kernel_probes(CPU, ["eager"], SMALL)
     assert seen == [512, 512, 512]
     assert found.chunked_from == {"eager": 512}
     assert chunked_from() == LONG
+
+
+def test_eager_cycles_are_timed_at_the_hosts_usual_pace(monkeypatch) -> None:
+    """A burst of other work slows a probe and the pace next to it alike."""
+    slow = iter([1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1])  # before and after each of six runs
+    last = [1]
+
+    def pace() -> float:
+        last[0] = next(slow)
+        return 0.002 * last[0]
+
+    def taken(timed, target, drafter, cycles, mode):
+        model = target.architecture
+        return [StageProbe("verify", model, timed.gamma, 20, 0.01 * last[0], cycles.batch)]
+
+    monkeypatch.setattr(kernel_probes, "stages_of", taken)
+    found, usual = kernel_probes.stage_probes(CPU, SMALL, torch.float32, "eager", pace)
+    assert usual == 0.002
+    assert [probe.seconds for probe in found] == pytest.approx([0.01] * 6)
+    again, none = kernel_probes.stage_probes(CPU, SMALL, torch.float32, "eager")
+    assert none is None
+    assert {probe.seconds for probe in again} == {0.01}
 
 
 def test_bytes_and_flops_of_attention_are_those_of_its_shape(probes):
@@ -203,7 +227,9 @@ def test_a_gpus_calibration_says_from_where_it_read_in_chunks(tmp_path, monkeypa
     about = calibrating.environment(CPU)
     monkeypatch.setattr(calibrating, "run_kernel_probes", lambda *_: measured)
     monkeypatch.setattr(calibrating, "environment", lambda _: about)
-    monkeypatch.setattr(calibrating, "DriftProbe", lambda _: SimpleNamespace(now_s=len))
+    monkeypatch.setattr(
+        calibrating, "DriftProbe", lambda _: SimpleNamespace(now_s=len, step_s=None)
+    )
     for file in calibrating.calibrate(tmp_path, torch.device("cuda")):
         found = calibration.load(file).environment
         assert found["chunked_from"] == limits[found["mode"]]

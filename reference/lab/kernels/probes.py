@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,7 +24,7 @@ from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Cycles,
 from reference.lab.kernels.timer import Timer
 from reference.machine import PRECISION_OF, environment
 from reference.quantization import QuantizedLinear, has_kernel
-from reference.sampling import SamplingParameters, draw
+from reference.sampling import LARGE, SamplingParameters, draw
 from reference.statistics import Statistics
 from specsim.architecture import Architecture
 from specsim.evidence.calibration import CacheProbe, KernelProbes, ProductProbe, StageProbe
@@ -31,10 +32,16 @@ from specsim.operators import precision
 
 
 @torch.inference_mode()
-def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = GPU) -> KernelProbes:
+def run_kernel_probes(
+    device: torch.device,
+    modes: Sequence[str],
+    grid: Grid = GPU,
+    pace: Callable[[], float] | None = None,
+) -> KernelProbes:
     """Time everything in the grid, in about a minute and a half on a large GPU.
 
-    `modes` are the modes in which cycles are timed.
+    `modes` are the modes in which cycles are timed. `pace` tells in seconds how slow the host is
+    now: eager cycles, which wait for it, are timed as at its median (`small["host_pace"]`).
     """
     dtype, timer = torch.bfloat16, Timer(device)
     with tqdm(total=4 + len(modes), desc="probing", leave=False) as bar:
@@ -64,7 +71,9 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         stages = {}
         for mode in modes:
             with read_in_chunks_from(limits[mode]):
-                stages[mode] = step(stage_probes(device, grid, dtype, mode))
+                timed = step(stage_probes(device, grid, dtype, mode, pace))
+            stages[mode], usual = timed
+            small |= {} if usual is None else {"host_pace": usual}
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     return KernelProbes(
         machine=environment(device).device,
@@ -77,6 +86,7 @@ def run_kernel_probes(device: torch.device, modes: Sequence[str], grid: Grid = G
         memory_bytes=memory,
         host_ahead=device.type != "cpu",
         chunked_from=limits,
+        drawn_in_blocks_from=float(LARGE),
     )
 
 
@@ -227,11 +237,22 @@ def probe_architecture(hidden: int, layers: int, pair: Pair) -> Architecture:
 
 
 def stage_probes(
-    device: torch.device, grid: Grid, dtype: torch.dtype, mode: str
-) -> tuple[StageProbe, ...]:
+    device: torch.device,
+    grid: Grid,
+    dtype: torch.dtype,
+    mode: str,
+    pace: Callable[[], float] | None = None,
+) -> tuple[tuple[StageProbe, ...], float | None]:
     """Time the cycles of random pairs in `mode`: the median of each stage, by gamma, batch and
-    context."""
-    probes = []
+    context; and the median of the `pace` next to them, where the mode is eager.
+
+    A shared host changes its speed from second to second, by a third or more. Each eager cycle is
+    timed between two readings of the pace, and what it took is divided by their mean and multiplied
+    by the median of all.
+    """
+    probes: list[StageProbe] = []
+    paces: list[float] = []  # of each probe
+    pace = pace if mode == "eager" else None
     for pair in grid.pairs:
         target, draft = (
             random_model(probe_architecture(*size, pair), dtype, device, seed)
@@ -243,19 +264,29 @@ def stage_probes(
                 drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
                 timed, prompts = Statistics(gamma), [[1] * cycles.prompt] * cycles.batch
                 heat = 0.0 if cycles.greedy else 1.0
+                tokens = 12 if mode == "eager" else 24
+                before = pace() if pace else 0.0
                 for turn in range(grid.rounds + 1):
-                    run = speculate(target, drafter, prompts, 12, heat, seed=turn, mode=mode)
+                    run = speculate(target, drafter, prompts, tokens, heat, seed=turn, mode=mode)
                     if turn:  # the first round warms up
                         timed.extend(run.statistics)
-                probes += stages_of(timed, target, drafter, cycles, mode)
+                found = stages_of(timed, target, drafter, cycles, mode)
+                probes += found
+                paces += [(before + pace()) / 2] * len(found) if pace else []
         del target, draft, drafter
-    return tuple(probes)
+    if not paces:
+        return tuple(probes), None
+    usual = statistics.median(paces)
+    return tuple(
+        replace(probe, seconds=probe.seconds * usual / now)
+        for probe, now in zip(probes, paces, strict=True)
+    ), usual
 
 
 def stages_of(timed: Statistics, target, drafter, cycles: Cycles, mode: str) -> list[StageProbe]:
     """The probes of one run's stages. Their context is what a pass reads: by torch's kernels on a
     GPU, the window."""
-    model, gamma, context = target.architecture, timed.gamma, cycles.prompt + 6
+    model, gamma, context = target.architecture, timed.gamma, cycles.prompt + 8
     device = target.device
     if device.type == "cuda" and not reads_to_the_end(model, gamma + 1, mode, device):
         context = window_of(cycles.prompt + 12 + 2 * (gamma + 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from reference.lab.drift import DriftProbe
-from reference.lab.kernels import run_kernel_probes
+from reference.lab.kernels import GPU, run_kernel_probes
 from reference.lab.probes import run_probes
 from reference.machine import environment
 from specsim.checks.files import write_json
@@ -34,13 +34,14 @@ def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
     compared with it. Returns the calibration by file.
     """
     drift, limits = DriftProbe(device), {}
+    paces: dict[str, float | None] = {}
     modes = files_of(device).values()
     before = {mode: drift.now_s(mode) for mode in modes}
     fitted: Callable[[str, dict], Calibration]
     if device.type == "cuda":
-        kernels = run_kernel_probes(device, list(modes))
+        kernels = run_kernel_probes(device, list(modes), GPU, drift.step_s)
         write_json(folder / "probes.json", probes_to_json(kernels))
-        limits = kernels.chunked_from
+        limits, paces = kernels.chunked_from, {"eager": kernels.small.get("host_pace")}
 
         def fitted(mode: str, about: dict) -> Calibration:
             return fit_kernels(kernels, mode, about)
@@ -52,7 +53,7 @@ def calibrate(folder: Path, device: torch.device) -> dict[Path, Calibration]:
 
     written = {}
     for name, mode in files_of(device).items():
-        drift_s = (before[mode] + drift.now_s(mode)) / 2
+        drift_s = paces.get(mode) or (before[mode] + drift.now_s(mode)) / 2
         about = asdict(environment(device)) | {"drift_s": drift_s, "mode": mode}
         about |= {"chunked_from": limits[mode]} if mode in limits else {}
         written[folder / name] = fitted(mode, about)

@@ -37,6 +37,7 @@ from specsim.hardware import (
 from specsim.operators import Workload, precision
 
 HEAD_SIZE = 128  # of the heads whose attention stands for all
+TILE = 8.0  # rows that a product's kernel computes at least
 JSON_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a probes file
 
 
@@ -74,6 +75,7 @@ class KernelProbes:
 
     `reads` holds (bytes, seconds) of reading one buffer again and again. `small` holds seconds by
     name: launch gaps, sampling, the host's round trip. `stages` holds the cycles' stages by mode.
+    `drawn_in_blocks_from`: so many probabilities of several sequences are drawn from in two steps.
     `chunked_from` is the shortest window by mode, in slots, that attention read in chunks in
     `stages` (in `caches`, that of the first mode): the decoder that is predicted must read in
     chunks from there too.
@@ -89,6 +91,7 @@ class KernelProbes:
     memory_bytes: float | None = None
     host_ahead: bool = False  # the device is not the host: eager launches run ahead of the device
     chunked_from: Mapping[str, int] = field(default_factory=dict)
+    drawn_in_blocks_from: float = 0.0
 
 
 def fit_kernels(
@@ -119,6 +122,8 @@ def fit_kernels(
             )
             for name in sorted(packed)
         ),
+        wide_rows=TILE,
+        block_draw_from=probes.drawn_in_blocks_from,
         source="probes on this machine",
         confidence="measured",
     )

@@ -43,6 +43,8 @@ COUNTS = (
     "distribution_overhead_s",  # times that distributions are made of logits, for a whole batch
     "rule_overhead_s",  # cycles that decide on drafts by distributions
     "likeliest_overhead_s",  # tokens of the vocabulary, once for all greedy choices of a batch
+    "checking_overhead_s",  # tokens of the vocabulary, once for a cycle
+    "block_draw_overhead_s",  # draws for several sequences from large distributions
     "vocabulary_overhead_s",  # tokens of the vocabulary, once for all distributions of a batch
     "logit_overhead_s",  # logits that become probabilities
     "drawing_overhead_s",  # logits of the distributions that a token is drawn from
@@ -51,9 +53,15 @@ COUNTS = (
 LAUNCHED = 3  # so many of them a host may launch ahead of its device
 REFILLS = [COUNTS.index(name) for name in ("layer_refill_s", "cycle_refill_s")]  # of a CPU's caches
 # of a GPU, whose small kernels read a row by one block of threads
-OF_ROWS = [COUNTS.index(name) for name in ("layer_element_s", "vocabulary_overhead_s")]
+OF_ROWS = [
+    COUNTS.index(name)
+    for name in ("layer_element_s", "checking_overhead_s", "vocabulary_overhead_s")
+]
 # told from what every cycle takes only where some cycles were greedy
-OF_CHANCE = [COUNTS.index(name) for name in ("distribution_overhead_s", "rule_overhead_s")]
+OF_CHANCE = [
+    COUNTS.index(name)
+    for name in ("distribution_overhead_s", "rule_overhead_s", "checking_overhead_s")
+]
 ACTIVATION = COUNTS.index("activation_s")  # the last of a pass; the rest is around the passes
 
 
@@ -168,9 +176,10 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     tokens, chance = probe.architecture.vocab_size, float(not probe.greedy)
     vocab = chance * probe.batch * tokens
     counts = dict.fromkeys(COUNTS, 0.0)
+    in_blocks = probe.batch > 1 and vocab >= system.engine.block_draw_from
     counts["head_norm_overhead_s"] = passes * head_norms(probe.architecture)
     counts["layer_overhead_s"], counts["layer_refill_s"] = passes * layers, refilled
-    wide = sum(probe.batch * rows > 1 for rows in probe.passes)
+    wide = sum(probe.batch * rows > system.engine.wide_rows for rows in probe.passes)
     counts["wide_layer_overhead_s"] = wide * layers
     counts["pass_overhead_s"], counts["activation_s"] = passes, activations
     counts["layer_element_s"] = passes * layers * probe.architecture.hidden_size
@@ -179,6 +188,7 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
         counts["logit_overhead_s"] = counts["drawing_overhead_s"] = gamma * vocab
         counts["distribution_overhead_s"] = chance * gamma
         counts["vocabulary_overhead_s"] = chance * gamma * tokens
+        counts["block_draw_overhead_s"] = gamma * in_blocks
         counts["likeliest_overhead_s"] = (1 - chance) * gamma * tokens
     elif probe.stage == "host":
         counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch
@@ -189,6 +199,8 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
         counts["distribution_overhead_s"] = chance
         counts["rule_overhead_s"] = chance * (gamma > 0)
         counts["vocabulary_overhead_s"] = chance * tokens
+        counts["checking_overhead_s"] = tokens
+        counts["block_draw_overhead_s"] = in_blocks
         counts["likeliest_overhead_s"] = (1 - chance) * tokens
     if probe.filtered:
         each = probe.batch if probe.stage == "draft" else probe.batch * (gamma + 1)
