@@ -148,8 +148,31 @@ class Prediction:
         return self.step.bound
 
     @property
+    def errors(self) -> dict[str, Floats]:
+        """The relative half-widths of the 80 % bands on times: `error`, or `verification_error` of
+        several rows where that is larger; and beside it, where an engine knows its
+        `overhead_error`, that of the share which is neither weights, cache nor arithmetic."""
+        engine, usual = self.system.engine, np.asarray(self.error)
+        several = np.maximum(self.error, engine.verification_error)
+        wider = np.where(self.gamma > 0, several, self.error)
+        errors = {"step_s": usual, "draft_step_s": usual, "cycle_s": usual, "verify_step_s": wider}
+        if not engine.overhead_error:
+            return errors
+        step, checked, drafted = (
+            x.overhead_s for x in (self.plain, self.verification, self.drafting)
+        )
+        shares = {
+            "step_s": (step + self.plain_overhead_s) / self.step_s,
+            "draft_step_s": drafted / np.maximum(self.drafting.seconds, 1e-30),
+            "cycle_s": (drafted + checked + self.overhead_s) / self.cycle_s,
+            "verify_step_s": checked / self.verify_step_s,
+        }
+        more = engine.overhead_error
+        return {name: np.hypot(errors[name], more * share) for name, share in shares.items()}
+
+    @property
     def band(self) -> dict[str, tuple[Floats, Floats]]:
-        """80 % bands.
+        """80 % bands: as wide as `errors` says.
 
         Of a speedup: as wide below and above as the engine's published speedups, left out of the
         fit, lie around their predictions. Where the engine says nothing of it, the speedup is a
@@ -158,12 +181,13 @@ class Prediction:
         error it would cancel (optimistic: drafts are smaller, verifications wider than a step);
         were they independent, 1.41 of it would stay. Tokens per cycle are independent of both.
         """
-        wide = 1 + self.error
-        several = np.maximum(self.error, self.system.engine.verification_error)
-        wider = 1 + np.where(self.gamma > 0, several, self.error)
+        errors = self.errors
+        step, cycle = 1 + errors["step_s"], 1 + errors["cycle_s"]
+        draft, verify = 1 + errors["draft_step_s"], 1 + errors["verify_step_s"]
         # gamma = 0 is the baseline itself, whatever the error
         many = 1 + np.where(self.gamma > 0, self.tokens_error, 0.0)
-        quotient = self.error * np.sqrt(2 * (1 - SHARED))
+        of_both = (errors["step_s"] ** 2 + errors["cycle_s"] ** 2) / 2
+        quotient = np.sqrt(of_both * 2 * (1 - SHARED))
         engine = self.system.engine
         below, above = (
             np.where(self.gamma > 0, np.hypot(side, self.tokens_error), 0.0)
@@ -173,10 +197,10 @@ class Prediction:
             )
         )
         return {
-            "step_s": (self.step_s / wide, self.step_s * wide),
-            "verify_step_s": (self.verify_step_s / wider, self.verify_step_s * wider),
-            "draft_step_s": (self.draft_step_s / wide, self.draft_step_s * wide),
-            "cycle_s": (self.cycle_s / wide, self.cycle_s * wide),
+            "step_s": (self.step_s / step, self.step_s * step),
+            "verify_step_s": (self.verify_step_s / verify, self.verify_step_s * verify),
+            "draft_step_s": (self.draft_step_s / draft, self.draft_step_s * draft),
+            "cycle_s": (self.cycle_s / cycle, self.cycle_s * cycle),
             "tokens_per_cycle": (self.tokens_per_cycle / many, self.tokens_per_cycle * many),
             "speedup": (self.speedup / (1 + below), self.speedup * (1 + above)),
         }

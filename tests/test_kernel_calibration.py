@@ -10,6 +10,7 @@ import pytest
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
 from specsim.cost import forward_time, step_time
+from specsim.drafting import DraftModel
 from specsim.evidence.calibration import (
     CacheProbe,
     KernelProbes,
@@ -20,7 +21,7 @@ from specsim.evidence.calibration import (
     probes_to_json,
     to_json,
 )
-from specsim.evidence.calibration.kernels import error_on_others, stage_s
+from specsim.evidence.calibration.kernels import errors_on_others, stage_s, two_errors
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Workload, forward_work, precision
 from specsim.speculation import predict
@@ -457,6 +458,39 @@ def test_the_band_is_that_of_models_which_the_fit_has_not_seen(probes):
         for stage in stages
     )
     changed = fit_kernels(replace(probes, stages={"cuda-graphs": slower}), "cuda-graphs")
-    assert changed.system.engine.error > 0.2 > fitted.system.engine.error
-    few = [stage for stage in stages if stage.architecture.hidden_size < 3000]
-    assert error_on_others(fitted.system, few[:1], False) == 0.0
+    few, many = fitted.system.engine, changed.system.engine
+    assert many.error + many.overhead_error > 0.2 > few.error + few.overhead_error
+    assert errors_on_others(fitted.system, stages[:1], False) is None
+
+
+def test_errors_of_kernels_and_of_overheads_are_told_apart() -> None:
+    rng = np.random.default_rng(3)
+    shares = rng.uniform(0.02, 0.8, 4000)
+    spread = rng.normal(size=(2, 4000)) / 1.2816  # 80 % of a normal lie within 1.28
+    errors = np.abs(0.03 * spread[0] + 0.25 * shares * spread[1])
+    a, b = two_errors(errors, shares)
+    assert (a, b) == (pytest.approx(0.03, rel=0.25), pytest.approx(0.25, rel=0.1))
+    for half in (shares < 0.4, shares >= 0.4):
+        assert np.mean(errors[half] <= np.hypot(a, b * shares[half])) == pytest.approx(
+            0.8, abs=0.03
+        )
+    assert two_errors(np.full(8, 0.001), np.full(8, 0.5)) == (0.02, 0.0)
+
+
+def test_a_band_is_as_wide_as_the_share_of_overheads_asks(system) -> None:
+    """Of a small model, whose passes are mostly overheads, wider than of a large one."""
+    known = replace(system, engine=replace(system.engine, error=0.02, overhead_error=0.25))
+    small, large, draft = (
+        replace(shape(*size), vocab_size=60_000) for size in ((1024, 6), (8192, 40), (768, 8))
+    )
+    draft, widths = DraftModel(draft), []
+    for model in (small, large):
+        answer = predict(model, draft, system=known, gamma=3, tokens_per_cycle=2.5)
+        low, high = answer.band["step_s"]
+        overhead = answer.plain.overhead_s + answer.plain_overhead_s
+        half = np.hypot(0.02, 0.25 * overhead / answer.step_s)
+        assert float(high / answer.step_s - 1) == pytest.approx(float(half))
+        assert float(answer.step_s / low - 1) == pytest.approx(float(half))
+        widths.append([float(answer.errors[name]) for name in ("step_s", "cycle_s")])
+        assert min(answer.errors["draft_step_s"], answer.errors["cycle_s"]) > 0.02
+    assert widths[0] > [3 * width for width in widths[1]]

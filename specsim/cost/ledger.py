@@ -31,6 +31,11 @@ class Entry(Protocol):
     @property
     def flops(self) -> Floats: ...
 
+    @property
+    def overhead_s(self) -> Floats:
+        """The part of the seconds that is neither weights, cache nor arithmetic."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
@@ -58,6 +63,10 @@ class Product:
     def flops(self) -> Floats:
         return np.asarray(2.0 * self.weights * self.tokens)
 
+    @property
+    def overhead_s(self) -> Floats:
+        return np.zeros(())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wait:
@@ -76,6 +85,10 @@ class Wait:
     @property
     def flops(self) -> Floats:
         return np.zeros(())
+
+    @property
+    def overhead_s(self) -> Floats:
+        return self.seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -108,6 +121,10 @@ class Ledger(Shown):
     @property
     def flops(self) -> Floats:
         return self._sum("flops")
+
+    @property
+    def overhead_s(self) -> Floats:
+        return self._sum("overhead_s")
 
     def _sum(self, what: str) -> Floats:
         if not self.entries:

@@ -74,6 +74,11 @@ class ModelPass(Shown):
         """Over all devices."""
         return self.work.devices * self.work.flops
 
+    @property
+    def overhead_s(self) -> Floats:
+        """Seconds of small kernels and launches, and of waiting for the host."""
+        return self.time.share("overhead")
+
     def _facts(self) -> dict[str, Any]:
         return {
             "model": self.model.name,

@@ -142,6 +142,7 @@ class Engine(Shown):
     attention_tables: tuple[AttentionTable, ...] = ()  # in place of `kv_efficiency`, where timed
     formats: tuple[FormatConstants, ...] = ()  # of weights that a calibration timed beside its own
     error: float = 0.0  # relative half-width of the 80 % band on a pass
+    overhead_error: float = 0.0  # the same of overheads alone, beside `error`, where both are known
     verification_error: float = 0.0  # the same on a pass of several rows, where that is wider
     # of the 80 % band on a speedup, below and above; None: from the error of a pass
     speedup_low: float | None = None
@@ -165,6 +166,7 @@ class Engine(Shown):
             if constant.name.endswith("_s") or constant.name in (
                 "error",
                 "verification_error",
+                "overhead_error",
                 "vector_rows",
                 "wide_rows",
                 "block_draw_from",

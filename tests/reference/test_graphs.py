@@ -25,6 +25,7 @@ from reference import (
     Proposal,
     StaticTree,
     Tree,
+    fused,
     generate,
     graphs,
     speculate,
@@ -550,16 +551,22 @@ def unpack(generation):
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [40, 2500], ids=["whole", "in chunks"])
 @pytest.mark.parametrize("gamma", [0, 3])
-def test_so_they_are_in_the_kernels_that_are_measured(tiny, perturbed, gamma, length) -> None:
-    """In bfloat16, with heads of 64: the fused attention, and products of 16 bits."""
+@pytest.mark.parametrize("what", ["", fused.BETWEEN, fused.LAYERS], ids=["torch", "between", "all"])
+def test_so_they_are_in_the_kernels_that_are_measured(
+    tiny, perturbed, monkeypatch, what, gamma, length
+) -> None:
+    """In bfloat16, with heads of 64: attention and products of 16 bits, by torch's kernels and by
+    the fused ones, which the eager run launches one by one."""
+    monkeypatch.setattr(graphs, "may_fuse", lambda device: what)
     target = tiny(2, dtype=torch.bfloat16, max_context=4096, **HEADS_OF_64).to("cuda")
     drafter = DraftModel(perturbed(target, 0.15).to("cuda"), gamma) if gamma else NoDrafter()
     prompts = [[(7 * i + row) % 61 for i in range(length - row)] for row in range(3)]
     for settings in ({}, {"temperature": 0.9}):
-        eager, replayed = (
-            speculate(target, drafter, prompts, NEW, mode=mode, seed=3, **settings)
-            for mode in ("eager", "cuda-graphs")
-        )
+        with fused.fusing(what):
+            eager, replayed = (
+                speculate(target, drafter, prompts, NEW, mode=mode, seed=3, **settings)
+                for mode in ("eager", "cuda-graphs")
+            )
         assert eager.tokens == replayed.tokens
         counts = eager.statistics.accepted_counts
         assert counts == replayed.statistics.accepted_counts

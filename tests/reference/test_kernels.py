@@ -14,7 +14,7 @@ from reference.attention import LONG, chunked_from
 from reference.lab.kernels import GPU, Grid, Timer, chunks, run_kernel_probes
 from reference.lab.kernels import probes as kernel_probes
 from reference.lab.kernels import timer as kernel_timer
-from reference.lab.kernels.grid import GROUPS, HEAD_SIZE, Cycles, Pair
+from reference.lab.kernels.grid import GROUPS, HEAD_SIZE, Cycles, RandomPair
 from reference.lab.kernels.probes import probe_architecture
 from reference.lab.suites import calibrating
 from reference.lab.suites.points import load_suite
@@ -35,7 +35,7 @@ SMALL = Grid(
     packed=((128, 64),),
     packed_rows=(1, 8),
     read_bytes=(2**16, 2**20),
-    pairs=(Pair((96, 2), (48, 1), 500, head_norms=True),),
+    pairs=(RandomPair((96, 2), (48, 1), 500, head_norms=True),),
     cycles=(Cycles(1, 20, (0, 2)), Cycles(2, 20, (0, 2)), Cycles(1, 20, (0, 2), greedy=True)),
     rounds=1,
     rotated_bytes=1e5,
@@ -72,7 +72,7 @@ def test_everything_in_the_grid_is_timed(probes):
 
 def test_they_fit_a_system_that_prices_a_model(probes):
     system = fit_kernels(probes, "eager").system
-    model = probe_architecture(256, 4, Pair((256, 4), (256, 4), 1000))
+    model = probe_architecture(256, 4, RandomPair((256, 4), (256, 4), 1000))
     one, many = (
         float(step_time(model, system, Workload(batch=batch)).total_s) for batch in (1, 64)
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 KV_HEADS, GROUPS, HEAD_SIZE = 4, 5, 128  # of the attention that is probed
 
 
-class Pair(NamedTuple):
+class RandomPair(NamedTuple):
     """(hidden size, layers) of a random target and of its draft, and their vocabulary; whether they
     normalise their heads."""
 
@@ -25,6 +25,7 @@ class Cycles(NamedTuple):
     prompt: int
     gammas: tuple[int, ...]
     greedy: bool = False
+    eagerly: bool = True  # whether in the mode "eager" too, where a cycle takes ten times as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Grid:
     packed: tuple[tuple[int, int], ...]
     packed_rows: tuple[int, ...]
     read_bytes: tuple[int, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[RandomPair, ...]
     cycles: tuple[Cycles, ...]
     rounds: int
     rotated_bytes: float  # of buffers used in turn, so that no cache holds the next one
@@ -72,15 +73,16 @@ GPU = Grid(
     packed_rows=(1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128),
     read_bytes=tuple(2**k for k in range(20, 33)),
     pairs=(
-        Pair((320, 5), (128, 2), 4_096, head_size=64),
-        Pair((448, 6), (320, 2), 50_048),
-        Pair((1536, 12), (768, 3), 50_048),
-        Pair((2304, 20), (1280, 2), 100_096, head_norms=True),
-        Pair((3328, 8), (3328, 1), 130_048),
+        RandomPair((320, 5), (128, 2), 4_096, head_size=64),
+        RandomPair((448, 6), (320, 2), 50_048),
+        RandomPair((1536, 12), (768, 3), 50_048),
+        RandomPair((2304, 20), (1280, 2), 100_096, head_norms=True),
+        RandomPair((3328, 8), (3328, 1), 130_048),
     ),
     cycles=(
-        Cycles(1, 200, (0, 1, 3, 7)), Cycles(16, 200, (0, 1, 3, 7)), Cycles(64, 200, (0, 3)),
-        Cycles(1, 1900, (0, 3)), Cycles(1, 200, (0, 3), greedy=True),
+        Cycles(1, 200, (0, 1, 3, 7)), Cycles(16, 200, (0, 3)),
+        Cycles(16, 200, (1, 7), eagerly=False), Cycles(64, 200, (0, 3), eagerly=False),
+        Cycles(1, 1900, (0, 3), eagerly=False), Cycles(1, 200, (0, 3), greedy=True),
     ),
     rounds=2,
     rotated_bytes=240e6,

@@ -20,7 +20,7 @@ from reference.fused import look_up, may_fuse, queries_fit, reads_to_the_end
 from reference.graphs import window_of
 from reference.lab.dialled import random_model
 from reference.lab.kernels.chunks import chunk_limit, chunk_probes
-from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Cycles, Grid, Pair
+from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Cycles, Grid, RandomPair
 from reference.lab.kernels.timer import Timer
 from reference.machine import PRECISION_OF, environment
 from reference.quantization import QuantizedLinear, has_kernel
@@ -224,7 +224,7 @@ def small_probes(timer: Timer, grid: Grid, dtype: torch.dtype) -> dict[str, floa
     return small
 
 
-def probe_architecture(hidden: int, layers: int, pair: Pair) -> Architecture:
+def probe_architecture(hidden: int, layers: int, pair: RandomPair) -> Architecture:
     """A model of a probe's pair, from its hidden size and its number of layers."""
     heads = max(1, hidden // pair.head_size)
     shared = (k for k in range(max(1, heads // 3), 0, -1) if heads % k == 0)
@@ -260,6 +260,8 @@ def stage_probes(
         )
         target.reads_prompts = draft.reads_prompts = False
         for cycles in grid.cycles:
+            if mode == "eager" and not cycles.eagerly:
+                continue
             for gamma in cycles.gammas:
                 drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
                 timed, prompts = Statistics(gamma), [[1] * cycles.prompt] * cycles.batch

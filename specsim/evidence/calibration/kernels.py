@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from specsim.checks import SpecsimError
+from specsim.checks import Booleans, Floats, SpecsimError
 from specsim.cost import ModelPass
-from specsim.evidence.calibration.overheads import Calibration, with_overheads
+from specsim.evidence.calibration.overheads import Calibration, explained, with_overheads
 from specsim.evidence.calibration.probes import StageProbe
 from specsim.hardware import (
     Accelerator,
@@ -37,6 +37,7 @@ from specsim.hardware import (
 from specsim.operators import Workload, precision
 
 HEAD_SIZE = 128  # of the heads whose attention stands for all
+KERNEL_ERROR = 0.02  # the least band of passes that are all kernels which were timed one by one
 TILE = 8.0  # rows that a product's kernel computes at least
 JSON_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a probes file
 
@@ -132,9 +133,10 @@ def fit_kernels(
     ahead, stages = probes.host_ahead and mode == "eager", probes.stages[mode]
     products_only = System(gpu, engine, stored)
     fitted = with_overheads(products_only, stages, environment, ahead)
-    error = error_on_others(products_only, stages, ahead)
-    engine = replace(fitted.system.engine, error=max(fitted.system.engine.error, error))
-    return replace(fitted, system=replace(fitted.system, engine=engine))
+    if found := errors_on_others(products_only, stages, ahead):
+        engine = replace(fitted.system.engine, error=found[0], overhead_error=found[1])
+        fitted = replace(fitted, system=replace(fitted.system, engine=engine))
+    return fitted
 
 
 def caches_of(probes: Sequence[CacheProbe], mode: str) -> list[CacheProbe]:
@@ -146,20 +148,44 @@ def caches_of(probes: Sequence[CacheProbe], mode: str) -> list[CacheProbe]:
     return list(found.values())
 
 
-def error_on_others(products_only: System, stages: Sequence[StageProbe], ahead: bool) -> float:
+def errors_on_others(
+    products_only: System, stages: Sequence[StageProbe], ahead: bool
+) -> tuple[float, float] | None:
     """How far a fit is from passes of a model that it has not seen: each model's stages are
-    predicted by a fit to those of the others. The 80th percentile of the errors; 0.0 where fewer
-    than three models were timed."""
+    predicted by a fit to those of the others. None where fewer than three models were timed.
+
+    Returns two relative errors: of all a pass takes, and, added to it as independent ones add, of
+    its overheads alone, which a fit knows less well than the kernels that were timed one by one.
+    With both 80 % of the errors are explained, among the passes that have few overheads and among
+    those that have many.
+    """
     names = {stage.architecture.name for stage in stages}
     if len(names) < 3:
-        return 0.0
-    errors = []
+        return None
+    errors, shares = [], []
     for name in names:
         others = [stage for stage in stages if stage.architecture.name != name]
         system = with_overheads(products_only, others, None, ahead).system
-        own = [s for s in stages if s.architecture.name == name and s.stage != "host"]
-        errors += [abs(stage_s(stage, system) / stage.seconds - 1) for stage in own]
-    return float(np.quantile(errors, 0.8))
+        for stage in stages:
+            if stage.architecture.name == name and stage.stage != "host":
+                errors.append(stage_s(stage, system) / stage.seconds - 1)
+                shares.append(1 - explained(stage, products_only)[0] / stage.seconds)
+    return two_errors(np.abs(errors), np.clip(shares, 0.01, 1.0))
+
+
+def two_errors(errors: Floats, shares: Floats) -> tuple[float, float]:
+    """The `a`, no less than KERNEL_ERROR, and `b` for which hypot(a, b * share) is 80 % of the
+    errors, of the half with the smaller shares and of the half with the larger ones."""
+    few, a, b = shares <= np.median(shares), KERNEL_ERROR, 0.0
+    many = ~few if not few.all() else few
+
+    def beyond(known: Floats | float, half: Booleans) -> Floats:
+        return np.sqrt(np.maximum(errors**2 - np.asarray(known) ** 2, 0.0))[half]
+
+    for _ in range(20):
+        b = float(np.quantile(beyond(a, many) / shares[many], 0.8))
+        a = max(KERNEL_ERROR, float(np.quantile(beyond(b * shares, few), 0.8)))
+    return a, b
 
 
 def stage_s(stage: StageProbe, system: System) -> float:
