@@ -83,8 +83,9 @@ class Statistics(Counts):
 
     @property
     def host_times(self) -> list[float]:
-        """Seconds of each cycle beyond draft and verify."""
-        return [sum(times) for times in zip(self.accept_times, self.idle_times, strict=True)]
+        """Seconds of each cycle beyond draft and verify; beyond verify if nothing is drafted."""
+        rest = [self.accept_times, self.idle_times, *([] if self.gamma else [self.draft_times])]
+        return [sum(times) for times in zip(*rest, strict=True)]
 
     @property
     def cycle_times(self) -> list[float]:

@@ -119,9 +119,12 @@ def predict(
     if np.any(refill_s):
         refill_s = refill_s * emptied(plain.work.weight_bytes)
     host_s = host_s + refill_s + engine.checking_overhead_s * target.vocab_size
-    plain_overhead = host_s + system.sampling_s(batch, batch, target.vocab_size)
+    plain_overhead = (
+        host_s + engine.begin_overhead_s + system.sampling_s(batch, batch, target.vocab_size)
+    )
     wide_overhead = (
         host_s
+        + np.where(gamma > 0, 0.0, engine.begin_overhead_s)
         + np.where(gamma > 0, (agreeing_s(system) + refill_s) * share, 0.0)
         + engine.verified_row_overhead_s * batch * share * (rows - 1)
         + system.sampling_s(batch * (1 + share * (rows - 1)), batch, target.vocab_size)

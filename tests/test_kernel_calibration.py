@@ -10,7 +10,7 @@ import pytest
 from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
 from specsim.cost import forward_time, step_time
-from specsim.drafting import DraftModel
+from specsim.drafting import DraftModel, Lookup
 from specsim.evidence.calibration import (
     CacheProbe,
     KernelProbes,
@@ -236,6 +236,33 @@ def test_large_draws_of_several_sequences_and_full_tiles_take_longer(probes) -> 
         for rows in (8, 9)
     )
     assert float(wide.seconds - narrow.seconds) == pytest.approx(48e-6, rel=0.2)
+
+
+def test_what_a_cycle_without_drafts_begins_with_is_told_from_the_rest(probes) -> None:
+    models = [shape(h, layers) for h, layers in ((768, 8), (1536, 10), (3072, 24))]
+    stages = [
+        stage(name, model, gamma, batch)
+        for model in models for gamma in (0, 1, 3) for batch in (1, 16)
+        for name in ("verify", "host", "draft") if gamma or name != "draft"
+    ]  # fmt: skip
+    stages = [
+        replace(each, seconds=each.seconds + 15e-6)
+        if (each.stage == "host" and not each.gamma) or each.stage == "draft"
+        else each
+        for each in stages
+    ]
+    stages += [StageProbe("begin", model, 0, 1024, 15e-6) for model in models]
+    fitted = fit_kernels(replace(probes, stages={"cuda-graphs": tuple(stages)}), "cuda-graphs")
+    system = fitted.system
+    assert system.engine.begin_overhead_s == pytest.approx(15e-6, rel=0.05)
+    assert system.engine.cycle_overhead_s == pytest.approx(CYCLE_S, rel=0.02)
+    assert system.engine.drafting_overhead_s == pytest.approx(15e-6, rel=0.2)
+    plain = predict(models[0], None, system=system, gamma=0)
+    assert float(plain.plain_overhead_s) == pytest.approx(CYCLE_S + 15e-6, rel=0.02)
+    assert float(plain.overhead_s) == pytest.approx(CYCLE_S + 15e-6, rel=0.02)
+    drafted = predict(models[0], Lookup(1.0, 50e-6), system=system, gamma=3, tokens_per_cycle=2)
+    assert float(drafted.draft_s) == pytest.approx(65e-6, rel=0.02)
+    assert float(drafted.overhead_s) == pytest.approx(CYCLE_S, rel=0.02)
 
 
 def test_where_no_cycle_was_greedy_distributions_belong_to_every_cycle(system) -> None:

@@ -26,6 +26,9 @@ from specsim.checks import SpecsimError
 ENTROPY_SCALE = 3.7  # logit standard deviation: about 3.8 nats of entropy over 8192 tokens
 LARGEST = 2.0  # epsilon that is tried
 DRAWN = 4_194_301  # of a model's random numbers, at most; see `NormalNumbers`
+# A token that ends a text, and that no vocabulary has. Every checkpoint has some, and looking for
+# them takes time; a random model is given this one where its times stand for theirs.
+UNHEARD = frozenset([1 << 31])
 # short names: a model of the catalog, and how many of its layers
 SIZES = {"1b": ("llama-3.2-1b", 16), "8b": ("llama-3.1-8b", 32), "70b-slice": ("llama-3.1-70b", 8)}
 

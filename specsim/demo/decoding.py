@@ -294,6 +294,7 @@ def dialled_pair(dtype: Any, device: Any, effort: Effort) -> Pair:
 
     shape = effort.target
     target, draft, alpha = dialled.dialled_pair(shape, 1, DIALLED_ALPHA, dtype=dtype, device=device)
+    target.stop_ids = dialled.UNHEARD  # as a checkpoint has some: looking for them takes time
     millions = shape.parameters / 1e6
     tell("pair", f"{shape.name} ({millions:.0f}M parameters), alpha dialled to {alpha:.2f}")
     ids = np.random.default_rng(0).integers(0, shape.vocab_size, (28, PROMPT)).tolist()

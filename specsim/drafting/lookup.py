@@ -38,7 +38,8 @@ class Lookup(Drafter):
         return Ledger()  # no pass of a model
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
-        return Ledger.of(Wait(self.host_s)).times(np.asarray(gamma) > 0)
+        begin_s = system.engine.begin_overhead_s
+        return Ledger.of(Wait(self.host_s + begin_s)).times(np.asarray(gamma) > 0)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return Mixed(chain, IID(0.0), self.hit)

@@ -55,9 +55,10 @@ def test_everything_in_the_grid_is_timed(probes):
     widths = len(SMALL.widths) + len(SMALL.small_heads)
     assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * widths
     assert {probe.head_size for probe in probes.caches} == {HEAD_SIZE, HEAD_SIZE // 2}
-    runs = sum(2 + (gamma > 0) for cycles in SMALL.cycles for gamma in cycles.gammas)
-    assert len(probes.stages["eager"]) == len(SMALL.pairs) * runs
-    assert sum(probe.greedy for probe in probes.stages["eager"]) == 5
+    runs = sum(len(cycles.gammas) for cycles in SMALL.cycles)
+    assert len(probes.stages["eager"]) == 3 * len(SMALL.pairs) * runs
+    assert sum(probe.greedy for probe in probes.stages["eager"]) == 6
+    assert sum(probe.stage == "begin" for probe in probes.stages["eager"]) == 3
     assert all(probe.architecture.qk_norm for probe in probes.stages["eager"])
     seconds = [p.seconds for p in (*probes.products, *probes.caches, *probes.stages["eager"])]
     assert min(seconds) > 0

@@ -18,7 +18,7 @@ from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
 from reference.fused import look_up, may_fuse, queries_fit, reads_to_the_end
 from reference.graphs import window_of
-from reference.lab.dialled import random_model
+from reference.lab.dialled import UNHEARD, random_model
 from reference.lab.kernels.chunks import chunk_limit, chunk_probes
 from reference.lab.kernels.grid import GPU, GROUPS, HEAD_SIZE, KV_HEADS, Cycles, Grid, RandomPair
 from reference.lab.kernels.timer import Timer
@@ -259,6 +259,7 @@ def stage_probes(
             for seed, size in enumerate((pair.target, pair.draft))
         )
         target.reads_prompts = draft.reads_prompts = False
+        target.stop_ids = UNHEARD
         for cycles in grid.cycles:
             if mode == "eager" and not cycles.eagerly:
                 continue
@@ -303,4 +304,7 @@ def stages_of(timed: Statistics, target, drafter, cycles: Cycles, mode: str) -> 
         assert timed.draft_s is not None
         draft = drafter.model.architecture
         found.append(StageProbe("draft", draft, *where, timed.draft_s, **about))
+    else:
+        assert timed.draft_s is not None
+        found.append(StageProbe("begin", model, *where, timed.draft_s, **about))
     return found

@@ -7,7 +7,7 @@ import torch
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
-from reference.lab.dialled import random_model
+from reference.lab.dialled import UNHEARD, random_model
 from reference.lab.probes.attention import FORMAT
 from reference.packing import pack
 from reference.quantization import has_kernel, quantized
@@ -99,6 +99,11 @@ class Case:
         return [
             StageProbe("verify", model, *where, timed.verify_s, self.batch),
             StageProbe("host", model, *where, timed.host_s, self.batch, filtered),
+            *(
+                []
+                if self.gamma
+                else [StageProbe("begin", model, *where, timed.draft_s, self.batch)]
+            ),
             *found,
         ]
 
@@ -119,6 +124,7 @@ def cases(device: torch.device, dtype: torch.dtype, widest: float) -> list[Case]
                 random_model(probe_architecture(*size, pair.vocab_size), dtype, device, seed=seed)
                 for seed, size in enumerate(sizes)
             )
+            target.stop_ids = UNHEARD
             made[kind] = pack(target), quantized(draft, FORMAT) if pair.quantised else pack(draft)
         found += [
             Case(pair, made[kind], batch, gamma) for batch, gammas in pair.runs for gamma in gammas

@@ -14,7 +14,7 @@ import torch
 
 from reference.checkpoints import PAIR, load_pair, prompt_texts
 from reference.drafters.early_exit import first_layers
-from reference.lab.dialled import dialled_pair, random_model
+from reference.lab.dialled import UNHEARD, dialled_pair, random_model
 from reference.lab.suites.points import PlannedPoint, Suite
 from reference.machine import PRECISION_OF
 from reference.packing import pack
@@ -110,6 +110,7 @@ class ModelCache:
                 target_model, point.draft_layers, point.alpha, dtype=dtype, device=self.device,
                 packed=packed,
             )  # fmt: skip
+            target.stop_ids = UNHEARD
             note = f"random weights, scaled to alpha {reached:.3f} at temperature 1"
             return Models(target, draft, None, note)
         target = self._unread(target_model, dtype, 0, point.precision)
@@ -134,7 +135,7 @@ class ModelCache:
             made = quantized(made, precision)
         elif packed:
             made = pack(made)
-        made.reads_prompts = False
+        made.reads_prompts, made.stop_ids = False, UNHEARD
         return made
 
     def _trained(self, dtype: torch.dtype) -> Models:

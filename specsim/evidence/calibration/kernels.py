@@ -167,7 +167,7 @@ def errors_on_others(
         others = [stage for stage in stages if stage.architecture.name != name]
         system = with_overheads(products_only, others, None, ahead).system
         for stage in stages:
-            if stage.architecture.name == name and stage.stage != "host":
+            if stage.architecture.name == name and stage.passes:
                 errors.append(stage_s(stage, system) / stage.seconds - 1)
                 shares.append(1 - explained(stage, products_only)[0] / stage.seconds)
     return two_errors(np.abs(errors), np.clip(shares, 0.01, 1.0))

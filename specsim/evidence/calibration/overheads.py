@@ -36,6 +36,7 @@ COUNTS = (
     "activation_s",  # bytes of elementwise operators; becomes `activation_efficiency`
     "drafting_overhead_s",  # cycles that draft
     "sampling_overhead_s",  # drafted tokens
+    "begin_overhead_s",  # cycles without drafts; of others it is in `drafting_overhead_s`
     "cycle_overhead_s",  # cycles
     "cycle_refill_s",  # cycles x the same share of a pass, twice with drafts
     "sequence_overhead_s",  # cycles x sequences
@@ -120,8 +121,10 @@ def with_overheads(
     counts[:, OF_ROWS if shares_caches else REFILLS] = 0.0
     if not any(probe.greedy for probe in stages):
         counts[:, OF_CHANCE] = 0.0
+    if not any(probe.stage == "begin" for probe in stages):
+        counts[:, COUNTS.index("begin_overhead_s")] = 0.0
     measured = np.array([probe.seconds for probe in stages])
-    of_passes = np.array([probe.stage != "host" for probe in stages])
+    of_passes = np.array([bool(probe.passes) for probe in stages])
     waiting = host_ahead & of_passes & (measured > WAITS * known)
     for _ in range(ROUNDS if host_ahead else 1):
         visible = counts.copy()
@@ -190,7 +193,10 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
         counts["vocabulary_overhead_s"] = chance * gamma * tokens
         counts["block_draw_overhead_s"] = gamma * in_blocks
         counts["likeliest_overhead_s"] = (1 - chance) * gamma * tokens
+    elif probe.stage == "begin":
+        counts["begin_overhead_s"] = 1
     elif probe.stage == "host":
+        counts["begin_overhead_s"] = float(gamma == 0)
         counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch
         counts["speculation_overhead_s"] = float(gamma > 0)
         one = forward_work(probe.architecture, Workload(context=probe.context), system.precision)
