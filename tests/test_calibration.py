@@ -51,6 +51,7 @@ def true_system() -> System:
         cycle_refill_s=150e-6,
         drafting_overhead_s=50e-6,
         sampling_overhead_s=60e-6,
+        begin_overhead_s=30e-6,
         cycle_overhead_s=120e-6,
         speculation_overhead_s=80e-6,
         logit_overhead_s=3e-9,
@@ -74,6 +75,8 @@ INT8_S = 40e-6  # of a layer with int8 weights, beside its products
 
 def stage_seconds(probe: StageProbe, system: System) -> float:
     """What `predict` says of the stage, from its own sums."""
+    if probe.stage == "begin":
+        return system.engine.begin_overhead_s
     model, gamma, batch = probe.architecture, probe.gamma, probe.batch
     drafter = DraftModel(model)
     if probe.stage == "draft":
@@ -131,7 +134,7 @@ def true_probes(slower: float = 1.0) -> Probes:
     stages = [
         StageProbe(stage, model, gamma, 120, 1.0, batch, filtered and stage != "verify")
         for model, gamma, batch, filtered in asked
-        for stage in (("verify", "host", "draft") if gamma else ("verify", "host"))
+        for stage in ("verify", "host", "draft" if gamma else "begin")
     ]
     timed = [replace(each, seconds=stage_seconds(each, true_system())) for each in stages]
     drafts = [
@@ -141,8 +144,7 @@ def true_probes(slower: float = 1.0) -> Probes:
     ]
     timed += [replace(each, seconds=stage_seconds(each, int8_system())) for each in drafts]
     passes = tuple(
-        replace(each, seconds=each.seconds * (slower if each.stage != "host" else 1.0))
-        for each in timed
+        replace(each, seconds=each.seconds * (slower if each.passes else 1.0)) for each in timed
     )
     return Probes(
         "a machine", "bf16", BANDWIDTH, RATE, tuple(linear), tuple(attention), passes,
@@ -157,6 +159,7 @@ CONSTANTS = (
     "cycle_refill_s",
     "drafting_overhead_s",
     "sampling_overhead_s",
+    "begin_overhead_s",
     "cycle_overhead_s",
     "speculation_overhead_s",
     "logit_overhead_s",

@@ -208,7 +208,7 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
         counts["checking_overhead_s"] = tokens
         counts["block_draw_overhead_s"] = in_blocks
         counts["likeliest_overhead_s"] = (1 - chance) * tokens
-    if probe.filtered:
+    if probe.filtered and probe.stage in ("draft", "host"):
         each = probe.batch if probe.stage == "draft" else probe.batch * (gamma + 1)
         turns = -(-each // system.engine.sorted_at_once) * (gamma if probe.stage == "draft" else 1)
         counts["sorting_overhead_s"] = turns * probe.architecture.vocab_size

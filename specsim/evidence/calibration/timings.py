@@ -59,7 +59,7 @@ def fit(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibra
 def _stretch(halves: Sequence[Probes]) -> list[float]:
     """Measured seconds of the second half over the first's, for every stage with passes."""
     pairs = zip(*(half.of_format("").stages for half in halves), strict=True)
-    return [second.seconds / first.seconds for first, second in pairs if first.stage != "host"]
+    return [second.seconds / first.seconds for first, second in pairs if first.passes]
 
 
 def fit_once(probes: Probes, environment: Mapping[str, Any] | None = None) -> Calibration:
