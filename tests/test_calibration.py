@@ -178,6 +178,7 @@ def test_a_known_machine_is_recovered():
         assert fitted == pytest.approx(true, rel=0.1), name
     engine = calibration.system.engine
     assert engine.layer_element_s == engine.vocabulary_overhead_s == 0.0, "these are of a GPU"
+    assert engine.block_draw_overhead_s == engine.checking_overhead_s == 0.0
 
 
 def test_a_model_that_no_probe_has_the_shape_of_is_predicted():

@@ -179,7 +179,7 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
     tokens, chance = probe.architecture.vocab_size, float(not probe.greedy)
     vocab = chance * probe.batch * tokens
     counts = dict.fromkeys(COUNTS, 0.0)
-    in_blocks = probe.batch > 1 and vocab >= system.engine.block_draw_from
+    in_blocks = probe.batch > 1 and 0 < system.engine.block_draw_from <= vocab
     counts["head_norm_overhead_s"] = passes * head_norms(probe.architecture)
     counts["layer_overhead_s"], counts["layer_refill_s"] = passes * layers, refilled
     wide = sum(probe.batch * rows > system.engine.wide_rows for rows in probe.passes)
