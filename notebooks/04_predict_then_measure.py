@@ -97,7 +97,7 @@ course.show(figure)
 # %%
 # %%measured
 course.say("```\n" + "\n".join(tables.calibration_table(fitted)) + "\n```")
-stages = [probe for probe in timed.of_format("").stages if probe.stage != "host"]
+stages = [probe for probe in timed.of_format("").stages if probe.passes]
 pairs = list(zip(stages, fitted.residuals, strict=True))
 lines = []
 for stage, label in (("verify", "a pass of the target"), ("draft", "drafting")):
