@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reference.activations import swiglu
+from reference.activations import rms_norm, swiglu
 from reference.attention import attend
 from reference.cache import KVCache
 from specsim.architecture import Architecture
@@ -166,8 +166,8 @@ def is_plain(linear: nn.Module) -> bool:
 
 
 def run_between(layers: Sequence[Layer], x: Tensor, view: Pass, last_norm: Tensor) -> Tensor:
-    """The layers and the norm after them, applied to `x` (B, T, C), with the kernels between the
-    products: a residual sum belongs to the norm that follows it."""
+    """The same with the kernels between the products: a residual sum belongs to the norm that
+    follows it."""
     eps, after = layers[0].shape.norm_eps, [layer.attention_norm for layer in layers[1:]]
     _, h = normalised(x, None, layers[0].attention_norm, eps)
     for index, (layer, norm) in enumerate(zip(layers, (*after, last_norm), strict=True)):
@@ -206,6 +206,15 @@ def activated(gate_up: Tensor) -> Tensor:
     grid = gate_up.numel() // size, -(-size // 2 // ACTIVATED)
     kernels().swiglu[grid](gate_up, out, size // 2, BLOCK=ACTIVATED, **launch(gate_up, 4))
     return out
+
+
+def run(layers: Sequence[Layer], x: Tensor, view: Pass, last_norm: Tensor) -> Tensor:
+    """The layers and the norm after them, applied to `x` (B, T, C), with the kernels of `view`."""
+    if view.fused == BETWEEN:
+        return run_between(layers, x, view, last_norm)
+    for index, layer in enumerate(layers):
+        x = run_layer(layer, x, index, view)
+    return rms_norm(x, last_norm, layers[0].shape.norm_eps)
 
 
 def run_layer(layer: Layer, x: Tensor, index: int, view: Pass) -> Tensor:

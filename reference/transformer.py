@@ -63,8 +63,6 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, index: int, view: Pass) -> Tensor:
         """The hidden states (B, T, C) after this block, layer `index` of the cache."""
-        if view.fused == fused.LAYERS:
-            return fused.run_layer(self, x, index, view)
         x = x + self.mix(rms_norm(x, self.attention_norm, self.shape.norm_eps), index, view)
         return x + self.feed(rms_norm(x, self.mlp_norm, self.shape.norm_eps))
 
@@ -181,8 +179,8 @@ class Transformer(nn.Module):
         window = cache.capacity if cache is not None and window is None else window
         slots = positions if branches is None else branches.slots
         views = self.views(Pass(cache, positions, slots, window, bias), branches)
-        if views[0].fused == fused.BETWEEN:
-            return fused.run_between(self.layers, x, views[0], self.norm)
+        if views[0].fused:
+            return fused.run(self.layers, x, views[0], self.norm)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, views[layer.kind])
         return rms_norm(x, self.norm, self.architecture.norm_eps)

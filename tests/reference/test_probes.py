@@ -47,10 +47,10 @@ def test_everything_is_timed_and_a_system_comes_out(small):
     assert len(probes.attention) == 2 * len(told)
     told = [(p.stage, p.gamma, p.batch, p.filtered, p.format) for p in probes.stages]
     assert told == [
-        ("verify", 0, 1, False, ""), ("host", 0, 1, False, ""),
+        ("verify", 0, 1, False, ""), ("host", 0, 1, False, ""), ("begin", 0, 1, False, ""),
         ("verify", 2, 1, False, ""), ("host", 2, 1, False, ""), ("draft", 2, 1, False, ""),
         ("verify", 1, 3, False, ""), ("host", 1, 3, False, ""), ("draft", 1, 3, False, ""),
-        ("verify", 0, 1, False, ""), ("host", 0, 1, True, ""),
+        ("verify", 0, 1, False, ""), ("host", 0, 1, True, ""), ("begin", 0, 1, False, ""),
         ("verify", 2, 1, False, ""), ("host", 2, 1, True, ""), ("draft", 2, 1, True, ""),
         ("draft", 1, 1, False, "int8"), ("draft", 2, 1, False, "int8"),
     ]  # fmt: skip
