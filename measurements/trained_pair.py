@@ -51,12 +51,13 @@ def drafters(target, draft) -> dict[str, reference.Drafter]:
     return made
 
 
-def costs(target, draft) -> dict[str, tuple[drafting.Drafter | None, int]]:
-    """Their cost models and how many tokens they draft, by the same names."""
+def costs(target, draft, search_s: float) -> dict[str, tuple[drafting.Drafter | None, int]]:
+    """Their cost models and how many tokens they draft, by the same names; `search_s` is what
+    finding n-grams takes."""
     small = drafting.DraftModel(draft, catch_up="row")
     found: dict[str, tuple[drafting.Drafter | None, int]] = {"plain": (None, 0)}
     found |= {f"draft model, gamma {k}": (small, k) for k in (1, 2, 3, 4)}
-    found["n-gram, gamma 3"] = drafting.Lookup(1.0, pad=True), 3
+    found["n-gram, gamma 3"] = drafting.Lookup(1.0, search_s, pad=True), 3
     found["early exit, gamma 2"] = (
         drafting.EarlyExit(target, EXIT_LAYERS / target.num_layers), 2,
     )  # fmt: skip
@@ -157,10 +158,12 @@ def measured(device: torch.device, temperature: float, with_peers: bool) -> list
 def table(document: dict, calibration: Path | None) -> str:
     """Measured beside predicted, as text."""
     target, draft = (from_config(read_config(checkpoints.PAIR / r), r) for r in ("target", "draft"))
-    priced = costs(target, draft) if calibration else {}
+    priced = {}
     if calibration:
         fitted = from_json(read_json(calibration)).system
         fitted = fitted.with_precision(document["precision"])
+        search_s = fitted.engine.lookup_overhead_s or drafting.Lookup().host_s
+        priced = costs(target, draft, search_s)
     lines = []
     for run in document["runs"]:
         greedy = run["temperature"] == 0

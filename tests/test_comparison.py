@@ -12,6 +12,7 @@ from specsim import DraftModel, predict
 from specsim.checks import SpecsimError
 from specsim.checks.files import write_json
 from specsim.cli import main
+from specsim.drafting import Lookup
 from specsim.evidence import tables
 from specsim.evidence.calibration import Calibration, to_json
 from specsim.evidence.comparison import (
@@ -200,6 +201,13 @@ def test_an_n_gram_is_predicted_from_the_survival_of_its_cycles(point):
     assert float(found.tokens_per_cycle) == pytest.approx(1 + 0.72 + 0.5)
     verify = predict_point(point(2), SYSTEM).verify_step_s
     assert float(found.verify_step_s) == pytest.approx(float(verify))
+    # finding it takes what was timed, or else what is assumed of servers
+    assert float(found.draft_s) == pytest.approx(Lookup().host_s)
+    engine = replace(SYSTEM.engine, lookup_overhead_s=70e-6, begin_overhead_s=15e-6)
+    timed = predict_point(
+        replace(point(2), scenario=scenario, draft_step_s=None), replace(SYSTEM, engine=engine)
+    )
+    assert float(timed.draft_s) == pytest.approx(85e-6)
 
 
 def test_an_early_exit_has_nothing_to_catch_up_with(point):

@@ -252,9 +252,11 @@ def test_what_a_cycle_without_drafts_begins_with_is_told_from_the_rest(probes) -
         for each in stages
     ]
     stages += [StageProbe("begin", model, 0, 1024, 15e-6) for model in models]
+    stages += [StageProbe("lookup", model, 3, 1024, 85e-6) for model in models]
     fitted = fit_kernels(replace(probes, stages={"cuda-graphs": tuple(stages)}), "cuda-graphs")
     system = fitted.system
     assert system.engine.begin_overhead_s == pytest.approx(15e-6, rel=0.05)
+    assert system.engine.lookup_overhead_s == pytest.approx(70e-6, rel=0.02)
     assert system.engine.cycle_overhead_s == pytest.approx(CYCLE_S, rel=0.02)
     assert system.engine.drafting_overhead_s == pytest.approx(15e-6, rel=0.2)
     plain = predict(models[0], None, system=system, gamma=0)

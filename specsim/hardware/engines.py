@@ -70,6 +70,7 @@ class Engine(Shown):
     | `layer_launch_s`, `pass_launch_s` | the host's, which runs ahead: a pass takes the longer |
     | `head_norm_launch_s` | the host's too, as `head_norm_overhead_s` |
     | `begin_overhead_s` | beginning a cycle that drafts nothing, or copies drafts: random numbers |
+    | `lookup_overhead_s` | finding drafts in the text on the device, where that was timed |
     | `cycle_overhead_s` | the host's part of a plain step: sampling and reading the token |
     | `sequence_overhead_s` | the same for every sequence of the batch: scheduling, bookkeeping |
     | `speculation_overhead_s` | what the accept rule and roll-back add where there are drafts |
@@ -116,6 +117,7 @@ class Engine(Shown):
     head_norm_launch_s: float = 0.0
     pass_launch_s: float = 0.0
     begin_overhead_s: float = 0.0
+    lookup_overhead_s: float = 0.0
     cycle_overhead_s: float = 0.0
     cycle_refill_s: float = 0.0
     sequence_overhead_s: float = 0.0

@@ -36,7 +36,12 @@ SMALL = Grid(
     packed_rows=(1, 8),
     read_bytes=(2**16, 2**20),
     pairs=(RandomPair((96, 2), (48, 1), 500, head_norms=True),),
-    cycles=(Cycles(1, 20, (0, 2)), Cycles(2, 20, (0, 2)), Cycles(1, 20, (0, 2), greedy=True)),
+    cycles=(
+        Cycles(1, 20, (0, 2)),
+        Cycles(2, 20, (0, 2)),
+        Cycles(1, 20, (0, 2), greedy=True),
+        Cycles(1, 20, (2,), lookup=True),
+    ),
     rounds=1,
     rotated_bytes=1e5,
     most_cache_bytes=1e7,
@@ -55,8 +60,9 @@ def test_everything_in_the_grid_is_timed(probes):
     widths = len(SMALL.widths) + len(SMALL.small_heads)
     assert len(probes.caches) == len(SMALL.streams) * len(SMALL.contexts) * widths
     assert {probe.head_size for probe in probes.caches} == {HEAD_SIZE, HEAD_SIZE // 2}
-    runs = sum(len(cycles.gammas) for cycles in SMALL.cycles)
-    assert len(probes.stages["eager"]) == 3 * len(SMALL.pairs) * runs
+    runs = sum(len(cycles.gammas) for cycles in SMALL.cycles if not cycles.lookup)
+    assert len(probes.stages["eager"]) == len(SMALL.pairs) * (3 * runs + 1)
+    assert sum(probe.stage == "lookup" for probe in probes.stages["eager"]) == 1
     assert sum(probe.greedy for probe in probes.stages["eager"]) == 6
     assert sum(probe.stage == "begin" for probe in probes.stages["eager"]) == 3
     assert all(probe.architecture.qk_norm for probe in probes.stages["eager"])
@@ -127,7 +133,7 @@ def test_caches_and_stages_are_probed_with_the_limit_that_was_found(monkeypatch)
 
 def test_eager_cycles_are_timed_at_the_hosts_usual_pace(monkeypatch) -> None:
     """A burst of other work slows a probe and the pace next to it alike."""
-    slow = iter([1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1])  # before and after each of six runs
+    slow = iter([1] * 4 + [2, 2] + [1] * 8)  # before and after each of seven runs
     last = [1]
 
     def pace() -> float:
@@ -141,7 +147,7 @@ def test_eager_cycles_are_timed_at_the_hosts_usual_pace(monkeypatch) -> None:
     monkeypatch.setattr(kernel_probes, "stages_of", taken)
     found, usual = kernel_probes.stage_probes(CPU, SMALL, torch.float32, "eager", pace)
     assert usual == 0.002
-    assert [probe.seconds for probe in found] == pytest.approx([0.01] * 6)
+    assert [probe.seconds for probe in found] == pytest.approx([0.01] * 7)
     again, none = kernel_probes.stage_probes(CPU, SMALL, torch.float32, "eager")
     assert none is None
     assert {probe.seconds for probe in again} == {0.01}

@@ -25,6 +25,9 @@ class Cycles(NamedTuple):
     prompt: int
     gammas: tuple[int, ...]
     greedy: bool = False
+    lookup: bool = (
+        False  # drafts are copied from the text (n-grams), and only finding them is timed
+    )
     eagerly: bool = True  # whether in the mode "eager" too, where a cycle takes ten times as long
 
 
@@ -83,6 +86,7 @@ GPU = Grid(
         Cycles(1, 200, (0, 1, 3, 7)), Cycles(16, 200, (0, 3)),
         Cycles(16, 200, (1, 7), eagerly=False), Cycles(64, 200, (0, 3), eagerly=False),
         Cycles(1, 1900, (0, 3), eagerly=False), Cycles(1, 200, (0, 3), greedy=True),
+        Cycles(1, 200, (3,), lookup=True, eagerly=False),
     ),
     rounds=2,
     rotated_bytes=240e6,

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from reference.attention import attend, attention_bias, read_in_chunks_from
 from reference.decoding import speculate
-from reference.drafters import NoDrafter
+from reference.drafters import Drafter, NoDrafter
 from reference.drafters.draft_model import DraftModel
+from reference.drafters.n_gram import NGram
 from reference.fused import look_up, may_fuse, queries_fit, reads_to_the_end
 from reference.graphs import window_of
 from reference.lab.dialled import UNHEARD, random_model
@@ -264,7 +265,8 @@ def stage_probes(
             if mode == "eager" and not cycles.eagerly:
                 continue
             for gamma in cycles.gammas:
-                drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+                drafter: Drafter = DraftModel(draft, gamma) if gamma else NoDrafter()
+                drafter = NGram(gamma) if cycles.lookup else drafter
                 timed, prompts = Statistics(gamma), [[1] * cycles.prompt] * cycles.batch
                 heat = 0.0 if cycles.greedy else 1.0
                 tokens = 12 if mode == "eager" else 24
@@ -296,15 +298,16 @@ def stages_of(timed: Statistics, target, drafter, cycles: Cycles, mode: str) -> 
     assert timed.verify_s is not None
     assert timed.host_s is not None
     where, about = (gamma, context), {"batch": cycles.batch, "greedy": cycles.greedy}
+    assert timed.draft_s is not None
+    if cycles.lookup:
+        return [StageProbe("lookup", model, *where, timed.draft_s, **about)]
     found = [
         StageProbe("verify", model, *where, timed.verify_s, **about),
         StageProbe("host", model, *where, timed.host_s, **about),
     ]
     if gamma:
-        assert timed.draft_s is not None
         draft = drafter.model.architecture
         found.append(StageProbe("draft", draft, *where, timed.draft_s, **about))
     else:
-        assert timed.draft_s is not None
         found.append(StageProbe("begin", model, *where, timed.draft_s, **about))
     return found

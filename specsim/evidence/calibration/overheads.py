@@ -37,6 +37,7 @@ COUNTS = (
     "drafting_overhead_s",  # cycles that draft
     "sampling_overhead_s",  # drafted tokens
     "begin_overhead_s",  # cycles without drafts; of others it is in `drafting_overhead_s`
+    "lookup_overhead_s",  # cycles whose drafts are copied from the text
     "cycle_overhead_s",  # cycles
     "cycle_refill_s",  # cycles x the same share of a pass, twice with drafts
     "sequence_overhead_s",  # cycles x sequences
@@ -193,8 +194,9 @@ def explained(probe: StageProbe, system: System) -> tuple[float, list[float]]:
         counts["vocabulary_overhead_s"] = chance * gamma * tokens
         counts["block_draw_overhead_s"] = gamma * in_blocks
         counts["likeliest_overhead_s"] = (1 - chance) * gamma * tokens
-    elif probe.stage == "begin":
+    elif probe.stage in ("begin", "lookup"):
         counts["begin_overhead_s"] = 1
+        counts["lookup_overhead_s"] = float(probe.stage == "lookup")
     elif probe.stage == "host":
         counts["begin_overhead_s"] = float(gamma == 0)
         counts["cycle_overhead_s"], counts["sequence_overhead_s"] = 1, probe.batch

@@ -41,8 +41,9 @@ class StageProbe:
 
     `stage` is "draft" (gamma passes of the draft, the first of two rows, and gamma draws), "verify"
     (one pass of the target, gamma + 1 rows) or "host" (the rest of the cycle); or "begin", the part
-    of the host's in which a cycle without drafts begins. `architecture` is the model that runs in
-    this stage, its weights stored in `format` (empty: the probes' own).
+    of the host's in which a cycle without drafts begins; or "lookup", beginning and finding drafts
+    in the text. `architecture` is the model that runs in this stage, its weights stored in `format`
+    (empty: the probes' own).
     `filtered`: tokens are drawn from a nucleus, for which the likeliest tokens are sorted;
     `greedy`: the likeliest is taken.
     """

@@ -83,11 +83,12 @@ def is_predicted(point: Point) -> bool:
     return not point.scenario.method.startswith("transformers-")
 
 
-def drafter(point: Point) -> Drafter | None:
+def drafter(point: Point, system: System) -> Drafter | None:
     """The drafting method of a point, as `reference` runs it."""
     scenario = point.scenario
-    if scenario.method == "n-gram":
-        return Lookup(hit=1.0, pad=True)  # searched on the device; without a match it pads
+    if scenario.method == "n-gram":  # searched on the device; without a match it pads
+        timed_s = system.engine.lookup_overhead_s
+        return Lookup(hit=1.0, pad=True, **({"host_s": timed_s} if timed_s else {}))
     if scenario.method == "given":
         return Lookup(hit=1.0, host_s=0.0, pad=True)
     if scenario.draft is None:
@@ -127,7 +128,7 @@ def predict_point(point: Point, system: System) -> Prediction:
         acceptance = PerPosition(point.calibration_survival)
     return predict(
         scenario.target,
-        drafter(point),
+        drafter(point, system),
         system_of(point, system),
         gamma=scenario.gamma,
         acceptance=acceptance,
