@@ -204,7 +204,7 @@ def add_weights_and_stages(sub: argparse.ArgumentParser, compiles: str) -> None:
     )  # fmt: skip
     how.add_argument("--compile", action="store_true", help=compiles)
     how.add_argument(
-        "--fused", action="store_true", help="on CUDA: layers as Triton kernels, in CUDA graphs"
+        "--fused", action="store_true", help="on CUDA: matrix products as Triton kernels too"
     )
 
 

@@ -66,7 +66,7 @@ class Decoder:
         on_cuda = target.device.type == "cuda"
         self.lag = int(on_cuda)  # cycles in flight while the host reads a result
         records = settings.mode != "eager"
-        # an eager run on a GPU reads the windows, and so runs the kernels, that graphs would have
+        # by torch's kernels an eager run on a GPU reads the windows that graphs would read
         self.rounds_windows = on_cuda or records
         capacity = window_of(capacity) if self.rounds_windows else capacity
         cycle = Cycle if drafter.nodes is None else TreeCycle
@@ -184,12 +184,13 @@ def stream(
     the target's own end-of-text ids (included in the tokens), after `max_new_tokens`, or where the
     target's context is full. `temperature` 0 is greedy; for it and the filters see
     `SamplingParameters`. `rule` is token, block, match or typical; typical is lossy (see
-    `verification`). `mode` is eager, cuda-graphs (the default on a CUDA device), fused (graphs of
-    Triton kernels, see `fused`) or compiled (see `graphs`). On a CPU the default is eager, but
-    stages that were compiled and kept are loaded (see `artefacts`). `choose_gamma` returns, from
-    the statistics so far, how many tokens the next cycle drafts, at most the drafter's gamma (see
-    `adaptive`). With `survival`, (s_1, …, s_gamma), the number of accepted drafts is drawn from it,
-    which is LOSSY; the work is the same. `statistics` are filled if they are given.
+    `verification`). `mode` is eager, cuda-graphs (the default on a CUDA device), fused (the
+    products as Triton kernels too, see `fused`) or compiled (see `graphs`). On a CPU the default is
+    eager, but stages that were compiled and kept are loaded (see `artefacts`). `choose_gamma`
+    returns, from the statistics so far, how many tokens the next cycle drafts, at most the
+    drafter's gamma (see `adaptive`). With `survival`, (s_1, …, s_gamma), the number of accepted
+    drafts is drawn from it, which is LOSSY; the work is the same. `statistics` are filled if they
+    are given.
 
     Raises SpecsimError for an empty prompt, ids outside the vocabulary, a prompt that fills the
     context, a draft with another vocabulary, an unknown rule or mode, or an invalid survival

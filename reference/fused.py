@@ -17,10 +17,10 @@ In the mode "fused" (`run_layer`) a layer is seven kernels: the three of attenti
 products, two of which begin with RMSNorm, one ends with SwiGLU, and two with the residual sum.
 
 The kernels are in `fused_kernels`, which is imported at first use: without Triton all else works.
-The first are for chains in 16 bits, products for few rows and plain layers in bf16 (`fitting`);
-other passes go the ordinary way. The text is the same up to rounding. What is launched depends on
-shapes only, so a pass can be recorded as a CUDA graph, and a recording keeps its kernels. Launched
-one by one they would gain little: the mode "eager" has none of them.
+The first are for chains in 16 bits, the products for few rows and plain layers in bf16
+(`fitting`); other passes go the ordinary way. The text is the same up to rounding. What is launched
+depends on shapes only, so a pass can be recorded as a CUDA graph, and a recording keeps its
+kernels. Launched one by one they would gain little: the mode "eager" has none of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,6 +71,8 @@ TILES = {
     ("down", False): Tiles(32, 512, 4, 3),
 }
 DEVICE = "cuda"  # on which passes fit
+OLDEST = (8, 0)  # compute capability with matrix units for bf16
+LARGEST_HEAD = 128
 OVERLAP = True  # programmatic dependent launch, where the device has it
 
 in_use = ""  # what the kernels may compute at present: nothing, `BETWEEN` or `LAYERS`
@@ -99,6 +101,23 @@ def missing(device: torch.device) -> str | None:
         return f"a CUDA device, not {device}"
     if find_spec("triton") is None:
         return "the package triton"
+    return refusal(device.index or 0)
+
+
+@cache
+def refusal(index: int) -> str | None:
+    """What keeps the kernels from running on the CUDA device `index`, in words: it is too old, or
+    compiling the largest kind of attention fails (a machine may lack a C compiler)."""
+    if torch.cuda.get_device_capability(index) < OLDEST:
+        return f"compute capability {OLDEST[0]}.{OLDEST[1]} or higher"
+    like = {"device": f"cuda:{index}", "dtype": torch.bfloat16}
+    try:
+        cache = torch.zeros(1, 1024, 1, LARGEST_HEAD, **like)
+        positions = torch.zeros(1, 1, dtype=torch.long, device=like["device"])
+        look_up(torch.zeros(1, 3 * LARGEST_HEAD, **like), positions, cache, cache, 1024)
+        torch.cuda.synchronize(index)
+    except Exception as error:  # whatever it is, decoding goes on without
+        return f"kernels that compile here ({type(error).__name__})"
     return None
 
 
@@ -110,6 +129,7 @@ def fitting(layers: Sequence[Layer], view: Pass) -> str:
     fits = (
         view.positions.device.type == DEVICE
         and type(view.cache) is KVCache
+        and len(view.positions) == len(view.cache.keys[0])
         and all(map(is_readable, view.cache.tensors()))
         and all(attention_fits(layer, view) for layer in layers)
     )
@@ -134,12 +154,13 @@ def attention_fits(layer: Layer, view: Pass) -> bool:
 
 def queries_fit(queries: int, head_size: int) -> bool:
     """Whether so many rows of a sequence that share a key-value head are computed at once."""
-    return queries <= MOST_QUERIES and head_size >= 16 and head_size & (head_size - 1) == 0
+    is_power = head_size & (head_size - 1) == 0
+    return queries <= MOST_QUERIES and 16 <= head_size <= LARGEST_HEAD and is_power
 
 
 def reads_to_the_end(shape: Architecture, tokens: int, mode: str, device: torch.device) -> bool:
     """Whether a pass of so many tokens of a sequence, a chain, reads the cache up to the last of
-    them in this mode, and not the whole window."""
+    them in this mode, and not the whole window: of a model of the Llama shape in 16 bits."""
     groups = shape.num_heads // shape.num_kv_heads
     fuses = mode in ("cuda-graphs", "fused") and may_fuse(device)
     return bool(fuses) and queries_fit(groups * tokens, shape.head_dim)
@@ -166,8 +187,8 @@ def is_plain(linear: nn.Module) -> bool:
 
 
 def run_between(layers: Sequence[Layer], x: Tensor, view: Pass, last_norm: Tensor) -> Tensor:
-    """The same with the kernels between the products: a residual sum belongs to the norm that
-    follows it."""
+    """`run` with the kernels between the products: a residual sum belongs to the norm that follows
+    it."""
     eps, after = layers[0].shape.norm_eps, [layer.attention_norm for layer in layers[1:]]
     _, h = normalised(x, None, layers[0].attention_norm, eps)
     for index, (layer, norm) in enumerate(zip(layers, (*after, last_norm), strict=True)):
@@ -292,7 +313,8 @@ def look_up(
     heads = qkv.shape[1] // size - 2 * kv_heads
     queries = max(16, power_of_two(tokens * heads // kv_heads))
     parts = parts_of(batch * kv_heads, window)
-    stages = 3 if window > parts * SLOTS_OF_A_BLOCK else 2  # of loads: there is a block more to ask
+    several = window > parts * SLOTS_OF_A_BLOCK  # blocks: there is one more to ask for
+    stages = stages_within(qkv.device, size, queries) if several else 2
     mixed = qkv.new_empty((batch, kv_heads, parts, queries, size), dtype=torch.float32)
     sums = qkv.new_empty((batch, kv_heads, parts, queries, 2), dtype=torch.float32)
     out = qkv.new_empty(batch * tokens, heads * size)
@@ -306,6 +328,23 @@ def look_up(
         options = launch(qkv, 1 if parts <= 8 else 4, overlap)
         kernels().put_together[(batch * tokens, heads)](mixed, sums, out, **sizes, **options)
     return out
+
+
+def stages_within(device: torch.device, size: int, queries: int) -> int:
+    """How many blocks of keys and values, 3 at most, are loaded at once beside the queries: so many
+    that a processor's memory holds them."""
+    block = 2 * 2 * SLOTS_OF_A_BLOCK * size  # bytes of keys and values in 16 bits
+    left = shared_bytes(device) - 2 * queries * size
+    return max(1, min(3, left // block))
+
+
+@cache
+def shared_bytes(device: torch.device) -> int:
+    """Bytes of a processor's own memory that a block of threads may use."""
+    if device.type != "cuda":
+        return 1 << 17
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 96 << 10)
 
 
 def parts_of(blocks: int, window: int) -> int:

@@ -1,4 +1,5 @@
-"""The Triton kernels of a fused layer (see `fused`), for passes of few rows.
+"""The Triton kernels of `fused`: what lies between the products of a layer, and products of few
+rows.
 
 Letters: R rows, which are the tokens of all sequences; N outputs and K inputs of a matrix; H query
 heads, KV key-value heads, D head size, S slots of a cache.

@@ -168,7 +168,10 @@ class Prediction:
             "verify_step_s": checked / self.verify_step_s,
         }
         more = engine.overhead_error
-        return {name: np.hypot(errors[name], more * share) for name, share in shares.items()}
+        return {
+            name: np.hypot(errors[name], more * np.minimum(share, 1.0))
+            for name, share in shares.items()
+        }
 
     @property
     def band(self) -> dict[str, tuple[Floats, Floats]]:

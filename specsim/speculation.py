@@ -26,7 +26,7 @@ from specsim.checks import (
     within,
 )
 from specsim.checks.limits import require_limit
-from specsim.cost import Ledger, ModelPass
+from specsim.cost import Ledger, ModelPass, Wait
 from specsim.drafting import Drafter
 from specsim.hardware import System, emptied
 from specsim.operators import Workload
@@ -134,6 +134,8 @@ def predict(
     if drafter is not None:
         draft_step_s = drafter.step(drafting_system, workload).seconds
         drafting = drafter.cycle(drafting_system, workload, gamma)
+        if drafter.copies:
+            drafting = drafting + Ledger.of(Wait(engine.begin_overhead_s)).times(gamma > 0)
         overlapped_s = np.asarray(drafter.overlapped_s(drafting_system, workload, gamma, verify_s))
     draft_s = drafting.seconds - overlapped_s
     shape = np.broadcast_shapes(np.shape(tau), np.shape(verify_s), np.shape(draft_s))

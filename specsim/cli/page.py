@@ -49,7 +49,7 @@ def priced(
     pairs = [
         ("target", f"{found.target.name}, {size}; {precision_of(found)}"),
         ("accelerator", f"{each}{alias}, {memory}{' each' if devices > 1 else ''}"),
-        ("engine", f"{scenario.engine}: {trust}; a step within ±{engine.error:.0%} (80 % band)"),
+        ("engine", f"{scenario.engine}: {trust}; a step within {engine.band} (80 % band)"),
         ("drafting", drafting_of(found)),
     ]
     if scenario.offload_layers and system.host is not None:

@@ -430,7 +430,7 @@ def table(ranked: Sequence[Ranked], system: System) -> list[str]:
     if any(low != high for low, _, high in (each.candidate.alphas for each in ranked)):
         lines += wrap(
             "p10-p90: over the published acceptance alone. The range leaves out the engine's "
-            f"error, ±{100 * system.engine.error:.0f} % of a step."
+            f"error, {system.engine.band} of a step."
         )
     return [line for part in lines for line in fit([part])]
 
@@ -513,7 +513,7 @@ def sentences(
     engine = base.system.engine
     said.append(
         f"Speedups are for {options.batch} user{'s' * (options.batch > 1)}, on top of the "
-        f"engine's own error: a step is predicted to ±{engine.error:.0%} (80 % band)."
+        f"engine's own error: a step is predicted to {engine.band} (80 % band)."
     )
     said += weights_of(base)
     if options.slo:

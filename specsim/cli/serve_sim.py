@@ -116,7 +116,7 @@ def rests_on(found: Resolved) -> list[str]:
     if not found.scenario.calibrated:
         said.append(
             f"Constants of the engine {found.scenario.engine} come from the catalog "
-            f"({engine.confidence}); a step is predicted to {engine.error:.0%} (an 80 % band)."
+            f"({engine.confidence}); a step is predicted to {engine.band} (an 80 % band)."
         )
     return said
 

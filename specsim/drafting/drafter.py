@@ -48,6 +48,12 @@ class Drafter:
         return False
 
     @property
+    def copies(self) -> bool:
+        """Whether drafts are copied from the text. What a cycle begins with is then no part of what
+        beginning to draft takes."""
+        return False
+
+    @property
     def max_gamma(self) -> int | None:
         """The most tokens it can draft per cycle, where there is a limit."""
         return None

@@ -34,12 +34,15 @@ class Lookup(Drafter):
         if not 0.0 <= self.host_s < float("inf"):
             raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
 
+    @property
+    def copies(self) -> bool:
+        return True
+
     def step(self, system: System, workload: Workload) -> Ledger:
         return Ledger()  # no pass of a model
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
-        begin_s = system.engine.begin_overhead_s
-        return Ledger.of(Wait(self.host_s + begin_s)).times(np.asarray(gamma) > 0)
+        return Ledger.of(Wait(self.host_s)).times(np.asarray(gamma) > 0)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return Mixed(chain, IID(0.0), self.hit)

@@ -74,7 +74,7 @@ def calibration_table(calibration: Calibration) -> list[str]:
         **stability(calibration),
         "fit": f"median error {calibration.median_error:.1%}, worst "
         f"{calibration.worst_error:.1%} over {len(calibration.residuals)} timings; "
-        f"80 % band ±{engine.error:.0%}",
+        f"80 % band {engine.band}",
     }
     return [
         "calibration on probe models (no model that is predicted below is among them)",

@@ -212,11 +212,17 @@ class Engine(Shown):
             return np.asarray(table)
         return table.at(stream_bytes, streams)
 
+    @property
+    def band(self) -> str:
+        """How well a pass is predicted, in words: the half-width of its 80 % band."""
+        overheads = f" and ±{self.overhead_error:.0%} of its overheads"
+        return f"±{self.error:.0%}" + (overheads if self.overhead_error else "")
+
     def _facts(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "confidence": self.confidence,
-            "step band": f"±{self.error:.0%}",
+            "step band": self.band,
             "source": self.source,
         }
 

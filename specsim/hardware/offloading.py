@@ -99,5 +99,6 @@ def host_engine(name: str, precision: str, source: Engine) -> Engine:
         kv_efficiency=KV_EFFICIENCY,
         attention_compute_efficiency=ATTENTION_COMPUTE_EFFICIENCY,
         error=source.error,
+        overhead_error=source.overhead_error,
         source="ikawrakow/ik_llama.cpp discussion #164 and PR #518: llama.cpp on a Ryzen 9 7950X",
     )

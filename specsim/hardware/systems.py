@@ -89,7 +89,8 @@ class System(Shown):
     def sampling_s(self, distributions: ArrayLike, drawn: ArrayLike, vocab: int) -> Floats:
         """Seconds in which logits over `vocab` tokens become so many distributions, whose likeliest
         tokens are sorted where they are filtered, and a token is drawn from so many of them; or in
-        which the likeliest tokens are found."""
+        which the likeliest tokens are found. Drawing in two steps is charged for every vocabulary
+        (pessimistic for one that cannot be cut into blocks)."""
         engine, many = self.engine, np.asarray(distributions, float)
         if self.greedy:
             return np.zeros_like(many) + engine.likeliest_overhead_s * vocab
@@ -210,7 +211,7 @@ class System(Shown):
             "engine": self.engine.name,
             "precision": self.precision.name,
             "bandwidth": f"{short(np.asarray(self.accelerator.bandwidth_bytes_per_s) / 1e9)} GB/s",
-            "step band": f"±{self.engine.error:.0%}",
+            "step band": self.engine.band,
         }
 
 

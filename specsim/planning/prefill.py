@@ -86,5 +86,7 @@ def time_to_first_token(
     draft_s = np.zeros_like(target_s)
     if draft is not None:
         draft_s = prefill_s(draft, draft_system or system, **scenario)
-    sampling_s = system.engine.cycle_overhead_s + system.sampling_s(batch, batch, target.vocab_size)
+    vocab, engine = target.vocab_size, system.engine
+    checking_s = engine.cycle_overhead_s + engine.checking_overhead_s * vocab
+    sampling_s = checking_s + system.sampling_s(batch, batch, vocab)
     return FirstToken(target_s, draft_s, np.zeros_like(target_s) + sampling_s)

@@ -189,6 +189,7 @@ class PromptPrice:
         engine = system.engine
         self.empty_s = float(np.max(engine.cycle_overhead_s))
         first_token_s = own.sampling_s(1, 1, target.vocab_size)
+        first_token_s = first_token_s + engine.checking_overhead_s * target.vocab_size
         self.each_s = float(np.max(engine.sequence_overhead_s + first_token_s))
 
     def linear_s(self, decoding: float, added: int, logits: float, added_logits: int) -> float:

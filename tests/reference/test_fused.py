@@ -62,7 +62,34 @@ def test_without_triton_only_the_mode_is_missing(monkeypatch) -> None:
     monkeypatch.setattr(fused, "find_spec", lambda name: None)
     assert fused.missing(cuda) == "the package triton"
     monkeypatch.setattr(fused, "find_spec", lambda name: object())
+    monkeypatch.setattr(fused, "refusal", lambda index: None)
     assert fused.missing(cuda) is None
+    assert fused.may_fuse(cuda) == BETWEEN
+
+
+def test_a_gpu_that_cannot_run_the_kernels_decodes_without_them(monkeypatch) -> None:
+    """One that is too old, and one where they do not compile: the reason is told, in words."""
+    monkeypatch.setattr(fused, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    fused.refusal.cache_clear()
+    cuda = torch.device("cuda")
+    assert fused.missing(cuda) == "compute capability 8.0 or higher"
+    assert fused.may_fuse(cuda) == ""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    fused.refusal.cache_clear()
+    if not torch.cuda.is_available():
+        assert fused.missing(cuda).startswith("kernels that compile here (")
+    fused.refusal.cache_clear()
+
+
+def test_blocks_are_loaded_at_once_as_a_processor_has_room(monkeypatch) -> None:
+    cpu = torch.device("cpu")
+    for kilobytes, expected in ((227, 3), (160, 3), (99, 2), (48, 1)):
+        monkeypatch.setattr(fused, "shared_bytes", lambda device, n=kilobytes: n << 10)
+        assert fused.stages_within(cpu, 128, 16) == expected
+    monkeypatch.setattr(fused, "shared_bytes", lambda device: 99 << 10)
+    assert [fused.stages_within(cpu, 128, queries) for queries in (64, 128)] == [2, 2]
+    assert fused.stages_within(cpu, 64, 128) == 3
 
 
 def test_a_cpu_is_refused_in_one_sentence(tiny) -> None:
@@ -142,7 +169,9 @@ def test_a_cache_of_another_kind_does_not_fit(bf16) -> None:
     wide = KVCache(model.architecture, 1, 64, torch.float32)
     assert not fits(model, asked(model, cache=wide))
     view = asked(model, 2)
-    assert fits(model, view._replace(cache=view.cache.rows(slice(1, 2))))
+    one = view.cache.rows(slice(1, 2))
+    assert fits(model, asked(model, 1, cache=one))
+    assert not fits(model, view._replace(cache=one))  # of fewer sequences
     view.cache.values[1] = view.cache.values[1].transpose(0, 1)
     assert not fits(model, view)
 

@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from reference.attention import attend, attention_bias, chunks_to_fill
 from reference.lab.kernels.grid import GROUPS, HEAD_SIZE, KV_HEADS, Grid
@@ -14,17 +15,26 @@ from reference.lab.kernels.timer import Timer
 # Sequences. With KV_HEADS heads each they have 4 and 16 key-value heads in all; one sequence of a
 # typical model has 8, the geometric mean.
 FEW = (1, 4)
+# Small kernels that are launched beside each eager attention, about as many as a layer has. While
+# the host launches them the device has time for a slow attention; chunks are more launches.
+BESIDE = 30
 
 
 def chunk_probes(
     timer: Timer, grid: Grid, dtype: torch.dtype, eagerly: bool = False
 ) -> dict[str, float]:
     """Time attention of few sequences, whole and in chunks, in every window that can be divided;
-    `eagerly`: launched by the host, kernel by kernel.
+    `eagerly`: launched by the host, kernel by kernel, beside the small kernels of a layer.
 
     Returns the seconds by name, for `chunk_limit`.
     """
-    seconds = {}
+    seconds, small = {}, torch.zeros(256, device=timer.device)
+
+    def layer(call: Callable[[], Tensor]) -> None:
+        call()
+        for _ in range(BESIDE):
+            small.add_(1.0)
+
     for batch, context in itertools.product(FEW, grid.contexts):
         shape = (batch, context, KV_HEADS, HEAD_SIZE)
         caches = [
@@ -41,8 +51,11 @@ def chunk_probes(
         bias = attention_bias(positions, context, GROUPS, dtype)
         for name, count in (("whole", 1), ("in_chunks", chunks)):
             calls = [partial(attend, queries, *pair, bias, count) for pair in caches]
-            time = timer.eagerly if eagerly else timer.each
-            seconds[f"attention_{batch}x{context}_{name}"] = time(calls)
+            if eagerly:
+                found = timer.eagerly([partial(layer, call) for call in calls])
+            else:
+                found = timer.each(calls)
+            seconds[f"attention_{batch}x{context}_{name}"] = found
     return seconds
 
 

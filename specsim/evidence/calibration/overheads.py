@@ -97,7 +97,7 @@ class Calibration(Shown):
             "timings": len(self.residuals),
             "median error": f"{self.median_error:.1%}",
             "worst error": f"{self.worst_error:.1%}",
-            "step band": f"±{self.system.engine.error:.0%}",
+            "step band": self.system.engine.band,
         }
 
 
