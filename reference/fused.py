@@ -107,14 +107,15 @@ def missing(device: torch.device) -> str | None:
 @cache
 def refusal(index: int) -> str | None:
     """What keeps the kernels from running on the CUDA device `index`, in words: it is too old, or
-    compiling the largest kind of attention fails (a machine may lack a C compiler)."""
+    attention does not run when it is tried (a machine may lack a C compiler)."""
     if torch.cuda.get_device_capability(index) < OLDEST:
         return f"compute capability {OLDEST[0]}.{OLDEST[1]} or higher"
     like = {"device": f"cuda:{index}", "dtype": torch.bfloat16}
     try:
-        cache = torch.zeros(1, 1024, 1, LARGEST_HEAD, **like)
+        window = 2 * MOST_PARTS * SLOTS_OF_A_BLOCK  # each part has several blocks to load
+        cache = torch.zeros(1, window, 1, LARGEST_HEAD, **like)
         positions = torch.zeros(1, 1, dtype=torch.long, device=like["device"])
-        look_up(torch.zeros(1, 3 * LARGEST_HEAD, **like), positions, cache, cache, 1024)
+        look_up(torch.zeros(1, 3 * LARGEST_HEAD, **like), positions, cache, cache, window)
         torch.cuda.synchronize(index)
     except Exception as error:  # whatever it is, decoding goes on without
         return f"kernels that compile here ({type(error).__name__})"

@@ -49,9 +49,10 @@ class Prediction:
     a cycle waits for drafting; `overlapped_s` is drafting that runs during the verification.
     `plain` is the plain pass, `verification` and `drafting` are the ledgers that the seconds come
     from; they know bytes and FLOPs too. `error` is the relative half-width of the 80 % band on a
-    pass, `tokens_error` the same of tokens per cycle. `extra_devices` are the drafter's own, in
-    addition to the target's; the output distribution stays the target's if `lossless`. `acceptance`
-    is that of the method's cycles, None where only tokens per cycle are known.
+    pass (`errors` adds what an engine says of overheads), `tokens_error` the same of tokens per
+    cycle. `extra_devices` are the drafter's own, in addition to the target's; the output
+    distribution stays the target's if `lossless`. `acceptance` is that of the method's cycles, None
+    where only tokens per cycle are known.
     """
 
     target: Architecture

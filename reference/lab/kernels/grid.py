@@ -19,16 +19,15 @@ class RandomPair(NamedTuple):
 
 class Cycles(NamedTuple):
     """What each pair decodes: so many sequences after a prompt of so many tokens, with each of the
-    gammas."""
+    gammas. `lookup`: drafts are copied from the text, and only finding them is timed. `eagerly`:
+    in the mode "eager" too, where a cycle takes ten times as long."""
 
     batch: int
     prompt: int
     gammas: tuple[int, ...]
     greedy: bool = False
-    lookup: bool = (
-        False  # drafts are copied from the text (n-grams), and only finding them is timed
-    )
-    eagerly: bool = True  # whether in the mode "eager" too, where a cycle takes ten times as long
+    lookup: bool = False
+    eagerly: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def run_kernel_probes(
     grid: Grid = GPU,
     pace: Callable[[], float] | None = None,
 ) -> KernelProbes:
-    """Time everything in the grid, in about a minute and a half on a large GPU.
+    """Time everything in the grid, in about a minute on a large GPU.
 
     `modes` are the modes in which cycles are timed. `pace` tells in seconds how slow the host is
     now: eager cycles, which wait for it, are timed as at its median (`small["host_pace"]`).
