@@ -29,8 +29,9 @@ import torch
 
 from reference.cycle import Cycle
 from reference.kept import PLACE, cache_folder
+from reference.loops import lay_in_lanes
 from reference.machine import cpu_name
-from reference.places import leaves, plain
+from reference.places import held_by, leaves, plain
 from reference.tracing import (
     FLOWS,
     UNREAD,
@@ -69,6 +70,8 @@ def stages_for(cycle: Cycle, may_compile: bool) -> Found:
     `may_compile` compiled and kept. `begin` has been called; every sequence is idle."""
     try:
         folder = trusted(folder_of(cycle), make=may_compile) / name_of(cycle)
+        if may_compile or os.path.isdir(folder):
+            lay_in_lanes(held_by(cycle))
         warm_up(cycle)
         key = key_of(cycle)
     except Unusable as error:
@@ -241,7 +244,8 @@ def build(cycle: Cycle, folder: Path, key: dict[str, Any]) -> None:
         for stage in cycle.stages:
             module, places = trace(cycle, stage)
             held = named_tensors(cycle)
-            file = compile_library(module, [held[place] for place in places], new, stage.__name__)
+            name = library_of(new, stage.__name__, key).stem
+            file = compile_library(module, [held[place] for place in places], new, name)
             libraries[stage.__name__] = {"inputs": places, "sha256": checksum(file)}
         write_json(new / KEY, {"key": key, "libraries": libraries})
         for file in new.iterdir():
@@ -253,6 +257,13 @@ def build(cycle: Cycle, folder: Path, key: dict[str, Any]) -> None:
         raise Unusable(f"compiling fails: {reason[0]:.200}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def library_of(folder: Path, stage: str, key: dict[str, Any]) -> Path:
+    """The library of a stage. Its name tells the key, because a process that has loaded a file
+    of a name gets the same library under that name again, whatever the file is by then."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"{stage}-{digest}.so"
 
 
 def open_library(file: Path):
@@ -280,10 +291,15 @@ def load(cycle: Cycle, folder: Path, key: dict[str, Any]) -> Stages:
         differs = difference(said["key"], key)
         if differs:
             raise Unusable(f"what is kept does not fit: {differs}")
-        for name, library in said["libraries"].items():
-            if checksum(folder / f"{name}.so") != library["sha256"]:
-                raise Unusable(f"{folder / name}.so is damaged: its checksum is another")
-        stages = [loaded_stage(cycle, stage, folder, said["libraries"]) for stage in cycle.stages]
+        libraries = said["libraries"]
+        files = {stage: library_of(folder, stage.__name__, key) for stage in cycle.stages}
+        for stage, file in files.items():
+            if checksum(file) != libraries[stage.__name__]["sha256"]:
+                raise Unusable(f"{file} is damaged: its checksum is another")
+        stages = [
+            loaded_stage(cycle, stage, file, libraries[stage.__name__]["inputs"])
+            for stage, file in files.items()
+        ]
         for stage in stages:  # once, while every sequence is idle: a library that fails is not used
             stage()
         return stages
@@ -292,11 +308,10 @@ def load(cycle: Cycle, folder: Path, key: dict[str, Any]) -> Stages:
 
 
 def loaded_stage(
-    cycle: Cycle, stage: Callable, folder: Path, libraries: dict
+    cycle: Cycle, stage: Callable, file: Path, places: list[str]
 ) -> Callable[[], None]:
-    """A stage that runs its library on the cycle's tensors."""
-    name, flow = stage.__name__, flow_of(stage)
-    library, places = open_library(folder / f"{name}.so"), libraries[name]["inputs"]
+    """A stage that runs its library, `file`, on the cycle's tensors in `places`."""
+    library, flow = open_library(file), flow_of(stage)
     held = named_tensors(cycle)
     tensors = [held[place] for place in places]
     flowing = [

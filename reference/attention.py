@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reference import loops
+
 BLOCKS = 256  # that keep a large GPU busy: about two for each of its processors
 LONG = 2048  # slots from which chunks are assumed to gain where that has not been measured
 SHORTEST_CHUNK = 256
@@ -74,7 +76,9 @@ def attend(
     queries = queries.view(batch, rows, kv_heads, groups, size).permute(0, 2, 3, 1, 4)
     queries = queries.reshape(batch, kv_heads, groups * rows, size)  # (B, K, G·T, D)
     chunks = chunks_of(keys, groups * rows) if chunks is None else chunks
-    if chunks > 1:
+    if torch.compiler.is_compiling() and loops.attends(queries):
+        mixed = loops.attend(queries, keys, values, bias)
+    elif chunks > 1:
         mixed = attend_in_chunks(queries, keys, values, bias, chunks)
     else:
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # (B, K, S, D)

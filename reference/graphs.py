@@ -82,15 +82,17 @@ class Recordings:
     def made(self) -> Stages:
         """The stages of the mode: recorded, loaded, compiled, or as they are written."""
         stages, weights = self.cycle.stages, nullcontext()
+        models = self.cycle.target, self.cycle.drafter
         if self.mode in ("compiled", "kept") and not self.in_memory:
             with idle(self.cycle.sequences.remaining):
                 found = stages_for(self.cycle, may_compile=self.mode == "compiled")
             self.found[self.key] = found
+            self.addresses = addresses(*models)  # weights may lie in lanes now
             if found.stages is not None or self.mode == "kept":
                 return found.stages or stages
             self.in_memory = True
-            self.packs = show_plain(self.cycle.target, self.cycle.drafter)
-            self.addresses = addresses(self.cycle.target, self.cycle.drafter)
+            self.packs = show_plain(*models)
+            self.addresses = addresses(*models)
         if self.in_memory:
             stages = [torch.compile(stage, dynamic=False) for stage in stages]
             weights = compiler(packs=self.packs)
@@ -130,7 +132,8 @@ def show_plain(*models: object) -> bool:
     """Give packed layers a plain copy of their weights for the compiler; whether there are any."""
     packed = [thing for thing in reachable(*models) if isinstance(thing, PackedLinear)]
     for linear in packed:
-        linear.show_plain()
+        if linear.plain is None:
+            linear.plain = linear.packed.to_dense()
     return bool(packed)
 
 

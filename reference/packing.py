@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference.experts import LinearStack, SeparateLinears
+from reference.loops import traced
 
 PACKED_FROM = 1 << 19  # bytes of a matrix in fp32
 # For how many rows oneDNN is to choose the layout. For one row of fp32 it chooses none: that is
@@ -24,28 +25,27 @@ LAID_OUT_FOR = 8
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight has oneDNN's blocked layout; for inference only.
+    """A linear layer whose weight has the layout that is read fastest, oneDNN's blocked one or its
+    own; for inference only.
 
-    A compiler cannot read that layout: it gets the `plain` weight, which it packs itself.
+    A compiler cannot read a blocked layout. It gets the `plain` weight, which it packs itself, or
+    its `lanes` for the products that it writes itself (see `loops`).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(
-            weight.detach().contiguous(), LAID_OUT_FOR
-        )
+        weight, reorder = weight.detach().contiguous(), torch.ops.mkldnn._reorder_linear_weight
+        self.packed = reorder(weight, LAID_OUT_FOR) if gains(weight) else weight
         self.bias = None if bias is None else bias.detach()
         self.register_buffer("plain", None, persistent=False)
-
-    def show_plain(self) -> None:
-        """Also keep the weight (out, in) as it was before packing, for a compiler."""
-        if self.plain is None:
-            self.plain = self.packed.to_dense()
+        self.register_buffer("lanes", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and self.plain is not None:
-            return F.linear(x, self.plain, self.bias)
+        if torch.compiler.is_compiling() and (made := traced(self, x)) is not None:
+            return made
+        if not self.packed.is_mkldnn:
+            return F.linear(x, self.packed, self.bias)
         multiply = torch.ops.mkldnn._linear_pointwise.default  # `.default`: no overload resolution
         return multiply(x, self.packed, self.bias, "none", [], "")
 
@@ -60,7 +60,7 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def gains(weight: Tensor) -> bool:
-    """Whether the packed product of such a weight is the faster one."""
+    """Whether such a weight is multiplied faster from oneDNN's layout."""
     return weight.dtype != torch.float32 or weight.nbytes >= PACKED_FROM
 
 
@@ -68,12 +68,10 @@ def gains(weight: Tensor) -> bool:
 def pack(model: nn.Module) -> nn.Module:
     """Replace the linear layers of `model` by packed ones where that is possible, and return it."""
     for name, child in model.named_children():
-        if isinstance(child, nn.Linear):
-            if can_pack(child.weight) and gains(child.weight):
-                setattr(model, name, PackedLinear(child.weight, child.bias))
-        elif isinstance(child, LinearStack):
-            if can_pack(child.weight):
-                setattr(model, name, SeparateLinears(map(PackedLinear, child.weight)))
+        if isinstance(child, nn.Linear) and can_pack(child.weight):
+            setattr(model, name, PackedLinear(child.weight, child.bias))
+        elif isinstance(child, LinearStack) and can_pack(child.weight):
+            setattr(model, name, SeparateLinears(map(PackedLinear, child.weight)))
         else:
             pack(child)
     return model

@@ -32,6 +32,14 @@ def leaves(thing: Any, place: str = "", skip: tuple[str, ...] = (), seen=None) -
         yield from leaves(part, f"{place}.{name}" if place else str(name), skip, seen)
 
 
+def held_by(thing: Any) -> list[Any]:
+    """`thing` and all objects that it holds which hold something themselves, or are tensors."""
+    seen: dict[int, Any] = {}
+    for _ in leaves(thing, seen=seen):
+        pass
+    return list(seen.values())
+
+
 def parts(thing: Any) -> dict[str, Any] | None:
     """What an object holds, by name; None for a tensor, and for what has no attributes."""
     if isinstance(thing, Tensor | type):

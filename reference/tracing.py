@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reference.cycle import Cycle
-from reference.places import is_tensor, leaves, parts
+from reference.places import held_by, is_tensor, leaves, parts
 
 FLOWS = {"draft": "drafted", "verify": "verified"}  # what a stage leaves in the cycle
 # what the host counts for itself, and what says how the stages are run
@@ -98,10 +98,8 @@ def compiling() -> Iterator[None]:
 @contextmanager
 def kept_as_it_is(cycle: Cycle) -> Iterator[None]:
     """Undo what a trace leaves in the attributes of the cycle: tensors without values."""
-    things: dict[int, Any] = {}
-    for _ in leaves(cycle, seen=things):
-        pass
-    saved = [(x, parts(x)) for x in things.values() if not isinstance(x, tuple | list | Mapping)]
+    things = [x for x in held_by(cycle) if not isinstance(x, tuple | list | Mapping)]
+    saved = [(x, parts(x)) for x in things]
     try:
         yield
     finally:
@@ -138,12 +136,19 @@ def compile_library(
     from torch._inductor.utils import fresh_cache
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch, fresh_cache(dir=scratch):
-        with packed_products(), warnings.catch_warnings(action="ignore"):  # about torch's own code
+        with packed_products(), fused_sums(), warnings.catch_warnings(action="ignore"):
             made = Path(_inductor.aot_compile(module, without_values(tensors)))
         for suffix in (".so", ".json"):  # the second is there where operators run by name
             if made.with_suffix(suffix).exists():
                 shutil.copy(made.with_suffix(suffix), folder / (name + suffix))
     return folder / f"{name}.so"
+
+
+def fused_sums():
+    """Let the compiler multiply and add in one instruction, which rounds once and not twice."""
+    from torch import _inductor
+
+    return _inductor.config.patch({"cpp.enable_floating_point_contract_flag": "fast"})
 
 
 def without_values(tensors: list[Tensor]) -> tuple[Tensor, ...]:

@@ -78,7 +78,7 @@ def compiled(place, monkeypatch) -> list[str]:
         file = folder / f"{name}.so"
         file.write_text(f"number {len(traced):04}")
         traced.append(module)
-        names.append(name)
+        names.append(name.partition("-")[0])
         return file
 
     def open_library(file):

@@ -63,6 +63,11 @@ def only(place: Path) -> Path:
     return next(place.glob("*/gamma-*"))
 
 
+def library(folder: Path, stage: str) -> Path:
+    """The library of a stage in a folder of `only`."""
+    return next(folder.glob(f"{stage}-*.so"))
+
+
 # A second start
 
 
@@ -214,9 +219,9 @@ def altered(file: Path) -> None:
 
 
 BROKEN = {
-    "truncated": lambda folder: os.truncate(folder / "verify.so", 3),
-    "altered": lambda folder: altered(folder / "draft.so"),
-    "missing": lambda folder: (folder / "decide.so").unlink(),
+    "truncated": lambda folder: os.truncate(library(folder, "verify"), 3),
+    "altered": lambda folder: altered(library(folder, "draft")),
+    "missing": lambda folder: library(folder, "decide").unlink(),
     "no key": lambda folder: (folder / KEY).unlink(),
     "half a key": lambda folder: os.truncate(folder / KEY, 50),
     "no object": lambda folder: (folder / KEY).write_text("[]"),
@@ -261,7 +266,7 @@ def test_nothing_is_loaded_that_others_may_write(pair, compiled, place, monkeypa
     target = pair[0]
     started_again(target, NoDrafter(), mode="compiled")
     monkeypatch.setattr(artefacts, "open_library", lambda file: pytest.fail("it is loaded"))
-    for path in (place, only(place).parent, only(place), only(place) / "draft.so"):
+    for path in (place, only(place).parent, only(place), library(only(place), "draft")):
         mode = path.stat().st_mode
         path.chmod(mode | 0o002)
         notes = started_again(target, NoDrafter()).statistics.notes

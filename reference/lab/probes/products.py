@@ -28,7 +28,7 @@ WIDE_BYTES = 3e7
 MATRICES = 4  # of a layer
 FORMATS = ("int8", "int4-g32")  # of weights that drafts are stored in, where there is a kernel
 FORMAT_STACKS = ((96, 40), (352, 20), (704, 6), (1408, 2))
-FORMAT_ROWS = (1, 2, 3, 5, 9)
+FORMAT_ROWS = (1, 2, 3, 5, 9, 16, 64)
 
 
 def linear_stack(
@@ -79,7 +79,7 @@ class ProductStack:
 
     def first(self, rows: int) -> int:
         """How many of the matrices are multiplied by so many rows: all, or what is enough."""
-        if self.format or rows <= ROWS[-1]:
+        if rows <= ROWS[-1]:
             return len(self.matrices)
         count, nbytes = 0, 0.0
         while count < len(self.matrices) and (
