@@ -13,9 +13,10 @@ reads them as they are stored:
 
 Without a kernel the weights are converted to bf16 for every product: that saves memory, not time.
 The CPU's kernels take time for every row. They are faster than bf16 at one to three rows, as in
-drafting, and slower at the rows of a verification. On the two-core CPU of docs/demo.md a matrix
-of 12288 x 4096, read from memory, takes 5.1 ms in bf16, 2.8 in int8 and 1.5 in int4-g32 with one
-row; with five rows 4.2, 5.9 and 5.1. Embedding, norms and routers stay in bf16.
+drafting, and slower at the rows of a verification; for many rows int8 weights are converted, and
+compiled stages multiply in loops of their own (see `loops`). On the two-core CPU of docs/demo.md a
+matrix of 12288 x 4096, read from memory, takes 5.1 ms in bf16, 2.8 in int8 and 1.5 in int4-g32 with
+one row; with five rows 4.2, 5.9 and 5.1. Embedding, norms and routers stay in bf16.
 """
 
 import torch

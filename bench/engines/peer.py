@@ -46,8 +46,9 @@ class Ours:
         self.version = f"torch {torch.__version__}"
         self.folder, self.dtype = folder, dtype
 
-    @cache  # noqa: B019
     def model(self, role: str, weights: str):
+        """A model of its own for every kind of row, as other engines have: a target keeps the
+        decoders of two kinds only, and makes those of others anew."""
         import reference
 
         model = reference.load_checkpoint(self.folder / role, precision=weights)

@@ -7,8 +7,9 @@ from torch.testing import assert_close
 from reference.checkpoints import load_checkpoint, save_checkpoint
 from reference.decoding import generate, speculate
 from reference.drafters.early_exit import EarlyExit, first_layers
-from reference.packing import pack
+from reference.packing import can_pack, pack
 from reference.quantization import (
+    CONVERTED_FROM,
     GROUPS,
     QuantizedLinear,
     from_int4,
@@ -65,6 +66,18 @@ def test_the_product_is_that_of_the_rounded_weight(name: str, shape, rows: int) 
     assert (y.dtype, y.shape) == (torch.bfloat16, (2, rows, shape[0]))
     expected = x.float() @ rounded(weight, name).T + bias.float()
     assert_close(y.float(), expected, atol=0.02 * expected.abs().max().item(), rtol=0)
+
+
+def test_int8_weights_are_converted_for_many_rows() -> None:
+    layer = QuantizedLinear(random(48, 256), "int8")
+    if not can_pack(layer.scales):
+        pytest.skip("no units for bf16 here")
+    few, many = (random(rows, 256).bfloat16() for rows in (CONVERTED_FROM - 1, CONVERTED_FROM))
+    kernel = torch.ops.aten._weight_int8pack_mm
+    assert torch.equal(layer(few), kernel(few, layer.stored, layer.scales))
+    converted = torch.nn.functional.linear(many, layer.stored.bfloat16()) * layer.scales
+    assert torch.equal(layer(many), converted)
+    assert not torch.equal(converted, kernel(many, layer.stored, layer.scales))
 
 
 @pytest.mark.parametrize("name", GROUPS)
