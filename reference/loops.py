@@ -26,11 +26,9 @@ from reference.memory import free_bytes
 
 LANES = 16  # numbers of 32 bits in a register of AVX-512
 SIDE_BY_SIDE = 2  # registers of outputs in a block: they share what is read of a row
-# Up to how many rows a product in lanes is the fastest, by the dtype of the weights. GB/s with 1, 3
-# and 8 rows, and of the other kernel: fp32 29, 30, 28 (22, 25, 22); bf16 29, 25, 15 (21, 23, 21);
-# int8 26, 17, 8 (14, 11, 5; with 16 rows converting is as fast).
-ROWS = {torch.float32: 8, torch.bfloat16: 3, torch.int8: 12}
-
+# Up to how many rows a product in lanes is the fastest, or as fast as any, by the dtype of the
+# weights; GB/s in docs/decoding.md (`bench/memory_limit.py`).
+ROWS = {torch.float32: 8, torch.bfloat16: 3, torch.int8: 8}
 MOST_QUERIES = 8  # of a key-value head: with ten PyTorch's kernel is as fast
 
 
