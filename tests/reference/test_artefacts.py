@@ -259,6 +259,17 @@ def test_what_is_broken_or_stale_is_never_loaded_and_compiled_again(
     assert not [*place.glob("*/.*")], "something is left of the building"
 
 
+def test_libraries_of_another_key_have_other_names(pair, compiled, place, monkeypatch) -> None:
+    """A process that has opened a file opens it again under its name, whatever lies there by then."""
+    names = []
+    for version in (torch.__version__, "9.9"):
+        monkeypatch.setattr(torch, "__version__", version)
+        started_again(pair[0], NoDrafter(), mode="compiled")
+        names.append({file.name for file in only(place).glob("*.so")})
+    assert [len(each) for each in names] == [3, 3]
+    assert not names[0] & names[1]
+
+
 # Where, and whose
 
 
