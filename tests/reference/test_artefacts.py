@@ -260,7 +260,7 @@ def test_what_is_broken_or_stale_is_never_loaded_and_compiled_again(
 
 
 def test_libraries_of_another_key_have_other_names(pair, compiled, place, monkeypatch) -> None:
-    """A process that has opened a file opens it again under its name, whatever lies there by then."""
+    """A process that has opened a file gets the same library under its name again."""
     names = []
     for version in (torch.__version__, "9.9"):
         monkeypatch.setattr(torch, "__version__", version)
