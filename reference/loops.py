@@ -11,8 +11,8 @@ arithmetic, since all is computed in fp32.
 Lanes are a second copy of the weights: what an eager pass reads, a prompt above all, stays where it
 is. So they are made only for compiled stages (see `artefacts`), and where memory is plenty.
 
-Attention needs no other layout. In fp32 its loops take the time of PyTorch's kernel for one
-sequence, and 0.7 of it for eight; in bf16, without units for matrices, 0.2 to 0.5.
+Attention needs no other layout. In fp32 its loops take about the time of PyTorch's kernel for one
+sequence, and 0.6 to 0.9 of it for eight; in bf16, without units for matrices, 0.2 to 0.7.
 """
 
 import math
@@ -26,8 +26,8 @@ from reference.memory import free_bytes
 
 LANES = 16  # numbers of 32 bits in a register of AVX-512
 SIDE_BY_SIDE = 2  # registers of outputs in a block: they share what is read of a row
-# Up to how many rows a product in lanes is the fastest, or as fast as any, by the dtype of the
-# weights; GB/s in docs/decoding.md (`bench/memory_limit.py`).
+# Up to how many rows a product in lanes is the fastest, or about as fast as any, by the dtype of
+# the weights; the times are in docs/decoding.md (`bench/memory_limit.py`).
 ROWS = {torch.float32: 8, torch.bfloat16: 3, torch.int8: 8}
 MOST_QUERIES = 8  # of a key-value head: with ten PyTorch's kernel is as fast
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,8 @@ def compile_library(
     from torch._inductor.utils import fresh_cache
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch, fresh_cache(dir=scratch):
-        with packed_products(), fused_sums(), warnings.catch_warnings(action="ignore"):
+        quiet = warnings.catch_warnings(action="ignore")  # about torch's own code
+        with packed_products(), fused_sums(), quiet:
             made = Path(_inductor.aot_compile(module, without_values(tensors)))
         for suffix in (".so", ".json"):  # the second is there where operators run by name
             if made.with_suffix(suffix).exists():
@@ -144,7 +145,7 @@ def compile_library(
     return folder / f"{name}.so"
 
 
-def fused_sums():
+def fused_sums() -> AbstractContextManager:
     """Let the compiler multiply and add in one instruction, which rounds once and not twice."""
     from torch import _inductor
 
