@@ -243,9 +243,9 @@ def time_layers(timer: Timer, rate: float, clock: Clock, best: dict, found: list
         positions = context + torch.arange(rows, device="cuda")[None]
         asked = Pass(cache, positions, positions, 2 * context, None)
         x = torch.randn(1, rows, llama.architecture.hidden_size, device="cuda").bfloat16()
-        (plain,) = llama.views(asked, None)
+        (plain,) = llama.views(asked)
         with fusing(LAYERS):
-            (view,) = llama.views(asked, None)
+            (view,) = llama.views(asked)
         if view.fused != LAYERS:
             raise SystemExit("this layer does not fit the fused kernels")
         nbytes = weights + 2 * context * 2 * llama.architecture.kv_size

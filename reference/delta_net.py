@@ -111,10 +111,10 @@ class StateCache(KVCache):
         """Store the convolution's inputs (B, T, M) at `positions` (B, T), T at most R."""
         self.inputs[layer].index_put_((self._rows, positions % self.ring), inputs)
 
-    def along(self, branches: Branches) -> "StateCache":
+    def along(self, branches: Branches, window: int) -> "StateCache":
         """This cache in a pass over a tree, in which a node follows its parent."""
         view = copy(self)
-        view.seen = last_seen(branches.visible, self.look_back)
+        view.seen = last_seen(branches.visible(window), self.look_back)
         return view
 
     def slots_seen(self, positions: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ keeps a few processors busy for thirty. Here are fewer and shorter ones (`run_be
 | kernel | what it does |
 |---|---|
 | rotate_and_write | norms of heads, rotary embedding; keys and values into the cache |
-| attend_part | attention to a part of the slots up to a sequence's last token, without a mask |
+| attend_part | attention to a part of the slots up to a sequence's last token or tree node |
 | put_together | the parts, weighted (flash decoding); not needed if there is one part |
 | add_and_normalise | the residual sum, and RMSNorm of it; twice |
 | swiglu | SwiGLU |
@@ -17,10 +17,10 @@ In the mode "fused" (`run_layer`) a layer is seven kernels: the three of attenti
 products, two of which begin with RMSNorm, one ends with SwiGLU, and two with the residual sum.
 
 The kernels are in `fused_kernels`, which is imported at first use: without Triton all else works.
-The first are for chains in 16 bits, the products for few rows and plain layers in bf16
-(`fitting`); other passes go the ordinary way. The text is the same up to rounding. What is launched
-depends on shapes only, so a pass can be recorded as a CUDA graph, and a recording keeps its
-kernels. Launched one by one they would gain little: the mode "eager" has none of them.
+The first are for 16 bits, the products for few rows and plain layers in bf16 (`fitting`); other
+passes go the ordinary way. The text is the same up to rounding. What is launched depends on shapes
+only, so a pass can be recorded as a CUDA graph, and a recording keeps its kernels. Launched one by
+one they would gain little: the mode "eager" has none of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,8 @@ Layer, Pass = nn.Module, Any  # those of `transformer`, which imports this modul
 BETWEEN, LAYERS = "between", "layers"  # what the kernels compute: between the products, or all
 
 MOST_ROWS = 16  # tokens of all sequences in a pass whose products are fused
-MOST_QUERIES = 128  # rows of a sequence that share a key-value head
+MOST_QUERIES = 256  # rows of a sequence that share a key-value head
+QUERIES_OF_A_BLOCK = 128
 BLOCKS = 256  # of attention that keep a large GPU busy
 SLOTS_OF_A_BLOCK = 64  # that a block of attention reads at once
 MOST_PARTS = 64  # of the slots of one sequence
@@ -125,8 +126,9 @@ def refusal(index: int) -> str | None:
 def fitting(layers: Sequence[Layer], view: Pass) -> str:
     """What of this pass of these layers the kernels in use can compute: whole `LAYERS`, what is
     `BETWEEN` the products, or nothing, ""; told from shapes and types."""
-    if not in_use or view.bias is not None or view.slots is not view.positions:
-        return ""  # not in use, or not a chain
+    is_plain_text = view.slots is view.positions or view.branches is not None
+    if not in_use or view.bias is not None or not is_plain_text:
+        return ""
     fits = (
         view.positions.device.type == DEVICE
         and type(view.cache) is KVCache
@@ -146,7 +148,7 @@ def is_readable(kept: Tensor) -> bool:
 
 
 def attention_fits(layer: Layer, view: Pass) -> bool:
-    """Whether attention of a layer to a chain of tokens can be computed by the kernels."""
+    """Whether attention of a layer to a chain or a tree can be computed by the kernels."""
     shape, tokens = layer.shape, view.positions.shape[1]
     groups, uneven = divmod(shape.num_heads, shape.num_kv_heads)
     few = queries_fit(groups * tokens, shape.head_dim)
@@ -154,14 +156,14 @@ def attention_fits(layer: Layer, view: Pass) -> bool:
 
 
 def queries_fit(queries: int, head_size: int) -> bool:
-    """Whether so many rows of a sequence that share a key-value head are computed at once."""
+    """Whether so many rows of a sequence share a key-value head that the kernels gain."""
     is_power = head_size & (head_size - 1) == 0
     return queries <= MOST_QUERIES and 16 <= head_size <= LARGEST_HEAD and is_power
 
 
 def reads_to_the_end(shape: Architecture, tokens: int, mode: str, device: torch.device) -> bool:
-    """Whether a pass of so many tokens of a sequence, a chain, reads the cache up to the last of
-    them in this mode, and not the whole window: of a model of the Llama shape in 16 bits."""
+    """Whether a pass of so many tokens of a sequence reads the cache up to the last of them in
+    this mode, and not the whole window: of a model of the Llama shape in 16 bits."""
     groups = shape.num_heads // shape.num_kv_heads
     fuses = mode in ("cuda-graphs", "fused") and may_fuse(device)
     return bool(fuses) and queries_fit(groups * tokens, shape.head_dim)
@@ -291,44 +293,59 @@ def attended(
     keys, values = view.cache.keys[index], view.cache.values[index]
     has_norm = layer.query_norm is not None
     norms = (layer.query_norm, layer.key_norm) if has_norm else (qkv, qkv)
-    steps = view.positions.stride(1), view.positions.stride(0)
     kernels().rotate_and_write[(batch * tokens, heads + 2 * kv_heads)](
-        qkv, view.cos, view.sin, view.positions, *norms, keys, values, shape.norm_eps,
-        keys.shape[1], view.cos.stride(1), view.cos.stride(0), *steps,
+        qkv, view.cos, view.sin, view.slots, *norms, keys, values, shape.norm_eps,
+        keys.shape[1], *strides(view.cos), *strides(view.slots),
         T=tokens, H=heads, KV=kv_heads, D=shape.head_dim, NORM=has_norm, **launch(qkv, 1, overlap),
     )  # fmt: skip
-    return look_up(qkv, view.positions, keys, values, view.window, overlap)
+    ends, known = view.slots, 0
+    if view.branches is not None:
+        ends, known = view.branches.lengths[:, None].expand(-1, tokens), view.branches.known
+    return look_up(qkv, ends, keys, values, view.window, view.nodes, known, overlap)
 
 
 def look_up(
     qkv: Tensor,
-    positions: Tensor,
+    ends: Tensor,
     keys: Tensor,
     values: Tensor,
     window: int,
+    nodes: Tensor | None = None,
+    known: int = 0,
     overlap: bool | None = None,
 ) -> Tensor:
-    """Attention, (R, H·D), of the queries in `qkv` (R, (H + 2 KV)·D) at `positions` (B, T) to the
-    slots of `keys` and `values` (B, S, KV, D) up to their own; none is at `window` or beyond it."""
-    (batch, tokens), (slots, kv_heads, size) = positions.shape, keys.shape[1:]
+    """Attention, (R, H·D), of the queries in `qkv` (R, (H + 2 KV)·D) to the slots of `keys` and
+    `values` (B, S, KV, D) up to their `ends` (B, T); in trees to those before their ends, and of
+    the `known` ones from there on to those that `nodes` (B, T, W) tells (see `Branches.bits`). No
+    slot that is seen is at `window` or beyond it."""
+    (batch, tokens), (slots, kv_heads, size) = ends.shape, keys.shape[1:]
     heads = qkv.shape[1] // size - 2 * kv_heads
-    queries = max(16, power_of_two(tokens * heads // kv_heads))
-    parts = parts_of(batch * kv_heads, window)
+    rows = tokens * heads // kv_heads
+    queries = min(max(16, power_of_two(rows)), QUERIES_OF_A_BLOCK)
+    blocks = -(-rows // queries)
+    parts = parts_of(batch * kv_heads * blocks, window)
     several = window > parts * SLOTS_OF_A_BLOCK  # blocks: there is one more to ask for
     stages = stages_within(qkv.device, size, queries) if several else 2
-    mixed = qkv.new_empty((batch, kv_heads, parts, queries, size), dtype=torch.float32)
-    sums = qkv.new_empty((batch, kv_heads, parts, queries, 2), dtype=torch.float32)
+    mixed = qkv.new_empty((batch, kv_heads, parts, blocks * queries, size), dtype=torch.float32)
+    sums = qkv.new_empty((batch, kv_heads, parts, blocks * queries, 2), dtype=torch.float32)
     out = qkv.new_empty(batch * tokens, heads * size)
-    sizes = {"T": tokens, "H": heads, "KV": kv_heads, "PARTS": parts, "D": size, "R": queries}
+    sizes = {"T": tokens, "H": heads, "KV": kv_heads, "PARTS": parts, "D": size}
     options = launch(qkv, 8 if queries > 64 else 4, overlap) | {"num_stages": stages}
-    kernels().attend_part[(batch, kv_heads, parts)](
-        qkv, positions, keys, values, mixed, sums, out, size**-0.5, slots, positions.stride(1),
-        positions.stride(0), **sizes, BLOCK=SLOTS_OF_A_BLOCK, WHOLE=parts == 1, **options,
+    kernels().attend_part[(batch, kv_heads * blocks, parts)](
+        qkv, ends, ends if nodes is None else nodes, keys, values, mixed, sums, out, size**-0.5,
+        slots, *strides(ends), known, blocks, **sizes, R=queries, BLOCK=SLOTS_OF_A_BLOCK,
+        TREE=nodes is not None, WHOLE=parts == 1, **options,
     )  # fmt: skip
     if parts > 1:
         options = launch(qkv, 1 if parts <= 8 else 4, overlap)
-        kernels().put_together[(batch * tokens, heads)](mixed, sums, out, **sizes, **options)
+        grid, rows = (batch * tokens, heads), blocks * queries
+        kernels().put_together[grid](mixed, sums, out, **sizes, R=rows, **options)
     return out
+
+
+def strides(of: Tensor) -> tuple[int, int]:
+    """From a token to the next, and from a sequence to the next: of (B, T, ...)."""
+    return of.stride(1), of.stride(0)
 
 
 def stages_within(device: torch.device, size: int, queries: int) -> int:

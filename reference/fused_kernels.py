@@ -18,8 +18,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 # Arguments of attention whose value is not compiled in: so a kernel is compiled once for all
 # batches, windows and numbers of tokens. A specialisation for 1 would be a kernel more.
 SIZES = [
-    "T", "H", "KV", "PARTS", "slots",
-    "angle_stride", "angle_batch", "position_stride", "position_batch",
+    "T", "H", "KV", "PARTS", "capacity", "known", "blocks",
+    "angle_stride", "angle_batch", "slot_stride", "slot_batch", "end_stride", "end_batch",
 ]  # fmt: skip
 
 
@@ -210,13 +210,13 @@ def swiglu(gate_up, out, size, BLOCK: tl.constexpr, PDL: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def rotate_and_write(
-    qkv, cos, sin, positions, query_norm, key_norm, keys, values, eps,
-    slots, angle_stride, angle_batch, position_stride, position_batch,
+    qkv, cos, sin, slots, query_norm, key_norm, keys, values, eps,
+    capacity, angle_stride, angle_batch, slot_stride, slot_batch,
     T, H, KV, D: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One token and one head of `qkv` (R, (H + 2 KV) * D): a query is rotated in place, a key is
-    rotated into the cache (B, S, KV, D), a value is copied there. NORM: queries and keys are
-    normalised first. Half of each head, and of each row of `cos` and `sin`, is D // 2."""
+    rotated into its slot of the cache (B, S, KV, D), a value is copied there. NORM: queries and
+    keys are normalised first. Half of each head, and of each row of `cos` and `sin`, is D // 2."""
     token, head = tl.program_id(0), tl.program_id(1)
     b, t = token // T, token % T
     half = tl.arange(0, D // 2)
@@ -238,8 +238,7 @@ def rotate_and_write(
         tl.store(at, one.to(qkv.dtype.element_ty))
         tl.store(at + D // 2, two.to(qkv.dtype.element_ty))
     else:
-        position = tl.load(positions + b * position_batch + t * position_stride)
-        slot = b.to(tl.int64) * slots + position
+        slot = b.to(tl.int64) * capacity + tl.load(slots + b * slot_batch + t * slot_stride)
         to = (slot * KV + (head - H) % KV) * D + half
         cache = keys if head < H + KV else values
         tl.store(cache + to, one.to(keys.dtype.element_ty))
@@ -248,34 +247,41 @@ def rotate_and_write(
 
 @triton.jit(do_not_specialize=SIZES)
 def attend_part(
-    qkv, positions, keys, values, parts, sums, out, scale, slots, position_stride, position_batch,
-    T, H, KV, PARTS, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
-    PDL: tl.constexpr,
+    qkv, ends, nodes, keys, values, parts, sums, out, scale, capacity, end_stride, end_batch, known,
+    blocks, T, H, KV, PARTS, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    TREE: tl.constexpr, WHOLE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One sequence, one key-value head, and one of PARTS parts of the slots up to its last
-    position: nothing beyond it is read. Writes what the R rows (the G = H / KV queries of each
-    token, filled up) make of this part, (R, D), and their maxima and sums of exponentials; or, if
-    it is the WHOLE, what they have looked up, to `out` (B T, H * D)."""
-    b, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One sequence, one key-value head, one of `blocks` blocks of R rows (the G = H / KV queries of
+    each token, filled up), and one of PARTS parts of the slots that they see: nothing beyond these
+    is read. A row sees the slots up to its end; in a TREE those before its end, and of the `known`
+    slots from there on those whose bits are set in `nodes` (B, T, W), 64 to a word. Writes what the
+    rows make of this part, (R, D), and their maxima and sums of exponentials; or, if it is the
+    WHOLE, what they have looked up, to `out` (B T, H * D). BLOCK is at most 64."""
+    b, part = tl.program_id(0), tl.program_id(2)
+    head, block = tl.program_id(1) // blocks, tl.program_id(1) % blocks
     G = H // KV
-    r = tl.arange(0, R)
+    r = block * R + tl.arange(0, R)
     t, g = r // G, r % G
     valid = r < T * G
     d = tl.arange(0, D)
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    position = positions + b * position_batch + t * position_stride
-    last = tl.load(position, mask=valid, other=0)  # the last slot that each row sees
+    end_of = ends + b * end_batch + t * end_stride
+    last = tl.load(end_of, mask=valid, other=-1).to(tl.int32)  # each row sees all slots up to it
+    if TREE:
+        last -= 1
     at = qkv + ((b * T + t) * (H + 2 * KV) + head * G + g)[:, None] * D + d[None, :]
     q = tl.load(at, mask=valid[:, None], other=0.0)
-    length = tl.max(last, 0) + 1
+    length = tl.max(last, 0) + 1 + known
     each = tl.cdiv(tl.cdiv(length, PARTS), BLOCK) * BLOCK
     begin, end = part * each, tl.minimum((part + 1) * each, length)
     best = tl.full([R], -1e30, tl.float32)
     total = tl.zeros([R], tl.float32)
     mixed = tl.zeros([R, D], tl.float32)
-    base = (b.to(tl.int64) * slots * KV + head) * D
+    base = (b.to(tl.int64) * capacity * KV + head) * D
+    words = tl.cdiv(known, 64)
+    row_of_words = nodes + (b * T + t) * words
     for start in tl.range(begin, end, BLOCK):
         s = start + tl.arange(0, BLOCK)
         inside = s < end
@@ -283,7 +289,17 @@ def attend_part(
         k = tl.load(keys + offsets, mask=inside[:, None], other=0.0)
         v = tl.load(values + offsets, mask=inside[:, None], other=0.0)
         scores = tl.dot(q, tl.trans(k)) * scale
-        seen = inside[None, :] & (s[None, :] <= last[:, None])
+        seen = s[None, :] <= last[:, None]
+        if TREE:
+            # bits from that of slot `start` on, which may lie in two words
+            bit = start - last - 1
+            word, shift = bit >> 6, (bit & 63).to(tl.uint64)
+            low = tl.load(row_of_words + word, mask=valid & (word >= 0) & (word < words), other=0)
+            word += 1
+            high = tl.load(row_of_words + word, mask=valid & (word >= 0) & (word < words), other=0)
+            bits = low.to(tl.uint64) >> shift | high.to(tl.uint64) << 1 << 63 - shift
+            seen = seen | (bits[:, None] >> (s - start)[None, :].to(tl.uint64) & 1 == 1)
+        seen = seen & inside[None, :]
         scores = tl.where(seen, scores, -1e30)
         higher = tl.maximum(best, tl.max(scores, 1))
         weights = tl.where(seen, tl.exp(scores - higher[:, None]), 0.0)
@@ -296,7 +312,7 @@ def attend_part(
         mixed = mixed / tl.where(valid, total, 1.0)[:, None]
         tl.store(at, mixed.to(out.dtype.element_ty), mask=valid[:, None])
     else:
-        slot = ((b * KV + head) * PARTS + part) * R + r
+        slot = ((b * KV + head) * PARTS + part) * R * blocks + r
         tl.store(parts + slot[:, None] * D + d[None, :], mixed)
         tl.store(sums + slot * 2, best)
         tl.store(sums + slot * 2 + 1, total)

@@ -172,9 +172,10 @@ class VariedTransformer(Transformer):
             head = self.head.linear if isinstance(self.head, ScaledHead) else self.head
             head.weight = self.embedding.weight
 
-    def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
+    def views(self, asked: Pass) -> tuple[Pass, ...]:
+        branches = asked.branches
         if branches is not None and isinstance(asked.cache, StateCache):
-            asked = asked._replace(cache=asked.cache.along(branches))
+            asked = asked._replace(cache=asked.cache.along(branches, asked.window))
         positions, cached = asked.positions, asked.cache is not None
         reads = asked.window if cached else positions.shape[1]
         factors, made, views = self.query_factors(positions), {}, []
@@ -207,7 +208,7 @@ class VariedTransformer(Transformer):
         slot lies at or after its position, so a window longer than the tree hides no node."""
         slots = torch.arange(reads, device=positions.device)
         at = positions[:, None, :, None]
-        hidden = slots > at if branches is None else ~branches.visible[:, None]
+        hidden = slots > at if branches is None else ~branches.visible(reads)[:, None]
         if window is not None:
             hidden = hidden | (slots <= at - window)
         return bias_of(hidden, self.architecture.num_heads // self.architecture.num_kv_heads,

@@ -34,7 +34,9 @@ class Pass(NamedTuple):
     bias: Tensor | None  # (B, 1, G·T, S); None: causal
     cos: Tensor | None = None  # (B, T, 1, D)
     sin: Tensor | None = None  # (B, T, 1, D), signed
+    branches: Branches | None = None  # of a tree, where `slots` are not the positions
     fused: str = ""  # what of it Triton kernels compute, which read no bias (see `fused`)
+    nodes: Tensor | None = None  # (B, T, W), of a tree, for these (see `Branches.bits`)
 
 
 class Layer(nn.Module):
@@ -178,23 +180,26 @@ class Transformer(nn.Module):
         cache, `bias` may replace the causal mask (see `attention_bias`)."""
         window = cache.capacity if cache is not None and window is None else window
         slots = positions if branches is None else branches.slots
-        views = self.views(Pass(cache, positions, slots, window, bias), branches)
+        views = self.views(Pass(cache, positions, slots, window, bias, branches=branches))
         if views[0].fused:
             return fused.run(self.layers, x, views[0], self.norm)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, views[layer.kind])
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
-    def views(self, asked: Pass, branches: Branches | None) -> tuple[Pass, ...]:
+    def views(self, asked: Pass) -> tuple[Pass, ...]:
         """What the layers of each kind see in a pass: in the Llama shape all are of one kind."""
         bias, groups = asked.bias, self.architecture.num_heads // self.architecture.num_kv_heads
         what = fused.in_use and fused.fitting(self.layers, asked)
-        if branches is not None:
-            bias = bias_of(~branches.visible[:, None], groups, self.dtype)
-        elif asked.cache is not None and bias is None and not what:
+        tree, nodes = asked.branches, None
+        if what:
+            nodes = tree.bits() if tree is not None else None
+        elif tree is not None:
+            bias = bias_of(~tree.visible(asked.window)[:, None], groups, self.dtype)
+        elif asked.cache is not None and bias is None:
             bias = attention_bias(asked.positions, asked.window, groups, self.dtype)
         cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
-        return (asked._replace(bias=bias, cos=cos, sin=sin, fused=what),)
+        return (asked._replace(bias=bias, cos=cos, sin=sin, fused=what, nodes=nodes),)
 
     def new_cache(self, batch: int, capacity: int, width: int, again: int = 1) -> KVCache:
         """A cache for `batch` sequences of `capacity` tokens, of which a pass drafts or verifies up

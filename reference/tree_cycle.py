@@ -37,7 +37,7 @@ class TreeCycle(Cycle):
         ancestors = proposal.tree.ancestors
         positions = sequences.lengths[:, None] + proposal.tree.depths
         nodes = torch.arange(self.width + 1, device=positions.device)
-        kept = branches(ancestors, nodes, sequences.lengths, sequences.window)
+        kept = branches(ancestors, nodes, sequences.lengths)
         hidden = self.target.hidden(tokens, positions, self.cache, sequences.window, kept)
         logits = self.target.head(hidden)
         logits = sampling.penalise(logits, sequences, proposal.tokens, ancestors)

@@ -138,23 +138,35 @@ def lay_out(parents: Tensor, depth: int, fanout: int) -> Layout:
 
 
 class Branches(NamedTuple):
-    """Where a pass over a tree keeps its T nodes, and what they see. In a chain both follow from
-    the positions."""
+    """Where a pass over trees keeps T of their nodes, and what these see: the text and their
+    ancestors. In a chain both follow from the positions. Node j is kept in slot lengths + j."""
 
     slots: Tensor  # (B, T), of the cache
-    visible: Tensor  # (B, T, S), which of the S slots that the pass reads
+    lengths: Tensor  # (B,), slots of the text, which come before the root's
+    ancestors: Tensor  # (B, T, J), which of the first J nodes a node sees, itself included
+
+    def visible(self, window: int) -> Tensor:
+        """Which of the first `window` slots the nodes see, (B, T, S)."""
+        rows, known = self.ancestors.shape[1:]
+        slots = torch.arange(window, device=self.lengths.device)
+        text = (slots < self.lengths[:, None])[:, None].expand(-1, rows, -1)
+        of_tree = self.lengths[:, None, None] + torch.arange(known, device=self.lengths.device)
+        return text.scatter(2, of_tree.expand(-1, rows, -1), self.ancestors)
+
+    @property
+    def known(self) -> int:
+        """J, the nodes of the tree so far, which have the slots from `lengths` on."""
+        return self.ancestors.shape[2]
+
+    def bits(self) -> Tensor:
+        """The ancestors, (B, T, W): node j is bit j mod 64 of word j // 64."""
+        words = F.pad(self.ancestors, (0, -self.known % 64)).unflatten(2, (-1, 64))
+        return (words.long() << torch.arange(64, device=words.device)).sum(-1)
 
 
-def branches(ancestors: Tensor, nodes: Tensor, lengths: Tensor, window: int) -> Branches:
-    """The slots of `nodes` (T,) of trees after texts of `lengths` (B,), and what they see. Node
-    j is kept in slot lengths + j, and sees the text and its `ancestors` (B, T, J), itself
-    included."""
-    rows, known = ancestors.shape[1:]
-    slots = torch.arange(window, device=lengths.device)
-    text = (slots < lengths[:, None])[:, None].expand(-1, rows, -1)
-    of_tree = lengths[:, None, None] + torch.arange(known, device=lengths.device)
-    visible = text.scatter(2, of_tree.expand(-1, rows, -1), ancestors)
-    return Branches(lengths[:, None] + nodes, visible)
+def branches(ancestors: Tensor, nodes: Tensor, lengths: Tensor) -> Branches:
+    """`nodes` (T,) of trees after texts of `lengths` (B,), and their `ancestors` (B, T, J)."""
+    return Branches(lengths[:, None] + nodes, lengths, ancestors)
 
 
 def likeliest_nodes(parents: Tensor, worth: Tensor, count: int) -> tuple[Tensor, Tensor]:

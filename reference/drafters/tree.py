@@ -56,7 +56,7 @@ class TreeDraft(DraftModel):
         among the root and the tokens `drafted` (B, J-1) so far."""
         lengths = sequences.lengths
         window = sequences.window + self.spare
-        kept = branches(ancestors, nodes, lengths, window)
+        kept = branches(ancestors, nodes, lengths)
         positions = (lengths[:, None] + depth).expand(-1, len(nodes))
         logits = self.model(drafted[:, nodes - 1], positions, self.cache, window, kept)
         return sampling.penalise(logits, sequences, drafted, ancestors)

@@ -17,12 +17,13 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 BF16, FP32 = "*bf16", "*fp32"
 PRODUCT = dict.fromkeys(("x", "weight", "norm", "residual", "out"), BF16)
 PRODUCT |= {"eps": "fp32", "rows": "i32"}
-NAMES = ("slots", "position_stride", "position_batch", "T", "H", "KV", "PARTS")
-INTEGERS = dict.fromkeys(NAMES, "i32")
-QKV = dict.fromkeys(("qkv", "keys", "values"), BF16) | {"positions": "*i64"} | INTEGERS
+NAMES = ("capacity", "slot_stride", "slot_batch", "end_stride", "end_batch", "known", "blocks",
+         "T", "H", "KV", "PARTS")  # fmt: skip
+INTEGERS = dict.fromkeys(NAMES, "i32") | dict.fromkeys(("slots", "ends"), "*i64")
+QKV = dict.fromkeys(("qkv", "keys", "values"), BF16) | INTEGERS
 ROTATE = QKV | dict.fromkeys(("cos", "sin", "query_norm", "key_norm"), BF16)
 ROTATE |= {"eps": "fp32", "angle_stride": "i32", "angle_batch": "i32"}
-ATTEND = QKV | {"parts": FP32, "sums": FP32, "out": BF16, "scale": "fp32"}
+ATTEND = QKV | {"parts": FP32, "sums": FP32, "out": BF16, "scale": "fp32", "nodes": "*i64"}
 MATRICES = {"qkv": (6144, 4096), "output": (4096, 4096), "gate_up": (14336, 4096),
             "down": (4096, 14336)}  # fmt: skip
 
@@ -74,9 +75,11 @@ def main() -> None:
         look_at(kernel, PRODUCT, constants, tiles.warps, True)
     for norm in (False, True):
         look_at(fused_kernels.rotate_and_write, ROTATE, {"D": 128, "NORM": norm}, 1, False)
+    attend = {"D": 128, "BLOCK": SLOTS_OF_A_BLOCK}
     for queries, warps, whole in ((16, 4, True), (16, 4, False), (64, 4, False), (128, 8, False)):
-        attend = {"D": 128, "R": queries, "BLOCK": SLOTS_OF_A_BLOCK, "WHOLE": whole}
-        look_at(fused_kernels.attend_part, ATTEND, attend, warps, False)
+        for tree in (False, True):
+            of_these = attend | {"R": queries, "WHOLE": whole, "TREE": tree}
+            look_at(fused_kernels.attend_part, ATTEND, of_these, warps, False)
     together = {"T": "i32", "H": "i32", "KV": "i32", "R": "i32"}
     together |= {"parts": FP32, "sums": FP32, "out": BF16}
     sizes = {"D": 128, "PARTS": MOST_PARTS}

@@ -14,6 +14,7 @@ import torch  # noqa: E402
 from conftest import tiny_model  # noqa: E402
 
 from reference import fused  # noqa: E402
+from reference.trees import Tree, branches  # noqa: E402
 
 LENGTHS = [70, 3, 131]  # so many tokens of each sequence are in the cache
 SHAPES = [  # heads, key-value heads, head size, hidden size, MLP width, QK-norm
@@ -33,23 +34,31 @@ SMALL = {  # of a program several turn, and the last block is not full
 }
 
 
+SMALL_TREE, LARGE_TREE = Tree.branching((4, 3, 1)), Tree.branching((20, 3))
+
+
 def anything_fits(layers, view) -> str:
-    return fused.in_use if view.bias is None and view.slots is view.positions else ""
+    return fused.in_use if view.bias is None else ""
 
 
 @torch.inference_mode()
-def worst(model, batch: int, tokens: int, what: str) -> float:
-    """The largest difference, of hidden states and of what is cached, to `what` is fused."""
+def worst(model, batch: int, tokens: int, what: str, tree: Tree | None = None) -> float:
+    """The largest difference, of hidden states and of what is cached, to `what` is fused, of a
+    chain or of the last nodes of a `tree`."""
     generator = torch.Generator().manual_seed(batch * 10 + tokens)
-    lengths = torch.tensor(LENGTHS[:batch])
-    found = []
+    lengths = torch.tensor(LENGTHS[:batch]) if batch > 1 or not tree else torch.tensor([0])
+    found, kept = [], None
     text = torch.randint(0, 61, (batch, tokens), generator=generator)
     positions = lengths[:, None] + torch.arange(tokens)
+    if tree:
+        layout, nodes = tree.layout(batch), torch.arange(tree.nodes + 1)[-tokens:]
+        positions = lengths[:, None] + layout.depths[:, -tokens:]
+        kept = branches(layout.ancestors[:, -tokens:], nodes, lengths)
     for used in ("", what):
         cache = model.new_cache(batch, 256, tokens)
         cache.fill_with_noise(256)
         with mock.patch.object(fused, "fitting", anything_fits), fused.fusing(used):
-            hidden = model.hidden(text, positions, cache, 256)
+            hidden = model.hidden(text, positions, cache, 256, kept)
         found.append((hidden, *cache.keys, *cache.values))
     return max((one - other).abs().max().item() for one, other in zip(*found, strict=True))
 
@@ -64,9 +73,20 @@ def main() -> None:
         with mock.patch.object(fused, "TILES", tiles):
             passes = ((1, 1), (3, 1), (1, 4), (3, 5)) if tiles is SMALL else ((1, 1), (3, 5))
             for (batch, tokens), what in itertools.product(passes, (fused.LAYERS, fused.BETWEEN)):
-                error = worst(model, batch, tokens, what)
-                assert 0 < error < 2e-5, (shape, batch, tokens, what, error)
-                print(f"passes agree within {error:.1e}: {shape}, {batch} x {tokens}, {what}")
+                compare(shape, what, model, batch, tokens)
+            if tiles is SMALL:
+                for queries, batch in ((128, 1), (16, 3)):  # in one block, and in several
+                    with mock.patch.object(fused, "QUERIES_OF_A_BLOCK", queries):
+                        compare(shape, fused.LAYERS, model, batch, 16 // batch, SMALL_TREE)
+                        compare(shape, fused.BETWEEN, model, batch, 20)
+    compare(shape, fused.BETWEEN, model, 1, 81, LARGE_TREE)  # whose marks fill two words
+
+
+def compare(shape, what: str, model, batch: int, tokens: int, tree: Tree | None = None) -> None:
+    error = worst(model, batch, tokens, what, tree)
+    name = f"{shape}, {batch} x {tokens}, {what}, {'tree' if tree else 'chain'}"
+    assert 0 < error < 2e-5, (name, error)
+    print(f"passes agree within {error:.1e}: {name}")
 
 
 if __name__ == "__main__":

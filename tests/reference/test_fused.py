@@ -17,6 +17,7 @@ from reference.cache import KVCache
 from reference.fused import BETWEEN, LAYERS, TILES, fusing
 from reference.quantization import quantized
 from reference.transformer import Pass
+from reference.trees import Tree, branches
 from specsim.checks import SpecsimError
 
 HERE = Path(__file__).parent
@@ -37,12 +38,12 @@ def in_a_process(name: str) -> str:
 
 @pytest.mark.slow
 def test_in_tritons_interpreter_fused_passes_are_ordinary_ones() -> None:
-    """In fp32, of ragged batches, odd sizes, and one or several tokens."""
+    """In fp32, of ragged batches, odd sizes, and one or several tokens, of chains and of trees."""
     pytest.importorskip("triton")
     numpy = pytest.importorskip("numpy")
     if tuple(map(int, numpy.__version__.split(".")[:2])) >= (2, 4):
         pytest.skip("Triton's interpreter needs NumPy below 2.4")
-    assert in_a_process("fused_interpreted.py").count("passes agree") == 36
+    assert in_a_process("fused_interpreted.py").count("passes agree") == 49
 
 
 @pytest.mark.slow
@@ -52,7 +53,7 @@ def test_every_kernel_compiles_for_a_hopper_gpu_without_spills() -> None:
     pytest.importorskip("triton")
     if not torch.version.cuda:
         pytest.skip("needs the compiler of a CUDA build")
-    assert in_a_process("fused_compiled.py").count("no spills") == len(TILES) + 9
+    assert in_a_process("fused_compiled.py").count("no spills") == len(TILES) + 13
 
 
 def test_without_triton_only_the_mode_is_missing(monkeypatch) -> None:
@@ -146,11 +147,25 @@ def test_products_of_many_rows_stay_torchs(bf16) -> None:
 
 def test_many_queries_of_a_sequence_do_not_fit(bf16) -> None:
     model = bf16(num_heads=16, num_kv_heads=2, hidden_size=64)
-    assert fits(model, asked(model, 1, 16))
-    assert not fits(model, asked(model, 1, 17))  # 136 queries share a key-value head
+    assert fits(model, asked(model, 1, 32))
+    assert not fits(model, asked(model, 1, 33))  # 264 queries share a key-value head
 
 
-def test_a_pass_that_is_no_chain_does_not_fit(bf16) -> None:
+def test_a_pass_over_a_tree_fits(bf16) -> None:
+    model = bf16()
+    view = asked(model, 2, 4)
+    layout = Tree((0, 0, 1)).layout(2)
+    kept = branches(layout.ancestors, torch.arange(4), torch.tensor([7, 9]))
+    tree = view._replace(slots=kept.slots, branches=kept)
+    assert fits(model, tree) == LAYERS
+    with fusing(LAYERS):
+        (seen,) = model.views(tree)
+    assert seen.bias is None
+    assert seen.nodes.tolist() == [[[0b0001], [0b0011], [0b0101], [0b1011]]] * 2
+    assert model.views(tree)[0].nodes is None
+
+
+def test_a_pass_that_is_neither_chain_nor_tree_does_not_fit(bf16) -> None:
     model = bf16()
     view = asked(model)
     assert not fits(model, view._replace(slots=view.positions.clone()))
@@ -223,9 +238,9 @@ def test_the_window_is_read_where_the_kernels_do_not_fit(bf16, monkeypatch) -> N
     cpu = torch.device("cpu")
     assert not fused.reads_to_the_end(shape, 1, "cuda-graphs", cpu)
     monkeypatch.setattr(fused, "missing", lambda device: None)
-    assert fused.reads_to_the_end(shape, 16, "cuda-graphs", cpu)
-    assert fused.reads_to_the_end(shape, 16, "fused", cpu)
-    assert not fused.reads_to_the_end(shape, 17, "cuda-graphs", cpu)
+    assert fused.reads_to_the_end(shape, 32, "cuda-graphs", cpu)
+    assert fused.reads_to_the_end(shape, 32, "fused", cpu)
+    assert not fused.reads_to_the_end(shape, 33, "cuda-graphs", cpu)
     assert not fused.reads_to_the_end(shape, 1, "eager", cpu)
 
 
@@ -251,13 +266,29 @@ def on_gpu(tiny):
 @pytest.mark.gpu
 @pytest.mark.parametrize("what", [BETWEEN, LAYERS])
 @pytest.mark.parametrize(
-    ("batch", "tokens"), [(1, 1), (1, 2), (1, 5), (1, 9), (1, 16), (1, 40), (3, 1), (3, 5)]
+    ("batch", "tokens"),
+    [(1, 1), (1, 2), (1, 5), (1, 9), (1, 16), (1, 40), (1, 100), (3, 1), (3, 5)],
 )
 @torch.inference_mode()
 def test_fused_passes_are_as_near_to_fp64_as_ordinary_ones(on_gpu, batch, tokens, what) -> None:
-    model, exact = on_gpu
-    lengths = torch.tensor([700, 3, 131], device="cuda")[:batch, None]
-    positions = lengths + torch.arange(tokens, device="cuda")
+    as_near_to_fp64(on_gpu, batch, what, torch.arange(tokens, device="cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", [BETWEEN, LAYERS])
+@pytest.mark.parametrize(("batch", "tree"), [(1, (3, 2)), (3, (2, 1)), (1, (20, 3)), (2, (40, 1))])
+@torch.inference_mode()
+def test_so_are_fused_passes_over_trees(on_gpu, batch, tree, what) -> None:
+    layout = Tree.branching(tree).layout(batch, "cuda")
+    as_near_to_fp64(on_gpu, batch, what, layout.depths, layout.ancestors)
+
+
+def as_near_to_fp64(models, batch: int, what: str, depths, ancestors=None) -> None:
+    model, exact = models
+    lengths, tokens = torch.tensor([700, 3, 131], device="cuda")[:batch, None], depths.shape[-1]
+    positions, kept = lengths + depths, None
+    if ancestors is not None:
+        kept = branches(ancestors, torch.arange(tokens, device="cuda"), lengths[:, 0])
     text = torch.randint(0, 61, (batch, tokens), device="cuda")
     noise = model.new_cache(batch, 1024, tokens)
     noise.fill_with_noise(1024)
@@ -267,7 +298,7 @@ def test_fused_passes_are_as_near_to_fp64_as_ordinary_ones(on_gpu, batch, tokens
         for to, source in zip(cache.tensors(), noise.tensors(), strict=True):
             to.copy_(source)
         with fusing(used):
-            hidden = each.hidden(text, positions, cache, 1024)
+            hidden = each.hidden(text, positions, cache, 1024, kept)
         found.append([x.double() for x in (hidden, *cache.tensors())])
     assert not torch.equal(found[1][0], found[2][0])  # other kernels
     for truth, ordinary, other in zip(*found, strict=True):

@@ -55,7 +55,7 @@ class PassOverATree:
         prefill(target, sequences, self.cache)
         layout = tree.layout(len(prompts))
         nodes = torch.arange(tree.nodes + 1)
-        kept = branches(layout.ancestors, nodes, self.lengths, capacity)
+        kept = branches(layout.ancestors, nodes, self.lengths)
         tokens = torch.cat((sequences.pending, drafted), dim=1)
         positions = self.lengths[:, None] + layout.depths
         self.logits = target(tokens, positions, self.cache, capacity, kept)  # (B, N+1, V)
@@ -326,7 +326,7 @@ def convolution_of_rows(monkeypatch) -> None:
 
 def states_by_depth(monkeypatch) -> None:
     """One state a position, as in a chain: siblings overwrite each other."""
-    monkeypatch.setattr(StateCache, "along", lambda self, branches: self)
+    monkeypatch.setattr(StateCache, "along", lambda self, branches, window: self)
 
 
 FAULTS = [

@@ -67,7 +67,7 @@ def test_a_pass_over_a_tree_is_a_pass_over_each_of_its_paths(pair, sequences_of)
         layout = BUSHY.layout(len(PROMPTS))
         drafted = torch.randint(61, (len(PROMPTS), BUSHY.nodes))
         nodes, lengths = torch.arange(BUSHY.nodes + 1), sequences.lengths
-        kept = branches(layout.ancestors, nodes, lengths, capacity)
+        kept = branches(layout.ancestors, nodes, lengths)
         tokens = torch.cat((sequences.pending, drafted), dim=1)
         positions = lengths[:, None] + layout.depths
         logits = target(tokens, positions, cache, capacity, kept)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.trees import Tree, lay_out, likeliest_nodes
+from reference.trees import Tree, branches, lay_out, likeliest_nodes
 from specsim.acceptance.optimal_trees import best_tree
 from specsim.checks import SpecsimError
 
@@ -91,6 +91,25 @@ def test_one_shape_for_a_whole_batch() -> None:
     assert layout.children.shape == (3, 9, 3)
     for field in layout[:4]:
         assert torch.equal(field[0], field[2])
+
+
+@pytest.mark.parametrize("tree", [BUSHY, Tree((0,) * 62), Tree((0,) * 63), Tree.branching((70, 1))])
+def test_what_a_node_sees_is_told_by_slot_and_by_bit(tree: Tree) -> None:
+    """The text and the node's ancestors; trees of 63 and 64 nodes with the root, and of 141."""
+    lengths, window = torch.tensor([0, 5]), 200
+    nodes = torch.arange(tree.nodes + 1)[-3:]
+    kept = branches(tree.layout(2).ancestors[:, -3:], nodes, lengths)
+    visible, bits = kept.visible(window), kept.bits()
+    assert bits.shape == (2, 3, tree.nodes // 64 + 1)
+    for row, length in enumerate(lengths.tolist()):
+        for index, node in enumerate(nodes.tolist()):
+            above = {0, *path_to(tree, node)}
+            seen = {*range(length), *(length + other for other in above)}
+            assert set(visible[row, index].nonzero().flatten().tolist()) == seen
+            words = [word % (1 << 64) for word in bits[row, index].tolist()]
+            assert sum(word << 64 * at for at, word in enumerate(words)) == sum(
+                1 << other for other in above
+            )
 
 
 # The likeliest nodes
