@@ -35,13 +35,17 @@ class KVCache:
         self.size = (architecture, batch, capacity, dtype, device)
         # `ends` (B,) is the length of the longest text that each sequence may become
         self.capacity, self.ends = capacity, torch.full((batch,), capacity, device=device)
-        layers = range(architecture.num_layers)
+        shape = (2, architecture.num_layers, *shape)
         what = f"the keys and values of {batch} x {capacity} tokens in {architecture.name}"
-        with memory_for(what, 2 * len(layers) * prod(shape) * dtype.itemsize, device):
-            self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-            self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        with memory_for(what, prod(shape) * dtype.itemsize, device):
+            self.hold(torch.zeros(shape, dtype=dtype, device=device))
         # (B, 1), to address each sequence's own slots
         self._rows = torch.arange(batch, device=device)[:, None]
+
+    def hold(self, all_layers: Tensor) -> None:
+        """Keep keys and values in `all_layers` (2, L, B, S, H_kv, D)."""
+        self.all_layers = all_layers  # so that what moves in all layers moves at once
+        self.keys, self.values = (list(kept.unbind()) for kept in all_layers)
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values (B, T, H_kv, D) of one layer at `positions` (B, T)."""
@@ -59,7 +63,7 @@ class KVCache:
     def rows(self, rows: slice) -> "KVCache":
         """A view of some of the sequences' slots, which shares their memory."""
         view = copy(self)
-        view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
+        view.hold(self.all_layers[:, :, rows])
         view.ends, view._rows = self.ends[rows], self._rows[: len(self._rows[rows])]
         view.size = (self.size[0], len(view.ends), *self.size[2:])
         view.counted = None  # a server reads prompts one by one
@@ -73,8 +77,8 @@ class KVCache:
     def move(self, source: Tensor, destination: Tensor) -> None:
         """Copy slots `source` to slots `destination`, (B, T) each, in every layer; all are read
         before any is written."""
-        for tensor in (*self.keys, *self.values):
-            tensor.index_put_((self._rows, destination), tensor[self._rows, source])
+        moved = self.all_layers[:, :, self._rows, source]
+        self.all_layers[:, :, self._rows, destination] = moved
 
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:
         """Write random keys and values to the first `slots` slots: a long context to time steps at,

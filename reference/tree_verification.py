@@ -87,24 +87,25 @@ def match_tree(
 
 
 def follow(choices: Tensor, drafted: Tensor, layout: Layout) -> TreeVerdict:
-    """Walk down as long as a child is the target's own choice (B, N+1) at its parent. Greedy
-    decoding is only this."""
-    node, path = choices.new_zeros(len(choices)), []
-    tokens = F.pad(drafted, (1, 0))  # (B, N+1); the root's is never used
-    beyond = choices.shape[1]
-    for _ in range(layout.depth):
-        children = row(layout.children, node)  # (B, C)
-        wanted = row(choices, node)[:, None]
-        matching = (children > 0) & (tokens.gather(1, children) == wanted)
-        child = torch.where(matching, children, beyond).amin(1)  # the eldest of equal siblings
-        node = torch.where(child < beyond, child, node)
-        path.append(node)
-    return TreeVerdict(row(layout.depths, node), stacked(path, node), row(choices, node))
+    """Walk down as long as a child is the target's own choice (B, N+1) at its parent; of equal
+    siblings the eldest. Greedy decoding is only this.
+
+    All steps at once: a node is on the path if it, and every node above it, is what was chosen.
+    """
+    chosen = drafted == choices.gather(1, layout.parents)  # (B, N)
+    repeats = (drafted[:, :, None] == drafted[:, None]) & layout.elders
+    chosen = F.pad(chosen & ~repeats.any(-1), (1, 0), value=True)
+    on_path = (chosen[:, None] | ~layout.ancestors).all(-1)  # (B, N+1), one node at each depth
+    levels = torch.arange(layout.depth + 1, device=drafted.device)[:, None]
+    nodes = torch.arange(choices.shape[1], device=drafted.device)
+    path = ((on_path[:, None] & (layout.depths[:, None] <= levels)) * nodes).amax(-1)  # (B, D+1)
+    return TreeVerdict(on_path.sum(-1) - 1, path[:, 1:], row(choices, path[:, -1]))
 
 
 def row(table: Tensor, index: Tensor) -> Tensor:
     """table[b, index[b]] of a table (B, R, …), for `index` (B,)."""
-    return table[torch.arange(len(index), device=index.device), index]
+    at = index.view(-1, *[1] * (table.ndim - 1)).expand(-1, 1, *table.shape[2:])
+    return table.gather(1, at)[:, 0]
 
 
 def stacked(path: list[Tensor], node: Tensor) -> Tensor:

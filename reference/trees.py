@@ -111,6 +111,7 @@ class Layout(NamedTuple):
     parents: Tensor  # (B, N)
     depths: Tensor  # (B, N+1), how far after the pending token a node stands
     ancestors: Tensor  # (B, N+1, N+1), the attention mask: [b, i, j] if j is i or above it
+    elders: Tensor  # (B, N, N): [b, i, j] if node j + 1 is an elder sibling of node i + 1
     children: Tensor  # (B, N+1, C), in the order they are tried; 0 where there is none
     depth: int  # an upper bound on the length of a path
 
@@ -130,11 +131,11 @@ def lay_out(parents: Tensor, depth: int, fanout: int) -> Layout:
         ancestors.scatter_(2, node[..., None], True)
         node = above.gather(1, node)
     siblings = parents[:, :, None] == parents[:, None]  # (B, N, N)
-    ranks = (siblings & (nodes[1:, None] > nodes[1:])).sum(-1)  # how many elder siblings, (B, N)
+    elders = siblings & (nodes[1:, None] > nodes[1:])
     children = parents.new_zeros((batch, (count + 1) * fanout))
-    children.scatter_(1, parents * fanout + ranks, nodes[1:].expand(batch, -1))
+    children.scatter_(1, parents * fanout + elders.sum(-1), nodes[1:].expand(batch, -1))
     children = children.view(batch, count + 1, fanout)
-    return Layout(parents, ancestors.sum(-1) - 1, ancestors, children, depth)
+    return Layout(parents, ancestors.sum(-1) - 1, ancestors, elders, children, depth)
 
 
 class Branches(NamedTuple):

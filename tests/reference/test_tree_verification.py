@@ -521,7 +521,7 @@ def test_l1_larger_trees_on_drawn_choices(nodes: int, depth: int | None, expecte
     choices = draw(table[0].expand(count, nodes, -1), uniforms)
     drafted = likeliest(table, tree).tokens.expand(count, -1)
     one = tree.layout(1)
-    layout = Layout(*(field.expand(count, *field.shape[1:]) for field in one[:4]), one.depth)
+    layout = Layout(*(field.expand(count, *field.shape[1:]) for field in one[:5]), one.depth)
     accepted = follow(choices, drafted, layout).accepted.double()
     error = accepted.std().item() / count**0.5
     assert accepted.mean().item() + 1 == pytest.approx(expected, abs=4 * error)
@@ -639,7 +639,7 @@ def test_a_million_walks_never_emit_a_token_of_probability_zero(dtype, replaceme
         torch.cat((distributions, distribution), dim=1),
     )
     one = tree.layout(1)
-    layout = Layout(*(field.expand(count, *field.shape[1:]) for field in one[:4]), one.depth)
+    layout = Layout(*(field.expand(count, *field.shape[1:]) for field in one[:5]), one.depth)
     verdict = verify_tree(
         target.expand(count, 4, -1), distributions, tokens, uniforms[:, 3:], layout
     )
