@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import torch  # noqa: E402
 from conftest import tiny_model  # noqa: E402
 
-from reference import fused  # noqa: E402
+from reference import ConfidenceTree, StaticTree, fused, speculate  # noqa: E402
 from reference.trees import Tree, branches  # noqa: E402
 
 LENGTHS = [70, 3, 131]  # so many tokens of each sequence are in the cache
@@ -80,6 +80,14 @@ def main() -> None:
                         compare(shape, fused.LAYERS, model, batch, 16 // batch, SMALL_TREE)
                         compare(shape, fused.BETWEEN, model, batch, 20)
     compare(shape, fused.BETWEEN, model, 1, 81, LARGE_TREE)  # whose marks fill two words
+    for drafter in (StaticTree(model, SMALL_TREE), ConfidenceTree(model, 7, 3, width=3)):
+        texts = []
+        for used in ("", fused.BETWEEN):
+            with mock.patch.object(fused, "fitting", anything_fits), fused.fusing(used):
+                run = speculate(model, drafter, [[5, 6, 7], [9]], 6, mode="eager")
+                texts.append((run.tokens, run.statistics.accepted_counts))
+        assert texts[0] == texts[1], texts
+        print(f"texts agree: {type(drafter).__name__}")
 
 
 def compare(shape, what: str, model, batch: int, tokens: int, tree: Tree | None = None) -> None:
