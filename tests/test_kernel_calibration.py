@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +19,17 @@ from specsim.evidence.calibration import (
     StageProbe,
     fit_kernels,
     from_json,
+    load_probes,
+    probes_from_json,
     probes_to_json,
     to_json,
 )
-from specsim.evidence.calibration.kernels import errors_on_others, stage_s, two_errors
+from specsim.evidence.calibration.kernels import (
+    error_of_sides,
+    errors_on_others,
+    stage_s,
+    two_errors,
+)
 from specsim.hardware import Accelerator, EfficiencyTable, Engine, System
 from specsim.operators import Workload, forward_work, precision
 from specsim.speculation import predict
@@ -345,6 +353,62 @@ def test_it_reads_what_it_wrote(probes, tmp_path):
     document = json.loads(json.dumps(probes_to_json(probes), allow_nan=False))
     assert {"kind", "reads", "products", "caches", "laps", "host_ahead"} <= document.keys()
     assert document["laps"]["cuda-graphs"][0]["lap"] == "verify"  # the keys of written files
+    (tmp_path / "probes.json").write_text(json.dumps(document))
+    again = load_probes(tmp_path / "probes.json")
+    assert again == probes
+    assert to_json(fit_kernels(again, "cuda-graphs", {"mode": "cuda-graphs"})) == to_json(
+        calibration
+    )
+
+
+def changed(document: dict, *path, to=None) -> dict:
+    """A copy with one value replaced, or left out."""
+    document = json.loads(json.dumps(document))
+    inner = document
+    for key in path[:-1]:
+        inner = inner[key]
+    if to is None:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = to
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "named"),
+    [
+        (("kind",), "calibration", "its kind is not kernel-probes"),
+        (("kind",), None, "its kind is not kernel-probes"),
+        (("products",), None, "products must be a list of timings"),
+        (("products",), [], "products must be a list of timings"),
+        (("products", 0, "seconds"), 0, "products: seconds must be above 0"),
+        (("products", 0, "seconds"), "1", "products: seconds must be above 0"),
+        (("products", 0, "rows"), None, "products lacks the field 'rows'"),
+        (("caches", 0, "speed"), 1, "caches has an unknown field 'speed'"),
+        (("caches", 0), 3, "caches must be a table of fields"),
+        (("reads",), [1, 2], "reads must be pairs"),
+        (("reads",), "fast", "reads"),
+        (("laps",), [], "laps must be a table of modes"),
+        (("laps", "cuda-graphs"), 3, "laps: cuda-graphs must be a list"),
+        (("laps", "cuda-graphs", 0, "lap"), None, "needs an architecture and a lap"),
+        (("laps", "cuda-graphs", 0, "architecture", "num_layers"), -1, "num_layers"),
+        (("laps", "cuda-graphs", 0, "seconds"), -1, "seconds must be"),
+        (("small",), [1], "small must be a table"),
+        (("machine",), None, "lacks the field 'machine'"),
+    ],
+)
+def test_what_is_no_file_of_probes_is_refused_in_a_sentence(probes, path, to, named):
+    document = changed(probes_to_json(probes), *path, to=to)
+    with pytest.raises(SpecsimError, match=named) as caught:
+        probes_from_json(document, "probes.json")
+    assert str(caught.value).startswith("probes.json is not a file of a GPU's probes: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("document", [None, [], 3, "kernel-probes"])
+def test_other_documents_are_no_file_of_probes(document):
+    with pytest.raises(SpecsimError, match="is not a file of a GPU's probes"):
+        probes_from_json(document)
 
 
 def test_a_mode_that_was_not_timed_is_refused(probes):
@@ -504,6 +568,34 @@ def test_errors_of_kernels_and_of_overheads_are_told_apart() -> None:
             0.8, abs=0.03
         )
     assert two_errors(np.full(8, 0.001), np.full(8, 0.5)) == (0.02, 0.0)
+    assert two_errors(np.full(8, 0.001), np.full(8, 0.5), 0.04) == (0.04, 0.0)
+
+
+def test_the_band_is_no_narrower_than_what_the_table_of_products_leaves_out(probes) -> None:
+    """Two matrices of 16 MB that differ by 12 % either way: half of that in a layer of four."""
+
+    def product(inputs: int, outputs: int, rows: int, seconds: float) -> ProductProbe:
+        return ProductProbe(inputs, outputs, rows, 2.0 * inputs * outputs, seconds)
+
+    pairs = [
+        product(*sides, rows, rows * math.exp(sign * 0.12))
+        for rows in (1, 8)
+        for sides, sign in (((1024, 8192), 1), ((8192, 1024), -1))
+    ]
+    alone = [product(64, 64, 1, 1.0), product(64, 64, 8, 9.0)]
+    assert error_of_sides([*pairs, *alone]) == pytest.approx(0.06)
+    assert error_of_sides(alone) == error_of_sides(pairs[:1]) == 0.02
+
+    def fitted(spread: float) -> float:
+        products = tuple(
+            replace(p, seconds=p.seconds * math.exp(spread if p.inputs > 4096 else -spread))
+            if p.inputs * p.outputs == 2048 * 8192 else p
+            for p in probes.products
+        )  # fmt: skip
+        return fit_kernels(replace(probes, products=products), "cuda-graphs").system.engine.error
+
+    assert fitted(0.3) == pytest.approx(0.15, rel=0.01)
+    assert fitted(0.0) < 0.075
 
 
 def test_a_band_is_as_wide_as_the_share_of_overheads_asks(system) -> None:

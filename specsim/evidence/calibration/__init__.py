@@ -7,16 +7,22 @@
 | `overheads` | fits what is neither products nor attention, from the stages of decoding cycles |
 | `regression` | fits without negative coefficients |
 | `kernels` | fits a GPU: each matrix product and attention kernel in a table, then the stages |
-| `files` | writes and reads a calibration file |
+| `files` | writes and reads a calibration file, and a file of a GPU's timings |
 """
 
-from specsim.evidence.calibration.files import from_json, load, to_json
+from specsim.evidence.calibration.files import (
+    from_json,
+    load,
+    load_probes,
+    probes_from_json,
+    probes_to_json,
+    to_json,
+)
 from specsim.evidence.calibration.kernels import (
     CacheProbe,
     KernelProbes,
     ProductProbe,
     fit_kernels,
-    probes_to_json,
 )
 from specsim.evidence.calibration.overheads import Calibration, explained, with_overheads
 from specsim.evidence.calibration.probes import (
@@ -49,8 +55,10 @@ __all__ = [
     "fit_kernels",
     "from_json",
     "load",
+    "load_probes",
     "non_negative_fit",
     "non_negative_least_squares",
+    "probes_from_json",
     "probes_to_json",
     "to_json",
     "weight_efficiency",

@@ -1,12 +1,13 @@
-"""A calibration as a JSON file."""
+"""A calibration as a JSON file; and a GPU's timings, to which one can be fitted again."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from specsim.architecture import Architecture
 from specsim.checks import (
     SpecsimError,
     build,
@@ -18,7 +19,9 @@ from specsim.checks import (
 )
 from specsim.checks.files import read_json
 from specsim.checks.limits import require_limit
+from specsim.evidence.calibration.kernels import CacheProbe, KernelProbes, ProductProbe
 from specsim.evidence.calibration.overheads import Calibration
+from specsim.evidence.calibration.probes import StageProbe
 from specsim.hardware import (
     Accelerator,
     AttentionTable,
@@ -37,6 +40,8 @@ ENDLESS = (
     "vector_efficiency",
 )  # may be infinite
 SMALLEST, LARGEST = 1e-25, 1e25  # of a number in a file, beyond any unit: products stay finite
+Timed = TypeVar("Timed", ProductProbe, CacheProbe, StageProbe)
+PROBE_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a file of probes
 
 
 def to_json(calibration: Calibration) -> dict[str, Any]:
@@ -207,3 +212,72 @@ def require_sizes(values: Any, name: str) -> None:
 def load(path: str | Path) -> Calibration:
     """Read a calibration file; SpecsimError if it is missing or is not a calibration."""
     return from_json(read_json(path), str(path))
+
+
+def probes_to_json(probes: KernelProbes) -> dict[str, Any]:
+    """All timings of a GPU as plain data, which `probes_from_json` reads back."""
+
+    def named(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {PROBE_NAMES.get(name, name): value for name, value in found}
+
+    return {"schema_version": 1, "kind": "kernel-probes"} | asdict(probes, dict_factory=named)
+
+
+def probes_from_json(data: Any, name: str = "probes") -> KernelProbes:
+    """The timings in `data`; SpecsimError with the file's `name`, and the field, if it holds
+    none."""
+    if not isinstance(data, Mapping) or data.get("kind") != "kernel-probes":
+        raise SpecsimError(f"{name} is not a file of a GPU's probes: its kind is not kernel-probes")
+    found = {key: data[key] for key in data if key not in ("schema_version", "kind", "laps")}
+    try:
+        reads = within("reads", found.get("reads", []), low=SMALLEST, high=LARGEST)
+        if reads.ndim != 2 or reads.shape[1] != 2:
+            raise SpecsimError("reads must be pairs of bytes and seconds")
+        found["reads"] = tuple(map(tuple, reads.tolist()))
+        found["products"] = timings(ProductProbe, found.get("products"), "products")
+        found["caches"] = timings(CacheProbe, found.get("caches"), "caches")
+        laps = data.get("laps")
+        if not isinstance(laps, Mapping):
+            raise SpecsimError(f"laps must be a table of modes, not {quoted(laps)}")
+        found["stages"] = {mode: stages_from_json(laps[mode], mode) for mode in laps}
+        for table in ("small", "chunked_from"):
+            require_sizes(found.get(table, {}), table)
+        return build(KernelProbes, found, "probes")
+    except SpecsimError as error:
+        raise SpecsimError(f"{name} is not a file of a GPU's probes: {error}") from None
+
+
+def timings(kind: type[Timed], values: Any, name: str) -> tuple[Timed, ...]:
+    """The probes of one `kind` in a list of tables."""
+    if not isinstance(values, list) or not values:
+        raise SpecsimError(f"{name} must be a list of timings, not {quoted(values)}")
+    require_limit("values", len(values), f"the number of {name}")
+    found = []
+    for each in values:
+        require_sizes(each, name)
+        found.append(build(kind, each, name))
+        for field in fields(kind):
+            if field.type in (int, float):
+                value, may_be_0 = getattr(found[-1], field.name), field.name == "gamma"
+                require_positive(f"{name}: {field.name}", value, or_zero=may_be_0)
+    return tuple(found)
+
+
+def stages_from_json(values: Any, mode: str) -> tuple[StageProbe, ...]:
+    """The stages that were timed in one mode, with the architectures of their models."""
+    if not isinstance(values, list):
+        raise SpecsimError(f"laps: {mode} must be a list of timings, not {quoted(values)}")
+    own = []
+    for each in values:
+        if not isinstance(each, Mapping) or not {"architecture", "lap"} <= set(each):
+            raise SpecsimError(f"each of the laps: {mode} needs an architecture and a lap")
+        model = Architecture.from_fields(each["architecture"])
+        own.append({**each, "architecture": model, "stage": each["lap"]})
+        del own[-1]["lap"]
+    return timings(StageProbe, own, f"laps: {mode}")
+
+
+def load_probes(path: str | Path) -> KernelProbes:
+    """Read a GPU's timings, for `fit_kernels`; SpecsimError if the file is missing or holds
+    none."""
+    return probes_from_json(read_json(path), str(path))

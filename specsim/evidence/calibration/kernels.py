@@ -17,7 +17,7 @@ graph of many, so its time includes the gap between two launches.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,8 @@ from specsim.operators import Workload, precision
 
 HEAD_SIZE = 128  # of the heads whose attention stands for all
 KERNEL_ERROR = 0.02  # the least band of passes that are all kernels which were timed one by one
+PRODUCTS = 4  # of a layer: matrices of different sides
 TILE = 8.0  # rows that a product's kernel computes at least
-JSON_NAMES = {"stages": "laps", "stage": "lap"}  # the keys of a probes file
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def fit_kernels(
     ahead, stages = probes.host_ahead and mode == "eager", probes.stages[mode]
     products_only = System(gpu, engine, stored)
     fitted = with_overheads(products_only, stages, environment, ahead)
-    if found := errors_on_others(products_only, stages, ahead):
+    if found := errors_on_others(products_only, stages, ahead, error_of_sides(own)):
         engine = replace(fitted.system.engine, error=found[0], overhead_error=found[1])
         fitted = replace(fitted, system=replace(fitted.system, engine=engine))
     return fitted
@@ -149,7 +149,7 @@ def caches_of(probes: Sequence[CacheProbe], mode: str) -> list[CacheProbe]:
 
 
 def errors_on_others(
-    products_only: System, stages: Sequence[StageProbe], ahead: bool
+    products_only: System, stages: Sequence[StageProbe], ahead: bool, least: float = KERNEL_ERROR
 ) -> tuple[float, float] | None:
     """How far a fit is from passes of a model that it has not seen: each model's stages are
     predicted by a fit to those of the others. None where fewer than three models were timed.
@@ -157,7 +157,7 @@ def errors_on_others(
     Returns two relative errors: of all a pass takes, and, added to it as independent ones add, of
     its overheads alone, which a fit knows less well than the kernels that were timed one by one.
     With both 80 % of the errors are explained, among the passes that have few overheads and among
-    those that have many.
+    those that have many. The first is no less than `least`.
     """
     names = {stage.architecture.name for stage in stages}
     if len(names) < 3:
@@ -170,13 +170,13 @@ def errors_on_others(
             if stage.architecture.name == name and stage.passes:
                 errors.append(stage_s(stage, system) / stage.seconds - 1)
                 shares.append(1 - explained(stage, products_only)[0] / stage.seconds)
-    return two_errors(np.abs(errors), np.clip(shares, 0.01, 1.0))
+    return two_errors(np.abs(errors), np.clip(shares, 0.01, 1.0), least)
 
 
-def two_errors(errors: Floats, shares: Floats) -> tuple[float, float]:
-    """The `a`, no less than KERNEL_ERROR, and `b` for which hypot(a, b * share) is 80 % of the
-    errors, of the half with the smaller shares and of the half with the larger ones."""
-    few, a, b = shares <= np.median(shares), KERNEL_ERROR, 0.0
+def two_errors(errors: Floats, shares: Floats, least: float = KERNEL_ERROR) -> tuple[float, float]:
+    """The `a`, no less than `least`, and `b` for which hypot(a, b * share) is 80 % of the errors,
+    of the half with the smaller shares and of the half with the larger ones."""
+    few, a, b = shares <= np.median(shares), least, 0.0
     many = ~few if not few.all() else few
 
     def beyond(known: Floats | float, half: Booleans) -> Floats:
@@ -184,8 +184,22 @@ def two_errors(errors: Floats, shares: Floats) -> tuple[float, float]:
 
     for _ in range(20):
         b = float(np.quantile(beyond(a, many) / shares[many], 0.8))
-        a = max(KERNEL_ERROR, float(np.quantile(beyond(b * shares, few), 0.8)))
+        a = max(least, float(np.quantile(beyond(b * shares, few), 0.8)))
     return a, b
+
+
+def error_of_sides(probes: Sequence[ProductProbe]) -> float:
+    """How far a layer's products are from a table that knows bytes and rows alone, by matrices of
+    the same bytes and other sides: 80 % of what each differs from their mean. A layer multiplies
+    PRODUCTS of them, whose differences are independent. No less than KERNEL_ERROR.
+    """
+    logs: dict[tuple[float, int], list[float]] = {}
+    for p in probes:
+        logs.setdefault((p.weight_bytes, p.rows), []).append(np.log(p.seconds))
+    found = [np.abs(np.array(s) - np.mean(s)) for s in logs.values() if len(s) > 1]
+    if not found:
+        return KERNEL_ERROR
+    return max(KERNEL_ERROR, float(np.quantile(np.concatenate(found), 0.8)) / PRODUCTS**0.5)
 
 
 def stage_s(stage: StageProbe, system: System) -> float:
@@ -255,12 +269,3 @@ def cache_table(probes: Sequence[CacheProbe], bandwidth: float) -> EfficiencyTab
     return EfficiencyTable(
         np.array(stream_bytes), np.array(streams, float), values / bandwidth, of="stream"
     )
-
-
-def probes_to_json(probes: KernelProbes) -> dict[str, Any]:
-    """All timings as plain data, so that they can be fitted again without the machine."""
-
-    def named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {JSON_NAMES.get(name, name): value for name, value in fields}
-
-    return {"schema_version": 1, "kind": "kernel-probes"} | asdict(probes, dict_factory=named)
