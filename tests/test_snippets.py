@@ -187,6 +187,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shape = json.dumps(to_config(specsim.model("llama-3.1-8b")))
     (tmp_path / "path" / "to" / "config.json").write_text(shape)
     shutil.copytree(measured, tmp_path / "out" / "gpu" / "nvidia-h200")
+    (tmp_path / "measurements").symlink_to(ROOT / "measurements")
     for name in ("tp1.json", "tp2.json"):
         shutil.copy(measured / "trained.json", tmp_path / "out" / name)
     shutil.copy(measured / "calibration.json", tmp_path / "calibration.json")
