@@ -151,12 +151,15 @@ class Prediction:
     @property
     def errors(self) -> dict[str, Floats]:
         """The relative half-widths of the 80 % bands on times: `error`, or `verification_error` of
-        several rows where that is larger; and beside it, where an engine knows its
-        `overhead_error`, that of the share which is neither weights, cache nor arithmetic."""
+        several rows where that is larger, and of a cycle as much of it as is verification; beside
+        it, where an engine knows its `overhead_error`, that of the share which is neither weights,
+        cache nor arithmetic."""
         engine, usual = self.system.engine, np.asarray(self.error)
         several = np.maximum(self.error, engine.verification_error)
         wider = np.where(self.gamma > 0, several, self.error)
-        errors = {"step_s": usual, "draft_step_s": usual, "cycle_s": usual, "verify_step_s": wider}
+        verifying = np.minimum(self.verify_step_s / self.cycle_s, 1.0)  # the share of a cycle
+        cycle = usual + verifying * (wider - usual)
+        errors = {"step_s": usual, "draft_step_s": usual, "cycle_s": cycle, "verify_step_s": wider}
         if not engine.overhead_error:
             return errors
         step, checked, drafted = (

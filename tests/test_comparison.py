@@ -12,7 +12,7 @@ from specsim import DraftModel, predict
 from specsim.checks import SpecsimError
 from specsim.checks.files import write_json
 from specsim.cli import main
-from specsim.drafting import Lookup
+from specsim.drafting.lookup import SEARCH_S
 from specsim.evidence import tables
 from specsim.evidence.calibration import Calibration, to_json
 from specsim.evidence.comparison import (
@@ -202,12 +202,22 @@ def test_an_n_gram_is_predicted_from_the_survival_of_its_cycles(point):
     verify = predict_point(point(2), SYSTEM).verify_step_s
     assert float(found.verify_step_s) == pytest.approx(float(verify))
     # finding it takes what was timed, or else what is assumed of servers
-    assert float(found.draft_s) == pytest.approx(Lookup().host_s)
+    assert float(found.draft_s) == pytest.approx(SEARCH_S)
     engine = replace(SYSTEM.engine, lookup_overhead_s=70e-6, begin_overhead_s=15e-6)
     timed = predict_point(
         replace(point(2), scenario=scenario, draft_step_s=None), replace(SYSTEM, engine=engine)
     )
     assert float(timed.draft_s) == pytest.approx(85e-6)
+
+
+def test_the_band_of_drafting_is_around_what_is_compared(point):
+    """The mean over a cycle's drafting, which begins with a wider pass, not one plain pass."""
+    part = compare(point(2), SYSTEM).parts["draft_step_s"]
+    prediction = predict_point(point(2), SYSTEM)
+    wide = 1 + float(prediction.errors["draft_step_s"])
+    assert part.predicted > float(prediction.draft_step_s)
+    assert part.low == pytest.approx(part.predicted / wide)
+    assert part.high == pytest.approx(part.predicted * wide)
 
 
 def test_an_early_exit_has_nothing_to_catch_up_with(point):

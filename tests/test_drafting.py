@@ -424,6 +424,95 @@ def test_a_draft_on_one_device_beside_a_split_target():
     assert_allclose(pearl.speedup_per_device, pearl.speedup * 4 / 5)
 
 
+@pytest.mark.parametrize("around", [Pearl, SSD])
+def test_a_draft_beside_the_target_is_priced_on_the_devices_that_it_is_counted_for(around):
+    """One of its own, or those that it is split over; never the target's."""
+    split, alone = system("h100", tensor_parallel=4), system("h100")
+    of_one = DraftModel(ONE).cycle(alone, PLACE, 3)
+    for inner, devices in ((DraftModel(ONE), 1), (DraftModel(ONE, tensor_parallel=2), 2)):
+        beside = around(inner)
+        assert beside.extra_devices == devices
+        again = DraftModel(ONE).cycle(system("h100", tensor_parallel=devices), PLACE, 3)
+        assert_allclose(beside.cycle(split, PLACE, 3).seconds, again.seconds)
+        predicted = predict(EIGHT, beside, split, gamma=3, alpha=0.8)
+        assert_allclose(predicted.speedup_per_device, predicted.speedup * 4 / (4 + devices))
+    assert_allclose(around(DraftModel(ONE)).cycle(split, PLACE, 3).seconds, of_one.seconds)
+
+
+def test_a_search_takes_what_the_calibration_timed_unless_it_is_given():
+    machine = system("h100")
+    timed = replace(machine, engine=replace(machine.engine, lookup_overhead_s=5e-3))
+    seconds = [
+        float(predict(EIGHT, drafter, on, gamma=4, alpha=0.5).draft_s)
+        for drafter in (Lookup(), method("n-gram", EIGHT), Lookup(host_s=1e-3))
+        for on in (machine, timed)
+    ]
+    assert_allclose(seconds, [50e-6, 5e-3, 50e-6, 5e-3, 1e-3, 1e-3], rtol=1e-9)
+    assert_allclose(method("n-gram", EIGHT, host_s=2e-3).cycle(timed, PLACE, 1).seconds, 2e-3)
+
+
+def test_a_lookup_asks_for_the_survival_of_cycles_of_its_length():
+    """Also where the inner model's survival depends on gamma: the misses accept nothing."""
+    chain = Markov(0.9, 0.5, stay_easy=0.8, stay_hard=0.6)
+    mixed = Lookup(hit=0.4).acceptance_of(chain)
+    assert_allclose(mixed.at(4).vector, 0.4 * np.asarray(chain.at(4).vector))
+    request = predict(EIGHT, Lookup(), system("h100"), gamma=4, acceptance=chain).request(64)
+    assert np.isfinite(request.mean_s)
+
+
+def test_the_band_of_a_cycle_is_as_much_that_of_a_verification_as_it_is_one():
+    """Of copies that are found most of it, of a draft as large as the target less."""
+    machine = system("rtx-4090", engine="llama.cpp", precision="q4_k_m")
+    usual, wide = machine.engine.error, machine.engine.verification_error
+    assert wide > usual
+    for drafter, least, most in ((Lookup(hit=1.0), 0.6, 0.8), (DraftModel(EIGHT), 0.1, 0.4)):
+        errors = (over := predict(EIGHT, drafter, machine, gamma=4, alpha=0.6)).errors
+        part = float(over.verify_step_s / over.cycle_s)
+        assert least < part < most
+        assert_allclose(errors["cycle_s"], usual + part * (wide - usual))
+        assert usual < errors["cycle_s"] <= errors["verify_step_s"]
+    assert predict(EIGHT, Lookup(), machine, gamma=0, alpha=0.6).errors["cycle_s"] == usual
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-120b", "gemma-3-27b", "mistral-7b-v0.1"])
+def test_an_eagle_head_sees_all_tokens_of_a_target_with_windows(name):
+    shape = model(name)
+    head = Eagle(shape).architecture
+    assert not head.sliding_layers
+    machine = system("h200", tensor_parallel=2)
+    short, long = (
+        Eagle(shape).held_bytes(machine, batch=1, slots=slots)[1] for slots in (1024, 65536)
+    )
+    assert_allclose(long, 64 * short)
+
+
+def test_a_tree_reads_again_a_path_and_not_all_nodes():
+    machine = system("h100", engine="sglang")
+    place = Workload(batch=16, context=1024)
+    head = Eagle(EIGHT)
+    for tree in (DynamicTree(head, depth=5), StaticTree(head, depth=5)):
+        first = tree._first_step(machine, place, np.array(60))
+        assert_allclose(first.seconds, head.first_step(machine, place, 5).seconds)
+        small = tree._first_step(machine, place, np.array(2))
+        assert_allclose(small.seconds, head.first_step(machine, place, 2).seconds)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "int4"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_head_holds_what_it_reads(precision, devices):
+    """Of a plain step all but the tables that are the target's: a reduced LM head in its format."""
+    machine = system("h100", engine="ideal", precision=precision, tensor_parallel=devices)
+    for vocab in (None, 32_000):
+        head = Eagle(EIGHT, draft_vocab=vocab)
+        held, _ = head.held_bytes(machine, batch=1, slots=0)
+        stored, hidden = machine.precision, EIGHT.hidden_size
+        layer = 2 * hidden * (4096 + 1024) + 3 * hidden * 14336
+        own = (layer + 2 * hidden**2) * stored.weight_bytes
+        own += 0 if vocab is None else vocab * hidden * stored.bytes_per_head_weight
+        norms = 3 * hidden * stored.activation_bytes
+        assert_allclose(held, own / devices + norms, rtol=1e-9)
+
+
 @pytest.mark.parametrize("target", ["deepseek-r1", "qwen3-30b-a3b", "gpt-oss-20b", "gemma-2-9b"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITH_DRAFT])
 def test_methods_draft_for_experts_latents_and_windows(target, name):

@@ -235,16 +235,16 @@ class Architecture(Sizes, Shown):
         return replace(last, layers=(self.mtp_layer,)) if self.mtp_layer else last
 
     def plain_layers(self, num_layers: int) -> "Architecture":
-        """So many layers of attention and an MLP, with the tables of this model: its first ones, or
-        layers made of the plain fields where its own are written out."""
+        """So many layers of attention to all tokens and an MLP, with the tables of this model: its
+        first ones, or layers made of the plain fields where its own are written out."""
         if not self.layers:
-            return self.first_layers(num_layers)
+            return replace(self.first_layers(num_layers), sliding_layers=())
         experts = replace(self.experts, dense_layers=()) if self.experts else None
         return replace(
             self,
             name=f"{self.name}-plain-{num_layers}",
             num_layers=num_layers,
-            sliding_layers=tuple(index for index in self.sliding_layers if index < num_layers),
+            sliding_layers=(),
             layers=(),
             experts=experts,
             mtp_layers=0,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specsim.acceptance import IID, Acceptance, Decaying
+from specsim.acceptance import IID, Acceptance, Decaying, PerPosition, per_position
 from specsim.architecture import Architecture
 from specsim.checks import ArrayLike, Floats, Integers, SpecsimError, whole
 from specsim.cost import Ledger, Wait
@@ -132,9 +132,8 @@ class Drafter:
 
 
 class Around(Drafter):
-    """A method that changes when or how `drafter` drafts; what it does not define is the drafter's.
-
-    Memory is the exception: a subclass says whether the drafter lies on the target's devices.
+    """A method that changes when or how `drafter` drafts. What it drafts, and how that is accepted,
+    are the drafter's; rows, shares of the passes, devices and memory are its own.
     """
 
     __slots__ = ()
@@ -188,6 +187,12 @@ class Mixed:
     first: Acceptance
     second: Acceptance
     share: ArrayLike
+
+    def at(self, gamma: int) -> PerPosition:
+        """The survival of cycles of `gamma` drafts, on which either model may depend."""
+        share = np.asarray(self.share)[..., None]
+        first, second = (per_position(one, gamma).vector for one in (self.first, self.second))
+        return PerPosition(share * first + (1.0 - share) * second)
 
     def survival(self, k: ArrayLike) -> Floats:
         share = np.asarray(self.share)

@@ -16,7 +16,7 @@ from specsim.cost import Ledger, ModelPass, Product, Wait
 from specsim.drafting.drafter import Drafter, decayed, further_rows, sampling
 from specsim.drafting.models import in_its_own, split_over
 from specsim.hardware import System
-from specsim.operators import AUTO, Workload, cache_bytes
+from specsim.operators import AUTO, Workload, body_bytes, cache_bytes
 from specsim.operators import precision as precision_named
 
 
@@ -28,10 +28,10 @@ class Eagle(Drafter):
     `features`: how many hidden vectors the projection fuses into one (2: embedding and feature; 3
     and the embedding for EAGLE-3). `draft_vocab`: tokens of a reduced LM head; None, the target's.
     The first pass of a cycle reads the verified rows, gamma + 1 of them, padded (pessimistic, a
-    little). Its layer is in the target's precision, one of attention also where the target's are
-    recurrent, and dense unless `own_layer` makes it one of
-    the target's (the mixture of experts of an MTP module). `decay`: the acceptance kept per depth,
-    since deeper drafts stand on drafted features.
+    little). Its layer is in the target's precision, dense, and attends to all tokens also where the
+    target's are recurrent or have a window; `own_layer` makes it one of the target's (the mixture
+    of experts of an MTP module). `decay`: the acceptance kept per depth, since deeper drafts stand
+    on drafted features.
     """
 
     target: Architecture
@@ -91,15 +91,13 @@ class Eagle(Drafter):
         """The layers, the projection and a reduced LM head; embedding and full LM head are the
         target's own."""
         system = system.storing(self.target)
-        head, hidden, devices = self.architecture, self.target.hidden_size, system.tensor_parallel
-        tables = head.embedding_parameters * (1 if head.tied_head else 2)
-        weights = head.parameters - tables + self.features * hidden**2
+        head, stored, devices = self.architecture, system.precision, system.tensor_parallel
+        held = body_bytes(head, stored, system.sharding)
+        held += self.features * head.hidden_size**2 * stored.weight_bytes / devices
         if self.draft_vocab is not None:
-            weights += self.draft_vocab * hidden
-        caches = cache_bytes(
-            head, system.precision, batch=batch, slots=slots, tensor_parallel=devices
-        )
-        return weights * system.precision.weight_bytes / devices, caches
+            held += head.embedding_parameters * stored.bytes_per_head_weight / devices
+        caches = cache_bytes(head, stored, batch=batch, slots=slots, tensor_parallel=devices)
+        return held, caches
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return decayed(chain, self.decay)
@@ -208,12 +206,11 @@ class TrainedHead(Drafter):
     ) -> tuple[ArrayLike, ArrayLike]:
         """Its layers, its projections, and an LM head of its own; the embedding is the target's."""
         own, body = self.priced_on(system), self.head.body
-        devices, hidden = own.tensor_parallel, body.hidden_size
-        tables = body.embedding_parameters * (1 if body.tied_head else 2)
-        weights = body.parameters - tables + self.head.every_pass + self.head.first_pass
-        held = weights * own.precision.weight_bytes
+        devices, projections = own.tensor_parallel, self.head.every_pass + self.head.first_pass
+        held = body_bytes(body, own.precision, own.sharding)
+        held += projections * own.precision.weight_bytes / devices
         if self.head.own_head:
-            held += body.vocab_size * hidden * own.precision.bytes_per_head_weight
+            held += body.embedding_parameters * own.precision.bytes_per_head_weight / devices
         caches = cache_bytes(
             body,
             own.precision,
@@ -222,7 +219,7 @@ class TrainedHead(Drafter):
             tensor_parallel=devices,
             states=states,
         )
-        return held / devices, caches
+        return held, caches
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return decayed(chain, self.decay)

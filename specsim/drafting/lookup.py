@@ -12,12 +12,16 @@ from specsim.hardware import System
 from specsim.operators import Workload
 
 
+SEARCH_S = 50e-6  # seconds of a search, assumed where no calibration timed it
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup(Drafter):
     """N-gram, prompt-lookup and suffix drafting: a match is found in a share `hit` of the cycles.
 
     An alpha or a survival vector is that of cycles with a hit; tokens per cycle = 1 + hit * (sum of
-    the survivals). `host_s` is the search, on the host, once per cycle for the whole batch.
+    the survivals). `host_s` is the search, once per cycle for the whole batch: by default what the
+    engine's calibration timed, or `SEARCH_S`.
 
     Without `pad`, a sequence that found nothing sends one row, so at batch 1 a miss is a plain
     step. In a batch, a pass is plain only if nobody found anything; else it is priced at its mean
@@ -26,12 +30,12 @@ class Lookup(Drafter):
     """
 
     hit: float = 0.4
-    host_s: float = 50e-6
+    host_s: float | None = None
     pad: bool = False
 
     def __post_init__(self) -> None:
         require_share("hit", self.hit)
-        if not 0.0 <= self.host_s < float("inf"):
+        if self.host_s is not None and not 0.0 <= self.host_s < float("inf"):
             raise SpecsimError(f"host_s must be seconds >= 0, got {self.host_s!r}")
 
     @property
@@ -42,7 +46,9 @@ class Lookup(Drafter):
         return Ledger()  # no pass of a model
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
-        return Ledger.of(Wait(self.host_s)).times(np.asarray(gamma) > 0)
+        timed_s = system.engine.lookup_overhead_s or SEARCH_S
+        search = Wait(timed_s if self.host_s is None else self.host_s)
+        return Ledger.of(search).times(np.asarray(gamma) > 0)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
         return Mixed(chain, IID(0.0), self.hit)
@@ -59,7 +65,11 @@ class Lookup(Drafter):
 
     @property
     def notes(self) -> tuple[str, ...]:
+        if self.host_s is None:
+            search = f"{SEARCH_S * 1e6:g} us of host time, or what the calibration timed"
+        else:
+            search = f"{self.host_s * 1e6:g} us of host time"
         return (
             f"A match is found in {self.hit:.0%} of the cycles, and the acceptance is that of "
-            f"cycles with a match; the search takes {self.host_s * 1e6:g} us of host time.",
+            f"cycles with a match; the search takes {search}.",
         )

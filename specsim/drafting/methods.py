@@ -34,7 +34,7 @@ def method(
     a `tree` grows from it, or else from an EAGLE-3 head), or a head as its config describes it
     (`specsim.architecture.draft_head`), `draft_precision` is the
     format of its weights and `draft_tensor_parallel` the number of its devices; both default to the
-    target's. `changes`
+    target's, but a draft with devices of its own (`pearl`, `ssd`) has one. `changes`
     replace the catalog's parameters. Raises SpecsimError for an unknown name or parameter, a draft
     that is missing, and one that is not wanted.
     """
@@ -66,6 +66,8 @@ def method(
     if draft is not None:
         model = DraftModel(draft, precision=draft_precision, tensor_parallel=draft_tensor_parallel)
     if name in ("n-gram", "suffix"):
+        if "host_s" not in changes:  # a calibration may know better
+            del parameters["host_s"]
         return Lookup(**parameters)
     if name == "early-exit":
         return EarlyExit(target, **parameters)

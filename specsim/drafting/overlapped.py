@@ -1,9 +1,10 @@
-"""Drafting while the target verifies, on a device of its own: PEARL and SSD.
+"""Drafting while the target verifies, on devices of its own: PEARL and SSD.
 
-What they gain is latency bought with hardware, so compare `Prediction.speedup_per_device`.
+What they gain is latency bought with hardware, so compare `Prediction.speedup_per_device`. The
+drafter has one device, whatever the target is split over, or as many as its `tensor_parallel` says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specsim.acceptance import Acceptance
 from specsim.architecture import Architecture
@@ -14,40 +15,57 @@ from specsim.hardware import System
 from specsim.operators import Workload
 
 
+class Elsewhere(Around):
+    """A `drafter` on devices of its own."""
+
+    __slots__ = ()
+
+    @property
+    def extra_devices(self) -> int:
+        return getattr(self.drafter, "tensor_parallel", None) or 1
+
+    def there(self, system: System) -> System:
+        """The target's system as one device of the drafter's is, or as its own `tensor_parallel`
+        makes of it."""
+        return replace(system, tensor_parallel=1)
+
+    def step(self, system: System, workload: Workload) -> Ledger:
+        return self.drafter.step(self.there(system), workload)
+
+    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
+        return Ledger()  # on the other devices, while the target reads it
+
+
 @dataclass(frozen=True, slots=True)
-class Pearl(Around):
+class Pearl(Elsewhere):
     """The next drafts are made during the verification: a cycle takes the longer of the two
     (PEARL, arXiv:2408.11850).
 
     An upper bound (optimistic): after a rejection the drafts in flight are void, and the two
-    devices are assumed never to slow each other down.
+    sides are assumed never to slow each other down.
     """
 
     drafter: Drafter
 
-    @property
-    def extra_devices(self) -> int:
-        return 1
+    def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
+        return self.drafter.cycle(self.there(system), workload, gamma)
 
     def overlapping(
         self, system: System, workload: Workload, gamma: ArrayLike
     ) -> tuple[float, Ledger]:
         return 1.0, self.cycle(system, workload, gamma)
 
-    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
-        return Ledger()  # on the other device, while the target reads it
-
     @property
     def notes(self) -> tuple[str, ...]:
         return (
-            "Drafting and verification overlap perfectly, on two devices: an upper bound, to be "
-            "compared per device.",
+            "Drafting and verification overlap perfectly, on separate devices: an upper bound, to "
+            "be compared per device.",
             *self.drafter.notes,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class SSD(Around):
+class SSD(Elsewhere):
     """Drafts for the likely outcomes are prepared during the verification (Speculative Speculative
     Decoding, arXiv:2603.03251): with probability `hit` the next cycle's drafts are ready.
 
@@ -69,17 +87,14 @@ class SSD(Around):
         both = (self.drafter, self.backup or self.drafter)
         return all(one.lossless for one in both)
 
-    @property
-    def extra_devices(self) -> int:
-        return 1
-
     def require_vocabulary_of(self, target: Architecture) -> None:
         for one in (self.drafter, self.backup or self.drafter):
             one.require_vocabulary_of(target)
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
-        ready = self.drafter.cycle(system, workload, gamma)
-        late = (self.backup or self.drafter).cycle(system, workload, gamma)
+        there = self.there(system)
+        ready = self.drafter.cycle(there, workload, gamma)
+        late = (self.backup or self.drafter).cycle(there, workload, gamma)
         return ready.times(self.hit) + late.times(1.0 - self.hit)
 
     def acceptance_of(self, chain: Acceptance) -> Acceptance:
@@ -92,15 +107,12 @@ class SSD(Around):
     def overlapping(
         self, system: System, workload: Workload, gamma: ArrayLike
     ) -> tuple[float, Ledger]:
-        return self.hit, self.drafter.cycle(system, workload, gamma)
-
-    def prompt_pass(self, system: System, workload: Workload) -> Ledger:
-        return Ledger()  # on the other device, while the target reads it
+        return self.hit, self.drafter.cycle(self.there(system), workload, gamma)
 
     @property
     def notes(self) -> tuple[str, ...]:
         return (
-            f"The next drafts are ready in {self.hit:.0%} of the cycles, made on a second device: "
+            f"The next drafts are ready in {self.hit:.0%} of the cycles, made on devices of their own: "
             "compare per device.",
             *self.drafter.notes,
         )

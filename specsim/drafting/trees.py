@@ -63,10 +63,14 @@ class StaticTree(Around):
         for nodes in np.unique(gamma[gamma > 0]):
             for rows in _draft_rows(largest, int(nodes))[1:]:
                 passes[rows] = passes.get(rows, np.zeros_like(gamma)) + (gamma == nodes)
-        cycle = self.drafter.first_step(system, workload, gamma).times(gamma > 0)
+        cycle = self._first_step(system, workload, gamma).times(gamma > 0)
         for rows, many in passes.items():
             cycle += self._wide_step(system, workload, rows).times(many)
         return cycle
+
+    def _first_step(self, system: System, workload: Workload, gamma: Integers) -> Ledger:
+        """The first pass reads again what was accepted: one path, and not all nodes."""
+        return self.drafter.first_step(system, workload, np.minimum(gamma, self.depth))
 
     def _wide_step(self, system: System, workload: Workload, rows: int) -> Ledger:
         """A pass that drafts the children of `rows` nodes of each sequence."""
@@ -108,7 +112,7 @@ class DynamicTree(StaticTree):
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)
-        first = self.drafter.first_step(system, workload, gamma)
+        first = self._first_step(system, workload, gamma)
         wide = self._wide_step(system, workload, self.children)
         return first.times(gamma > 0) + wide.times(np.clip(gamma, 1, self.depth) - 1)
 

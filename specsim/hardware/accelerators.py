@@ -86,6 +86,8 @@ class Accelerator(Shown):
         # without a unit for a format, the operands are converted to the next wider one there is
         wider = ("fp4", "fp8", "bf16", "fp16", "bf16", "fp32")
         candidates = wider[wider.index(math) :] if math in wider else (math,)
+        if math == "int8":
+            candidates += wider[2:]
         known = (self.flops_per_s[name] for name in candidates if name in self.flops_per_s)
         return next(known, float("inf"))
 

@@ -11,7 +11,12 @@ from specsim.operators.formats import AUTO, PRECISIONS, Precision, precision, pr
 from specsim.operators.forward import forward_work
 from specsim.operators.launches import head_norms
 from specsim.operators.sharding import Sharding, require_even_split
-from specsim.operators.storage import cache_bytes, first_layers_bytes, stored_weight_bytes
+from specsim.operators.storage import (
+    body_bytes,
+    cache_bytes,
+    first_layers_bytes,
+    stored_weight_bytes,
+)
 from specsim.operators.work import (
     ATTENTION,
     COLLECTIVE,
@@ -38,6 +43,7 @@ __all__ = [
     "cache_bytes",
     "distinct_experts",
     "first_layers_bytes",
+    "body_bytes",
     "forward_work",
     "head_norms",
     "precision",

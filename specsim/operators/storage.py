@@ -43,13 +43,15 @@ def stored_weight_bytes(
 def first_layers_bytes(model: Architecture, stored: Precision, layers: int) -> float:
     """Bytes of the weights of the first `layers`, without tables and LM head (and one norm more,
     the last)."""
-    if not layers:
-        return 0.0
-    first = model.first_layers(layers)
-    tables = stored.bytes_per_head_weight * first.embedding_parameters
-    if not first.tied_head:
-        tables += stored.bytes_per_table_entry * first.embedding_parameters
-    return stored_weight_bytes(first, stored) - tables
+    return body_bytes(model.first_layers(layers), stored) if layers else 0.0
+
+
+def body_bytes(model: Architecture, stored: Precision, sharding: Sharding = WHOLE) -> float:
+    """Bytes of the weights on one device without the embedding and the LM head."""
+    table, head = stored.bytes_per_table_entry, stored.bytes_per_head_weight
+    tables = (head if model.tied_head else head + table) * model.embedding_parameters
+    devices = sharding.devices if sharding.head_sharded else 1
+    return stored_weight_bytes(model, stored, sharding) - tables / devices
 
 
 def cache_bytes(

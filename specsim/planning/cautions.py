@@ -30,7 +30,7 @@ KINDS = {
     "cpu": "a CPU",
 }
 # Formats that few accelerators compute in, and the ones that take their place.
-NARROW = {"fp8": (), "fp4": ("fp8",)}
+NARROW = {"fp8": (), "fp4": ("fp8",), "int8": ()}
 NEAR = 2.0  # sizes and contexts within this factor of a row's count as inside its range
 
 

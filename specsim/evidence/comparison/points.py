@@ -87,8 +87,7 @@ def drafter(point: Point, system: System) -> Drafter | None:
     """The drafting method of a point, as `reference` runs it."""
     scenario = point.scenario
     if scenario.method == "n-gram":  # searched on the device; without a match it pads
-        timed_s = system.engine.lookup_overhead_s
-        return Lookup(hit=1.0, pad=True, **({"host_s": timed_s} if timed_s else {}))
+        return Lookup(hit=1.0, pad=True)
     if scenario.method == "given":
         return Lookup(hit=1.0, host_s=0.0, pad=True)
     if scenario.draft is None:
@@ -182,10 +181,11 @@ def compare(point: Point, system: System) -> Comparison:
     for name in QUANTITIES:
         if name not in measured:
             continue
-        predicted = (
-            prediction.draft_s / gamma if name == "draft_step_s" else getattr(prediction, name)
-        )
+        predicted = getattr(prediction, name)
         low, high = band.get(name, (None, None))
+        if name == "draft_step_s":  # as measured: the mean over all drafting of a cycle
+            predicted, wide = prediction.draft_s / gamma, 1 + prediction.errors[name]
+            low, high = predicted / wide, predicted * wide
         parts[name] = Part(
             name,
             float(predicted),
