@@ -65,6 +65,9 @@ def attend(
     are read once per sequence and never copied per query head. `chunks`: by default `chunks_of`.
     """
     if bias is None:
+        if queries.is_cuda and queries.element_size() > 2:  # its kernels of 32 bits share no heads
+            groups = queries.shape[2] // keys.shape[2]
+            keys, values = (x.repeat_interleave(groups, 2) for x in (keys, values))
         queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, is_causal=True, enable_gqa=True

@@ -20,6 +20,7 @@ class KVCache:
     sequence."""
 
     width = 1 << 62  # the most tokens of a pass that may be rejected: of keys and values, any
+    all_layers: Tensor | None = None  # (2, L, B, S, H_kv, D): what moves in all, moves at once
     counted: Tensor | None = None  # (B,), how many tokens of each prompt count; the rest pads
 
     def __init__(
@@ -38,14 +39,10 @@ class KVCache:
         shape = (2, architecture.num_layers, *shape)
         what = f"the keys and values of {batch} x {capacity} tokens in {architecture.name}"
         with memory_for(what, prod(shape) * dtype.itemsize, device):
-            self.hold(torch.zeros(shape, dtype=dtype, device=device))
+            self.all_layers = torch.zeros(shape, dtype=dtype, device=device)
+            self.keys, self.values = (list(kept.unbind()) for kept in self.all_layers)
         # (B, 1), to address each sequence's own slots
         self._rows = torch.arange(batch, device=device)[:, None]
-
-    def hold(self, all_layers: Tensor) -> None:
-        """Keep keys and values in `all_layers` (2, L, B, S, H_kv, D)."""
-        self.all_layers = all_layers  # so that what moves in all layers moves at once
-        self.keys, self.values = (list(kept.unbind()) for kept in all_layers)
 
     def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values (B, T, H_kv, D) of one layer at `positions` (B, T)."""
@@ -63,7 +60,9 @@ class KVCache:
     def rows(self, rows: slice) -> "KVCache":
         """A view of some of the sequences' slots, which shares their memory."""
         view = copy(self)
-        view.hold(self.all_layers[:, :, rows])
+        view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
+        if self.all_layers is not None:
+            view.all_layers = self.all_layers[:, :, rows]
         view.ends, view._rows = self.ends[rows], self._rows[: len(self._rows[rows])]
         view.size = (self.size[0], len(view.ends), *self.size[2:])
         view.counted = None  # a server reads prompts one by one
@@ -77,6 +76,7 @@ class KVCache:
     def move(self, source: Tensor, destination: Tensor) -> None:
         """Copy slots `source` to slots `destination`, (B, T) each, in every layer; all are read
         before any is written."""
+        assert self.all_layers is not None
         moved = self.all_layers[:, :, self._rows, source]
         self.all_layers[:, :, self._rows, destination] = moved
 

@@ -124,6 +124,28 @@ class Decoder:
         return min(slots, self.cycle.cache.capacity)
 
 
+_in_use: set[int] = set()  # the drafters of runs that have not ended
+
+
+@contextmanager
+def alone_with(drafter: Drafter) -> Iterator[None]:
+    """Within, no other run may use this drafter, whose buffers belong to one run at a time; those
+    that have none may be shared. Raises SpecsimError if it is in use."""
+    if type(drafter).start is Drafter.start:
+        yield
+        return
+    if id(drafter) in _in_use:
+        raise SpecsimError(
+            f"this {type(drafter).__name__} drafts for another run, which has not ended; give each "
+            "run a drafter of its own"
+        )
+    _in_use.add(id(drafter))
+    try:
+        yield
+    finally:
+        _in_use.discard(id(drafter))
+
+
 @contextmanager
 def decoder_for(
     target: Transformer,
@@ -135,9 +157,10 @@ def decoder_for(
     """A decoder with at least `capacity` tokens per sequence: a new one, or in the modes that
     record, one that `target` keeps from its last two kinds of run.
 
-    A decoder that is in use is not among the kept ones, so runs at the same time share nothing.
+    A decoder that is in use is not among the kept ones, so runs at the same time share no buffers.
     """
     if settings.mode == "eager":
+        drafter.release()
         yield Decoder(target, drafter, batch, capacity, settings)
         return
     kept = kept_by(target)
@@ -145,6 +168,7 @@ def decoder_for(
     decoder = kept.pop(kind, None)
     if decoder is None or decoder.cycle.cache.capacity < capacity:
         decoder = None  # its memory is given back before more is allocated
+        drafter.release()
         kept.make_space()
         decoder = Decoder(target, drafter, batch, capacity, settings)
     try:
@@ -218,7 +242,8 @@ def stream(
     statistics.synthetic_acceptance |= survival is not None
 
     def steps() -> Iterator[list[list[int]]]:
-        with decoder_for(target, drafter, len(prompts), capacity, settings) as decoder:
+        asked = target, drafter, len(prompts), capacity, settings
+        with alone_with(drafter), decoder_for(*asked) as decoder:
             choose = choose_gamma or (lambda _: drafter.gamma)
             yield from decoder.cycles(prompts, remaining, seed, statistics, choose)
 

@@ -112,12 +112,13 @@ def refusal(index: int) -> str | None:
     if torch.cuda.get_device_capability(index) < OLDEST:
         return f"compute capability {OLDEST[0]}.{OLDEST[1]} or higher"
     like = {"device": f"cuda:{index}", "dtype": torch.bfloat16}
+    window = 2 * MOST_PARTS * SLOTS_OF_A_BLOCK  # each part has several blocks to load
     try:
-        window = 2 * MOST_PARTS * SLOTS_OF_A_BLOCK  # each part has several blocks to load
-        cache = torch.zeros(1, window, 1, LARGEST_HEAD, **like)
-        positions = torch.zeros(1, 1, dtype=torch.long, device=like["device"])
-        look_up(torch.zeros(1, 3 * LARGEST_HEAD, **like), positions, cache, cache, window)
-        torch.cuda.synchronize(index)
+        with torch.cuda.device(index):
+            cache = torch.zeros(1, window, 1, LARGEST_HEAD, **like)
+            ends = torch.zeros(1, 1, dtype=torch.long, device=like["device"])
+            look_up(torch.zeros(1, 3 * LARGEST_HEAD, **like), ends, cache, cache, window)
+            torch.cuda.synchronize()
     except Exception as error:  # whatever it is, decoding goes on without
         return f"kernels that compile here ({type(error).__name__})"
     return None
@@ -127,7 +128,7 @@ def fitting(layers: Sequence[Layer], view: Pass) -> str:
     """What of this pass of these layers the kernels in use can compute: whole `LAYERS`, what is
     `BETWEEN` the products, or nothing, ""; told from shapes and types."""
     is_plain_text = view.slots is view.positions or view.branches is not None
-    if not in_use or view.bias is not None or not is_plain_text:
+    if not in_use or view.bias is not None or not is_plain_text or not view.window:
         return ""
     fits = (
         view.positions.device.type == DEVICE
@@ -326,9 +327,11 @@ def look_up(
     parts = parts_of(batch * kv_heads * blocks, window)
     several = window > parts * SLOTS_OF_A_BLOCK  # blocks: there is one more to ask for
     stages = stages_within(qkv.device, size, queries) if several else 2
-    mixed = qkv.new_empty((batch, kv_heads, parts, blocks * queries, size), dtype=torch.float32)
-    sums = qkv.new_empty((batch, kv_heads, parts, blocks * queries, 2), dtype=torch.float32)
-    out = qkv.new_empty(batch * tokens, heads * size)
+    out = mixed = sums = qkv.new_empty(batch * tokens, heads * size)
+    if parts > 1:
+        padded = batch, kv_heads, parts, blocks * queries
+        mixed = qkv.new_empty((*padded, size), dtype=torch.float32)
+        sums = qkv.new_empty((*padded, 2), dtype=torch.float32)
     sizes = {"T": tokens, "H": heads, "KV": kv_heads, "PARTS": parts, "D": size}
     options = launch(qkv, 8 if queries > 64 else 4, overlap) | {"num_stages": stages}
     kernels().attend_part[(batch, kv_heads * blocks, parts)](

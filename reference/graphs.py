@@ -46,6 +46,7 @@ class Recordings:
         self.recorded: dict[tuple[int, int], Stages] = {}
         self.found: dict[tuple[int, int], Found] = {}  # on disk, on a CPU
         self.addresses: list[tuple] = []
+        self.fixed: dict[str, object] = {}  # values of the drafter that are recorded as they are
         self.in_memory = self.mode == "compiled" and cycle.target.device.type != "cpu"
         self.packs = False  # whether the compiler may treat weights as constants and pack them
         # cycles never overlap, so all graphs share their memory
@@ -53,15 +54,16 @@ class Recordings:
         self.pool = torch.cuda.graph_pool_handle() if on_cuda else None
 
     def drop_if_moved(self) -> None:
-        """Drop all recordings if a tensor that they read has moved; once a run, after `begin`."""
+        """Drop all recordings if a tensor that they read has moved, or another value of the drafter
+        has changed; once a run, after `begin`."""
         models = self.cycle.target, self.cycle.drafter
         if self.in_memory:
             self.packs = show_plain(*models)
-        found = addresses(*models)
-        if found != self.addresses:
+        found, fixed = addresses(*models), plain_values(self.cycle.drafter)
+        if found != self.addresses or fixed != self.fixed:
             self.recorded.clear()
             self.found.clear()
-        self.addresses = found
+        self.addresses, self.fixed = found, fixed
 
     @property
     def key(self) -> tuple[int, int]:
@@ -227,6 +229,12 @@ def addresses(*things: object) -> list[tuple]:
         for thing in reachable(*things)
         if isinstance(thing, Tensor) and not hasattr(thing, "__tensor_flatten__")
     ]
+
+
+def plain_values(thing: object) -> dict[str, object]:
+    """The numbers and words among the attributes of `thing`, by name."""
+    held = getattr(thing, "__dict__", {})
+    return {name: x for name, x in held.items() if isinstance(x, bool | int | float | str)}
 
 
 def reachable(*things: object) -> Iterator[object]:

@@ -176,7 +176,7 @@ class VariedTransformer(Transformer):
         branches = asked.branches
         if branches is not None and isinstance(asked.cache, StateCache):
             asked = asked._replace(cache=asked.cache.along(branches, asked.window))
-        positions, cached = asked.positions, asked.cache is not None
+        positions, cached = asked.positions, asked.cache is not None and asked.window != 0
         reads = asked.window if cached else positions.shape[1]
         factors, made, views = self.query_factors(positions), {}, []
         for kind in self.details.kinds:

@@ -73,7 +73,7 @@ def quantized(model: Transformer, precision: str) -> Transformer:
         )
     with torch.device("meta"):  # everything is replaced
         copy = model_of(model.architecture, model.details)
-    copy.stop_ids, copy.precision = model.stop_ids, precision
+    copy.stop_ids, copy.precision, copy.notes = model.stop_ids, precision, model.notes
     copy.rotary = model.rotary.bfloat16()
     for path, old in list(copy.named_modules()):
         name, held = path.rpartition(".")[2], model.get_submodule(path)

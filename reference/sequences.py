@@ -142,7 +142,8 @@ class AsyncCopy:
         on_cuda = result.device.type == "cuda"
         self.rows = torch.empty(result.shape, dtype=result.dtype, pin_memory=on_cuda)
         self.rows.copy_(result, non_blocking=on_cuda)
-        self.arrived = torch.cuda.current_stream().record_event() if on_cuda else None
+        stream = torch.cuda.current_stream(result.device) if on_cuda else None
+        self.arrived = stream.record_event() if stream else None
 
     def read(self) -> list[CycleResult]:
         """The result of every sequence, once it has arrived."""

@@ -101,7 +101,7 @@ class Stopwatch:
     """Times stages without stopping the device: by CUDA events, or on a CPU by the host's clock."""
 
     def __init__(self, device: torch.device):
-        self.on_cuda = device.type == "cuda"
+        self.device, self.on_cuda = device, device.type == "cuda"
         self.marks: list = []
         self.stopped = None
 
@@ -130,5 +130,5 @@ class Stopwatch:
         if not self.on_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event

@@ -30,7 +30,7 @@ class Pass(NamedTuple):
     cache: KVCache | None
     positions: Tensor  # (B, T)
     slots: Tensor  # (B, T), where keys and values are written
-    window: int | None  # slots that attention reads
+    window: int | None  # slots that attention reads; 0: the pass's own keys and values instead
     bias: Tensor | None  # (B, 1, G·T, S); None: causal
     cos: Tensor | None = None  # (B, T, 1, D)
     sin: Tensor | None = None  # (B, T, 1, D), signed
@@ -88,7 +88,8 @@ class Layer(nn.Module):
         queries, keys = qk.split_with_sizes((shape.num_heads, shape.num_kv_heads), dim=2)
         if view.cache is not None:
             view.cache.write(index, view.slots, keys, values)
-            keys, values = view.cache.read(index, view.window)
+            if view.window:
+                keys, values = view.cache.read(index, view.window)
         return self.attend(queries, keys, values, view.bias)
 
     def normalise(self, qk: Tensor) -> Tensor:
@@ -159,9 +160,10 @@ class Transformer(nn.Module):
 
         With a cache, token t of row b stands at `positions[b, t]`: its keys and values are written
         there, and it attends to slots 0 … positions[b, t]. The pass reads the first `window` slots
-        of the cache (default: all), however long the sequences are. Where several tokens stand at
-        one position, `branches` gives their slots and what they see. Without a cache the rows are
-        whole sequences.
+        of the cache (default: all), however long the sequences are; with a window of 0 the tokens
+        are the first of each sequence, and see each other only. Where several tokens stand at one
+        position, `branches` gives their slots and what they see. Without a cache the rows are whole
+        sequences.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
@@ -196,7 +198,7 @@ class Transformer(nn.Module):
             nodes = tree.bits() if tree is not None else None
         elif tree is not None:
             bias = bias_of(~tree.visible(asked.window)[:, None], groups, self.dtype)
-        elif asked.cache is not None and bias is None:
+        elif asked.cache is not None and asked.window and bias is None:
             bias = attention_bias(asked.positions, asked.window, groups, self.dtype)
         cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
         return (asked._replace(bias=bias, cos=cos, sin=sin, fused=what, nodes=nodes),)
@@ -223,4 +225,4 @@ def prefill(model: Transformer, sequences: Sequences, cache: KVCache) -> tuple[T
     if read == 0:
         size = model.architecture.hidden_size
         return tokens.new_empty((*tokens.shape, size), dtype=model.dtype), positions
-    return model.hidden(tokens, positions, cache, read), positions
+    return model.hidden(tokens, positions, cache, 0), positions

@@ -60,6 +60,9 @@ class Drafter(Protocol):
         writes the slots from `lengths` to `lengths` + G of all its layers, whatever was there.
         """
 
+    def release(self) -> None:
+        """Let go of the target's cache that `start` has given: a larger one may be made next."""
+
     def view(self, rows: slice) -> Self:
         """This drafter on some rows of its buffers, whose memory the view shares. A server drafts
         for the rows in use, and reads a prompt into one of them."""

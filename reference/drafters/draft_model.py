@@ -54,6 +54,7 @@ class DraftModel(Drafter):
             )
         size = (shape, batch, capacity + self.spare, self.model.dtype, self.model.device)
         if self.cache is None or self.cache.size != size or self.cache.width < ahead:
+            self.cache = None  # given back before more is allocated
             self.cache = self.model.new_cache(*size[1:3], ahead, self.rows - 1)
         else:
             self.cache.clear()
@@ -71,12 +72,12 @@ class DraftModel(Drafter):
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
     ) -> Proposal:
-        if uniforms.shape[1] == 0:
-            return Proposal(sequences.tokens[:, :0], None)
         # a prompt of one token has no token before it, and reads that one twice
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)
         tokens = sequences.tokens.gather(1, positions)
         drafted, draft_probs, sure = sequences.tokens[:, :0], [], []
+        if uniforms.shape[1] == 0 and self.rows > 1:  # later drafts need what is read
+            self.model.hidden(tokens, positions, self.cache, sequences.window)
         for k in range(uniforms.shape[1]):
             logits = self.model(tokens, positions, self.cache, sequences.window)[:, -1:]
             logits = sampling.penalise(logits, sequences, drafted)[:, 0]

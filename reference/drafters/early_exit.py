@@ -31,6 +31,9 @@ class EarlyExit(DraftModel):
     def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
         self.model, self.cache = first_layers(target, self.layers), cache
 
+    def release(self) -> None:
+        self.cache = None  # the target's
+
 
 def first_layers(model: Transformer, layers: int) -> Transformer:
     """`model` without the layers after its first `layers`; every weight is shared."""

@@ -36,6 +36,9 @@ class Ensemble(Drafter):
     def observe(self, hidden: Tensor, positions: Tensor) -> None:
         self.second.observe(hidden, positions)
 
+    def release(self) -> None:
+        self.second.release()
+
     def view(self, rows: slice) -> Self:
         view = super().view(rows)
         view.second = self.second.view(rows)

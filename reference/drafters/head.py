@@ -38,11 +38,15 @@ class DraftHead(Drafter):
         head, (batch, capacity) = self.head, sequences.tokens.shape
         size = (head.architecture, batch, capacity, head.dtype, head.device)
         if self.cache is None or self.cache.size != size:
+            self.cache = None  # given back before more is allocated
             self.cache = KVCache(*size)
             # [b, s] is the target's state at position s - 1, which the head reads at s
             shape = (batch, capacity, head.architecture.hidden_size)
             self.before = torch.zeros(shape, dtype=head.dtype, device=head.device)
             self.rows = torch.arange(batch, device=head.device)[:, None]  # (B, 1)
+        else:  # the last run may have left numbers that are not finite
+            self.cache.clear()
+            self.before.zero_()
         self.unread = sequences.tokens[:, : sequences.longest if target.reads_prompts else 0]
         if not target.reads_prompts:
             self.cache.fill_with_noise(sequences.longest)
@@ -68,12 +72,13 @@ class DraftHead(Drafter):
     def propose(
         self, sequences: Sequences, sampling: SamplingParameters, uniforms: Tensor
     ) -> Proposal:
-        if uniforms.shape[1] == 0:
-            return Proposal(sequences.tokens[:, :0], None)
         # a shorter text reads its first token several times
         positions = sequences.positions(self.gamma + 1).sub(self.gamma).clamp(min=0)
         tokens, before = sequences.tokens.gather(1, positions), self.before[self.rows, positions]
         drafted, draft_probs = sequences.tokens[:, :0], []
+        if uniforms.shape[1] == 0:  # nothing is drafted, but later drafts need what is read
+            self.head.states(tokens, before, positions, self.cache, sequences.window)
+            return Proposal(drafted, None)
         for k in range(uniforms.shape[1]):
             states = self.head.states(tokens, before, positions, self.cache, sequences.window)
             before = states[:, -1:]

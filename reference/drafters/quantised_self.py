@@ -35,3 +35,7 @@ class QuantisedSelf(DraftModel):
         else:
             self.rows = DraftModel.rows
             super().start(sequences, target, cache)
+
+    def release(self) -> None:
+        if self.rows == 1:
+            self.cache = None  # the target's

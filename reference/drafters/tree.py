@@ -36,6 +36,17 @@ class TreeDraft(DraftModel):
         self.nodes = nodes
         self.rows = depth + 1
 
+    def start(self, sequences: Sequences, target: Transformer, cache: KVCache) -> None:
+        for model in (target, self.model):
+            kinds = model.details.kinds if model.details else ()
+            window = min((kind.window for kind in kinds if kind.window), default=self.gamma + 1)
+            if window <= self.gamma:
+                raise SpecsimError(
+                    f"a tree of depth {self.gamma} is deeper than a window of "
+                    f"{model.architecture.name}, {window} tokens"
+                )
+        super().start(sequences, target, cache)
+
     def read_text(self, sequences: Sequences, sampling: SamplingParameters) -> Tensor:
         """The draft's logits (B, 1, V) after the pending token."""
         positions = sequences.positions(self.rows).sub(self.rows - 1).clamp(min=0)

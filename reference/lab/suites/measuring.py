@@ -8,11 +8,9 @@ from reference.attention import chunked_from
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.early_exit import first_layers
-from reference.fused import reads_to_the_end
-from reference.graphs import window_of
 from reference.lab.drift import DriftProbe
 from reference.lab.suites.models import Models
-from reference.lab.suites.pairs import text_trace
+from reference.lab.suites.pairs import attended, text_trace
 from reference.lab.suites.points import PlannedPoint
 from reference.lab.suites.variants import (
     Effort,
@@ -25,7 +23,6 @@ from reference.lab.suites.variants import (
 )
 from reference.statistics import Statistics
 from specsim.acceptance import Z80_SHORT, TextTrace
-from specsim.architecture import Architecture
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
 ACCEPTING = ("draft-model", "early-exit", "n-gram")  # methods whose acceptance is measured
@@ -195,18 +192,9 @@ def scenario(point: PlannedPoint, models: Models, total: Statistics, rounds: int
         temperature=point.temperature,
         batch=point.batch,
         context=context,
-        allocated_context=attended(target, models.target.device, context, length + written, point),
+        allocated_context=attended(
+            target, models.target.device, context, length + written, point.gamma, point.mode
+        ),
         mode=point.mode,
         seed=1,
     )
-
-
-def attended(
-    target: Architecture, device: torch.device, context: int, most: float, point: PlannedPoint
-) -> int:
-    """The slots that a pass reads of each sequence: up to its last token, or, by torch's kernels on
-    a GPU, the window, a power of two."""
-    width = point.gamma + 1
-    if device.type != "cuda" or reads_to_the_end(target, width, point.mode, device):
-        return context + width
-    return window_of(round(most) + 2 * (point.gamma + 1))

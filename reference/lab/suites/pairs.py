@@ -17,6 +17,8 @@ from tqdm import tqdm
 from reference.decoding import generate, speculate
 from reference.drafters import NoDrafter
 from reference.drafters.draft_model import DraftModel
+from reference.fused import reads_to_the_end
+from reference.graphs import window_of
 from reference.lab.drift import DriftProbe
 from reference.lab.suites.counting import until_tokens, whole_cycles
 from reference.machine import PRECISION_OF
@@ -25,6 +27,7 @@ from reference.settings import mode_for
 from reference.statistics import Statistics
 from reference.transformer import Transformer
 from specsim.acceptance import TextTrace
+from specsim.architecture import Architecture
 from specsim.checks import SpecsimError
 from specsim.evidence.measurement import Point, RunConditions, Timing
 
@@ -81,7 +84,8 @@ def measure_pair(
         totals[gamma].extend_counts(counted)
         bar.update()
     bar.close()
-    context = round(sum(map(len, prompts)) / len(prompts) + max_new_tokens / 2)
+    length = sum(map(len, prompts)) / len(prompts)
+    context, most = round(length + max_new_tokens / 2), length + max_new_tokens
     plain = Timing.of(totals[0].cycle_times)
     drifted = None
     if probed and calibration_drift_s:
@@ -98,8 +102,10 @@ def measure_pair(
                 temperature=temperature,
                 batch=1,
                 context=context,
-                allocated_context=context,
-                mode="eager",
+                allocated_context=attended(
+                    target.architecture, target.device, context, most, gamma, mode
+                ),
+                mode=mode,
                 seed=seed,
                 tensor_parallel=devices_of(target),
                 draft_tensor_parallel=devices_of(draft) if gamma else 1,
@@ -118,6 +124,16 @@ def measure_pair(
         )
         for gamma, total in totals.items()
     ]
+
+
+def attended(
+    target: Architecture, device: torch.device, context: int, most: float, gamma: int, mode: str
+) -> int:
+    """The slots that a pass reads of each sequence: up to its last token, or, by torch's kernels on
+    a GPU, the window, a power of two, of texts of up to `most` tokens."""
+    if device.type != "cuda" or reads_to_the_end(target, gamma + 1, mode, device):
+        return context + gamma + 1
+    return window_of(round(most) + 2 * (gamma + 1))
 
 
 def devices_of(model: Transformer) -> int:
