@@ -1,14 +1,17 @@
 """GGUF files: the header alone, written here byte by byte."""
 
 import json
+import re
 import struct
+from dataclasses import replace
 
 import pytest
 from numpy.testing import assert_allclose
 
 from specsim.architecture import model
+from specsim.architecture.gguf import FILE_TYPES, TYPES, storage_of_type
 from specsim.checks import SpecsimError
-from specsim.operators import precision_of
+from specsim.operators import PRECISIONS, precision_of, stored_weight_bytes
 
 H, KV, WIDE, VOCAB, LAYERS = 256, 64, 512, 1000, 4
 Q4_K, Q6_K, Q8_0, F32, MXFP4, F16 = 12, 14, 8, 0, 39, 1
@@ -193,3 +196,68 @@ def test_a_header_that_claims_too_much_is_refused_at_once(tmp_path):
     file.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 1, 1, 2**62))
     with pytest.raises(SpecsimError, match="claims more than 256 MiB"):
         model(file)
+
+
+def metadata(tmp_path, **more):
+    """A model of a header in JSON that lists no tensors."""
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(FIELDS | {f"general.{key}": each for key, each in more.items()}))
+    return model(file)
+
+
+def test_every_file_type_of_llama_cpp_is_known():
+    """llama_ftype of llama.h; 4 to 6 and 33 to 35 were taken out of it."""
+    assert set(FILE_TYPES) == {*range(4), *range(7, 33), *range(36, 40)}
+    names = {
+        0: "fp32", 1: "fp16", 2: "q4_0", 7: "q8_0", 10: "q2_k", 14: "q4_k_s", 15: "q4_k_m",
+        32: "bf16", 38: "mxfp4-moe",
+    }  # fmt: skip
+    assert {number: each for number, each in FILE_TYPES.items() if isinstance(each, str)} == names
+    assert set(names.values()) <= set(PRECISIONS)
+    of_tensors = dict(TYPES.values())
+    for each in FILE_TYPES.values():
+        if not isinstance(each, str):
+            name, layers, head, table = each
+            least = of_tensors.get(name, of_tensors.get(re.sub(r"_[SML]$", "", name)))
+            # mixes are between the type that they are named for and the next wider ones
+            assert least is None or least - 0.12 <= layers <= least + 0.8, name
+            assert {head, table} <= set(of_tensors.values())
+
+
+@pytest.mark.parametrize("number", sorted(FILE_TYPES))
+def test_a_header_without_tensors_goes_by_its_file_type(tmp_path, number):
+    found = metadata(tmp_path, file_type=number)
+    priced, said = precision_of(found), FILE_TYPES[number]
+    if isinstance(said, str):
+        assert priced == PRECISIONS[said]
+        return
+    name, layers, head, table = said
+    assert (found.stored.method, found.stored.source) == (name, "GGUF")
+    assert_allclose([8 * priced.weight_bytes, 8 * priced.bytes_per_attention_weight], layers)
+    assert_allclose([8 * priced.bytes_per_head_weight, 8 * priced.bytes_per_table_entry],
+                    [head, table])  # fmt: skip
+    assert priced.math == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("number", "gigabytes"),  # of Llama-3.1-8B, in llama.cpp's tools/quantize/README.md
+    [(11, 3.41), (12, 3.74), (13, 4.02), (14, 4.36), (15, 4.58), (16, 5.21), (17, 5.33), (18, 6.14),
+     (19, 2.23), (21, 2.78), (22, 3.27), (23, 3.04), (24, 1.87), (26, 3.42), (28, 2.56), (29, 2.74),
+     (30, 4.17), (31, 2.01)],
+)  # fmt: skip
+def test_the_size_of_a_file_is_the_published_one(number, gigabytes):
+    eight = model("llama-3.1-8b")
+    stored = replace(eight, stored=storage_of_type(number, eight))
+    size = stored_weight_bytes(stored, precision_of(stored)) / 2**30
+    assert_allclose(size, gigabytes, rtol=0.01)
+
+
+@pytest.mark.parametrize("number", [4, 33, 99, 1024, -1, True, "Q4_K_M", [15], 15.0])
+def test_an_unknown_file_type_is_not_read_as_16_bits(tmp_path, number):
+    found = metadata(tmp_path, file_type=number)
+    with pytest.raises(SpecsimError, match=r"general\.file_type .* is not known; give"):
+        precision_of(found)
+
+
+def test_a_header_that_names_no_file_type_says_nothing(tmp_path):
+    assert metadata(tmp_path).stored is None

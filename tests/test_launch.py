@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specsim import catalog, method, model
+from specsim import catalog, cli, method, model
+from specsim.cli.plan import free_share
 from specsim.planning import (
     ENGINES_WITH_SETTINGS,
     Deployment,
     Plan,
+    ServerSettings,
     fixed_plan,
     launch,
     published_head,
 )
 from specsim.planning.launching import HEAD, hub_id
+from specsim.scenario import Scenario, resolve
 
 METHODS = (
     "draft-model",
@@ -170,7 +173,8 @@ HEADS = catalog.load("heads")
 def test_a_published_head_is_for_a_model_and_methods_of_the_catalog(name: str) -> None:
     row = HEADS[name]
     assert row.keys() <= {
-        "hub", "target", "checkpoint", "methods", "engines", "source", "confidence", "notes"
+        "hub", "target", "checkpoint", "methods", "block_size", "engines", "source", "confidence",
+        "notes",
     }  # fmt: skip
     assert row["target"] in catalog.load("models")
     assert row["methods"]
@@ -233,3 +237,92 @@ def test_parallel_drafting_is_an_option_of_vllms_eagle_3() -> None:
 def test_hub_ids() -> None:
     assert hub_id("qwen3-8b") == "Qwen/Qwen3-8B"
     assert hub_id("./my-model") == "./my-model"
+
+
+ASKED = ServerSettings(
+    kv_precision="fp8", memory_share=0.6, free_share=0.48, max_seqs=64, max_batched_tokens=512,
+    kv_tokens=90_000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "said"),
+    [
+        (
+            "vllm",
+            "--kv-cache-dtype fp8 --gpu-memory-utilization 0.6 --max-num-seqs 64 "
+            "--max-num-batched-tokens 512",
+            ("KV cache of 90000 tokens: no option of vllm",),
+        ),
+        (
+            "sglang",
+            "--kv-cache-dtype fp8_e5m2 --mem-fraction-static 0.6 --max-running-requests 64 "
+            "--chunked-prefill-size 512 --max-total-tokens 90000",
+            ("--mem-fraction-static is of weights", "--chunked-prefill-size limits"),
+        ),
+        (
+            "tensorrt-llm",
+            "--max_batch_size 64 --max_num_tokens 512",
+            ("free_gpu_memory_fraction is the cache's share",),
+        ),
+    ],
+)
+def test_what_the_plan_was_priced_with_is_set_or_said(engine, options, said) -> None:
+    for name, plan in ((None, fixed_plan(0, 1)), ("draft-model", fixed_plan(3, 8))):
+        found = launched(engine, name, plan, server=ASKED)
+        assert f" {options}" in found.command
+        assert [sum(note.startswith(each) for note in found.notes) for each in said] == [1] * len(
+            said
+        )
+        if engine == "tensorrt-llm":  # the file's table counts, and replaces the options' one
+            assert "\n".join([
+                ".yaml <<'END'", "kv_cache_config:", "  dtype: fp8",
+                "  free_gpu_memory_fraction: 0.48", "  max_tokens: 90000", "",
+            ]) in found.command  # fmt: skip
+            assert ("speculative_config:\n" in found.command) == (name is not None)
+
+
+def test_a_cache_that_is_the_default_or_has_no_option() -> None:
+    def told(kv: str, **changes: str) -> str:
+        asked = {"server": ServerSettings(kv_precision=kv)} | changes
+        return launched("vllm", None, fixed_plan(0, 1), **asked).text
+
+    plain = launched("vllm", None, fixed_plan(0, 1)).text
+    assert [told(kv) for kv in ("auto", "bf16", "fp16")] == [plain] * 3
+    assert "KV cache in q8_0: no option of vllm for it is known here" in told("q8_0")
+    assert "KV cache in fp32" in told("fp32")
+    assert "KV cache" not in told("fp32", precision="fp32")
+
+
+def test_an_engine_without_a_share_of_all_memory_says_so() -> None:
+    asked = ServerSettings(memory_share=0.6)
+    found = launched("tensorrt-llm", None, fixed_plan(0, 1), server=asked)
+    assert found.notes == ("memory share 0.6: no option of tensorrt-llm for it is known here",)
+
+
+def test_a_draft_in_another_format_is_said() -> None:
+    found = launched("vllm", "draft-model", fixed_plan(3, 8), draft_precision="int4")
+    assert "int4: name a draft that is stored so" in found.notes
+
+
+def test_commands_set_what_their_options_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--target", TARGET, "--accelerator", "h100-sxm", "--engine", "vllm"]
+    pair, cache = [*base, "--draft", DRAFT, "--alpha", "0.7"], ["--kv-precision", "fp8"]
+    load = ["--rate", "5", "--requests", "20", "--output", "20", "--max-seqs", "64"]
+    for command, asked, extra in (
+        ("plan", [*pair, "--batches", "1,2", "--memory-share", "0.6"], "memory-utilization 0.6"),
+        ("rank", [*base, "--methods", "n-gram", "--memory-share", "0.6"], "utilization 0.6"),
+        ("tune", [*pair, *load, "--max-batched-tokens", "512"],
+         "--max-num-seqs 64 --max-num-batched-tokens 512"),
+    ):  # fmt: skip
+        assert cli.main([command, *asked, *cache, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["commands"]["vllm"]["command"]
+        assert "--kv-cache-dtype fp8" in found
+        assert extra in found
+
+
+def test_what_the_weights_leave_free() -> None:
+    """By hand: 16.06 GB of weights on a card of 80 GB of which 48 may be filled."""
+    found = resolve(Scenario(target=TARGET, accelerator="h100-sxm", engine="vllm"))
+    assert free_share(found, 0.6) == pytest.approx((48 - 16.06) / (80 - 16.06), rel=1e-3)
+    assert free_share(found, 0.1) is None

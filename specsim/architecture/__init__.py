@@ -7,7 +7,7 @@ the two cannot disagree.
 
 from specsim.architecture.config import from_config, language_model, to_config
 from specsim.architecture.fields import Config
-from specsim.architecture.files import model, read_config
+from specsim.architecture.files import model
 from specsim.architecture.heads import HEAD_METHODS, DraftHead, draft_head, head_from_config
 from specsim.architecture.layers import halves_of, kinds_of, layers_of, mixers_of, mlps_of
 from specsim.architecture.parts import (
@@ -22,7 +22,8 @@ from specsim.architecture.parts import (
     Mlp,
     Recurrent,
 )
-from specsim.architecture.shape import Architecture
+from specsim.architecture.paths import read_config
+from specsim.architecture.shape import Architecture, billions
 from specsim.architecture.storage import Format, Storage
 from specsim.architecture.tokenizers import (
     drafts_for,
@@ -48,6 +49,7 @@ __all__ = [
     "Mlp",
     "Recurrent",
     "Storage",
+    "billions",
     "draft_head",
     "drafts_for",
     "from_config",

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specsim.architecture.storage import CLASSES
-from specsim.checks import SpecsimError
+from specsim.architecture.layers import Sizes
+from specsim.architecture.storage import CLASSES, Format, Storage, by_class
+from specsim.checks import SpecsimError, quoted
 
 MAGIC = b"GGUF"
 MOST_ENTRIES, MOST_BYTES = 1_000_000, 256 * 2**20  # of a header
@@ -91,10 +92,25 @@ KINDS = (
     (r"blk\.\d+\.(attn_|indexer)", "attention"),
     (r"blk\.\d+\.ffn_", "mlp"),
 )  # fmt: skip
-# general.file_type, where a file's tensors are not known -> the nearest precision
-FILE_TYPES = {
-    0: "fp32", 1: "fp16", 2: "q4_0", 3: "q4_0", 7: "q8_0", 12: "q4_k_m", 13: "q4_k_m", 14: "q4_k_m",
-    15: "q4_k_m", 32: "bf16", 38: "mxfp4-moe",
+# general.file_type, where a file's tensors are not known (llama_ftype in llama.cpp's llama.h) -> a
+# precision, or the type's name and the bits of a weight, with scales, in layers, LM head and table.
+# Where llama.cpp mixes types in the layers, their bits follow from those of all of Llama-3.1-8B in
+# its tools/quantize/README.md, less the LM head and the table.
+FILE_TYPES: dict[int, str | tuple[str, float, float, float]] = {
+    0: "fp32", 1: "fp16", 2: "q4_0", 7: "q8_0", 10: "q2_k", 14: "q4_k_s", 15: "q4_k_m", 32: "bf16",
+    38: "mxfp4-moe",
+    3: ("Q4_1", 5.0, 6.5625, 5.0), 8: ("Q5_0", 5.5, 6.5625, 5.5), 9: ("Q5_1", 6.0, 6.5625, 6.0),
+    11: ("Q3_K_S", 3.4375, 6.5625, 3.4375), 12: ("Q3_K_M", 3.84, 6.5625, 3.4375),
+    13: ("Q3_K_L", 4.19, 6.5625, 3.4375), 16: ("Q5_K_S", 5.5, 6.5625, 5.5),
+    17: ("Q5_K_M", 5.65, 6.5625, 5.5), 18: ("Q6_K", 6.5625, 6.5625, 6.5625),
+    19: ("IQ2_XXS", 2.13, 5.5, 2.625), 20: ("IQ2_XS", 2.37, 5.5, 2.625),
+    21: ("Q2_K_S", 2.72, 6.5625, 2.625), 22: ("IQ3_XS", 3.27, 6.5625, 3.4375),
+    23: ("IQ3_XXS", 3.07, 5.5, 3.4375), 24: ("IQ1_S", 1.69, 5.5, 2.625),
+    25: ("IQ4_NL", 4.55, 6.5625, 4.5), 26: ("IQ3_S", 3.46, 6.5625, 3.4375),
+    27: ("IQ3_M", 3.58, 6.5625, 3.4375), 28: ("IQ2_S", 2.48, 5.5, 3.4375),
+    29: ("IQ2_M", 2.7, 5.5, 3.4375), 30: ("IQ4_XS", 4.32, 6.5625, 4.25),
+    31: ("IQ1_M", 1.86, 5.5, 2.625), 36: ("TQ1_0", 1.6875, 6.5625, 4.5),
+    37: ("TQ2_0", 2.0625, 6.5625, 4.5), 39: ("NVFP4", 4.5, 6.5625, 4.5),
 }  # fmt: skip
 TOLERANCE = 0.01  # by which the tensors may hold more or fewer parameters than the fields describe
 
@@ -340,6 +356,24 @@ def storage_fields(header: Header) -> tuple[str, str, tuple[tuple[str, float, st
     main = max(shares, key=shares.__getitem__)
     formats = tuple((kind, bits[kind] / sizes[kind], "bf16") for kind in CLASSES if sizes[kind])
     return _nearest(main, {kind: each for kind, each, _ in formats}), main, formats
+
+
+def storage_of_type(number: object, model: Sizes) -> Storage | None:
+    """How the weights of `model` are stored, by the number in `general.file_type` alone: all
+    layers in the same bits. None where the header has no such field; a number that is not known is
+    a refusal: nothing is priced as if it were in 16 bits."""
+    if number is None:
+        return None
+    if not isinstance(number, int) or isinstance(number, bool) or number not in FILE_TYPES:
+        said = f"general.file_type {quoted(number)} of a header without tensors is not known"
+        return Storage("general.file_type", "GGUF", refusal=said)
+    found = FILE_TYPES[number]
+    if isinstance(found, str):
+        return Storage("general.file_type", "GGUF", found)
+    called, layers, head, table = found
+    nearest, apart = _nearest(called, {}), {"head": head, "table": table}
+    formats, _ = by_class(model, lambda module: Format(nearest, apart.get(module.kind, layers)))
+    return Storage(called, "GGUF", nearest, formats)
 
 
 def _nearest(main: str, bits: Mapping[str, float]) -> str:

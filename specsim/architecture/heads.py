@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from specsim import catalog
-from specsim.architecture.config import from_config
+from specsim.architecture.config import from_config, language_model
 from specsim.architecture.families import FAMILIES
-from specsim.architecture.files import named_by, path_of, read_config
 from specsim.architecture.layers import layers_of
 from specsim.architecture.parts import Attention
+from specsim.architecture.paths import file_of, named_by, path_of, read_config
 from specsim.architecture.shape import Architecture
 from specsim.architecture.tokenizers import PADDING
 from specsim.checks import SpecsimError, require_size
@@ -90,9 +90,9 @@ def draft_head(
     and for what no file can be called.
     """
     path = path_of(name)
-    if path is None or path.suffix == ".gguf":
+    if path is None or (file := file_of(path)).suffix.lower() == ".gguf":
         return None
-    return head_from_config(read_config(path), target, named_by(path), method)
+    return head_from_config(read_config(file), target, named_by(file), method)
 
 
 def head_from_config(
@@ -132,6 +132,34 @@ def head_from_config(
 def kind_of(config: Fields, name: str) -> str | None:
     """The method of a head, by its config; None for an ordinary model. SpecsimError for a kind of
     head that is known and not priced."""
+    kind = _said_kind(config, name)
+    if kind is None and config.get("block_size") and _masked(config):
+        kind = "dflash"
+    if kind == "eagle-3" and (_masked(config) or config.get("parallel_drafting")):
+        kind = "p-eagle"
+    if kind is None and config.get("num_hidden_layers") == 1 and "bias" in config:
+        kind = "eagle"
+    if kind is None and _masked(config) and config.get("model_type") in FAMILIES:
+        kind = PARALLEL_MODEL if "pard_token" in config else None
+    return kind
+
+
+def refuse_head(config: Fields, name: str) -> None:
+    """SpecsimError for the config of a draft head, which is no model of its own. Its class, type or
+    fields must say so: what else `kind_of` goes by, an ordinary model may have too."""
+    if config.get("model_type") == "arctic":  # a mixture of experts; heads have its name in theirs
+        return
+    kind, multimodal = _said_kind(config, name), language_model(config)[1]
+    if kind is not None and not multimodal:  # Eagle 2.5 sees
+        raise SpecsimError(
+            f"{name} is {_article(SPOKEN[kind])} draft head, which reads the hidden states of "
+            "another model: give it as --draft, and that model as --target"
+        )
+
+
+def _said_kind(config: Fields, name: str) -> str | None:
+    """The method of a head whose class, type or fields are no ordinary model's. SpecsimError for a
+    kind of head that is known and not priced."""
     inner = config.get("speculators_config")
     said = [config.get("model_type"), config.get("speculators_model_type"), config.get("method")]
     said += _list(config.get("architectures"))
@@ -145,26 +173,20 @@ def kind_of(config: Fields, name: str) -> str | None:
                 f"{', '.join(dict.fromkeys(NAMES.values()))}"
             )
     kind = next((method for part, method in NAMES.items() if part in plain), None)
-    if kind is None and "medusa_num_heads" in config:
-        kind = "medusa"
-    if kind is None and "dflash_config" in config:
-        kind = "dflash"
-    if kind is None and config.get("eagle_config"):
-        kind = "eagle-3"
+    small, block = config.get("draft_vocab_size"), config.get("block_size")
     reads_layers = any(key in config for key in ("target_layer_ids", "num_target_layers"))
-    if kind is None and config.get("block_size") and (reads_layers or _masked(config)):
-        kind = "dflash"
-    if kind is None and config.get("draft_vocab_size"):
-        kind = "eagle-3"
-    if kind == "eagle-3" and (_masked(config) or config.get("parallel_drafting")):
-        kind = "p-eagle"
     # EAGLE's first heads have the class of a Llama of one layer, and say whether the projection in
-    # front of it has a bias
-    if kind is None and config.get("num_hidden_layers") == 1 and "bias" in config:
-        kind = "eagle"
-    if kind is None and _masked(config) and config.get("model_type") in FAMILIES:
-        kind = PARALLEL_MODEL if "pard_token" in config else None
-    return kind
+    # front of it has a bias, which no Llama does
+    one_layer = config.get("num_hidden_layers") == 1 and config.get("model_type") == "llama"
+    fields = (
+        ("medusa", "medusa_num_heads" in config),
+        ("dflash", "dflash_config" in config),
+        ("eagle-3", config.get("eagle_config")),
+        ("dflash", block and (reads_layers or (small and _masked(config)))),
+        ("eagle-3", small),
+        ("eagle", one_layer and "bias" in config),
+    )
+    return kind or next((method for method, there in fields if there), None)
 
 
 def _masked(config: Fields) -> bool:

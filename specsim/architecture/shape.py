@@ -356,13 +356,19 @@ class Architecture(Sizes, Shown):
     def _facts(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "parameters": f"{self.parameters / 1e9:.3g} billion",
+            "parameters": billions(self.parameters),
             "layers": self.num_layers,
             "hidden size": self.hidden_size,
             "heads": f"{self.num_heads} (KV {self.num_kv_heads})",
             "vocabulary": f"{self.vocab_size:,}",
             "context": f"{self.max_context:,} tokens",
         }
+
+
+def billions(count: int) -> str:
+    """A number of parameters in words: "0.596 billion", "8.03 billion", "1,026 billion"."""
+    value = count / 1e9
+    return f"{value:,.0f} billion" if value >= 100 else f"{value:.3g} billion"
 
 
 def _layer(values: Any) -> Layer:

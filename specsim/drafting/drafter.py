@@ -191,7 +191,9 @@ class Mixed:
     def at(self, gamma: int) -> PerPosition:
         """The survival of cycles of `gamma` drafts, on which either model may depend."""
         share = np.asarray(self.share)[..., None]
-        first, second = (per_position(one, gamma).vector for one in (self.first, self.second))
+        first, second = (
+            np.asarray(per_position(one, gamma).vector, float) for one in (self.first, self.second)
+        )
         return PerPosition(share * first + (1.0 - share) * second)
 
     def survival(self, k: ArrayLike) -> Floats:

@@ -114,8 +114,15 @@ class ParallelBlock(Eagle):
     """All drafts of a cycle in one pass of gamma rows: flat in gamma until arithmetic binds
     (P-EAGLE, arXiv:2602.01469; DFlash, arXiv:2602.06036; PARD).
 
-    No draft sees the one before it, so acceptance decays along the block: `decay`.
+    No draft sees the one before it, so acceptance decays along the block: `decay`. `block` is the
+    size of a published head's block, whose first token is the target's own: it drafts one fewer.
     """
+
+    block: int | None = None
+
+    @property
+    def max_gamma(self) -> int | None:
+        return None if self.block is None else self.block - 1
 
     def cycle(self, system: System, workload: Workload, gamma: ArrayLike) -> Ledger:
         gamma = np.asarray(gamma)

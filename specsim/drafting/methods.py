@@ -78,7 +78,7 @@ def method(
     if name in ("eagle", "eagle-3", "mtp"):
         return Eagle(target, **_fitting(parameters, target))
     if name in ("p-eagle", "dflash"):
-        return ParallelBlock(target, **_fitting(parameters, target))
+        return ParallelBlock(target, block=_block(name, target), **_fitting(parameters, target))
     if name == "eagle-2":
         tree = {key: parameters.pop(key) for key in OF_THE_TREE if key in parameters}
         return DynamicTree(Eagle(target, **_fitting(parameters, target)), **tree)
@@ -94,6 +94,16 @@ def method(
     if name == "cascade":
         return Cascade(model, Lookup(hit=parameters.pop("inner_hit")), **parameters)
     raise SpecsimError(f"{name} is in methods.toml, but drafting/methods.py does not build it")
+
+
+def _block(name: str, target: Architecture) -> int | None:
+    """The largest block of the published heads of a method for a target; None where unknown."""
+    sizes = [
+        row["block_size"]
+        for row in catalog.load("heads").values()
+        if row["target"] == target.name and name in row["methods"] and "block_size" in row
+    ]
+    return max(sizes, default=None)
 
 
 def _trained(

@@ -1,7 +1,8 @@
 """What acceptance to expect where none was measured: the range of the published rates of a method.
 
 A rate is turned into the alpha at which the method, with its own decay, hit rate or tree, emits as
-many tokens per cycle. Low and high are the 10th and the 90th percentile of these alphas.
+many tokens per cycle; 1 where even that emits fewer, and the report says of how many rates. Low and
+high are the 10th and the 90th percentile of these alphas.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ class AcceptanceRange:
 
     `method` is the one whose rates they are, `of_target` says that all of them are of the target
     itself, `trees` that they were measured with trees of candidates (optimistic for a chain).
+    `out_of_reach`: how many are of more tokens per cycle than the method emits at alpha 1.
     """
 
     method: str
@@ -40,6 +42,7 @@ class AcceptanceRange:
     of_target: bool = False
     trees: bool = False
     assumed: int = 0
+    out_of_reach: int = 0
 
     @property
     def alphas(self) -> Floats:
@@ -69,6 +72,11 @@ class AcceptanceRange:
         if self.assumed:
             said.append(
                 f"How many tokens were drafted is assumed for {self.assumed} of these rates."
+            )
+        if self.out_of_reach:
+            said.append(
+                f"{self.out_of_reach} of these rates are of more tokens per cycle than "
+                f"{self.method} emits here at alpha 1, which stands for them: pessimistic."
             )
         said.append(
             "Acceptance depends on the models and the traffic: measure yours (specsim acceptance "
@@ -102,7 +110,7 @@ def acceptance_range(
     return AcceptanceRange(
         name, low, middle, high, len(chosen), sum(rate.rows for rate in chosen),
         tuple(models_of(chosen)), own, all(rate.tree for rate in chosen),
-        sum(rate.assumed for rate in chosen),
+        sum(rate.assumed for rate in chosen), len(out_of_reach(drafter, chosen)),
     )  # fmt: skip
 
 
@@ -139,7 +147,8 @@ def _published(
 
 
 def alphas_of(drafter: Drafter, rates: Sequence[PublishedRate]) -> Floats:
-    """The alpha of each rate: as published, or the one at which `drafter` emits as many tokens."""
+    """The alpha of each rate: as published, or the one at which `drafter` emits as many tokens; 1
+    for those `out_of_reach`. SpecsimError for a rate whose number of drafts is not known."""
     grid = np.linspace(0.0, 1.0, FINE)
     tables: dict[int, Floats] = {}
     found = []
@@ -156,6 +165,18 @@ def alphas_of(drafter: Drafter, rates: Sequence[PublishedRate]) -> Floats:
             tables[rate.gamma] = np.maximum.accumulate(np.asarray(tokens, float))
         found.append(float(np.interp(rate.tokens_per_cycle, tables[rate.gamma], grid)))
     return np.array(found)
+
+
+def out_of_reach(drafter: Drafter, rates: Sequence[PublishedRate]) -> tuple[PublishedRate, ...]:
+    """The rates of more tokens per cycle than `drafter` emits where all first drafts are accepted:
+    its decay, its hit rate or its tree is not that of what was measured."""
+    surest = drafter.acceptance_of(IID(1.0))
+    return tuple(
+        rate
+        for rate in rates
+        if rate.alpha is None and rate.gamma is not None and rate.tokens_per_cycle is not None
+        if rate.tokens_per_cycle > float(np.asarray(surest.tokens_per_cycle(rate.gamma)))
+    )
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -86,6 +86,15 @@ def dense_layers(c: Config) -> tuple[int, ...]:
     return tuple(index for index in layers if index < first or index % every)
 
 
+def turned_layers(c: Config) -> list[bool]:
+    """Which layers have RoPE: listed, or all but each n-th. An empty list says nothing: Llama 4's
+    own files have one."""
+    layers, every = c.size("num_hidden_layers"), c.size("no_rope_layer_interval", default=4)
+    if c.entries("no_rope_layers"):
+        return [bool(turns) for turns in c.each(layers, "no_rope_layers") or ()]
+    return [(index + 1) % every > 0 for index in range(layers)]
+
+
 def llama_biases(c: Config) -> Fields:
     """Biases of attention and of the MLP, each by a flag of its own."""
     bias = c.flag("attention_bias")

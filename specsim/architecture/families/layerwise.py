@@ -13,11 +13,12 @@ from specsim.architecture.families.common import (
     head_size,
     llama_biases,
     mlp_with,
+    turned_layers,
     window,
 )
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.layers import SLIDING
-from specsim.architecture.parts import Attention, Layer
+from specsim.architecture.parts import Attention, Layer, Mlp
 
 CHUNKED = "chunked"
 
@@ -27,17 +28,17 @@ def _llama4(c: Config) -> Fields:
     that every token visits; dense layers are of a width of their own."""
     layers, width = c.size("num_hidden_layers"), c.size("intermediate_size")
     step, chunk = c.size("interleave_moe_layer_step", default=1), c.count("attention_chunk_size")
-    sparse = c.entries("moe_layers") or range(step - 1, layers, step)
+    listed = c.entries("moe_layers")
+    sparse = range(step - 1, layers, step) if listed is None else listed
     mixture = experts(
         c,
         intermediate_size=width,
         shared_size=width,
         dense_layers=tuple(i for i in range(layers) if i not in sparse),
     )
-    every = c.size("no_rope_layer_interval", default=4)
-    turned = c.each(layers, "no_rope_layers") or [(i + 1) % every for i in range(layers)]
-    kinds = c.each(layers, "layer_types")
-    kinds = kinds or ["chunked_attention" if turn else "full_attention" for turn in turned]
+    kinds = c.each(layers, "layer_types") or [
+        "chunked_attention" if turned else "full_attention" for turned in turned_layers(c)
+    ]
 
     def reach(layer: Layer, index: int) -> Layer:
         if not chunk or kinds[index] != "chunked_attention":
@@ -55,7 +56,7 @@ def _llama4(c: Config) -> Fields:
 
 def _mimo_v2(c: Config) -> Fields:
     """Full and windowed layers with heads of their own number and size, values smaller than keys,
-    sinks in one kind; the first layer is dense."""
+    sinks in one kind; the first layer is dense, and so is that of an MTP module, with a window."""
     layers, heads = c.size("num_hidden_layers"), c.size("num_attention_heads")
     kv_heads = c.size("num_key_value_heads", default=heads)
     size, value = head_size(c), c.size("v_head_dim", default=head_size(c))
@@ -70,10 +71,12 @@ def _mimo_v2(c: Config) -> Fields:
         "window": c.size("sliding_window_size", "sliding_window"),
         "label": SLIDING,
     }
+    bias = c.flag("attention_bias")
     return {
-        "qkv_bias": c.flag("attention_bias"),
+        "qkv_bias": bias,
         "experts": experts(c, dense_layers=dense_layers(c)),
         "mtp_layers": c.count("num_nextn_predict_layers"),
+        "mtp_layer": Layer(Attention(bias=bias, **windowed), Mlp(c.size("intermediate_size"))),
         "each_layer": _by_kind(slides, windowed, full),
     }
 
@@ -210,7 +213,8 @@ def _mimo(c: Config) -> Fields:
 
 DEFAULTS: dict[str, Fields] = {
     "laguna": {"first_k_dense_replace": 1},
-    "mimo_v2_flash": {"first_k_dense_replace": 1},
+    # its checkpoint holds three MTP modules (model.mtp.layers.0 to 2), of which vLLM runs the first
+    "mimo_v2_flash": {"first_k_dense_replace": 1, "num_nextn_predict_layers": 3},
 }
 SPELLINGS: dict[str, Reader] = {"modernbert-decoder": _spelled_modernbert}
 FAMILIES: dict[str, Reader] = {

@@ -54,7 +54,7 @@ def _qwen(c: Config) -> Fields:
         dense_mlp(c) if experts is None or index in plain_layers else experts
         for index in range(len(mixers))
     ]
-    modules = c.count("mtp_num_hidden_layers")
+    modules = c.count("mtp_num_hidden_layers", "num_nextn_predict_layers")
     fields = written([attention if kind == FULL else delta_net for kind in mixers], mlps)
     return fields | {
         "qk_norm": True,
@@ -193,7 +193,10 @@ def _minimax(c: Config) -> Fields:
 
 
 DEFAULTS: dict[str, Defaults] = {
-    "qwen3_next": lambda c: {"head_dim": 256, "norm_topk_prob": True} | visited_width(c),
+    # its checkpoints hold one MTP module, which their config.json does not mention
+    "qwen3_next": lambda c: (
+        {"head_dim": 256, "norm_topk_prob": True, "num_nextn_predict_layers": 1} | visited_width(c)
+    ),
     "qwen3_5_text": {"head_dim": 256},
     "qwen3_5_moe_text": lambda c: {"head_dim": 256} | visited_width(c),
     "olmo_hybrid": lambda c: {

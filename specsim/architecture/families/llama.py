@@ -14,6 +14,7 @@ from specsim.architecture.families.common import (
     head_size,
     llama_biases,
     mlp_with,
+    turned_layers,
     window,
     windows_everywhere,
 )
@@ -59,11 +60,9 @@ def _hyperclovax(c: Config) -> Fields:
 
 def _smollm3(c: Config) -> Fields:
     """Some layers without RoPE, which have a window where windows are in use."""
-    every = c.size("no_rope_layer_interval", default=4)
-    layers = c.size("num_hidden_layers")
-    turning = c.each(layers, "no_rope_layers") or [(i + 1) % every for i in range(layers)]
+    turned = turned_layers(c)
     slides = c.flag("use_sliding_window")
-    windows = window(c, lambda index: not turning[index]) if slides else {}
+    windows = window(c, lambda index: not turned[index]) if slides else {}
     return llama_biases(c) | windows
 
 

@@ -16,7 +16,6 @@ from specsim.architecture.families.mamba import head_size, no_attention
 from specsim.architecture.families.states import gated_lru, mlstm, rwkv4, short_convolution
 from specsim.architecture.fields import Config, Fields
 from specsim.architecture.parts import Experts, Layer, Mixer, Mlp
-from specsim.checks import SpecsimError
 
 
 def _recurrent_gemma(c: Config) -> Fields:
@@ -94,9 +93,11 @@ def _lfm3(c: Config) -> Fields:
         LINEAR: short_convolution(c.size("hidden_size"), kernel, c.flag("conv_bias")),
         "sliding": grouped_attention(c, window=window, label="sliding", **how),
     }
-    listed = kinds(c, ("layer_types",), MIXERS | {"sliding_attention": "sliding"}, lambda i: "")
-    if "" in listed:
-        raise SpecsimError(f"{c.name}: config.json lacks the field 'layer_types'")
+
+    def usual(index: int) -> str:
+        return (("sliding" if index else LINEAR), LINEAR, FULL, LINEAR)[index % 4]
+
+    listed = kinds(c, ("layer_types",), MIXERS | {"sliding_attention": "sliding"}, usual)
     norms = 4 if c.flag("use_sandwich_norm", default=True) else 2
     fields = written([made[kind] for kind in listed], [dense_mlp(c)] * len(listed), norms=norms)
     return fields | {"qk_norm": True}
