@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
-from reference.attention import attend, attention_bias, chunked_from
+from reference.attention import attend, attention_bias
+from reference.chunked_attention import chunked_from
 from reference.lab.kernels import Timer
 from reference.machine import device_named, environment
 from specsim.architecture import Architecture, model

@@ -52,6 +52,32 @@ CASES = {  # what is said -> (a scenario of which it is true, the nearest of whi
     "A pass of 516 tokens, batch × (γ + 1), is wider than vllm records": (
         {"batch": 129, "gamma": 3}, {"batch": 128, "gamma": 3},
     ),
+    "llama-3.1-8b has no experts, and mxfp4-moe stores nothing but experts": (
+        {"on": system("h100-sxm", "vllm", "mxfp4-moe")},
+        {"on": system("h100-sxm", "vllm", "fp8")},
+    ),
+    "has no experts": (
+        {"target": EIGHT, "on": system("h100-sxm", "ideal", "mxfp4-moe")},
+        {"target": model("gpt-oss-20b"), "on": system("h100-sxm", "vllm", "mxfp4-moe")},
+    ),
+    "q4_k_m is a format of GGUF files, and vllm is not known to run it": (
+        {"on": system("h100-sxm", "vllm", "q4_k_m")},
+        {"on": system("h100-sxm", "llama.cpp", "q4_k_m")},
+    ),
+    "mlx-4bit is a format of MLX files": (
+        {"on": system("m4-max", "llama.cpp", "mlx-4bit")},
+        {"on": system("m4-max", "mlx", "mlx-4bit")},
+    ),
+    "llama.cpp is not known to run fp8: its GGUF files have q8_0, q4_0": (
+        {"on": system("h100-sxm", "llama.cpp", "fp8")},
+        {"on": system("h100-sxm", "llama.cpp", "fp16")},
+    ),
+    "tensorrt-llm runs on NVIDIA's GPUs alone, and mi300x is none": (
+        {"on": system("mi300x", "tensorrt-llm")}, {"on": system("mi300x", "vllm")},
+    ),
+    "NVIDIA's GPUs alone": (
+        {"on": system("arc-b580", "tensorrt-llm")}, {"on": system("t4", "tensorrt-llm")},
+    ),
     "Outside the rows that vllm was fitted to: 70.6 billion parameters (8.03 measured)": (
         {"target": model("llama-3.1-70b")}, {"target": EIGHT},
     ),
@@ -86,6 +112,29 @@ def test_no_accelerator_of_the_catalog_is_without_its_kind_or_links() -> None:
         assert row["kind"] in KINDS
         joined = "link_devices" in row
         assert joined == ("link_bytes_per_s" in row) or row["kind"] == "tpu" or name == "mi250x"
+
+
+def test_every_family_of_another_maker_is_known_to_be_one() -> None:
+    """Of the families of the catalog, those that are NVIDIA's, by the names of its generations."""
+    from specsim.planning.cautions import OTHER_MAKERS
+
+    own = {"volta", "turing", "ampere", "ada", "hopper", "blackwell"}
+    families = {row["family"] for row in catalog.load("accelerators").values() if "family" in row}
+    assert {each for each in families if not each.startswith(OTHER_MAKERS)} == own
+
+
+def test_rank_says_them_where_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["rank", "--target", "llama-2-7b", "--accelerator", "rtx-4090", "--engine", "vllm",
+             "--users", "8", "--methods", "n-gram", "--context", "131072"]  # fmt: skip
+    assert cli.main(words) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "NOTHING FITS" in page
+    assert "llama-2-7b was made for 4,096 tokens, and 131,072 are priced" in page
+    assert "No measurement of vllm is from ada" in page
+    assert cli.main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["best"] is None
+    assert any("made for 4,096 tokens" in each for each in document["assumptions"])
 
 
 def test_predict_says_a_guess_before_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,16 @@ def test_O5_joules():
     assert_allclose([plain, drafted], [1.45160, 0.61837], rtol=1e-5)
 
 
+def test_a_drafter_on_a_device_of_its_own_pays_for_it():
+    target, draft = PAIR[0], PAIR[1]
+    beside = method("pearl", target, draft.architecture)
+    prediction = predict(target, beside, PAIR[2], gamma=4, alpha=0.8)
+    assert prediction.extra_devices == 1
+    cost = token_cost(prediction, price_per_hour=3.0)
+    rate = prediction.speculative_tokens_per_s
+    assert_allclose(cost.dollars_per_million, 2 * 3 / 3600 / rate * 1e6)
+
+
 def test_a_predicted_token_costs_what_its_passes_move():
     place = {"batch": 2, "context": 1000}
     prediction = predict(*PAIR, gamma=4, alpha=0.8, **place)

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from specsim import SpecsimError, catalog
-from specsim.architecture import model
+from specsim.architecture import Storage, model
 from specsim.drafting import DraftModel, Medusa, QuantisedSelf, method
 from specsim.hardware import Accelerator, system
 from specsim.operators import PRECISIONS, Sharding
@@ -220,3 +220,29 @@ def test_the_largest_batch_is_the_last_that_fits():
     assert largest_batch(model("llama-3.1-70b"), H200, context=1) == 0
     unknown = replace(H200, accelerator=Accelerator("unknown", 1e12))
     assert largest_batch(EIGHT, unknown) is None
+
+
+def test_no_format_is_offered_that_the_weights_have_already():
+    bits = (("mlp", 8.002, "fp8"), ("head", 16.0, "bf16"), ("table", 16.0, "bf16"))
+    stored = replace(EIGHT, stored=Storage("fp8", "quantization_config", "fp8", bits))
+    one = replace(system("h200-sxm", precision="auto"),
+                  accelerator=Accelerator("chip", 1e12, memory_bytes=8.5e9))  # fmt: skip
+    assert not any("fp8" in each or "int8" in each for each in remedies(stored, one))
+    assert "weights in int4" in remedies(stored, one)
+
+
+def test_a_format_is_offered_only_if_it_fits_with_an_lm_head_in_16_bits():
+    """Qwen3-32B in AWQ is 19.3 GB: with a draft of 1.2 GB and a cache of 1.6, too much for 21.6."""
+    target, draft = model("qwen3-32b"), DraftModel(model("qwen3-0.6b"))
+    card = system("rtx-4090", "vllm", precision="auto")
+    place = {"drafter": draft, "context": 4096, "gamma": 6, "usable": 0.9}
+    assert remedies(target, card, **place) == ("tensor_parallel = 4",)
+    assert "weights in int4" in remedies(target, card, context=1024, usable=1.0)
+
+
+def test_an_engine_is_offered_formats_of_its_own():
+    target = model("qwen3-32b")
+    card = system("rtx-4090", "llama.cpp", precision="auto")
+    assert "weights in q4_k_m" in remedies(target, card, context=1024)
+    half = replace(card.accelerator, memory_bytes=48e9)
+    assert "weights in q8_0" in remedies(target, replace(card, accelerator=half))

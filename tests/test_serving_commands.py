@@ -94,6 +94,85 @@ def test_price_and_energy_are_per_token(capsys):
     assert found["joules_per_token"] > 150.0 / found["output_throughput"]
 
 
+def test_a_draft_on_its_own_device_is_paid_for_too():
+    load = serving.traffic(rate=5.0, requests=30, prompt=serving.Lengths(50),
+                           output=serving.Lengths(30))  # fmt: skip
+    beside = specsim.method("pearl", SERVER.target, specsim.model("llama-3.2-1b"))
+    server = replace(SERVER, drafter=beside)
+    for policy, devices in (("off", 1), ("fixed:2", 2)):
+        run = serving.simulate(server, load, policy=policy, alpha=0.7, price_per_hour=3.6)
+        assert run.summary["devices"] == devices
+        per_token = 3.6 * devices / 3600 / run.summary["output_throughput"]
+        assert run.summary["dollars_per_million"] == pytest.approx(per_token * 1e6)
+
+
+def test_the_end_of_a_short_run_is_said_to_weigh_in_its_rates(capsys):
+    words = ("serve-sim", *PLAIN, "--rate", 36, "--slo", "ttft:500")
+    found = as_json(capsys, *words, "--requests", 60)
+    assert found["request_throughput"] < 20
+    (said,) = [each for each in found["assumptions"] if each.startswith("60 requests:")]
+    assert said.endswith("36.00 requests/s are served, 36.00 of them good.")
+    tail = found["duration"] - 60 / 36
+    assert f"answered {tail:.2f} s after the last arrival" in said
+    assert said in " ".join(call(capsys, *words, "--requests", 60).split())
+    quiet = as_json(capsys, "serve-sim", *PLAIN, *SMALL, "--rate", 0.2)
+    assert not any("last arrival" in each for each in quiet["assumptions"])
+    closed = as_json(capsys, "serve-sim", *PLAIN, *SMALL, "--concurrency", 4)
+    assert not any("last arrival" in each for each in closed["assumptions"])
+
+
+def test_what_a_longer_run_serves_does_not_hang_on_how_long_it_was():
+    for requests in (60, 240):
+        load = serving.traffic(rate=36.0, requests=requests, prompt=serving.Lengths(400),
+                               output=serving.Lengths(200))  # fmt: skip
+        said = serving.simulate(SERVER, load, policy="off", alpha=0.7).sentences[0]
+        assert said.startswith(f"{requests} requests:")
+        assert said.endswith("36.00 requests/s are served.")
+
+
+def test_nothing_to_decode_and_nothing_served(capsys):
+    one = call(capsys, "serve-sim", *PLAIN, "--rate", 5, "--requests", 20, "--prompt", 1,
+               "--output", 1)  # fmt: skip
+    assert "policy       off: nothing was decoded; no draft is loaded" in one
+    words = ("serve-sim", *PLAIN, *SMALL, "--rate", 5, "--kv-tokens", 10)
+    none = call(capsys, *words)
+    assert "\n\nrefused: 5 requests/s offered, nothing is served\n60 of 60 requests are" in none
+    found = as_json(capsys, *words)
+    assert (found["state"], found["completed"]) == ("refused", 0)
+    assert "refused" in serving.STATES
+
+
+def test_what_speaks_against_a_simulation_is_said(capsys):
+    small = ("--requests", 20, "--rate", 1, "--output", "20")
+    old = ("--target", "llama-2-7b", "--accelerator", "rtx-4090", "--engine", "vllm")
+    found = as_json(capsys, "serve-sim", *old, *small, "--prompt", 20_000)["assumptions"]
+    assert any("llama-2-7b was made for 4,096 tokens, and 20,020 are" in each for each in found)
+    assert any("No measurement of vllm is from ada" in each for each in found)
+    apple = ("--accelerator", "m4-max", *PAIR[6:])
+    for command, words in (
+        ("serve-sim", (*PAIR[:4], *apple, *small, "--policy", "fixed:2")),
+        ("serve-sim", (*PAIR[:4], *apple, *small[:2], *small[4:], "--rate", "1,2", "--policy",
+                       "off")),
+        ("tune", (*PAIR[:4], *apple, *small)),
+    ):  # fmt: skip
+        page = call(capsys, command, *words).split("\n\n", 1)[1]
+        assert page.startswith("This is a guess. No measurement of vllm is from an Apple chip")
+        assert page.count("This is a guess. No measurement") == 1
+        if "1,2" not in words:
+            first = as_json(capsys, command, *words)["assumptions"][0]
+            assert first.startswith("This is a guess. No measurement of vllm")
+
+
+def test_a_simulated_schedule_is_judged_by_the_passes_that_it_made(capsys):
+    """Wide passes are those of the gamma that holds for a batch, not of the widest of each."""
+    words = ("serve-sim", *PAIR, "--rate", "inf", "--requests", 200, "--prompt", 20,
+             "--output", 30)  # fmt: skip
+    wide = as_json(capsys, *words, "--policy", "fixed:3")["assumptions"]
+    assert any("is wider than vllm records" in each for each in wide)
+    off = as_json(capsys, *words, "--policy", "off")["assumptions"]
+    assert not any("is wider than vllm records" in each for each in off)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -40,7 +40,11 @@ def add_load(parser: argparse.ArgumentParser) -> None:
         help="share of every prompt that the prefix cache knows (default 0)",
     )  # fmt: skip
     server.add_argument(
-        "--price-per-hour", type=float, metavar="USD", help="of all devices, for cost per token"
+        "--price-per-hour",
+        type=float,
+        metavar="USD",
+        help="of the target's devices, for cost per token; a method that needs more devices pays "
+        "for them too",
     )
     server.add_argument(
         "--hysteresis", type=float, default=HYSTERESIS, metavar="H",

@@ -46,7 +46,11 @@ def add_scenario(
         help=f"of the weights: {', '.join((AUTO, *PRECISIONS))} (default auto: as the model's own "
         "checkpoint stores them, bf16 where its config says nothing)",
     )
-    parser.add_argument("--kv-precision", help="of the KV cache (default: that of the activations)")
+    parser.add_argument(
+        "--kv-precision",
+        help="of the KV cache (default auto: as the model's own checkpoint says, else that of the "
+        "activations)",
+    )
     parser.add_argument(
         "--tensor-parallel",
         "--tp",

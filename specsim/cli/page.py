@@ -45,7 +45,7 @@ def priced(
     each = f"{devices} x {chip.name}" if devices > 1 else chip.name
     asked = scenario.accelerator
     alias = f" (asked for as {asked})" if asked not in (None, chip.name) else ""
-    trust = "measured on this machine" if scenario.calibrated else trust_of(found)
+    trust = f"measured on {chip.name}" if scenario.calibrated else trust_of(found)
     pairs = [
         ("target", f"{found.target.name}, {size}; {precision_of(found)}"),
         ("accelerator", f"{each}{alias}, {memory}{' each' if devices > 1 else ''}"),
@@ -84,7 +84,13 @@ def precision_of(found: Resolved) -> str:
         who = "its config names no quantisation"
     else:
         who = f"as its {stored.source} says"
-    cache = "--kv-precision" if scenario.kv_precision else "by default"
+    cache = "by default"
+    if scenario.kv_precision not in (None, AUTO):
+        cache = "--kv-precision"
+    elif scenario.auto and stored is not None and stored.kv_bits is not None:
+        cache = f"as its {stored.source} says"
+    elif scenario.calibrated and not scenario.precision:
+        cache = "as the calibration says"
     return f"weights in {used.name} ({who}), KV cache in {8 * used.kv_bytes:g} bits ({cache})"
 
 
@@ -100,8 +106,12 @@ def drafting_of(found: Resolved) -> str:
     if not isinstance(inner, DraftModel):
         return f"{method}, with {scenario.draft}"
     own = inner.priced_on(found.system).precision.name
-    how = "as its own checkpoint says" if inner.precision == AUTO else "as asked for"
-    if inner.precision is None:
+    how = "as asked for"
+    if inner.precision == AUTO:
+        how = "as its own checkpoint says"
+        if inner.architecture.stored is None:
+            how = "16 bits: its config names no format"
+    elif inner.precision is None:
         how = "as the target"
     return f"{method}, with {inner.architecture.name} in {own} ({how})"
 

@@ -22,6 +22,7 @@ from specsim.planning import (
     Deployment,
     Launch,
     Plan,
+    ServerSettings,
     captured_tokens,
     crossover,
     engine_settings,
@@ -29,7 +30,7 @@ from specsim.planning import (
     plan,
     sensitivity,
 )
-from specsim.planning.memory import TOO_LARGE, largest_batch
+from specsim.planning.memory import MEMORY_SHARE, TOO_LARGE, largest_batch
 from specsim.scenario import Resolved, resolve
 
 
@@ -103,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     commands = {
         name: launch(
             name,
-            deployment(found),
+            deployment(found, share),
             planned,
             target=found.target,
             drafter=drafter,
@@ -163,13 +164,30 @@ def most_in_memory(found: Resolved, planned: Plan, memory_share: float) -> int |
     return held(int(planned.gamma[np.searchsorted(planned.batch, most)]))
 
 
-def deployment(found: Resolved) -> Deployment:
-    """What a server of the scenario is started with."""
+def deployment(found: Resolved, memory_share: float, **limits: int | None) -> Deployment:
+    """What a server of the scenario is started with; `limits` are those of `ServerSettings`, None
+    where nobody asked for another than the default."""
     scenario = found.scenario
+    asked = None if memory_share == MEMORY_SHARE else memory_share
     return Deployment(
         target=scenario.target, method=found.method, draft=scenario.draft,
-        precision=scenario.precision, tensor_parallel=scenario.tensor_parallel,
+        precision=scenario.precision, draft_precision=scenario.draft_precision,
+        tensor_parallel=scenario.tensor_parallel,
+        server=ServerSettings(
+            kv_precision=scenario.kv_precision, memory_share=asked,
+            free_share=None if asked is None else free_share(found, memory_share), **limits,
+        ),
     )  # fmt: skip
+
+
+def free_share(found: Resolved, memory_share: float) -> float | None:
+    """The share of what the weights leave of a device that the rest may take of it; None where the
+    memory is unknown or the weights fill what may be filled."""
+    held = found.footprint(gamma=0, batch=1, usable=memory_share)
+    weights = float(held.weight_bytes + held.draft_weight_bytes)
+    if held.device_bytes is None or held.capacity_bytes is None or held.capacity_bytes <= weights:
+        return None
+    return (held.capacity_bytes - weights) / (held.device_bytes - weights)
 
 
 def words(verdict: str) -> str:

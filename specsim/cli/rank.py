@@ -19,7 +19,7 @@ from specsim.cli.parser import Commands
 from specsim.cli.plan import deployment, most_in_memory, show_commands
 from specsim.cli.progress import working
 from specsim.cli.published import range_of
-from specsim.cli.sentences import guesses_first, weights_of
+from specsim.cli.sentences import doubted, guesses_first, weights_of
 from specsim.drafting.methods import NEED_A_DRAFT
 from specsim.hardware import System
 from specsim.planning import (
@@ -87,7 +87,11 @@ def add(commands: Commands) -> None:
         f"user's token), e2el:MS (an answer of {ANSWER_TOKENS} more tokens)",
     )  # fmt: skip
     parser.add_argument(
-        "--price-per-hour", type=float, metavar="USD", help="of all devices, for cost per token"
+        "--price-per-hour",
+        type=float,
+        metavar="USD",
+        help="of the target's devices, for cost per token; a method that needs more devices pays "
+        "for them too",
     )
     add_memory_share(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -139,7 +143,9 @@ def run(options: argparse.Namespace) -> int:
             name: {"command": each.command, "notes": list(each.notes)}
             for name, each in commands.items()
         },
-        "assumptions": sentences(base, winner, ranked, entrants, options),
+        "assumptions": sentences(
+            base, found.get(ranked[0].candidate.name, base), ranked, entrants, options
+        ),
         "version": __version__,
     }  # fmt: skip
     if options.json:
@@ -338,7 +344,7 @@ def settings_of(found: Resolved, memory_share: float) -> dict[str, Any]:
     return {
         name: launch(
             name,
-            deployment(found),
+            deployment(found, memory_share),
             planned,
             target=found.target,
             drafter=found.drafter,
@@ -477,18 +483,15 @@ def excluded(impossible: Sequence[dict[str, Any]]) -> list[str]:
 
 def sentences(
     base: Resolved,
-    winner: Resolved | None,
+    first: Resolved,
     ranked: Sequence[Ranked],
     entrants: Sequence[Entrant],
     options: argparse.Namespace,
 ) -> list[str]:
-    """What the ranking rests on, and what is uncertain."""
-    said = []
-    if winner is not None:
-        best = ranked[0]
-        doubts = winner.cautions(gamma=best.gamma)
-        said += [f"This is a guess. {doubt.sentence}" for doubt in doubts if doubt.guess]
-        said += [doubt.sentence for doubt in doubts if not doubt.guess]
+    """What the ranking rests on, and what is uncertain of its first candidate, whether or not that
+    fits."""
+    guesses, doubts = doubted(first.cautions(gamma=ranked[0].gamma))
+    said = [*guesses, *doubts]
     published = [each for each in entrants if each.published is not None]
     if published:
         said.append(

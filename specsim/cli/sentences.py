@@ -1,6 +1,6 @@
 """What a prediction rests on, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -25,9 +25,15 @@ GUESS = "This is a guess."
 def assumptions(found: Resolved, sequences: str, doubts: Sequence[Caution] = ()) -> list[str]:
     """What the numbers of a scenario rest on; `sequences` begins the first sentence. Of `doubts`,
     the cautions that hold, a guess comes before everything else."""
-    guesses = [f"{GUESS} {doubt.sentence}" for doubt in doubts if doubt.guess]
-    others = [doubt.sentence for doubt in doubts if not doubt.guess]
+    guesses, others = doubted(doubts)
     return [*guesses, *others, *_rests_on(found, sequences)]
+
+
+def doubted(doubts: Iterable[Caution]) -> tuple[list[str], list[str]]:
+    """Cautions as sentences: those that call the numbers a guess, and the others."""
+    doubts = list(doubts)
+    guesses = [f"{GUESS} {doubt.sentence}" for doubt in doubts if doubt.guess]
+    return guesses, [doubt.sentence for doubt in doubts if not doubt.guess]
 
 
 def _rests_on(found: Resolved, sequences: str) -> list[str]:

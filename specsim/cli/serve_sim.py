@@ -2,19 +2,23 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.checks.columns import fit
+from specsim.checks.columns import fit, wrap
 from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
 from specsim.cli.page import facts as labelled
 from specsim.cli.page import notes as bullets
 from specsim.cli.page import priced
 from specsim.cli.parser import Commands
-from specsim.cli.sentences import weights_of
+from specsim.cli.sentences import doubted, weights_of
+from specsim.planning import Caution
 from specsim.scenario import Resolved
 from specsim.scenario.server_load import OUTPUT, PROMPT
 from specsim.serving.policies import NAMES, require_known
@@ -87,7 +91,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         said = lines(results[0]) if len(results) == 1 else table(results)
         head = priced(found, load=load_words(options), options=("engine",))
-        print(*head, "", *said, *notes(found, results), sep="\n")
+        guesses, others = doubts_of(found, results)
+        first = [line for sentence in guesses for line in wrap(sentence)]
+        print(*head, "", *first, *said, *notes(found, results, others), sep="\n")
     return 0
 
 
@@ -103,8 +109,21 @@ def to_json(found: Resolved, result: serving.Served, detailed: bool) -> dict[str
     } | result.summary  # fmt: skip
     if detailed:
         document |= result.detailed()
-    assumptions = [*result.sentences, *rests_on(found)]
+    guesses, others = doubts_of(found, [result])
+    assumptions = [*guesses, *result.sentences, *others, *rests_on(found)]
     return document | {"assumptions": assumptions, "version": __version__}
+
+
+def doubts_of(found: Resolved, results: Sequence[serving.Served]) -> tuple[list[str], list[str]]:
+    """Why runs may be trusted less: sentences that call them a guess, and others."""
+    doubts: dict[Caution, None] = {}
+    for result in results:
+        loop = result.loop
+        decoded = np.flatnonzero(loop.tallies.batch_s)
+        batch = decoded[decoded > 0] if decoded.any() else np.ones(1, dtype=np.int64)
+        gamma, context = loop.policy.gammas[batch], loop.traffic.most_context
+        doubts |= dict.fromkeys(found.cautions(gamma=gamma, batch=batch, context=context))
+    return doubted(doubts)
 
 
 def rests_on(found: Resolved) -> list[str]:
@@ -133,8 +152,11 @@ def lines(result: serving.Served) -> list[str]:
         limits = ", ".join(f"{name.upper()} at most {most:g} ms" for name, most in slo.items())
         good = f", {found['request_goodput']:.2f} requests/s good ({limits})"
     served = f"{found['request_throughput']:.2f} requests/s served"
+    head = f"{found['state']}: {offered}, {served}{good}"
+    if found["state"] == "refused":
+        head = f"{found['state']}: {offered}, nothing is served"
     said = [
-        *fit([f"{found['state']}: {offered}, {served}{good}", *result.sentences]),
+        *fit([head, *result.sentences]),
         f"{'':26s}" + "".join(f"{name:>10s}" for name in STATISTICS),
     ]
     for metric, title in ROWS.items():
@@ -156,7 +178,7 @@ def facts(result: serving.Served) -> list[str]:
         )
     ]
     shares = ", ".join(f"gamma {g} {share:.0%}" for g, share in found["gamma_share"].items())
-    shares += " of the decoding time"
+    shares = f"{shares} of the decoding time" if shares else "nothing was decoded"
     if found["spec_decode_num_drafts"]:
         shares += f"; {found['spec_decode_acceptance_length']:.2f} tokens per cycle that drafts"
     loaded = "" if result.loop.policy.drafts else "; no draft is loaded"
@@ -196,10 +218,10 @@ def table(results: list[serving.Served]) -> list[str]:
     return said
 
 
-def notes(found: Resolved, results: list[serving.Served]) -> list[str]:
-    """What the numbers rest on, for a person."""
+def notes(found: Resolved, results: list[serving.Served], doubts: Sequence[str]) -> list[str]:
+    """What the numbers rest on, for a person; `doubts`, why they may be trusted less."""
     several = {s: None for r in results for s in r.sentences} if len(results) > 1 else {}
-    return bullets([*several, *rests_on(found)])
+    return bullets([*several, *doubts, *rests_on(found)])
 
 
 def load_words(options: Any) -> str:

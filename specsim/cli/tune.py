@@ -6,16 +6,18 @@ from typing import Any
 
 from specsim import __version__, serving
 from specsim.checks import SpecsimError
-from specsim.checks.columns import fit
+from specsim.checks.columns import fit, wrap
 from specsim.cli.load import Bar, add_load, loads_of
 from specsim.cli.options import scenario_of
 from specsim.cli.page import notes as bullets
 from specsim.cli.page import pasted, priced
 from specsim.cli.parser import Commands
 from specsim.cli.plan import deployment
-from specsim.cli.serve_sim import load_words, rests_on
+from specsim.cli.sentences import guesses_first
+from specsim.cli.serve_sim import doubts_of, load_words, rests_on
 from specsim.planning import ENGINES_WITH_SETTINGS, engine_settings, launch
 from specsim.scenario import Resolved
+from specsim.scenario.server_load import ServerLoad
 from specsim.serving.simulation import accepting_of as accepting
 from specsim.serving.tuning import Tuned, plan_of, tune
 
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for bar in bars.values():
         bar.end()
-    document = to_json(found, tuned)
+    document = to_json(found, tuned, asked[0])
     if options.json:
         print(json.dumps(document, allow_nan=False))
     else:
@@ -74,10 +76,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def to_json(found: Resolved, tuned: Tuned) -> dict[str, Any]:
-    """All candidates, and the settings of engines for the best one."""
+def to_json(found: Resolved, tuned: Tuned, load: ServerLoad) -> dict[str, Any]:
+    """All candidates, and the settings of engines for the best one, of the server of `load`."""
     policy = recommended(tuned).loop.policy
     planned = plan_of(policy)
+    guesses, doubts = doubts_of(found, [tuned.best, recommended(tuned)])
+    started = deployment(found, load.memory_share, **load.limits_asked)
     return {
         "best": tuned.best.policy,
         "best_static": tuned.best_static.policy,
@@ -95,10 +99,12 @@ def to_json(found: Resolved, tuned: Tuned) -> dict[str, Any]:
         "commands": {
             name: {"command": each.command, "notes": list(each.notes)}
             for name in ENGINES_WITH_SETTINGS
-            for each in [launch(name, deployment(found), planned, target=found.target,
+            for each in [launch(name, started, planned, target=found.target,
                                 drafter=found.drafter)]
         },
-        "assumptions": [*advice(tuned), *tuned.best.sentences, *rests_on(found)],
+        "assumptions": [
+            *guesses, *advice(tuned), *tuned.best.sentences, *doubts, *rests_on(found)
+        ],
         "version": __version__,
     }  # fmt: skip
 
@@ -138,7 +144,9 @@ def advice(tuned: Tuned) -> list[str]:
 
 def lines(found: Resolved, tuned: Tuned, document: dict[str, Any]) -> list[str]:
     """The document for a person."""
+    guesses, others = guesses_first(document["assumptions"])
     said = [
+        *(line for sentence in guesses for line in wrap(sentence)),
         f"{'':22s}{'requests/s':>11s}{'tokens/s':>9s}{'TTFT ms':>9s}{'TPOT ms':>13s}{'all ms':>8s}",
         f"{'policy':22s}{'good':>11s}{'all':>9s}{'p99':>9s}{'mean':>7s}{'p99':>6s}{'mean':>8s}"
         f"{'loss':>8s}",
@@ -160,7 +168,7 @@ def lines(found: Resolved, tuned: Tuned, document: dict[str, Any]) -> list[str]:
     chosen = document["recommended"]
     ranges = ", ".join(f"gamma {gamma} up to {last}" for _, last, gamma in document["schedule"])
     said += fit([f"recommended: {chosen} ({ranges} sequences)"])
-    said += bullets(document["assumptions"])
+    said += bullets(others)
     mine = found.scenario.engine in ENGINES_WITH_SETTINGS
     for name in [found.scenario.engine] if mine else ENGINES_WITH_SETTINGS:
         command = document["commands"][name]

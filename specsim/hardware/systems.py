@@ -232,14 +232,15 @@ def system(
     """The System of a catalog accelerator, or of several, under a catalog engine.
 
     `precision` is the format of the weights; "auto" prices every model as its own checkpoint stores
-    it, bf16 where that says nothing. `offloaded_layers` of the target lie in the memory of `host`,
-    a CPU of the catalog (None: an assumed desktop), and are computed there.
+    it, bf16 where that says nothing. `kv_precision` is that of the KV cache (None and "auto": the
+    default of `precision`). `offloaded_layers` of the target lie in the memory of `host`, a CPU of
+    the catalog (None: an assumed desktop), and are computed there.
 
     Raises SpecsimError for an unknown name, with the nearest known ones, and for an engine or an
     accelerator that leaves no layers to a host.
     """
     stored = precision_named(precision)
-    if kv_precision is not None:
+    if kv_precision is not None and kv_precision != AUTO:
         stored = replace(stored, kv_bytes=precision_named(kv_precision).weight_bytes)
     chip = accelerator(accelerator_name)
     cpu = None if host is None else host_named(host)

@@ -6,6 +6,7 @@
 | `heads` | the published head that a command can name |
 | `settings` | the same as vLLM, SGLang and TensorRT-LLM want it written |
 | `launching` | the whole command that starts them with it |
+| `server_settings` | what else such a command sets: cache, memory, limits |
 | `cautions` | why a prediction may be trusted less |
 | `elasticities` | which input moves the speedup most |
 """
@@ -26,6 +27,7 @@ from specsim.planning.gammas import (
 )
 from specsim.planning.heads import published_head
 from specsim.planning.launching import Deployment, Launch, launch
+from specsim.planning.server_settings import ServerSettings
 from specsim.planning.settings import ENGINES_WITH_SETTINGS, batch_ranges, engine_settings
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Deployment",
     "Launch",
     "Plan",
+    "ServerSettings",
     "batch_ranges",
     "best_gamma",
     "captured_tokens",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specsim import catalog
-from specsim.architecture import Architecture, tokenizer_of
+from specsim.architecture import Architecture, Experts, mlps_of, tokenizer_of
 from specsim.checks import ArrayLike
 from specsim.drafting import Drafter, DraftModel, Eagle
 from specsim.hardware import System
@@ -31,6 +31,27 @@ KINDS = {
 }
 # Formats that few accelerators compute in, and the ones that take their place.
 NARROW = {"fp8": (), "fp4": ("fp8",), "int8": ()}
+# Formats of one engine's files, whose kernels others lack or have as an experiment; and the engines
+# that run these alone, beside what is not quantised.
+FILES = {
+    "GGUF": ("q8_0", "q4_0", "q4_k_m", "q4_k_s", "q2_k"),
+    "MLX": ("mlx-8bit", "mlx-4bit"),
+}
+READS = {"llama.cpp": "GGUF", "llama.cpp-2024": "GGUF", "mlx": "MLX"}
+UNQUANTISED = ("fp32", "bf16", "fp16")
+EXPERTS_ALONE = "mxfp4-moe"
+ONLY_NVIDIA = ("tensorrt-llm",)  # engines that run on no other maker's chips
+OTHER_MAKERS = (
+    "alchemist",
+    "battlemage",
+    "cdna",
+    "rdna",
+    "gaudi",
+    "apple",
+    "tpu",
+    "arm-soc",
+    "x86",
+)
 NEAR = 2.0  # sizes and contexts within this factor of a row's count as inside its range
 
 
@@ -60,6 +81,7 @@ def find_cautions(
         *about_models(target, drafter, most["context"]),
         *about_machine(system),
         *about_arithmetic(target, system),
+        *about_formats(target, system),
         *about_speculation(system, drafter, np.asarray(batch), np.asarray(gamma)),
         *about_graphs(system, np.asarray(batch) * (np.asarray(gamma) + 1)),
         *about_range(target, system, batch=np.asarray(batch), context=most["context"]),
@@ -117,6 +139,12 @@ def about_machine(system: System) -> Iterator[Caution]:
                 f"No measurement of {system.engine.name} is from {accelerator.family}: its "
                 f"constants come from {', '.join(rows['families'])}."
             )
+    family = accelerator.family or ""
+    if system.engine.name in ONLY_NVIDIA and family.startswith(OTHER_MAKERS):
+        yield Caution(
+            f"{system.engine.name} runs on NVIDIA's GPUs alone, and {accelerator.name} is none.",
+            guess=True,
+        )
     joined = accelerator.link_devices
     if joined is not None and system.tensor_parallel > joined:
         yield Caution(
@@ -135,6 +163,35 @@ def about_arithmetic(target: Architecture, system: System) -> Iterator[Caution]:
         yield Caution(
             f"No {math} arithmetic on {chip.name}: products are priced in {wider}. Does the "
             "engine support such weights there?"
+        )
+
+
+def about_formats(target: Architecture, system: System) -> Iterator[Caution]:
+    """A format that stores experts alone, for a model without any; one that the engine is not known
+    to run."""
+    engine, name = system.engine.name, system.storing(target).precision.name
+    if name == EXPERTS_ALONE:
+        if not any(isinstance(mlp, Experts) for mlp, _ in mlps_of(target)):
+            yield Caution(
+                f"{target.name} has no experts, and {name} stores nothing but experts in fewer "
+                "bits: all its weights are priced in 16 bits.",
+                guess=True,
+            )
+        return
+    if engine not in catalog.load("engines") or engine == "ideal":
+        return
+    own = READS.get(engine)
+    kind = next((kind for kind, names in FILES.items() if name in names), None)
+    if kind is not None and kind != own:
+        yield Caution(
+            f"{name} is a format of {kind} files, and {engine} is not known to run it at this "
+            "speed, or at all.",
+            guess=True,
+        )
+    elif own is not None and kind is None and name not in UNQUANTISED:
+        yield Caution(
+            f"{engine} is not known to run {name}: its {own} files have {', '.join(FILES[own])}.",
+            guess=True,
         )
 
 

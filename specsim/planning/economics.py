@@ -59,25 +59,36 @@ def token_cost(
     """What a token of `prediction` costs; with gamma = 0 that of plain decoding.
 
     The bytes and FLOPs of the very passes that the prediction has priced, over all the devices; the
-    power is that of each, the price that of all together, the drafter's own included. Raises
-    SpecsimError for a drafter from outside that says what it costs and not what it moves.
+    power is that of each. `price_per_hour` is that of the target's devices together; a drafter's
+    own devices cost as much each. Raises SpecsimError for a drafter from outside that says what it
+    costs and not what it moves.
     """
     verification, drafting = prediction.verification, prediction.drafting
     moved = verification.bytes_moved + drafting.bytes_moved
     flops = verification.flops + drafting.flops
     tokens = prediction.batch * prediction.tokens_per_cycle
+    target_devices = prediction.system.tensor_parallel
+    devices = target_devices + prediction.extra_devices
     joules = energy_per_token_j(
         prediction.cycle_s,
         moved,
         flops,
         tokens,
-        idle_power_w=idle_power_w * (prediction.system.tensor_parallel + prediction.extra_devices),
+        idle_power_w=idle_power_w * devices,
         joules_per_byte=joules_per_byte,
         joules_per_flop=joules_per_flop,
     )
     rate = tokens / prediction.cycle_s
-    dollars = None if price_per_hour is None else dollars_per_million_tokens(price_per_hour, rate)
+    dollars = None
+    if price_per_hour is not None:
+        hour = price_of_devices(price_per_hour, devices, target_devices)
+        dollars = dollars_per_million_tokens(hour, rate)
     return TokenCost(moved / tokens, flops / tokens, joules, dollars)
+
+
+def price_of_devices(price_per_hour: float, devices: int, target_devices: int) -> float:
+    """The price per hour of `devices`, where that of the target's devices is given."""
+    return price_per_hour * devices / target_devices
 
 
 def dollars_per_million_tokens(price_per_hour: ArrayLike, tokens_per_s: ArrayLike) -> Floats:

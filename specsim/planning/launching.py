@@ -6,7 +6,8 @@ What each engine needs for a method stands in catalog/launch.toml, with its sour
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from specsim import catalog
@@ -14,6 +15,7 @@ from specsim.architecture import Architecture
 from specsim.drafting import Drafter, DraftModel
 from specsim.planning.gammas import Plan
 from specsim.planning.heads import published_head
+from specsim.planning.server_settings import ServerSettings, told
 from specsim.planning.settings import batch_ranges, documented, engine_settings, range_for
 
 HEAD = "PATH-OF-THE-HEAD"  # for the reader to fill in, where no published head is known
@@ -23,13 +25,16 @@ AS_LOADED = (None, "auto", "bf16")  # formats that need no option: the checkpoin
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """What a server is started with: `target` and `draft` by their names, the drafting `method`
-    (None: no speculation), the format of the weights (None: the checkpoint's own), devices."""
+    (None: no speculation), the format of their weights (None: the checkpoint's own), devices, and
+    what else the plan was priced with."""
 
     target: str
     method: str | None = None
     draft: str | None = None
     precision: str | None = None
+    draft_precision: str | None = None
     tensor_parallel: int = 1
+    server: ServerSettings = field(default_factory=ServerSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +65,32 @@ def launch(
     A length that holds for the server's life is the best for `users` sequences; if None, the one of
     the largest batch where speculation pays. `most` is the largest batch that memory holds.
 
-    It sets what the plan decides and nothing else: no limit on users or context. Where the engine
+    It sets what the plan decides and what was asked for, and nothing else: no limit on users or
+    context by itself. Where the engine
     cannot follow the plan, the command is without speculation, and a note says why. A method that
     needs a trained head gets a published one, and the checkpoint that it was trained for.
     """
     row, method = catalog.load("launch")[engine], deployment.method
     served = len(row["program"].split())
     words = [*row["program"].split(), hub_id(deployment.target)]
-    notes = []
+    notes: list[str] = []
     if deployment.tensor_parallel > 1:
         words += [row["tensor_parallel"], str(deployment.tensor_parallel)]
     if format_option := row.get("formats", {}).get(deployment.precision):
         words += format_option.split()
     elif deployment.precision not in AS_LOADED:
         notes.append(f"{deployment.precision}: serve a checkpoint that is stored so")
+    server = told(engine, deployment.server, target, deployment.precision)
+    words, notes = [*words, *server.words], [*notes, *server.notes]
+    plain = _with_file(words, server.lines, "cache.yaml")
     if method is None or drafter is None:
-        return Launch(shlex.join(words), tuple(notes))
+        return Launch(plain, tuple(notes))
     about = documented(engine, method)
     load: dict[str, Any] = {"method": method, "users": users, "most": most}
     settings = engine_settings(planned, engine, drafter, **load)
     if about is None or settings is None:
         notes.append(f"{engine} has no method like {method}; without it:")
-        return Launch(shlex.join(words), tuple(notes))
+        return Launch(plain, tuple(notes))
     ranges = batch_ranges(planned, most)
     chosen = range_for(ranges, users)
     if not settings or (engine == "sglang" and (chosen is None or chosen[2] == 0)):
@@ -89,7 +98,7 @@ def launch(
         if any(gamma for _, _, gamma in ranges):
             until = f"for {users} sequences, and {engine} takes one length"
         notes.append(f"no speculation: it gains nothing {until}")
-        return Launch(shlex.join(words), tuple(notes))
+        return Launch(plain, tuple(notes))
     model = hub_id(deployment.draft) if deployment.draft else None
     notes += _about_method(engine, about, settings, ranges, users)
     if about.get("head") and deployment.draft is None:
@@ -98,6 +107,8 @@ def launch(
         notes.append(_about_head(engine, head))
         if head is not None and deployment.target in catalog.load("models"):
             words[served] = head["checkpoint"]
+    if deployment.draft is not None and deployment.draft_precision not in AS_LOADED:
+        notes.append(f"{deployment.draft_precision}: name a draft that is stored so")
     notes += _about_draft(engine, deployment, target, drafter)
     if engine == "vllm":
         command = _vllm(words, about, model, settings, deployment, drafter)
@@ -106,7 +117,8 @@ def launch(
     elif engine == "sglang":
         command = _sglang(words, about["name"], model, settings, users)
     else:
-        command = _trtllm(words, about["name"], model, settings)
+        lines = [*server.lines, *_trtllm(about["name"], model, settings)]
+        command = _with_file(words, lines, "speculation.yaml")
     return Launch(command, tuple(notes))
 
 
@@ -145,8 +157,8 @@ def _sglang(
     return shlex.join(words)
 
 
-def _trtllm(words: list[str], name: str, model: str | None, settings: dict[str, Any]) -> str:
-    """TensorRT-LLM takes speculation from a file."""
+def _trtllm(name: str, model: str | None, settings: dict[str, Any]) -> list[str]:
+    """TensorRT-LLM takes speculation from a file: its lines."""
     lines = ["speculative_config:", f"  decoding_type: {name}"]
     if model is not None:
         lines.append(f"  speculative_model: {model}")
@@ -154,9 +166,16 @@ def _trtllm(words: list[str], name: str, model: str | None, settings: dict[str, 
         if isinstance(value, dict):
             value = "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
         lines.append(f"  {key}: {value}")
+    return lines
+
+
+def _with_file(words: list[str], lines: Sequence[str], file: str) -> str:
+    """The command, after one that writes the file of its options, if there are any."""
+    if not lines:
+        return shlex.join(words)
     body = "\n".join(lines)
-    serve = shlex.join([*words, "--extra_llm_api_options", "speculation.yaml"])
-    return f"cat > speculation.yaml <<'END'\n{body}\nEND\n{serve}"
+    serve = shlex.join([*words, "--extra_llm_api_options", file])
+    return f"cat > {file} <<'END'\n{body}\nEND\n{serve}"
 
 
 def _about_method(

@@ -27,6 +27,7 @@ from specsim.drafting import Drafter
 from specsim.hardware import OFFLOADING, System
 from specsim.operators import (
     PRECISIONS,
+    Precision,
     cache_bytes,
     first_layers_bytes,
     stored_weight_bytes,
@@ -35,6 +36,11 @@ from specsim.operators import (
 MEMORY_SHARE = 0.9  # of a device that engines fill by default: vLLM's gpu_memory_utilization
 FITS, TOO_LARGE = "fits", "does not fit"
 NARROWER = ("fp8", "int8", "int4")
+OWN_NARROWER = {  # of engines with formats of their own
+    "llama.cpp": ("q8_0", "q4_k_m"), "llama.cpp-2024": ("q8_0", "q4_k_m"),
+    "mlx": ("mlx-8bit", "mlx-4bit"),
+}  # fmt: skip
+CLEARLY = 0.9  # a format is narrower if it takes no more than so much of the other's bytes
 MOST_DEVICES = 128
 MOST_SEQUENCES = 1e9
 
@@ -162,7 +168,8 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
 
     Arguments: those of `footprint`, each a single number. The answers are an equal system with more
     devices (where they can be linked: cards, not phones), layers left to the host (where the engine
-    can), a narrower format, a smaller batch or context, or no draft.
+    can), a narrower format (which leaves the LM head in 16 bits), a smaller batch or context, or no
+    draft.
     """
 
     system = system.storing(target)
@@ -186,10 +193,8 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
             found.append(f"tensor_parallel = {devices}")
             break
     found += _offloading(target, system, lambda machine: spare(machine) >= 0)
-    for name in NARROWER:
-        narrow = replace(PRECISIONS[name], kv_bytes=system.precision.kv_bytes)
-        narrower = narrow.weight_bytes < system.precision.weight_bytes
-        if narrower and spare(replace(system, precision=narrow)) >= 0:
+    for name, narrow in _narrower(system):
+        if spare(replace(system, precision=narrow)) >= 0:
             found.append(f"weights in {name}")
             break
     for name in ("batch", "context"):
@@ -198,6 +203,18 @@ def remedies(target: Architecture, system: System, **scenario: object) -> tuple[
     if scenario.get("drafter") is not None and spare(drafter=None) >= 0:
         found.append("no drafter")
     return tuple(found)
+
+
+def _narrower(system: System) -> Iterator[tuple[str, Precision]]:
+    """The formats that take clearly less than the weights do, the widest first. The LM head and the
+    embedding stay in 16 bits, as in the files of AWQ and GPTQ, but for an engine's own formats."""
+    own = OWN_NARROWER.get(system.engine.name)
+    for name in own or NARROWER:
+        narrow = replace(PRECISIONS[name], kv_bytes=system.precision.kv_bytes)
+        if own is None:
+            narrow = replace(narrow, head_bytes=2.0, table_bytes=2.0)
+        if narrow.weight_bytes <= CLEARLY * system.precision.weight_bytes:
+            yield name, narrow
 
 
 def _offloading(

@@ -16,7 +16,7 @@ from specsim.checks.limits import require_limit
 from specsim.checks.shown import Shown, gigabytes, milliseconds, short
 from specsim.drafting import Drafter
 from specsim.hardware import System
-from specsim.planning.economics import dollars_per_million_tokens
+from specsim.planning.economics import dollars_per_million_tokens, price_of_devices
 from specsim.planning.memory import MEMORY_SHARE, footprint, shortage
 from specsim.planning.prefill import prompt_passes, time_to_first_token
 from specsim.prediction import Prediction
@@ -110,7 +110,8 @@ def rank(
     Arguments: `users`, sequences that are decoded together; `context`, tokens of each, and the
     length of the prompt whose time to first token is priced; `limits_ms`, the most milliseconds of
     `ttft`, `tpot` (of one user's token) and `e2el` (of an answer of `answer_tokens` more tokens);
-    `price_per_hour`, of all devices in USD; `usable`, the share of the memory that may be filled.
+    `price_per_hour`, of the target's devices in USD, more where a method needs more devices;
+    `usable`, the share of the memory that may be filled.
 
     Raises SpecsimError for numbers out of range, an unknown limit, or no candidate at all.
     """
@@ -154,7 +155,8 @@ def rank(
                 devices=devices,
                 dollars_per_million=None if price_per_hour is None else float(
                     dollars_per_million_tokens(
-                        price_per_hour * devices / system.tensor_parallel, float(rate[1])
+                        price_of_devices(price_per_hour, devices, system.tensor_parallel),
+                        float(rate[1]),
                     )
                 ),
                 cannot_tell=bool(np.any(prediction.cannot_tell)),

@@ -243,7 +243,7 @@ def _calibrated(path: str, stored: str | None, kv: str | None) -> System:
     found = calibration.load(path).system
     if stored is not None:
         found = found.with_precision(stored)
-    if kv is not None:
+    if kv is not None and kv != AUTO:
         kv_bytes = precision(kv).weight_bytes
         found = replace(found, precision=replace(found.precision, kv_bytes=kv_bytes))
     return found

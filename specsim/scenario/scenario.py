@@ -25,7 +25,8 @@ class Scenario:
     how to draft (None: with the draft model, or without one not at all); `engine`, one of the
     catalog or a calibration file, which names its own accelerator; `precision` ("auto": what the
     target's own checkpoint says, bf16 where that says nothing; None: the same, or the
-    calibration's); `gamma`, drafted tokens per cycle (None: the best); at most one of `alpha`,
+    calibration's); `kv_precision`, of the KV cache (None and "auto": the default of `precision`);
+    `gamma`, drafted tokens per cycle (None: the best); at most one of `alpha`,
     `survival` (s_1, s_2, …; empty: not given) and `tokens_per_cycle` (bonus included);
     `draft_precision` ("auto": what the draft's own checkpoint says; None: the same, or the target's
     where that is named and the draft's says nothing); `draft_tensor_parallel` (None: the target's);

@@ -80,6 +80,18 @@ class ServerLoad:
             routing_correlation=found.scenario.routing_correlation,
         )
 
+    @property
+    def limits_asked(self) -> dict[str, int | None]:
+        """Requests at a time, tokens of a pass and of the cache; None where it is the default."""
+        usual = ServerLoad()
+        asked = {"max_seqs": self.max_seqs, "max_batched_tokens": self.max_batched_tokens}
+        found = {name: None if value == getattr(usual, name) else value
+                 for name, value in asked.items()}  # fmt: skip
+        cache = self.kv_tokens
+        return found | {
+            "kv_tokens": None if cache == AUTO_TOKENS else whole_number("--kv-tokens", cache)
+        }
+
     def accepting(self, found: Resolved) -> dict[str, Any]:
         """The acceptance as arguments of `serving.simulate`; empty without a draft."""
         scenario, spread = found.scenario, self.alpha_spread

@@ -7,7 +7,11 @@ tokens that came after them. `tpot` is of a request: (last token - first token) 
 The state comes before any mean. In an open loop whose queue grows as long as requests come
 (`overloaded`), waiting times grow with the number of requests: TTFT and end-to-end latency are
 None, and throughput is the capacity. `backlogged`: the queue was emptied only after the last
-arrival, or all came at once, so waiting times are those of this finite run. `steady`: neither.
+arrival, or all came at once, so waiting times are those of this finite run. `refused`: no request
+fits the cache, so nothing was served. `steady`: none of these.
+
+Rates are counted as vLLM's benchmark counts them, until the last answer ends. In a short run that
+is long after the last arrival, and a longer one serves more per second: a sentence says how much.
 """
 
 import math
@@ -22,10 +26,12 @@ from specsim.planning.economics import (
     IDLE_POWER_W,
     dollars_per_million_tokens,
     energy_per_token_j,
+    price_of_devices,
 )
 from specsim.serving.loop import Loop
 
-STATES = ("steady", "backlogged", "overloaded")
+STATES = ("steady", "backlogged", "overloaded", "refused")
+TAIL = 0.05  # share of a run after its last arrival from which on it is said
 GROWING = 0.05  # share of the arrivals of the second half that stays behind: the queue grows
 SLO_METRICS = ("ttft", "tpot", "e2el")
 ITL = "chunk_gap"  # a key of evidence.served.CONVENTIONS
@@ -173,14 +179,19 @@ def tpot_of(loop: Loop) -> Floats:
 
 
 def served(loop: Loop, slo: Slo, price_per_hour: float | None = None) -> Served:
-    """The report of a run that has ended."""
+    """The report of a run that has ended.
+
+    `price_per_hour`, of the target's devices in USD; a loaded drafter's own cost as much each.
+    """
     state = state_of(loop)
     summary = _summary(loop, slo, state, price_per_hour)
-    return Served(loop, slo, state, summary, tuple(_sentences(loop, state)))
+    return Served(loop, slo, state, summary, tuple(_sentences(loop, state, summary, slo)))
 
 
 def state_of(loop: Loop) -> str:
     """Whether the queue grew; see the module."""
+    if loop.refused.all():
+        return "refused"
     arrivals, ends = loop.traffic.arrival_s, np.sort(loop.end_s[~loop.refused])
     if loop.traffic.concurrency is not None and math.isinf(loop.traffic.rate):
         return "steady"  # a closed loop has no queue that grows
@@ -257,7 +268,8 @@ def _summary(loop: Loop, slo: Slo, state: str, price_per_hour: float | None) -> 
             duration, moved, flops, written, idle_power_w=IDLE_POWER_W * devices
         ))  # fmt: skip
         if price_per_hour is not None:
-            money = float(dollars_per_million_tokens(price_per_hour, written / duration))
+            hour = price_of_devices(price_per_hour, devices, loop.server.system.tensor_parallel)
+            money = float(dollars_per_million_tokens(hour, written / duration))
     capacity = loop.cache.capacity_bytes
     return {
         "policy": loop.policy.name,
@@ -323,8 +335,10 @@ def _speculation(loop: Loop) -> dict[str, Any]:
     return {f"spec_decode_{name}": value for name, value in zip(names, values, strict=True)}
 
 
-def _sentences(loop: Loop, state: str) -> list[str]:
+def _sentences(loop: Loop, state: str, summary: dict[str, Any], slo: Slo) -> list[str]:
     said = []
+    if state == "steady":
+        said += _tail(loop, summary, slo)
     refused, tallies = int(loop.refused.sum()), loop.tallies
     if state == "overloaded":
         said.append(
@@ -347,6 +361,21 @@ def _sentences(loop: Loop, state: str) -> list[str]:
             "prompt and its answer so far again."
         )
     return said
+
+
+def _tail(loop: Loop, summary: dict[str, Any], slo: Slo) -> list[str]:
+    """What a longer run serves per second, where the end of this one weighs in its rates."""
+    traffic, last_s = loop.traffic, float(loop.traffic.arrival_s[-1])
+    tail_s = float(np.nanmax(loop.end_s)) - last_s
+    if not math.isfinite(traffic.rate) or tail_s <= TAIL * summary["duration"]:
+        return []
+    each = traffic.rate / len(traffic)
+    good = f", {each * int(good_requests(loop, slo).sum()):.2f} of them good" if slo.limits else ""
+    return [
+        f"{len(traffic)} requests: the last of them is answered {tail_s:.2f} s after the last "
+        "arrival, which counts in the rates, as in vLLM's benchmark; in a longer run that keeps up "
+        f"{each * summary['completed']:.2f} requests/s are served{good}."
+    ]
 
 
 def _ms(value: float | None) -> str:

@@ -64,7 +64,8 @@ class Server:
         drafter = self.drafter if drafts else None
         lengths = np.arange(most_context + gamma + 2, dtype=float)
         asked: dict[str, Any] = {"gamma": gamma, "drafter": drafter, "usable": self.memory_share}
-        found = footprint(self.target, self.system, batch=1, context=lengths, **asked)
+        # the slots of drafts in flight are asked for by the loop, for those that decode
+        found = footprint(self.target, self.system, batch=1, context=lengths - gamma, **asked)
         held = np.broadcast_to(found.kv_bytes + found.draft_kv_bytes, lengths.shape)
         if self.kv_tokens is not None:
             capacity = self.kv_tokens / mean_context * float(held[mean_context])

@@ -11,15 +11,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from reference import attention
-from reference.attention import (
-    LONG,
-    attend,
-    attention_bias,
-    chunked_from,
-    chunks_of,
-    read_in_chunks_from,
-)
+from reference import chunked_attention
+from reference.attention import attend, attention_bias
+from reference.chunked_attention import LONG, chunked_from, chunks_of, read_in_chunks_from
 
 
 def attention_by_hand(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
@@ -119,13 +113,13 @@ def test_a_chunk_left_out_would_be_seen() -> None:
 @pytest.mark.parametrize(("batch", "capacity"), [(1, 96), (1, 64), (3, 64)])
 def test_nothing_that_is_cached_is_copied(monkeypatch, batch: int, capacity: int) -> None:
     queries, keys, values, positions = random_case(batch, 2, 2, 2, capacity, torch.float32)
-    attention_of, seen = attention.attend_with_sums, []
+    attention_of, seen = chunked_attention.attend_with_sums, []
 
     def recorded(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor):
         seen.extend((keys.data_ptr(), values.data_ptr(), keys.shape[0]))
         return attention_of(queries, keys, values, bias)
 
-    monkeypatch.setattr(attention, "attend_with_sums", recorded)
+    monkeypatch.setattr(chunked_attention, "attend_with_sums", recorded)
     bias = attention_bias(positions.clamp(max=63), 64, 2, torch.float32)
     attend(queries, keys[:, :64], values[:, :64], bias, 4)
     assert seen == [keys.data_ptr(), values.data_ptr(), 4 * batch]

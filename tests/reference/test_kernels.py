@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reference import graphs, load_pair, sampling
-from reference.attention import LONG, chunked_from
+from reference.chunked_attention import LONG, chunked_from
 from reference.lab.kernels import GPU, Grid, Timer, chunks, run_kernel_probes
 from reference.lab.kernels import probes as kernel_probes
 from reference.lab.kernels import timer as kernel_timer

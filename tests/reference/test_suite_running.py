@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reference.__main__ import main
-from reference.attention import LONG, chunked_from, read_in_chunks_from
+from reference.chunked_attention import LONG, chunked_from, read_in_chunks_from
 from reference.lab import drift
 from reference.lab.drift import DriftProbe
 from reference.lab.suites import budget, running

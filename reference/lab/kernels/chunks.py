@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from reference.attention import attend, attention_bias, chunks_to_fill
+from reference.attention import attend, attention_bias
+from reference.chunked_attention import chunks_to_fill
 from reference.lab.kernels.grid import GROUPS, HEAD_SIZE, KV_HEADS, Grid
 from reference.lab.kernels.timer import Timer
 

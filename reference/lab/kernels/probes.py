@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from reference.attention import attend, attention_bias, read_in_chunks_from
+from reference.attention import attend, attention_bias
+from reference.chunked_attention import read_in_chunks_from
 from reference.decoding import speculate
 from reference.drafters import Drafter, NoDrafter
 from reference.drafters.draft_model import DraftModel

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from reference.attention import chunked_from
+from reference.chunked_attention import chunked_from
 from reference.decoding import speculate
 from reference.drafters import NoDrafter
 from reference.drafters.early_exit import first_layers

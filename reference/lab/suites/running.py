@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from reference.attention import LONG, read_in_chunks_from
+from reference.chunked_attention import LONG, read_in_chunks_from
 from reference.fused import missing
 from reference.graphs import forget
 from reference.lab.drift import DriftProbe
