@@ -88,7 +88,9 @@ def test_a_missing_format_uses_the_next_wider_one():
     ]  # fmt: skip
     assert Accelerator("tpu", 1e12, {"bf16": 3e12}).rate("fp16") == 3e12
     assert Accelerator("unknown", 1e12).rate("bf16") == np.inf
-    assert chip.rate("int8") == np.inf  # nothing is known of it, and nothing is assumed
+    assert chip.rate("int8") == 4e12
+    assert Accelerator("old", 1e12, {"int8": 9e12, "bf16": 1e12}).rate("int8") == 9e12
+    assert Accelerator("unknown", 1e12).rate("int8") == np.inf
 
 
 # ----------------------------------------------------------------------------------------- engines

@@ -100,7 +100,7 @@ def add_drafting(parser: argparse._ActionsContainer) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--draft-tp", dest="draft_tensor_parallel", type=int, metavar="N",
-        help="devices that share the draft (default: the target's)",
+        help="devices that share the draft (default: the target's; one of its own for pearl and ssd)",
     )  # fmt: skip
     parser.add_argument(
         "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from specsim import catalog
+from specsim.architecture import billions
 from specsim.checks.columns import INDENT, WIDTH, wrap
 from specsim.drafting import DraftModel
 from specsim.operators import AUTO
@@ -40,7 +41,7 @@ def priced(
     gave. Of several `candidates`, how many there are stands in place of the draft."""
     scenario, system, engine = found.scenario, found.system, found.system.engine
     chip, devices = system.accelerator, scenario.tensor_parallel
-    size = f"{found.target.parameters / 1e9:.3g} billion parameters"
+    size = f"{billions(found.target.parameters)} parameters"
     memory = "unknown memory" if chip.memory_bytes is None else f"{chip.memory_bytes / 1e9:.0f} GB"
     each = f"{devices} x {chip.name}" if devices > 1 else chip.name
     asked = scenario.accelerator

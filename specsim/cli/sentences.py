@@ -55,7 +55,10 @@ def _rests_on(found: Resolved, sequences: str) -> list[str]:
                 "The draft keeps its own KV cache, and its first pass of a cycle reads two tokens."
             )
         devices_of_draft = scenario.draft_tensor_parallel or devices
-        if devices_of_draft != devices:
+        if drafter.extra_devices:
+            own = "a device" if drafter.extra_devices == 1 else f"{drafter.extra_devices} devices"
+            said.append(f"The draft has {own} of its own.")
+        elif devices_of_draft != devices:
             said.append(
                 f"The draft is split over {devices_of_draft} of the target's {devices} devices; "
                 "the others wait while it drafts."

@@ -11,7 +11,6 @@ from specsim.drafting.drafter import Drafter, Mixed
 from specsim.hardware import System
 from specsim.operators import Workload
 
-
 SEARCH_S = 50e-6  # seconds of a search, assumed where no calibration timed it
 
 

@@ -112,7 +112,7 @@ class SSD(Elsewhere):
     @property
     def notes(self) -> tuple[str, ...]:
         return (
-            f"The next drafts are ready in {self.hit:.0%} of the cycles, made on devices of their own: "
-            "compare per device.",
+            f"The next drafts are ready in {self.hit:.0%} of the cycles, made on devices of their "
+            "own: compare per device.",
             *self.drafter.notes,
         )

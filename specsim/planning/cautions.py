@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specsim import catalog
-from specsim.architecture import Architecture, Experts, mlps_of, tokenizer_of
+from specsim.architecture import Architecture, Experts, billions, mlps_of, tokenizer_of
 from specsim.checks import ArrayLike
 from specsim.drafting import Drafter, DraftModel, Eagle
 from specsim.hardware import System
@@ -253,9 +253,9 @@ def about_range(
     if rows is None or "batch" not in rows:
         return
     outside = []
-    billions = target.parameters / 1e9
+    size = target.parameters / 1e9
     for label, values, factor, (low, high) in (
-        ("{:.3g} billion parameters", [billions], NEAR, rows["billions"]),
+        (billions(target.parameters) + " parameters", [size], NEAR, rows["billions"]),
         ("a batch of {:,.0f}", [np.min(batch), np.max(batch)], 1.0, rows["batch"]),
         ("a context of {:,.0f} tokens", [context], NEAR, rows["context"]),
     ):

@@ -48,10 +48,10 @@ def simulate(
 
     Arguments: `policy`, a name of `policies.NAMES` or a `Policy`; acceptance once, as `alpha`, as a
     `survival` vector or as a model (an `Accepting` says more), with `alpha_spread`, the standard
-    deviation of alpha over requests; `slo`, what counts as good; `price_per_hour` of all devices
-    together; `gammas` to
-    choose from; `block`, steps of pure decoding that are computed together (1: one by one; the
-    result is the same); `detailed` keeps every step, for lists per request.
+    deviation of alpha over requests; `slo`, what counts as good; `price_per_hour` of the target's
+    devices together; `gammas` to choose from; `block`, steps of pure decoding that are computed
+    together (1: one by one; the result is the same); `detailed` keeps every step, for lists per
+    request.
 
     Raises SpecsimError for what does not go together, and where the weights do not fit.
     """
