@@ -100,7 +100,8 @@ def add_drafting(parser: argparse._ActionsContainer) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--draft-tp", dest="draft_tensor_parallel", type=int, metavar="N",
-        help="devices that share the draft (default: the target's; one of its own for pearl and ssd)",
+        help="devices that share the draft (default: the target's; for pearl and ssd one of its "
+        "own)",
     )  # fmt: skip
     parser.add_argument(
         "--method", help=f"how to draft: {', '.join(catalog.load('methods'))} (default draft-model)"
