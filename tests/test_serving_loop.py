@@ -230,6 +230,21 @@ def test_a_request_larger_than_the_cache_is_refused():
     assert nothing.summary["mean_ttft_ms"] is None
 
 
+@pytest.mark.parametrize("gamma", [0, 8, 60])
+def test_slots_of_drafts_in_flight_are_reserved_once(gamma: int):
+    """A request needs its tokens, its drafts and one slot more; it fits where just that is left."""
+    asked = {"drafts": True, "gamma": gamma, "most_context": 400, "mean_context": 200}
+    per_token = 2 * (TARGET.num_layers * TARGET.kv_size + DRAFT.num_layers * DRAFT.kv_size) * 2
+    cache = SERVER.cache(**asked)
+    assert cache.of(200) == pytest.approx(200 * per_token)
+    for spare, fits in ((0, True), (-1, False)):
+        tokens = 200 + gamma + 1 + spare
+        server = replace(SERVER, kv_tokens=tokens)
+        traffic = load(1.0, 1, serving.Lengths(150), serving.Lengths(50))
+        served = run(f"fixed:{gamma}" if gamma else "off", server, traffic)
+        assert bool(served.loop.refused.sum() == 0) is fits, (gamma, spare)
+
+
 def test_a_draft_takes_memory_and_reads_prompts():
     traffic = load(20.0, 200)
     never, loaded = (run(p, traffic=traffic) for p in ("off", "fixed:3"))
