@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     pair(generate)
     generate.add_argument("prompt", help="text; '-' reads standard input")
-    generate.add_argument("--gamma", type=int, default=4)
+    generate.add_argument("--gamma", type=int, help="drafts per cycle; 0: plain; default: 4")
     generate.add_argument(
         "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
     )
@@ -157,17 +157,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SHAPE",
         help="a synthetic pair with acceptance --alpha: 1b, 8b, 70b-slice, preset or config.json",
     )
-    measure.add_argument("--alpha", type=float, default=0.8, help="the synthetic pair's acceptance")
+    measure.add_argument(
+        "--alpha", type=float, help="the synthetic pair's acceptance; default: 0.8"
+    )
     measure.add_argument(
         "--draft-layers", type=int, help="of the synthetic draft; default: a sixth of the target's"
     )  # fmt: skip
     measure.add_argument("--suite", help="gpu, cpu, or a .toml file of points like theirs")
     measure.add_argument(
-        "--part", nargs="+", default=["all"],
+        "--part", nargs="+",
         help="probes, plain, verify, speculation, trained, peer; default: all, in this order",
     )  # fmt: skip
     measure.add_argument("--machine", help="the name of the folder; default: the device's")
-    measure.add_argument("--pair", default="bundled", help="the folder of the trained pair")
+    measure.add_argument("--pair", help="the folder of the trained pair; default: bundled")
     measure.add_argument("--minutes", type=float, help="start no point after this, in each part")
     measure.add_argument("--longest", type=float, help="skip points that need more seconds")
     measure.add_argument(
@@ -216,7 +218,7 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--target", default="bundled", help="'bundled', a folder or a hub id")
     sub.add_argument("--draft", help="a folder or a hub id")
-    sub.set_defaults(needs=("the server", "serve"))
+    sub.set_defaults(needs=("the server", "serve"), tree=None, drawn_children=False)
     sub.add_argument("--gamma", type=int, default=2, help="drafts per cycle; 0: plain; default: 2")
     sub.add_argument(
         "--method", choices=METHODS, help="default: head if --head is given, else draft-model"
@@ -272,13 +274,12 @@ def run_serve(options: argparse.Namespace) -> int:
     from reference.serving.command import check, serve
 
     check(options)
-    options.method = options.method or ("head" if options.head else "draft-model")
+    choose_method(options)
     options.dtype = options.dtype or PRECISION_OF[fastest_dtype(options.device)[0]]
     for note in quantized_notes(options):
         print(f"reference: {note}", file=sys.stderr)
     needs_draft = options.gamma > 0 and options.method in ("draft-model", "ensemble")
     target, draft, tokenizer = load(options, needs_draft)
-    options.tree = None
     return serve(options, target, drafter_named(options, target, draft), tokenizer)
 
 
@@ -352,11 +353,9 @@ def run_generate(options: argparse.Namespace) -> int:
     from specsim.checks import SpecsimError
 
     check_seed(options.seed)
+    choose_method(options)
     if options.gamma < 0:
         raise SpecsimError(f"gamma must be at least 0, not {options.gamma}")
-    if options.tree and options.method:
-        raise SpecsimError(f"--tree uses the draft model; leave out --method {options.method}")
-    options.method = options.method or ("head" if options.head else "draft-model")
     notes = quantized_notes(options)
     if notes and options.group:
         raise SpecsimError(
@@ -376,7 +375,7 @@ def run_generate(options: argparse.Namespace) -> int:
     for note in (*target.notes, *(draft.notes if draft else ())):
         print(f"reference: {note}", file=sys.stderr)
     drafter = drafter_named(options, target, draft)
-    method = "tree" if options.tree else options.method
+    method = options.method if options.tree is None else "tree"
     mode = "fused" if options.fused else "compiled" if options.compile else None
     mode = "eager" if options.eager or options.group else mode
     result = speculate(
@@ -419,6 +418,43 @@ def run_generate(options: argparse.Namespace) -> int:
     return 0
 
 
+def choose_method(options: argparse.Namespace) -> None:
+    """Set the method and gamma where the options of `generate` or `serve` leave them open.
+
+    Raises SpecsimError for an option that has no effect beside the others. With gamma 0 nothing
+    drafts, and a method may be named all the same: its text is then compared with plain decoding.
+    """
+    from specsim.checks import SpecsimError
+
+    tree, head = options.tree is not None, options.head is not None
+    if tree and options.method:
+        raise SpecsimError(f"--tree uses the draft model; leave out --method {options.method}")
+    has_shape = tree and len(numbers := tree_numbers(options.tree)) > 1
+    if has_shape and options.gamma not in (None, len(numbers)):
+        raise SpecsimError(
+            f"--tree {options.tree:.100} has depth {len(numbers)}; leave out --gamma "
+            f"{options.gamma}"
+        )
+    options.method = options.method or ("head" if head and not tree else "draft-model")
+    options.gamma = 4 if options.gamma is None else options.gamma
+    method = options.method
+    uses_draft = method in ("draft-model", "ensemble")
+    needs = (
+        ("--layers", options.layers is not None, method == "early-exit", "--method early-exit"),
+        ("--head", head, method == "head", "--method head"),
+        ("--drawn-children", options.drawn_children, has_shape, "a --tree of a given shape"),
+        ("--draft", options.draft is not None, uses_draft, "--method draft-model or ensemble"),
+        (
+            "--draft-precision", options.draft_precision is not None,
+            uses_draft or method == "quantised-self",
+            "--method draft-model, ensemble or quantised-self",
+        ),
+    )  # fmt: skip
+    for name, is_given, has_effect, wanted in needs:
+        if is_given and not has_effect:
+            raise SpecsimError(f"{name} needs {wanted}")
+
+
 def prompt_of(options: argparse.Namespace) -> str:
     """The prompt, or standard input, which one process reads for all."""
     if options.prompt != "-":
@@ -459,7 +495,7 @@ def drafter_named(options: argparse.Namespace, target, draft):
     gamma = options.gamma
     if gamma == 0:
         return NoDrafter()
-    if options.tree:
+    if options.tree is not None:
         return tree_named(options, draft)
     if options.method == "n-gram":
         return NGram(gamma)
@@ -480,17 +516,21 @@ def drafter_named(options: argparse.Namespace, target, draft):
 def tree_named(options: argparse.Namespace, draft):
     """The drafter of --tree: children at each depth, or a number of nodes."""
     from reference import ConfidenceTree, StaticTree, Tree
-    from specsim.checks import SpecsimError
 
-    try:
-        numbers = [int(number) for number in options.tree.split(",")]
-    except ValueError:
-        raise SpecsimError(
-            f"--tree takes numbers, as 4,2,1 or 16, not {options.tree!r:.100}"
-        ) from None
+    numbers = tree_numbers(options.tree)
     if len(numbers) > 1:
         return StaticTree(draft, Tree.branching(numbers), options.drawn_children)
     return ConfidenceTree(draft, numbers[0], options.gamma)
+
+
+def tree_numbers(asked: str) -> list[int]:
+    """The numbers of --tree; SpecsimError for what is no number."""
+    from specsim.checks import SpecsimError
+
+    try:
+        return [int(number) for number in asked.split(",")]
+    except ValueError:
+        raise SpecsimError(f"--tree takes numbers, as 4,2,1 or 16, not {asked!r:.100}") from None
 
 
 def run_measure(options: argparse.Namespace) -> int:
@@ -499,7 +539,24 @@ def run_measure(options: argparse.Namespace) -> int:
 
     if options.suite and options.group:
         raise SpecsimError("--tensor-parallel measures one pair; leave out --suite")
+    require_effect(options)
     return measure_suite(options) if options.suite else measure_one(options)
+
+
+def require_effect(options: argparse.Namespace) -> None:
+    """SpecsimError for an option of `measure` that has no effect beside the others."""
+    from specsim.checks import SpecsimError
+
+    of_a_suite = ("part", "machine", "pair", "minutes", "longest", "dry_run")
+    for needed, names in (("suite", of_a_suite), ("dialled", ("alpha", "draft_layers"))):
+        for name in () if getattr(options, needed) else names:
+            value = getattr(options, name)
+            if value is not None and value is not False:  # 0 is a value
+                raise SpecsimError(f"--{name.replace('_', '-')} needs --{needed}")
+    for chosen, names in (("suite", ("dialled", "draft")), ("dialled", ("draft",))):
+        for name in names if getattr(options, chosen) else ():
+            if getattr(options, name):
+                raise SpecsimError(f"--{chosen} brings its own models; leave out --{name}")
 
 
 def measure_suite(options: argparse.Namespace) -> int:
@@ -507,14 +564,14 @@ def measure_suite(options: argparse.Namespace) -> int:
     from reference.lab.suites.points import PARTS, load_suite
     from reference.lab.suites.running import run_suite
 
-    parts = PARTS if options.part == ["all"] else options.part
+    parts = PARTS if options.part in (None, ["all"]) else options.part
     failed = run_suite(
         load_suite(options.suite),
         parts,
         options.out,
         options.device,
         machine=options.machine,
-        pair=options.pair,
+        pair=options.pair or "bundled",
         minutes=options.minutes,
         longest=options.longest,
         dry_run=options.dry_run,
@@ -550,8 +607,9 @@ def measure_one(options: argparse.Namespace) -> int:
         model = architecture_named(options.dialled)
         sixth = max(1, model.num_layers // 6)
         layers = sixth if options.draft_layers is None else options.draft_layers
+        alpha = 0.8 if options.alpha is None else options.alpha
         target, draft, reached = dialled_pair(
-            model, layers, options.alpha, dtype=DTYPES[options.dtype], device=options.device,
+            model, layers, alpha, dtype=DTYPES[options.dtype], device=options.device,
             packed=group is None,
         )  # fmt: skip
         if group:  # the draft's layers are the target's, and so are split with them

@@ -41,7 +41,7 @@ from specsim.checks.files import read_bytes, read_json, write_text
 PAIR = Path(__file__).parent / "pair"
 # what is fetched of a repository; other files hold the same weights again in other formats
 FILES = ["config.json", "generation_config.json", "tokenizer.json", "model*.safetensors"]
-FILES += ["model.safetensors.index.json"]
+FILES += ["model.safetensors.index.json", "tokenizer_config.json", "chat_template.jinja"]
 PROMPTS = ("calibration", "timed")
 
 

@@ -6,7 +6,8 @@
 | `slots` | the rows of the decoder's buffers, and the request in each |
 | `requests` | what a request asks for, and how its text grows |
 | `row_sampling`, `keyed_noise` | every row samples in its own way, with its own random numbers |
-| `protocol`, `chat`, `answers` | bodies in OpenAI's form, templates of a chat, answers |
+| `protocol`, `chat`, `answers` | bodies in OpenAI's form, prompts of chats, answers |
+| `templates` | what the template of a chat may use |
 | `completions`, `app` | texts over HTTP; all paths of the server (ASGI) |
 | `metrics` | counters and histograms, with vLLM's names |
 | `command` | `python -m reference serve` |

@@ -1,12 +1,12 @@
 """From the messages of a chat to the text of a prompt: by the model's template, or a plain one."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from reference.serving.protocol import ProtocolError
+from reference.weights import in_one_line
 from specsim.checks import SpecsimError
-from specsim.checks.files import read_json
+from specsim.checks.files import read_bytes, read_json
 
 Render = Callable[[list[dict]], str]
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -20,40 +20,56 @@ def plain(messages: list[dict]) -> str:
 
 
 def template_of(folder: Path) -> tuple[Render, str]:
-    """How chats with the checkpoint in `folder` are written, and a sentence that says so."""
-    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    """How chats with the checkpoint in `folder` are written, and a sentence that says so.
+
+    Raises SpecsimError for a template that cannot be read, or a file that should hold one.
+    """
+    config = folder / "tokenizer_config.json"
     settings = read_json(config) if config.is_file() else {}
-    source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
-    if isinstance(source, list):  # several by name
-        named = {each.get("name"): each.get("template") for each in source}
-        source = named.get("default")
-    if not isinstance(source, str):
+    source = source_of(folder / "chat_template.jinja", config, settings)
+    if source is None:
         return plain, "the tokenizer has no chat template: chats are plain lines, 'role: content'"
     try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from reference.serving.templates import chat_environment
     except ImportError:
         return plain, "jinja2 is not installed: chats are plain lines, not the model's template"
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     try:
-        template = environment.from_string(source)
-    except TemplateError as error:
-        raise SpecsimError(f"{folder}: the chat template cannot be read: {error}") from None
-    tokens = {name: _token(settings.get(name)) for name in ("bos_token", "eos_token")}
+        template = chat_environment().from_string(source)
+    except Exception as error:  # Jinja's, or Python's for what Jinja makes of it
+        raise SpecsimError(
+            f"{folder}: the chat template cannot be read: {in_one_line(error)}"
+        ) from None
+    given: dict[str, object] = {"add_generation_prompt": True, "tools": None, "documents": None}
+    given |= {name: _token(settings.get(name)) for name in ("bos_token", "eos_token")}
 
     def render(messages: list[dict]) -> str:
         try:
-            return template.render(messages=messages, add_generation_prompt=True, **tokens)
-        except (TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise ProtocolError(400, f"the chat template refuses this: {error}") from None
+            return template.render(messages=messages, **given)
+        except Exception as error:  # a template is a program, which may raise anything
+            raise ProtocolError(
+                400, f"the chat template refuses this: {in_one_line(error)}"
+            ) from None
 
     return render, f"chats use the template of {folder.name}"
 
 
-def _refuse(message: str) -> None:
-    raise ValueError(message)
+def source_of(file: Path, config: Path, settings: dict) -> str | None:
+    """The template in `file`, or else in the `settings` that `config` holds; None if neither has
+    one. Raises SpecsimError for something else in its place."""
+    if file.is_file():
+        try:
+            return read_bytes(file).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SpecsimError(f"{file} is not text in UTF-8: {error.reason}") from None
+    source = settings.get("chat_template")
+    named = source if isinstance(source, list) else [{"name": "default", "template": source}]
+    for each in named:
+        if not isinstance(each, dict) or not isinstance(each.get("template"), str | None):
+            raise SpecsimError(
+                f"{config}: chat_template must be a text, or a list of objects with name and "
+                f"template, not {source!r:.100}"
+            )
+    return next((each["template"] for each in named if each.get("name") == "default"), None)
 
 
 def _token(value: object) -> str:

@@ -127,7 +127,7 @@ class Engine:
     def emit(self, row: int, request: Request, result: CycleResult, now: float) -> None:
         """Add what a cycle emitted to its request, and free the row if the text has ended."""
         if result.finite < len(result.emitted):
-            self.slots.leave(row, spoiled=True)
+            self.slots.leave(row)
             self.finish(request, "error", "the logits are not finite: weights are corrupt", now)
             return
         text = request.text
@@ -137,8 +137,7 @@ class Engine:
         request.emitted = len(text.tokens)
         if text.stopped or not result.remaining:
             self.slots.leave(row)
-            ends = request.stop_ids | self.slots.target.stop_ids
-            at_end = not request.ignores_end and text.tokens[-1] in ends
+            at_end = text.tokens[-1] in self.slots.stops_of(request)
             finish = "stop" if text.stopped or at_end else "length"
             self.finish(request, finish, None, now, piece + text.rest())
         else:

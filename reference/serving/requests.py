@@ -82,7 +82,7 @@ class Request:
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()  # besides the model's own
-    ignores_end: bool = False
+    ignores_end: bool = False  # the model's own
     min_tokens: int = 0
     stops: tuple[str, ...] = ()
     copy: int = 0  # which of the n texts of its prompt

@@ -23,6 +23,7 @@ from reference.cache import KVCache
 from reference.cycle import Cycle
 from reference.drafters import Drafter
 from reference.graphs import Recordings, Stages, window_of
+from reference.sampling import SamplingParameters
 from reference.sequences import AsyncCopy, CycleResult
 from reference.serving.keyed_noise import KeyedNoise
 from reference.serving.requests import Request
@@ -71,6 +72,7 @@ class Slots:
         self.requests: list[Request | None] = [None] * count
         self.read = [0] * count  # tokens of its prompt that a row has read
         self.lengths = [0] * count  # tokens before the pending one
+        self.finite = [True] * count  # whether all that a row's caches hold is known to be finite
 
     @property
     def gamma(self) -> int:
@@ -97,13 +99,18 @@ class Slots:
         sequences, sampling = self.whole.sequences, request.sampling
         sequences.remaining[row] = 0
         sequences.lengths[row] = 0
-        ids = sorted(() if request.ignores_end else self.target.stop_ids | request.stop_ids)
+        ids = sorted(self.stops_of(request))
         stops = torch.tensor(ids + [-1] * (sequences.stops.shape[2] - len(ids)))
         sequences.stops[row, 0] = stops
         self.noise.seeds[row] = (request.seed + 2**63) % 2**64 - 2**63
         least = len(request.prompt) + request.min_tokens if request.min_tokens else 0
         self.values.set(row, sampling, self.target.architecture.vocab_size, least)
         self.requests[row], self.read[row], self.lengths[row] = request, 0, 0
+        self.finite[row] = False  # until a cycle has read all of its prompt
+
+    def stops_of(self, request: Request) -> frozenset[int]:
+        """The ids that end a request's text: its own, and the model's unless it ignores them."""
+        return request.stop_ids | (frozenset() if request.ignores_end else self.target.stop_ids)
 
     def unread(self, row: int) -> int:
         """Tokens of the prompt in a row that are still to be read; the last one becomes the pending
@@ -164,16 +171,17 @@ class Slots:
             self.readers[rows] = self._view(slice(rows.start, rows.stop), "filtered")
         return self.readers[rows]
 
-    def leave(self, row: int, spoiled: bool = False) -> None:
-        """Free a row; a `spoiled` one, with keys that are not finite, is set to 0, because hidden
-        slots must be finite too."""
+    def leave(self, row: int) -> None:
+        """Free a row, which then samples greedily. If its keys may not be finite, its text and all
+        that is kept of it are set to 0, because hidden slots must be finite too."""
         view = self.alone[row]
         view.sequences.remaining.zero_()
         view.sequences.lengths.zero_()
-        if spoiled:
-            for tensor in self._tensors(row):
+        self.values.set(row, SamplingParameters(), self.target.architecture.vocab_size, 0)
+        if not self.finite[row]:
+            for tensor in (view.sequences.tokens, *self._kept(row)):
                 tensor.zero_()
-        self.requests[row], self.lengths[row] = None, 0
+        self.requests[row], self.lengths[row], self.finite[row] = None, 0, True
 
     def compact(self) -> None:
         """Move the last rows' requests to free rows, if a smaller cycle then holds all."""
@@ -185,6 +193,7 @@ class Slots:
                 destination.copy_(source)
             self.requests[free] = request
             self.read[free], self.lengths[free] = self.read[row], self.lengths[row]
+            self.finite[free] = self.finite[row]
             self.leave(row)
 
     def run_cycle(self) -> list[tuple[int, Request, CycleResult]]:
@@ -208,6 +217,7 @@ class Slots:
         results = AsyncCopy(cycle.result).read()
         for row, _ in decoding:
             self.lengths[row] = results[row].length
+            self.finite[row] = results[row].finite > self.gamma  # at rejected drafts, too
         return [(row, request, results[row]) for row, request in decoding]
 
     def compiled_for(self, cycle: Cycle, slots: int, kind: str) -> Stages | None:
@@ -267,8 +277,12 @@ class Slots:
         view, sampling = self.alone[row], self.values.rows(slice(row, row + 1))
         sequences = view.sequences
         state = (sequences.tokens, sequences.lengths, sequences.remaining, sequences.stops)
-        kept = (*view.cache.tensors(), *tensors_of(view.drafter))
-        return [*state, view.noise.seeds, *sampling.tensors, *kept]
+        return [*state, view.noise.seeds, *sampling.tensors, *self._kept(row)]
+
+    def _kept(self, row: int) -> list[Tensor]:
+        """What the target and the drafter keep of a row's text."""
+        view = self.alone[row]
+        return [*view.cache.tensors(), *tensors_of(view.drafter)]
 
 
 def tensors_of(drafter: Drafter) -> Iterator[Tensor]:

@@ -159,6 +159,13 @@ def test_a_tree_that_cannot_be_drafted_is_named(capsys, arguments, named):
     assert named in capsys.readouterr().err
 
 
+def test_the_depth_of_a_tree_may_be_given_again(capsys):
+    for tree, gamma in (("2,1", 2), ("5", 3)):
+        arguments = ["--tree", tree, "--gamma", str(gamma), "--max-new-tokens", "4", "--json"]
+        assert main(["generate", "import os\n", *arguments]) == 0
+        assert json.loads(capsys.readouterr().out)["gamma"] == gamma
+
+
 @pytest.mark.parametrize("rule", ["token", "block", "match", "typical"])
 def test_the_rule_is_told_and_so_is_a_lossy_one(capsys, rule):
     for temperature, lossless in [("0", True), ("1", rule != "typical")]:
@@ -232,6 +239,32 @@ def test_calibrate_writes_a_calibration_file(tmp_path, capsys, monkeypatch):
             "--tree takes numbers, as 4,2,1 or 16, not '9",
         ),
         (["generate", "a\udcff"], "cannot encode this text"),
+        (["generate", "x", "--tree", "4,2,1", "--gamma", "7"], "depth 3; leave out --gamma 7"),
+        (["generate", "x", "--tree", "4,2,1", "--gamma", "0"], "depth 3; leave out --gamma 0"),
+        (["generate", "x", "--tree", ""], "--tree takes numbers, as 4,2,1 or 16, not ''"),
+        (["generate", "x", "--layers", "3"], "--layers needs --method early-exit"),
+        (["generate", "x", "--tree", "9", "--layers", "3"], "--layers needs --method early-exit"),
+        (["generate", "x", "--drawn-children"], "--drawn-children needs a --tree of a given shape"),
+        (["generate", "x", "--tree", "9", "--drawn-children"], "a --tree of a given shape"),
+        (
+            ["generate", "x", "--head", "bundled", "--method", "n-gram"],
+            "--head needs --method head",
+        ),
+        (["generate", "x", "--head", "bundled", "--tree", "4,2"], "--head needs --method head"),
+        (
+            ["generate", "x", "--draft", "bundled-draft", "--method", "head"],
+            "--draft needs --method draft-model or ensemble",
+        ),
+        (
+            ["generate", "x", "--draft-precision", "int8", "--method", "n-gram"],
+            "--draft-precision needs --method draft-model, ensemble or quantised-self",
+        ),
+        (["measure", "--dry-run", "--out", "x.json"], "--dry-run needs --suite"),
+        (["measure", "--minutes", "0", "--out", "x.json"], "--minutes needs --suite"),
+        (["measure", "--alpha", "0", "--out", "x.json"], "--alpha needs --dialled"),
+        (["measure", "--suite", "cpu", "--draft-layers", "2", "--out", "x"], "needs --dialled"),
+        (["measure", "--suite", "cpu", "--dialled", "1b", "--out", "x"], "leave out --dialled"),
+        (["measure", "--dialled", "1b", "--draft", "x", "--out", "x"], "leave out --draft"),
         (["measure", "--gamma", "-2", "--out", "x.json"], "-2"),
         (["measure", "--prompts", "0", "--out", "x.json"], "--prompts must be a whole number >= 1"),
         (["measure", "--prompts", "-3", "--out", "x.json"], "--prompts"),

@@ -411,13 +411,94 @@ def test_a_row_that_is_not_finite_ends_its_own_request_only(tiny) -> None:
         assert served.texts[request] == alone.texts[again]
 
 
-def test_no_stop_comes_before_the_least_length(pair) -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParameters(0.9),
+        SamplingParameters(1.0, top_p=0.9),
+        SamplingParameters(1.0, top_k=5),
+        SamplingParameters(0.0, repetition_penalty=1.2),
+    ],
+)
+@pytest.mark.parametrize("size", [61, 4096])  # of a large vocabulary a part is sorted
+def test_a_row_that_is_not_finite_leaves_those_after_it_in_their_places(
+    tiny, sampling: SamplingParameters, size: int
+) -> None:
+    target = tiny(3, vocab_size=size)
+    draft = tiny(4, vocab_size=size)
+    target.embedding.weight[60] = torch.nan
+    target.head.weight[60] = 0
+    bad = Request([3, 60, 4], 16, sampling)
+    good = [Request([5, 7, i], 16, sampling, seed=i) for i in range(3)]
+    served = Served(target, DraftModel(draft, 2)).run([good[0], bad, *good[1:]])
+    assert served.ends[bad][0] == "error"
+    for request in good:
+        alone = Served(target, DraftModel(draft, 2), 1).run([again := fresh(request)])
+        assert served.texts[request] == alone.texts[again]
+        assert len(served.texts[request]) == 16
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@torch.inference_mode()
+def test_a_prompt_that_is_left_half_read_leaves_nothing_that_is_not_finite(tiny, moves) -> None:
+    target = tiny(3)
+    target.embedding.weight[60] = torch.nan
+    target.head.weight[60] = 0
+    slots = Slots(target, EarlyExit(1, 2), 2, CONTEXT)
+    row = int(moves)
+    slots.admit(row, Request([1] * 20 + [60] + [2] * 20, 10))
+    slots.read_pieces(range(row, row + 1), 30)
+    slots.compact()  # moves a second row to the first
+    slots.leave(0)
+    assert slots.requests == [None, None]
+    assert all(tensor.isfinite().all() for tensor in slots.whole.cache.tensors())
+
+
+def test_what_follows_a_cancelled_prompt_is_written_as_if_alone(tiny) -> None:
+    target = tiny(3)
+    target.embedding.weight[60] = torch.nan
+    target.head.weight[60] = 0
+    bad, good = Request([1] * 20 + [60] + [2] * 20, 10), Request([1, 2, 3] * 6, 24)
+    served = Served(target, NoDrafter(), 1, prompt_tokens=30)
+    read = served.slots.read_pieces
+
+    def leaving(rows: range, most: int) -> int:
+        bad.cancelled = True  # its first piece, with the bad token, is read all the same
+        return read(rows, most)
+
+    served.slots.read_pieces = leaving
+    served.run([bad, good])
+    assert served.ends[bad][0] == "abort"
+    alone = Served(target, NoDrafter(), 1).run([again := fresh(good)])
+    assert served.texts[good] == alone.texts[again]
+    assert served.ends[good][:2] == ("length", 24)
+
+
+def test_only_the_model_s_own_stops_are_ignored(pair, monkeypatch) -> None:
+    target, draft = pair
+    written = speculate(target, NoDrafter(), [1, 2, 3], 8).tokens
+    end, own = written[2], written[5]
+    assert own not in written[:5]
+    monkeypatch.setattr(target, "stop_ids", frozenset([end]))
+    heeds = Request([1, 2, 3], 8)
+    ignores = Request([1, 2, 3], 8, stop_ids=frozenset([own]), ignores_end=True)
+    to_the_end = Request([1, 2, 3], 8, ignores_end=True)
+    asks_for_it = Request([1, 2, 3], 8, stop_ids=frozenset([end]), ignores_end=True)
+    served = Served(target, DraftModel(draft, 2)).run([heeds, ignores, to_the_end, asks_for_it])
+    assert served.ends[heeds][:2] == ("stop", written.index(end) + 1)
+    assert served.ends[ignores][:2] == ("stop", 6)
+    assert served.ends[to_the_end][:2] == ("length", 8)
+    assert served.ends[asks_for_it][:2] == served.ends[heeds][:2]
+
+
+def test_no_stop_comes_before_the_least_length(pair, monkeypatch) -> None:
     target, draft = pair
     first = speculate(target, NoDrafter(), [1, 2, 3], 8).tokens
     stop = frozenset([first[2]])
     early = Request([1, 2, 3], 8, stop_ids=stop)
     late = Request([1, 2, 3], 8, stop_ids=stop, min_tokens=6)
-    never = Request([1, 2, 3], 8, stop_ids=stop, ignores_end=True)
+    never = Request([1, 2, 3], 8, ignores_end=True)
+    monkeypatch.setattr(target, "stop_ids", stop)
     served = Served(target, DraftModel(draft, 2)).run([early, late, never])
     assert served.ends[early][:2] == ("stop", first.index(first[2]) + 1)
     assert served.ends[late][1] >= 6

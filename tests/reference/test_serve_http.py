@@ -23,6 +23,7 @@ pytest.importorskip("starlette", reason="pip install 'specsim-llm[serve]'")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install 'specsim-llm[serve]'")
 
 from reference import DraftModel, NoDrafter, speculate  # noqa: E402
+from reference.__main__ import main  # noqa: E402
 from reference.checkpoints import PAIR, Tokenizer  # noqa: E402
 from reference.serving import app, chat, completions  # noqa: E402
 from reference.serving.engine import Engine  # noqa: E402
@@ -380,6 +381,15 @@ def started(*options: str):
             yield server, int(found[1])
         finally:
             server.kill()
+
+
+def test_an_option_without_an_effect_is_refused_at_the_start(capsys) -> None:
+    for options, said in (
+        (["--layers", "3"], "--layers needs --method early-exit"),
+        (["--head", "bundled", "--method", "n-gram"], "--head needs --method head"),
+    ):
+        assert main(["serve", *options]) == 2
+        assert capsys.readouterr().err == f"reference: {said}\n"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reference.checkpoints import PAIR, Tokenizer, load_checkpoint
-from reference.heads import load_head, untrained_head
+from reference.heads import fingerprint, load_head, untrained_head
 from reference.lab.corpus import (
     Corpus,
     choose_prompts,
@@ -206,6 +206,67 @@ def test_a_resumed_run_of_a_head_is_the_run(target, whole_head, tmp_path, interr
         torch.testing.assert_close(resumed.own[name], weight)
 
 
+@pytest.mark.parametrize("part", ["head", "draft"])
+def test_a_finished_run_of_another_target_recipe_or_corpus_is_not_resumed(
+    tiny, tmp_path, capsys, fast_products, part: str
+):
+    """The norms of both targets are alike, so the fingerprint in a head's file does not differ."""
+    target = tiny(7, dtype=torch.float32, num_layers=1, vocab_size=16)
+    other = tiny(8, dtype=torch.float32, num_layers=1, vocab_size=16)
+    for name, weight in other.named_parameters():
+        if name.endswith("norm"):
+            weight.copy_(target.get_parameter(name))
+    assert fingerprint(other) == fingerprint(target)
+    head_recipe = replace(HEAD_RECIPE, budget_tokens=512)
+    draft_recipe = replace(DRAFT_RECIPE, distilled_tokens=512)
+
+    def train(teacher=target, text=TEXT, seed=0, draft_seed=3) -> tuple[list[torch.Tensor], str]:
+        file = tmp_path / "run.pt"
+        if part == "head":
+            recipe = replace(head_recipe, seed=seed)
+            head, _ = train_head(recipe, teacher, text, TEXT, file, compiled=False)
+            weights = head.own.values()
+        else:
+            recipe = replace(draft_recipe, seed=seed)
+            draft = tiny(draft_seed, dtype=torch.float32, num_layers=1, vocab_size=16)
+            distil(recipe, draft, teacher, text, TEXT, file, compiled=False)
+            weights = draft.parameters()
+        return [weight.detach().clone() for weight in weights], capsys.readouterr().out
+
+    first, said = train()
+    assert "begins anew" not in said
+    again, said = train()
+    assert said == ""  # no step is left
+    assert all(map(torch.equal, first, again))
+    changes = [
+        ("target", {"teacher": other}),
+        ("recipe", {"seed": 1}),
+        ("corpus", {"text": ~TEXT % 16}),
+    ]
+    if part == "draft":
+        changes.append(("draft", {"draft_seed": 4}))
+    for what, change in changes:
+        train()
+        anew, said = train(**change)
+        assert f"run.pt is not of this {what}: training begins anew" in said
+        assert "'tokens': 512" in said
+        assert not all(map(torch.equal, first, anew))
+
+
+def test_a_checkpoint_that_does_not_say_of_what_run_it_is_is_not_resumed(tmp_path, capsys):
+    recipe = replace(RECIPE, budget_tokens=256)
+    file = tmp_path / "run.pt"
+    train_model(recipe, STREAM, STREAM, file, compiled=False)
+    state = torch.load(file)
+    del state["run"]
+    torch.save(state, file)
+    capsys.readouterr()
+    train_model(recipe, STREAM, STREAM, file, compiled=False)
+    said = capsys.readouterr().out
+    assert "run.pt is not of this recipe and corpus: training begins anew" in said
+    assert "'tokens': 256" in said
+
+
 @pytest.fixture
 def small_corpus(monkeypatch) -> Corpus:
     """A few lines in the place of the standard library."""
@@ -255,12 +316,12 @@ def test_a_broken_checkpoint_of_a_run_is_named(tmp_path, content: bytes):
     file = tmp_path / "run.pt"
     file.write_bytes(content)
     with pytest.raises(SpecsimError, match=r"cannot resume from .*run\.pt.*delete it") as refused:
-        loop.resumed(file, {"weight": torch.nn.Parameter(torch.zeros(2))}, [])
+        loop.resumed(file, {"weight": torch.nn.Parameter(torch.zeros(2))}, [], {})
     assert "\n" not in str(refused.value)
 
 
 def test_the_parts_are_made_one_after_another_and_alone(
-    tmp_path, monkeypatch, small_corpus, fast_products
+    tmp_path, monkeypatch, small_corpus, fast_products, capsys
 ):
     """The whole of `make_pair`, on a corpus of a few lines and with micro models."""
     size = train_tokenizer(small_corpus.train).get_vocab_size()
@@ -283,15 +344,18 @@ def test_the_parts_are_made_one_after_another_and_alone(
     target = load_checkpoint(tmp_path / "target")
     assert load_head(tmp_path / "head", target).architecture.num_layers == 1
     kept = (tmp_path / "target" / "model.safetensors").read_bytes()
-    (tmp_path / "training" / "head.pt").unlink()
+    capsys.readouterr()
     again = make_pair("bundled", tmp_path, compiled=False, budget=256, parts=["head"])
     assert (tmp_path / "target" / "model.safetensors").read_bytes() == kept
     assert again["models"]["target"] == whole["models"]["target"]
     assert again["models"]["head"]["recipe"]["budget_tokens"] == 256
-    (tmp_path / "training" / "draft.pt").unlink()
-    (tmp_path / "training" / "draft-distilled.pt").write_bytes(b"of another draft")
+    assert again["models"]["head"]["curve"][-1]["tokens"] == 256
+    assert "head.pt is not of this recipe: training begins anew" in capsys.readouterr().out
     again = make_pair("bundled", tmp_path, compiled=False, budget=256, parts=["draft"])
     assert again["models"]["draft"]["recipe"]["distilled_tokens"] == 256
+    said = capsys.readouterr().out
+    assert "draft.pt is not of this recipe: training begins anew" in said
+    assert "draft-distilled.pt is not of this recipe and draft: training begins anew" in said
     recipes["bundled"]["target"] = replace(recipe, architecture=replace(shape, num_layers=2))
     with pytest.raises(SpecsimError, match="is not the model micro"):
         make_pair("bundled", tmp_path, compiled=False, parts=["head"])

@@ -58,6 +58,7 @@ def distil(
         checkpoint,
         batch_loss=torch.compile(batch_loss) if compiled else batch_loss,
         held_out_loss=held_out_loss,
+        models={"target": target, "draft": draft},
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def train_head(
         f"head of {target.architecture.name}", head.own, recipe, tokens, checkpoint,
         batch_loss=torch.compile(batch_loss) if compiled else batch_loss,
         held_out_loss=held_out_loss,
+        models={"target": target},
     )  # fmt: skip
     return head.eval().requires_grad_(False), curve
 
@@ -108,7 +109,7 @@ def unrolled_bias(positions: Tensor, skipped: int, dtype: torch.dtype) -> Tensor
 class Unrolled:
     """The keys and values of all depths so far, in the role of a KVCache."""
 
-    capacity = None  # the mask is given, so no window is needed
+    capacity = 1  # a window that is not 0: the mask is given, and `read` returns all
 
     def __init__(self):
         self.keys, self.values = [], []

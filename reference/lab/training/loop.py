@@ -1,5 +1,6 @@
 """The training loop of every part of the pair: batches, optimisers, checkpoints, best weights."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,12 +27,15 @@ def train(
     *,
     batch_loss: Callable[[Tensor], Tensor],
     held_out_loss: Callable[[], float],
+    models: Mapping[str, nn.Module] | None = None,
 ) -> Curve:
     """Train `weights` in place on the stream `tokens`.
 
     `batch_loss` maps windows (B, sequence + 1) to a scalar. `checkpoint` is written every few
-    minutes; if it exists, training resumes from it. At the end the weights are those with the
-    lowest `held_out_loss` (early stopping by selection).
+    minutes; if it exists, training resumes from it. If it is of another run, training begins anew
+    and says so: of another recipe, stream, or one of the `models` by name that this run begins with
+    or learns from. At the end the weights are those with the lowest `held_out_loss` (early stopping
+    by selection).
 
     Returns the loss curve: tokens, loss and held-out loss, in about forty points.
     """
@@ -40,8 +44,9 @@ def train(
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     peaks = [group["lr"] for group in groups]
     first, curve, best = 0, [], (math.inf, None)
+    run = made_of(recipe, tokens, models or {})
     if checkpoint.exists():
-        first, curve, best = resumed(checkpoint, weights, optimisers)
+        first, curve, best = resumed(checkpoint, weights, optimisers, run)
         groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     started = saved_at = time.monotonic()
     for step, batch in enumerate(batches(recipe, tokens, first), first):
@@ -69,8 +74,8 @@ def train(
             print(f"{name} {point} {speed:.0f} tokens/s", flush=True)
         if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
             saved_at = time.monotonic()
-            save_run(checkpoint, weights, optimisers, done, curve, best)
-    save_run(checkpoint, weights, optimisers, recipe.steps, curve, best)
+            save_run(checkpoint, weights, optimisers, run, done, curve, best)
+    save_run(checkpoint, weights, optimisers, run, recipe.steps, curve, best)
     set_to(weights, best[1])
     return curve
 
@@ -131,12 +136,36 @@ def set_to(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) ->
         weight.copy_(values[name])
 
 
-def resumed(path: Path, weights, optimisers) -> tuple[int, Curve, tuple]:
+def made_of(recipe: Recipe, tokens: Tensor, models: Mapping[str, nn.Module]) -> dict[str, str]:
+    """What tells a run from others: the recipe with its budget, and sha256 sums of the corpus and
+    of each model's weights."""
+    run = {"recipe": repr(recipe), "corpus": hashlib.sha256(as_bytes(tokens)).hexdigest()}
+    for name, model in models.items():
+        digest = hashlib.sha256()
+        for weight in model.state_dict().values():
+            digest.update(as_bytes(weight))
+        run[name] = digest.hexdigest()
+    return run
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor of any shape and dtype, on the host."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data
+
+
+def resumed(path: Path, weights, optimisers, run: dict[str, str]) -> tuple[int, Curve, tuple]:
     """Put what `save_run` wrote into weights and optimisers; returns the steps done, the curve, and
-    the best loss with its weights. Raises SpecsimError if the file is broken, or of another run."""
+    the best loss with its weights. If it was not of this `run` (see `made_of`), a sentence says so
+    and nothing is done. Raises SpecsimError if the file is broken."""
     device = next(iter(weights.values())).device
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        found = state.get("run", {})
+        other = [what for what, value in run.items() if found.get(what) != value]
+        if other:
+            print(f"{path} is not of this {' and '.join(other)}: training begins anew", flush=True)
+            return 0, [], (math.inf, None)
         set_to(weights, state["model"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -149,11 +178,13 @@ def resumed(path: Path, weights, optimisers) -> tuple[int, Curve, tuple]:
         ) from None
 
 
-def save_run(path: Path, weights, optimisers, step: int, curve: Curve, best: tuple) -> None:
+def save_run(
+    path: Path, weights, optimisers, run: dict[str, str], step: int, curve: Curve, best: tuple
+) -> None:
     """Replace the checkpoint in one step, so that an interrupted run leaves a complete file."""
     state = {
         "model": copied(weights), "optimisers": [o.state_dict() for o in optimisers],
-        "step": step, "curve": curve, "best": best,
+        "run": run, "step": step, "curve": curve, "best": best,
     }  # fmt: skip
     with writing(path) as new:
         torch.save(state, new)

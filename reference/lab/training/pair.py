@@ -47,10 +47,10 @@ def make_pair(
     hold a pair, whose other parts are kept. A head and a distilled draft learn from one target, so
     train them again after a new target.
 
-    Checkpoints of the runs are in `out`/training; an interrupted run resumes from them. `budget`
-    replaces the recipes' tokens, for a trial. Returns the content of card.json. Raises SpecsimError
-    if `out` cannot be written or does not hold a pair that fits, and for a budget that is not above
-    0.
+    Checkpoints of the runs are in `out`/training; an interrupted run resumes from them, and begins
+    anew where they are of another recipe, budget, corpus or target. `budget` replaces the recipes'
+    tokens, for a trial. Returns the content of card.json. Raises SpecsimError if `out` cannot be
+    written or does not hold a pair that fits, and for a budget that is not above 0.
     """
     if budget is not None:
         require_positive("--tokens", budget)
@@ -92,8 +92,6 @@ def make_pair(
             }
         else:
             second = checkpoint.with_stem(f"{part}-distilled")
-            if not checkpoint.exists():  # it belongs to another draft
-                second.unlink(missing_ok=True)
             model, curve = train_model(recipe, tokens, held_out, checkpoint, device, compiled)
             entry = {"parameters": recipe.architecture.parameters}
             if isinstance(recipe, DraftRecipe) and recipe.distilled_tokens:
