@@ -61,8 +61,7 @@ class KVCache:
         """A view of some of the sequences' slots, which shares their memory."""
         view = copy(self)
         view.keys, view.values = ([x[rows] for x in kept] for kept in (self.keys, self.values))
-        if self.all_layers is not None:
-            view.all_layers = self.all_layers[:, :, rows]
+        view.all_layers = None  # its strides would tell how many sequences there are
         view.ends, view._rows = self.ends[rows], self._rows[: len(self._rows[rows])]
         view.size = (self.size[0], len(view.ends), *self.size[2:])
         view.counted = None  # a server reads prompts one by one
@@ -76,9 +75,12 @@ class KVCache:
     def move(self, source: Tensor, destination: Tensor) -> None:
         """Copy slots `source` to slots `destination`, (B, T) each, in every layer; all are read
         before any is written."""
-        assert self.all_layers is not None
-        moved = self.all_layers[:, :, self._rows, source]
-        self.all_layers[:, :, self._rows, destination] = moved
+        if self.all_layers is not None:
+            moved = self.all_layers[:, :, self._rows, source]
+            self.all_layers[:, :, self._rows, destination] = moved
+            return
+        for kept in (*self.keys, *self.values):
+            kept.index_put_((self._rows, destination), kept[self._rows, source])
 
     def fill_with_noise(self, slots: int, seed: int = 0) -> None:
         """Write random keys and values to the first `slots` slots: a long context to time steps at,
