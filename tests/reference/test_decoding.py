@@ -45,7 +45,7 @@ class ScriptedTarget:
         )  # fmt: skip
 
     def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int, _=None) -> Tensor:
-        assert positions.max() < window <= cache.capacity
+        assert window == 0 or positions.max() < window <= cache.capacity
         after = (positions + 1).clamp(max=self.texts.shape[1] - 1)
         return self.texts.gather(1, after)
 
@@ -287,7 +287,7 @@ class Watched(ScriptedTarget):
     """A scripted target that keeps how many slots its rows and its windows reach to."""
 
     def hidden(self, tokens: Tensor, positions: Tensor, cache, window: int, _=None) -> Tensor:
-        if positions.shape[1] <= self.width:
+        if window and positions.shape[1] <= self.width:  # of a cycle, not of a prompt
             self.reached.append((int(positions.max()) + 1, window))
         return super().hidden(tokens, positions, cache, window)
 
