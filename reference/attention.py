@@ -25,8 +25,8 @@ def attend(
     no bias (B, 1, G·T, S).
 
     The G queries that share a key-value head become extra rows of one product, so keys and values
-    are read once per sequence and never copied per query head. `chunks`: by default what
-    `chunks_of` a GPU are best.
+    are read once per sequence and never copied per query head. `chunks` of the slots
+    are read as if each were a sequence: by default `chunks_of` says how many on a GPU, 1 elsewhere.
     """
     if bias is None:
         if queries.is_cuda and queries.element_size() > 2:  # its kernels of 32 bits share no heads

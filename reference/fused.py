@@ -127,8 +127,8 @@ def refusal(index: int) -> str | None:
 def fitting(layers: Sequence[Layer], view: Pass) -> str:
     """What of this pass of these layers the kernels in use can compute: whole `LAYERS`, what is
     `BETWEEN` the products, or nothing, ""; told from shapes and types."""
-    is_plain_text = view.slots is view.positions or view.branches is not None
-    if not in_use or view.bias is not None or not is_plain_text or not view.window:
+    is_chain_or_tree = view.slots is view.positions or view.branches is not None
+    if not in_use or view.bias is not None or not is_chain_or_tree or view.window == 0:
         return ""
     fits = (
         view.positions.device.type == DEVICE

@@ -88,7 +88,7 @@ class Layer(nn.Module):
         queries, keys = qk.split_with_sizes((shape.num_heads, shape.num_kv_heads), dim=2)
         if view.cache is not None:
             view.cache.write(index, view.slots, keys, values)
-            if view.window:
+            if view.window != 0:
                 keys, values = view.cache.read(index, view.window)
         return self.attend(queries, keys, values, view.bias)
 
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
             nodes = tree.bits() if tree is not None else None
         elif tree is not None:
             bias = bias_of(~tree.visible(asked.window)[:, None], groups, self.dtype)
-        elif asked.cache is not None and asked.window and bias is None:
+        elif asked.cache is not None and asked.window != 0 and bias is None:
             bias = attention_bias(asked.positions, asked.window, groups, self.dtype)
         cos, sin = self.rotary[asked.positions].chunk(2, dim=-1)  # (B, T, 1, D) each
         return (asked._replace(bias=bias, cos=cos, sin=sin, fused=what, nodes=nodes),)

@@ -65,10 +65,10 @@ def launch(
     A length that holds for the server's life is the best for `users` sequences; if None, the one of
     the largest batch where speculation pays. `most` is the largest batch that memory holds.
 
-    It sets what the plan decides and what was asked for, and nothing else: no limit on users or
-    context by itself. Where the engine
-    cannot follow the plan, the command is without speculation, and a note says why. A method that
-    needs a trained head gets a published one, and the checkpoint that it was trained for.
+    It sets what the plan decides and what was asked for, and nothing else: of itself no limit on
+    users or context. Where the engine cannot follow the plan, the command is without speculation,
+    and a note says why. A method that needs a trained head gets a published one, and the checkpoint
+    that it was trained for.
     """
     row, method = catalog.load("launch")[engine], deployment.method
     served = len(row["program"].split())

@@ -78,6 +78,17 @@ def test_a_pass_over_a_tree_is_a_pass_over_each_of_its_paths(pair, sequences_of)
                 torch.testing.assert_close(logits[row, node], whole)
 
 
+def test_a_view_of_some_sequences_moves_their_slots_alone(pair) -> None:
+    cache = KVCache(pair[0].architecture, 3, 10, torch.float64)
+    cache.fill_with_noise(10)
+    expected = [tensor.clone() for tensor in cache.tensors()]
+    for tensor in expected:
+        tensor[1:, 2:4] = tensor[1:, [5, 7]]
+    cache.rows(slice(1, 3)).move(torch.tensor([[5, 7]] * 2), torch.tensor([[2, 3]] * 2))
+    for tensor, moved in zip(cache.tensors(), expected, strict=True):
+        assert torch.equal(tensor, moved)
+
+
 def test_the_accepted_path_is_moved_to_where_a_chain_would_stand(pair) -> None:
     shape = pair[0].architecture
     cache = KVCache(shape, 2, 10, torch.float64)

@@ -109,7 +109,7 @@ def unrolled_bias(positions: Tensor, skipped: int, dtype: torch.dtype) -> Tensor
 class Unrolled:
     """The keys and values of all depths so far, in the role of a KVCache."""
 
-    capacity = 1  # a window that is not 0: the mask is given, and `read` returns all
+    capacity = None  # the mask is given, so no window is needed
 
     def __init__(self):
         self.keys, self.values = [], []
